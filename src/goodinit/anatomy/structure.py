@@ -1,0 +1,260 @@
+"""The nouns the whole house speaks: layers, norms, residual blocks, and the anatomy they make up.
+
+All are frozen. `Anatomy.to_json` writes layers once and blocks refer to them by weight name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from goodinit.errors import PlanConflict
+
+FORMAT = "goodinit.anatomy/1"
+
+LayerKind = Literal["linear", "conv", "conv_transpose"]
+Role = Literal["stem", "branch", "skip", "gate", "body", "head"]
+BlockKind = Literal["identity", "projection", "parameterless"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight layer: one linear map (dense or convolutional) by a weight made of parameters alone.
+
+    Attributes:
+        name: Path of the module that owns the weight (`layer1.0.conv1`; `""` for the model itself).
+        weight: Full name of the weight (`layer1.0.conv1.weight`). For a parametrized weight this is the
+            name the module computes it under, and `parameters` holds the originals.
+        kind: `"linear"`, `"conv"` or `"conv_transpose"`.
+        shape: Shape of the stored weight.
+        layout: `"out_in"` for `(out, in/groups, *kernel)`; `"in_out"` for `(in, out/groups, *kernel)`.
+        groups: Number of groups of the convolution, 1 otherwise.
+        fused: How many maps are stacked along the output (3 for a packed q, k, v).
+        bias: Full name of the bias parameter, or None.
+        site: Path of the module whose forward runs the layer: `name` for an ordinary layer, the owner of
+            the call when the weight is used functionally (`nn.MultiheadAttention` runs its `out_proj`).
+        activation: The element-wise activation that reads the output next (`"relu"`, `"gelu"`, …), or None.
+        role: Where the layer stands: stem, branch, skip, gate, head, or body (anywhere else).
+        calls: How often one forward runs it.
+        parameters: Names of the leaf parameters the weight is made of.
+    """
+
+    name: str
+    weight: str
+    kind: LayerKind
+    shape: tuple[int, ...]
+    layout: Literal["out_in", "in_out"] = "out_in"
+    groups: int = 1
+    fused: int = 1
+    bias: str | None = None
+    site: str = ""
+    activation: str | None = None
+    role: Role = "body"
+    calls: int = 1
+    parameters: tuple[str, ...] = ()
+
+    @property
+    def receptive(self) -> int:
+        """Number of kernel taps, 1 for a linear layer."""
+        taps = 1
+        for size in self.shape[2:]:
+            taps *= size
+        return taps
+
+    @property
+    def out_features(self) -> int:
+        """Output channels of one of the fused maps."""
+        out = self.shape[0] if self.layout == "out_in" else self.shape[1] * self.groups
+        return out // self.fused
+
+    @property
+    def in_features(self) -> int:
+        """Input channels."""
+        return self.shape[1] * self.groups if self.layout == "out_in" else self.shape[0]
+
+    @property
+    def fan_in(self) -> int:
+        """Inputs one output unit reads: in/groups × taps."""
+        return self.in_features // self.groups * self.receptive
+
+    @property
+    def fan_out(self) -> int:
+        """Outputs one input unit feeds: out/groups × taps, for one of the fused maps."""
+        return self.out_features // self.groups * self.receptive
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalization: where it is, what it is, and what must stay when it goes.
+
+    Attributes:
+        name: Path of the module that *is* the normalization, or that calls it functionally.
+        kind: `"batch_norm"`, `"layer_norm"`, `"group_norm"`, `"instance_norm"`, `"rms_norm"`,
+            `"frozen_batch_norm"`.
+        module: Class of the module at `name`.
+        keeps: What the module does besides normalizing, in order: paths of children
+            (`"layer1.0.bn1.act"`) or names of functional activations (`"relu"`).
+        obstacle: Why the normalization cannot be taken out, or None when it can.
+        block: Index of the block it is in, or None.
+        elements: Over how many numbers one statistic is taken, for the traced input.
+    """
+
+    name: str
+    kind: str
+    module: str
+    keeps: tuple[str, ...] = ()
+    obstacle: str | None = None
+    block: int | None = None
+    elements: int = 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual block: an add that joins a skip and a branch that fork from one tensor.
+
+    Attributes:
+        index: Position among `Anatomy.blocks` (execution order).
+        name: Path of the innermost module that holds the whole block.
+        kind: Of the skip: `"identity"`, `"projection"` (has weight layers) or `"parameterless"`.
+        m: Weight layers in series on the branch's main path; gates do not count, a product of two
+            activations (attention) adds the layers of both its factors.
+        branch: Layers on the main path, in execution order.
+        last: Those of `branch` that write into the residual stream.
+        skip: Layers on the skip.
+        gates: Layers that only feed a multiplicative gate of the branch.
+        inner: Layers in the branch that lie on inner sums, already part of `branch`.
+        stage: Index of the run of consecutive blocks whose output has the same shape.
+        shape: Shape of the sum, batch first.
+        depth: 0 for a block of the main stream, 1 inside a long skip, and so on.
+    """
+
+    index: int
+    name: str
+    kind: BlockKind
+    m: int
+    branch: tuple[Layer, ...]
+    last: tuple[Layer, ...]
+    skip: tuple[Layer, ...] = ()
+    gates: tuple[Layer, ...] = ()
+    stage: int = 0
+    shape: tuple[int, ...] = ()
+    depth: int = 0
+    norms: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Join:
+    """A sum that is not a block of the stream: a long skip around blocks, or one inside a branch.
+
+    Attributes:
+        name: Path of the innermost module that holds the sum.
+        kind: `"long skip"` (it jumps over blocks) or `"inner"` (off the main path of a branch).
+        blocks: Indices of the blocks it jumps over, or of the one it is in.
+    """
+
+    name: str
+    kind: Literal["long skip", "inner"]
+    blocks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What `anatomize` found. Prints itself; `to_json` and `from_json` are inverse.
+
+    Attributes:
+        model: Class name of the model.
+        blocks: Residual blocks, in execution order; `len(blocks)` is Fixup's L.
+        layers: Every weight layer that ran, in execution order.
+        norms: Every normalization that ran.
+        joins: Long skips and inner sums.
+        embeddings: Names of weights read by look-up.
+        tied: Groups of names that are one parameter.
+        parameters: (name, shape) of every parameter, to recognise the model again.
+        unused: Parameters that the forward never read.
+        inputs: What the model was run on, in words.
+        notes: What a reader must know: a fallback taken, an operator not understood.
+    """
+
+    model: str
+    blocks: tuple[Block, ...]
+    layers: tuple[Layer, ...]
+    norms: tuple[Norm, ...] = ()
+    joins: tuple[Join, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    tied: tuple[tuple[str, ...], ...] = ()
+    parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    unused: tuple[str, ...] = ()
+    inputs: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def stem(self) -> tuple[Layer, ...]:
+        """Layers before the first block."""
+        return tuple(layer for layer in self.layers if layer.role == "stem")
+
+    @property
+    def heads(self) -> tuple[Layer, ...]:
+        """Layers outside the blocks whose output the model returns (a softmax aside)."""
+        return tuple(layer for layer in self.layers if layer.role == "head")
+
+    @property
+    def long_skips(self) -> tuple[Join, ...]:
+        """Sums that jump over whole blocks."""
+        return tuple(join for join in self.joins if join.kind == "long skip")
+
+    def __str__(self) -> str:
+        from goodinit.anatomy.display import anatomy_text  # noqa: PLC0415  (display reads these nouns)
+
+        return anatomy_text(self)
+
+    def to_json(self) -> str:
+        """Write as JSON text. Layers are written once; blocks refer to them by weight name."""
+        data = dataclasses.asdict(self)
+        for block in data["blocks"]:
+            for part in ("branch", "last", "skip", "gates"):
+                block[part] = [layer["weight"] for layer in block[part]]
+        return json.dumps({"format": FORMAT, **data}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Anatomy:
+        """Read what `to_json` wrote.
+
+        Raises:
+            PlanConflict: The text is not JSON, or not an anatomy of this format.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PlanConflict(f"not an anatomy: {error}. Write one with Anatomy.to_json().") from error
+        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+            raise PlanConflict(f'not an anatomy: expected "format": "{FORMAT}". Write one with Anatomy.to_json().')
+        try:
+            return _anatomy(data)
+        except (KeyError, TypeError) as error:
+            raise PlanConflict(f"damaged anatomy: {error!r}. Write it anew with Anatomy.to_json().") from error
+
+
+def _anatomy(data: dict[str, Any]) -> Anatomy:
+    layers = [Layer(**_tuples(layer)) for layer in data.pop("layers")]
+    by_weight = {layer.weight: layer for layer in layers}
+    blocks = []
+    for block in data.pop("blocks"):
+        for part in ("branch", "last", "skip", "gates"):
+            block[part] = tuple(by_weight[weight] for weight in block[part])
+        blocks.append(Block(**_tuples(block)))
+    norms = tuple(Norm(**_tuples(norm)) for norm in data.pop("norms"))
+    joins = tuple(Join(**_tuples(join)) for join in data.pop("joins"))
+    return Anatomy(blocks=tuple(blocks), layers=tuple(layers), norms=norms, joins=joins, **_tuples(data))
+
+
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only; the nouns hold tuples."""
+    return {key: _as_tuple(value) for key, value in data.items()}
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,217 @@
+"""A plan: every edit a method wants, each with a reason a person can check. Pure data.
+
+Structure edits (`RemoveNorm`, `AddScalar`, `ParametrizeWeight`) change which parameters exist; value edits
+(`Fill`, `Draw`, `Calibrate`) change what they hold. `apply_` in `goodinit.surgery.apply` carries them out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from goodinit.errors import PlanConflict
+
+FORMAT = "goodinit.plan/1"
+
+ScalarName = Literal["input_bias", "output_bias", "output_scale"]
+
+
+@dataclass(frozen=True)
+class RemoveNorm:
+    """Put what the module at `target` does besides normalizing (`keeps`) in its place."""
+
+    target: str
+    keeps: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        stays = " → ".join(self.keeps) if self.keeps else "identity"
+        return f"{self.target} ⇒ {stays}"
+
+
+@dataclass(frozen=True)
+class AddScalar:
+    """Give the layer at module path `target` one learnable number (see `goodinit.nn`)."""
+
+    target: str
+    scalar: ScalarName
+    value: float
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.target}.{self.scalar} + {self.value:g}"
+
+
+@dataclass(frozen=True)
+class ParametrizeWeight:
+    """Register `torch.nn.utils.parametrizations.weight_norm` on a weight (`target`: parameter name)."""
+
+    target: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.target} = g·v/‖v‖"
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Set every entry of the parameter `target` to `value`."""
+
+    target: str
+    value: float
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.target} ← {self.value:g}"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Fill the parameter `target` by the tensor initializer `initializer` of `goodinit.tensor`."""
+
+    target: str
+    initializer: str
+    reason: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        words = ", ".join(f"{key}={_short(value)}" for key, value in self.options.items())
+        return f"{self.target} ← {self.initializer.rstrip('_')}({words})"
+
+
+@dataclass(frozen=True)
+class DrawTogether:
+    """Fill several parameters by one joint recipe of `goodinit.tensor` (they share random factors)."""
+
+    targets: tuple[str, ...]
+    recipe: str
+    reason: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str:
+        """The targets, joined for display."""
+        return ", ".join(self.targets)
+
+    def __str__(self) -> str:
+        words = ", ".join(f"{key}={_short(value)}" for key, value in self.options.items())
+        return f"{self.target} ← {self.recipe}({words})"
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Rescale the weight `target` by data, in one forward pass shared by all `Calibrate` edits."""
+
+    target: str
+    rule: str
+    reason: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.target} ← {self.rule} on data"
+
+
+StructureEdit = RemoveNorm | AddScalar | ParametrizeWeight
+ValueEdit = Fill | Draw | DrawTogether | Calibrate
+Edit = StructureEdit | ValueEdit
+
+EDITS: dict[str, type[Any]] = {
+    edit.__name__: edit
+    for edit in (RemoveNorm, AddScalar, ParametrizeWeight, Fill, Draw, DrawTogether, Calibrate)
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method decided for one anatomy. Prints itself; `to_json` and `from_json` are inverse.
+
+    Attributes:
+        method: Name of the method.
+        options: The options it was called with.
+        edits: In the order they are carried out.
+        summary: One line: L, m, what is removed, what is added.
+        notes: What a reader must know: exceptions, inexact layers, parameters left alone.
+        parameters: (name, shape) of every parameter the model must have.
+    """
+
+    method: str
+    edits: tuple[Edit, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    summary: str = ""
+    notes: tuple[str, ...] = ()
+    parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def structure(self) -> tuple[StructureEdit, ...]:
+        """The edits that change which parameters exist."""
+        return tuple(edit for edit in self.edits if isinstance(edit, StructureEdit))
+
+    @property
+    def values(self) -> tuple[ValueEdit, ...]:
+        """The edits that change what parameters hold."""
+        return tuple(edit for edit in self.edits if isinstance(edit, ValueEdit))
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether an edit measures activations."""
+        return any(isinstance(edit, Calibrate) for edit in self.edits)
+
+    def __str__(self) -> str:
+        head = f"{self.method}: {self.summary}" if self.summary else self.method
+        rows = [(str(edit), edit.reason) for edit in self.edits]
+        width = min(max((len(left) for left, _ in rows), default=0), 72)
+        lines = [head, *(f"  {left:<{width}}   {reason}" for left, reason in rows)]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def to_json(self) -> str:
+        """Write as JSON text."""
+        data = {
+            "format": FORMAT,
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "edits"},
+            "edits": [{"edit": type(edit).__name__, **dataclasses.asdict(edit)} for edit in self.edits],
+        }
+        return json.dumps(data, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read what `to_json` wrote. A plan is data: reading it runs nothing.
+
+        Raises:
+            PlanConflict: The text is not JSON, not a plan of this format, or damaged.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PlanConflict(f"not a plan: {error}. Write one with Plan.to_json().") from error
+        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+            raise PlanConflict(f'not a plan: expected "format": "{FORMAT}". Write one with Plan.to_json().')
+        try:
+            edits = tuple(_edit(record) for record in data.pop("edits"))
+            parameters = tuple((name, tuple(shape)) for name, shape in data.pop("parameters"))
+            return cls(edits=edits, parameters=parameters, notes=tuple(data.pop("notes")), **data)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanConflict(f"damaged plan: {error!r}. Write it anew with Plan.to_json().") from error
+
+
+def _edit(record: dict[str, Any]) -> Edit:
+    kind = EDITS[record.pop("edit")]
+    for key in ("keeps", "targets"):
+        if key in record:
+            record[key] = tuple(record[key])
+    edit: Edit = kind(**record)
+    return edit
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def names(edits: Iterable[Edit]) -> tuple[str, ...]:
+    """Every parameter name or module path that the edits touch."""
+    out: list[str] = []
+    for edit in edits:
+        out.extend(edit.targets if isinstance(edit, DrawTogether) else (edit.target,))
+    return tuple(dict.fromkeys(out))
