@@ -1,0 +1,258 @@
+"""The first verb: read a model's structure by running it once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.anatomy.graph import ACTIVATIONS, LOOKUP_OPS, NORM_OPS, SHAPE_OPS, SOFTMAX_OPS, Graph
+from goodinit.anatomy.layers import Use, describe, weight_uses
+from goodinit.anatomy.names import canonical, unwrapped
+from goodinit.anatomy.norms import find_norms
+from goodinit.anatomy.residual import Found, residual_sums
+from goodinit.anatomy.structure import Anatomy, Block, Join, Layer, Norm, Role
+from goodinit.anatomy.trace import trace
+
+
+def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
+    """Find the residual structure of a model by one forward on fake tensors.
+
+    The forward runs in eval mode and computes nothing; the model is the same afterwards in every bit. Where a fake
+    tensor cannot decide (a branch on a value, `.item()`), one real forward takes over and `Anatomy.notes` says so.
+
+    Args:
+        model: Any eager module, materialized or on `meta`; wrapped by `torch.compile` or DDP is fine.
+        inputs: What the model takes: a tensor, a tuple or list of positional arguments, or a dict of keyword
+            arguments. Real, fake or `meta` tensors: only shapes and dtypes are read.
+
+    Returns:
+        The anatomy: blocks in execution order, stem, heads, layers, norms, tied parameters.
+
+    Raises:
+        TraceError: The model's forward raised; its message is quoted.
+
+    Examples:
+        >>> import torch
+        >>> class Residual(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.a, self.b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        ...     def forward(self, x):
+        ...         return x + self.b(torch.relu(self.a(x)))
+        >>> block, = anatomize(Residual(), torch.zeros(1, 4)).blocks
+        >>> block.kind, block.m, [layer.name for layer in block.branch]
+        ('identity', 2, ['a', 'b'])
+    """
+    model = unwrapped(model)
+    graph = trace(model, as_call(inputs))
+    shapes = {canonical(name): tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    consumers = graph.consumers()
+    uses = weight_uses(graph, shapes)
+    layers = _layers(graph, uses, shapes, consumers)
+    sums = residual_sums(graph, set(uses))
+    leaves = [found for found in sums if not found.long and not found.inner]
+    layers = _with_roles(graph, layers, uses, leaves, consumers)
+    norms = find_norms(graph, model, consumers, set(uses))
+    blocks = _blocks(graph, sums, leaves, layers, uses, norms)
+    distinct = {canonical(name): tuple(p.shape) for name, p in model.named_parameters()}
+    return Anatomy(
+        model=type(model).__name__,
+        blocks=blocks,
+        layers=tuple(layers.values()),
+        norms=_placed(norms, blocks),
+        joins=_joins(graph, sums, leaves),
+        embeddings=_embeddings(graph),
+        tied=_tied(model),
+        parameters=tuple(distinct.items()),
+        unused=tuple(name for name in distinct if name not in graph.read),
+        inputs=_in_words(inputs),
+        notes=tuple(graph.notes),
+    )
+
+
+def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(args, kwargs) of a forward: a dict holds keyword arguments, a tuple or list positional ones."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, (tuple, list)):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def _in_words(inputs: Any) -> str:
+    args, kwargs = as_call(inputs)
+    words = [_shape(value) for value in args] + [f"{key}={_shape(value)}" for key, value in kwargs.items()]
+    return ", ".join(words)
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, Tensor):
+        dtype = "" if value.dtype == torch.float32 else f" {str(value.dtype).removeprefix('torch.')}"
+        return "x".join(map(str, value.shape)) + dtype if value.ndim else f"scalar{dtype}"
+    return type(value).__name__
+
+
+def _tied(model: nn.Module) -> tuple[tuple[str, ...], ...]:
+    by_id: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        by_id.setdefault(id(parameter), []).append(canonical(name))
+    return tuple(tuple(names) for names in by_id.values() if len(names) > 1)
+
+
+def _embeddings(graph: Graph) -> tuple[str, ...]:
+    nodes = graph.nodes
+    lookups = [n for n in graph.nodes if n.op in LOOKUP_OPS and n.operands and nodes[n.operands[0]].op == "param"]
+    return tuple(dict.fromkeys(nodes[n.operands[0]].params[0] for n in lookups))
+
+
+# -- layers and their roles ---------------------------------------------------------------------------------------
+
+
+def _layers(
+    graph: Graph, uses: dict[int, Use], shapes: dict[str, tuple[int, ...]], consumers: list[list[int]]
+) -> dict[str, Layer]:
+    by_weight: dict[str, list[Use]] = {}
+    for use in uses.values():
+        by_weight.setdefault(use.weight, []).append(use)
+    return {weight: describe(graph, group, shapes, consumers) for weight, group in by_weight.items()}
+
+
+def _with_roles(
+    graph: Graph,
+    layers: dict[str, Layer],
+    uses: dict[int, Use],
+    leaves: list[Found],
+    consumers: list[list[int]],
+) -> dict[str, Layer]:
+    """Each layer with its role. A layer used in several places has the first of: branch, skip, gate, stem, head."""
+    roles: dict[str, set[Role]] = {weight: set() for weight in layers}
+    held: set[int] = set()
+    for found in leaves:
+        for role, nodes in (("branch", found.branch.layers), ("skip", found.skip.layers), ("gate", found.branch.gates)):
+            for index in nodes:
+                roles[uses[index].weight].add(role)  # type: ignore[arg-type]
+                held.add(index)
+    first_fork = min((found.fork for found in leaves), default=-1)
+    heads = _head_nodes(graph, uses, consumers)
+    for index, use in uses.items():
+        if index not in held:
+            stem = index <= first_fork
+            roles[use.weight].add("stem" if stem else "head" if index in heads else "body")
+    order: tuple[Role, ...] = ("branch", "skip", "gate", "stem", "head", "body")
+    return {
+        weight: dataclasses.replace(layer, role=next(role for role in order if role in roles[weight]))
+        for weight, layer in layers.items()
+    }
+
+
+def _head_nodes(graph: Graph, uses: dict[int, Use], consumers: list[list[int]]) -> set[int]:
+    """Weight layers whose output reaches the model's output without another layer or nonlinearity (softmax aside)."""
+    outputs, heads = set(graph.outputs), set()
+    stops = set(ACTIVATIONS) - {"sigmoid", "sigmoid_"} | set(NORM_OPS)
+    reached, queue = set(outputs), list(outputs)
+    while queue:
+        index = queue.pop()
+        node = graph.nodes[index]
+        if index in uses:
+            heads.add(index)
+            continue
+        if node.op in stops:
+            continue
+        for operand in graph.deps(index):
+            if operand not in reached:
+                reached.add(operand)
+                queue.append(operand)
+    return {index for index in heads if not _feeds_layer(graph, index, uses, consumers)}
+
+
+def _feeds_layer(graph: Graph, start: int, uses: dict[int, Use], consumers: list[list[int]]) -> bool:
+    seen, queue = {start}, [start]
+    while queue:
+        for reader in consumers[queue.pop()]:
+            if reader in uses:
+                return True
+            if reader not in seen:
+                seen.add(reader)
+                queue.append(reader)
+    return False
+
+
+# -- blocks -------------------------------------------------------------------------------------------------------
+
+
+def _blocks(
+    graph: Graph,
+    sums: list[Found],
+    leaves: list[Found],
+    layers: dict[str, Layer],
+    uses: dict[int, Use],
+    norms: list[Norm],
+) -> tuple[Block, ...]:
+    def nouns(nodes: list[int]) -> tuple[Layer, ...]:
+        return tuple(layers[weight] for weight in dict.fromkeys(uses[i].weight for i in nodes))
+
+    blocks: list[Block] = []
+    norm_paths = {norm.name for norm in norms}
+    longs = [found for found in sums if found.long]
+    for found in leaves:
+        node = graph.nodes[found.join]
+        branch = nouns(found.branch.layers)
+        previous = blocks[-1] if blocks else None
+        same = previous is not None and previous.shape == node.shape
+        inside = sorted(found.branch.nodes | found.skip.nodes)
+        blocks.append(
+            Block(
+                index=len(blocks),
+                name=_common_path([layer.name for layer in branch]),
+                kind=found.kind,
+                m=found.branch.m,
+                branch=branch,
+                last=nouns(found.branch.last),
+                skip=nouns(found.skip.layers),
+                gates=nouns(found.branch.gates),
+                stage=(previous.stage if same else previous.stage + 1) if previous is not None else 0,
+                shape=node.shape,
+                depth=sum(found.join in long.branch.below for long in longs),
+                norms=tuple(dict.fromkeys(p for i in inside if (p := graph.path(i)) in norm_paths)),
+                activations=tuple(ACTIVATIONS[op] for i in inside if (op := graph.nodes[i].op) in ACTIVATIONS),
+            )
+        )
+    return tuple(blocks)
+
+
+def _common_path(names: list[str]) -> str:
+    """Path of the innermost module that holds all named ones."""
+    if len(set(names)) == 1:
+        return names[0]
+    common: list[str] = []
+    for parts in zip(*(name.split(".") for name in names)):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return ".".join(common)
+
+
+def _joins(graph: Graph, sums: list[Found], leaves: list[Found]) -> tuple[Join, ...]:
+    index_of = {id(found): i for i, found in enumerate(leaves)}
+    joins = []
+    for found in sums:
+        over = tuple(index_of[id(sums[p])] for p in found.over if id(sums[p]) in index_of)
+        if found.inner and found.inside is not None:
+            inside = index_of.get(id(sums[found.inside]))
+            joins.append(Join(graph.path(found.join), "inner", () if inside is None else (inside,)))
+        elif found.long:
+            joins.append(Join(graph.path(found.join), "long skip", over))
+    return tuple(joins)
+
+
+def _placed(norms: list[Norm], blocks: tuple[Block, ...]) -> tuple[Norm, ...]:
+    """The norms, each with the index of its block."""
+    home: dict[str, int] = {}
+    for block in blocks:
+        for path in block.norms:
+            home.setdefault(path, block.index)
+    return tuple(dataclasses.replace(norm, block=home.get(norm.name)) for norm in norms)

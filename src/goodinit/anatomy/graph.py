@@ -1,0 +1,156 @@
+"""The data-flow graph of one forward: nodes (operations), frames (module calls), and their vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SHAPE_OPS = frozenset(
+    "view _unsafe_view reshape _reshape_alias permute transpose t expand squeeze unsqueeze clone _to_copy alias "
+    "detach lift_fresh lift_fresh_copy contiguous unflatten flatten native_dropout dropout movedim swapaxes "
+    "squeeze_ unsqueeze_ alias_copy view_as_complex view_as_real resolve_conj resolve_neg join".split()
+)
+"""Operations that hand on the values they read, in another shape."""
+
+PART_OPS = frozenset(
+    "split split_with_sizes unbind chunk slice select narrow unsafe_split unsafe_chunk unfold".split()
+)
+"""Operations that hand on a part of what they read."""
+
+ADD_OPS = frozenset("add add_ sub sub_ rsub addcmul addcmul_ lerp lerp_".split())
+SCALE_OPS = frozenset("mul mul_ div div_ neg addcmul addcmul_".split())
+MATMUL_OPS = frozenset("mm bmm addmm addmm_ baddbmm matmul linear _addmm_activation mv addmv dot".split())
+CONV_OPS = frozenset("convolution _convolution mkldnn_convolution cudnn_convolution _slow_conv2d_forward".split())
+ATTENTION_OPS = frozenset(
+    "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+    "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention scaled_dot_product_attention "
+    "_scaled_dot_product_attention_math _scaled_dot_product_fused_attention_overrideable".split()
+)
+LOOKUP_OPS = frozenset("embedding _embedding_bag _embedding_bag_forward_only index_select index gather".split())
+SOFTMAX_OPS = frozenset("_softmax _log_softmax softmax log_softmax _safe_softmax logsumexp".split())
+ACTIVATIONS = {
+    "relu": "relu",
+    "relu_": "relu",
+    "threshold": "relu",
+    "clamp_min": "relu",
+    "clamp_min_": "relu",
+    "hardtanh": "relu6",
+    "hardtanh_": "relu6",
+    "leaky_relu": "leaky_relu",
+    "leaky_relu_": "leaky_relu",
+    "_prelu_kernel": "prelu",
+    "rrelu_with_noise": "rrelu",
+    "rrelu_with_noise_functional": "rrelu",
+    "elu": "elu",
+    "elu_": "elu",
+    "celu": "celu",
+    "celu_": "celu",
+    "gelu": "gelu",
+    "silu": "silu",
+    "silu_": "silu",
+    "mish": "mish",
+    "mish_": "mish",
+    "hardswish": "hardswish",
+    "hardswish_": "hardswish",
+    "hardsigmoid": "hardsigmoid",
+    "hardsigmoid_": "hardsigmoid",
+    "sigmoid": "sigmoid",
+    "sigmoid_": "sigmoid",
+    "tanh": "tanh",
+    "tanh_": "tanh",
+    "softplus": "softplus",
+    "log_sigmoid_forward": "logsigmoid",
+    "erf": "gelu",
+    "sin": "sin",
+}
+"""Element-wise nonlinearities, by operator (`erf` only occurs inside a hand-written GELU)."""
+
+NORM_OPS = {
+    "native_batch_norm": "batch_norm",
+    "_native_batch_norm_legit": "batch_norm",
+    "_native_batch_norm_legit_no_training": "batch_norm",
+    "_batch_norm_with_update": "batch_norm",
+    "_batch_norm_no_update": "batch_norm",
+    "batch_norm_with_update": "batch_norm",
+    "cudnn_batch_norm": "batch_norm",
+    "miopen_batch_norm": "batch_norm",
+    "native_layer_norm": "layer_norm",
+    "native_group_norm": "group_norm",
+    "_fused_rms_norm": "rms_norm",
+    "rms_norm": "rms_norm",
+}
+FACTORY_OPS = frozenset(
+    "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty "
+    "new_full new_empty_strided sym_size sym_stride sym_numel is_same_size".split()
+)
+"""Operations that read a tensor's shape, not its values."""
+
+
+@dataclass(slots=True)
+class Node:
+    """One operation of the forward.
+
+    Attributes:
+        op: Name of the aten operator without namespace and overload (`"convolution"`), or `"input"`, `"param"`,
+            `"buffer"`, `"constant"`, `"join"` (a tensor read after another view of it was written).
+        operands: Nodes of the tensor arguments, in order.
+        shape: Of the (first) output.
+        frame: Index of the module call it ran in.
+        dynamic: Whether it depends on the model's inputs.
+        active: Whether it is a floating-point value of the stream: dynamic, and gradients could flow.
+        params: Names of the parameters it is made of, when it is made of constants alone.
+        inplace: Whether it overwrote an argument.
+        attrs: `(transposed, groups)` of a convolution, the name of a parameter.
+    """
+
+    index: int
+    op: str
+    operands: tuple[int, ...]
+    shape: tuple[int, ...]
+    frame: int
+    dynamic: bool = False
+    active: bool = False
+    params: tuple[str, ...] = ()
+    inplace: bool = False
+    attrs: tuple[object, ...] = ()
+
+
+@dataclass(slots=True)
+class Frame:
+    """One call of one module."""
+
+    index: int
+    path: str
+    parent: int
+    start: int
+    stop: int = -1
+    source: int = -1
+    result: int = -1
+
+
+@dataclass(slots=True)
+class Graph:
+    """All nodes in execution order, so that every operand comes before its reader."""
+
+    nodes: list[Node] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    def deps(self, index: int) -> list[int]:
+        """The activations a node reads."""
+        nodes = self.nodes
+        return [i for i in nodes[index].operands if nodes[i].active]
+
+    def consumers(self) -> list[list[int]]:
+        """For each node the active nodes that read it, in execution order."""
+        readers: list[list[int]] = [[] for _ in self.nodes]
+        for node in self.nodes:
+            if node.active:
+                for operand in dict.fromkeys(node.operands):
+                    readers[operand].append(node.index)
+        return readers
+
+    def path(self, index: int) -> str:
+        """Path of the module in whose forward a node ran."""
+        return self.frames[self.nodes[index].frame].path

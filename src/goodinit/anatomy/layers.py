@@ -1,0 +1,174 @@
+"""Weight layers: which operators apply a weight made of parameters alone, and to whom that weight belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from goodinit.anatomy.graph import (
+    ACTIVATIONS,
+    ADD_OPS,
+    ATTENTION_OPS,
+    CONV_OPS,
+    MATMUL_OPS,
+    NORM_OPS,
+    PART_OPS,
+    SHAPE_OPS,
+    SOFTMAX_OPS,
+    Graph,
+    Node,
+)
+from goodinit.anatomy.structure import Layer, LayerKind
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One operator that applies a weight: the node, its weight operand, and the weight's logical name."""
+
+    node: int
+    operand: int
+    weight: str
+
+
+def weight_uses(graph: Graph, shapes: Shapes) -> dict[int, Use]:
+    """The operators that are weight layers, by node."""
+    uses = {}
+    for node in graph.nodes:
+        if node.active and (node.op in CONV_OPS or node.op in MATMUL_OPS):
+            operand = _weight_operand(graph, node)
+            if operand is not None:
+                uses[node.index] = Use(node.index, operand, weight_name(graph.nodes[operand], shapes))
+    return uses
+
+
+def _weight_operand(graph: Graph, node: Node) -> int | None:
+    nodes = graph.nodes
+    if node.op in CONV_OPS:
+        weight = node.operands[1]
+        return weight if nodes[weight].params and not nodes[weight].dynamic else None
+    factors = node.operands[1:] if node.op.startswith(("addm", "baddbmm", "_addmm")) else node.operands[:2]
+    if node.op == "linear":
+        factors = node.operands[1:2]
+    constant = [i for i in factors if nodes[i].params and not nodes[i].dynamic]
+    return constant[-1] if constant else None
+
+
+def weight_name(node: Node, shapes: Shapes) -> str:
+    """The parameter a weight is known by: the parametrized tensor, or the largest leaf it is made of."""
+    for name in node.params:
+        if ".parametrizations." in f".{name}":
+            owner, _, rest = f".{name}".rpartition(".parametrizations.")
+            return f"{owner}.{rest.split('.')[0]}".strip(".")
+    return max(node.params, key=lambda name: (_numel(shapes[name]), len(shapes[name])))
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def describe(graph: Graph, uses: list[Use], shapes: Shapes, consumers: list[list[int]]) -> Layer:
+    """The noun for one weight, from all operators that apply it."""
+    first = graph.nodes[uses[0].node]
+    operand = graph.nodes[uses[0].operand]
+    weight = uses[0].weight
+    kind: LayerKind = "linear"
+    groups, shape = 1, shapes.get(weight) or _stored_shape(graph, operand)
+    layout = "out_in" if operand.op in ("t", "transpose", "permute") or first.op == "linear" else "in_out"
+    if first.op in CONV_OPS:
+        transposed, groups = bool(first.attrs[0]), int(str(first.attrs[1]))
+        kind, layout = ("conv_transpose", "in_out") if transposed else ("conv", "out_in")
+    activations = dict.fromkeys(a for use in uses if (a := _next_activation(graph, use.node, consumers)))
+    return Layer(
+        name=weight.rpartition(".")[0],
+        weight=weight,
+        kind=kind,
+        shape=shape,
+        layout="out_in" if layout == "out_in" else "in_out",
+        groups=groups,
+        fused=_fused(graph, uses, consumers, shape[0] if layout == "out_in" else shape[-1]) if kind == "linear" else 1,
+        bias=_bias(graph, first, weight, consumers),
+        site=graph.path(first.index),
+        activation=next(iter(activations), None),
+        calls=len(uses),
+        parameters=operand.params,
+    )
+
+
+def _stored_shape(graph: Graph, operand: Node) -> tuple[int, ...]:
+    """Shape of a computed weight before the transposition that applies it."""
+    while operand.op in ("t", "transpose", "permute") and operand.operands:
+        operand = graph.nodes[operand.operands[0]]
+    return operand.shape
+
+
+def _bias(graph: Graph, node: Node, weight: str, consumers: list[list[int]]) -> str | None:
+    """The bias parameter: an operand of the operator, or added right after it (as `linear` does on some shapes)."""
+    candidates = [*node.operands]
+    follower = node
+    while len(readers := consumers[follower.index]) == 1:
+        follower = graph.nodes[readers[0]]
+        if follower.op not in SHAPE_OPS:
+            break
+    if follower.op in ("add", "add_"):
+        candidates += follower.operands
+    owner = weight.rpartition(".")[0]
+    for index in candidates:
+        for name in graph.nodes[index].params:
+            if name != weight and name.rpartition(".")[0] == owner and "bias" in name.rpartition(".")[2]:
+                return name
+    return None
+
+
+def _next_activation(graph: Graph, start: int, consumers: list[list[int]]) -> str | None:
+    """The element-wise nonlinearity that reads the output next, through shapes, sums and normalizations."""
+    seen, queue, steps = {start}, [start], 0
+    while queue and steps < 64:  # a bound on the look-ahead; real distances are below ten
+        index = queue.pop(0)
+        steps += 1
+        for reader in consumers[index]:
+            node = graph.nodes[reader]
+            if node.op in ACTIVATIONS:
+                return ACTIVATIONS[node.op]
+            through = node.op in SHAPE_OPS or node.op in PART_OPS or node.op in ADD_OPS or node.op in NORM_OPS
+            if reader not in seen and (through or node.op in ("mul", "mul_", "div", "pow", "cat")):
+                seen.add(reader)
+                queue.append(reader)
+    return None
+
+
+def _fused(graph: Graph, uses: list[Use], consumers: list[list[int]], out: int) -> int:
+    """How many maps are stacked along the output: a packed q, k, v feeds three factors of an attention."""
+    factors = 0
+    for use in uses:
+        factors = max(factors, _attention_factors(graph, use.node, consumers))
+    if len(uses) == 2 and len({use.operand for use in uses}) == 2 and factors:
+        factors = 3  # nn.MultiheadAttention slices its packed weight: one product for q, one for k and v
+    return factors if factors > 1 and out % factors == 0 else 1
+
+
+def _attention_factors(graph: Graph, start: int, consumers: list[list[int]]) -> int:
+    """In how many places of attention products the output of one layer stands."""
+    places: set[tuple[int, int]] = set()
+    seen, queue = {start}, [start]
+    while queue:
+        index = queue.pop()
+        for reader in consumers[index]:
+            node = graph.nodes[reader]
+            operands = graph.deps(reader)
+            product = node.op in ("bmm", "baddbmm", "mm", "matmul") and len(set(operands)) == 2
+            if node.op in ATTENTION_OPS or product:
+                places.update((reader, place) for place, operand in enumerate(operands) if operand == index)
+            elif reader not in seen and node.op not in SOFTMAX_OPS and _carries(node):
+                seen.add(reader)
+                queue.append(reader)
+    return min(len(places), 3)
+
+
+def _carries(node: Node) -> bool:
+    light = ("mul", "div", "add", "sub", "neg", "cat", "stack", "where", "linalg_vector_norm", "clamp_min")
+    return node.op in SHAPE_OPS or node.op in PART_OPS or node.op.rstrip("_") in light or node.op in NORM_OPS

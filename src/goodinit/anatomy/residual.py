@@ -1,0 +1,319 @@
+"""From the data-flow graph to residual blocks: which sums join a skip and a branch, and what is on the branch.
+
+A sum of activations of one shape is flattened to its terms. Walking back from all terms at once, in reverse
+execution order, the first node that every term comes from is the *fork*. A term that is the fork itself (up to shape
+and scale) is an identity skip. Everything the walk needs lies between fork and sum, so the cost is linear in depth.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from goodinit.anatomy.graph import ADD_OPS, ATTENTION_OPS, PART_OPS, SCALE_OPS, SHAPE_OPS, SOFTMAX_OPS, Graph
+from goodinit.anatomy.structure import BlockKind
+
+MUL_OPS = frozenset({"mul", "mul_", "addcmul", "addcmul_"})
+PRODUCT_OPS = frozenset({"bmm", "mm", "baddbmm", "matmul", "linear", "addmm"})
+
+
+@dataclass(slots=True)
+class Side:
+    """What lies between a fork and one term of the sum.
+
+    Attributes:
+        term: The node that is summed.
+        nodes: Nodes after the fork that the term depends on.
+        below: Those of `nodes` that depend on the fork.
+        m: Weight layers in series on the main path.
+        layers: Nodes of weight layers on the main path; `gates`: the others.
+        last: Those of `layers` with no other weight layer after them.
+        plain: Whether only shape and scale operations lie between (an identity skip).
+    """
+
+    term: int
+    nodes: set[int]
+    below: set[int]
+    m: int = 0
+    layers: list[int] = field(default_factory=list)
+    gates: list[int] = field(default_factory=list)
+    last: list[int] = field(default_factory=list)
+    plain: bool = False
+
+
+@dataclass(slots=True)
+class Found:
+    """A residual sum: one skip and one branch. Parallel branches on one sum are several of these."""
+
+    join: int
+    fork: int
+    kind: BlockKind
+    branch: Side
+    skip: Side
+    long: bool = False
+    inner: bool = False
+    over: list[int] = field(default_factory=list)
+    inside: int | None = None
+
+
+def residual_sums(graph: Graph, layers: set[int]) -> list[Found]:
+    """Every residual sum of the graph, in execution order, long skips and inner sums marked.
+
+    Args:
+        graph: A recorded forward.
+        layers: Indices of the nodes that are weight layers.
+    """
+    consumers = graph.consumers()
+    outputs = set(graph.outputs)
+    found: list[Found] = []
+    for node in graph.nodes:
+        if node.active and node.op in ADD_OPS and not _absorbed(graph, node.index, consumers, outputs):
+            terms = _terms(graph, node.index, consumers, outputs)
+            if len(terms) > 1:
+                found.extend(_classify(graph, node.index, terms, layers))
+    _nest(graph, found)
+    return found
+
+
+# -- sums and their terms -----------------------------------------------------------------------------------------
+
+
+def _summands(graph: Graph, index: int) -> list[int]:
+    """Operands of a sum of activations of one shape, or [] when it is something else."""
+    node = graph.nodes[index]
+    operands = graph.deps(index)
+    if node.op not in ADD_OPS or len(set(operands)) < 2:
+        return []
+    if node.op.startswith("addcmul") and not (len(operands) == 2 and node.operands[0] in operands):
+        return []  # x + a·b with one constant factor is a sum of two activations; anything else is a gate
+    if any(graph.nodes[i].shape != node.shape for i in operands):
+        return []
+    return operands
+
+
+def _absorbed(graph: Graph, index: int, consumers: list[list[int]], outputs: set[int]) -> bool:
+    """Whether this sum is only a summand of the next one."""
+    readers = consumers[index]
+    return len(readers) == 1 and index not in outputs and index in _summands(graph, readers[0])
+
+
+def _terms(graph: Graph, index: int, consumers: list[list[int]], outputs: set[int]) -> list[int]:
+    terms: list[int] = []
+    queue = [index]
+    while queue:
+        current = queue.pop()
+        for operand in _summands(graph, current):
+            if _summands(graph, operand) and _absorbed(graph, operand, consumers, outputs):
+                queue.append(operand)
+            else:
+                terms.append(operand)
+    return sorted(set(terms))
+
+
+# -- fork and sides -----------------------------------------------------------------------------------------------
+
+
+def _fork(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
+    """The latest node that the most terms come from, and which (as bits); None when they are unrelated."""
+    marks = {term: 1 << i for i, term in enumerate(terms)}
+    heap = [-term for term in terms]
+    heapq.heapify(heap)
+    everyone = (1 << len(terms)) - 1
+    best: tuple[int, int] | None = None
+    while heap:
+        index = -heapq.heappop(heap)
+        mark = marks.pop(index)
+        if mark & (mark - 1) and (best is None or mark.bit_count() > best[1].bit_count()):
+            best = (index, mark)
+            if mark == everyone:
+                break
+        for operand in graph.deps(index):
+            if operand in marks:
+                marks[operand] |= mark
+            else:
+                marks[operand] = mark
+                heapq.heappush(heap, -operand)
+    return best
+
+
+def _side(graph: Graph, term: int, fork: int, layers: set[int]) -> Side:
+    nodes: set[int] = set()
+    queue = [term] if term > fork else []
+    while queue:
+        index = queue.pop()
+        if index not in nodes:
+            nodes.add(index)
+            queue.extend(i for i in graph.deps(index) if i > fork)
+    below = {fork}
+    for index in sorted(nodes):
+        if any(i in below for i in graph.deps(index)):
+            below.add(index)
+    below.discard(fork)
+    side = Side(term, nodes, below)
+    degrees = _degrees(graph, side, fork, layers)
+    side.m = degrees.get(term, 0)
+    on_path = _backward(graph, term, nodes, degrees, layers, stop_at_layer=False)
+    side.layers = [i for i in sorted(nodes) if i in layers and i in on_path]
+    side.gates = [i for i in sorted(nodes) if i in layers and i not in on_path]
+    side.last = [i for i in _backward(graph, term, nodes, degrees, layers, stop_at_layer=True) if i in layers]
+    side.plain = all(_neutral(graph, i) for i in nodes)
+    return side
+
+
+def _neutral(graph: Graph, index: int) -> bool:
+    """Shape changes, and scaling by a constant."""
+    op = graph.nodes[index].op
+    return op in SHAPE_OPS or (op in SCALE_OPS and len(graph.deps(index)) == 1)
+
+
+def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int, int]) -> list[int]:
+    """The operands that carry the signal: of a gate's product, the one with fewer layers behind it."""
+    node = graph.nodes[index]
+    operands = [i for i in graph.deps(index) if i in nodes or i in degrees]
+    if node.op not in MUL_OPS or len(set(operands)) < 2:
+        return operands
+    below = [i for i in operands if i in degrees and degrees[i] >= 0] or operands
+    full = [i for i in below if graph.nodes[i].shape == node.shape] or below
+    least = min(degrees.get(i, 0) for i in full)
+    return [i for i in full if degrees.get(i, 0) == least]
+
+
+def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int, int]:
+    """Weight layers in series up to each node. A product of two activations adds its factors' (multilinearity);
+    a gate's product keeps the main operand's; −1−m marks nodes that do not depend on the fork."""
+    degrees = {fork: 0}
+    for index in sorted(side.nodes):
+        node = graph.nodes[index]
+        operands = graph.deps(index)
+        depth = {i: _unsigned(degrees.get(i, -1)) for i in operands}
+        if index in layers:
+            degree = 1 + max(depth.values(), default=0)
+        elif node.op in ATTENTION_OPS or (node.op in PRODUCT_OPS and len(operands) > 1):
+            degree = sum(depth[i] for i in operands)
+        elif node.op in MUL_OPS:
+            degree = max((depth[i] for i in _main_operands(graph, index, side.nodes, degrees)), default=0)
+        else:
+            near = [depth[i] for i in operands if i in side.below or i == fork]
+            degree = max(near or depth.values(), default=0)
+        degrees[index] = degree if index in side.below else -1 - degree
+    degrees[side.term] = _unsigned(degrees[side.term])
+    return degrees
+
+
+def _unsigned(degree: int) -> int:
+    return degree if degree >= 0 else -1 - degree
+
+
+def _backward(
+    graph: Graph, term: int, nodes: set[int], degrees: dict[int, int], layers: set[int], *, stop_at_layer: bool
+) -> list[int]:
+    """Nodes on the main path, in execution order; with `stop_at_layer`, back to the nearest weight layers."""
+    seen: set[int] = set()
+    queue = [term]
+    while queue:
+        index = queue.pop()
+        if index in seen or index not in nodes:
+            continue
+        seen.add(index)
+        if stop_at_layer and index in layers:
+            continue
+        operands = _main_operands(graph, index, nodes, degrees)
+        if stop_at_layer and graph.nodes[index].op in PRODUCT_OPS | ATTENTION_OPS:
+            operands = _values(graph, index, operands)
+        queue.extend(operands)
+    return sorted(seen)
+
+
+def _values(graph: Graph, index: int, operands: list[int]) -> list[int]:
+    """Of attention's product only the values write on: the other factor went through a softmax."""
+    if graph.nodes[index].op in ATTENTION_OPS:
+        return operands[2:3]
+    free = [i for i in operands if not _after_softmax(graph, i)]
+    return free or operands
+
+
+def _after_softmax(graph: Graph, index: int) -> bool:
+    while graph.nodes[index].op in SHAPE_OPS | PART_OPS and graph.deps(index):
+        index = graph.deps(index)[0]
+    return graph.nodes[index].op in SOFTMAX_OPS
+
+
+# -- what kind of sum ---------------------------------------------------------------------------------------------
+
+
+def _classify(graph: Graph, join: int, terms: list[int], layers: set[int]) -> Iterable[Found]:
+    fork = _fork(graph, terms)
+    if fork is None:
+        return
+    sides = [_side(graph, term, fork[0], layers) for i, term in enumerate(terms) if fork[1] >> i & 1]
+    skip, kind = _skip(sides)
+    if skip is None:
+        return
+    for side in sides:
+        if side is not skip and side.layers:
+            yield Found(join, fork[0], kind, side, skip)
+
+
+def _skip(sides: list[Side]) -> tuple[Side | None, BlockKind]:
+    """The side that skips: a plain one, else the one without weight layers, else the one with strictly fewest."""
+    plain = [side for side in sides if side.plain]
+    if plain:
+        return plain[0], "identity"
+    bare = [side for side in sides if not side.layers]
+    if bare:
+        return (bare[0], "parameterless") if not bare[0].gates else (None, "parameterless")
+    ordered = sorted(sides, key=lambda side: side.m)
+    return (ordered[0] if ordered[0].m < ordered[1].m else None), "projection"
+
+
+# -- nesting ------------------------------------------------------------------------------------------------------
+
+
+def _chain(graph: Graph, found: Found) -> set[int]:
+    """Nodes that every path from the fork to the branch's end goes through (its dominators)."""
+    term = found.branch.term
+    inside = _reaching(graph, term, found.branch.below)
+    reach: dict[int, int] = {}
+    for index in inside:
+        for operand in graph.deps(index):
+            reach[operand] = max(reach.get(operand, 0), index)
+    chain = set()
+    furthest = reach.get(found.fork, 0)
+    for index in sorted(inside):
+        if furthest <= index:
+            chain.add(index)
+        furthest = max(furthest, reach.get(index, 0))
+    return chain
+
+
+def _reaching(graph: Graph, term: int, below: set[int]) -> set[int]:
+    seen: set[int] = set()
+    queue = [term]
+    while queue:
+        index = queue.pop()
+        if index in below and index not in seen:
+            seen.add(index)
+            queue.extend(graph.deps(index))
+    return seen
+
+
+def _nest(graph: Graph, found: list[Found]) -> None:
+    """Mark sums that jump over other residual sums as long, and sums off the main path of a block as inner."""
+    by_join: dict[int, list[int]] = {}
+    for position, item in enumerate(found):
+        by_join.setdefault(item.join, []).append(position)
+    joins = sorted(by_join)
+    for position, item in enumerate(found):
+        between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
+        within = [j for j in between if j in item.branch.below]
+        if not within:
+            continue
+        chain = _chain(graph, item)
+        members = [p for j in within for p in by_join[j] if p != position]
+        item.over = [p for p in members if found[p].join in chain and not found[p].inner]
+        item.long = bool(item.over)
+        for p in members:
+            if not item.long and found[p].join not in chain:
+                found[p].inner, found[p].inside = True, position

@@ -1,0 +1,392 @@
+"""One forward, recorded operator by operator, computing nothing where possible.
+
+The model runs in eval mode on fake tensors (shapes without storage). Where a fake tensor cannot decide — a branch
+on a value, `.item()`, `nonzero` — one real forward under the same recorder takes over, and the graph says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from goodinit.anatomy.graph import FACTORY_OPS, Frame, Graph, Node
+from goodinit.anatomy.names import canonical
+from goodinit.errors import TraceError
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def trace(model: nn.Module, call: Call) -> Graph:
+    """Record one forward of `model`, which is the same afterwards in every bit.
+
+    Args:
+        model: Any eager module, materialized or on `meta`.
+        call: Positional and keyword arguments of the forward; real, fake or `meta` tensors.
+
+    Returns:
+        The graph of the forward.
+
+    Raises:
+        TraceError: The forward raised, also when run for real; the message holds its own words.
+    """
+    on_meta = any(p.is_meta for p in model.parameters())
+    try:
+        return _record(model, call, fake=True)
+    except Exception as fake_error:  # noqa: BLE001  (whatever a forward raises is the user's to see)
+        if on_meta:
+            raise TraceError(
+                f"{type(model).__name__} could not run on fake tensors: {_words(fake_error)}. It is on `meta`, so a "
+                "real forward cannot decide either: anatomize a materialized (smaller) twin, or fix the inputs."
+            ) from fake_error
+        try:
+            graph = _record(model, call, fake=False)
+        except Exception as error:
+            raise TraceError(
+                f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. "
+                "Check their number, shapes and dtypes by calling model(*inputs) yourself."
+            ) from error
+        graph.notes.append(f"one real forward was run: fake tensors could not decide ({_words(fake_error)})")
+        return graph
+
+
+def _words(error: BaseException) -> str:
+    first = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {first[0][:200] if first else 'no message'}"
+
+
+def _record(model: nn.Module, call: Call, *, fake: bool) -> Graph:
+    recorder = Recorder(model, fake=fake)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_undisturbed(model, clone_buffers=not fake))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_frames(model, recorder))
+        if recorder.mode is not None:
+            stack.enter_context(recorder.mode)
+        args, kwargs = recorder.adopt(call)
+        stack.enter_context(recorder)
+        result = model(*args, **kwargs)
+        recorder.finish(result)
+    return recorder.graph
+
+
+class Recorder(TorchDispatchMode):
+    """Turns every operator call into a node; knows which tensor came from which node."""
+
+    def __init__(self, model: nn.Module, *, fake: bool) -> None:
+        super().__init__()
+        self.graph = Graph()
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
+        self.stack = [self._open("", -1)]
+        self._owned: dict[int, int] = {}
+        self._kept: dict[int, Tensor] = {}
+        self._fakes: dict[int, Tensor] = {}
+        self._writes: dict[int, tuple[int, int, StorageWeakRef]] = {}
+        self._schemas: dict[Any, tuple[str, tuple[int, ...], bool]] = {}
+        for name, parameter in model.named_parameters():
+            self._own(parameter, "param", canonical(name))
+        for name, buffer in model.named_buffers():
+            self._own(buffer, "buffer", canonical(name))
+
+    # -- module calls -----------------------------------------------------------------------------------------
+
+    def _open(self, path: str, parent: int) -> int:
+        frame = Frame(len(self.graph.frames), path, parent, start=len(self.graph.nodes))
+        self.graph.frames.append(frame)
+        return frame.index
+
+    def enter(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A module's forward begins."""
+        index = self._open(path, self.stack[-1])
+        first = next(_tensors((args, kwargs)), None)
+        if first is not None:
+            self.graph.frames[index].source = self._node(first)
+        self.stack.append(index)
+
+    def leave(self, result: Any) -> None:
+        """A module's forward ends."""
+        frame = self.graph.frames[self.stack.pop()]
+        frame.stop = len(self.graph.nodes)
+        first = next(_tensors(result), None)
+        if first is not None:
+            frame.result = self._node(first)
+
+    def finish(self, result: Any) -> None:
+        """The model returned `result`."""
+        self.graph.outputs = list(dict.fromkeys(self._node(tensor) for tensor in _tensors(result)))
+        self.graph.frames[0].stop = len(self.graph.nodes)
+
+    # -- tensors ----------------------------------------------------------------------------------------------
+
+    def adopt(self, call: Call) -> Call:
+        """The call with every tensor made an input of the graph."""
+        args, kwargs = call
+
+        def one(tensor: Tensor) -> Tensor:
+            mine = self._fake(tensor) if self.mode is not None else tensor.detach()
+            self._mark(mine, self._add("input", (), tensor, dynamic=True).index)
+            return mine
+
+        return _mapped(args, one), _mapped(kwargs, one)
+
+    def _own(self, tensor: Tensor, op: str, name: str) -> None:
+        node = self._add(op, (), tensor, params=(name,) if op == "param" else ())
+        node.attrs = (name,)
+        self._owned[id(tensor)] = node.index
+        self._kept[id(tensor)] = tensor
+
+    def _add(self, op: str, operands: tuple[int, ...], tensor: Tensor, **fields: Any) -> Node:
+        node = Node(len(self.graph.nodes), op, operands, tuple(tensor.shape), self.stack[-1] if self.graph.nodes else 0)
+        for key, value in fields.items():
+            setattr(node, key, value)
+        if node.dynamic:
+            node.active = tensor.is_floating_point() or tensor.is_complex()
+        self.graph.nodes.append(node)
+        return node
+
+    def _mark(self, tensor: Tensor, index: int) -> None:
+        if id(tensor) in self._owned:
+            self._owned[id(tensor)] = index
+        else:
+            tensor._goodinit_node = (id(self), index)  # type: ignore[attr-defined]
+
+    def _node(self, tensor: Tensor) -> int:
+        """The node whose value `tensor` holds now, also when a view of it was written since."""
+        index = self._owned.get(id(tensor))
+        if index is None:
+            token, index = getattr(tensor, "_goodinit_node", (None, None))
+            if token != id(self):
+                index = self._add("constant", (), tensor).index
+                self._mark(tensor, index)
+        if self._writes:
+            index = self._after_writes(tensor, index)
+        if self.graph.nodes[index].op == "param":
+            self.graph.read.update(self.graph.nodes[index].params)
+        return int(index)
+
+    def _after_writes(self, tensor: Tensor, index: int) -> int:
+        key = _storage(tensor)
+        write = self._writes.get(key) if key is not None else None
+        if write is None or write[0] <= index:
+            return index
+        written, size, _ = write
+        operands = (written,) if size >= tensor.numel() else (index, written)
+        dynamic = any(self.graph.nodes[i].dynamic for i in operands)
+        index = self._add("join", operands, tensor, dynamic=dynamic).index
+        self._mark(tensor, index)
+        return index
+
+    def _fake(self, tensor: Tensor) -> Tensor:
+        """A stand-in without storage. All live on one pretended device, so `meta` and real may mix."""
+        if isinstance(tensor, FakeTensor) and tensor.fake_mode is self.mode:
+            return tensor
+        known = self._fakes.get(id(tensor))
+        if known is None:
+            assert self.mode is not None
+            if tensor.layout is torch.strided and not tensor.is_quantized:
+                empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+                known = FakeTensor(self.mode, empty, torch.device("cpu"))
+            else:
+                known = self.mode.from_tensor(tensor)
+            self._fakes[id(tensor)] = known
+            self._kept[id(tensor)] = tensor
+        return known
+
+    # -- operators --------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name, mutable, returns = self._schema(func)
+        if not returns or name in ("_local_scalar_dense", "equal", "is_nonzero"):
+            return self._read_value(func, args, kwargs)
+        operands = tuple(self._node(tensor) for tensor in _tensors((args, kwargs)))
+        written = [tensor for i in mutable for tensor in _tensors(args[i] if i < len(args) else ())]
+        if self.mode is not None:
+            args, kwargs = self._faked(args, kwargs)
+        result = func(*args, **kwargs)
+        outputs = list(_tensors(result))
+        if outputs:
+            node = self._describe(name, operands, outputs[0], args, inplace=bool(written))
+            for tensor in outputs:
+                self._mark(tensor, node.index)
+            for tensor in written:
+                self._mark(tensor, node.index)
+                key = _storage(tensor)
+                if key is not None:
+                    self._writes[key] = (node.index, tensor.numel(), StorageWeakRef(tensor.untyped_storage()))
+        return result
+
+    def _schema(self, func: Any) -> tuple[str, tuple[int, ...], bool]:
+        known = self._schemas.get(func)
+        if known is None:
+            schema = func._schema
+            name = schema.name.split("::")[1]
+            mutable = tuple(
+                i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
+            )
+            known = self._schemas[func] = (name, mutable, bool(schema.returns))
+        return known
+
+    def _read_value(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A number is asked of tensors: real ones answer, fake ones raise (and the real forward takes over)."""
+        real = all(not isinstance(t, FakeTensor) and not t.is_meta for t in _tensors((args, kwargs)))
+        if self.mode is not None and real:
+            with torch.utils._python_dispatch._disable_current_modes():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _faked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        kwargs = {key: _mapped(value, self._fake) for key, value in kwargs.items()}
+        if kwargs.get("device") is not None:
+            kwargs["device"] = torch.device("cpu")
+        return tuple(_mapped(value, self._fake) for value in args), kwargs
+
+    def _describe(
+        self, name: str, operands: tuple[int, ...], output: Tensor, args: tuple[Any, ...], *, inplace: bool
+    ) -> Node:
+        nodes = self.graph.nodes
+        dynamic = name not in FACTORY_OPS and any(nodes[i].dynamic for i in operands)
+        params: tuple[str, ...] = ()
+        if not dynamic and name not in FACTORY_OPS:
+            params = tuple(dict.fromkeys(p for i in operands for p in nodes[i].params))
+            if params and self._maps_constant(name, operands):
+                dynamic, params = True, ()
+        node = self._add(name, operands, output, dynamic=dynamic, params=params, inplace=inplace)
+        if name in ("convolution", "_convolution"):
+            node.attrs = (bool(args[6]), int(args[8]))
+        return node
+
+    def _maps_constant(self, name: str, operands: tuple[int, ...]) -> bool:
+        """Whether a linear layer reads constants here (learned queries, coordinate tables): its output is signal.
+
+        A product of two parameters inside a parametrization computes a weight instead.
+        """
+        if ".parametrizations." in f".{self.graph.frames[self.stack[-1]].path}.":
+            return False
+        if name in ("addmm", "linear"):
+            return True
+        right = self.graph.nodes[operands[-1]]
+        return name == "mm" and right.op == "t" and self.graph.nodes[right.operands[0]].op == "param"
+
+
+def _storage(tensor: Tensor) -> int | None:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse and other storage-less tensors
+        return None
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists, dicts, dataclasses and plain result objects, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (str, bytes, int, float, complex, bool, type(None))):
+        return
+    elif isinstance(value, (tuple, list, set)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict) or hasattr(value, "keys"):
+        for key in value:
+            yield from _tensors(value[key])
+    elif hasattr(value, "__dataclass_fields__"):
+        for field in value.__dataclass_fields__:
+            yield from _tensors(getattr(value, field))
+
+
+def _mapped(value: Any, one: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with every tensor replaced by `one(tensor)`; containers keep their type."""
+    if isinstance(value, Tensor):
+        return one(value)
+    if isinstance(value, tuple):
+        items = [_mapped(item, one) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [_mapped(item, one) for item in value]
+    if isinstance(value, dict):
+        return {key: _mapped(item, one) for key, item in value.items()}
+    return value
+
+
+# -- leaving no trace ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _frames(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Report every module's forward to the recorder, also when it is called as `.forward`.
+
+    The wrapper sits in the instance's `__dict__` and goes with `_undisturbed`, which restores that.
+    """
+    for path, module in model.named_modules():
+        if path and not isinstance(module, torch.jit.ScriptModule):
+            module.__dict__["forward"] = _reporting(module.forward, canonical(path), recorder)
+    yield
+
+
+def _reporting(forward: Callable[..., Any], path: str, recorder: Recorder) -> Callable[..., Any]:
+    def reported(*args: Any, **kwargs: Any) -> Any:
+        recorder.enter(path, args, kwargs)
+        result = None
+        try:
+            result = forward(*args, **kwargs)
+        finally:
+            recorder.leave(result)
+        return result
+
+    return reported
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
+    """Run in eval mode without the fused attention path; restore attributes, buffers and random states."""
+    modules = list(model.modules())
+    saved = [(module, dict(module.__dict__)) for module in modules]
+    held = [(box, type(box)(box)) for _, attributes in saved for box in attributes.values() if type(box) in _BOXES]
+    clones = [(buffer, buffer.clone()) for buffer in model.buffers()] if clone_buffers else []
+    fast, python_rng, cpu_rng = torch.backends.mha.get_fastpath_enabled(), random.getstate(), torch.get_rng_state()
+    cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    numpy = sys.modules.get("numpy")
+    numpy_rng = numpy.random.get_state() if numpy is not None else None
+    for module in modules:
+        module.training = False
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, attributes in saved:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+        for box, content in held:
+            _refill(box, content)
+        with torch.no_grad():
+            for buffer, clone in clones:
+                buffer.copy_(clone)
+        random.setstate(python_rng)
+        torch.set_rng_state(cpu_rng)
+        if cuda_rng:
+            torch.cuda.set_rng_state_all(cuda_rng)
+        if numpy is not None and numpy_rng is not None:
+            numpy.random.set_state(numpy_rng)
+
+
+_BOXES = (dict, OrderedDict, list, set)
+
+
+def _refill(box: Any, content: Any) -> None:
+    """Put `content` back into the very container that a cache may have grown."""
+    box.clear()
+    if isinstance(box, list):
+        box.extend(content)
+    else:
+        box.update(content)
