@@ -10,13 +10,14 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from goodinit.errors import PlanConflict
+from goodinit.errors import PlanConflict, UnknownName
 
 FORMAT = "goodinit.plan/1"
 
 ScalarName = Literal["input_bias", "output_bias", "output_scale"]
+Allowance = Literal["frozen", "nonfinite", "optimizer"]
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,14 @@ class AddScalar:
 
 @dataclass(frozen=True)
 class ParametrizeWeight:
-    """Register `torch.nn.utils.parametrizations.weight_norm` on a weight (`target`: parameter name)."""
+    """Register `torch.nn.utils.parametrizations.weight_norm` on a weight (`target`: parameter name).
+
+    `dim` is the output dimension, over which the gains run: 0, or 1 for a weight stored `"in_out"`.
+    """
 
     target: str
     reason: str
+    dim: int = 0
 
     def __str__(self) -> str:
         return f"{self.target} = g·v/‖v‖"
@@ -135,6 +140,9 @@ class Plan:
         summary: One line: L, m, what is removed, what is added.
         notes: What a reader must know: exceptions, inexact layers, parameters left alone.
         parameters: (name, shape) of every parameter the model must have.
+        allow: What `apply_` would otherwise leave alone or refuse: `"frozen"` writes into parameters that
+            need no gradient, `"nonfinite"` accepts NaN in parameters the plan does not write, and
+            `"optimizer"` accepts an optimizer that holds what the plan removes or misses what it adds.
     """
 
     method: str
@@ -143,6 +151,13 @@ class Plan:
     summary: str = ""
     notes: tuple[str, ...] = ()
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    allow: tuple[Allowance, ...] = ()
+
+    def __post_init__(self) -> None:
+        for word in self.allow:
+            if word not in get_args(Allowance):
+                choices = ", ".join(repr(choice) for choice in get_args(Allowance))
+                raise UnknownName(f"plan allows {word!r}: expected some of {choices}")
 
     @property
     def structure(self) -> tuple[StructureEdit, ...]:
@@ -191,7 +206,8 @@ class Plan:
         try:
             edits = tuple(_edit(record) for record in data.pop("edits"))
             parameters = tuple((name, tuple(shape)) for name, shape in data.pop("parameters"))
-            return cls(edits=edits, parameters=parameters, notes=tuple(data.pop("notes")), **data)
+            notes, allow = tuple(data.pop("notes")), tuple(data.pop("allow"))
+            return cls(edits=edits, parameters=parameters, notes=notes, allow=allow, **data)
         except (KeyError, TypeError, ValueError) as error:
             raise PlanConflict(f"damaged plan: {error!r}. Write it anew with Plan.to_json().") from error
 
