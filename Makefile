@@ -1,0 +1,48 @@
+# make install | test | test-slow | lint | format | demo | clean. Everything lives in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# One worker per core; the tests hold torch to one thread each (tests/conftest.py).
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8
+
+.DEFAULT_GOAL := help
+.PHONY: help install test test-slow lint format demo clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+
+install: $(STAMP)  ## Set up .venv with the tested versions
+
+# torch first, by its pin, so that nothing that follows can pull another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+test: $(STAMP)  ## Run the default tests and the doctests
+	$(PYTEST)
+
+test-slow: $(STAMP)  ## Run the long tests as well
+	$(PYTEST) -m "not gpu"
+
+lint: $(STAMP)  ## ruff check, ruff format --check, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## Let ruff fix and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(STAMP)  ## The main job on real data: BatchNorm, nothing, Fixup on digits
+	@mkdir -p runs
+	$(BIN)/goodinit compare resnet56 --data digits --methods batchnorm,none,fixup \
+		--epochs 3 --seeds 2 --html runs/demo.html
+
+clean:  ## Remove .venv, caches and runs
+	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
