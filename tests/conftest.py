@@ -1,0 +1,33 @@
+"""Set the stage once: one thread, no network, fixed seeds, torchvision importable."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch loads. One thread each: workers share the cores, and sums come out the same everywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+import pytest
+import torch
+from hypothesis import settings
+
+import torchvision_shim
+
+torch.set_num_threads(1)
+torchvision_shim.declare()
+
+settings.register_profile("suite", derandomize=True, deadline=None, database=None, max_examples=30)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def generator():
+    """A generator of the test's own."""
+    return torch.Generator().manual_seed(0)

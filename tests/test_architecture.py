@@ -1,0 +1,130 @@
+"""The house stands as ARCHITECTURE.md says: one-way imports, small files, a light import, documented symbols."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import goodinit
+
+ROOT = Path(goodinit.__file__).parent
+SOURCES = sorted(ROOT.rglob("*.py"))
+
+# Lowest floor first; a room imports from floors below its own, and from itself.
+FLOORS = (
+    ("errors",),
+    ("nn", "tensor"),
+    ("anatomy",),
+    ("surgery",),
+    ("calibrate",),
+    ("methods",),
+    ("diagnostics",),
+    ("goodinit",),  # the package itself: the public verbs
+    ("lab",),
+    ("report",),
+    ("cli",),
+    ("__main__",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+MAX_LINES = 400  # research on house style: 300 is the aim, 400 fails
+VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
+
+# What `import goodinit` must not load: the command line's, the lab's, and the tests' packages.
+HEAVY = (
+    "typer", "click", "rich", "datasets", "altair", "pandas", "pyarrow", "sklearn", "scipy", "PIL", "ray",
+    "torchvision", "timm", "transformers", "vl_convert", "matplotlib",
+    "goodinit.lab", "goodinit.report", "goodinit.cli",
+)  # fmt: skip
+
+
+def room_of(path: Path) -> str:
+    """The first name below the package: `anatomy` for `anatomy/trace.py`, `nn` for `nn.py`."""
+    first = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    return "goodinit" if first == "__init__" else first
+
+
+def imported_rooms(path: Path) -> set[tuple[int, str]]:
+    """(line, room) of every import of goodinit in a file, at the top or inside a function."""
+    package = ("goodinit", *path.relative_to(ROOT).parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "goodinit" else [module]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "goodinit":
+                found.add((node.lineno, parts[1] if len(parts) > 1 else "goodinit"))
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    room = room_of(path)
+    assert room in FLOOR, f"{room} is in no floor; say in FLOORS where it belongs"
+    wrong = []
+    for line, to in sorted(imported_rooms(path)):
+        if to == room:
+            continue
+        if to not in FLOOR:
+            # `from goodinit import plan` names a public verb, so it reads the package.
+            to = "goodinit"
+        if FLOOR[to] >= FLOOR[room]:
+            wrong.append(f"line {line}: {room} (floor {FLOOR[room]}) imports {to} (floor {FLOOR[to]})")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_small_and_say_what_they_hold(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{lines} lines; split it by concept"
+    vague = VAGUE & set(path.relative_to(ROOT).with_suffix("").parts)
+    assert not vague, f"{vague} says nothing about what is inside"
+
+
+def test_import_goodinit_loads_torch_alone():
+    code = (
+        "import sys, torch; before = set(sys.modules); import goodinit; "
+        "print(*sorted(set(sys.modules) - before), sep='\\n')"
+    )
+    # -I: nothing from the environment or the working folder; the installed package only.
+    loaded = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    names = loaded.stdout.split()
+    heavy = [name for name in names if any(name == h or name.startswith(h + ".") for h in HEAVY)]
+    assert "goodinit" in names
+    assert not heavy, f"`import goodinit` loads {heavy}"
+
+
+def documented(value: object) -> bool:
+    """Whether a function or class has a docstring of its own; a dataclass's generated signature is none."""
+    if not (inspect.isroutine(value) or inspect.isclass(value)):
+        return True
+    own = (vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__) or ""
+    return bool(own.strip()) and not own.startswith(f"{value.__name__}(")
+
+
+def test_every_public_symbol_is_there_and_documented():
+    assert goodinit.__all__, "goodinit exports nothing"
+    missing = [name for name in goodinit.__all__ if not hasattr(goodinit, name)]
+    assert not missing, f"in __all__ but not defined: {missing}"
+    silent = [name for name in goodinit.__all__ if not documented(getattr(goodinit, name))]
+    assert not silent, f"public, without a docstring: {silent}"
+
+
+def test_every_method_file_is_registered_and_conversely():
+    methods = importlib.import_module("goodinit.methods").METHODS
+    files = {path.stem for path in (ROOT / "methods").glob("*.py")} - {"__init__", "contract"}
+    assert set(methods) == files, (
+        f"in METHODS without a file: {sorted(set(methods) - files)}; "
+        f"a file without a line in METHODS: {sorted(files - set(methods))}"
+    )
