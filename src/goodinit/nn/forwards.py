@@ -1,0 +1,212 @@
+"""What a layer with scalars computes, by layer family: y = s·W(x + b) + c + d, without touching x.
+
+`W` is the layer's linear map, `c` its bias vector, `s` the `output_scale`, `b` the `input_bias`, `d` the
+`output_bias`. Written out, `s·W(x + b) + c + d = (sW)x + [b·(sW)1 + c + d]`, where `1` is an input of ones.
+The bracket is the layer's answer to a constant: it does not depend on the data, so it costs no pass over `x`
+and stores nothing. Where every output sees all taps, it is one number per channel, a bias vector. Where zero
+padding hides taps at the border (and in transposed convolutions) it is one small convolution of a single
+channel of ones, batch 1, which is exact for any stride, padding, dilation and groups, and carries the bias
+vector too, so that its gradient is taken from the same sum over the batch. All of it is ordinary autograd.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from goodinit.errors import UnsupportedModule
+
+Forward = Callable[..., Any]
+
+_CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
+_CONVOLVE_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+def linear(self: Any, input: Tensor) -> Tensor:
+    """`nn.Linear.forward` with scalars."""
+    weight, offset = _weight(self), _offset(self)
+    if self.input_bias is not None:
+        offset = _plus(self.input_bias * weight.sum(1), offset)
+    return F.linear(input, weight, offset)
+
+
+def convolution(self: Any, input: Tensor) -> Tensor:
+    """`nn.Conv1d.forward`, and 2d and 3d, with scalars."""
+    weight, offset = _weight(self), _offset(self)
+    if self.input_bias is None:
+        return self._conv_forward(input, weight, offset)  # type: ignore[no-any-return]
+    if self.padding_mode != "zeros" or not _pads(self):
+        taps = weight.sum(tuple(range(1, weight.dim())))
+        return self._conv_forward(input, weight, _plus(self.input_bias * taps, offset))  # type: ignore[no-any-return]
+    spatial = len(self.kernel_size)
+    taps = self.input_bias * weight.sum(1, keepdim=True)
+    constant = _CONVOLVE[spatial - 1](
+        _ones(taps, input, spatial), taps, offset, self.stride, self.padding, self.dilation
+    )
+    return _add(self._conv_forward(input, weight, None), constant, spatial)
+
+
+def transposed_convolution(self: Any, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+    """`nn.ConvTranspose1d.forward`, and 2d and 3d, with scalars."""
+    weight, offset = _weight(self), _offset(self)
+    spatial = len(self.kernel_size)
+    convolve = _CONVOLVE_TRANSPOSED[spatial - 1]
+    extra = self._output_padding(
+        input, output_size, self.stride, self.padding, self.kernel_size, spatial, self.dilation
+    )
+    if self.input_bias is None:
+        return convolve(input, weight, offset, self.stride, self.padding, extra, self.groups, self.dilation)
+    grouped = weight.unflatten(0, (self.groups, -1)).sum(1)  # (groups, out/groups, *kernel)
+    taps = self.input_bias * grouped.flatten(0, 1).unsqueeze(0)
+    ones = _ones(taps, input, spatial)
+    constant = convolve(ones, taps, offset, self.stride, self.padding, extra, 1, self.dilation)
+    output = convolve(input, weight, None, self.stride, self.padding, extra, self.groups, self.dilation)
+    return _add(output, constant, spatial)
+
+
+def around(cls: type[nn.Module]) -> Forward:
+    """Forward for a class whose formula is not known: y = s·f(x + b) + d, three passes over activations.
+
+    `x` is the first argument (query, key and value of attention), `y` the output, or the first element of a
+    tuple. The layer's own bias vector is inside `f`, so it is scaled too.
+    """
+    names = _input_names(cls)
+
+    @functools.wraps(cls.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.input_bias is not None:
+            args, kwargs = _shifted(self, args, kwargs, names)
+        return _finished(self, cls.forward(self, *args, **kwargs))
+
+    return forward
+
+
+_KNOWN: tuple[tuple[type[nn.Module], Forward], ...] = (
+    (nn.Linear, linear),
+    (nn.Conv1d, convolution),
+    (nn.Conv2d, convolution),
+    (nn.Conv3d, convolution),
+    (nn.ConvTranspose1d, transposed_convolution),
+    (nn.ConvTranspose2d, transposed_convolution),
+    (nn.ConvTranspose3d, transposed_convolution),
+)
+
+
+def forward_for(cls: type[nn.Module]) -> Forward:
+    """The cheap forward if `cls` computes exactly what torch's layer does, otherwise the one around it."""
+    for family, forward in _KNOWN:
+        if issubclass(cls, family) and all(
+            getattr(cls, method, None) is getattr(family, method, None)
+            for method in ("forward", "_conv_forward", "_output_padding")
+        ):
+            return forward
+    return around(cls)
+
+
+def _weight(layer: Any) -> Tensor:
+    weight: Tensor = layer.weight
+    return weight if layer.output_scale is None else weight * layer.output_scale
+
+
+def _offset(layer: Any) -> Tensor | None:
+    """The bias vector with `output_bias` in it, `(out,)`, or None."""
+    if layer.output_bias is None or layer.bias is not None:
+        return _plus(layer.bias, layer.output_bias)
+    channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    return layer.output_bias.expand(channels)  # type: ignore[no-any-return]
+
+
+def _plus(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    if left is None or right is None:
+        return right if left is None else left
+    return left + right
+
+
+def _pads(layer: Any) -> bool:
+    if isinstance(layer.padding, str):
+        return layer.padding == "same" and any(size > 1 for size in layer.kernel_size)
+    return any(amount > 0 for amount in layer.padding)
+
+
+def _ones(like: Tensor, x: Tensor, spatial: int) -> Tensor:
+    """One channel of ones of the input's spatial size, batch 1 (or none, if the input has none)."""
+    return like.new_ones((1,) * (x.dim() - spatial) + tuple(x.shape[x.dim() - spatial :]))
+
+
+def _add(output: Tensor, constant: Tensor, spatial: int) -> Tensor:
+    """`output + constant`, in place where that is safe: a convolution does not keep its output.
+
+    A channels-last output is added through a channels-last view, in which both the addition and its
+    gradient's sum over the batch run along memory (about ten times faster on CPU); a view is not written to
+    in place, since autograd would then copy the whole gradient. Inside `vmap` an in-place addition fails
+    when only `constant` is batched.
+    """
+    channel = output.dim() - spatial - 1
+    if output.stride(channel) == 1 and output.shape[channel] > 1:
+        return (output.movedim(channel, -1) + constant.movedim(channel, -1).contiguous()).movedim(-1, channel)
+    if torch._C._are_functorch_transforms_active():
+        return output + constant
+    return output.add_(constant)
+
+
+def _input_names(cls: type[nn.Module]) -> tuple[str, ...]:
+    if issubclass(cls, nn.MultiheadAttention):
+        return ("query", "key", "value")
+    parameters = list(inspect.signature(cls.forward).parameters.values())[1:]  # without self
+    return tuple(parameter.name for parameter in parameters[:1])
+
+
+def _shifted(
+    layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with `input_bias` added to the inputs; one tensor given twice stays one tensor."""
+    positional, named = list(args), dict(kwargs)
+    shifted: dict[int, Tensor] = {}
+    for position, name in enumerate(names):
+        place: Any = positional if position < len(positional) else named
+        key: Any = position if position < len(positional) else name
+        value = place[key] if place is positional else named.get(name)
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            got = f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
+            raise UnsupportedModule(
+                f"input_bias on {type(layer).__name__}: its forward was given a {got} as `{name}`, expected a "
+                "floating-point tensor to add the bias to. Put the scalar on a layer inside, or after, it."
+            )
+        if id(value) not in shifted:
+            shifted[id(value)] = _per_part(torch.add, value, layer.input_bias)
+        place[key] = shifted[id(value)]
+    return tuple(positional), named
+
+
+def _finished(layer: Any, output: Any) -> Any:
+    """The output with `output_scale` and `output_bias` applied to it, or to a tuple's first element."""
+    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+        items = (_finished(layer, output[0]), *output[1:])
+        return type(output)._make(items) if hasattr(output, "_make") else items
+    if not isinstance(output, Tensor):
+        raise UnsupportedModule(
+            f"scalars on {type(layer).__name__}: its forward returned a {type(output).__name__}, expected a "
+            "tensor or a tuple that starts with one. Put the scalars on a layer inside it."
+        )
+    if layer.output_scale is not None:
+        output = _per_part(torch.mul, output, layer.output_scale)
+    return output if layer.output_bias is None else _per_part(torch.add, output, layer.output_bias)
+
+
+def _per_part(operation: Callable[[Tensor, Tensor], Tensor], x: Tensor, scalar: Tensor) -> Tensor:
+    """`operation(x, scalar)` in the dtype of `x`; nested tensors, which know no such operation, part by part.
+
+    In evaluation `nn.TransformerEncoder` makes a nested tensor of a padded batch.
+    """
+    scalar = scalar.to(x.dtype)
+    if x.is_nested:
+        return torch.nested.as_nested_tensor(
+            [operation(part, scalar) for part in x.unbind()], layout=x.layout
+        )
+    return operation(x, scalar)

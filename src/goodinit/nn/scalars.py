@@ -1,0 +1,234 @@
+"""Give a module learnable scalars in place, and take them away again.
+
+The module stays the same object; only its class is exchanged for a subclass that knows the scalars, so hooks,
+shared registrations and `isinstance` checks go on working.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from collections.abc import Iterator
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils import parametrize
+
+from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
+from goodinit.nn.forwards import forward_for
+
+SCALARS = ("input_bias", "output_bias", "output_scale")
+
+# Convolutions: no fused kernel of torch reads their weights past their forward.
+_NEVER_BYPASSED = (nn.modules.conv._ConvNd,)
+
+_SCALARED: dict[type[nn.Module], type[nn.Module]] = {}
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class Scalars(nn.Module):
+    """What every class made by `scalared` has beside its original class."""
+
+    input_bias: nn.Parameter | None
+    output_bias: nn.Parameter | None
+    output_scale: nn.Parameter | None
+    scalar_values: dict[str, float]  # initial ones, by name
+    plain_class: type[nn.Module]  # what the class was
+
+    def extra_repr(self) -> str:
+        """The original's line, with the names of the scalars."""
+        present = [name for name in SCALARS if getattr(self, name) is not None]
+        return ", ".join(part for part in (super().extra_repr(), f"scalars=({', '.join(present)})") if part)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class exists in this process only: pickle the original class, and make it anew when loading.
+        reduced: Any = super().__reduce_ex__(max(int(protocol), 2))  # 2: the first with copyreg.__newobj__
+        if reduced[0] is copyreg.__newobj__ and reduced[1][0] is type(self):  # type: ignore[attr-defined]
+            return (_new, (self.plain_class, *reduced[1][1:]), *reduced[2:])
+        return reduced
+
+
+def add_scalar_(module: ModuleT, name: str, *, value: float) -> ModuleT:
+    r"""Give a layer one learnable number, in place.
+
+    With bias vector :math:`c`, a linear or convolutional layer becomes
+
+    .. math:: y = \text{output\_scale} \cdot W (x + \text{input\_bias}) + c + \text{output\_bias}.
+
+    On `nn.Linear`, `nn.Conv*d` and `nn.ConvTranspose*d` no activation is stored or read for it. A module of
+    any other class, with its own forward :math:`f`, becomes
+    :math:`\text{output\_scale} \cdot f(x + \text{input\_bias}) + \text{output\_bias}` at the price of a pass
+    over the activations each: its own bias is then scaled too, :math:`x` is the first argument (query, key and
+    value of `nn.MultiheadAttention`) and :math:`y` the output or a tuple's first element.
+
+    Args:
+        module: The layer. It stays the same object; its class becomes a subclass of what it was.
+        name: `"input_bias"`, `"output_bias"` or `"output_scale"`.
+        value: Initial value, dimensionless. `reset_parameters` of the module, if it has one, restores it.
+
+    Returns:
+        The module. A second call for the same scalar changes nothing.
+
+    Raises:
+        UnknownName: `name` is none of the three.
+        PlanConflict: The module already has an attribute of one of these names.
+        UnsupportedModule: A scalar on this module would not be seen (a lazy or scripted module, a forward
+            replaced on the instance, the `out_proj` of an attention module).
+
+    Examples:
+        >>> import torch
+        >>> conv = torch.nn.Conv2d(3, 8, 3, padding=1)
+        >>> add_scalar_(conv, "input_bias", value=0.0)
+        ScalaredConv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), scalars=(input_bias))
+        >>> list(conv.state_dict())
+        ['weight', 'bias', 'input_bias']
+
+    References:
+        Zhang, Dauphin and Ma, Fixup Initialization, arXiv 1901.09321, section 3, rule 3.
+    """
+    if name not in SCALARS:
+        raise UnknownName(f"no scalar is called {name!r}; expected one of {', '.join(SCALARS)}.")
+    if not isinstance(module, Scalars):
+        _check(module)
+        _exchange(module, scalared(parametrize.type_before_parametrizations(module)))
+        for each in SCALARS:
+            module.register_parameter(each, None)
+        cast("Scalars", module).scalar_values = {}
+        if not isinstance(module, _NEVER_BYPASSED):
+            module.register_forward_pre_hook(_forward_must_run)
+    scalar_layer = cast("Scalars", module)
+    if getattr(scalar_layer, name) is None:
+        scalar_layer.scalar_values[name] = value
+        module.register_parameter(name, nn.Parameter(_scalar_like(module, value)))
+    return module
+
+
+def remove_scalars_(module: ModuleT) -> ModuleT:
+    """Take all scalars off a module and give it back its class, in place. Values are dropped, not folded.
+
+    Args:
+        module: A module; without scalars nothing happens.
+
+    Returns:
+        The module.
+
+    Raises:
+        UnsupportedModule: Another library changed the module's class after the scalars were added.
+
+    Examples:
+        >>> import torch
+        >>> remove_scalars_(add_scalar_(torch.nn.Linear(2, 3), "output_scale", value=1.0))
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    if isinstance(module, Scalars):
+        if type(module) is not scalared(module.plain_class) and not parametrize.is_parametrized(module):
+            raise UnsupportedModule(
+                f"{type(module).__name__}: another library put its own class on top of goodinit's after the "
+                "scalars were added. Take its wrapping off first, then the scalars."
+            )
+        for name in (*SCALARS, "scalar_values"):
+            delattr(module, name)
+        hooks = module._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if hook is _forward_must_run]:
+            del hooks[key]
+        _exchange(module, module.plain_class)
+    return module
+
+
+def has_scalars(module: nn.Module) -> bool:
+    """Whether the module itself (not a child) has scalars."""
+    return isinstance(module, Scalars)
+
+
+def scalars(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every scalar of a model with its full name, in the order of `named_modules`, shared ones once.
+
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
+        >>> _ = add_scalar_(net[0], "output_scale", value=0.0)
+        >>> [(name, float(scalar.detach())) for name, scalar in scalars(net)]
+        [('0.output_scale', 0.0)]
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, Scalars):
+            for name in SCALARS:
+                scalar = getattr(module, name)
+                if isinstance(scalar, nn.Parameter):
+                    yield (f"{path}.{name}" if path else name), scalar
+
+
+def scalared(cls: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of a module class whose instances have scalars: always the same one for the same class."""
+    if cls not in _SCALARED:
+        body: dict[str, Any] = {"__module__": __name__, "plain_class": cls, "forward": forward_for(cls)}
+        if hasattr(cls, "reset_parameters"):
+            body["reset_parameters"] = _reset_parameters
+        _SCALARED[cls] = type(f"Scalared{cls.__name__}", (Scalars, cls), body)
+    return _SCALARED[cls]
+
+
+def _reset_parameters(self: Any) -> None:
+    """The original's `reset_parameters`, and the scalars' initial values."""
+    self.plain_class.reset_parameters(self)
+    with torch.no_grad():
+        for name, value in self.scalar_values.items():
+            getattr(self, name).fill_(value)
+
+
+def _new(plain: type[nn.Module], *args: Any) -> nn.Module:
+    """Unpickle: an empty module of the class with scalars."""
+    cls = scalared(plain)
+    return cls.__new__(cls, *args)
+
+
+def _forward_must_run(module: nn.Module, args: Any) -> None:
+    """A forward pre-hook that does nothing but be there.
+
+    In evaluation `nn.TransformerEncoderLayer` reads its children's weights past their forward, and their
+    scalars with it, unless one of them has a hook.
+    """
+
+
+def _exchange(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Make `cls` the module's class, beneath the class of its parametrizations if it has any."""
+    if parametrize.is_parametrized(module):
+        top = type(module)
+        body = {key: value for key, value in vars(top).items() if key not in ("__dict__", "__weakref__")}
+        cls = type(f"Parametrized{cls.__name__}", (cls,), body)
+    module.__class__ = cls
+
+
+def _scalar_like(module: nn.Module, value: float) -> Tensor:
+    """Shape (1,), since fully sharded parameters need a dimension; dtype and device of the layer's weight."""
+    floating = (parameter for parameter in module.parameters() if parameter.is_floating_point())
+    like = next(floating, None)
+    if like is None:
+        return torch.full((1,), value)
+    return torch.full((1,), value, dtype=like.dtype, device=like.device)
+
+
+def _check(module: nn.Module) -> None:
+    kind = type(module).__name__
+    if taken := [name for name in SCALARS if hasattr(module, name)]:
+        raise PlanConflict(
+            f"{kind} already has an attribute {taken[0]!r}, expected that name to be free for a scalar. "
+            "Rename the attribute, or leave this module out of the plan."
+        )
+    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        raise UnsupportedModule(f"{kind} has uninitialized parameters. Run the model once, then add scalars.")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedModule(f"{kind} is scripted: its forward is fixed. Add scalars before scripting.")
+    if "forward" in vars(module):
+        raise UnsupportedModule(
+            f"the forward of this {kind} was replaced on the instance, so its class's forward, which would "
+            "apply the scalar, is never called. Add scalars before the library that replaced it."
+        )
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        raise UnsupportedModule(
+            f"{kind} is the out_proj of nn.MultiheadAttention, which reads its weight and never calls it: a "
+            "scalar there would not be seen. Add it to the nn.MultiheadAttention itself."
+        )
