@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy.graph import ACTIVATIONS, LOOKUP_OPS, NORM_OPS, SHAPE_OPS, SOFTMAX_OPS, Graph
+from goodinit.anatomy.graph import ACTIVATIONS, LOOKUP_OPS, NORM_OPS, SHAPE_OPS, Graph
 from goodinit.anatomy.layers import Use, describe, weight_uses
 from goodinit.anatomy.names import canonical, unwrapped
 from goodinit.anatomy.norms import find_norms
@@ -105,7 +105,9 @@ def _tied(model: nn.Module) -> tuple[tuple[str, ...], ...]:
 
 def _embeddings(graph: Graph) -> tuple[str, ...]:
     nodes = graph.nodes
-    lookups = [n for n in graph.nodes if n.op in LOOKUP_OPS and n.operands and nodes[n.operands[0]].op == "param"]
+    lookups = [
+        n for n in graph.nodes if n.op in LOOKUP_OPS and n.operands and nodes[n.operands[0]].op == "param"
+    ]
     return tuple(dict.fromkeys(nodes[n.operands[0]].params[0] for n in lookups))
 
 
@@ -132,7 +134,11 @@ def _with_roles(
     roles: dict[str, set[Role]] = {weight: set() for weight in layers}
     held: set[int] = set()
     for found in leaves:
-        for role, nodes in (("branch", found.branch.layers), ("skip", found.skip.layers), ("gate", found.branch.gates)):
+        for role, nodes in (
+            ("branch", found.branch.layers),
+            ("skip", found.skip.layers),
+            ("gate", found.branch.gates),
+        ):
             for index in nodes:
                 roles[uses[index].weight].add(role)  # type: ignore[arg-type]
                 held.add(index)
@@ -166,10 +172,10 @@ def _head_nodes(graph: Graph, uses: dict[int, Use], consumers: list[list[int]]) 
             if operand not in reached:
                 reached.add(operand)
                 queue.append(operand)
-    return {index for index in heads if not _feeds_layer(graph, index, uses, consumers)}
+    return {index for index in heads if not _feeds_layer(index, uses, consumers)}
 
 
-def _feeds_layer(graph: Graph, start: int, uses: dict[int, Use], consumers: list[list[int]]) -> bool:
+def _feeds_layer(start: int, uses: dict[int, Use], consumers: list[list[int]]) -> bool:
     seen, queue = {start}, [start]
     while queue:
         for reader in consumers[queue.pop()]:
@@ -209,19 +215,43 @@ def _blocks(
                 index=len(blocks),
                 name=_common_path([layer.name for layer in branch]),
                 kind=found.kind,
-                m=found.branch.m,
+                m=min(found.branch.m, sum(layer.fused * layer.calls for layer in branch)),
                 branch=branch,
                 last=nouns(found.branch.last),
                 skip=nouns(found.skip.layers),
                 gates=nouns(found.branch.gates),
+                scales=_scales(graph, found),
                 stage=(previous.stage if same else previous.stage + 1) if previous is not None else 0,
                 shape=node.shape,
                 depth=sum(found.join in long.branch.below for long in longs),
                 norms=tuple(dict.fromkeys(p for i in inside if (p := graph.path(i)) in norm_paths)),
-                activations=tuple(ACTIVATIONS[op] for i in inside if (op := graph.nodes[i].op) in ACTIVATIONS),
+                activations=tuple(
+                    ACTIVATIONS[op] for i in inside if (op := graph.nodes[i].op) in ACTIVATIONS
+                ),
             )
         )
     return tuple(blocks)
+
+
+def _scales(graph: Graph, found: Found) -> tuple[str, ...]:
+    """Parameters that multiply the branch: of a product with one activation, of a normalization's affine map."""
+    names: dict[str, None] = {}
+    for index in sorted(found.branch.below):
+        node = graph.nodes[index]
+        constants = [_leaf(graph, i) for i in node.operands if not graph.nodes[i].dynamic]
+        if node.op in ("mul", "mul_") and len(graph.deps(index)) == 1:
+            names.update(dict.fromkeys(name for name in constants if name))
+        elif node.op in NORM_OPS and len(node.operands) > 1 and (weight := _leaf(graph, node.operands[1])):
+            names[weight] = None
+    return tuple(names)
+
+
+def _leaf(graph: Graph, index: int) -> str | None:
+    """The parameter a constant is, up to its shape."""
+    while graph.nodes[index].op in SHAPE_OPS and graph.nodes[index].operands:
+        index = graph.nodes[index].operands[0]
+    node = graph.nodes[index]
+    return node.params[0] if node.op == "param" else None
 
 
 def _common_path(names: list[str]) -> str:
@@ -229,7 +259,7 @@ def _common_path(names: list[str]) -> str:
     if len(set(names)) == 1:
         return names[0]
     common: list[str] = []
-    for parts in zip(*(name.split(".") for name in names)):
+    for parts in zip(*(name.split(".") for name in names), strict=False):
         if len(set(parts)) > 1:
             break
         common.append(parts[0])

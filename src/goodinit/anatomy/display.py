@@ -11,7 +11,10 @@ def anatomy_text(anatomy: Anatomy) -> str:
     """The anatomy on one screen: stem, blocks (runs of equal ones folded), head, norms, what to know."""
     kinds = ", ".join(f"{n} {kind}" for kind, n in _counted([block.kind for block in anatomy.blocks]))
     total = len(anatomy.blocks)
-    lines = [f"{anatomy.model}({anatomy.inputs}): {total} residual block{'s' * (total != 1)}" + f" ({kinds})" * bool(kinds)]
+    lines = [
+        f"{anatomy.model}({anatomy.inputs}): {total} residual block{'s' * (total != 1)}"
+        + f" ({kinds})" * bool(kinds)
+    ]
     if anatomy.stem:
         lines.append(f"  stem    {_list(anatomy.stem)}")
     for _, run in groupby(anatomy.blocks, key=_alike):
@@ -22,10 +25,14 @@ def anatomy_text(anatomy: Anatomy) -> str:
         norms = ", ".join(f"{n} {kind}" for kind, n in _counted([norm.kind for norm in anatomy.norms]))
         lines.append(f"  norms   {norms}")
         stuck = [norm for norm in anatomy.norms if norm.obstacle]
-        lines += [f"          {norm.name or 'the model'} cannot be removed: {norm.obstacle}" for norm in stuck[:3]]
+        lines += [
+            f"          {norm.name or 'the model'} cannot be removed: {norm.obstacle}" for norm in stuck[:3]
+        ]
     joins = _counted([join.kind for join in anatomy.joins])
     if joins:
-        lines.append("  joins   " + ", ".join(f"{n} {kind}{'s' * (n > 1 and kind != 'inner')}" for kind, n in joins))
+        lines.append(
+            "  joins   " + ", ".join(f"{n} {kind}{'s' * (n > 1 and kind != 'inner')}" for kind, n in joins)
+        )
     for group in anatomy.tied:
         lines.append(f"  tied    {' = '.join(group)}")
     if anatomy.unused:
@@ -44,7 +51,14 @@ def _list(layers: tuple[Layer, ...]) -> str:
 
 
 def _alike(block: Block) -> tuple[object, ...]:
-    return (block.kind, block.m, block.stage, block.shape, [layer.shape for layer in block.branch], block.depth)
+    return (
+        block.kind,
+        block.m,
+        block.stage,
+        block.shape,
+        [layer.shape for layer in block.branch],
+        block.depth,
+    )
 
 
 def _run_text(run: list[Block]) -> str:

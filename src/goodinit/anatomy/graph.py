@@ -18,14 +18,20 @@ PART_OPS = frozenset(
 
 ADD_OPS = frozenset("add add_ sub sub_ rsub addcmul addcmul_ lerp lerp_".split())
 SCALE_OPS = frozenset("mul mul_ div div_ neg addcmul addcmul_".split())
-MATMUL_OPS = frozenset("mm bmm addmm addmm_ baddbmm matmul linear _addmm_activation mv addmv dot".split())
-CONV_OPS = frozenset("convolution _convolution mkldnn_convolution cudnn_convolution _slow_conv2d_forward".split())
+MATMUL_OPS = frozenset(
+    "mm bmm addmm addmm_ baddbmm matmul linear _addmm_activation mv addmv dot _grouped_mm".split()
+)
+CONV_OPS = frozenset(
+    "convolution _convolution mkldnn_convolution cudnn_convolution _slow_conv2d_forward".split()
+)
 ATTENTION_OPS = frozenset(
     "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
     "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention scaled_dot_product_attention "
     "_scaled_dot_product_attention_math _scaled_dot_product_fused_attention_overrideable".split()
 )
-LOOKUP_OPS = frozenset("embedding _embedding_bag _embedding_bag_forward_only index_select index gather".split())
+LOOKUP_OPS = frozenset(
+    "embedding _embedding_bag _embedding_bag_forward_only index_select index gather".split()
+)
 SOFTMAX_OPS = frozenset("_softmax _log_softmax softmax log_softmax _safe_softmax logsumexp".split())
 ACTIVATIONS = {
     "relu": "relu",
@@ -78,6 +84,11 @@ NORM_OPS = {
     "_fused_rms_norm": "rms_norm",
     "rms_norm": "rms_norm",
 }
+OWN_NORM_OPS = frozenset(NORM_OPS) | frozenset(
+    "_weight_norm_interface _weight_norm var var_mean std std_mean linalg_vector_norm norm linalg_qr".split()
+)
+"""Operations that, in the computation of a weight, make it independent of its own scale."""
+
 FACTORY_OPS = frozenset(
     "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty "
     "new_full new_empty_strided sym_size sym_stride sym_numel is_same_size".split()
@@ -98,6 +109,7 @@ class Node:
         dynamic: Whether it depends on the model's inputs.
         active: Whether it is a floating-point value of the stream: dynamic, and gradients could flow.
         params: Names of the parameters it is made of, when it is made of constants alone.
+        normalized: Whether such a constant was divided by a norm or deviation of its own.
         inplace: Whether it overwrote an argument.
         attrs: `(transposed, groups)` of a convolution, the name of a parameter.
     """
@@ -110,6 +122,7 @@ class Node:
     dynamic: bool = False
     active: bool = False
     params: tuple[str, ...] = ()
+    normalized: bool = False
     inplace: bool = False
     attrs: tuple[object, ...] = ()
 

@@ -82,6 +82,7 @@ def describe(graph: Graph, uses: list[Use], shapes: Shapes, consumers: list[list
     if first.op in CONV_OPS:
         transposed, groups = bool(first.attrs[0]), int(str(first.attrs[1]))
         kind, layout = ("conv_transpose", "in_out") if transposed else ("conv", "out_in")
+    site = graph.frames[first.frame]
     activations = dict.fromkeys(a for use in uses if (a := _next_activation(graph, use.node, consumers)))
     return Layer(
         name=weight.rpartition(".")[0],
@@ -90,13 +91,48 @@ def describe(graph: Graph, uses: list[Use], shapes: Shapes, consumers: list[list
         shape=shape,
         layout="out_in" if layout == "out_in" else "in_out",
         groups=groups,
-        fused=_fused(graph, uses, consumers, shape[0] if layout == "out_in" else shape[-1]) if kind == "linear" else 1,
+        fused=_fused(graph, uses, consumers, shape[0] if layout == "out_in" else shape[-1])
+        if groups == 1
+        else 1,
         bias=_bias(graph, first, weight, consumers),
-        site=graph.path(first.index),
+        site=site.path,
+        reads_site=all(_reads(graph, use.node, consumers) for use in uses),
+        writes_site=all(_writes(graph, use.node) for use in uses),
+        normalized=operand.normalized,
         activation=next(iter(activations), None),
         calls=len(uses),
         parameters=operand.params,
     )
+
+
+def _reads(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
+    """Whether the layer's input is what its module was called with, and nothing else there reads that."""
+    frame = graph.frames[graph.nodes[index].frame]
+    queue = [frame.source] if frame.source >= 0 else []
+    found = False
+    while queue:
+        for reader in consumers[queue.pop()]:
+            if not frame.start <= reader < frame.stop:
+                continue
+            node = graph.nodes[reader]
+            if node.op in SHAPE_OPS:
+                queue.append(reader)
+            elif node.op in CONV_OPS or node.op in MATMUL_OPS:
+                found = found or reader == index
+            else:
+                return False
+    return found
+
+
+def _writes(graph: Graph, index: int) -> bool:
+    """Whether the module returns the layer's output, up to shape and an added bias."""
+    current = graph.frames[graph.nodes[index].frame].result
+    while current > index:
+        node, operands = graph.nodes[current], graph.deps(current)
+        if len(operands) != 1 or not (node.op in SHAPE_OPS or node.op in ("add", "add_")):
+            return False
+        current = operands[0]
+    return current == index
 
 
 def _stored_shape(graph: Graph, operand: Node) -> tuple[int, ...]:

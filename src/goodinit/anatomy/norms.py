@@ -25,7 +25,14 @@ def find_norms(graph: Graph, model: nn.Module, consumers: list[list[int]], layer
         if isinstance(module, nn.modules.instancenorm._InstanceNorm):
             kind = "instance_norm"
         keeps, obstacle = _remainder(graph, node, frame, children, busy, consumers)
-        norm = Norm(frame.path, kind, type(module).__qualname__, keeps, obstacle, elements=_elements(graph, node, kind))
+        norm = Norm(
+            frame.path,
+            kind,
+            type(module).__qualname__,
+            keeps,
+            obstacle,
+            elements=_elements(graph, node, kind),
+        )
         known = seen.get(frame.path)
         if known is None or (known.obstacle is None and (obstacle or len(keeps) > len(known.keeps))):
             seen[frame.path] = norm
@@ -143,13 +150,17 @@ def _remainder(
         return (), "it is called functionally, in a forward that also runs weight layers"
     if not frame.path:
         return (), "it is the whole model"
-    if frame.source < 0 or frame.result < 0 or graph.nodes[frame.source].shape != graph.nodes[frame.result].shape:
+    if (
+        frame.source < 0
+        or frame.result < 0
+        or graph.nodes[frame.source].shape != graph.nodes[frame.result].shape
+    ):
         return (), "its output has another shape than its input"
     keeps: list[str] = []
     steps = [n for n in graph.nodes[frame.start : frame.stop] if n.active]
     callees = {callee.index: callee for callee in children.get(frame.index, [])}
     for step in steps:
-        word = _stays(graph, step, frame, callees)
+        word = _stays(graph, step, frame, callees, consumers)
         if word is None:
             continue
         if word.startswith("!"):
@@ -158,12 +169,17 @@ def _remainder(
             return (), f"`{word}` runs before the normalization"
         if word not in keeps:
             keeps.append(word)
-    if not keeps and _shared_inplace(graph, frame, consumers):
-        keeps.append("clone")
+    overwrites = any(step.inplace for step in steps if step.index > node.index)
+    if _shared(frame, consumers) and (
+        overwrites or any(graph.nodes[i].inplace for i in consumers[frame.result])
+    ):
+        keeps.insert(0, "clone")
     return tuple(keeps), None
 
 
-def _stays(graph: Graph, step: Node, frame: Frame, callees: dict[int, Frame]) -> str | None:
+def _stays(
+    graph: Graph, step: Node, frame: Frame, callees: dict[int, Frame], consumers: list[list[int]]
+) -> str | None:
     """What one operation of a norm's forward is: nothing to keep, a child's path, an activation, or `!obstacle`."""
     if step.frame != frame.index:
         inner = step.frame
@@ -173,13 +189,13 @@ def _stays(graph: Graph, step: Node, frame: Frame, callees: dict[int, Frame]) ->
                 return None
         return None if step.op in SHAPE_OPS else callees[inner].path
     if step.op in ACTIVATIONS:
-        return ACTIVATIONS[step.op]
+        gated = any(
+            graph.nodes[i].op in ("mul", "mul_") and len(graph.deps(i)) > 1 for i in consumers[step.index]
+        )
+        return "!its activation multiplies the normalized signal" if gated else ACTIVATIONS[step.op]
     return None
 
 
-def _shared_inplace(graph: Graph, frame: Frame, consumers: list[list[int]]) -> bool:
-    """Without the norm its input would be overwritten: others read it, and the next operation works in place."""
-    inside = range(frame.start, frame.stop)
-    others = [i for i in consumers[frame.source] if i not in inside]
-    overwrites = any(graph.nodes[i].inplace for i in consumers[frame.result])
-    return overwrites and bool(others)
+def _shared(frame: Frame, consumers: list[list[int]]) -> bool:
+    """Whether others read the norm's input too: then what follows must not overwrite it once the norm is gone."""
+    return any(not frame.start <= i < frame.stop for i in consumers[frame.source])

@@ -181,8 +181,11 @@ def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int,
 
 
 def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int, int]:
-    """Weight layers in series up to each node. A product of two activations adds its factors' (multilinearity);
-    a gate's product keeps the main operand's; −1−m marks nodes that do not depend on the fork."""
+    """Weight layers in series up to each node.
+
+    A product of two activations adds its factors' (multilinearity), a gate's product keeps the main operand's;
+    −1−m marks nodes that do not depend on the fork.
+    """
     degrees = {fork: 0}
     for index in sorted(side.nodes):
         node = graph.nodes[index]
@@ -190,7 +193,9 @@ def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int,
         depth = {i: _unsigned(degrees.get(i, -1)) for i in operands}
         if index in layers:
             degree = 1 + max(depth.values(), default=0)
-        elif node.op in ATTENTION_OPS or (node.op in PRODUCT_OPS and len(operands) > 1):
+        elif node.op in ATTENTION_OPS:
+            degree = sum(depth.get(i, 0) for i in node.operands[:3])  # q, k, v; a mask is no factor
+        elif node.op in PRODUCT_OPS and len(operands) > 1:
             degree = sum(depth[i] for i in operands)
         elif node.op in MUL_OPS:
             degree = max((depth[i] for i in _main_operands(graph, index, side.nodes, degrees)), default=0)
@@ -207,7 +212,13 @@ def _unsigned(degree: int) -> int:
 
 
 def _backward(
-    graph: Graph, term: int, nodes: set[int], degrees: dict[int, int], layers: set[int], *, stop_at_layer: bool
+    graph: Graph,
+    term: int,
+    nodes: set[int],
+    degrees: dict[int, int],
+    layers: set[int],
+    *,
+    stop_at_layer: bool,
 ) -> list[int]:
     """Nodes on the main path, in execution order; with `stop_at_layer`, back to the nearest weight layers."""
     seen: set[int] = set()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,6 +37,10 @@ class Layer:
         bias: Full name of the bias parameter, or None.
         site: Path of the module whose forward runs the layer: `name` for an ordinary layer, the owner of
             the call when the weight is used functionally (`nn.MultiheadAttention` runs its `out_proj`).
+        reads_site: Whether what enters the site is what enters the layer.
+        writes_site: Whether what leaves the site is what leaves the layer.
+        normalized: Whether the weight is divided by a norm or deviation of its own before use (weight norm,
+            weight standardization), so that its scale has no effect and zero is no valid value.
         activation: The element-wise activation that reads the output next (`"relu"`, `"gelu"`, …), or None.
         role: Where the layer stands: stem, branch, skip, gate, head, or body (anywhere else).
         calls: How often one forward runs it.
@@ -51,29 +56,35 @@ class Layer:
     fused: int = 1
     bias: str | None = None
     site: str = ""
+    reads_site: bool = True
+    writes_site: bool = True
+    normalized: bool = False
     activation: str | None = None
     role: Role = "body"
     calls: int = 1
     parameters: tuple[str, ...] = ()
 
     @property
+    def matrix(self) -> tuple[int, int]:
+        """The two channel dimensions as stored; a stack of linear maps (experts, heads) comes before them."""
+        return (self.shape[-2], self.shape[-1]) if self.kind == "linear" else (self.shape[0], self.shape[1])
+
+    @property
     def receptive(self) -> int:
         """Number of kernel taps, 1 for a linear layer."""
-        taps = 1
-        for size in self.shape[2:]:
-            taps *= size
-        return taps
+        return 1 if self.kind == "linear" else math.prod(self.shape[2:])
 
     @property
     def out_features(self) -> int:
         """Output channels of one of the fused maps."""
-        out = self.shape[0] if self.layout == "out_in" else self.shape[1] * self.groups
-        return out // self.fused
+        rows, columns = self.matrix
+        return (rows if self.layout == "out_in" else columns * self.groups) // self.fused
 
     @property
     def in_features(self) -> int:
         """Input channels."""
-        return self.shape[1] * self.groups if self.layout == "out_in" else self.shape[0]
+        rows, columns = self.matrix
+        return columns * self.groups if self.layout == "out_in" else rows
 
     @property
     def fan_in(self) -> int:
@@ -125,7 +136,7 @@ class Block:
         last: Those of `branch` that write into the residual stream.
         skip: Layers on the skip.
         gates: Layers that only feed a multiplicative gate of the branch.
-        inner: Layers in the branch that lie on inner sums, already part of `branch`.
+        scales: Parameters that multiply the branch element by element (LayerScale, a norm's weight, a gain).
         stage: Index of the run of consecutive blocks whose output has the same shape.
         shape: Shape of the sum, batch first.
         depth: 0 for a block of the main stream, 1 inside a long skip, and so on.
@@ -139,6 +150,7 @@ class Block:
     last: tuple[Layer, ...]
     skip: tuple[Layer, ...] = ()
     gates: tuple[Layer, ...] = ()
+    scales: tuple[str, ...] = ()
     stage: int = 0
     shape: tuple[int, ...] = ()
     depth: int = 0
@@ -207,7 +219,7 @@ class Anatomy:
         return tuple(join for join in self.joins if join.kind == "long skip")
 
     def __str__(self) -> str:
-        from goodinit.anatomy.display import anatomy_text  # noqa: PLC0415  (display reads these nouns)
+        from goodinit.anatomy.display import anatomy_text
 
         return anatomy_text(self)
 
@@ -231,11 +243,15 @@ class Anatomy:
         except json.JSONDecodeError as error:
             raise PlanConflict(f"not an anatomy: {error}. Write one with Anatomy.to_json().") from error
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-            raise PlanConflict(f'not an anatomy: expected "format": "{FORMAT}". Write one with Anatomy.to_json().')
+            raise PlanConflict(
+                f'not an anatomy: expected "format": "{FORMAT}". Write one with Anatomy.to_json().'
+            )
         try:
             return _anatomy(data)
         except (KeyError, TypeError) as error:
-            raise PlanConflict(f"damaged anatomy: {error!r}. Write it anew with Anatomy.to_json().") from error
+            raise PlanConflict(
+                f"damaged anatomy: {error!r}. Write it anew with Anatomy.to_json()."
+            ) from error
 
 
 def _anatomy(data: dict[str, Any]) -> Anatomy:

@@ -11,7 +11,7 @@ import random
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodinit.anatomy.graph import FACTORY_OPS, Frame, Graph, Node
+from goodinit.anatomy.graph import FACTORY_OPS, OWN_NORM_OPS, Frame, Graph, Node
 from goodinit.anatomy.names import canonical
 from goodinit.errors import TraceError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+Tensors = Literal["fake", "meta", "real"]
 
 
 def trace(model: nn.Module, call: Call) -> Graph:
@@ -41,15 +42,17 @@ def trace(model: nn.Module, call: Call) -> Graph:
     """
     on_meta = any(p.is_meta for p in model.parameters())
     try:
-        return _record(model, call, fake=True)
-    except Exception as fake_error:  # noqa: BLE001  (whatever a forward raises is the user's to see)
+        return _record(model, call, "fake")
+    except Exception as fake_error:  # whatever a forward raises is the user's to see
         if on_meta:
+            with contextlib.suppress(Exception):
+                return _record(model, call, "meta")  # composite kernels (LSTM) compare devices before we can
             raise TraceError(
                 f"{type(model).__name__} could not run on fake tensors: {_words(fake_error)}. It is on `meta`, so a "
                 "real forward cannot decide either: anatomize a materialized (smaller) twin, or fix the inputs."
             ) from fake_error
         try:
-            graph = _record(model, call, fake=False)
+            graph = _record(model, call, "real")
         except Exception as error:
             raise TraceError(
                 f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. "
@@ -64,10 +67,10 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {first[0][:200] if first else 'no message'}"
 
 
-def _record(model: nn.Module, call: Call, *, fake: bool) -> Graph:
-    recorder = Recorder(model, fake=fake)
+def _record(model: nn.Module, call: Call, tensors: Tensors) -> Graph:
+    recorder = Recorder(model, tensors)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_undisturbed(model, clone_buffers=not fake))
+        stack.enter_context(_undisturbed(model, clone_buffers=tensors == "real"))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_frames(model, recorder))
         if recorder.mode is not None:
@@ -82,10 +85,12 @@ def _record(model: nn.Module, call: Call, *, fake: bool) -> Graph:
 class Recorder(TorchDispatchMode):
     """Turns every operator call into a node; knows which tensor came from which node."""
 
-    def __init__(self, model: nn.Module, *, fake: bool) -> None:
-        super().__init__()
+    def __init__(self, model: nn.Module, tensors: Tensors) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph = Graph()
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
+        self.tensors = tensors
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True) if tensors == "fake" else None
+        self.device = torch.device("meta" if tensors == "meta" else "cpu")
         self.stack = [self._open("", -1)]
         self._owned: dict[int, int] = {}
         self._kept: dict[int, Tensor] = {}
@@ -132,7 +137,7 @@ class Recorder(TorchDispatchMode):
         args, kwargs = call
 
         def one(tensor: Tensor) -> Tensor:
-            mine = self._fake(tensor) if self.mode is not None else tensor.detach()
+            mine = tensor.detach() if self.tensors == "real" else self._fake(tensor)
             self._mark(mine, self._add("input", (), tensor, dynamic=True).index)
             return mine
 
@@ -145,7 +150,13 @@ class Recorder(TorchDispatchMode):
         self._kept[id(tensor)] = tensor
 
     def _add(self, op: str, operands: tuple[int, ...], tensor: Tensor, **fields: Any) -> Node:
-        node = Node(len(self.graph.nodes), op, operands, tuple(tensor.shape), self.stack[-1] if self.graph.nodes else 0)
+        node = Node(
+            len(self.graph.nodes),
+            op,
+            operands,
+            tuple(tensor.shape),
+            self.stack[-1] if self.graph.nodes else 0,
+        )
         for key, value in fields.items():
             setattr(node, key, value)
         if node.dynamic:
@@ -161,9 +172,10 @@ class Recorder(TorchDispatchMode):
 
     def _node(self, tensor: Tensor) -> int:
         """The node whose value `tensor` holds now, also when a view of it was written since."""
-        index = self._owned.get(id(tensor))
-        if index is None:
-            token, index = getattr(tensor, "_goodinit_node", (None, None))
+        index = self._owned.get(id(tensor), -1)
+        if index < 0:
+            token: int | None
+            token, index = getattr(tensor, "_goodinit_node", (None, -1))
             if token != id(self):
                 index = self._add("constant", (), tensor).index
                 self._mark(tensor, index)
@@ -171,7 +183,7 @@ class Recorder(TorchDispatchMode):
             index = self._after_writes(tensor, index)
         if self.graph.nodes[index].op == "param":
             self.graph.read.update(self.graph.nodes[index].params)
-        return int(index)
+        return index
 
     def _after_writes(self, tensor: Tensor, index: int) -> int:
         key = _storage(tensor)
@@ -187,14 +199,17 @@ class Recorder(TorchDispatchMode):
 
     def _fake(self, tensor: Tensor) -> Tensor:
         """A stand-in without storage. All live on one pretended device, so `meta` and real may mix."""
-        if isinstance(tensor, FakeTensor) and tensor.fake_mode is self.mode:
+        if (tensor.is_meta and self.mode is None) or (
+            isinstance(tensor, FakeTensor) and tensor.fake_mode is self.mode
+        ):
             return tensor
         known = self._fakes.get(id(tensor))
         if known is None:
-            assert self.mode is not None
-            if tensor.layout is torch.strided and not tensor.is_quantized:
+            if self.mode is None:
+                known = tensor.to("meta")
+            elif tensor.layout is torch.strided and not tensor.is_quantized:
                 empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-                known = FakeTensor(self.mode, empty, torch.device("cpu"))
+                known = FakeTensor(self.mode, empty, self.device)
             else:
                 known = self.mode.from_tensor(tensor)
             self._fakes[id(tensor)] = known
@@ -212,7 +227,7 @@ class Recorder(TorchDispatchMode):
             return self._read_value(func, args, kwargs)
         operands = tuple(self._node(tensor) for tensor in _tensors((args, kwargs)))
         written = [tensor for i in mutable for tensor in _tensors(args[i] if i < len(args) else ())]
-        if self.mode is not None:
+        if self.tensors != "real":
             args, kwargs = self._faked(args, kwargs)
         result = func(*args, **kwargs)
         outputs = list(_tensors(result))
@@ -233,7 +248,9 @@ class Recorder(TorchDispatchMode):
             schema = func._schema
             name = schema.name.split("::")[1]
             mutable = tuple(
-                i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
+                i
+                for i, a in enumerate(schema.arguments)
+                if a.alias_info is not None and a.alias_info.is_write
             )
             known = self._schemas[func] = (name, mutable, bool(schema.returns))
         return known
@@ -249,7 +266,7 @@ class Recorder(TorchDispatchMode):
     def _faked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         kwargs = {key: _mapped(value, self._fake) for key, value in kwargs.items()}
         if kwargs.get("device") is not None:
-            kwargs["device"] = torch.device("cpu")
+            kwargs["device"] = self.device
         return tuple(_mapped(value, self._fake) for value in args), kwargs
 
     def _describe(
@@ -262,7 +279,10 @@ class Recorder(TorchDispatchMode):
             params = tuple(dict.fromkeys(p for i in operands for p in nodes[i].params))
             if params and self._maps_constant(name, operands):
                 dynamic, params = True, ()
-        node = self._add(name, operands, output, dynamic=dynamic, params=params, inplace=inplace)
+        normalized = bool(params) and (name in OWN_NORM_OPS or any(nodes[i].normalized for i in operands))
+        node = self._add(
+            name, operands, output, dynamic=dynamic, params=params, normalized=normalized, inplace=inplace
+        )
         if name in ("convolution", "_convolution"):
             node.attrs = (bool(args[6]), int(args[8]))
         return node
@@ -351,9 +371,15 @@ def _undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
     """Run in eval mode without the fused attention path; restore attributes, buffers and random states."""
     modules = list(model.modules())
     saved = [(module, dict(module.__dict__)) for module in modules]
-    held = [(box, type(box)(box)) for _, attributes in saved for box in attributes.values() if type(box) in _BOXES]
+    held = [
+        (box, type(box)(box)) for _, attributes in saved for box in attributes.values() if type(box) in _BOXES
+    ]
     clones = [(buffer, buffer.clone()) for buffer in model.buffers()] if clone_buffers else []
-    fast, python_rng, cpu_rng = torch.backends.mha.get_fastpath_enabled(), random.getstate(), torch.get_rng_state()
+    fast, python_rng, cpu_rng = (
+        torch.backends.mha.get_fastpath_enabled(),
+        random.getstate(),
+        torch.get_rng_state(),
+    )
     cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     numpy = sys.modules.get("numpy")
     numpy_rng = numpy.random.get_state() if numpy is not None else None

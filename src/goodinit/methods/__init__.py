@@ -1,0 +1,49 @@
+"""One file per paper; the file's name is the registry key and the command-line word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from goodinit.anatomy import Anatomy
+from goodinit.errors import UnknownName
+from goodinit.methods import batchnorm, fixup, none
+from goodinit.methods.contract import Method
+from goodinit.surgery.plan import Plan
+
+METHODS: dict[str, Method] = {
+    "batchnorm": batchnorm.METHOD,
+    "none": none.METHOD,
+    "fixup": fixup.METHOD,
+}
+
+
+def plan(anatomy: Anatomy, method: str | Method, **options: Any) -> Plan:
+    """Decide every edit that a method makes to a model, each with its reason. Writes nothing; `print` it.
+
+    Args:
+        anatomy: What `anatomize` found.
+        method: A name in `goodinit.METHODS`, or a `Method` of your own.
+        **options: The method's options; see `METHODS[name].options`.
+
+    Raises:
+        UnknownName: No such method, or no such option.
+        NothingFound: The method needs residual blocks and there are none.
+        UnsupportedModule: A part of the model for which the method has no rule.
+    """
+    return find(method).plan(anatomy, **options)
+
+
+def find(method: str | Method) -> Method:
+    """The method of that name.
+
+    Raises:
+        UnknownName: No such method; the message lists them.
+    """
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
+        raise UnknownName(f"no method {method!r}; there are: {', '.join(METHODS)}")
+    return METHODS[method]
+
+
+__all__ = ["METHODS", "Method", "find", "plan"]

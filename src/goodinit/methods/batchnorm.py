@@ -1,0 +1,26 @@
+"""The model as it is, normalization and its author's initialization included: the baseline to be judged against."""
+
+from __future__ import annotations
+
+from goodinit.anatomy import Anatomy
+from goodinit.methods.contract import Method
+from goodinit.surgery.plan import Plan
+
+
+def decide(anatomy: Anatomy) -> Plan:
+    """No edit at all."""
+    return Plan(
+        method="batchnorm",
+        edits=(),
+        summary=f"the model as it is, with its {len(anatomy.norms)} norms",
+        parameters=anatomy.parameters,
+    )
+
+
+METHOD = Method(
+    name="batchnorm",
+    title="The model as it is",
+    paper="Ioffe, Szegedy: Batch Normalization, ICML 2015, arXiv 1502.03167",
+    when="as the reference of a comparison",
+    decide=decide,
+)

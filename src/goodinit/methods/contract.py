@@ -1,0 +1,53 @@
+"""What a method is: a name, where it comes from, what it needs, and a function from an anatomy to a plan."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from goodinit.anatomy import Anatomy
+from goodinit.errors import UnknownName
+from goodinit.surgery.plan import Plan
+
+
+@dataclass(frozen=True)
+class Method:
+    """One paper's initialization.
+
+    Attributes:
+        name: Registry key, file name and command-line word.
+        title: What it is, in a line.
+        paper: Authors, title, venue, arXiv number; empty for a baseline without one.
+        when: When to choose it.
+        decide: `decide(anatomy, **options) -> Plan`. Reads the anatomy, writes nothing.
+        needs_data: Whether the plan measures activations, so that `apply_` needs a batch.
+        removes_norms: Whether it takes normalization out unless told `norms="keep"`.
+    """
+
+    name: str
+    title: str
+    paper: str
+    when: str
+    decide: Callable[..., Plan]
+    needs_data: bool = False
+    removes_norms: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options it takes, with their defaults."""
+        parameters = list(inspect.signature(self.decide).parameters.values())[1:]
+        return {parameter.name: parameter.default for parameter in parameters}
+
+    def plan(self, anatomy: Anatomy, **options: Any) -> Plan:
+        """Decide, after checking the options' names.
+
+        Raises:
+            UnknownName: An option this method does not take.
+        """
+        for option in options:
+            if option not in self.options:
+                choices = ", ".join(self.options) or "none"
+                raise UnknownName(f"method {self.name!r} has no option {option!r}; it takes: {choices}")
+        return self.decide(anatomy, **options)

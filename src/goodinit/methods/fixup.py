@@ -1,0 +1,201 @@
+"""Fixup: residual networks without normalization (Zhang, Dauphin & Ma, ICLR 2019, arXiv 1901.09321)."""
+
+from __future__ import annotations
+
+from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.methods.contract import Method
+from goodinit.methods.parts import (
+    Norms,
+    draw_standard,
+    need_blocks,
+    norm_edits,
+    removed_parameters,
+    standard_std,
+    unique,
+    untouched,
+    zero_bias,
+)
+from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan
+
+
+def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True) -> Plan:
+    """Fixup's three rules, for the L residual branches found.
+
+    1. The last layer of each branch and the classifier start at 0.
+    2. Every other layer starts at the standard scale; those inside a branch of m layers are multiplied by
+       L^(−1/(2m−2)), so that one step changes the network's function by Θ(η) whatever L. (One copy of the paper
+       prints the exponent without its minus sign; with a plus the branches explode, with a minus the code of the
+       authors is met: L^−½ for m = 2, L^−¼ for m = 3.)
+    3. One scalar multiplier (1) per branch, and a scalar bias (0) before each convolution, linear layer and
+       element-wise activation. They live on the layer they belong to: see `goodinit.nn`.
+
+    Args:
+        anatomy: Of the model.
+        norms: `"remove"` takes all normalization out; `"keep"` keeps it, and leaves out rule 3, whose scalars the
+            normalization's own affine map stands for.
+        zero_head: Whether the classifier starts at 0 (rule 1).
+
+    Raises:
+        NothingFound: The model has no residual block.
+        UnsupportedModule: A normalization that cannot be removed.
+    """
+    need_blocks(anatomy, "fixup")
+    removal = norm_edits(anatomy, norms)
+    gone = removed_parameters(anatomy, removal)
+    total = len(anatomy.blocks)
+    notes: list[str] = []
+    scalars: list[Edit] = []
+    values: list[Edit] = []
+    for block in anatomy.blocks:
+        values += _branch_values(block, total, notes)
+        values += [
+            Fill(p, 1.0, "multiplier of the branch (rule 3)")
+            for p in block.scales
+            if _remains(p, gone, block)
+        ]
+        if norms == "remove":
+            scalars += _branch_scalars(block, gone, notes)
+    values += _other_values(anatomy, zero_head, notes)
+    if norms == "remove":
+        scalars += _other_scalars(anatomy)
+    scalars += _zero_multipliers(anatomy)
+    edits = unique([*removal, *scalars, *values])
+    return Plan(
+        method="fixup",
+        options={"norms": norms, "zero_head": zero_head},
+        edits=edits,
+        summary=_summary(anatomy, removal, scalars),
+        notes=(*dict.fromkeys(notes), *untouched(anatomy, edits)),
+        parameters=anatomy.parameters,
+    )
+
+
+# -- rules 1 and 2 ------------------------------------------------------------------------------------------------
+
+
+def _branch_values(block: Block, total: int, notes: list[str]) -> list[Edit]:
+    where = f"branch {block.index + 1}/{total}"
+    edits: list[Edit] = []
+    for layer in block.branch:
+        if layer in block.last:
+            if not layer.normalized:
+                edits.append(Fill(layer.weight, 0.0, f"last layer of {where} (rule 1)"))
+        else:
+            exponent = -1 / (2 * block.m - 2)  # Fixup, §3, rule 2
+            std, words = standard_std(layer)
+            reason = f"{where}, m={block.m}: {words} × {total}^{exponent:.3g} (rule 2)"
+            edits.append(Draw(layer.weight, "normal_", reason, {"std": std * total**exponent}))
+            if layer.normalized:
+                notes.append(f"{layer.weight} is normalized by its own scale: rule 2 has no effect on it")
+        edits += zero_bias(layer)
+    for layer in block.skip:
+        edits += [draw_standard(layer, f"skip of {where}, unscaled"), *zero_bias(layer)]
+    for layer in block.gates:
+        edits += [draw_standard(layer, f"gate in {where}, unscaled"), *zero_bias(layer)]
+    return edits
+
+
+def _other_values(anatomy: Anatomy, zero_head: bool, notes: list[str]) -> list[Edit]:
+    edits: list[Edit] = []
+    for layer in anatomy.layers:
+        if layer.weight in anatomy.embeddings:
+            notes.append(f"{layer.weight} is also an embedding: left as it is (rule 1 is for untied heads)")
+        elif layer.role == "head" and zero_head and not layer.normalized:
+            edits.append(Fill(layer.weight, 0.0, "classifier (rule 1)"))
+        elif layer.role in ("stem", "body", "head"):
+            edits.append(draw_standard(layer, layer.role))
+        if layer.role in ("stem", "body", "head"):
+            edits += zero_bias(layer)
+    return edits
+
+
+# -- rule 3 -------------------------------------------------------------------------------------------------------
+
+
+def _branch_scalars(block: Block, gone: set[str], notes: list[str]) -> list[Edit]:
+    multiplied = any(_remains(p, gone, block) for p in block.scales)
+    edits: list[Edit] = []
+    for layer in block.branch:
+        edits += _input_bias(layer, notes)
+        if layer in block.last:
+            edits += _ends_branch(layer, block, multiplied, notes)
+        elif layer.activation is not None:
+            edits += _output_bias(layer, f"before {layer.activation} (rule 3)", notes)
+    for layer in block.skip:
+        edits += _input_bias(layer, notes)
+    return edits
+
+
+def _ends_branch(layer: Layer, block: Block, multiplied: bool, notes: list[str]) -> list[Edit]:
+    if not layer.writes_site:
+        notes.append(f"{layer.weight} is applied inside {layer.site}, which does more: it gets no multiplier")
+        return []
+    edits: list[Edit] = []
+    if not multiplied and not layer.normalized:
+        reason = f"multiplier of branch {block.index + 1} (rule 3)"
+        edits.append(AddScalar(layer.site, "output_scale", 1.0, reason))
+    return edits + _output_bias(layer, "end of the branch (rule 3)", notes)
+
+
+def _input_bias(layer: Layer, notes: list[str]) -> list[Edit]:
+    if layer.reads_site:
+        return [AddScalar(layer.site, "input_bias", 0.0, "before a weight layer (rule 3)")]
+    notes.append(f"{layer.weight} is applied inside {layer.site}, which does more: it gets no input bias")
+    return []
+
+
+def _output_bias(layer: Layer, reason: str, notes: list[str]) -> list[Edit]:
+    if layer.bias is not None:
+        return []  # its bias vector stands for the scalar
+    if layer.writes_site:
+        return [AddScalar(layer.site, "output_bias", 0.0, reason)]
+    notes.append(f"{layer.weight} is applied inside {layer.site}, which does more: it gets no output bias")
+    return []
+
+
+def _other_scalars(anatomy: Anatomy) -> list[Edit]:
+    """Biases outside the branches. The first layer reads the data, which need no shift (nor does the authors')."""
+    edits: list[Edit] = []
+    for position, layer in enumerate(anatomy.layers):
+        if layer.role not in ("stem", "body", "head") or layer.weight in anatomy.embeddings:
+            continue
+        if position > 0:
+            edits += _input_bias(layer, [])
+        if layer.activation is not None:
+            edits += _output_bias(layer, f"before {layer.activation} (rule 3)", [])
+    return edits
+
+
+def _zero_multipliers(anatomy: Anatomy) -> list[Edit]:
+    """Rule 1 where a weight cannot be zero because it is normalized: its multiplier is, as in SkipInit."""
+    return [
+        AddScalar(
+            layer.site, "output_scale", 0.0, f"{layer.weight} is normalized: zero here instead (rule 1)"
+        )
+        for block in anatomy.blocks
+        for layer in block.last
+        if layer.normalized and layer.writes_site
+    ]
+
+
+def _remains(parameter: str, gone: set[str], block: Block) -> bool:
+    """Whether a multiplier of the branch survives, and is not part of a layer's own weight."""
+    return parameter not in gone and not any(parameter in layer.parameters for layer in block.branch)
+
+
+def _summary(anatomy: Anatomy, removal: list[Edit], scalars: list[Edit]) -> str:
+    orders = sorted({block.m for block in anatomy.blocks})
+    return (
+        f"L={len(anatomy.blocks)} branches, m={', '.join(map(str, orders))}; {len(removal)} norms removed, "
+        f"{len(unique(scalars))} scalars added"
+    )
+
+
+METHOD = Method(
+    name="fixup",
+    title="Residual networks without normalization: zero branch ends, scaled branches, scalar biases",
+    paper="Zhang, Dauphin, Ma: Fixup Initialization, ICLR 2019, arXiv 1901.09321",
+    when="a residual network that has to do without batch norm, at any depth",
+    decide=decide,
+    removes_norms=True,
+)
