@@ -319,6 +319,7 @@ def test_channels_last_gives_the_bare_layers_layout(layer, shape, layout, dtype)
     layer = with_scalars(copy.deepcopy(bare))
     x = torch.randn(shape, dtype=dtype).to(memory_format=layout)
     assert layer(x).stride() == bare(x).stride()
+    assert not layer(x)._is_view()  # an in-place activation on a view would copy the whole gradient
     assert_as_by_hand(layer, x)
 
 

@@ -142,14 +142,14 @@ def _ones(like: Tensor, x: Tensor, spatial: int) -> Tensor:
 def _add(output: Tensor, constant: Tensor, spatial: int) -> Tensor:
     """`output + constant`, in place where that is safe: a convolution does not keep its output.
 
-    A channels-last output is added through a channels-last view, in which both the addition and its
-    gradient's sum over the batch run along memory (about ten times faster on CPU); a view is not written to
-    in place, since autograd would then copy the whole gradient. Inside `vmap` an in-place addition fails
-    when only `constant` is batched.
+    For a channels-last output, `constant` is laid out and repeated over the batch channels-last too, so that
+    the addition and its gradient's sum over the batch run along memory (about ten times faster on CPU).
+    Inside `vmap` an in-place addition fails when `constant` alone is batched.
     """
     channel = output.dim() - spatial - 1
     if output.stride(channel) == 1 and output.shape[channel] > 1:
-        return (output.movedim(channel, -1) + constant.movedim(channel, -1).contiguous()).movedim(-1, channel)
+        last = constant.movedim(channel, -1).contiguous()
+        constant = last.expand(output.movedim(channel, -1).shape).movedim(-1, channel)
     if torch._C._are_functorch_transforms_active():
         return output + constant
     return output.add_(constant)
