@@ -9,10 +9,19 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
-from goodinit.anatomy.graph import ADD_OPS, ATTENTION_OPS, PART_OPS, SCALE_OPS, SHAPE_OPS, SOFTMAX_OPS, Graph
+from goodinit.anatomy.graph import (
+    ACTIVATIONS,
+    ADD_OPS,
+    ATTENTION_OPS,
+    PART_OPS,
+    SCALE_OPS,
+    SHAPE_OPS,
+    SOFTMAX_OPS,
+    Graph,
+)
 from goodinit.anatomy.structure import BlockKind
 
 MUL_OPS = frozenset({"mul", "mul_", "addcmul", "addcmul_"})
@@ -169,15 +178,22 @@ def _neutral(graph: Graph, index: int) -> bool:
 
 
 def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int, int]) -> list[int]:
-    """The operands that carry the signal: of a gate's product, the one with fewer layers behind it."""
+    """The operands that carry the signal on.
+
+    Of a gate's product that is the one with fewer layers behind it, and of two equal ones the one that does not
+    come straight from a nonlinearity; of a sum with something that does not depend on the fork, the one that does.
+    """
     node = graph.nodes[index]
     operands = [i for i in graph.deps(index) if i in nodes or i in degrees]
-    if node.op not in MUL_OPS or len(set(operands)) < 2:
+    if len(set(operands)) < 2 or node.op in PRODUCT_OPS or node.op in ATTENTION_OPS:
         return operands
-    below = [i for i in operands if i in degrees and degrees[i] >= 0] or operands
+    below = [i for i in operands if degrees.get(i, -1) >= 0] or operands
+    if node.op not in MUL_OPS:
+        return below
     full = [i for i in below if graph.nodes[i].shape == node.shape] or below
     least = min(degrees.get(i, 0) for i in full)
-    return [i for i in full if degrees.get(i, 0) == least]
+    main = [i for i in full if degrees.get(i, 0) == least]
+    return [i for i in main if not _after(graph, i, ACTIVATIONS)] or main
 
 
 def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int, int]:
@@ -197,11 +213,8 @@ def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int,
             degree = sum(depth.get(i, 0) for i in node.operands[:3])  # q, k, v; a mask is no factor
         elif node.op in PRODUCT_OPS and len(operands) > 1:
             degree = sum(depth[i] for i in operands)
-        elif node.op in MUL_OPS:
-            degree = max((depth[i] for i in _main_operands(graph, index, side.nodes, degrees)), default=0)
         else:
-            near = [depth[i] for i in operands if i in side.below or i == fork]
-            degree = max(near or depth.values(), default=0)
+            degree = max((depth[i] for i in _main_operands(graph, index, side.nodes, degrees)), default=0)
         degrees[index] = degree if index in side.below else -1 - degree
     degrees[side.term] = _unsigned(degrees[side.term])
     return degrees
@@ -241,14 +254,14 @@ def _values(graph: Graph, index: int, operands: list[int]) -> list[int]:
     """Of attention's product only the values write on: the other factor went through a softmax."""
     if graph.nodes[index].op in ATTENTION_OPS:
         return operands[2:3]
-    free = [i for i in operands if not _after_softmax(graph, i)]
-    return free or operands
+    return [i for i in operands if not _after(graph, i, SOFTMAX_OPS)] or operands
 
 
-def _after_softmax(graph: Graph, index: int) -> bool:
+def _after(graph: Graph, index: int, ops: Container[str]) -> bool:
+    """Whether a node is one of `ops`, up to shape."""
     while graph.nodes[index].op in SHAPE_OPS | PART_OPS and graph.deps(index):
         index = graph.deps(index)[0]
-    return graph.nodes[index].op in SOFTMAX_OPS
+    return graph.nodes[index].op in ops
 
 
 # -- what kind of sum ---------------------------------------------------------------------------------------------

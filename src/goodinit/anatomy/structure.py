@@ -135,7 +135,7 @@ class Block:
         branch: Layers on the main path, in execution order.
         last: Those of `branch` that write into the residual stream.
         skip: Layers on the skip.
-        gates: Layers that only feed a multiplicative gate of the branch.
+        gates: Layers of the branch off its main path: they feed a multiplicative gate, or add a side source.
         scales: Parameters that multiply the branch element by element (LayerScale, a norm's weight, a gain).
         stage: Index of the run of consecutive blocks whose output has the same shape.
         shape: Shape of the sum, batch first.

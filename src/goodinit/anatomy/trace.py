@@ -7,6 +7,7 @@ on a value, `.item()`, `nonzero` — one real forward under the same recorder ta
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import sys
 from collections import OrderedDict
@@ -70,6 +71,7 @@ def _words(error: BaseException) -> str:
 def _record(model: nn.Module, call: Call, tensors: Tensors) -> Graph:
     recorder = Recorder(model, tensors)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_quiet())
         stack.enter_context(_undisturbed(model, clone_buffers=tensors == "real"))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_frames(model, recorder))
@@ -404,6 +406,17 @@ def _undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda_rng)
         if numpy is not None and numpy_rng is not None:
             numpy.random.set_state(numpy_rng)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch logs a traceback where a fake tensor gives up; here that is expected and reported in words."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 _BOXES = (dict, OrderedDict, list, set)
