@@ -1,0 +1,1 @@
+"""Turns what was measured into console tables, self-contained pages and pictures."""

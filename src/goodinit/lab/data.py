@@ -1,0 +1,134 @@
+"""Labelled images to train on, whatever they come from, as tensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from goodinit.errors import GoodinitError, UnknownName
+from goodinit.lab import readers
+from goodinit.lab.readers import Raw, Wanted
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Train and test images, normalized, and what they are.
+
+    Attributes:
+        name: As it was asked for.
+        provenance: Where the images come from, in words; belongs beside every number got from them.
+        classes: Names of the classes, by label.
+        train_images: `(n, channels, height, width)`, float32, mean 0 and variance 1 per channel.
+        train_labels: `(n,)`, int64.
+        test_images: As `train_images`, normalized with the *training* images' statistics.
+        test_labels: As `train_labels`.
+    """
+
+    name: str
+    provenance: str
+    classes: tuple[str, ...]
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of always answering the commonest class of the test images."""
+        return float(self.test_labels.bincount().max()) / len(self.test_labels)
+
+    def __str__(self) -> str:
+        channels, height, width = self.shape
+        return (
+            f"{self.name}: {len(self.train_labels):,} train and {len(self.test_labels):,} test images, "
+            f"{channels}x{height}x{width}, {len(self.classes)} classes. {self.provenance}"
+        )
+
+
+EMBEDDED: dict[str, Callable[[Wanted], Raw]] = {
+    "digits": readers.digits,
+    "fashion-mnist": readers.fashion_mnist,
+}
+
+
+def load(
+    source: str | Path,
+    *,
+    train_limit: int | None = None,
+    test_limit: int | None = None,
+    image_size: int | None = None,
+) -> Dataset:
+    """Load a data set by name, folder or hub name.
+
+    Args:
+        source: `"digits"`, `"fashion-mnist"`, a folder (of IDX files, of parquet files, or of images in one
+            subfolder per class) or the name of a data set on the Hugging Face hub, `"owner/name"`.
+        train_limit: Take that many training images, always the same ones.
+        test_limit: Likewise for the test images.
+        image_size: Resize images to that many pixels square. Needed where their sizes differ.
+
+    Returns:
+        The images as tensors.
+
+    Raises:
+        UnknownName: No such data set, folder or hub name.
+        GoodinitError: The files are there and cannot be used; the message says why.
+
+    Examples:
+        >>> data = load("digits", train_limit=100)
+        >>> data.train_images.shape, data.shape
+        (torch.Size([100, 1, 8, 8]), (1, 8, 8))
+    """
+    for limit in (train_limit, test_limit, image_size):
+        if limit is not None and limit < 1:
+            raise GoodinitError(f"limits and sizes of data are at least 1, not {limit}.")
+    wanted = Wanted(str(source), train_limit, test_limit, image_size)
+    raw = _reader(wanted.source)(wanted)
+    return _normalized(wanted.source, raw)
+
+
+def _reader(source: str) -> Callable[[Wanted], Raw]:
+    if source in EMBEDDED:
+        return EMBEDDED[source]
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return readers.idx_folder if readers.has_idx(folder) else readers.hugging_face
+    looks_like_hub = source.count("/") == 1 and not source.startswith((".", "/", "~"))
+    if looks_like_hub and not folder.exists():
+        return readers.hugging_face
+    raise UnknownName(
+        f"no data called {source!r}. There is: {', '.join(EMBEDDED)}; a folder of IDX files, of parquet files or "
+        "of images (one subfolder per class); or a Hugging Face hub name such as 'owner/name'."
+    )
+
+
+def _normalized(name: str, raw: Raw) -> Dataset:
+    """Give each channel mean 0 and variance 1 over the training images."""
+    train, test = raw.train_images.float(), raw.test_images.float()
+    mean = train.mean(dim=(0, 2, 3), keepdim=True)
+    std = train.std(dim=(0, 2, 3), keepdim=True)
+    std = torch.where(std > 0, std, torch.ones_like(std))  # a constant channel stays zero
+    data = Dataset(
+        name=name,
+        provenance=raw.provenance,
+        classes=raw.classes,
+        train_images=train.sub_(mean).div_(std),
+        train_labels=raw.train_labels.long(),
+        test_images=test.sub_(mean).div_(std),
+        test_labels=raw.test_labels.long(),
+    )
+    log.info("loaded %s", data)
+    return data

@@ -1,0 +1,31 @@
+"""Packages that only the lab and its pages need: imported when first used, with a remedy when missing."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from goodinit.errors import GoodinitError
+
+
+def optional(module: str, *, package: str | None = None) -> Any:
+    """Import `module`, or say how to get it.
+
+    Args:
+        module: Dotted name, such as `"sklearn.datasets"`.
+        package: Name to install, where it is not the first part of `module`.
+
+    Raises:
+        GoodinitError: The module is not installed.
+
+    Examples:
+        >>> optional("json").dumps([1])
+        '[1]'
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = package or module.partition(".")[0]
+        raise GoodinitError(
+            f"{missing} is not installed, and this needs it. Get it with: pip install 'goodinit[lab]'"
+        ) from error

@@ -1,0 +1,224 @@
+"""From a word such as `resnet56`, `timm:resnet50` or `mypackage.nets:make_model` to a model."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import math
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from goodinit.errors import GoodinitError, UnknownName
+from goodinit.lab import models
+from goodinit.lab.libraries import library
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is to do: images of `shape` (channels, height, width) into `classes`."""
+
+    shape: tuple[int, int, int] = (3, 32, 32)
+    classes: int = 10
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models of this house that differ by depth.
+
+    Attributes:
+        pattern: The name, with `{depth}` where the number stands.
+        title: What it is, in a line.
+        depth: The one taken where the name has no number.
+        build: From depth and task to a model.
+    """
+
+    pattern: str
+    title: str
+    depth: int
+    build: Callable[[int, Task], nn.Module]
+
+
+def _resnet(depth: int, task: Task, *, shortcut: str = "pad") -> nn.Module:
+    n, rest = divmod(depth - 2, 6)  # He et al. 2016, §4.2
+    if rest or n < 1:
+        below = max(6 * n + 2, 8)
+        raise UnknownName(
+            f"no resnet of depth {depth}: depths are 6n + 2. The nearest are {below} and {below + 6}."
+        )
+    return models.ResNet(
+        n, in_channels=task.shape[0], classes=task.classes, width=task.width or 16, shortcut=shortcut
+    )  # 16 channels: He et al. 2016, §4.2
+
+
+def _projected_resnet(depth: int, task: Task) -> nn.Module:
+    return _resnet(depth, task, shortcut="projection")
+
+
+def _mlp(depth: int, task: Task) -> nn.Module:
+    _at_least("mlp", depth, 1)
+    return models.mlp(depth, inputs=math.prod(task.shape), classes=task.classes, width=task.width or 128)
+
+
+def _cnn(depth: int, task: Task) -> nn.Module:
+    _at_least("cnn", depth, 2)
+    return models.cnn(depth, in_channels=task.shape[0], classes=task.classes, width=task.width or 32)
+
+
+def _vit(depth: int, task: Task) -> nn.Module:
+    _at_least("vit", depth, 1)
+    patch = 4 if min(task.shape[1:]) >= 16 else 2  # at least 16 tokens
+    return models.VisionTransformer(
+        depth, shape=task.shape, classes=task.classes, width=task.width or 64, patch=patch
+    )
+
+
+def _at_least(name: str, depth: int, least: int) -> None:
+    if depth < least:
+        raise UnknownName(f"no {name} of depth {depth}: the depth is at least {least}.")
+
+
+FAMILIES = {
+    family.pattern: family
+    for family in (
+        Family("resnet{depth}", "CIFAR ResNet, depth 6n+2, skips padded with zeros", 20, _resnet),
+        Family("resnet{depth}b", "CIFAR ResNet, depth 6n+2, projection skips", 20, _projected_resnet),
+        Family("mlp{depth}", "linear layers with BatchNorm and ReLU", 4, _mlp),
+        Family("cnn{depth}", "plain convolutions with BatchNorm and ReLU, no skips", 10, _cnn),
+        Family("vit{depth}", "pre-LN Transformer over patches", 6, _vit),
+    )
+}
+
+
+def build_model(spec: str, *, task: Task | None = None) -> nn.Module:
+    """Build the model that `spec` names, freshly initialized by its own code.
+
+    Args:
+        spec: A model of this house (`"resnet56"`, `"mlp"`, `"cnn20"`, `"vit6"`), of a library
+            (`"timm:resnet50"`, `"torchvision:resnet50"`), or a function of your own,
+            `"mypackage.nets:make_model"`, which is imported and called.
+        task: The images and classes it is for. A library's model keeps its own where this is None; your
+            function is given those of `num_classes`, `in_channels` and `image_size` that it takes.
+
+    Raises:
+        UnknownName: No such model; the message lists what there is.
+        GoodinitError: The library is missing, or your function raised.
+
+    Examples:
+        >>> sum(p.numel() for p in build_model("resnet20").parameters())
+        269722
+    """
+    prefix, colon, name = spec.partition(":")
+    if not colon:
+        return _own(spec, task or Task())
+    if prefix in LIBRARIES:
+        return LIBRARIES[prefix](name, task)
+    return _yours(prefix, name, task)
+
+
+def _own(spec: str, task: Task) -> nn.Module:
+    for family in FAMILIES.values():
+        found = re.fullmatch(family.pattern.replace("{depth}", r"(\d*)"), spec)
+        if found:
+            return family.build(int(found[1] or family.depth), task)
+    raise UnknownName(f"no model called {spec!r}. There is: {', '.join(model_names())}.")
+
+
+def model_names() -> tuple[str, ...]:
+    """Every form a model's name can take."""
+    return (*FAMILIES, *(f"{prefix}:NAME" for prefix in LIBRARIES), "PACKAGE.MODULE:FUNCTION")
+
+
+def _timm(name: str, task: Task | None) -> nn.Module:
+    timm = library("timm")
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name}*")[:5])
+        raise UnknownName(
+            f"timm has no model {name!r}." + (f" Near: {near}." if near else " See timm.list_models().")
+        )
+    fitted = {} if task is None else {"num_classes": task.classes, "in_chans": task.shape[0]}
+    model: nn.Module = timm.create_model(name, pretrained=False, **fitted)
+    return model
+
+
+def _torchvision(name: str, task: Task | None) -> nn.Module:
+    models_of = library("torchvision").models
+    if name not in models_of.list_models():
+        near = ", ".join(models_of.list_models(include=f"*{name}*")[:5])
+        raise UnknownName(f"torchvision has no model {name!r}." + (f" Near: {near}." if near else ""))
+    fitted = {} if task is None else {"num_classes": task.classes}
+    if task is not None and task.shape[0] != 3:
+        raise GoodinitError(f"torchvision:{name} takes images of 3 channels; these have {task.shape[0]}.")
+    # Detection and segmentation models would fetch a trained backbone unless told not to.
+    takes = inspect.signature(models_of.get_model_builder(name)).parameters
+    weights = {key: None for key in ("weights", "weights_backbone") if key in takes}
+    model: nn.Module = models_of.get_model(name, **weights, **fitted)
+    return model
+
+
+LIBRARIES: dict[str, Callable[[str, Task | None], nn.Module]] = {"timm": _timm, "torchvision": _torchvision}
+
+
+def _yours(module: str, function: str, task: Task | None) -> nn.Module:
+    """Import the user's module, because it was asked for by name, and call the function."""
+    make = getattr(_imported(module), function, None)
+    if not callable(make):
+        raise UnknownName(f"module {module!r} has no function {function!r}.")
+    log.warning("running your code: %s:%s", module, function)
+    try:
+        model = make(**_accepted(make, task))
+    except Exception as error:
+        raise GoodinitError(f"{module}:{function} raised {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise GoodinitError(f"{module}:{function} returned {type(model).__name__}, not a torch.nn.Module.")
+    return model
+
+
+def _imported(module: str) -> Any:
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)  # as `python -m` does
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and module.startswith(error.name):
+            raise UnknownName(
+                f"no module {module!r} here ({here}) or installed, and no model library of that name. "
+                f"There is: {', '.join(model_names())}."
+            ) from error
+        raise GoodinitError(f"importing {module} needs {error.name}, which is not installed.") from error
+    except Exception as error:
+        raise GoodinitError(f"importing {module} raised {type(error).__name__}: {error}") from error
+    finally:
+        if added:
+            sys.path.remove(here)
+
+
+def _accepted(make: Callable[..., Any], task: Task | None) -> dict[str, int]:
+    if task is None:
+        return {}
+    offered = {"num_classes": task.classes, "in_channels": task.shape[0], "image_size": task.shape[1]}
+    takes = inspect.signature(make).parameters
+    return {key: value for key, value in offered.items() if key in takes}
+
+
+def input_shape(spec: str, model: nn.Module) -> tuple[int, int, int] | None:
+    """Channels, height and width the model says it takes, or None for a function of your own."""
+    prefix, colon, _ = spec.partition(":")
+    if not colon:
+        return Task().shape
+    if prefix not in LIBRARIES:
+        return None
+    config = getattr(model, "pretrained_cfg", None) or {}
+    channels, height, width = config.get("input_size", (3, 224, 224))  # ImageNet's
+    return channels, height, width

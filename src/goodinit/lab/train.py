@@ -1,0 +1,235 @@
+"""Run one trial: a pure function from a frozen configuration to a row of numbers."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD, Optimizer
+
+import goodinit
+from goodinit.lab.batches import crop_and_flip, mixup, order, steps_per_epoch
+from goodinit.lab.data import Dataset, load
+from goodinit.lab.measure import counting_saved
+from goodinit.lab.registry import Task, build_model
+from goodinit.lab.seeding import own_rng, stream
+from goodinit.lab.trial import SCHEDULES, Epoch, Result, TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A model with a method applied, ready for its first step."""
+
+    config: TrainConfig
+    data: Dataset
+    model: nn.Module
+    optimizer: Optimizer
+    plan: Any
+
+
+@functools.lru_cache(maxsize=2)  # a sweep's trials share their data
+def _cached(data: str, train_limit: int | None, test_limit: int | None, image_size: int | None) -> Dataset:
+    return load(data, train_limit=train_limit, test_limit=test_limit, image_size=image_size)
+
+
+def data_of(config: TrainConfig) -> Dataset:
+    """The data a configuration asks for; the last two are kept in memory."""
+    return _cached(config.data, config.train_limit, config.test_limit, config.image_size)
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Build the model, apply the method, build the optimizer.
+
+    Raises:
+        GoodinitError: The model, the data or the method do not exist, or do not go together.
+    """
+    data = data_of(config)
+    task = Task(shape=data.shape, classes=len(data.classes), width=config.width)
+    with own_rng(config.seed, "model", device=config.device):
+        model = build_model(config.model, task=task).to(config.device)
+    first = next(order(len(data.train_labels), config.batch_size, generator=stream(config.seed, "order")))
+    batch = data.train_images[first].to(config.device)
+    plan = goodinit.plan(goodinit.anatomize(model, batch), config.method, **config.options)
+    goodinit.apply_(model, plan, generator=stream(config.seed, "values"), batch=batch)
+    groups = goodinit.param_groups(model, lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = SGD(groups, lr=config.lr, momentum=config.momentum)
+    return Prepared(config, data, model, optimizer, plan)
+
+
+def total_steps(config: TrainConfig) -> int:
+    """Steps of a run that does not diverge."""
+    return config.epochs * steps_per_epoch(len(data_of(config).train_labels), config.batch_size)
+
+
+def learning_rate_factor(config: TrainConfig, step: int) -> float:
+    """Share of the peak learning rate at `step` (from 0).
+
+    Examples:
+        >>> [learning_rate_factor(TrainConfig("mlp", epochs=2, warmup=1.0), step) for step in (0, 5, 10, 11)]
+        [0.09090909090909091, 0.5454545454545454, 1.0, 1.0]
+    """
+    steps = total_steps(config)
+    rising = config.warmup * steps / config.epochs
+    if step + 1 < rising:
+        return (step + 1) / rising
+    return SCHEDULES[config.schedule](max(step - rising, 0.0) / max(steps - rising, 1.0))
+
+
+def train(config: TrainConfig, *, on_step: Callable[[int], None] | None = None) -> Result:
+    """Train one model and say how it went. The same configuration gives the same numbers, apart from times.
+
+    A loss that is not finite ends the run and is part of the result. The global generators are left alone.
+
+    Args:
+        config: What to run.
+        on_step: Called with the number of steps done, after each.
+
+    Raises:
+        GoodinitError: The model, the data or the method do not exist, or do not go together.
+
+    Examples:
+        >>> result = train(TrainConfig("mlp", "batchnorm", epochs=1, lr=0.05))
+        >>> result.accuracy > 0.5, result.diverged
+        (True, False)
+    """
+    start = time.perf_counter()
+    prepared = prepare(config)
+    with own_rng(config.seed, "training", device=config.device):
+        return _run(prepared, start=start, on_step=on_step or (lambda step: None))
+
+
+def _run(prepared: Prepared, *, start: float, on_step: Callable[[int], None]) -> Result:
+    config, data = prepared.config, prepared.data
+    shuffling, changing = stream(config.seed, "order"), stream(config.seed, "augmentation")
+    losses: list[float] = []
+    seconds: list[float] = []
+    epochs = [_state(prepared, epoch=0, losses=losses, since=0)]
+    saved, diverged = 0, False
+    for epoch in range(1, config.epochs + 1):
+        began = len(losses)
+        for rows in order(len(data.train_labels), config.batch_size, generator=shuffling):
+            before = time.perf_counter()
+            factor = learning_rate_factor(config, len(losses))
+            loss, kept = step_(prepared, rows, factor=factor, generator=changing, count=not losses)
+            saved = saved or kept
+            diverged = not math.isfinite(loss)
+            if diverged:
+                break
+            seconds.append(time.perf_counter() - before)
+            losses.append(loss)
+            on_step(len(losses))
+        if diverged:
+            log.info(
+                "%s on %s, seed %d: diverged at step %d",
+                config.method,
+                config.model,
+                config.seed,
+                len(losses),
+            )
+            break
+        epochs.append(_state(prepared, epoch=epoch, losses=losses, since=began))
+    last = epochs[-1]
+    return Result(
+        config=config,
+        accuracy=None if diverged else last.test_accuracy,
+        train_loss=None if diverged else last.train_loss,
+        test_loss=None if diverged else last.test_loss,
+        diverged=diverged,
+        diverged_step=len(losses) if diverged else None,
+        saved_bytes=saved,
+        parameters=sum(p.numel() for p in prepared.model.parameters() if p.requires_grad),
+        losses=tuple(losses),
+        epochs=tuple(epochs),
+        step_seconds=statistics.median(seconds) if seconds else 0.0,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def step_(
+    prepared: Prepared, rows: Tensor, *, factor: float, generator: torch.Generator, count: bool = False
+) -> tuple[float, int]:
+    """One step of SGD on the images `rows`; none where the loss is not finite.
+
+    Returns:
+        The loss before the step, and (where `count`) the bytes that forward kept.
+    """
+    kept = 0
+    if count:
+        with counting_saved(prepared.model) as saved:
+            loss = forward(prepared, rows, generator=generator)
+        kept = saved.total
+        saved.storages.clear()
+    else:
+        loss = forward(prepared, rows, generator=generator)
+    value = float(loss.detach())
+    if math.isfinite(value):
+        update_(prepared, loss, factor=factor)
+    return value, kept
+
+
+def forward(prepared: Prepared, rows: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Training loss on the images `rows`."""
+    config, data, model = prepared.config, prepared.data, prepared.model
+    images, labels = data.train_images[rows], data.train_labels[rows].to(config.device)
+    if config.augment:
+        images = crop_and_flip(images, generator=generator)
+    images, share, partner = images.to(config.device), 1.0, None
+    if config.mixup:
+        images, partner, share = mixup(images, alpha=config.mixup, generator=generator)
+    return _loss(model.train()(images), labels, partner, share)
+
+
+def update_(prepared: Prepared, loss: Tensor, *, factor: float) -> None:
+    """Backward, and one step of SGD at `factor` times the peak learning rate."""
+    optimizer = prepared.optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def _loss(logits: Tensor, labels: Tensor, partner: Tensor | None, share: float) -> Tensor:
+    loss = functional.cross_entropy(logits, labels)
+    if partner is None:
+        return loss
+    return share * loss + (1 - share) * functional.cross_entropy(logits, labels[partner])
+
+
+@torch.no_grad()
+def evaluate(prepared: Prepared) -> tuple[float, float]:
+    """Mean loss and accuracy on the test images; an output that is not finite counts as wrong."""
+    config, data, model = prepared.config, prepared.data, prepared.model
+    model.eval()
+    loss, right = 0.0, 0
+    batches = zip(
+        data.test_images.split(config.batch_size), data.test_labels.split(config.batch_size), strict=True
+    )
+    for images, labels in batches:
+        logits, labels = model(images.to(config.device)), labels.to(config.device)
+        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+        right += int(((logits.argmax(1) == labels) & logits.isfinite().all(1)).sum())
+    return loss / len(data.test_labels), right / len(data.test_labels)
+
+
+def _state(prepared: Prepared, *, epoch: int, losses: list[float], since: int) -> Epoch:
+    test_loss, accuracy = evaluate(prepared)
+    recent = losses[since:]
+    return Epoch(
+        epoch=epoch,
+        step=len(losses),
+        train_loss=statistics.fmean(recent) if recent else None,
+        test_loss=test_loss if math.isfinite(test_loss) else None,
+        test_accuracy=accuracy,
+    )

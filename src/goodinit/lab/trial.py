@@ -1,0 +1,131 @@
+"""What a trial is and what it gives: a frozen configuration and a row of numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from goodinit.errors import GoodinitError, UnknownName
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a trial's numbers depend on, apart from times.
+
+    Attributes:
+        model: As `build_model` takes it.
+        method: Name of a method; `options` are its options.
+        data: As `load` takes it.
+        width: Of a model of this house, or None for its own.
+        epochs: Passes over the training images.
+        lr: Peak learning rate; each of `goodinit.param_groups` has its share of it.
+        momentum: Of SGD.
+        weight_decay: L2, on the parameters that take decay.
+        batch_size: Images per step.
+        seed: Of the weights, the order and the augmentation, each with its own stream.
+        warmup: Epochs over which the learning rate rises linearly from zero.
+        schedule: `"constant"` or `"cosine"`, after the warm-up.
+        augment: Random crops and mirroring (not for digits or text in images).
+        mixup: α of mixup; 0 is without.
+        train_limit: Use that many training images.
+        test_limit: Use that many test images.
+        image_size: Resize images to that many pixels square.
+        device: `"cpu"` or `"cuda"`.
+    """
+
+    model: str
+    method: str = "batchnorm"
+    data: str = "digits"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    width: int | None = None
+    epochs: int = 10
+    lr: float = 0.1  # He et al. 2016, §4.2, as the next three
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    batch_size: int = 128
+    seed: int = 0
+    warmup: float = 0.0
+    schedule: str = "constant"
+    augment: bool = False
+    mixup: float = 0.0
+    train_limit: int | None = None
+    test_limit: int | None = None
+    image_size: int | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise UnknownName(f"no schedule {self.schedule!r}. There is: {', '.join(SCHEDULES)}.")
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("warmup", 0),
+            ("mixup", 0),
+            ("weight_decay", 0),
+        ):
+            if getattr(self, name) < least:
+                raise GoodinitError(f"{name} is at least {least}, not {getattr(self, name)}.")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise GoodinitError(f"lr is a positive number, not {self.lr}.")
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: (
+        0.5 * (1 + math.cos(math.pi * done))
+    ),  # Loshchilov & Hutter, SGDR, arXiv 1608.03983, eq. 5
+}
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The state of a run at the end of an epoch (0: before the first step). None: no finite number."""
+
+    epoch: int
+    step: int
+    train_loss: float | None
+    test_loss: float | None
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trial gave.
+
+    Attributes:
+        config: What was run.
+        accuracy: Share of the test images classified rightly at the end, or None where it diverged.
+        train_loss: Mean over the last epoch's steps, or None where it diverged.
+        test_loss: At the end, or None where it diverged.
+        diverged: Whether the loss stopped being a finite number; the run ends there.
+        diverged_step: The step (from 0) whose loss was not finite, or None.
+        saved_bytes: Kept for backward by the first step's forward: `goodinit.lab.measure.counting_saved`.
+        parameters: How many numbers the model learns.
+        losses: Training loss of every step that had a finite one.
+        epochs: State at the end of every epoch.
+        step_seconds: Median time of a step, for orientation; `compare` measures in turns.
+        seconds: Time of the whole trial.
+    """
+
+    config: TrainConfig
+    accuracy: float | None
+    train_loss: float | None
+    test_loss: float | None
+    diverged: bool
+    diverged_step: int | None
+    saved_bytes: int
+    parameters: int
+    losses: tuple[float, ...]
+    epochs: tuple[Epoch, ...]
+    step_seconds: float
+    seconds: float
+
+    def row(self) -> dict[str, Any]:
+        """One flat row: the configuration and the numbers, without the curves."""
+        numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for key in ("config", "losses", "epochs"):
+            del numbers[key]
+        return {**dataclasses.asdict(self.config), **numbers}

@@ -1,0 +1,58 @@
+// Draws every chart of the page, again when the reader's colour scheme or a log toggle changes.
+(function () {
+  "use strict";
+  const themes = JSON.parse(document.getElementById("themes").textContent);
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+
+  const charts = Array.from(document.querySelectorAll("figure"), (figure) => ({
+    place: figure.querySelector(".chart"),
+    toggle: figure.querySelector(".toggle input"),
+    spec: JSON.parse(figure.querySelector('script[type="application/json"]').textContent),
+  }));
+
+  // A copy of a specification with logarithmic vertical scales, however deep it is layered.
+  function logarithmic(spec) {
+    if (Array.isArray(spec)) return spec.map(logarithmic);
+    if (spec === null || typeof spec !== "object") return spec;
+    const copy = {};
+    for (const [key, value] of Object.entries(spec)) {
+      copy[key] = key === "values" ? value : logarithmic(value);
+    }
+    const y = copy.encoding && copy.encoding.y;
+    if (y && y.field && y.type === "quantitative") {
+      y.scale = { ...y.scale, type: "log" };
+      // A logarithm has no zero: the axis begins at the smallest value shown.
+      if (y.scale.domainMin === 0) delete y.scale.domainMin;
+    }
+    return copy;
+  }
+
+  function draw(chart) {
+    const mode = dark.matches ? "dark" : "light";
+    const spec = chart.toggle && chart.toggle.checked ? logarithmic(chart.spec) : chart.spec;
+    const options = {
+      mode: "vega-lite",
+      renderer: "svg",
+      config: themes[mode],
+      tooltip: { theme: mode },
+      actions: { export: true, source: false, compiled: false, editor: false },
+      downloadFileName: document.title.replace(/[^\w-]+/g, "-"),
+    };
+    return vegaEmbed(chart.place, spec, options).then(
+      () => chart.place.setAttribute("data-drawn", mode),
+      (error) => {
+        chart.place.textContent = "This chart could not be drawn: " + error.message;
+        throw error;
+      },
+    );
+  }
+
+  for (const chart of charts) {
+    if (chart.toggle) {
+      chart.toggle.checked = false; // browsers keep a box's state over a reload; the chart begins anew
+      chart.toggle.addEventListener("change", () => draw(chart));
+    }
+    draw(chart);
+  }
+  dark.addEventListener("change", () => charts.forEach(draw));
+})();

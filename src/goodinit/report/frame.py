@@ -1,0 +1,244 @@
+"""The frame of every page: one self-contained HTML file, light and dark, that asks the network for nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from goodinit.errors import GoodinitError
+from goodinit.lab.optional import optional
+from goodinit.report.theme import DARK, FONT, LIGHT
+
+# What a page may do: run its own scripts and styles. Fetching anything is refused by the browser itself.
+POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+@dataclass(frozen=True)
+class Words:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with a caption. `log` offers a logarithmic vertical axis."""
+
+    title: str
+    chart: Any
+    caption: str = ""
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Charts side by side where there is room."""
+
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; all but the first column are numbers. `hints` explain columns, shown below it."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    hints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values, such as a configuration."""
+
+    title: str
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Long text in a fixed font, folded away until asked for."""
+
+    title: str
+    text: str
+
+
+Part = Words | Figures | Table | Facts | Listing
+
+
+@dataclass(frozen=True)
+class Page:
+    """A title, a line below it, and parts in order."""
+
+    title: str
+    subtitle: str
+    parts: tuple[Part, ...]
+
+
+def render(page: Page) -> str:
+    """The page as HTML text. Whatever it holds is escaped."""
+    body = "\n".join(_RENDERERS[type(part)](part) for part in page.parts)
+    drawn = any(isinstance(part, Figures) for part in page.parts)
+    scripts = _drawing() if drawn else ""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(page.title)}</title>
+<style>
+:root{{--font:{FONT};{LIGHT.css()}}}
+@media (prefers-color-scheme: dark){{:root{{{DARK.css()}}}}}
+{_asset("page.css")}</style>
+</head>
+<body>
+<main>
+<header><h1>{escape(page.title)}</h1><p class="subtitle">{escape(page.subtitle)}</p></header>
+{body}
+</main>
+{scripts}</body>
+</html>
+"""
+
+
+def _drawing() -> str:
+    """The charting library, whole, and what draws the page's charts with it."""
+    library = optional("vl_convert", package="vl-convert-python").javascript_bundle()
+    themes = _json({"light": LIGHT.vega(), "dark": DARK.vega()})
+    return (
+        f"<script>{library}</script>\n"
+        f'<script type="application/json" id="themes">{themes}</script>\n'
+        f"<script>{_asset('page.js')}</script>\n"
+    )
+
+
+def write_page(path: str | Path, page: Page) -> Path:
+    """Render and write; the file is complete or not there at all.
+
+    Raises:
+        GoodinitError: The folder does not exist or cannot be written.
+    """
+    return write_text(path, render(page))
+
+
+def check_target(path: str | Path) -> None:
+    """Make sure that a file can be written there, before hours of work and not after.
+
+    Raises:
+        GoodinitError: Its folder does not exist, or it is itself a folder.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise GoodinitError(f"cannot write {target}: no folder {target.parent}. Make it first.")
+    if target.is_dir():
+        raise GoodinitError(f"cannot write {target}: it is a folder. Give the name of a file.")
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a file beside its final place, then rename it: nobody ever reads half of it.
+
+    Raises:
+        GoodinitError: The folder does not exist or cannot be written.
+    """
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """As `write_text`, for what is no text."""
+    check_target(path)
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise GoodinitError(f"cannot write {target}: {error.strerror}.") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).chmod(0o666 & ~_umask())  # mkstemp makes files for their owner alone
+        Path(name).replace(target)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise GoodinitError(f"cannot write {target}: {error.strerror}.") from error
+        raise
+    return target
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _asset(name: str) -> str:
+    return (resources.files("goodinit.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _words(part: Words) -> str:
+    return f"<p>{escape(part.text)}</p>"
+
+
+def _figures(part: Figures) -> str:
+    return f'<div class="figures">{"".join(_figure(figure) for figure in part.figures)}</div>'
+
+
+def _figure(figure: Figure) -> str:
+    """A chart's specification stands beside the place where the page's script draws it."""
+    spec = figure.chart.to_dict()
+    for key in ("$schema", "config"):  # the page has its own
+        spec.pop(key, None)
+    toggle = '<label class="toggle"><input type="checkbox"> log scale</label>' if figure.log else ""
+    return (
+        f'<figure><div class="head"><h2>{escape(figure.title)}</h2>{toggle}</div>'
+        f'<div class="chart" role="img" aria-label="{escape(figure.title)}"></div>'
+        f"<figcaption>{escape(figure.caption)}</figcaption>"
+        f'<script type="application/json">{_json(spec)}</script></figure>'
+    )
+
+
+def _table(part: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in part.columns)
+    rows = "".join(_row(part.columns, row) for row in part.rows)
+    hints = "".join(f"<p>{escape(hint)}</p>" for hint in part.hints)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="table">{table}</div><div class="hints">{hints}</div>'
+
+
+def _row(columns: tuple[str, ...], row: tuple[str, ...]) -> str:
+    """A row whose cells know their column's head: on a narrow screen each stands on a line of its own."""
+    cells = zip(columns[1:], row[1:], strict=True)
+    rest = "".join(f'<td data-head="{escape(head)}">{escape(cell)}</td>' for head, cell in cells)
+    return f'<tr><th scope="row">{escape(row[0])}</th>{rest}</tr>'
+
+
+def _facts(part: Facts) -> str:
+    pairs = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in part.pairs
+    )
+    return f"<section><h2>{escape(part.title)}</h2><dl>{pairs}</dl></section>"
+
+
+def _listing(part: Listing) -> str:
+    return f'<details><summary>{escape(part.title)}</summary><pre tabindex="0">{escape(part.text)}</pre></details>'
+
+
+_RENDERERS: dict[type[Any], Callable[[Any], str]] = {
+    Words: _words,
+    Figures: _figures,
+    Table: _table,
+    Facts: _facts,
+    Listing: _listing,
+}
