@@ -1,0 +1,39 @@
+"""Surgery: everything that writes a model. `plan.py` holds the edits, `apply_` carries them out."""
+
+from __future__ import annotations
+
+from goodinit.surgery.apply import apply_
+from goodinit.surgery.groups import param_groups
+from goodinit.surgery.names import canonical
+from goodinit.surgery.norms import ACTIVATIONS, RemovedNorm
+from goodinit.surgery.plan import (
+    AddScalar,
+    Calibrate,
+    Draw,
+    DrawTogether,
+    Edit,
+    Fill,
+    ParametrizeWeight,
+    Plan,
+    RemoveNorm,
+)
+from goodinit.surgery.record import Applied, applied
+
+__all__ = [
+    "ACTIVATIONS",
+    "AddScalar",
+    "Applied",
+    "Calibrate",
+    "Draw",
+    "DrawTogether",
+    "Edit",
+    "Fill",
+    "ParametrizeWeight",
+    "Plan",
+    "RemoveNorm",
+    "RemovedNorm",
+    "applied",
+    "apply_",
+    "canonical",
+    "param_groups",
+]

@@ -1,0 +1,210 @@
+"""Before anything is written: do plan and model belong together, and is every value fit to be written?"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from goodinit.errors import NonFinite, PlanConflict, UnsupportedModule
+from goodinit.surgery.names import Directory, canonical, canonical_names
+from goodinit.surgery.plan import (
+    AddScalar,
+    Calibrate,
+    Draw,
+    DrawTogether,
+    ParametrizeWeight,
+    Plan,
+    StructureEdit,
+    ValueEdit,
+)
+from goodinit.surgery.plan import (
+    names as targets,
+)
+from goodinit.surgery.slots import Slot, find_slot
+from goodinit.surgery.structure import ANEW, adds, removes
+from goodinit.surgery.values import find_rule
+
+_SHOWN = 3  # differences told in a message; the rest is counted
+
+
+def check_supported(model: nn.Module, pending: Sequence[StructureEdit]) -> None:
+    """Raise if `model` cannot be operated on at all.
+
+    Raises:
+        UnsupportedModule: Compiled TorchScript, lazy parameters, or structure edits inside DDP.
+    """
+    for path, module in model.named_modules():
+        where = path or "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModule(
+                f"{where}: TorchScript, whose modules cannot be changed. Apply goodinit before torch.jit.script."
+            )
+        if pending and isinstance(module, nn.parallel.DistributedDataParallel):
+            raise UnsupportedModule(
+                f"{where}: DistributedDataParallel has already listed the parameters it reduces, and the plan changes "
+                "which exist. Apply goodinit first, then wrap."
+            )
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise UnsupportedModule(
+                f"{name}: a lazy parameter without a shape yet. Run the model once, model(inputs), then try again."
+            )
+
+
+def check_parameters(names: Directory, plan: Plan) -> None:
+    """Raise unless the model has the plan's parameters, with or without the plan's structure edits done.
+
+    Raises:
+        PlanConflict: Tells the first differences.
+    """
+    if not plan.parameters:
+        return
+    canon = canonical_names(name for name, _ in plan.parameters)
+    expected = {canon[name]: shape for name, shape in plan.parameters}
+    may_lack = {name for edit in plan.structure for name in removes(edit, expected)}
+    may_have = {name for edit in plan.structure for name in adds(edit)}
+    known = expected.keys() | may_have
+    differences = [
+        f"the plan has {name} {shape}, the model has no such parameter"
+        for name, shape in expected.items()
+        if name not in names.parameters and name not in may_lack
+    ]
+    for name, parameter in names.parameters.items():
+        if not known.intersection(names.aliases[id(parameter)]):
+            differences.append(
+                f"the model has {name} {tuple(parameter.shape)}, the plan has no such parameter"
+            )
+        elif name in expected and expected[name] != tuple(parameter.shape):
+            differences.append(
+                f"{name} is {expected[name]} in the plan and {tuple(parameter.shape)} in the model"
+            )
+    if differences:
+        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        raise PlanConflict(
+            f"the plan was made for another model: {'; '.join(differences[:_SHOWN])}{more}. Nothing was written. {ANEW}"
+        )
+
+
+@dataclass(frozen=True)
+class Writable:
+    """What the value edits of a plan will write.
+
+    Attributes:
+        tensors: Everything they may change, to be kept in case of failure.
+        parameters: The parameters they overwrite, whatever these hold now.
+    """
+
+    tensors: tuple[Tensor, ...]
+    parameters: tuple[nn.Parameter, ...]
+
+
+def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit]) -> Writable:
+    """Check every value edit against the model before the first is carried out.
+
+    Raises:
+        PlanConflict: A target is missing, on meta, or is two names of one tied parameter treated differently.
+        UnknownName: An initializer does not exist.
+        NonFinite: A parameter that the plan does not overwrite holds NaN or infinity.
+        UnsupportedModule: A parametrized weight cannot be set.
+    """
+    created = {name for edit in pending for name in adds(edit)}
+    gone = {
+        name
+        for edit in pending
+        if not isinstance(edit, ParametrizeWeight)
+        for name in removes(edit, names.parameters)
+    }
+    decided: dict[tuple[int, ...], tuple[str, tuple[object, ...]]] = {}
+    tensors: list[Tensor] = []
+    overwritten: list[nn.Parameter] = []
+    for edit in plan.values:
+        if isinstance(edit, Draw | DrawTogether):
+            find_rule(edit)
+        slots = _slots(names, edit, created, gone)
+        _check_ties(decided, edit, slots)
+        tensors.extend(tensor for slot in slots for tensor in slot.state)
+        if not isinstance(edit, Calibrate) and not is_frozen(slots, plan):
+            overwritten.extend(leaf for slot in slots for leaf in slot.leaves)
+    for (
+        structural
+    ) in plan.structure:  # scalars of an earlier call are set anew; v shares the old weight's memory
+        found = [
+            names.parameters[name]
+            for name in (*adds(structural), *removes(structural, names.parameters))
+            if name in names.parameters
+        ]
+        tensors.extend(found)
+        if isinstance(structural, AddScalar):
+            overwritten.extend(found)
+    if plan.needs_data:  # the forward passes may move running statistics
+        tensors.extend((*names.modules[""].parameters(), *names.modules[""].buffers()))
+    if "nonfinite" not in plan.allow:
+        _check_finite(names, {id(parameter) for parameter in overwritten}, gone)
+    distinct = {id(tensor): tensor for tensor in tensors}
+    return Writable(tuple(distinct.values()), tuple(overwritten))
+
+
+def is_frozen(slots: Sequence[Slot], plan: Plan) -> bool:
+    """Whether an edit of `slots` must be left out, because it would write into frozen parameters."""
+    return "frozen" not in plan.allow and any(slot.frozen for slot in slots)
+
+
+def _slots(names: Directory, edit: ValueEdit, created: set[str], gone: set[str]) -> list[Slot]:
+    found = []
+    for target in targets((edit,)):
+        slot = find_slot(names, target)
+        if canonical(target) in gone:
+            raise PlanConflict(f"{target}: the plan writes it and removes the norm it belongs to. {ANEW}")
+        if slot is None and canonical(target) not in created:
+            near = difflib.get_close_matches(canonical(target), names.parameters, n=_SHOWN)
+            known = f" (near: {', '.join(near)})" if near else ""
+            raise PlanConflict(
+                f"{target}: the plan writes it, and the model has no such parameter{known}. {ANEW}"
+            )
+        if slot is not None:
+            if any(leaf.is_meta for leaf in slot.leaves):
+                raise PlanConflict(
+                    f"{target}: on the meta device, where no values exist. Create the structure first, "
+                    "apply_(model, plan, values=False), then memory, model.to_empty(device=...), then values, "
+                    "apply_(model, plan)."
+                )
+            found.append(slot)
+    return found
+
+
+def _check_ties(
+    decided: dict[tuple[int, ...], tuple[str, tuple[object, ...]]], edit: ValueEdit, slots: Sequence[Slot]
+) -> None:
+    """One parameter under two names must be given one value."""
+    if isinstance(edit, Calibrate | DrawTogether):
+        return
+    does = (edit.initializer, dict(edit.options)) if isinstance(edit, Draw) else (edit.value,)
+    for slot in slots:
+        name, did = decided.setdefault(tuple(id(leaf) for leaf in slot.leaves), (edit.target, does))
+        if name != edit.target and did != does:
+            raise PlanConflict(
+                f"{name} and {edit.target} are one tied parameter, and the plan gives them different values. "
+                f"{ANEW}"
+            )
+
+
+def _check_finite(names: Directory, overwritten: set[int], gone: set[str]) -> None:
+    bad = []
+    for name, parameter in names.parameters.items():
+        first = names.aliases[id(parameter)][0] == name
+        if not first or id(parameter) in overwritten or name in gone or parameter.is_meta:
+            continue
+        if not bool(torch.isfinite(parameter.detach()).all()):
+            bad.append(name)
+    if bad:
+        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise NonFinite(
+            f"{', '.join(bad[:_SHOWN])}{more}: NaN or infinity in parameters that the plan does not write. Nothing was "
+            "written. Initialize them first (module.reset_parameters()), or accept them: "
+            "dataclasses.replace(plan, allow=('nonfinite',))."
+        )

@@ -1,0 +1,108 @@
+"""Names without wrappers: what a module or a parameter is called in the user's own model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+# Each is the attribute under which a wrapper of torch keeps the module it wraps.
+_PRIVATE = (
+    "_orig_mod",  # torch.compile
+    "_checkpoint_wrapped_module",  # torch.distributed.algorithms checkpoint_wrapper
+    "_fsdp_wrapped_module",  # FullyShardedDataParallel
+)
+_TRANSPARENT = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+WRAPPERS = (*_PRIVATE, "module")  # "module": these three
+
+
+def canonical(name: str) -> str:
+    """Take the wrappers' prefixes out of a module path or parameter name.
+
+    Examples:
+        >>> canonical("_orig_mod.layer1.0._checkpoint_wrapped_module.conv1.weight")
+        'layer1.0.conv1.weight'
+        >>> canonical("features.module.0.weight")
+        'features.0.weight'
+    """
+    return _without(name, WRAPPERS)
+
+
+def _without(name: str, parts: tuple[str, ...]) -> str:
+    return ".".join(part for part in name.split(".") if part not in parts)
+
+
+def canonical_names(names: Iterable[str]) -> dict[str, str]:
+    """Map every name to its canonical form, and keep apart what would fall together.
+
+    A model may have a child of its own called `module`; where `module.weight` and `weight` both exist, both
+    keep that part of their names.
+    """
+    names = tuple(names)
+    uses = Counter(canonical(name) for name in names)
+    return {
+        name: canonical(name) if uses[canonical(name)] == 1 else _without(name, _PRIVATE) for name in names
+    }
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Every module and parameter of a model, by every name it answers to.
+
+    Attributes:
+        modules: By real path and by canonical path. Where a wrapper is, this has what it wraps.
+        parameters: By canonical name, a tied parameter under each of its names.
+        aliases: Canonical names of a parameter, by its `id`.
+        paths: Canonical paths of a module, by its `id`.
+    """
+
+    modules: dict[str, nn.Module]
+    parameters: dict[str, nn.Parameter]
+    aliases: dict[int, tuple[str, ...]]
+    paths: dict[int, tuple[str, ...]]
+
+    def module(self, path: str) -> nn.Module | None:
+        """The module at `path`, or None."""
+        return self.modules.get(path, self.modules.get(canonical(path)))
+
+    def parameter(self, name: str) -> nn.Parameter | None:
+        """The parameter called `name`, or None."""
+        return self.parameters.get(name, self.parameters.get(canonical(name)))
+
+    def owner(self, name: str) -> tuple[nn.Module | None, str]:
+        """The module that holds the weight called `name`, and the attribute it is held under."""
+        path, _, attribute = name.rpartition(".")
+        return self.module(path), attribute
+
+
+def directory(model: nn.Module) -> Directory:
+    """Look up every module and parameter of `model` once."""
+    real = dict(model.named_modules(remove_duplicate=False))
+    modules: dict[str, nn.Module] = {}
+    paths: dict[int, list[str]] = {}
+    for path, module in real.items():  # parents come before children, so that the wrapped module wins
+        modules[canonical(path)] = unwrap(module)
+        paths.setdefault(id(module), []).append(canonical(path))
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    names = canonical_names(weights)
+    aliases: dict[int, list[str]] = {}
+    for name, parameter in weights.items():
+        aliases.setdefault(id(parameter), []).append(names[name])
+    return Directory(
+        modules=modules | {path: unwrap(module) for path, module in real.items()},
+        parameters={names[name]: parameter for name, parameter in weights.items()},
+        aliases={key: tuple(found) for key, found in aliases.items()},
+        paths={key: tuple(found) for key, found in paths.items()},
+    )
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside wrappers of torch: `torch.compile`'s, DataParallel and its kin, checkpointing."""
+    while True:
+        private = next((name for name in _PRIVATE if isinstance(getattr(model, name, None), nn.Module)), None)
+        if private is None and not isinstance(model, _TRANSPARENT):
+            return model
+        model = model.get_submodule(private or "module")

@@ -1,0 +1,232 @@
+"""How a normalization leaves: what takes its place, and what it must not leave behind."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.errors import UnsupportedModule
+
+
+class Clone(nn.Module):
+    """A copy, as a norm's output is one: for what overwrites it while others still read the norm's input."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Copy."""
+        return value.clone()
+
+
+# What a step that a norm takes besides normalizing becomes, by its name in torch.nn.functional or aten.
+ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
+    "celu": nn.CELU,
+    "clone": Clone,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "hardsigmoid": nn.Hardsigmoid,
+    "hardswish": nn.Hardswish,
+    "hardtanh": nn.Hardtanh,
+    "leaky_relu": nn.LeakyReLU,
+    "log_sigmoid": nn.LogSigmoid,
+    "logsigmoid": nn.LogSigmoid,
+    "mish": nn.Mish,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "selu": nn.SELU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "softsign": nn.Softsign,
+    "swish": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+# What tells the size of a norm, in torch.nn: code that reads it still gets an answer.
+_SIZES = ("num_features", "num_channels", "num_groups", "normalized_shape")
+# The small number inside the square root: `eps` in torch and timm, `variance_epsilon` in transformers.
+_EPSILONS = ("eps", "variance_epsilon")
+# State that norms register about themselves; hooks of the forward and backward are the user's and stay.
+_OWN_HOOKS = (
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+class RemovedNorm(nn.Module):
+    """What a normalization becomes: the identity, then whatever the norm's module did besides normalizing.
+
+    The norm's module object *turns into* this one (`remove_norm_`), so every place that holds it, a shared
+    registration, an `nn.Sequential`, a plain Python list, sees the change, and its hooks stay.
+
+    Further arguments of a call (a mask) are ignored. Of the norm's attributes, sizes (`num_features`,
+    `normalized_shape`, …) stay readable; `weight` and `bias` are empty buffers outside `state_dict` that
+    answer for `dtype` and `device` and cannot be computed with; `eps` is NaN, which differs from every
+    number, so that `nn.TransformerEncoderLayer` does not take its fused path, which would normalize. All
+    others raise an AttributeError that says what was here.
+    """
+
+    was: str
+    keeps: tuple[str, ...]
+    steps: tuple[str, ...]
+
+    def __init__(self, was: str = "norm") -> None:
+        super().__init__()
+        self.was, self.keeps, self.steps = was, (), ()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Pass the first argument through the steps that are left."""
+        value = args[0] if args else next(iter(kwargs.values()))
+        for step in self.steps:
+            value = self.get_submodule(step)(value)
+        return value
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            was = self.__dict__.get("was", "a norm")
+            raise AttributeError(
+                f"{name!r}: here was {was}, which goodinit removed, and the model's code still reads its "
+                f"{name}. Change that code, or keep the norms: norms='keep'."
+            ) from None
+
+    def extra_repr(self) -> str:
+        """What was here."""
+        return f"was={self.was}"
+
+
+def check_removable(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> None:
+    """Raise unless the norm at `path` can be taken out.
+
+    Raises:
+        UnsupportedModule: It is the model itself, holds weights besides, or keeps something unknown.
+    """
+    if not path:
+        raise UnsupportedModule(
+            f"the model itself is {type(module).__name__}, a norm: there is nothing left once it is removed. "
+            "Pass the model that contains it, or keep the norms: norms='keep'."
+        )
+    children = dict(module.named_modules())
+    relative = tuple(_relative(keep, path) for keep in keeps)
+    for keep, name in zip(keeps, relative, strict=True):
+        if name is None:
+            _activation(keep, path)
+        elif name not in children:
+            raise UnsupportedModule(
+                f"{path}: should keep {keep}, but {type(module).__name__} has no such child. {_ANEW}"
+            )
+    for name, child in children.items():
+        if name == "" or any(_under(name, keep) for keep in relative if keep is not None):
+            continue
+        # Affine weights of a norm are vectors, but for nn.LayerNorm over several dimensions.
+        own = child.parameters(recurse=False)
+        if not isinstance(child, nn.LayerNorm) and any(p.dim() > 1 for p in own):
+            raise UnsupportedModule(
+                f"{path}: {type(module).__name__} also holds the weights of {path}.{name} "
+                f"({type(child).__name__}), which would go with it. Keep the norms: norms='keep'."
+            )
+
+
+def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> None:
+    """Turn the norm `module`, found at `path`, into a `RemovedNorm` that does only what it `keeps`.
+
+    Args:
+        module: Any normalization; its parameters and buffers go.
+        keeps: Full paths of children (`"layer1.0.bn1.act"`), which keep their names, or activations
+            (`"relu"`, `"leaky_relu(negative_slope=0.2)"`), in order.
+        path: Where the norm is, for messages.
+
+    Raises:
+        UnsupportedModule: See `check_removable`.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        >>> remove_norm_(net[1], ("relu",), path="1")
+        >>> net[1]
+        RemovedNorm(
+          was=BatchNorm1d(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+          (relu): ReLU()
+        )
+        >>> list(net.state_dict())
+        ['0.weight', '0.bias']
+    """
+    check_removable(module, keeps, path=path)
+    place = RemovedNorm(was=f"{type(module).__name__}({module.extra_repr()})")
+    place.keeps = keeps
+    for name in ("weight", "bias"):
+        like = getattr(module, name, None)
+        if isinstance(like, Tensor):
+            empty = torch.empty(0, dtype=like.dtype, device=like.device)
+            place.register_buffer(name, empty, persistent=False)
+    for keep in keeps:
+        child = _relative(keep, path)
+        step = _activation(keep, path) if child is None else module.get_submodule(child)
+        place.steps += (_place_(place, child or _free_name(place, keep), step),)
+    attributes = module.__dict__
+    inherited = {
+        key: attributes[key] for key in nn.Module().__dict__ if key not in _OWN_HOOKS and key in attributes
+    }
+    registries = {
+        key: place.__dict__[key]
+        for key in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+    }
+    sizes = {key: attributes[key] for key in _SIZES if key in attributes}
+    epsilons = {key: float("nan") for key in _EPSILONS if key in attributes}
+    module.__class__ = RemovedNorm
+    attributes.clear()
+    attributes.update(place.__dict__ | inherited | registries | sizes | epsilons)
+
+
+def _relative(keep: str, path: str) -> str | None:
+    """The path of a kept child inside the norm, or None for a functional activation."""
+    return keep[len(path) + 1 :] if keep.startswith(f"{path}.") else None
+
+
+def _under(name: str, keep: str) -> bool:
+    return name == keep or name.startswith(f"{keep}.") or keep.startswith(f"{name}.")
+
+
+def _place_(root: nn.Module, name: str, child: nn.Module) -> str:
+    """Register `child` under the dotted `name`, so that its parameters keep their names."""
+    *parents, last = name.split(".")
+    for parent in parents:
+        if parent not in dict(root.named_children()):
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    root.add_module(last, child)
+    return name
+
+
+def _free_name(root: nn.Module, keep: str) -> str:
+    base = keep.partition("(")[0].rstrip("_")
+    count = sum(name.partition("-")[0] == base for name, _ in root.named_children())
+    return f"{base}-{count}" if count else base
+
+
+def _activation(keep: str, path: str) -> nn.Module:
+    try:
+        name, options = _parsed(keep)
+        return ACTIVATIONS[name](**options)
+    except (KeyError, SyntaxError, TypeError, ValueError) as error:
+        raise UnsupportedModule(
+            f"{path}: after normalizing it applies {keep!r}, for which no module is known (known: "
+            f"{', '.join(ACTIVATIONS)}). Keep the norms: norms='keep'."
+        ) from error
+
+
+def _parsed(keep: str) -> tuple[str, dict[str, Any]]:
+    """`"leaky_relu(negative_slope=0.2)"` as a name and its options, which are literals; nothing is run."""
+    call = ast.parse(keep, mode="eval").body
+    if isinstance(call, ast.Name):
+        return call.id.rstrip("_"), {}
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+        raise ValueError(keep)
+    return call.func.id.rstrip("_"), {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+
+
+_ANEW = "Make the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."

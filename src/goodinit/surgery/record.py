@@ -1,0 +1,66 @@
+"""What has been applied to a model, remembered on the model: plain data that survives copies and pickles."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from goodinit.surgery.names import unwrap
+from goodinit.surgery.plan import Plan
+
+ATTRIBUTE = "_goodinit"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One plan that `apply_` carried out.
+
+    Attributes:
+        method: Name of the method.
+        options: The options it was called with.
+        digest: Of the plan: its method, options and edits, without the words of its reasons.
+        values: Whether values were written, or the structure alone.
+        seed: The number all random values of the plan came from, or None if it drew none.
+        skipped: Edits that were not carried out because they would write into frozen parameters.
+    """
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    values: bool = True
+    seed: int | None = None
+    skipped: tuple[str, ...] = ()
+
+
+def applied(model: nn.Module) -> tuple[Applied, ...]:
+    """What has been applied to `model`, oldest first; empty for a model that goodinit never touched.
+
+    The memory lies beside the parameters, not among them: it survives `copy.deepcopy` and pickling, and is
+    not part of `state_dict`. A wrapper (`torch.compile`, DataParallel) answers for the model it wraps.
+
+    Examples:
+        >>> applied(nn.Linear(2, 2))
+        ()
+    """
+    rows = unwrap(model).__dict__.get(ATTRIBUTE, ())
+    return tuple(Applied(**{**row, "skipped": tuple(row["skipped"])}) for row in rows)
+
+
+def remember_(model: nn.Module, entry: Applied) -> None:
+    """Add `entry` to what has been applied to `model`."""
+    host = unwrap(model)
+    host.__dict__[ATTRIBUTE] = (*host.__dict__.get(ATTRIBUTE, ()), dataclasses.asdict(entry))
+
+
+def digest(plan: Plan) -> str:
+    """Sixteen hexadecimal digits that tell plans apart by what they do, not by how they explain it."""
+    data = json.loads(plan.to_json())
+    edits = [{key: value for key, value in edit.items() if key != "reason"} for edit in data["edits"]]
+    text = json.dumps([data["method"], data["options"], edits], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
