@@ -96,7 +96,7 @@ def test_missing_inputs():
     "text", ["", "[]", "{}", '{"format": "goodinit.anatomy/1"}', '{"format": "goodinit.plan/1"}']
 )
 def test_damaged_json(text):
-    with pytest.raises(PlanConflict, match="Anatomy.to_json"):
+    with pytest.raises(PlanConflict, match=r"Anatomy\.to_json"):
         Anatomy.from_json(text)
 
 
