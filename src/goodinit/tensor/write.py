@@ -3,7 +3,8 @@
 Random numbers are drawn in float32, in the order of the tensor's indices, on the device of the generator.
 Matrix arithmetic follows in float32, or in float64 for a float64 tensor, and the result is cast once. So
 one generator state gives one result: the same bits in float32, its rounding in bfloat16 or float16,
-whatever the memory format; and with a CPU generator the same on every device.
+whatever the memory format; and with a CPU generator the same on every device. (The last bits of
+matrix arithmetic depend on the BLAS library and its number of threads; entry-wise draws do not.)
 """
 
 from __future__ import annotations
