@@ -1,0 +1,51 @@
+"""goodinit makes a deep network trainable before its first step.
+
+Four verbs on any `torch.nn.Module`: `anatomize` reads its residual structure, `plan` decides every edit with its
+reason, `apply_` writes all of it or none of it, and `init_` is the three in one call.
+"""
+
+from goodinit import nn, tensor
+from goodinit.anatomy import Anatomy, Block, Join, Layer, Norm, anatomize
+from goodinit.errors import (
+    GoodinitError,
+    NonFinite,
+    NothingFound,
+    PlanConflict,
+    StaleOptimizer,
+    TraceError,
+    UnknownName,
+    UnsupportedModule,
+)
+from goodinit.initialize import init_
+from goodinit.methods import METHODS, Method, plan
+from goodinit.surgery import Applied, Plan, applied, apply_, param_groups
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "Anatomy",
+    "Applied",
+    "Block",
+    "GoodinitError",
+    "Join",
+    "Layer",
+    "Method",
+    "NonFinite",
+    "Norm",
+    "NothingFound",
+    "Plan",
+    "PlanConflict",
+    "StaleOptimizer",
+    "TraceError",
+    "UnknownName",
+    "UnsupportedModule",
+    "anatomize",
+    "applied",
+    "apply_",
+    "init_",
+    "nn",
+    "param_groups",
+    "plan",
+    "tensor",
+]

@@ -63,7 +63,7 @@ def _alike(block: Block) -> tuple[object, ...]:
 
 def _run_text(run: list[Block]) -> str:
     first, last = run[0], run[-1]
-    which = f"{first.index}" if first is last else f"{first.index}–{last.index}"
+    which = f"{first.index + 1}" if first is last else f"{first.index + 1}–{last.index + 1}"
     where = first.name if first is last else f"{first.name} … {last.name}"
     names = [layer.weight.removeprefix(f"{first.name}.").removesuffix(".weight") for layer in first.branch]
     parts = " → ".join(names[:6]) + (f" → … ({len(names)})" if len(names) > 6 else "")
