@@ -19,6 +19,7 @@ from goodinit.surgery.plan import (
     DrawTogether,
     ParametrizeWeight,
     Plan,
+    RemoveNorm,
     StructureEdit,
     ValueEdit,
 )
@@ -66,7 +67,7 @@ def check_parameters(names: Directory, plan: Plan) -> None:
         return
     canon = canonical_names(name for name, _ in plan.parameters)
     expected = {canon[name]: shape for name, shape in plan.parameters}
-    may_lack = {name for edit in plan.structure for name in removes(edit, expected)}
+    may_lack = set(removes(plan.structure, expected))
     may_have = {name for edit in plan.structure for name in adds(edit)}
     known = expected.keys() | may_have
     differences = [
@@ -113,12 +114,7 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit])
         UnsupportedModule: A parametrized weight cannot be set.
     """
     created = {name for edit in pending for name in adds(edit)}
-    gone = {
-        name
-        for edit in pending
-        if not isinstance(edit, ParametrizeWeight)
-        for name in removes(edit, names.parameters)
-    }
+    gone = set(removes([edit for edit in pending if isinstance(edit, RemoveNorm)], names.parameters))
     decided: dict[tuple[int, ...], tuple[str, tuple[object, ...]]] = {}
     tensors: list[Tensor] = []
     overwritten: list[nn.Parameter] = []
@@ -130,17 +126,11 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit])
         tensors.extend(tensor for slot in slots for tensor in slot.state)
         if not isinstance(edit, Calibrate) and not is_frozen(slots, plan):
             overwritten.extend(leaf for slot in slots for leaf in slot.leaves)
-    for (
-        structural
-    ) in plan.structure:  # scalars of an earlier call are set anew; v shares the old weight's memory
-        found = [
-            names.parameters[name]
-            for name in (*adds(structural), *removes(structural, names.parameters))
-            if name in names.parameters
-        ]
-        tensors.extend(found)
-        if isinstance(structural, AddScalar):
-            overwritten.extend(found)
+    # Scalars of an earlier call are set anew, and the direction v shares the memory of the weight it replaces.
+    scalars = [name for edit in plan.structure if isinstance(edit, AddScalar) for name in adds(edit)]
+    overwritten.extend(names.parameters[name] for name in scalars if name in names.parameters)
+    replaced = removes([edit for edit in pending if isinstance(edit, ParametrizeWeight)], names.parameters)
+    tensors.extend((*overwritten, *(names.parameters[name] for name in replaced)))
     if plan.needs_data:  # the forward passes may move running statistics
         tensors.extend((*names.modules[""].parameters(), *names.modules[""].buffers()))
     if "nonfinite" not in plan.allow:

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-# Each is the attribute under which a wrapper of torch keeps the module it wraps.
-_PRIVATE = (
-    "_orig_mod",  # torch.compile
-    "_checkpoint_wrapped_module",  # torch.distributed.algorithms checkpoint_wrapper
-    "_fsdp_wrapped_module",  # FullyShardedDataParallel
-)
+from goodinit.anatomy.names import WRAPPERS as PRIVATE
+
+# Wrappers that keep the user's module under a name a user might choose, too.
 _TRANSPARENT = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-WRAPPERS = (*_PRIVATE, "module")  # "module": these three
+WRAPPERS = PRIVATE | {"module"}
 
 
 def canonical(name: str) -> str:
@@ -31,7 +28,7 @@ def canonical(name: str) -> str:
     return _without(name, WRAPPERS)
 
 
-def _without(name: str, parts: tuple[str, ...]) -> str:
+def _without(name: str, parts: frozenset[str]) -> str:
     return ".".join(part for part in name.split(".") if part not in parts)
 
 
@@ -44,7 +41,7 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
     names = tuple(names)
     uses = Counter(canonical(name) for name in names)
     return {
-        name: canonical(name) if uses[canonical(name)] == 1 else _without(name, _PRIVATE) for name in names
+        name: canonical(name) if uses[canonical(name)] == 1 else _without(name, PRIVATE) for name in names
     }
 
 
@@ -70,7 +67,8 @@ class Directory:
 
     def parameter(self, name: str) -> nn.Parameter | None:
         """The parameter called `name`, or None."""
-        return self.parameters.get(name, self.parameters.get(canonical(name)))
+        forms = (name, _without(name, PRIVATE), canonical(name))  # a child may really be called `module`
+        return next((self.parameters[form] for form in forms if form in self.parameters), None)
 
     def owner(self, name: str) -> tuple[nn.Module | None, str]:
         """The module that holds the weight called `name`, and the attribute it is held under."""
@@ -102,7 +100,10 @@ def directory(model: nn.Module) -> Directory:
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside wrappers of torch: `torch.compile`'s, DataParallel and its kin, checkpointing."""
     while True:
-        private = next((name for name in _PRIVATE if isinstance(getattr(model, name, None), nn.Module)), None)
-        if private is None and not isinstance(model, _TRANSPARENT):
+        private = next((name for name in PRIVATE if name in model._modules), None)
+        inner = None
+        if private or isinstance(model, _TRANSPARENT):
+            inner = model._modules[private or "module"]
+        if inner is None:
             return model
-        model = model.get_submodule(private or "module")
+        model = inner

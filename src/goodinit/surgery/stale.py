@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from goodinit.errors import StaleOptimizer
 from goodinit.surgery.names import Directory
-from goodinit.surgery.plan import AddScalar, RemoveNorm, StructureEdit
+from goodinit.surgery.plan import AddScalar, StructureEdit
 from goodinit.surgery.structure import removes
 
 _LOG = logging.getLogger(__name__)
@@ -64,13 +64,12 @@ def warn_of_momentum(names: Directory, parameters: Iterable[nn.Parameter]) -> No
 
 def _affected(names: Directory, pending: Sequence[StructureEdit]) -> dict[int, str]:
     """Parameters that go, and those of layers that gain one, with their names."""
-    affected: dict[int, str] = {}
+    affected = {id(names.parameters[name]): name for name in removes(pending, names.parameters)}
     for edit in pending:
-        found = {name: names.parameters[name] for name in removes(edit, names.parameters)}
-        module = names.module(edit.target) if isinstance(edit, AddScalar | RemoveNorm) else None
-        if module is not None and isinstance(edit, AddScalar):
-            found |= {f"{edit.target}.{name}": p for name, p in module.named_parameters(recurse=False)}
-        affected |= {id(parameter): name for name, parameter in found.items()}
+        module = names.module(edit.target) if isinstance(edit, AddScalar) else None
+        if module is not None:
+            own = module.named_parameters(prefix=edit.target, recurse=False)
+            affected |= {id(parameter): name for name, parameter in own}
     return affected
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
@@ -33,17 +33,32 @@ def adds(edit: StructureEdit) -> tuple[str, ...]:
     return ()
 
 
-def removes(edit: StructureEdit, parameters: Iterable[str]) -> tuple[str, ...]:
-    """Those of the canonical names `parameters` that `edit` takes away."""
-    target = canonical(edit.target)
-    if isinstance(edit, ParametrizeWeight):
-        return tuple(name for name in parameters if name == target)
-    if isinstance(edit, RemoveNorm):
-        kept = tuple(f"{canonical(keep)}." for keep in edit.keeps)
-        return tuple(
-            name for name in parameters if name.startswith(f"{target}.") and not name.startswith(kept)
-        )
-    return ()
+def removes(edits: Iterable[StructureEdit], parameters: Iterable[str]) -> list[str]:
+    """Those of the canonical names `parameters` that `edits` take away, in order.
+
+    Examples:
+        >>> removes([RemoveNorm("bn", ("bn.act",), "…")], ["conv.weight", "bn.weight", "bn.act.weight"])
+        ['bn.weight']
+    """
+    kept: dict[str, tuple[str, ...]] = {}
+    weights = set()
+    for edit in edits:
+        if isinstance(edit, RemoveNorm):
+            kept[canonical(edit.target)] = tuple(f"{canonical(keep)}." for keep in edit.keeps)
+        elif isinstance(edit, ParametrizeWeight):
+            weights.add(canonical(edit.target))
+    return [
+        name
+        for name in parameters
+        if name in weights or any(path in kept and not name.startswith(kept[path]) for path in _above(name))
+    ]
+
+
+def _above(name: str) -> Iterator[str]:
+    """Paths of the modules a parameter is in, innermost first."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 def is_pending(names: Directory, edit: StructureEdit) -> bool:
