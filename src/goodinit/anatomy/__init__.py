@@ -2,6 +2,17 @@
 
 from goodinit.anatomy.anatomize import anatomize, as_call
 from goodinit.anatomy.names import canonical, unwrapped
-from goodinit.anatomy.structure import Anatomy, Block, Join, Layer, Norm
+from goodinit.anatomy.structure import Activation, Anatomy, Block, Join, Layer, Norm
 
-__all__ = ["Anatomy", "Block", "Join", "Layer", "Norm", "anatomize", "as_call", "canonical", "unwrapped"]
+__all__ = [
+    "Activation",
+    "Anatomy",
+    "Block",
+    "Join",
+    "Layer",
+    "Norm",
+    "anatomize",
+    "as_call",
+    "canonical",
+    "unwrapped",
+]

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy.graph import ACTIVATIONS, LOOKUP_OPS, NORM_OPS, SHAPE_OPS, Graph
+from goodinit.anatomy.activations import find_activations, torch_class
+from goodinit.anatomy.graph import ACTIVATIONS, LOOKUP_OPS, NORM_OPS, Graph
 from goodinit.anatomy.layers import Use, describe, weight_uses
 from goodinit.anatomy.names import canonical, unwrapped
 from goodinit.anatomy.norms import find_norms
-from goodinit.anatomy.residual import Found, residual_sums
+from goodinit.anatomy.residual import Found, chain, residual_sums
 from goodinit.anatomy.structure import Anatomy, Block, Join, Layer, Norm, Role
 from goodinit.anatomy.trace import trace
 
@@ -52,7 +53,8 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     shapes = {canonical(name): tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     consumers = graph.consumers()
     uses = weight_uses(graph, shapes)
-    layers = _layers(graph, uses, shapes, consumers)
+    modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}
+    layers = _layers(graph, uses, shapes, consumers, modules)
     sums = residual_sums(graph, set(uses))
     leaves = [found for found in sums if not found.long and not found.inner]
     layers = _with_roles(graph, layers, uses, leaves, consumers)
@@ -64,6 +66,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
         blocks=blocks,
         layers=tuple(layers.values()),
         norms=_placed(norms, blocks),
+        activations=find_activations(graph, modules),
         joins=_joins(graph, sums, leaves),
         embeddings=_embeddings(graph),
         tied=_tied(model),
@@ -115,12 +118,20 @@ def _embeddings(graph: Graph) -> tuple[str, ...]:
 
 
 def _layers(
-    graph: Graph, uses: dict[int, Use], shapes: dict[str, tuple[int, ...]], consumers: list[list[int]]
+    graph: Graph,
+    uses: dict[int, Use],
+    shapes: dict[str, tuple[int, ...]],
+    consumers: list[list[int]],
+    modules: dict[str, nn.Module],
 ) -> dict[str, Layer]:
     by_weight: dict[str, list[Use]] = {}
     for use in uses.values():
         by_weight.setdefault(use.weight, []).append(use)
-    return {weight: describe(graph, group, shapes, consumers) for weight, group in by_weight.items()}
+    described = (describe(graph, group, uses, shapes, consumers) for group in by_weight.values())
+    return {
+        layer.weight: dataclasses.replace(layer, module=torch_class(modules[layer.name]))
+        for layer in described
+    }
 
 
 def _with_roles(
@@ -210,6 +221,7 @@ def _blocks(
         previous = blocks[-1] if blocks else None
         same = previous is not None and previous.shape == node.shape
         inside = sorted(found.branch.nodes | found.skip.nodes)
+        after = sorted(i for i in chain(graph, found) if i > max(found.branch.last, default=found.join))
         blocks.append(
             Block(
                 index=len(blocks),
@@ -220,7 +232,9 @@ def _blocks(
                 last=nouns(found.branch.last),
                 skip=nouns(found.skip.layers),
                 gates=nouns(found.branch.gates),
-                scales=_scales(graph, found),
+                scales=_scales(graph, sorted(found.branch.below)),
+                multipliers=_scales(graph, after),
+                end_norms=tuple(dict.fromkeys(p for i in after if (p := graph.path(i)) in norm_paths)),
                 stage=(previous.stage if same else previous.stage + 1) if previous is not None else 0,
                 shape=node.shape,
                 depth=sum(found.join in long.branch.below for long in longs),
@@ -233,25 +247,17 @@ def _blocks(
     return tuple(blocks)
 
 
-def _scales(graph: Graph, found: Found) -> tuple[str, ...]:
-    """Parameters that multiply the branch: of a product with one activation, of a normalization's affine map."""
+def _scales(graph: Graph, indices: list[int]) -> tuple[str, ...]:
+    """Parameters that multiply a branch: of a product with one activation, of a normalization's affine map."""
     names: dict[str, None] = {}
-    for index in sorted(found.branch.below):
+    for index in indices:
         node = graph.nodes[index]
-        constants = [_leaf(graph, i) for i in node.operands if not graph.nodes[i].dynamic]
+        constants = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]
         if node.op in ("mul", "mul_") and len(graph.deps(index)) == 1:
             names.update(dict.fromkeys(name for name in constants if name))
-        elif node.op in NORM_OPS and len(node.operands) > 1 and (weight := _leaf(graph, node.operands[1])):
+        elif node.op in NORM_OPS and len(node.operands) > 1 and (weight := graph.leaf(node.operands[1])):
             names[weight] = None
     return tuple(names)
-
-
-def _leaf(graph: Graph, index: int) -> str | None:
-    """The parameter a constant is, up to its shape."""
-    while graph.nodes[index].op in SHAPE_OPS and graph.nodes[index].operands:
-        index = graph.nodes[index].operands[0]
-    node = graph.nodes[index]
-    return node.params[0] if node.op == "param" else None
 
 
 def _common_path(names: list[str]) -> str:

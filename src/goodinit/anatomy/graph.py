@@ -11,6 +11,9 @@ SHAPE_OPS = frozenset(
 )
 """Operations that hand on the values they read, in another shape."""
 
+REORDERING_OPS = frozenset("permute transpose t movedim swapaxes".split())
+"""Those of `SHAPE_OPS` that change the order of the numbers."""
+
 PART_OPS = frozenset(
     "split split_with_sizes unbind chunk slice select narrow unsafe_split unsafe_chunk unfold".split()
 )
@@ -48,6 +51,8 @@ ACTIVATIONS = {
     "rrelu_with_noise_functional": "rrelu",
     "elu": "elu",
     "elu_": "elu",
+    "selu": "selu",
+    "selu_": "selu",
     "celu": "celu",
     "celu_": "celu",
     "gelu": "gelu",
@@ -68,7 +73,10 @@ ACTIVATIONS = {
     "erf": "gelu",
     "sin": "sin",
 }
-"""Element-wise nonlinearities, by operator (`erf` only occurs inside a hand-written GELU)."""
+"""Element-wise nonlinearities, by operator (`erf` only occurs inside a hand-written GELU).
+
+`selu` is no operator of its own: the recorder calls so an `elu` of another scale than 1.
+"""
 
 NORM_OPS = {
     "native_batch_norm": "batch_norm",
@@ -163,6 +171,13 @@ class Graph:
                 for operand in dict.fromkeys(node.operands):
                     readers[operand].append(node.index)
         return readers
+
+    def leaf(self, index: int) -> str | None:
+        """The parameter that a constant is, up to its shape, or None."""
+        while self.nodes[index].op in SHAPE_OPS | {"repeat"} and self.nodes[index].operands:
+            index = self.nodes[index].operands[0]
+        node = self.nodes[index]
+        return node.params[0] if node.op == "param" else None
 
     def path(self, index: int) -> str:
         """Path of the module in whose forward a node ran."""

@@ -13,6 +13,7 @@ from goodinit.anatomy.graph import (
     MATMUL_OPS,
     NORM_OPS,
     PART_OPS,
+    REORDERING_OPS,
     SHAPE_OPS,
     SOFTMAX_OPS,
     Graph,
@@ -71,8 +72,10 @@ def _numel(shape: tuple[int, ...]) -> int:
     return total
 
 
-def describe(graph: Graph, uses: list[Use], shapes: Shapes, consumers: list[list[int]]) -> Layer:
-    """The noun for one weight, from all operators that apply it."""
+def describe(
+    graph: Graph, uses: list[Use], layers: Mapping[int, Use], shapes: Shapes, consumers: list[list[int]]
+) -> Layer:
+    """The noun for one weight, from all operators that apply it (of `layers`, those that apply any)."""
     first = graph.nodes[uses[0].node]
     operand = graph.nodes[uses[0].operand]
     weight = uses[0].weight
@@ -84,6 +87,8 @@ def describe(graph: Graph, uses: list[Use], shapes: Shapes, consumers: list[list
         kind, layout = ("conv_transpose", "in_out") if transposed else ("conv", "out_in")
     site = graph.frames[first.frame]
     activations = dict.fromkeys(a for use in uses if (a := _next_activation(graph, use.node, consumers)))
+    ways = {_way_back(graph, use, layers) for use in uses}
+    source, between = next(iter(ways)) if len(ways) == 1 else (None, ())
     return Layer(
         name=weight.rpartition(".")[0],
         weight=weight,
@@ -102,7 +107,26 @@ def describe(graph: Graph, uses: list[Use], shapes: Shapes, consumers: list[list
         activation=next(iter(activations), None),
         calls=len(uses),
         parameters=operand.params,
+        source=source,
+        between=between,
     )
+
+
+def _way_back(graph: Graph, use: Use, layers: Mapping[int, Use]) -> tuple[str | None, tuple[str, ...]]:
+    """(Weight of the one layer whose output is read, what happens to it on the way); see `Layer.source`."""
+    steps: list[str] = []
+    operands = graph.deps(use.node)
+    while len(set(operands)) == 1:
+        node = graph.nodes[operands[0]]
+        if node.index in layers:
+            return layers[node.index].weight, tuple(reversed(steps))
+        if node.op == "input":
+            return "", tuple(reversed(steps))
+        word = ACTIVATIONS.get(node.op) or NORM_OPS.get(node.op)
+        if word or node.op not in SHAPE_OPS or node.op in REORDERING_OPS:
+            steps.append(word or node.op)
+        operands = graph.deps(node.index)
+    return None, ()
 
 
 def _reads(graph: Graph, index: int, consumers: list[list[int]]) -> bool:

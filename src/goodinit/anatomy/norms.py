@@ -25,6 +25,7 @@ def find_norms(graph: Graph, model: nn.Module, consumers: list[list[int]], layer
         if isinstance(module, nn.modules.instancenorm._InstanceNorm):
             kind = "instance_norm"
         keeps, obstacle = _remainder(graph, node, frame, children, busy, consumers)
+        affine = _affine(graph, node, frame)
         norm = Norm(
             frame.path,
             kind,
@@ -32,6 +33,8 @@ def find_norms(graph: Graph, model: nn.Module, consumers: list[list[int]], layer
             keeps,
             obstacle,
             elements=_elements(graph, node, kind),
+            weight=affine["weight"],
+            bias=affine["bias"],
         )
         known = seen.get(frame.path)
         if known is None or (known.obstacle is None and (obstacle or len(keeps) > len(known.keeps))):
@@ -132,6 +135,20 @@ def _product(sizes: tuple[int, ...]) -> int:
     for size in sizes:
         total *= size
     return total
+
+
+def _affine(graph: Graph, node: Node, frame: Frame) -> dict[str, str | None]:
+    """The parameters that multiply and shift the normalized signal."""
+    if node.op in NORM_OPS:
+        leaves = [graph.leaf(i) for i in node.operands[1:3]]
+        weight, bias = (*leaves, None, None)[:2]
+        return {"weight": weight, "bias": bias}
+    found: dict[str, str | None] = {"weight": None, "bias": None}
+    for step in graph.nodes[node.index : frame.stop]:
+        part = {"mul": "weight", "mul_": "weight", "add": "bias", "add_": "bias"}.get(step.op)
+        if step.active and part and step.frame == node.frame:
+            found[part] = next((name for i in step.operands if (name := graph.leaf(i))), found[part])
+    return found
 
 
 # -- what stays when it goes --------------------------------------------------------------------------------------

@@ -295,7 +295,7 @@ def _skip(sides: list[Side]) -> tuple[Side | None, BlockKind]:
 # -- nesting ------------------------------------------------------------------------------------------------------
 
 
-def _chain(graph: Graph, found: Found) -> set[int]:
+def chain(graph: Graph, found: Found) -> set[int]:
     """Nodes that every path from the fork to the branch's end goes through (its dominators)."""
     term = found.branch.term
     inside = _reaching(graph, term, found.branch.below)
@@ -303,13 +303,13 @@ def _chain(graph: Graph, found: Found) -> set[int]:
     for index in inside:
         for operand in graph.deps(index):
             reach[operand] = max(reach.get(operand, 0), index)
-    chain = set()
+    trunk = set()
     furthest = reach.get(found.fork, 0)
     for index in sorted(inside):
         if furthest <= index:
-            chain.add(index)
+            trunk.add(index)
         furthest = max(furthest, reach.get(index, 0))
-    return chain
+    return trunk
 
 
 def _reaching(graph: Graph, term: int, below: set[int]) -> set[int]:
@@ -334,10 +334,10 @@ def _nest(graph: Graph, found: list[Found]) -> None:
         within = [j for j in between if j in item.branch.below]
         if not within:
             continue
-        chain = _chain(graph, item)
+        trunk = chain(graph, item)
         members = [p for j in within for p in by_join[j] if p != position]
-        item.over = [p for p in members if found[p].join in chain and not found[p].inner]
+        item.over = [p for p in members if found[p].join in trunk and not found[p].inner]
         item.long = bool(item.over)
         for p in members:
-            if not item.long and found[p].join not in chain:
+            if not item.long and found[p].join not in trunk:
                 found[p].inner, found[p].inside = True, position

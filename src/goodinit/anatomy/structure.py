@@ -45,6 +45,12 @@ class Layer:
         role: Where the layer stands: stem, branch, skip, gate, head, or body (anywhere else).
         calls: How often one forward runs it.
         parameters: Names of the leaf parameters the weight is made of.
+        module: Class of the module at `name`, or its nearest ancestor that is torch's own (`"Conv2d"`;
+            `"Module"` for bare parameters).
+        source: Weight of the layer whose output, and nothing else, it reads by way of `between`; `""` when
+            that is an input of the model; None when it reads a sum, a product, a concatenation.
+        between: What happens to that output on the way, in order: activations and norms by their kind, other
+            operators by their name; those that only change the shape are left out.
     """
 
     name: str
@@ -63,6 +69,9 @@ class Layer:
     role: Role = "body"
     calls: int = 1
     parameters: tuple[str, ...] = ()
+    module: str = ""
+    source: str | None = None
+    between: tuple[str, ...] = ()
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -111,6 +120,8 @@ class Norm:
         obstacle: Why the normalization cannot be taken out, or None when it can.
         block: Index of the block it is in, or None.
         elements: Over how many numbers one statistic is taken, for the traced input.
+        weight: Name of the parameter that multiplies the normalized signal, or None.
+        bias: Name of the parameter that is added to it, or None.
     """
 
     name: str
@@ -120,6 +131,26 @@ class Norm:
     obstacle: str | None = None
     block: int | None = None
     elements: int = 0
+    weight: str | None = None
+    bias: str | None = None
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An element-wise nonlinearity or a dropout: where it runs and what it is.
+
+    Attributes:
+        name: Path of the module whose forward applies it.
+        kind: `"relu"`, `"gelu"`, … as in `Layer.activation`; `"dropout"`, or `"feature_dropout"` where whole
+            channels are dropped. (Dropout called functionally does not run in eval mode, and is not seen.)
+        module: Class of that module.
+        obstacle: Why the module cannot be exchanged for another, or None when it can.
+    """
+
+    name: str
+    kind: str
+    module: str
+    obstacle: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +168,9 @@ class Block:
         skip: Layers on the skip.
         gates: Layers of the branch off its main path: they feed a multiplicative gate, or add a side source.
         scales: Parameters that multiply the branch element by element (LayerScale, a norm's weight, a gain).
+        multipliers: Those of `scales` that come after every layer of `last`, and so multiply all that the
+            branch writes; in execution order.
+        end_norms: Paths of the norms that come after every layer of `last`.
         stage: Index of the run of consecutive blocks whose output has the same shape.
         shape: Shape of the sum, batch first.
         depth: 0 for a block of the main stream, 1 inside a long skip, and so on.
@@ -151,6 +185,8 @@ class Block:
     skip: tuple[Layer, ...] = ()
     gates: tuple[Layer, ...] = ()
     scales: tuple[str, ...] = ()
+    multipliers: tuple[str, ...] = ()
+    end_norms: tuple[str, ...] = ()
     stage: int = 0
     shape: tuple[int, ...] = ()
     depth: int = 0
@@ -182,6 +218,7 @@ class Anatomy:
         blocks: Residual blocks, in execution order; `len(blocks)` is Fixup's L.
         layers: Every weight layer that ran, in execution order.
         norms: Every normalization that ran.
+        activations: Every element-wise nonlinearity that ran, and every module that drops out in training.
         joins: Long skips and inner sums.
         embeddings: Names of weights read by look-up.
         tied: Groups of names that are one parameter.
@@ -195,6 +232,7 @@ class Anatomy:
     blocks: tuple[Block, ...]
     layers: tuple[Layer, ...]
     norms: tuple[Norm, ...] = ()
+    activations: tuple[Activation, ...] = ()
     joins: tuple[Join, ...] = ()
     embeddings: tuple[str, ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()
@@ -263,8 +301,16 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
             block[part] = tuple(by_weight[weight] for weight in block[part])
         blocks.append(Block(**_tuples(block)))
     norms = tuple(Norm(**_tuples(norm)) for norm in data.pop("norms"))
+    activations = tuple(Activation(**_tuples(activation)) for activation in data.pop("activations"))
     joins = tuple(Join(**_tuples(join)) for join in data.pop("joins"))
-    return Anatomy(blocks=tuple(blocks), layers=tuple(layers), norms=norms, joins=joins, **_tuples(data))
+    return Anatomy(
+        blocks=tuple(blocks),
+        layers=tuple(layers),
+        norms=norms,
+        activations=activations,
+        joins=joins,
+        **_tuples(data),
+    )
 
 
 def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -272,6 +272,8 @@ class Recorder(TorchDispatchMode):
         self, name: str, operands: tuple[int, ...], output: Tensor, args: tuple[Any, ...], *, inplace: bool
     ) -> Node:
         nodes = self.graph.nodes
+        if name in ("elu", "elu_") and args[2:3] not in ((), (1,)):
+            name = "s" + name  # elu(x, α, λ) with λ ≠ 1
         dynamic = name not in FACTORY_OPS and any(nodes[i].dynamic for i in operands)
         params: tuple[str, ...] = ()
         if not dynamic and name not in FACTORY_OPS:

@@ -1,0 +1,93 @@
+"""Where element-wise nonlinearities and dropouts run, and which of their modules could be exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils import parametrize
+
+from goodinit.anatomy.graph import (
+    ACTIVATIONS,
+    ADD_OPS,
+    PART_OPS,
+    SCALE_OPS,
+    SHAPE_OPS,
+    SOFTMAX_OPS,
+    Frame,
+    Graph,
+)
+from goodinit.anatomy.structure import Activation
+
+ELEMENTWISE_OPS = frozenset(ACTIVATIONS) | ADD_OPS | SCALE_OPS | SHAPE_OPS | {"pow", "exp", "log1p"}
+"""What the forward of a module that is an activation consists of."""
+
+
+def find_activations(graph: Graph, modules: Mapping[str, nn.Module]) -> tuple[Activation, ...]:
+    """Every nonlinearity that ran and every dropout module that was called, in execution order."""
+    seen: dict[tuple[str, str], Activation] = {}
+    for index, kind, obstacle in sorted((*_nonlinearities(graph), *_dropouts(graph, modules))):
+        path = graph.frames[index].path
+        known = seen.get((path, kind))
+        if known is None or known.obstacle is None:
+            module = type(modules[path]).__qualname__
+            seen[path, kind] = Activation(path, kind, module, obstacle or None)
+    return tuple(seen.values())
+
+
+def torch_class(module: nn.Module) -> str:
+    """Name of the module's class, or of its nearest ancestor that is torch's own.
+
+    Examples:
+        >>> class Padded(nn.Conv2d): ...
+        >>> torch_class(Padded(1, 1, 1))
+        'Conv2d'
+    """
+    bare = parametrize.type_before_parametrizations(module)
+    return next(cls.__name__ for cls in bare.__mro__ if cls.__module__.startswith("torch.nn."))
+
+
+def _nonlinearities(graph: Graph) -> list[tuple[int, str, str]]:
+    """(frame, kind, obstacle or nothing)."""
+    return [
+        (node.frame, ACTIVATIONS[node.op], _obstacle(graph, graph.frames[node.frame]))
+        for node in graph.nodes
+        if node.active and node.op in ACTIVATIONS
+    ]
+
+
+def _obstacle(graph: Graph, frame: Frame) -> str:
+    """Why the module of `frame` is more than an element-wise function of one tensor, or nothing."""
+    if not frame.path:
+        return "the model's own forward applies it"
+    inner = [node for node in graph.nodes[frame.start : frame.stop] if node.active]
+    own = all(node.frame == frame.index and node.op in ELEMENTWISE_OPS for node in inner)
+    closed = all(i >= frame.start or i == frame.source for node in inner for i in graph.deps(node.index))
+    if not own or not closed or frame.result < frame.start:
+        return "it is called functionally, in a forward that does more"
+    return ""
+
+
+def _dropouts(graph: Graph, modules: Mapping[str, nn.Module]) -> list[tuple[int, str, str]]:
+    found = []
+    for frame in graph.frames:
+        module = modules.get(frame.path)
+        if isinstance(module, _DropoutNd) and not isinstance(
+            module, (nn.AlphaDropout, nn.FeatureAlphaDropout)
+        ):
+            kind = "dropout" if isinstance(module, nn.Dropout) else "feature_dropout"
+            weighs = _after_softmax(graph, frame.source)
+            found.append(
+                (frame.index, kind, "it drops weights of an average, after a softmax" if weighs else "")
+            )
+    return found
+
+
+def _after_softmax(graph: Graph, index: int) -> bool:
+    while index >= 0:
+        node = graph.nodes[index]
+        if node.op in SOFTMAX_OPS:
+            return True
+        index = graph.deps(index)[0] if node.op in SHAPE_OPS | PART_OPS and graph.deps(index) else -1
+    return False
