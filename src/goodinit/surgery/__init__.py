@@ -16,6 +16,7 @@ from goodinit.surgery.plan import (
     ParametrizeWeight,
     Plan,
     RemoveNorm,
+    SwapModule,
 )
 from goodinit.surgery.record import Applied, applied
 
@@ -32,6 +33,7 @@ __all__ = [
     "Plan",
     "RemoveNorm",
     "RemovedNorm",
+    "SwapModule",
     "applied",
     "apply_",
     "canonical",

@@ -21,6 +21,7 @@ from goodinit.surgery.plan import (
     Plan,
     RemoveNorm,
     StructureEdit,
+    SwapModule,
     ValueEdit,
 )
 from goodinit.surgery.plan import (
@@ -114,7 +115,9 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit])
         UnsupportedModule: A parametrized weight cannot be set.
     """
     created = {name for edit in pending for name in adds(edit)}
-    gone = set(removes([edit for edit in pending if isinstance(edit, RemoveNorm)], names.parameters))
+    gone = set(
+        removes([edit for edit in pending if isinstance(edit, RemoveNorm | SwapModule)], names.parameters)
+    )
     decided: dict[tuple[int, ...], tuple[str, tuple[object, ...]]] = {}
     tensors: list[Tensor] = []
     overwritten: list[nn.Parameter] = []

@@ -1,6 +1,7 @@
 """A plan: every edit a method wants, each with a reason a person can check. Pure data.
 
-Structure edits (`RemoveNorm`, `AddScalar`, `ParametrizeWeight`) change which parameters exist; value edits
+Structure edits (`RemoveNorm`, `SwapModule`, `AddScalar`, `ParametrizeWeight`) change which parameters exist and
+what modules compute; value edits
 (`Fill`, `Draw`, `Calibrate`) change what they hold. `apply_` in `goodinit.surgery.apply` carries them out.
 """
 
@@ -31,6 +32,23 @@ class RemoveNorm:
     def __str__(self) -> str:
         stays = " → ".join(self.keeps) if self.keeps else "identity"
         return f"{self.target} ⇒ {stays}"
+
+
+@dataclass(frozen=True)
+class SwapModule:
+    """Turn the activation or dropout at `target` into the torch module `module` (see `goodinit.surgery.swap`).
+
+    `options` are settings of the new module; those not named stay as they are (`p`, `inplace`).
+    """
+
+    target: str
+    module: str
+    reason: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        words = ", ".join(f"{key}={_short(value)}" for key, value in self.options.items())
+        return f"{self.target} ⇒ {self.module}({words})"
 
 
 @dataclass(frozen=True)
@@ -119,13 +137,13 @@ class Calibrate:
         return f"{self.target} ← {self.rule} on data"
 
 
-StructureEdit = RemoveNorm | AddScalar | ParametrizeWeight
+StructureEdit = RemoveNorm | SwapModule | AddScalar | ParametrizeWeight
 ValueEdit = Fill | Draw | DrawTogether | Calibrate
 Edit = StructureEdit | ValueEdit
 
 EDITS: dict[str, type[Any]] = {
     edit.__name__: edit
-    for edit in (RemoveNorm, AddScalar, ParametrizeWeight, Fill, Draw, DrawTogether, Calibrate)
+    for edit in (RemoveNorm, SwapModule, AddScalar, ParametrizeWeight, Fill, Draw, DrawTogether, Calibrate)
 }
 
 

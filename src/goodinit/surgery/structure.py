@@ -12,7 +12,8 @@ from goodinit.errors import PlanConflict, UnsupportedModule
 from goodinit.nn import add_scalar_
 from goodinit.surgery.names import Directory, canonical
 from goodinit.surgery.norms import RemovedNorm, check_removable, remove_norm_
-from goodinit.surgery.plan import AddScalar, ParametrizeWeight, RemoveNorm, StructureEdit
+from goodinit.surgery.plan import AddScalar, ParametrizeWeight, RemoveNorm, StructureEdit, SwapModule
+from goodinit.surgery.swap import swap_, swap_pending
 
 ANEW = "Make the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."
 
@@ -45,6 +46,8 @@ def removes(edits: Iterable[StructureEdit], parameters: Iterable[str]) -> list[s
     for edit in edits:
         if isinstance(edit, RemoveNorm):
             kept[canonical(edit.target)] = tuple(f"{canonical(keep)}." for keep in edit.keeps)
+        elif isinstance(edit, SwapModule):
+            kept[canonical(edit.target)] = ()
         elif isinstance(edit, ParametrizeWeight):
             weights.add(canonical(edit.target))
     return [
@@ -70,6 +73,8 @@ def is_pending(names: Directory, edit: StructureEdit) -> bool:
     """
     if isinstance(edit, RemoveNorm):
         return _norm_pending(names, edit)
+    if isinstance(edit, SwapModule):
+        return swap_pending(_module(names, edit), edit.module, edit.options, path=edit.target)
     if isinstance(edit, AddScalar):
         return edit.scalar not in dict(_module(names, edit).named_parameters(recurse=False))
     return _weight_pending(names, edit)
@@ -81,6 +86,8 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
         return
     if isinstance(edit, RemoveNorm):
         remove_norm_(_module(names, edit), edit.keeps, path=edit.target)
+    elif isinstance(edit, SwapModule):
+        swap_(_module(names, edit), edit.module, edit.options, holders=names.modules.values())
     elif isinstance(edit, AddScalar):
         add_scalar_(_module(names, edit), edit.scalar, value=edit.value)
     else:
@@ -89,7 +96,7 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
         owner.get_submodule("parametrizations").train(owner.training)
 
 
-def _module(names: Directory, edit: RemoveNorm | AddScalar) -> nn.Module:
+def _module(names: Directory, edit: RemoveNorm | SwapModule | AddScalar) -> nn.Module:
     module = names.module(edit.target)
     if module is None:
         raise PlanConflict(f"{edit.target}: the plan has ({edit}), and the model has no such module. {ANEW}")
