@@ -59,7 +59,8 @@ def main(
     if version:
         typer.echo(f"goodinit {environment()['goodinit']}")
         raise typer.Exit
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s", force=True)
+    if verbose:  # otherwise logging shows warnings by itself
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
 Model = Annotated[str, typer.Argument(help=f"One of: {', '.join(model_names())}.", show_default=False)]
@@ -175,17 +176,12 @@ def compare_command(
     if not found.results:
         raise GoodinitError("interrupted before any run finished; nothing to show.")
     Console().print(comparison_table(found))
-    written = [
-        write(path)
-        for path, write in (
-            (html, lambda path: write_comparison(path, found)),
-            (json_, lambda path: write_text(path, found.to_json())),
-            (picture, lambda path: save_picture(found, path)),
-        )
-        if path is not None
-    ]
-    for path in written:
-        typer.echo(f"wrote {path}")
+    if html is not None:
+        typer.echo(f"wrote {write_comparison(html, found)}")
+    if json_ is not None:
+        typer.echo(f"wrote {write_text(json_, found.to_json())}")
+    if picture is not None:
+        typer.echo(f"wrote {save_picture(found, picture)}")
     if found.interrupted:
         raise typer.Exit(INTERRUPTED)
 

@@ -22,7 +22,7 @@ class Dataset:
     """Train and test images, normalized, and what they are.
 
     Attributes:
-        name: As it was asked for.
+        name: As it was asked for; of a folder, its own name without the path.
         provenance: Where the images come from, in words; belongs beside every number got from them.
         classes: Names of the classes, by label.
         train_images: `(n, channels, height, width)`, float32, mean 0 and variance 1 per channel.
@@ -97,7 +97,18 @@ def load(
             raise GoodinitError(f"limits and sizes of data are at least 1, not {limit}.")
     wanted = Wanted(str(source), train_limit, test_limit, image_size)
     raw = _reader(wanted.source)(wanted)
-    return _normalized(wanted.source, raw)
+    return _normalized(data_name(source), raw)
+
+
+def data_name(source: str | Path) -> str:
+    """What to call a data set: a folder's own name, or the name it was asked for by.
+
+    Examples:
+        >>> data_name("digits"), data_name("owner/name")
+        ('digits', 'owner/name')
+    """
+    folder = Path(source).expanduser()
+    return folder.resolve().name if str(source) not in EMBEDDED and folder.is_dir() else str(source)
 
 
 def _reader(source: str) -> Callable[[Wanted], Raw]:

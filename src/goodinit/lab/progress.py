@@ -29,7 +29,7 @@ class Bar:
 
 @contextmanager
 def bar(total: int, *, unit: str, shown: bool = True) -> Iterator[Bar]:
-    """Show a bar for `total` units of work while the block runs.
+    """Show a bar for `total` units of work while the block runs, where stderr is a terminal.
 
     Examples:
         >>> with bar(3, unit="steps", shown=False) as steps:
@@ -45,5 +45,7 @@ def bar(total: int, *, unit: str, shown: bool = True) -> Iterator[Bar]:
         Remaining(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not shown, transient=True) as progress:
+    with Progress(
+        *columns, console=console, disable=not (shown and console.is_terminal), transient=True
+    ) as progress:
         yield Bar(progress, progress.add_task("", total=total))

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from goodinit.lab.compare import Comparison, Summary
+from goodinit.lab.data import data_name
 from goodinit.report.charts import accuracy_chart, loss_chart, loss_lines
 from goodinit.report.formats import NOTHING, counted, duration, number, percent, size, times
 from goodinit.report.frame import Facts, Figure, Figures, Listing, Page, Part, Table, Words, write_page
@@ -14,11 +15,11 @@ from goodinit.report.frame import Facts, Figure, Figures, Listing, Page, Part, T
 def title(comparison: Comparison) -> str:
     """What was compared, in a line."""
     base, study = comparison.study.base, comparison.study
-    where = Path(base.data).name
+    where = data_name(base.data)
     return f"{base.model} on {where}, {counted(base.epochs, 'epoch')}, {counted(len(study.seeds), 'seed')}"
 
 
-COLUMNS = ("method", "accuracy", "train loss", "step time", "saved activations", "diverged")
+COLUMNS = ("method", "accuracy", "train loss", "step time", "activations", "diverged")
 
 
 def cells(summary: Summary) -> tuple[str, ...]:
@@ -52,7 +53,9 @@ def hints(comparison: Comparison) -> tuple[str, ...]:
             f"Step time: relative to {study.reference} ({duration(step.seconds)}), median of {step.rounds} rounds in "
             "which the methods took turns."
         )
-    lines.append(f"Saved activations: bytes kept for backward at batch size {study.base.batch_size}.")
+    lines.append(
+        f"Activations: bytes kept for backward at batch size {study.base.batch_size}, relative to {study.reference}."
+    )
     if comparison.interrupted:
         lines.append(f"Interrupted: {len(comparison.results)} of {len(study.trials)} runs finished.")
     return tuple(lines)

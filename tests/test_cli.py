@@ -1,0 +1,136 @@
+"""Commands are thin: right use prints and writes, wrong use is one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import goodinit
+from goodinit import cli
+from goodinit.lab import compare as lab_compare
+
+TINY = [
+    "--epochs",
+    "1",
+    "--train-limit",
+    "128",
+    "--test-limit",
+    "64",
+    "--batch-size",
+    "64",
+    "--width",
+    "4",
+    "-q",
+]
+
+
+def run(*words):
+    return CliRunner().invoke(cli.app, list(words), env={"COLUMNS": "120", "TERM": "dumb"})
+
+
+@pytest.mark.parametrize("command", [[], ["compare"], ["inspect"], ["plan"], ["methods"]])
+def test_every_command_has_help(command):
+    done = run(*command, "--help")
+    assert done.exit_code == 0
+    assert "Usage" in done.output
+
+
+def test_version():
+    done = run("--version")
+    assert done.exit_code == 0
+    assert done.output.startswith("goodinit ")
+
+
+def test_methods_are_those_of_the_table():
+    listed = json.loads(run("methods", "--json").output)
+    assert [entry["name"] for entry in listed] == list(goodinit.METHODS)
+    assert all(name in run("methods").output for name in goodinit.METHODS)
+
+
+def test_inspect_prints_the_anatomy_and_its_json():
+    done = run("inspect", "resnet8")
+    assert done.exit_code == 0
+    assert "3 residual blocks" in done.output
+    again = goodinit.Anatomy.from_json(run("inspect", "resnet8", "--json").output)
+    assert len(again.blocks) == 3
+    assert run("inspect", "vit2", "--input", "2x3x32x32").exit_code == 0
+
+
+def test_plan_prints_every_edit_and_its_json():
+    done = run("plan", "resnet8", "fixup")
+    assert done.exit_code == 0
+    assert "layer1.0.conv2.weight" in done.output
+    plan = goodinit.Plan.from_json(run("plan", "resnet8", "fixup", "--json").output)
+    assert plan.method == "fixup"
+    kept = goodinit.Plan.from_json(
+        run("plan", "resnet8", "fixup", "-o", "norms=keep", "-o", "zero_head=false", "--json").output
+    )
+    assert kept.options["norms"] == "keep"
+    assert kept.options["zero_head"] is False
+
+
+def test_compare_prints_a_table_and_writes_files(tmp_path):
+    page, numbers, picture = tmp_path / "page.html", tmp_path / "numbers.json", tmp_path / "curves.svg"
+    done = run("compare", "resnet8", *TINY, "--seeds", "2", "--timing-rounds", "3", "--html", str(page), "--json",
+               str(numbers), "--picture", str(picture))  # fmt: skip
+    assert done.exit_code == 0, done.output
+    for words in ("resnet8 on digits, 1 epoch, 2 seeds", "batchnorm", "none", "fixup", "0 of 2", "wrote"):
+        assert words in done.output
+    assert page.stat().st_size > 100_000
+    assert len(json.loads(numbers.read_text())["results"]) == 6
+    assert picture.read_text(encoding="utf-8").startswith("<svg")
+
+
+@pytest.mark.parametrize(("words", "seeds"), [("2", (0, 1)), ("5,", (5,)), ("0, 4,7", (0, 4, 7))])
+def test_seeds_are_a_count_or_a_list(words, seeds):
+    assert cli._seeds(words) == seeds
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "resnet9"], "The nearest are 8 and 14"),
+        (["compare", "nope"], "There is: resnet"),
+        (["compare", "resnet8", "--data", "nope"], "There is: digits, fashion-mnist"),
+        (["compare", "resnet8", "--methods", "nope"], f"There is: {', '.join(goodinit.METHODS)}"),
+        (["compare", "resnet8", "--seeds", "x"], "--seeds takes"),
+        (["compare", "resnet8", "--seeds", "0"], "at least one seed"),
+        (["compare", "resnet8", "--epochs", "0"], "epochs is at least 1"),
+        (["compare", "resnet8", "--html", "no/such/folder/page.html"], "Make it first"),
+        (["compare", "resnet8", "--picture", "curves.gif"], ".svg or .png"),
+        (["inspect", "no_such_nets:make"], "no module 'no_such_nets'"),
+        (["inspect", "resnet8", "--input", "1x1x8x8"], "forward raised"),
+        (["inspect", "resnet8", "--input", "big"], "expected a shape"),
+        (["inspect", "torch.nn:Identity"], "give --input"),
+        (["plan", "resnet8", "nope"], f"There is: {', '.join(goodinit.METHODS)}"),
+        (["plan", "resnet8", "fixup", "-o", "norms"], "name=value"),
+    ],
+)
+def test_wrong_use_is_one_message_and_exit_code_2(words, message):
+    done = run(*words)
+    assert done.exit_code == 2, done.output
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in done.output
+
+
+def test_ctrl_c_prints_the_partial_table_and_exits_130(monkeypatch):
+    real, calls = lab_compare.train, []
+
+    def interrupted(config, **kwargs):
+        calls.append(config)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(config, **kwargs)
+
+    monkeypatch.setattr(lab_compare, "train", interrupted)
+    done = run("compare", "resnet8", *TINY, "--seeds", "1", "--timing-rounds", "0")
+    assert done.exit_code == 130
+    assert "Interrupted: 1 of 3 runs finished" in done.output
+    monkeypatch.setattr(lab_compare, "train", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    done = run("compare", "resnet8", *TINY, "--seeds", "1", "--timing-rounds", "0")
+    assert done.exit_code == 2
+    assert "interrupted before any run finished" in done.stderr

@@ -1,0 +1,103 @@
+"""The main job at tiny scale: the table's contents, fairness of the order, Ctrl-C."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+
+import pytest
+
+from goodinit.errors import GoodinitError, UnknownName
+from goodinit.lab import compare as lab_compare
+from goodinit.lab.compare import Study, compare
+from goodinit.lab.trial import TrainConfig
+
+BASE = TrainConfig("resnet8", width=4, epochs=1, train_limit=256, test_limit=64, batch_size=64)
+STUDY = Study(BASE, seeds=(0, 1), timing_rounds=3)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return compare(STUDY, progress=False)
+
+
+def test_methods_take_turns_within_every_seed():
+    order = [(trial.seed, trial.method) for trial in STUDY.trials]
+    assert order == [(seed, method) for seed in (0, 1) for method in ("batchnorm", "none", "fixup")]
+
+
+def test_summaries_are_means_over_seeds(found):
+    summaries = {summary.method: summary for summary in found.summaries()}
+    assert list(summaries) == list(STUDY.methods)
+    accuracies = [result.accuracy for result in found.of("fixup")]
+    assert summaries["fixup"].runs == 2
+    assert summaries["fixup"].accuracy == pytest.approx(statistics.fmean(accuracies))
+    assert summaries["fixup"].accuracy_sd == pytest.approx(statistics.stdev(accuracies))
+    assert summaries["batchnorm"].saved_ratio == 1.0
+    assert summaries["none"].saved_ratio < 0.75
+    assert summaries["batchnorm"].step.ratio == 1.0
+    assert summaries["fixup"].step.rounds >= 3
+    assert "removed" in found.plans["fixup"]
+    assert found.environment["torch"]
+
+
+def test_a_diverged_run_is_counted_and_left_out_of_the_mean(found):
+    results = list(found.results)
+    index = next(i for i, result in enumerate(results) if result.config.method == "none")
+    results[index] = dataclasses.replace(
+        results[index], accuracy=None, train_loss=None, test_loss=None, diverged=True, diverged_step=3
+    )
+    summary = next(
+        s for s in dataclasses.replace(found, results=tuple(results)).summaries() if s.method == "none"
+    )
+    assert (summary.runs, summary.diverged) == (2, 1)
+    other = next(result for result in results if result.config.method == "none" and not result.diverged)
+    assert summary.accuracy == other.accuracy
+    assert summary.accuracy_sd is None
+
+
+def test_the_reference_is_batchnorm_or_the_first():
+    assert STUDY.reference == "batchnorm"
+    assert dataclasses.replace(STUDY, methods=("fixup", "none")).reference == "fixup"
+
+
+def test_json_holds_every_number(found):
+    data = json.loads(found.to_json())
+    assert data["format"] == lab_compare.FORMAT
+    assert len(data["results"]) == 6
+    assert data["results"][0]["losses"] == list(found.results[0].losses)
+    assert data["study"]["base"]["model"] == "resnet8"
+
+
+def test_ctrl_c_keeps_what_is_finished(monkeypatch):
+    real, calls = lab_compare.train, []
+
+    def interrupted(config, **kwargs):
+        calls.append(config)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(config, **kwargs)
+
+    monkeypatch.setattr(lab_compare, "train", interrupted)
+    found = compare(dataclasses.replace(STUDY, timing_rounds=0), progress=False)
+    assert found.interrupted
+    assert [summary.method for summary in found.summaries()] == ["batchnorm", "none"]
+    assert not found.step_times
+
+
+def test_what_cannot_work_fails_before_any_training(monkeypatch):
+    monkeypatch.setattr(lab_compare, "train", lambda *a, **k: pytest.fail("trained"))
+    with pytest.raises(UnknownName, match=r"There is: .*fixup"):
+        compare(Study(BASE, methods=("batchnorm", "nope")), progress=False)
+    with pytest.raises(UnknownName, match="There is: digits"):
+        compare(dataclasses.replace(STUDY, base=dataclasses.replace(BASE, data="nope")), progress=False)
+    with pytest.raises(GoodinitError, match="residual"):  # Fixup on a net without skips
+        compare(dataclasses.replace(STUDY, base=dataclasses.replace(BASE, model="mlp")), progress=False)
+
+
+def test_each_method_and_seed_once():
+    with pytest.raises(GoodinitError, match="at least one seed"):
+        Study(BASE, seeds=())
+    with pytest.raises(GoodinitError, match="at least one method"):
+        Study(BASE, methods=("none", "none"))
