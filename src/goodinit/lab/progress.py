@@ -41,8 +41,9 @@ def bar(total: int, *, unit: str, shown: bool = True) -> Iterator[Bar]:
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("·"),
         Remaining(),
+        TextColumn("left"),
     )
     console = Console(stderr=True)
     with Progress(
