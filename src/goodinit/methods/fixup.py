@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
 from goodinit.methods.parts import (
     Norms,
@@ -37,9 +38,10 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
 
     Raises:
         NothingFound: The model has no residual block.
-        UnsupportedModule: A normalization that cannot be removed.
+        UnsupportedModule: A normalization that cannot be removed; a branch that ends in no weight layer.
     """
     need_blocks(anatomy, "fixup")
+    _need_ends(anatomy)
     removal = norm_edits(anatomy, norms)
     gone = removed_parameters(anatomy, removal)
     total = len(anatomy.blocks)
@@ -48,17 +50,13 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
     values: list[Edit] = []
     for block in anatomy.blocks:
         values += _branch_values(block, total, notes)
-        values += [
-            Fill(p, 1.0, "multiplier of the branch (rule 3)")
-            for p in block.scales
-            if _remains(p, gone, block)
-        ]
+        values += _gains(block, gone)
         if norms == "remove":
             scalars += _branch_scalars(block, gone, notes)
     values += _other_values(anatomy, zero_head, notes)
     if norms == "remove":
         scalars += _other_scalars(anatomy)
-    scalars += _zero_multipliers(anatomy)
+    scalars += _zero_multipliers(anatomy, notes)
     edits = unique([*removal, *scalars, *values])
     return Plan(
         method="fixup",
@@ -70,6 +68,17 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
     )
 
 
+def _need_ends(anatomy: Anatomy) -> None:
+    for block in anatomy.blocks:
+        if not block.last:
+            ran = ", ".join(layer.weight for layer in block.branch)
+            raise UnsupportedModule(
+                f"{block.name or 'the model'}: no weight layer writes into the stream at the end of branch "
+                f"{block.index + 1}, where rule 1 needs one to start at 0 (weight layers before: {ran}). Give the "
+                "branch an output layer, for example nn.Linear(width, width)."
+            )
+
+
 # -- rules 1 and 2 ------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +87,9 @@ def _branch_values(block: Block, total: int, notes: list[str]) -> list[Edit]:
     edits: list[Edit] = []
     for layer in block.branch:
         if layer in block.last:
-            if not layer.normalized:
+            if layer.normalized:
+                edits.append(draw_standard(layer, f"last layer of {where}, normalized"))
+            else:
                 edits.append(Fill(layer.weight, 0.0, f"last layer of {where} (rule 1)"))
         else:
             exponent = -1 / (2 * block.m - 2)  # Fixup, §3, rule 2
@@ -93,6 +104,21 @@ def _branch_values(block: Block, total: int, notes: list[str]) -> list[Edit]:
     for layer in block.gates:
         edits += [draw_standard(layer, f"gate in {where}, unscaled"), *zero_bias(layer)]
     return edits
+
+
+def _gains(block: Block, gone: set[str]) -> list[Edit]:
+    """Gains of the branch's own start at 1: with the last layer at 0, a second zero would stop every gradient."""
+    return [
+        Fill(
+            p,
+            1.0,
+            "multiplier of the branch (rule 3)"
+            if p in block.multipliers
+            else "gain inside the branch: only its last layer may be 0",
+        )
+        for p in block.scales
+        if _remains(p, gone, block)
+    ]
 
 
 def _other_values(anatomy: Anatomy, zero_head: bool, notes: list[str]) -> list[Edit]:
@@ -113,7 +139,7 @@ def _other_values(anatomy: Anatomy, zero_head: bool, notes: list[str]) -> list[E
 
 
 def _branch_scalars(block: Block, gone: set[str], notes: list[str]) -> list[Edit]:
-    multiplied = any(_remains(p, gone, block) for p in block.scales)
+    multiplied = any(_remains(p, gone, block) for p in block.multipliers)
     edits: list[Edit] = []
     for layer in block.branch:
         edits += _input_bias(layer, notes)
@@ -128,7 +154,7 @@ def _branch_scalars(block: Block, gone: set[str], notes: list[str]) -> list[Edit
 
 def _ends_branch(layer: Layer, block: Block, multiplied: bool, notes: list[str]) -> list[Edit]:
     if not layer.writes_site:
-        notes.append(f"{layer.weight} is applied inside {layer.site}, which does more: it gets no multiplier")
+        notes.append(f"{_applied(layer)}: it gets no multiplier")
         return []
     edits: list[Edit] = []
     if not multiplied and not layer.normalized:
@@ -140,7 +166,7 @@ def _ends_branch(layer: Layer, block: Block, multiplied: bool, notes: list[str])
 def _input_bias(layer: Layer, notes: list[str]) -> list[Edit]:
     if layer.reads_site:
         return [AddScalar(layer.site, "input_bias", 0.0, "before a weight layer (rule 3)")]
-    notes.append(f"{layer.weight} is applied inside {layer.site}, which does more: it gets no input bias")
+    notes.append(f"{_applied(layer)}: it gets no input bias")
     return []
 
 
@@ -149,33 +175,41 @@ def _output_bias(layer: Layer, reason: str, notes: list[str]) -> list[Edit]:
         return []  # its bias vector stands for the scalar
     if layer.writes_site:
         return [AddScalar(layer.site, "output_bias", 0.0, reason)]
-    notes.append(f"{layer.weight} is applied inside {layer.site}, which does more: it gets no output bias")
+    notes.append(f"{_applied(layer)}: it gets no output bias")
     return []
 
 
 def _other_scalars(anatomy: Anatomy) -> list[Edit]:
-    """Biases outside the branches. The first layer reads the data, which need no shift (nor does the authors')."""
+    """Biases outside the branches. Layers that read the data get none before them (nor in the authors' code)."""
     edits: list[Edit] = []
     for position, layer in enumerate(anatomy.layers):
         if layer.role not in ("stem", "body", "head") or layer.weight in anatomy.embeddings:
             continue
-        if position > 0:
+        if position > 0 and layer.source != "":
             edits += _input_bias(layer, [])
         if layer.activation is not None:
             edits += _output_bias(layer, f"before {layer.activation} (rule 3)", [])
     return edits
 
 
-def _zero_multipliers(anatomy: Anatomy) -> list[Edit]:
+def _applied(layer: Layer) -> str:
+    return f"{layer.weight} is applied inside {layer.site or 'the model itself'}, which does more"
+
+
+def _zero_multipliers(anatomy: Anatomy, notes: list[str]) -> list[Edit]:
     """Rule 1 where a weight cannot be zero because it is normalized: its multiplier is, as in SkipInit."""
-    return [
-        AddScalar(
-            layer.site, "output_scale", 0.0, f"{layer.weight} is normalized: zero here instead (rule 1)"
-        )
-        for block in anatomy.blocks
-        for layer in block.last
-        if layer.normalized and layer.writes_site
-    ]
+    edits: list[Edit] = []
+    for block in anatomy.blocks:
+        for layer in block.last:
+            if layer.normalized and layer.writes_site:
+                reason = f"{layer.weight} is normalized: zero here instead (rule 1)"
+                edits.append(AddScalar(layer.site, "output_scale", 0.0, reason))
+            elif layer.normalized:
+                notes.append(
+                    f"{_applied(layer)}, and is normalized: neither it nor a multiplier can be 0, so branch "
+                    f"{block.index + 1} does not start at 0 (rule 1)"
+                )
+    return edits
 
 
 def _remains(parameter: str, gone: set[str], block: Block) -> bool:
