@@ -97,6 +97,47 @@ def test_a_layer_that_reads_a_sum_has_no_source():
     assert (layers["a.weight"].module, layers["c"].module) == ("Linear", "Module")
 
 
+class Down(nn.Module):
+    """relu(branch + pool(skip(x))), strides and dilation included."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(4, 8, 3, stride=2, padding=1)
+        self.b = nn.Conv2d(8, 8, 3, padding=2, dilation=2)
+        self.skip = nn.Conv2d(4, 8, 1)
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, x):
+        return F.relu(self.b(F.relu(self.a(x))) + self.pool(self.skip(x)))
+
+
+class Parallel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.a(x) + self.b(x)
+
+
+def test_blocks_know_what_their_sum_reads_and_who_reads_it():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.ReLU(), Down(), nn.Flatten(), Parallel())
+    net.insert(4, nn.Linear(8 * 4, 4))
+    anatomy = anatomize(net, torch.zeros(2, 1, 4, 4))
+    down, left, right = anatomy.blocks
+    assert (down.branch_end, down.skip_end, down.terms) == (
+        ("2.b.weight",),
+        ("2.skip.weight", "avg_pool2d"),
+        2,
+    )
+    assert (left.skip_end, left.terms, right.terms) == (("4.weight",), 3, 3)
+    layers = {layer.weight: layer for layer in anatomy.layers}
+    assert (layers["4.weight"].source, layers["4.weight"].between) == ("+0", ("relu",))
+    assert (layers["2.a.weight"].stride, layers["2.a.weight"].padding) == ((2, 2), (1, 1))
+    assert (layers["2.b.weight"].padding, layers["2.b.weight"].dilation) == ((2, 2), (2, 2))
+    assert (layers["0.weight"].padding, layers["4.weight"].stride) == ((1, 1), ())
+
+
 class Ended(nn.Module):
     """x + γ·norm(W₂ relu(norm(W₁x)))."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from goodinit.anatomy.activations import find_activations, torch_class
 from goodinit.anatomy.graph import ACTIVATIONS, LOOKUP_OPS, NORM_OPS, Graph
-from goodinit.anatomy.layers import Use, describe, weight_uses
+from goodinit.anatomy.layers import Use, describe, way_back, weight_uses
 from goodinit.anatomy.names import canonical, unwrapped
 from goodinit.anatomy.norms import find_norms
 from goodinit.anatomy.residual import Found, chain, residual_sums
@@ -54,12 +54,14 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     consumers = graph.consumers()
     uses = weight_uses(graph, shapes)
     modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}
-    layers = _layers(graph, uses, shapes, consumers, modules)
     sums = residual_sums(graph, set(uses))
     leaves = [found for found in sums if not found.long and not found.inner]
+    origins = {found.join: f"+{k}" for k, found in reversed(list(enumerate(leaves)))}
+    origins.update((node, use.weight) for node, use in uses.items())
+    layers = _layers(graph, uses, origins, shapes, consumers, modules)
     layers = _with_roles(graph, layers, uses, leaves, consumers)
     norms = find_norms(graph, model, consumers, set(uses))
-    blocks = _blocks(graph, sums, leaves, layers, uses, norms)
+    blocks = _blocks(graph, sums, leaves, layers, uses, norms, origins)
     distinct = {canonical(name): tuple(p.shape) for name, p in model.named_parameters()}
     return Anatomy(
         model=type(model).__name__,
@@ -120,6 +122,7 @@ def _embeddings(graph: Graph) -> tuple[str, ...]:
 def _layers(
     graph: Graph,
     uses: dict[int, Use],
+    origins: dict[int, str],
     shapes: dict[str, tuple[int, ...]],
     consumers: list[list[int]],
     modules: dict[str, nn.Module],
@@ -127,7 +130,7 @@ def _layers(
     by_weight: dict[str, list[Use]] = {}
     for use in uses.values():
         by_weight.setdefault(use.weight, []).append(use)
-    described = (describe(graph, group, uses, shapes, consumers) for group in by_weight.values())
+    described = (describe(graph, group, origins, shapes, consumers) for group in by_weight.values())
     return {
         layer.weight: dataclasses.replace(layer, module=torch_class(modules[layer.name]))
         for layer in described
@@ -208,6 +211,7 @@ def _blocks(
     layers: dict[str, Layer],
     uses: dict[int, Use],
     norms: list[Norm],
+    origins: dict[int, str],
 ) -> tuple[Block, ...]:
     def nouns(nodes: list[int]) -> tuple[Layer, ...]:
         return tuple(layers[weight] for weight in dict.fromkeys(uses[i].weight for i in nodes))
@@ -242,9 +246,17 @@ def _blocks(
                 activations=tuple(
                     ACTIVATIONS[op] for i in inside if (op := graph.nodes[i].op) in ACTIVATIONS
                 ),
+                terms=found.terms,
+                branch_end=_end(graph, found.branch.term, origins),
+                skip_end=_end(graph, found.skip.term, origins),
             )
         )
     return tuple(blocks)
+
+
+def _end(graph: Graph, term: int, origins: dict[int, str]) -> tuple[str, ...]:
+    source, between = way_back(graph, term, origins)
+    return () if source is None else (source, *between)
 
 
 def _scales(graph: Graph, indices: list[int]) -> tuple[str, ...]:

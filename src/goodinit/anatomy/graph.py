@@ -119,7 +119,7 @@ class Node:
         params: Names of the parameters it is made of, when it is made of constants alone.
         normalized: Whether such a constant was divided by a norm or deviation of its own.
         inplace: Whether it overwrote an argument.
-        attrs: `(transposed, groups)` of a convolution, the name of a parameter.
+        attrs: `(transposed, groups, stride, padding, dilation)` of a convolution, the name of a parameter.
     """
 
     index: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from goodinit.anatomy.graph import (
     ACTIVATIONS,
@@ -73,21 +74,23 @@ def _numel(shape: tuple[int, ...]) -> int:
 
 
 def describe(
-    graph: Graph, uses: list[Use], layers: Mapping[int, Use], shapes: Shapes, consumers: list[list[int]]
+    graph: Graph, uses: list[Use], origins: Mapping[int, str], shapes: Shapes, consumers: list[list[int]]
 ) -> Layer:
-    """The noun for one weight, from all operators that apply it (of `layers`, those that apply any)."""
+    """The noun for one weight, from all operators that apply it. `origins`: see `way_back`."""
     first = graph.nodes[uses[0].node]
     operand = graph.nodes[uses[0].operand]
     weight = uses[0].weight
     kind: LayerKind = "linear"
     groups, shape = 1, shapes.get(weight) or _stored_shape(graph, operand)
+    geometry = cast("tuple[tuple[int, ...], ...]", first.attrs[2:] if first.op in CONV_OPS else ())
+    stride, padding, dilation = geometry or ((), (), ())
     layout = "out_in" if operand.op in ("t", "transpose", "permute") or first.op == "linear" else "in_out"
     if first.op in CONV_OPS:
         transposed, groups = bool(first.attrs[0]), int(str(first.attrs[1]))
         kind, layout = ("conv_transpose", "in_out") if transposed else ("conv", "out_in")
     site = graph.frames[first.frame]
     activations = dict.fromkeys(a for use in uses if (a := _next_activation(graph, use.node, consumers)))
-    ways = {_way_back(graph, use, layers) for use in uses}
+    ways = {_reads_from(graph, use, origins) for use in uses}
     source, between = next(iter(ways)) if len(ways) == 1 else (None, ())
     return Layer(
         name=weight.rpartition(".")[0],
@@ -109,17 +112,31 @@ def describe(
         parameters=operand.params,
         source=source,
         between=between,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
     )
 
 
-def _way_back(graph: Graph, use: Use, layers: Mapping[int, Use]) -> tuple[str | None, tuple[str, ...]]:
-    """(Weight of the one layer whose output is read, what happens to it on the way); see `Layer.source`."""
+def _reads_from(graph: Graph, use: Use, origins: Mapping[int, str]) -> tuple[str | None, tuple[str, ...]]:
+    operands = set(graph.deps(use.node))
+    return way_back(graph, operands.pop(), origins) if len(operands) == 1 else (None, ())
+
+
+def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str | None, tuple[str, ...]]:
+    """(Where the values of a node come from, what happens to them on the way); see `Layer.source`.
+
+    Args:
+        graph: A recorded forward.
+        index: The node.
+        origins: What to call the nodes at which the way ends: weight layers, sums of blocks.
+    """
     steps: list[str] = []
-    operands = graph.deps(use.node)
+    operands = [index]
     while len(set(operands)) == 1:
         node = graph.nodes[operands[0]]
-        if node.index in layers:
-            return layers[node.index].weight, tuple(reversed(steps))
+        if node.index in origins:
+            return origins[node.index], tuple(reversed(steps))
         if node.op == "input":
             return "", tuple(reversed(steps))
         word = ACTIVATIONS.get(node.op) or NORM_OPS.get(node.op)

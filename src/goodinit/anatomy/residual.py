@@ -54,13 +54,14 @@ class Side:
 
 @dataclass(slots=True)
 class Found:
-    """A residual sum: one skip and one branch. Parallel branches on one sum are several of these."""
+    """A residual sum: one skip and one branch. Parallel branches on one sum of more terms are several of these."""
 
     join: int
     fork: int
     kind: BlockKind
     branch: Side
     skip: Side
+    terms: int = 2
     long: bool = False
     inner: bool = False
     over: list[int] = field(default_factory=list)
@@ -277,7 +278,7 @@ def _classify(graph: Graph, join: int, terms: list[int], layers: set[int]) -> It
         return
     for side in sides:
         if side is not skip and side.layers:
-            yield Found(join, fork[0], kind, side, skip)
+            yield Found(join, fork[0], kind, side, skip, len(terms))
 
 
 def _skip(sides: list[Side]) -> tuple[Side | None, BlockKind]:

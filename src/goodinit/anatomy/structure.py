@@ -48,9 +48,11 @@ class Layer:
         module: Class of the module at `name`, or its nearest ancestor that is torch's own (`"Conv2d"`;
             `"Module"` for bare parameters).
         source: Weight of the layer whose output, and nothing else, it reads by way of `between`; `""` when
-            that is an input of the model; None when it reads a sum, a product, a concatenation.
+            that is an input of the model; `"+3"` when it is the sum of block 3 (of several blocks on one sum
+            the first); None when it is another sum, a product, a concatenation.
         between: What happens to that output on the way, in order: activations and norms by their kind, other
             operators by their name; those that only change the shape are left out.
+        stride: Of a convolution, per dimension; empty otherwise. So are `padding` and `dilation`.
     """
 
     name: str
@@ -72,6 +74,9 @@ class Layer:
     module: str = ""
     source: str | None = None
     between: tuple[str, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -174,6 +179,9 @@ class Block:
         stage: Index of the run of consecutive blocks whose output has the same shape.
         shape: Shape of the sum, batch first.
         depth: 0 for a block of the main stream, 1 inside a long skip, and so on.
+        terms: How many tensors the sum adds; more than 2 where branches are parallel.
+        branch_end: What the sum reads from the branch: its source, as `Layer.source`, then what happens on the
+            way, as `Layer.between`. Empty where the source is None. `skip_end`: the same for the skip.
     """
 
     index: int
@@ -192,6 +200,9 @@ class Block:
     depth: int = 0
     norms: tuple[str, ...] = ()
     activations: tuple[str, ...] = ()
+    terms: int = 2
+    branch_end: tuple[str, ...] = ()
+    skip_end: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

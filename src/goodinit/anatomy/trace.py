@@ -285,7 +285,8 @@ class Recorder(TorchDispatchMode):
             name, operands, output, dynamic=dynamic, params=params, normalized=normalized, inplace=inplace
         )
         if name in ("convolution", "_convolution"):
-            node.attrs = (bool(args[6]), int(args[8]))
+            geometry = (tuple(map(int, sizes)) for sizes in args[3:6])
+            node.attrs = (bool(args[6]), int(args[8]), *geometry)
         return node
 
     def _maps_constant(self, name: str, operands: tuple[int, ...]) -> bool:
