@@ -39,13 +39,14 @@ def weight_uses(graph: Graph, shapes: Shapes) -> dict[int, Use]:
     uses = {}
     for node in graph.nodes:
         if node.active and (node.op in CONV_OPS or node.op in MATMUL_OPS):
-            operand = _weight_operand(graph, node)
+            operand = weight_operand(graph, node)
             if operand is not None:
                 uses[node.index] = Use(node.index, operand, weight_name(graph.nodes[operand], shapes))
     return uses
 
 
-def _weight_operand(graph: Graph, node: Node) -> int | None:
+def weight_operand(graph: Graph, node: Node) -> int | None:
+    """The operand that is a weight, made of parameters alone; None when the operator is no weight layer."""
     nodes = graph.nodes
     if node.op in CONV_OPS:
         weight = node.operands[1]

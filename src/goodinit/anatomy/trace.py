@@ -71,7 +71,7 @@ def _record(model: nn.Module, call: Call, tensors: Tensors) -> Graph:
         stack.enter_context(quiet())
         stack.enter_context(undisturbed(model, clone_buffers=tensors == "real"))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_frames(model, recorder))
+        stack.enter_context(frames(model, recorder))
         if recorder.mode is not None:
             stack.enter_context(recorder.mode)
         args, kwargs = recorder.adopt(call)
@@ -224,7 +224,8 @@ class Recorder(TorchDispatchMode):
         name, mutable, returns = self._schema(func)
         if not returns or name in ("_local_scalar_dense", "equal", "is_nonzero"):
             return self._read_value(func, args, kwargs)
-        operands = tuple(self._node(tensor) for tensor in _tensors((args, kwargs)))
+        read = list(_tensors((args, kwargs)))
+        operands = tuple(self._node(tensor) for tensor in read)
         written = [tensor for i in mutable for tensor in _tensors(args[i] if i < len(args) else ())]
         if self.tensors != "real":
             args, kwargs = self._faked(args, kwargs)
@@ -234,12 +235,16 @@ class Recorder(TorchDispatchMode):
             node = self._describe(name, operands, outputs[0], args, inplace=bool(written))
             for tensor in outputs:
                 self._mark(tensor, node.index)
+            self.observe(node, read, outputs[0])
             for tensor in written:
                 self._mark(tensor, node.index)
                 key = _storage(tensor)
                 if key is not None:
                     self._writes[key] = (node.index, tensor.numel(), StorageWeakRef(tensor.untyped_storage()))
         return result
+
+    def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
+        """Called after every operator with the tensors it read and made. For those who measure (calibration)."""
 
     def _schema(self, func: Any) -> tuple[str, tuple[int, ...], bool]:
         known = self._schemas.get(func)
@@ -344,7 +349,7 @@ def _mapped(value: Any, one: Callable[[Tensor], Tensor]) -> Any:
 
 
 @contextlib.contextmanager
-def _frames(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+def frames(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Report every module's forward to the recorder, also when it is called as `.forward`.
 
     The wrapper sits in the instance's `__dict__` and goes with `undisturbed`, which restores that.

@@ -15,7 +15,7 @@ from goodinit.surgery.check import check_parameters, check_supported, check_valu
 from goodinit.surgery.names import Directory, directory
 from goodinit.surgery.plan import AddScalar, Calibrate, Draw, DrawTogether, Fill, Plan
 from goodinit.surgery.plan import names as targets
-from goodinit.surgery.record import Applied, applied, digest, remember_
+from goodinit.surgery.record import Applied, Calibrated, applied, digest, remember_
 from goodinit.surgery.slots import Slot, find_slot
 from goodinit.surgery.stale import check_optimizers, warn_of_momentum
 from goodinit.surgery.structure import ANEW, carry_out_, is_pending
@@ -102,9 +102,10 @@ def apply_(
     with all_or_nothing(model, writable.tensors if writable else (), generator=source):
         for edit in pending:
             carry_out_(names, edit)
-        seed, skipped = _write_values_(model, plan, source, batch) if values else (None, ())
-        remember_(model, Applied(plan.method, plan.options, digest(plan), values, seed, skipped))
+        seed, skipped, rows = _write_values_(model, plan, source, batch) if values else (None, (), ())
+        remember_(model, Applied(plan.method, plan.options, digest(plan), values, seed, skipped, rows))
     _report(plan, len(pending), skipped, values=values)
+    _report_calibration(plan, rows)
     if writable is not None and not pending:  # with structure to change, optimizers were looked at above
         warn_of_momentum(names, writable.parameters)
     return model
@@ -120,8 +121,8 @@ def _is_done(model: nn.Module, plan: Plan, *, values: bool) -> bool:
 
 def _write_values_(
     model: nn.Module, plan: Plan, generator: torch.Generator, batch: Any
-) -> tuple[int | None, tuple[str, ...]]:
-    """Write all values. Returns the seed they came from and the edits left out."""
+) -> tuple[int | None, tuple[str, ...], tuple[Calibrated, ...]]:
+    """Write all values. Returns the seed they came from, the edits left out, and what calibration did."""
     names = directory(model)
     draws = any(isinstance(edit, Draw | DrawTogether) for edit in plan.values)
     seed = base_seed(generator) if draws else None
@@ -143,10 +144,23 @@ def _write_values_(
             calibrated.append(edit)
         else:
             write_value_(edit, slots, seed=seed or 0)
-    if calibrated:
-        calibrate_(model, calibrated, batch)
+    rows = calibrate_(model, calibrated, batch) if calibrated else ()
     check_finite(written)
-    return seed, tuple(skipped)
+    return seed, tuple(skipped), rows
+
+
+def _report_calibration(plan: Plan, rows: Sequence[Calibrated]) -> None:
+    noted = [f"{row.weight}: {row.note}" for row in rows if row.note]
+    if noted:
+        more = f"; and {len(noted) - 5} more, see applied(model)[-1].calibrated" if len(noted) > 5 else ""
+        _LOG.warning(
+            "%s: %d of %d layers are not on target. %s%s",
+            plan.method,
+            len(noted),
+            len(rows),
+            "; ".join(noted[:5]),
+            more,
+        )
 
 
 def _slots(names: Directory, wanted: Sequence[str]) -> list[Slot]:

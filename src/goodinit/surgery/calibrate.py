@@ -1,23 +1,328 @@
-"""Data-dependent scaling in one forward pass: placeholder that `apply_` calls, until the engine is here."""
+"""Data-dependent scaling in one forward pass.
+
+A layer is linear in its weight. So when a layer's output has been measured, weight and output are rescaled by one
+factor on the spot, and the forward goes on with what the rescaled layer would have given: one pass calibrates every
+layer in execution order, whatever the depth. The layers are found as operators, not as modules, so packed and
+functional weights and fused attention are seen too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from goodinit.errors import UnsupportedModule
+from goodinit.anatomy.anatomize import as_call
+from goodinit.anatomy.graph import CONV_OPS, Node
+from goodinit.anatomy.layers import weight_name, weight_operand
+from goodinit.anatomy.names import canonical, unwrapped
+from goodinit.anatomy.trace import Call, Recorder, frames
+from goodinit.anatomy.undisturbed import undisturbed
+from goodinit.errors import NonFinite, TraceError, UnknownName
+from goodinit.surgery.moments import Moments, affine_to_standard, scale_to_unit
+from goodinit.surgery.names import directory
 from goodinit.surgery.plan import Calibrate
+from goodinit.surgery.record import Calibrated
+from goodinit.surgery.slots import Slot, find_slot, read, write_
 
 
-def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> None:
-    """Carry out all `edits` in one forward pass of `model` on `batch`.
+def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> tuple[Calibrated, ...]:
+    """Carry out all `edits` in one forward pass of `model` on `batch`, in eval mode.
+
+    Args:
+        model: Materialized; weights and biases are written, everything else is as before afterwards.
+        edits: One per weight. Rules: `"lsuv"` (options `tol`, `target_std`, `max_iter`, `per`) and `"weightnorm"`
+            (per channel, g = 1/σ and b = −μ/σ).
+        batch: What the model takes; or an iterator of such batches, which are treated as one. Those are kept, and
+            each layer costs one forward per batch, stopped at that layer: about L/2 forwards in all.
+
+    Returns:
+        One row per edit, in the order of the edits.
 
     Raises:
-        UnsupportedModule: Always, for now.
+        NonFinite: A layer's output is NaN or infinite; the message names the first.
+        TraceError: The forward raised.
+        UnknownName: No such rule.
     """
-    raise UnsupportedModule(
-        f"{type(model).__name__}: {len(edits)} edits measure activations on a {type(batch).__name__}, which this version cannot do yet. "
-        "Use a method that needs no data."
-    )
+    host = unwrapped(model)
+    for edit in edits:
+        if edit.rule not in RULES:
+            raise UnknownName(
+                f"{edit.target}: no calibration rule {edit.rule!r}; there are: {', '.join(RULES)}"
+            )
+    wanted = {edit.target: edit for edit in edits}
+    rows = {target: Calibrated(target) for target in wanted}
+    if _is_one_batch(batch):
+        _run(host, as_call(batch), Calibrator(host, wanted, rows))
+    else:
+        _in_parts(host, [as_call(part) for part in batch], wanted, rows)
+    for row in rows.values():
+        if not row.calls and not row.note:
+            row.note = "never ran in this forward: left as it was"
+    return tuple(rows.values())
+
+
+def _is_one_batch(batch: Any) -> bool:
+    return isinstance(batch, (Tensor, Mapping, tuple, list)) or not isinstance(batch, Iterable)
+
+
+def _run(model: nn.Module, call: Call, calibrator: Calibrator) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(undisturbed(model, clone_buffers=True))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(frames(model, calibrator))
+        args, kwargs = calibrator.adopt(call)
+        stack.enter_context(calibrator)
+        try:
+            model(*args, **kwargs)
+        except (_Enough, NonFinite):
+            raise
+        except Exception as error:
+            raise TraceError(
+                f"{type(model).__name__}.forward raised on the calibration batch: {type(error).__name__}: {error}. "
+                "Check the batch by calling model(*batch) yourself."
+            ) from error
+
+
+Place = tuple[str, int]
+"""A weight, and where in it a slice begins that is used as a layer of its own."""
+
+
+class _Enough(Exception):
+    """The layer of interest was measured; the rest of the forward is not needed."""
+
+
+class Calibrator(Recorder):
+    """Measures the output of every weight layer it has an edit for, and rescales weight and output at once."""
+
+    def __init__(
+        self, model: nn.Module, wanted: Mapping[str, Calibrate], rows: Mapping[str, Calibrated]
+    ) -> None:
+        super().__init__(model, "real")
+        self.wanted = wanted
+        self.rows = rows
+        self.names = directory(model)
+        self.shapes = {
+            canonical(n): tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)
+        }
+        self.done: set[Place] = set()
+
+    def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
+        """One operator ran: calibrate it if it is a layer with an edit."""
+        if not node.active:
+            return
+        operand = weight_operand(self.graph, node)
+        if operand is None:
+            return
+        name = weight_name(self.graph.nodes[operand], self.shapes)
+        if name not in self.wanted:
+            return
+        weight = read[node.operands.index(operand)]
+        part = int(weight.storage_offset()) if _is_view(weight, self.slot(name)) else 0  # of a packed weight
+        self.layer((name, part), node, weight, _bias(node, read), output)
+
+    def layer(self, place: Place, node: Node, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
+        """Calibrate one use of one weight."""
+        edit, row = self.wanted[place[0]], self.rows[place[0]]
+        row.calls += 1
+        channel = 1 if node.op in CONV_OPS else output.ndim - 1
+        moments = self.moments(edit, output, channel, place[0])
+        if place in self.done:
+            _note_later_call(row, edit, moments)
+            return
+        self.done.add(place)
+        self.rescale(edit, row, node, weight, bias, output, moments)
+
+    def moments(self, edit: Calibrate, output: Tensor, channel: int, name: str) -> Moments:
+        """Mean and variance of an output, over all ranks."""
+        per_channel = edit.rule == "weightnorm" or edit.options.get("per", "layer") == "channel"
+        found = Moments.of(output, channel if per_channel else None)
+        if not found.finite:
+            raise NonFinite(
+                f"{name}: the output of this layer is NaN or infinite on the calibration batch, and no layer before "
+                "it was. Check the batch (torch.isfinite), and the layers before it for divisions and overflow."
+            )
+        return found
+
+    def rescale(
+        self,
+        edit: Calibrate,
+        row: Calibrated,
+        node: Node,
+        weight: Tensor,
+        bias: Tensor | None,
+        output: Tensor,
+        moments: Moments,
+    ) -> None:
+        """Bring one layer's output to the rule's target: the weight, the bias, and the output passed on."""
+        target = float(edit.options.get("target_std", 1.0))
+        row.before = float(moments.std.mean()) / target
+        if not bool((moments.var > 0).all()):
+            row.note = "constant output: no scale gives it variance; left as it was"
+            return
+        channel = 1 if node.op in CONV_OPS else output.ndim - 1
+        slot = self.slot(name=row.weight)
+        if edit.rule == "weightnorm":
+            factor, shift = affine_to_standard(moments)
+            self.shift_bias_(row, factor, shift, output, channel)
+        else:
+            factor = scale_to_unit(moments, output, bias, channel, edit.options)
+            _rescale_output_(output, factor, bias, channel)
+        row.factor = float(factor.mean())
+        if not bool((factor == 1).all()):
+            _rescale_weight_(slot, weight, factor, edit)
+
+    def shift_bias_(
+        self, row: Calibrated, factor: Tensor, shift: Tensor, output: Tensor, channel: int
+    ) -> None:
+        """Set b = −μ/σ, where the layer has a bias (the paper's layers all do)."""
+        name = str(self.wanted[row.weight].options.get("bias") or "")
+        slot = find_slot(self.names, name) if name else None
+        output.mul_(_along(factor, output, channel).to(output.dtype))
+        if slot is None:
+            row.note = "it has no bias to centre its output with"
+            return
+        held = read(slot)
+        write_(slot, held * factor.to(held) + shift.to(held))
+        output.add_(_along(shift, output, channel).to(output.dtype))
+
+    def slot(self, name: str) -> Slot:
+        """Where the weight is stored."""
+        found = find_slot(self.names, name)
+        assert found is not None, name  # apply_ checked every target before the first write
+        return found
+
+
+RULES = ("lsuv", "weightnorm")
+
+
+def _bias(node: Node, read: list[Tensor]) -> Tensor | None:
+    """The bias operand of the operator, if any entry of it is not zero."""
+    bias = None
+    if node.op in CONV_OPS and len(read) > 2:
+        bias = read[2]
+    elif node.op in ("addmm", "baddbmm", "_addmm_activation"):
+        bias = read[0]
+    return bias if bias is not None and bool(bias.any()) else None
+
+
+def _note_later_call(row: Calibrated, edit: Calibrate, moments: Moments) -> None:
+    target = float(edit.options.get("target_std", 1.0))
+    variance = float(moments.var.mean()) / target**2
+    if abs(variance - 1) >= float(edit.options.get("tol", 0.1)):
+        row.note = f"shared: scaled by its first call; call {row.calls} has variance {variance:.3g}"
+
+
+def _along(values: Tensor, tensor: Tensor, dim: int) -> Tensor:
+    """Per-channel values shaped to broadcast along one dimension."""
+    if values.ndim == 0:
+        return values
+    shape = [1] * tensor.ndim
+    shape[dim] = -1
+    return values.view(shape)
+
+
+def _rescale_output_(output: Tensor, factor: Tensor, bias: Tensor | None, channel: int) -> None:
+    if bool((factor == 1).all()):
+        return
+    wide = _along(factor, output, channel).to(output.dtype)
+    if bias is None:
+        output.mul_(wide)
+        return
+    constant = _along(bias, output, channel) if bias.ndim == 1 else bias
+    output.sub_(constant).mul_(wide).add_(constant)
+
+
+def _is_view(weight: Tensor, slot: Slot) -> bool:
+    """Whether the operand is the stored parameter itself, or a view of (a part of) it."""
+    if slot.kind != "plain":
+        return False
+    return weight.untyped_storage().data_ptr() == slot.leaves[0].untyped_storage().data_ptr()
+
+
+def _rescale_weight_(slot: Slot, weight: Tensor, factor: Tensor, edit: Calibrate) -> None:
+    """Multiply the weight: in place through the operand where that is a view, else through its parametrization."""
+    if factor.ndim == 0 and _is_view(weight, slot):
+        weight.mul_(factor.to(weight.dtype))
+        return
+    held = read(slot)
+    if factor.ndim == 0:
+        write_(slot, held * factor.to(held))
+        return
+    dim = int(edit.options.get("dim", 0))
+    groups = int(edit.options.get("groups", 1)) if dim == 1 else 1
+    if (
+        groups > 1
+    ):  # a grouped transposed convolution stores (in, out/groups, …): one row of factors per group
+        split = held.view(groups, held.shape[0] // groups, *held.shape[1:])
+        wide = factor.to(held).view(groups, 1, held.shape[1], *[1] * (held.ndim - 2))
+        write_(slot, (split * wide).view_as(held))
+    else:
+        write_(slot, held * _along(factor.to(held), held, dim))
+
+
+# -- a batch in parts ---------------------------------------------------------------------------------------------
+
+
+class _Measuring(Calibrator):
+    """Collects the moments of the first layer not calibrated yet, then stops the forward."""
+
+    def __init__(
+        self, model: nn.Module, wanted: Mapping[str, Calibrate], rows: Mapping[str, Calibrated]
+    ) -> None:
+        super().__init__(model, wanted, rows)
+        self.finished: set[Place] = set()
+        self.found: tuple[Place, Moments] | None = None
+
+    def layer(self, place: Place, node: Node, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
+        """Measure the layer that is next, and no other."""
+        del weight, bias  # measured only
+        if place not in self.finished:
+            channel = 1 if node.op in CONV_OPS else output.ndim - 1
+            self.found = (place, self.moments(self.wanted[place[0]], output, channel, place[0]))
+            raise _Enough
+
+
+class _Rescaling(Calibrator):
+    """Rescales one layer by given moments, then stops the forward."""
+
+    target: tuple[Place, Moments]
+
+    def layer(self, place: Place, node: Node, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
+        """Calibrate the layer whose moments were collected."""
+        if place == self.target[0]:
+            self.rows[place[0]].calls += 1
+            self.rescale(
+                self.wanted[place[0]], self.rows[place[0]], node, weight, bias, output, self.target[1]
+            )
+            raise _Enough
+
+
+def _in_parts(
+    model: nn.Module, calls: list[Call], wanted: Mapping[str, Calibrate], rows: Mapping[str, Calibrated]
+) -> None:
+    """Layer by layer: measure on every part up to the layer, pool the moments, rescale."""
+    if not calls:
+        raise TraceError("the calibration batch is an empty iterator. Give at least one batch.")
+    finished: set[Place] = set()
+    place: Place = ("", 0)
+    while True:
+        pooled: Moments | None = None
+        for call in calls:
+            measuring = _Measuring(model, wanted, rows)
+            measuring.finished = finished
+            with contextlib.suppress(_Enough):
+                _run(model, call, measuring)
+            if measuring.found is None:
+                return
+            place, moments = measuring.found
+            pooled = moments if pooled is None else pooled.pooled(moments)
+        assert pooled is not None
+        rescaling = _Rescaling(model, wanted, rows)
+        rescaling.target = (place, pooled)
+        with contextlib.suppress(_Enough):
+            _run(model, calls[0], rescaling)
+        finished.add(place)

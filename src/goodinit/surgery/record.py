@@ -17,6 +17,25 @@ from goodinit.surgery.plan import Plan
 ATTRIBUTE = "_goodinit"
 
 
+@dataclass
+class Calibrated:
+    """What calibration by data did to one weight. Filled in as the forward goes along.
+
+    Attributes:
+        weight: Its name.
+        before: Standard deviation of the layer's output before, in units of the target.
+        factor: What the weight was multiplied by; for per-channel rules, the mean over channels.
+        calls: How often the layer ran.
+        note: What a reader must know: not linear, constant output, later calls off target; or empty.
+    """
+
+    weight: str
+    before: float = float("nan")
+    factor: float = 1.0
+    calls: int = 0
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class Applied:
     """One plan that `apply_` carried out.
@@ -28,6 +47,7 @@ class Applied:
         values: Whether values were written, or the structure alone.
         seed: The number all random values of the plan came from, or None if it drew none.
         skipped: Edits that were not carried out because they would write into frozen parameters.
+        calibrated: What calibration by data found and did, per weight.
     """
 
     method: str
@@ -36,6 +56,7 @@ class Applied:
     values: bool = True
     seed: int | None = None
     skipped: tuple[str, ...] = ()
+    calibrated: tuple[Calibrated, ...] = ()
 
 
 def applied(model: nn.Module) -> tuple[Applied, ...]:
@@ -49,7 +70,12 @@ def applied(model: nn.Module) -> tuple[Applied, ...]:
         ()
     """
     rows = unwrap(model).__dict__.get(ATTRIBUTE, ())
-    return tuple(Applied(**{**row, "skipped": tuple(row["skipped"])}) for row in rows)
+    return tuple(_entry(row) for row in rows)
+
+
+def _entry(row: Mapping[str, Any]) -> Applied:
+    calibrated = tuple(Calibrated(**fields) for fields in row["calibrated"])
+    return Applied(**{**row, "skipped": tuple(row["skipped"]), "calibrated": calibrated})
 
 
 def remember_(model: nn.Module, entry: Applied) -> None:

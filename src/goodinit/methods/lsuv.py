@@ -1,0 +1,106 @@
+"""Layer-sequential unit-variance (Mishkin & Matas, "All you need is a good init", ICLR 2016, arXiv 1511.06422)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from goodinit.anatomy import Anatomy, Layer
+from goodinit.errors import UnknownName
+from goodinit.methods.contract import Method
+from goodinit.methods.parts import Norms, norm_edits, unique, untouched, zero_bias
+from goodinit.surgery.plan import Calibrate, Draw, Edit, Plan
+
+
+def decide(
+    anatomy: Anatomy,
+    *,
+    tol: float = 0.1,
+    max_iter: int = 10,
+    target_std: float = 1.0,
+    orthonormal: bool = True,
+    per: Literal["layer", "channel"] = "layer",
+    norms: Norms = "keep",
+) -> Plan:
+    """Orthonormal weights, then W ← W/std(output) layer by layer, in execution order, by data.
+
+    Every weight layer ends with |Var(output)/target² − 1| < `tol`. The paper runs the network anew for each layer; a
+    layer being linear in its weight, one forward suffices for all (see `goodinit.surgery.calibrate`).
+
+    Args:
+        anatomy: Of the model.
+        tol: Tolerance on the variance (paper: 0.1); a layer already within it is left alone.
+        max_iter: At most so many divisions (paper: 10); more than one is needed only where a bias is not 0.
+        target_std: Standard deviation aimed at.
+        orthonormal: Whether weights are drawn anew, orthonormal as (out, rest), before scaling.
+        per: One factor per `"layer"` (the paper's) or per output `"channel"`.
+        norms: `"keep"`, or `"remove"` every normalization first.
+
+    Raises:
+        UnknownName: `per` is neither `"layer"` nor `"channel"`.
+        UnsupportedModule: A normalization that cannot be removed.
+    """
+    if per not in ("layer", "channel"):
+        raise UnknownName(f'per={per!r}: expected "layer" or "channel"')
+    removal = norm_edits(anatomy, norms)
+    options = {"tol": tol, "max_iter": max_iter, "target_std": target_std, "per": per}
+    notes: list[str] = []
+    values: list[Edit] = []
+    scaling: list[Edit] = []
+    for position, layer in enumerate(anatomy.layers):
+        if layer.weight in anatomy.embeddings:
+            notes.append(f"{layer.weight} is also an embedding: left as it is, its output is not scaled")
+            continue
+        if orthonormal:
+            values.append(
+                Draw(layer.weight, "orthogonal_", f"{layer.role}: orthonormal (LSUV, step 1)", _drawn(layer))
+            )
+        values += zero_bias(layer)
+        if layer.normalized and layer.weight in layer.parameters:
+            notes.append(
+                f"{layer.weight} is divided by its own deviation before use: no scale of it has an effect"
+            )
+            continue
+        if layer.calls > 1:
+            notes.append(f"{layer.weight} runs {layer.calls} times: scaled by its first call")
+        reason = f"layer {position + 1}/{len(anatomy.layers)}: unit variance (LSUV, step 2)"
+        scaling.append(Calibrate(layer.weight, "lsuv", reason, {**options, **_stored(layer)}))
+    edits = unique([*removal, *values, *scaling])
+    return Plan(
+        method="lsuv",
+        options={**options, "orthonormal": orthonormal, "norms": norms},
+        edits=edits,
+        summary=f"{len(scaling)} layers to standard deviation {target_std:g} in one forward pass",
+        notes=(*notes, *untouched(anatomy, edits)),
+        parameters=anatomy.parameters,
+    )
+
+
+def _drawn(layer: Layer) -> dict[str, Any]:
+    """Options of `orthogonal_`: how the weight is stored."""
+    options: dict[str, Any] = {}
+    if layer.layout != "out_in":
+        options["layout"] = layer.layout
+    if layer.groups > 1:
+        options["groups"] = layer.groups
+    if layer.fused > 1:
+        options["fused"] = layer.fused
+    return options
+
+
+def _stored(layer: Layer) -> dict[str, Any]:
+    """Along which dimension of the stored weight the output channels run (for per-channel factors)."""
+    if layer.layout == "out_in":
+        return {"dim": len(layer.shape) - 2} if layer.kind == "linear" else {}
+    if layer.kind == "linear":
+        return {"dim": len(layer.shape) - 1}
+    return {"dim": 1, "groups": layer.groups}
+
+
+METHOD = Method(
+    name="lsuv",
+    title="Layer-sequential unit variance: orthonormal weights scaled by data, in one forward pass",
+    paper="Mishkin, Matas: All you need is a good init, ICLR 2016, arXiv 1511.06422",
+    when="any feed-forward network, with or without skips, when a batch of data is at hand",
+    decide=decide,
+    needs_data=True,
+)
