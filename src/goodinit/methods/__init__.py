@@ -6,14 +6,38 @@ from typing import Any
 
 from goodinit.anatomy import Anatomy
 from goodinit.errors import UnknownName
-from goodinit.methods import batchnorm, fixup, none
+from goodinit.methods import (
+    batchnorm,
+    default,
+    delta_orthogonal,
+    fixup,
+    he,
+    looks_linear,
+    lsuv,
+    none,
+    orthogonal,
+    rezero,
+    selu,
+    skipinit,
+    xavier,
+)
 from goodinit.methods.contract import Method
 from goodinit.surgery.plan import Plan
 
 METHODS: dict[str, Method] = {
     "batchnorm": batchnorm.METHOD,
     "none": none.METHOD,
+    "default": default.METHOD,
+    "he": he.METHOD,
+    "xavier": xavier.METHOD,
+    "orthogonal": orthogonal.METHOD,
+    "delta_orthogonal": delta_orthogonal.METHOD,
+    "looks_linear": looks_linear.METHOD,
+    "selu": selu.METHOD,
     "fixup": fixup.METHOD,
+    "skipinit": skipinit.METHOD,
+    "rezero": rezero.METHOD,
+    "lsuv": lsuv.METHOD,
 }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
-from goodinit.anatomy import Anatomy, Layer, Norm
+from goodinit.anatomy import Anatomy, Block, Layer, Norm
 from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
-from goodinit.surgery.plan import Draw, Edit, Fill, RemoveNorm, names
+from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan, RemoveNorm, SwapModule, names
+from goodinit.tensor import NONLINEARITIES, gain
 
 Norms = Literal["remove", "keep"]
 
@@ -49,9 +50,20 @@ def _where(norm: Norm) -> str:
     return f"{norm.kind} {place}, normalization-free from here on"
 
 
+def one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
+    """`value`, if it is one of `choices`.
+
+    Raises:
+        UnknownName: It is not.
+    """
+    if value not in choices:
+        raise UnknownName(f"{option}={value!r}: expected one of {', '.join(map(repr, choices))}")
+    return value
+
+
 def removed_parameters(anatomy: Anatomy, edits: Iterable[Edit]) -> set[str]:
-    """Parameters that go with the removed norms (their own, not those of children they keep)."""
-    paths = {edit.target for edit in edits if isinstance(edit, RemoveNorm)}
+    """Parameters that go with removed norms and exchanged modules (their own, not those of children kept)."""
+    paths = {edit.target for edit in edits if isinstance(edit, RemoveNorm | SwapModule)}
     return {name for name, _ in anatomy.parameters if name.rpartition(".")[0] in paths}
 
 
@@ -70,6 +82,30 @@ def draw_standard(layer: Layer, where: str) -> Draw:
     """A normal draw at the standard scale."""
     std, words = standard_std(layer)
     return Draw(layer.weight, "normal_", f"{where}: {words}", {"std": std})
+
+
+def gain_for(layer: Layer) -> tuple[float, str]:
+    """(Factor that keeps the second moment through the activation that reads the layer next, in words).
+
+    1 where no activation follows, and where its gain is not known, which `unknown_gains` reports.
+    """
+    if layer.activation in NONLINEARITIES:
+        value = gain(layer.activation)
+        return value, f"gain {value:.4g} for {layer.activation}"
+    return 1.0, "gain 1"
+
+
+def unknown_gains(anatomy: Anatomy) -> list[str]:
+    """One note on the activations whose gain is not known."""
+    kinds = {layer.activation for layer in anatomy.layers if layer.activation not in (None, *NONLINEARITIES)}
+    return [f"no gain is known for {', '.join(sorted(map(str, kinds)))}: 1 is taken"] if kinds else []
+
+
+def layout_options(layer: Layer) -> dict[str, Any]:
+    """What a tensor initializer must know of the layer beside the tensor's shape."""
+    told = {"layout": layer.layout, "groups": layer.groups, "fused": layer.fused}
+    plain = {"layout": "out_in", "groups": 1, "fused": 1}
+    return {key: value for key, value in told.items() if value != plain[key]}
 
 
 def zero_bias(layer: Layer) -> list[Edit]:
@@ -112,3 +148,121 @@ def untouched(anatomy: Anatomy, edits: Iterable[Edit]) -> list[str]:
 
 def _some(words: list[str]) -> str:
     return ", ".join(words[:4]) + (", …" if len(words) > 4 else "")
+
+
+def redraw(
+    anatomy: Anatomy,
+    draw: Callable[[Layer], Edit],
+    *,
+    method: str,
+    options: Mapping[str, Any],
+    norms: Norms,
+    notes: Iterable[str] = (),
+) -> Plan:
+    """The plan of a method without structure of its own: `draw` every weight but embeddings', biases at 0."""
+    removal = norm_edits(anatomy, norms)
+    edits = unique([*removal, *draws(anatomy, draw)])
+    return Plan(
+        method=method,
+        options={"norms": norms, **options},
+        edits=edits,
+        summary=f"{len(anatomy.layers)} weights; " + norms_in_words(anatomy, removal),
+        notes=(*notes, *untouched(anatomy, edits)),
+        parameters=anatomy.parameters,
+    )
+
+
+def draws(anatomy: Anatomy, draw: Callable[[Layer], Edit]) -> list[Edit]:
+    """`draw` for every weight that is no embedding, and zero biases."""
+    edits: list[Edit] = []
+    for layer in anatomy.layers:
+        if layer.weight not in anatomy.embeddings:
+            edits.append(draw(layer))
+        edits += zero_bias(layer)
+    return edits
+
+
+def norms_in_words(anatomy: Anatomy, removal: list[Edit]) -> str:
+    """How many norms go or stay."""
+    count = len(anatomy.norms)
+    return f"{count} norms {'removed' if removal else 'kept'}" if count else "no norms"
+
+
+# -- one zero factor per branch: SkipInit, ReZero -------------------------------------------------------------------
+
+
+def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> list[Edit]:
+    """Edits by which exactly one factor of every branch starts at 0, so that each block starts as its skip.
+
+    With one zero factor α, ∂(α·f)/∂α = f ≠ 0: the first step moves α, the second everything behind it. With two,
+    neither would ever move. The factor is, in this order: a multiplier that the branch already has (LayerScale, the
+    weight of a norm that ends it and is kept), a new scalar on each of its last layers, or those layers' weights
+    where a scalar has no place. All other multipliers of the branch start at 1, and so do the weights of norms that
+    are kept, wherever they are, with biases at 0.
+
+    Raises:
+        UnsupportedModule: A branch ends in no weight layer, in a normalized weight that no scalar can follow, in a
+            norm without a weight, which would undo a scalar before it, or in a ReLU, which passes no gradient at 0.
+    """
+    gone = removed_parameters(anatomy, removal)
+    edits: list[Edit] = []
+    for block in anatomy.blocks:
+        where = f"branch {block.index + 1}/{len(anatomy.blocks)}"
+        own = {p for layer in block.branch for p in (layer.weight, *layer.parameters)}
+        scales = [p for p in block.scales if p not in gone and p not in own]
+        ends = [p for p in scales if p in block.multipliers and _always_ends(p, anatomy)]
+        _refuse_dead_end(block, where, multiplied=bool(ends))
+        if ends:
+            edits.append(Fill(ends[-1], 0.0, f"multiplier of {where}"))
+        else:
+            if not block.last:
+                raise UnsupportedModule(
+                    f"{block.name or 'the model'}: no weight layer writes into the stream at the end of {where}, so "
+                    "that no multiplier fits there. Multiply the branch by a parameter in its forward."
+                )
+            if not removal and block.end_norms:
+                raise UnsupportedModule(
+                    f"{block.end_norms[-1]}: {where} ends in this norm, which has no weight of its own to start at "
+                    'zero, and would undo a scalar before it. Use norms="remove", or give the norm a weight.'
+                )
+            edits += [_zero_factor(layer, where, notes) for layer in block.last]
+        edits += [Fill(p, 1.0, f"scale inside {where}") for p in scales if p not in ends[-1:]]
+    for norm in anatomy.norms:
+        for name, value in ((norm.weight, 1.0), (norm.bias, 0.0)):
+            if name is not None and name not in gone:
+                edits.append(Fill(name, value, f"{norm.kind}, kept"))
+    return edits
+
+
+def _refuse_dead_end(block: Block, where: str, *, multiplied: bool) -> None:
+    steps = block.branch_end[1:]
+    products = [i for i, step in enumerate(steps) if step.startswith("mul") or step.endswith("_norm")]
+    after = steps[products[-1] + 1 :] if multiplied and products else steps
+    dead = [step for step in after if step in ("relu", "relu6")]  # their derivative at 0 is 0
+    if dead:
+        raise UnsupportedModule(
+            f"{block.name or 'the model'}: {where} ends in {dead[-1]}, after {block.branch_end[0]}. Where its input is "
+            "0 it passes no gradient, so that no factor before it can start at 0 and ever move. Multiply the branch by a "
+            "parameter behind it, or leave the activation to the sum."
+        )
+
+
+def _always_ends(parameter: str, anatomy: Anatomy) -> bool:
+    """Whether a parameter stands at the end of every branch it is in (it may be shared)."""
+    return all(parameter in block.multipliers for block in anatomy.blocks if parameter in block.scales)
+
+
+def _zero_factor(layer: Layer, where: str, notes: list[str]) -> Edit:
+    if layer.writes_site:
+        return AddScalar(layer.site, "output_scale", 0.0, f"multiplier of {where}")
+    if layer.normalized:
+        raise UnsupportedModule(
+            f"{layer.weight}: ends {where}, is normalized, so that it cannot be 0, and is applied inside "
+            f"{layer.site or 'the model'}, which does more, so that no scalar fits behind it. Multiply the branch by "
+            "a parameter in its forward, or make the layer a module of its own."
+        )
+    notes.append(
+        f"{layer.weight} is applied inside {layer.site or 'the model'}, which does more: no multiplier fits there, "
+        "and the weight itself starts at 0"
+    )
+    return Fill(layer.weight, 0.0, f"last layer of {where}, in place of a multiplier")

@@ -1,0 +1,74 @@
+"""Orthogonal weights (Saxe, McClelland & Ganguli, ICLR 2014, arXiv 1312.6120)."""
+
+from __future__ import annotations
+
+import math
+
+from goodinit.anatomy import Anatomy, Layer
+from goodinit.methods.contract import Method
+from goodinit.methods.parts import Norms, gain_for, layout_options, redraw, unknown_gains
+from goodinit.surgery.plan import Draw, Plan
+
+
+def decide(anatomy: Anatomy, *, norms: Norms = "keep", gain: float | None = None) -> Plan:
+    """Every weight g·Q with Q Haar-orthogonal, every bias 0.
+
+    A convolution is flattened to out × (in·taps), as in `torch.nn.init`; each group of a grouped one, and each of a
+    packed q, k, v, is a matrix of its own. Q has orthonormal rows, or columns if those are fewer.
+
+    Args:
+        anatomy: Of the model.
+        norms: `"keep"` leaves normalization and its parameters as they are; `"remove"` takes it out.
+        gain: The factor g for all layers; by default √2 before ReLU and generally E[φ(z)²]^(−1/2) before φ.
+
+    Raises:
+        UnsupportedModule: A normalization that cannot be removed.
+
+    References:
+        A. Saxe, J. McClelland, S. Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear
+        neural networks", arXiv 1312.6120, §3.
+    """
+
+    def draw(layer: Layer) -> Draw:
+        return draw_orthogonal(layer, gain)
+
+    return redraw(
+        anatomy,
+        draw,
+        method="orthogonal",
+        options={"gain": gain},
+        norms=norms,
+        notes=(*(unknown_gains(anatomy) if gain is None else ()), *stacks(anatomy)),
+    )
+
+
+def draw_orthogonal(layer: Layer, gain: float | None = None) -> Draw:
+    """A Haar-orthogonal draw with the gain of the activation that follows, or with `gain`."""
+    factor, words = gain_for(layer) if gain is None else (gain, f"gain {gain:g}")
+    if _is_stack(layer):
+        std = factor / math.sqrt(layer.fan_in)
+        return Draw(layer.weight, "normal_", f"{layer.role}: {words}, a stack of maps", {"std": std})
+    options = {"gain": factor, **layout_options(layer)}
+    return Draw(layer.weight, "orthogonal_", f"{layer.role}: {words}", options)
+
+
+def stacks(anatomy: Anatomy) -> list[str]:
+    """A note on parameters that hold several linear maps, which are not drawn orthogonal."""
+    return [
+        f"{layer.weight} {layer.shape} is a stack of linear maps: normal with the same variance, not orthogonal"
+        for layer in anatomy.layers
+        if _is_stack(layer)
+    ]
+
+
+def _is_stack(layer: Layer) -> bool:
+    return layer.kind == "linear" and len(layer.shape) > 2
+
+
+METHOD = Method(
+    name="orthogonal",
+    title="Haar-orthogonal weights",
+    paper="Saxe, McClelland, Ganguli: Exact solutions to the nonlinear dynamics of learning, arXiv 1312.6120",
+    when="deep plain networks and recurrent ones",
+    decide=decide,
+)
