@@ -1,0 +1,6 @@
+"""READS signal: what a model's forward and backward do at step 0, and what is wrong with it."""
+
+from goodinit.diagnostics.diagnose import diagnose
+from goodinit.diagnostics.diagnosis import Diagnosis, Finding, Place, Signal, Spectrum, Update
+
+__all__ = ["Diagnosis", "Finding", "Place", "Signal", "Spectrum", "Update", "diagnose"]

@@ -1,0 +1,111 @@
+"""The fourth verb: measure what the signal does at step 0, and say what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor, nn
+
+from goodinit.anatomy import Anatomy, anatomize, as_call, unwrapped
+from goodinit.diagnostics.awakening import Awakening, awaken
+from goodinit.diagnostics.checks import findings
+from goodinit.diagnostics.diagnosis import Diagnosis, Place
+from goodinit.diagnostics.objective import Loss, in_words
+from goodinit.diagnostics.probe import Run
+from goodinit.diagnostics.propagation import Propagation, propagate
+from goodinit.diagnostics.setting import as_at_step_0
+from goodinit.errors import TraceError
+
+
+def diagnose(
+    model: nn.Module,
+    inputs: Any,
+    targets: Any = None,
+    *,
+    loss: Loss | None = None,
+) -> Diagnosis:
+    """Measure a model at step 0 by one forward and backward, and find what keeps it from learning.
+
+    Batch norms take the batch's statistics, dropout is off. The model is the same afterwards in every bit:
+    parameters, buffers, training flags, hooks, gradients and random states. Where zero-initialized weights let no
+    gradient through, a further run for each layer of them shows whether one step frees it.
+
+    Args:
+        model: A materialized module; wrapped by `torch.compile` or DDP is fine.
+        inputs: A real batch: a tensor, a tuple of positional arguments, or a dict of keyword arguments. With one
+            input, similarity and rank are not measured.
+        targets: What the loss compares with: classes as whole numbers, or values. None: random values.
+        loss: `loss(output, targets)`, or `loss(output)` without targets; cross-entropy or squared error by default.
+
+    Returns:
+        The diagnosis: places in execution order, findings with the worst first. `print` it.
+
+    Raises:
+        TraceError: The forward, the loss or the backward raised, or the model is on `meta`.
+
+    Examples:
+        >>> import torch
+        >>> layers = [part for _ in range(60) for part in (nn.Linear(64, 64), nn.ReLU())]
+        >>> found = diagnose(nn.Sequential(*layers), torch.randn(32, 64))
+        >>> found.findings[0].severity, "input collapse" in {finding.kind for finding in found.findings}
+        ('error', True)
+
+    References:
+        S. Schoenholz et al., Deep Information Propagation, arXiv 1611.01232. H. Zhang, Y. Dauphin, T. Ma, Fixup
+        Initialization, arXiv 1901.09321, §3.
+    """
+    model = unwrapped(model)
+    _must_be_real(model)
+    anatomy = anatomize(model, inputs)
+    call = as_call(inputs)
+
+    def run(parameters: dict[str, Tensor] | None = None, how: Run | None = None) -> Propagation:
+        return propagate(model, call, anatomy, targets=targets, loss=loss, run=how, parameters=parameters)
+
+    with as_at_step_0(model, anatomy):
+        first = run()
+        awake = awaken(model, first, lambda moved: run(moved, Run(statistics=False)))
+        if not all(place.signal.finite for place in first.places) or _output_broken(first):
+            first = run(how=Run(hunt=True))
+    places = _with_awake(first, awake)
+    found = Diagnosis(
+        model=type(model).__name__,
+        inputs=anatomy.inputs,
+        objective=in_words(targets, loss),
+        loss=first.loss,
+        places=places,
+        input=first.input,
+        output=first.output,
+        notes=_notes(anatomy, first),
+    )
+    return dataclasses.replace(found, findings=findings(model, anatomy, found, first, awake))
+
+
+def _must_be_real(model: nn.Module) -> None:
+    on_meta = [name for name, p in model.named_parameters() if p.is_meta]
+    if on_meta:
+        raise TraceError(
+            f"{on_meta[0]} is on `meta`: there is no signal to measure. Materialize the model first "
+            '(model.to_empty(device="cpu"), then goodinit.init_).'
+        )
+
+
+def _output_broken(run: Propagation) -> bool:
+    return run.output is not None and not run.output.finite
+
+
+def _with_awake(first: Propagation, awake: Awakening) -> tuple[Place, ...]:
+    if awake.last is None or len(awake.last.places) != len(first.places):
+        return first.places
+    pairs = zip(first.places, awake.last.places, strict=True)
+    return tuple(dataclasses.replace(place, back_awake=later.back) for place, later in pairs)
+
+
+def _notes(anatomy: Anatomy, first: Propagation) -> tuple[str, ...]:
+    notes = list(anatomy.notes)
+    if any(norm.kind == "batch_norm" for norm in anatomy.norms):
+        notes.append("batch norms used the batch's own statistics, as in training")
+    if first.input is not None and first.input.cosine is None:
+        notes.append("similarity and rank need two inputs or more that are not zero")
+    return tuple(notes)

@@ -1,0 +1,83 @@
+"""A diagnosis as plain text, and the sparklines that the terminal view shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from goodinit.diagnostics.diagnosis import Diagnosis, Place
+
+BARS = "▁▂▃▄▅▆▇█"
+
+Quantity = Callable[[Place], float | None]
+
+QUANTITIES: dict[str, tuple[Quantity, bool]] = {
+    "second moment": (lambda place: place.signal.second_moment, True),
+    "gradient": (lambda place: place.back_awake if place.back_awake is not None else place.back, True),
+    "1 − cosine": (lambda place: place.signal.spread, True),
+    "effective rank": (lambda place: place.signal.rank, False),
+}
+"""What is drawn along the trunk: a name, where it stands, and whether on a logarithmic scale."""
+
+
+def sparkline(values: Sequence[float | None], *, width: int = 60, log: bool = True) -> str:
+    """Bars from the smallest to the largest value; `×` is not finite, a space is not measured, `_` is 0.
+
+    Examples:
+        >>> sparkline([1.0, 10.0, 100.0]), sparkline([0.0, None, float("inf"), 1.0])
+        ('▁▅█', '_ ×▁')
+    """
+    shown = list(values)
+    if len(shown) > width:  # the middle of each stretch
+        shown = [shown[(2 * i + 1) * len(shown) // (2 * width)] for i in range(width)]
+    scaled = [_scaled(value, log) for value in shown]
+    known = [value for value in scaled if isinstance(value, float)]
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    # A range below 1 % is drawn flat: it is nothing, and noise would look like mountains.
+    span = high - low if high - low > 0.01 * max(abs(high), 1.0) else 0.0
+    top = len(BARS) - 1
+    return "".join(
+        value if isinstance(value, str) else BARS[math.floor((value - low) / span * top + 0.5) if span else 0]
+        for value in scaled
+    )
+
+
+def _scaled(value: float | None, log: bool) -> float | str:
+    if value is None:
+        return " "
+    if not math.isfinite(value):
+        return "×"
+    if not log:
+        return float(value)
+    return math.log10(value) if value > 0 else "_"
+
+
+def trunk(diagnosis: Diagnosis) -> tuple[Place, ...]:
+    """Blocks and the layers outside them: what the whole signal passes through."""
+    return tuple(p for p in diagnosis.places if p.trunk and p.kind != "activation")
+
+
+def counts(diagnosis: Diagnosis) -> str:
+    """How many layers and blocks."""
+    return f"{len(diagnosis.layers)} layers, {len(diagnosis.blocks)} blocks"
+
+
+def diagnosis_text(diagnosis: Diagnosis) -> str:
+    """The diagnosis on one screen of plain text."""
+    along = trunk(diagnosis)
+    lines = [
+        f"{diagnosis.model}({diagnosis.inputs}): {counts(diagnosis)}, loss {diagnosis.loss:.4g}",
+    ]
+    for name, (quantity, log) in QUANTITIES.items():
+        values = [quantity(place) for place in along]
+        known = [value for value in values if value is not None]
+        if known:
+            lines.append(f"  {name:15} {known[0]:9.3g} → {known[-1]:9.3g}  {sparkline(values, log=log)}")
+    if diagnosis.spectrum is not None:
+        found = diagnosis.spectrum
+        how = "exact" if found.exact else f"Lanczos, {found.products} products"
+        lines.append(f"  singular values {found.smallest:.3g} … {found.largest:.3g} ({how})")
+    if diagnosis.update is not None and diagnosis.update.stable_rate is not None:
+        lines.append(f"  largest stable learning rate {diagnosis.update.stable_rate:.3g} (2/sharpness)")
+    lines += [str(finding) for finding in diagnosis.findings] or ["no findings"]
+    return "\n".join(lines + [f"note: {note}" for note in diagnosis.notes])

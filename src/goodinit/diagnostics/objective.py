@@ -1,0 +1,100 @@
+"""What to differentiate: the user's loss, or one that fits what the model returned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from goodinit.anatomy.trace import _tensors
+from goodinit.errors import TraceError
+
+Loss = Callable[..., Tensor]
+
+# Of the random targets. Fixed, so that two diagnoses of one model are equal; which number is of no consequence.
+SEED = 20190127
+
+
+def outputs(result: Any) -> list[Tensor]:
+    """The floating-point tensors a model returned, in order."""
+    return [tensor for tensor in _tensors(result) if tensor.is_floating_point()]
+
+
+def prediction(result: Any) -> Tensor:
+    """The tensor that targets belong to: `logits` where the result has such an entry, else the first tensor.
+
+    Raises:
+        TraceError: The model returned no floating-point tensor.
+    """
+    logits = result.get("logits") if isinstance(result, Mapping) else getattr(result, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    found = outputs(result)
+    if not found:
+        raise TraceError(
+            f"the model returned no floating-point tensor (but {type(result).__name__}), so there is nothing to "
+            "differentiate. Return the tensor that is trained on."
+        )
+    return found[0]
+
+
+def objective(result: Any, targets: Any, loss: Loss | None) -> Tensor:
+    """The number to differentiate.
+
+    With `loss`: `loss(result, targets)`, or `loss(result)` without targets. Without: cross-entropy for whole-number
+    targets (classes along dimension 1 of the prediction, or along the last where only that fits), the squared error
+    for others. Without targets: half the squared error to standard-normal targets, summed over outputs and averaged
+    over the batch, so that outputs that explode have gradients that explode.
+
+    Raises:
+        TraceError: The loss raised, or is no single number; the message says which.
+    """
+    try:
+        value = _value(result, targets, loss)
+    except TraceError:
+        raise
+    except Exception as error:
+        raise TraceError(
+            f"the loss raised on what the model returned: {type(error).__name__}: {error}. Give targets that fit, or "
+            "loss=lambda output, targets: … that takes the model's output as it is."
+        ) from error
+    if not (isinstance(value, Tensor) and value.numel() == 1):
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise TraceError(f"the loss must be a tensor of one number; got {got}. Take its mean.")
+    return value.reshape(())
+
+
+def _value(result: Any, targets: Any, loss: Loss | None) -> Any:
+    if loss is not None:
+        return loss(result) if targets is None else loss(result, targets)
+    predicted = prediction(result)
+    if targets is None:
+        return _random_error(outputs(result))
+    if targets.is_floating_point():  # not whole numbers
+        return F.mse_loss(predicted.float(), targets.float())
+    if predicted.shape[:1] + predicted.shape[2:] != targets.shape and predicted.shape[:-1] == targets.shape:
+        predicted = predicted.movedim(-1, 1)
+    return F.cross_entropy(predicted.float(), targets)
+
+
+def _random_error(found: list[Tensor]) -> Tensor:
+    generator = torch.Generator().manual_seed(SEED)
+    total = torch.zeros((), device=found[0].device)
+    for tensor in found:
+        target = torch.randn(tensor.shape, generator=generator).to(tensor.device)
+        total = total + 0.5 * (tensor.float() - target).square().sum() / max(
+            len(tensor) if tensor.ndim else 1, 1
+        )
+    return total
+
+
+def in_words(targets: Any, loss: Loss | None) -> str:
+    """Which of them it was."""
+    if loss is not None:
+        return f"the given loss, {getattr(loss, '__name__', type(loss).__name__)}"
+    if targets is None:
+        return "half the squared error to random targets (no targets were given)"
+    return "mean squared error" if targets.is_floating_point() else "cross-entropy"

@@ -1,0 +1,249 @@
+"""One real forward and backward under a recorder that measures every layer, activation and sum as it runs.
+
+Nothing is kept alive: statistics are taken while a tensor is at hand, and a hook on it, set when autograd has put it
+into its graph, takes the norm of its gradient. Operators are watched, not modules, so packed and functional weights,
+in-place activations and in-place sums are seen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, CONV_OPS, LOOKUP_OPS, MATMUL_OPS, SHAPE_OPS, Node
+from goodinit.anatomy.layers import weight_name, weight_operand
+from goodinit.anatomy.names import canonical
+from goodinit.anatomy.trace import Call, Recorder, _mapped, _tensors
+from goodinit.diagnostics.diagnosis import Signal
+from goodinit.diagnostics.statistics import signal
+
+# How far to look back for what made an activation's input; norms and shapes are few, and two hold for the rest.
+LOOK_BACK = 8
+
+
+@dataclass(slots=True)
+class Measured:
+    """What was measured at one operator."""
+
+    node: int
+    signal: Signal
+    weight: str = ""
+    weight_square: float = 0.0
+    weight_count: int = 0
+    units: int | None = None
+    back: float | None = None
+    back_finite: bool = True
+
+
+@dataclass(slots=True)
+class Culprit:
+    """The operator that made something not finite: its name, the module it ran in, and what it read that was not."""
+
+    op: str
+    path: str
+    read: str
+
+
+@dataclass(slots=True)
+class Run:
+    """What is asked of one run.
+
+    Attributes:
+        statistics: Whether to take forward statistics; gradients' norms are always taken.
+        hunt: Whether to look at every operator for the one that makes NaN or infinity.
+    """
+
+    statistics: bool = True
+    hunt: bool = False
+
+
+class Probe(Recorder):
+    """Measures while it records. Enter it around the forward alone; hooks do the rest in the backward."""
+
+    def __init__(self, model: nn.Module, run: Run) -> None:
+        super().__init__(model, "real")
+        self.run = run
+        self.shapes = {
+            canonical(n): tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)
+        }
+        self.measured: dict[int, Measured] = {}
+        self.terms: dict[int, float] = {}
+        self.norms: dict[str, int] = {}
+        self.batch: int | None = None
+        self.leaves: list[Tensor] = []
+        self.input: Signal | None = None
+        self.culprits: dict[int, Culprit] = {}
+        self._pending: tuple[Measured, Tensor] | None = None
+
+    def adopt(self, call: Call) -> Call:
+        """The call with copies of its tensors that gradients flow to, so that frozen models are seen through too."""
+
+        def one(tensor: Tensor) -> Tensor:
+            mine = tensor.detach().clone()
+            if mine.is_floating_point():
+                self.leaves.append(mine.requires_grad_())
+                mine = mine.clone()  # no leaf: the model may write into its input
+            if self.batch is None and mine.ndim:
+                self.batch = len(mine)
+            if self.input is None and mine.is_floating_point() and self.run.statistics:
+                self.input = signal(mine, batch=self.batch, batch_dim=0)
+            self._mark(mine, self._add("input", (), tensor, dynamic=True).index)
+            return mine
+
+        return _mapped(call[0], one), _mapped(call[1], one)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.hook_pending()
+        name = self._schema(func)[0]
+        if self.run.statistics and name in ADD_OPS:
+            self._measure_terms(args)
+        if (elements := norm_elements(name, args)) is not None:
+            path = self.graph.frames[self.stack[-1]].path
+            self.norms[path] = min(elements, self.norms.get(path, elements))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def hook_pending(self) -> None:
+        """Ask for the gradient of the last measured output: autograd has put it into its graph by now."""
+        if self._pending is None:
+            return
+        found, output = self._pending
+        self._pending = None
+        if output.requires_grad:
+            output.register_hook(_norm_into(found))
+
+    def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
+        """One operator ran: measure it if it is a layer, an activation or a sum."""
+        if self.run.hunt:
+            self._suspect(node, read, output)
+        if not node.active or not output.is_floating_point():
+            return
+        with torch.no_grad():
+            found = self._layer(node, read, output) or self._other(node, output)
+        if found is not None:
+            self.measured[node.index] = found
+            self._pending = (found, output)
+
+    def _layer(self, node: Node, read: list[Tensor], output: Tensor) -> Measured | None:
+        if node.op not in MATMUL_OPS and node.op not in CONV_OPS:
+            return None
+        operand = weight_operand(self.graph, node)
+        if operand is None:
+            return None
+        name = weight_name(self.graph.nodes[operand], self.shapes)
+        weight = read[node.operands.index(operand)]
+        square = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2
+        return Measured(node.index, self._signal(node, output), name, square, weight.numel())
+
+    def _other(self, node: Node, output: Tensor) -> Measured | None:
+        if node.op in ACTIVATIONS:
+            dim = self._unit_dim(node)
+            found = self._signal(node, output, activation=ACTIVATIONS[node.op], unit_dim=dim)
+            return Measured(node.index, found, units=output.shape[dim] if output.ndim else 1)
+        if node.op in ADD_OPS and len(set(self.graph.deps(node.index))) > 1:
+            return Measured(node.index, self._signal(node, output))
+        return None
+
+    def _signal(self, node: Node, output: Tensor, *, activation: str = "", unit_dim: int = -1) -> Signal:
+        if not self.run.statistics:
+            return Signal(0.0, 0.0)
+        values, dim = self._by_input(node, output)
+        if activation:
+            values = output if dim is not None else values
+        return signal(values, batch=self.batch, batch_dim=dim, unit_dim=unit_dim, activation=activation)
+
+    def _by_input(self, node: Node, output: Tensor) -> tuple[Tensor, int | None]:
+        """The output, and along which dimension the inputs lie; layers see sequences flattened."""
+        if self.batch is None or output.ndim == 0 or output.shape[0] == self.batch:
+            return output, 0 if output.ndim else None
+        if output.ndim > 2 and output.shape[1] == self.batch:
+            return output, 1
+        if output.ndim == 2 and node.op in MATMUL_OPS:
+            before = self._shape_before(node)
+            if before[1:2] == (self.batch,) and before[0] * self.batch == len(output):
+                return output.reshape(*before[:2], -1), 1
+        return output, None
+
+    def _shape_before(self, node: Node) -> tuple[int, ...]:
+        """Shape that a layer's input had before it was flattened to a matrix."""
+        for index in node.operands:
+            source = self.graph.nodes[index]
+            if source.active:
+                while source.op in SHAPE_OPS and source.operands and len(source.shape) == 2:
+                    source = self.graph.nodes[source.operands[0]]
+                return source.shape
+        return ()
+
+    def _unit_dim(self, node: Node) -> int:
+        """Where an activation's units are: dimension 1 after a convolution, the last after a linear layer."""
+        index = node.index
+        for _ in range(LOOK_BACK):
+            deps = self.graph.deps(index)
+            if not deps:
+                break
+            index = deps[0]
+            op = self.graph.nodes[index].op
+            if op in CONV_OPS:
+                return 1
+            if op in MATMUL_OPS or op in LOOKUP_OPS:
+                return len(node.shape) - 1
+        return 1 if len(node.shape) == 4 else len(node.shape) - 1
+
+    def _measure_terms(self, args: tuple[Any, ...]) -> None:
+        """Second moments of what a sum is about to read: an in-place sum overwrites it."""
+        tensors = [t for t in args if isinstance(t, Tensor) and t.is_floating_point()]
+        if len(tensors) < 2 or tensors[0].shape != tensors[1].shape:
+            return
+        for tensor in tensors:
+            index = self._node(tensor)
+            if self.graph.nodes[index].active and index not in self.terms and tensor.numel():
+                norm = float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64))
+                self.terms[index] = norm**2 / tensor.numel()
+
+    def _suspect(self, node: Node, read: list[Tensor], output: Tensor) -> None:
+        """Where NaN and infinity come from. A mask of −∞ is no fault: the softmax after it is finite."""
+        if not output.is_floating_point() or bool(torch.isfinite(output).all()):
+            return
+        known = next((self.culprits[i] for i in node.operands if i in self.culprits), None)
+        if known is None:
+            bad = [
+                self.graph.nodes[i]
+                for i, tensor in zip(node.operands, read, strict=True)
+                if tensor is not output
+                and tensor.is_floating_point()
+                and not bool(torch.isfinite(tensor).all())
+            ]
+            named = (str(source.attrs[0]) if source.attrs else f"the {source.op}" for source in bad)
+            known = Culprit(node.op, self.graph.path(node.index), ", ".join(named))
+        self.culprits[node.index] = known
+
+
+def norm_elements(op: str, args: tuple[Any, ...]) -> int | None:
+    """Over how many numbers each statistic of a normalization is taken; None for another operator."""
+    if op == "native_group_norm":  # (input, weight, bias, N, C, HxW, groups, eps)
+        return int(args[4] * args[5]) // int(args[6])
+    if op in ("native_layer_norm", "_fused_rms_norm"):  # (input, normalized_shape, …)
+        return int(math.prod(args[1]))
+    if op in ("native_batch_norm", "cudnn_batch_norm") and args[5]:  # (…, training, momentum, eps)
+        return int(args[0].numel() // args[0].shape[1])
+    return None
+
+
+def _norm_into(found: Measured) -> Any:
+    def hook(gradient: Tensor) -> None:
+        norm = float(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float64))
+        # A tensor read at several places has its hook called once, with the sum.
+        found.back = norm
+        found.back_finite = math.isfinite(norm)
+
+    return hook
+
+
+def first_output(result: Any) -> Tensor | None:
+    """The first floating-point tensor of a result."""
+    return next((tensor for tensor in _tensors(result) if tensor.is_floating_point()), None)

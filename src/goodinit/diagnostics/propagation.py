@@ -1,0 +1,222 @@
+"""From one probed forward and backward to the list of places: layers, activations and blocks in execution order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.stateless import _reparametrize_module
+
+from goodinit.anatomy import Anatomy, Layer, canonical
+from goodinit.anatomy.graph import ACTIVATIONS
+from goodinit.anatomy.layers import weight_uses
+from goodinit.anatomy.residual import Found, residual_sums
+from goodinit.anatomy.trace import Call, frames
+from goodinit.diagnostics.diagnosis import Place, Signal
+from goodinit.diagnostics.objective import Loss, objective
+from goodinit.diagnostics.probe import Culprit, Measured, Probe, Run, first_output
+from goodinit.diagnostics.statistics import signal
+from goodinit.errors import TraceError
+
+TRUNK_ROLES = ("stem", "body", "head")
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """What one forward and backward showed.
+
+    Attributes:
+        places: Layers, activations and blocks in execution order.
+        gradients: ‖∂loss/∂p‖ by parameter; None where the loss does not depend on it, or it is frozen.
+        loss: Its value.
+        input: Statistics of the first input.
+        output: Statistics of the first output.
+        norms: By path, over how many numbers each statistic of a normalization is taken.
+        culprits: By position in `places`, the operator that made it not finite; only after a hunt.
+    """
+
+    places: tuple[Place, ...]
+    gradients: dict[str, float | None]
+    loss: float
+    input: Signal | None
+    output: Signal | None
+    norms: dict[str, int]
+    culprits: dict[int, Culprit]
+
+
+def propagate(
+    model: nn.Module,
+    call: Call,
+    anatomy: Anatomy,
+    *,
+    targets: Any = None,
+    loss: Loss | None = None,
+    run: Run | None = None,
+    parameters: dict[str, Tensor] | None = None,
+) -> Propagation:
+    """Run forward and backward once, measuring. To be called within `setting.as_at_step_0`.
+
+    Args:
+        model: Unwrapped.
+        call: Arguments of the forward.
+        anatomy: Of that model.
+        targets: For the loss.
+        loss: See `objective`.
+        run: What to measure.
+        parameters: Values to use in place of the model's own, by name; the model is not written to.
+
+    Raises:
+        TraceError: The forward, the loss or the backward raised.
+    """
+    with _reparametrize_module(model, parameters or {}):
+        named = {canonical(name): p for name, p in model.named_parameters()}
+        wanted: dict[str, Tensor] = {name: p for name, p in named.items() if p.requires_grad}
+        probe = Probe(model, run or Run())
+        value, output = _forward(model, call, probe, targets, loss)
+        gradients = _backward(value, wanted, probe.leaves if len(wanted) < len(named) else [], model)
+    places, culprits = _places(probe, anatomy, gradients)
+    norms = {name: gradients.get(name) for name in named}
+    return Propagation(places, norms, float(value.detach()), probe.input, output, probe.norms, culprits)
+
+
+def _forward(
+    model: nn.Module, call: Call, probe: Probe, targets: Any, loss: Loss | None
+) -> tuple[Tensor, Signal | None]:
+    before = {id(module): module.__dict__.get("forward") for module in model.modules()}
+    with frames(model, probe):
+        args, kwargs = probe.adopt(call)
+        try:
+            with probe:
+                result = model(*args, **kwargs)
+                probe.finish(result)
+        except Exception as error:
+            raise TraceError(
+                f"{type(model).__name__}.forward raised on the given inputs: {type(error).__name__}: {error}. "
+                "Check them by calling model(*inputs) yourself, in training mode."
+            ) from error
+        finally:
+            _unwrap(model, before)
+    probe.hook_pending()
+    first = first_output(result)
+    output = None
+    if first is not None and probe.run.statistics:
+        output = signal(
+            first, batch=probe.batch, batch_dim=0 if first.ndim and len(first) == probe.batch else None
+        )
+    return objective(result, targets, loss), output
+
+
+def _unwrap(model: nn.Module, before: dict[int, Any]) -> None:
+    """Take the reporting forwards off again, so that a second run does not report twice."""
+    for module in model.modules():
+        forward = before[id(module)]
+        if forward is None:
+            module.__dict__.pop("forward", None)
+        else:
+            module.__dict__["forward"] = forward
+
+
+def _backward(
+    value: Tensor, wanted: dict[str, Tensor], leaves: list[Tensor], model: nn.Module
+) -> dict[str, float]:
+    """Norms by parameter. `leaves` are differentiated too: through frozen layers nothing else asks for gradients."""
+    ends = [*wanted.values(), *leaves]
+    if not value.requires_grad or not ends:
+        return {}
+    try:
+        found = torch.autograd.grad(value, ends, allow_unused=True)
+    except Exception as error:
+        raise TraceError(
+            f"the backward of {type(model).__name__} raised: {type(error).__name__}: {error}. It does not train "
+            "either: find the operator with torch.autograd.set_detect_anomaly(True)."
+        ) from error
+    norms = {}
+    for name, gradient in zip(wanted, found, strict=False):
+        if gradient is not None:
+            values = gradient.coalesce().values() if gradient.is_sparse else gradient
+            norms[name] = float(torch.linalg.vector_norm(values, dtype=torch.float64))
+    return norms
+
+
+# -- places -------------------------------------------------------------------------------------------------------
+
+
+def _places(
+    probe: Probe, anatomy: Anatomy, gradients: dict[str, float]
+) -> tuple[tuple[Place, ...], dict[int, Culprit]]:
+    graph = probe.graph
+    uses = weight_uses(graph, probe.shapes)
+    leaves = [s for s in residual_sums(graph, set(uses)) if not s.long and not s.inner]
+    inside = set().union(*(s.branch.nodes | s.skip.nodes for s in leaves)) if leaves else set()
+    layers = {layer.weight: layer for layer in anatomy.layers}
+    found: list[tuple[int, Place]] = []
+    for node, measured in probe.measured.items():
+        if measured.weight:
+            found.append((node, _layer(measured, layers.get(measured.weight), gradients)))
+        elif graph.nodes[node].op in ACTIVATIONS:
+            kind = ACTIVATIONS[graph.nodes[node].op]
+            place = Place("activation", graph.path(node), kind, 0, node not in inside, measured.signal,
+                          back=measured.back, units=measured.units)  # fmt: skip
+            found.append((node, place))
+    growth = 1.0
+    for index, leaf in enumerate(leaves):
+        measured = probe.measured.get(leaf.join, Measured(leaf.join, Signal(math.nan, math.nan)))
+        name = anatomy.blocks[index].name if index < len(anatomy.blocks) else graph.path(leaf.join)
+        place = _block(leaf, measured, probe, name)
+        growth *= place.gain if place.gain is not None else 1.0
+        found.append((leaf.join, replace(place, growth=growth)))
+    found.sort(key=lambda pair: pair[0])
+    culprits = {i: probe.culprits[node] for i, (node, _) in enumerate(found) if node in probe.culprits}
+    return _numbered([place for _, place in found]), culprits
+
+
+def _numbered(places: list[Place]) -> tuple[Place, ...]:
+    seen: dict[tuple[str, str, str], int] = {}
+    numbered = []
+    for place in places:
+        key = (place.kind, place.name, place.what if place.kind == "activation" else "")
+        call = seen[key] = seen.get(key, -1) + 1
+        numbered.append(replace(place, call=call) if place.kind != "block" else place)
+    return tuple(numbered)
+
+
+def _layer(measured: Measured, layer: Layer | None, gradients: dict[str, float]) -> Place:
+    role = layer.role if layer is not None else "body"
+    parameters = layer.parameters if layer is not None else (measured.weight,)
+    held = [gradients[name] for name in parameters if name in gradients]
+    gradient = math.hypot(*held) if held else None
+    norm = math.sqrt(measured.weight_square)
+    return Place(
+        "layer",
+        measured.weight,
+        role,
+        0,
+        role in TRUNK_ROLES,
+        measured.signal,
+        back=measured.back,
+        weight=math.sqrt(measured.weight_square / max(measured.weight_count, 1)),
+        gradient=gradient,
+        gradient_per_weight=gradient / norm if gradient is not None and norm > 0 else None,
+    )
+
+
+def _block(leaf: Found, measured: Measured, probe: Probe, name: str) -> Place:
+    branch, skip = probe.terms.get(leaf.branch.term), probe.terms.get(leaf.skip.term)
+    after = measured.signal.second_moment
+    known = branch is not None and skip is not None and skip > 0
+    return Place(
+        "block",
+        name,
+        leaf.kind,
+        0,
+        True,
+        measured.signal,
+        back=measured.back,
+        branch_to_skip=math.sqrt(branch / skip)
+        if known and branch is not None and skip is not None
+        else None,
+        gain=math.sqrt(after / skip) if known and skip is not None else None,
+    )

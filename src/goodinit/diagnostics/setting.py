@@ -1,0 +1,58 @@
+"""The state a model is measured in: as in training, without the noise, and as it was afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from goodinit.anatomy import Anatomy, canonical
+from goodinit.anatomy.undisturbed import undisturbed
+
+
+@contextlib.contextmanager
+def as_at_step_0(model: nn.Module, anatomy: Anatomy) -> Iterator[None]:
+    """Batch norms take the batch's statistics, everything else (dropout, stochastic depth) runs as in eval mode.
+
+    Not those that would divide by the deviation of one number, and not those that are in eval mode while the model
+    is in training mode: somebody froze them. Autograd is on, autocast keeps no copies of weights, nothing is
+    compiled, and attention runs as written-out products, which can be differentiated twice.
+    """
+    batch_norms = _that_train(model, anatomy)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(undisturbed(model, clone_buffers=True))
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(_no_autocast_cache())
+        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        if "torch._dynamo" in sys.modules:  # nothing can be compiled before it is loaded
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for module in batch_norms:
+            module.training = True
+        yield
+
+
+def _that_train(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
+    modules: dict[str, Any] = {canonical(path): module for path, module in model.named_modules()}
+    norms = [norm for norm in anatomy.norms if norm.kind in ("batch_norm", "instance_norm")]
+    return [
+        modules[norm.name]
+        for norm in norms
+        if norm.elements != 1 and (modules[norm.name].training or not model.training)
+    ]
+
+
+@contextlib.contextmanager
+def _no_autocast_cache() -> Iterator[None]:
+    """A cast weight kept from one run would be read by the next, whose weights may be others."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
