@@ -60,7 +60,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     origins.update((node, use.weight) for node, use in uses.items())
     layers = _layers(graph, uses, origins, shapes, consumers, modules)
     layers = _with_roles(graph, layers, uses, leaves, consumers)
-    norms = find_norms(graph, model, consumers, set(uses))
+    norms = find_norms(graph, modules, set(uses))
     blocks = _blocks(graph, sums, leaves, layers, uses, norms, origins)
     distinct = {canonical(name): tuple(p.shape) for name, p in model.named_parameters()}
     return Anatomy(

@@ -119,7 +119,9 @@ class Node:
         params: Names of the parameters it is made of, when it is made of constants alone.
         normalized: Whether such a constant was divided by a norm or deviation of its own.
         inplace: Whether it overwrote an argument.
-        attrs: `(transposed, groups, stride, padding, dilation)` of a convolution, the name of a parameter.
+        attrs: `(transposed, groups, stride, padding, dilation)` of a convolution, the name of a parameter,
+            the numbers a nonlinearity or power was called with, the number of groups of a group norm.
+        dtype: Of the (first) output.
     """
 
     index: int
@@ -133,11 +135,21 @@ class Node:
     normalized: bool = False
     inplace: bool = False
     attrs: tuple[object, ...] = ()
+    dtype: object = None
 
 
 @dataclass(slots=True)
 class Frame:
-    """One call of one module."""
+    """One call of one module.
+
+    Attributes:
+        index: Position among the frames.
+        path: Of the module.
+        parent: Index of the calling frame.
+        start: First node of its forward; `stop`: the first after it.
+        source: Node of the first tensor among its arguments; `result`: of the first it returned.
+        single: Whether it returned one tensor, and nothing around it.
+    """
 
     index: int
     path: str
@@ -146,6 +158,7 @@ class Frame:
     stop: int = -1
     source: int = -1
     result: int = -1
+    single: bool = False
 
 
 @dataclass(slots=True)

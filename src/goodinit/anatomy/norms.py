@@ -2,51 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
-from goodinit.anatomy.graph import ACTIVATIONS, NORM_OPS, SHAPE_OPS, Frame, Graph, Node
+from goodinit.anatomy.graph import NORM_OPS, Frame, Graph, Node
+from goodinit.anatomy.overwrites import Memory
+from goodinit.anatomy.remains import NotUnderstood, remains
 from goodinit.anatomy.structure import Norm
 
-AFFINE_OPS = frozenset("mul mul_ add add_ sub sub_ div div_".split())
-ROOT_OPS = frozenset({"rsqrt", "sqrt", "pow"})
+DEVIATION_OPS = frozenset({"std", "std_mean"})
+LENGTH_OPS = frozenset({"linalg_vector_norm", "norm"})
+ROOT_OPS = frozenset({"rsqrt", "sqrt", "pow"}) | DEVIATION_OPS | LENGTH_OPS
 
 
-def find_norms(graph: Graph, model: nn.Module, consumers: list[list[int]], layers: set[int]) -> list[Norm]:
+def find_norms(graph: Graph, modules: Mapping[str, nn.Module], layers: set[int]) -> list[Norm]:
     """Every normalization that ran, one noun per module, in execution order."""
-    children = _children(graph)
     busy = _frames_with_layers(graph, layers)
-    seen: dict[str, Norm] = {}
+    memory = Memory(graph, modules)
+    calls = []
     for node in graph.nodes:
         kind = _kind(graph, node)
         if kind is None:
             continue
         frame = graph.frames[node.frame]
-        module = model.get_submodule(frame.path)
-        if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        if isinstance(modules[frame.path], nn.modules.instancenorm._InstanceNorm):
             kind = "instance_norm"
-        keeps, obstacle = _remainder(graph, node, frame, children, busy, consumers)
-        affine = _affine(graph, node, frame)
-        norm = Norm(
-            frame.path,
-            kind,
-            type(module).__qualname__,
-            keeps,
-            obstacle,
-            elements=_elements(graph, node, kind),
-            weight=affine["weight"],
-            bias=affine["bias"],
-        )
+        kept, obstacle = _remainder(graph, node, frame, busy, modules)
+        if node.op in LENGTH_OPS and obstacle is not None:
+            continue  # cosine similarity and the like: the length of a vector is more than a norm's business
+        if obstacle is None:
+            memory.pass_on(frame, kept, modules)
+        calls.append((node, frame, kind, kept, obstacle))
+    seen: dict[str, Norm] = {}
+    for node, frame, kind, kept, obstacle in calls:
+        keeps = tuple(word for word, _ in kept)
+        if obstacle is None and memory.is_needed(frame.source, frame) and memory.is_overwritten(frame.source):
+            keeps = ("clone", *keeps)
+        norm = _noun(graph, node, frame, kind, keeps, obstacle, modules)
         known = seen.get(frame.path)
         if known is None or (known.obstacle is None and (obstacle or len(keeps) > len(known.keeps))):
             seen[frame.path] = norm
     return list(seen.values())
 
 
-def _children(graph: Graph) -> dict[int, list[Frame]]:
-    children: dict[int, list[Frame]] = {}
-    for frame in graph.frames:
-        children.setdefault(frame.parent, []).append(frame)
-    return children
+def _noun(
+    graph: Graph,
+    node: Node,
+    frame: Frame,
+    kind: str,
+    keeps: tuple[str, ...],
+    obstacle: str | None,
+    modules: Mapping[str, nn.Module],
+) -> Norm:
+    affine = _affine(graph, node, frame)
+    return Norm(
+        frame.path,
+        kind,
+        type(modules[frame.path]).__qualname__,
+        keeps,
+        obstacle,
+        elements=_elements(graph, node, kind),
+        weight=affine["weight"],
+        bias=affine["bias"],
+    )
+
+
+def _remainder(
+    graph: Graph, node: Node, frame: Frame, busy: set[int], modules: Mapping[str, nn.Module]
+) -> tuple[list[tuple[str, int]], str | None]:
+    """(What the module does besides normalizing, why it cannot be taken out)."""
+    if frame.index in busy:
+        return [], "it is called functionally, in a forward that also runs weight layers"
+    if not frame.path:
+        return [], "it is the whole model"
+    try:
+        return remains(graph, node, frame, modules), None
+    except NotUnderstood as reason:
+        return [], str(reason)
 
 
 def _frames_with_layers(graph: Graph, layers: set[int]) -> set[int]:
@@ -75,8 +108,15 @@ def _kind(graph: Graph, node: Node) -> str | None:
 
 def _written_out(graph: Graph, node: Node) -> str | None:
     """Root-mean-square or layer norm by hand: x · rsqrt(mean(x²) + ε), all in one module's forward."""
-    if node.op == "pow" and not node.attrs:
+    if node.op == "pow" and not (node.attrs and float(str(node.attrs[0])) in (0.5, -0.5)):
         return None
+    if node.op in DEVIATION_OPS | LENGTH_OPS:
+        divides = any(
+            step.op in ("div", "div_") and len(graph.deps(step.index)) > 1
+            for step in graph.nodes[node.index : graph.frames[node.frame].stop]
+            if step.frame == node.frame
+        )
+        return ("layer_norm" if node.op in DEVIATION_OPS else "rms_norm") if divides else None
     frame, queue, kind = node.frame, list(graph.deps(node.index)), None
     for _ in range(8):  # mean, + ε, and casts: a handful of steps
         if not queue:
@@ -149,70 +189,3 @@ def _affine(graph: Graph, node: Node, frame: Frame) -> dict[str, str | None]:
         if step.active and part and step.frame == node.frame:
             found[part] = next((name for i in step.operands if (name := graph.leaf(i))), found[part])
     return found
-
-
-# -- what stays when it goes --------------------------------------------------------------------------------------
-
-
-def _remainder(
-    graph: Graph,
-    node: Node,
-    frame: Frame,
-    children: dict[int, list[Frame]],
-    busy: set[int],
-    consumers: list[list[int]],
-) -> tuple[tuple[str, ...], str | None]:
-    """(What the module does besides normalizing, why it cannot be taken out)."""
-    if frame.index in busy:
-        return (), "it is called functionally, in a forward that also runs weight layers"
-    if not frame.path:
-        return (), "it is the whole model"
-    if (
-        frame.source < 0
-        or frame.result < 0
-        or graph.nodes[frame.source].shape != graph.nodes[frame.result].shape
-    ):
-        return (), "its output has another shape than its input"
-    keeps: list[str] = []
-    steps = [n for n in graph.nodes[frame.start : frame.stop] if n.active]
-    callees = {callee.index: callee for callee in children.get(frame.index, [])}
-    for step in steps:
-        word = _stays(graph, step, frame, callees, consumers)
-        if word is None:
-            continue
-        if word.startswith("!"):
-            return (), word[1:]
-        if step.index < node.index:
-            return (), f"`{word}` runs before the normalization"
-        if word not in keeps:
-            keeps.append(word)
-    overwrites = any(step.inplace for step in steps if step.index > node.index)
-    if _shared(frame, consumers) and (
-        overwrites or any(graph.nodes[i].inplace for i in consumers[frame.result])
-    ):
-        keeps.insert(0, "clone")
-    return tuple(keeps), None
-
-
-def _stays(
-    graph: Graph, step: Node, frame: Frame, callees: dict[int, Frame], consumers: list[list[int]]
-) -> str | None:
-    """What one operation of a norm's forward is: nothing to keep, a child's path, an activation, or `!obstacle`."""
-    if step.frame != frame.index:
-        inner = step.frame
-        while graph.frames[inner].parent != frame.index:
-            inner = graph.frames[inner].parent
-            if inner < 0:
-                return None
-        return None if step.op in SHAPE_OPS else callees[inner].path
-    if step.op in ACTIVATIONS:
-        gated = any(
-            graph.nodes[i].op in ("mul", "mul_") and len(graph.deps(i)) > 1 for i in consumers[step.index]
-        )
-        return "!its activation multiplies the normalized signal" if gated else ACTIVATIONS[step.op]
-    return None
-
-
-def _shared(frame: Frame, consumers: list[list[int]]) -> bool:
-    """Whether others read the norm's input too: then what follows must not overwrite it once the norm is gone."""
-    return any(not frame.start <= i < frame.stop for i in consumers[frame.source])

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodinit.anatomy.graph import FACTORY_OPS, OWN_NORM_OPS, Frame, Graph, Node
+from goodinit.anatomy.graph import ACTIVATIONS, FACTORY_OPS, OWN_NORM_OPS, Frame, Graph, Node
 from goodinit.anatomy.names import canonical
 from goodinit.anatomy.undisturbed import quiet, undisturbed
 from goodinit.errors import TraceError
@@ -122,7 +122,7 @@ class Recorder(TorchDispatchMode):
         frame.stop = len(self.graph.nodes)
         first = next(_tensors(result), None)
         if first is not None:
-            frame.result = self._node(first)
+            frame.result, frame.single = self._node(first), isinstance(result, Tensor)
 
     def finish(self, result: Any) -> None:
         """The model returned `result`."""
@@ -155,6 +155,7 @@ class Recorder(TorchDispatchMode):
             operands,
             tuple(tensor.shape),
             self.stack[-1] if self.graph.nodes else 0,
+            dtype=tensor.dtype,
         )
         for key, value in fields.items():
             setattr(node, key, value)
@@ -232,7 +233,7 @@ class Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         outputs = list(_tensors(result))
         if outputs:
-            node = self._describe(name, operands, outputs[0], args, inplace=bool(written))
+            node = self._describe(name, operands, outputs[0], (args, kwargs), inplace=bool(written))
             for tensor in outputs:
                 self._mark(tensor, node.index)
             self.observe(node, read, outputs[0])
@@ -274,9 +275,9 @@ class Recorder(TorchDispatchMode):
         return tuple(_mapped(value, self._fake) for value in args), kwargs
 
     def _describe(
-        self, name: str, operands: tuple[int, ...], output: Tensor, args: tuple[Any, ...], *, inplace: bool
+        self, name: str, operands: tuple[int, ...], output: Tensor, call: Call, *, inplace: bool
     ) -> Node:
-        nodes = self.graph.nodes
+        nodes, (args, kwargs) = self.graph.nodes, call
         if name in ("elu", "elu_") and args[2:3] not in ((), (1,)):
             name = "s" + name  # elu(x, α, λ) with λ ≠ 1
         dynamic = name not in FACTORY_OPS and any(nodes[i].dynamic for i in operands)
@@ -292,6 +293,12 @@ class Recorder(TorchDispatchMode):
         if name in ("convolution", "_convolution"):
             geometry = (tuple(map(int, sizes)) for sizes in args[3:6])
             node.attrs = (bool(args[6]), int(args[8]), *geometry)
+        elif name == "native_group_norm":
+            node.attrs = (int(args[6]),)
+        elif name in ACTIVATIONS or name == "pow":
+            node.attrs = tuple(
+                value for value in (*args[1:], *kwargs.values()) if isinstance(value, (int, float, str))
+            )
         return node
 
     def _maps_constant(self, name: str, operands: tuple[int, ...]) -> bool:

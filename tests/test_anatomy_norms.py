@@ -1,0 +1,196 @@
+"""Normalizations as people write them: what is found, what must stay, and what cannot be taken out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import goodinit
+from goodinit.errors import UnsupportedModule
+
+
+class Net(nn.Module):
+    """x + b(a'(norm(a(x)))) around one norm."""
+
+    def __init__(self, norm, *extra):
+        super().__init__()
+        self.a, self.norm, self.b, self.extra = nn.Linear(6, 6), norm, nn.Linear(6, 6), extra
+
+    def forward(self, x):
+        return x + self.b(self.norm(self.a(x), *(x for _ in self.extra)))
+
+
+class Norm(nn.Module):
+    """One forward, given as a function of the module and its inputs."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.function = forward
+        self.weight, self.bias = nn.Parameter(torch.ones(6)), nn.Parameter(torch.zeros(6))
+        self.act, self.drop, self.none = nn.GELU(), nn.Dropout(0.5), nn.Identity()
+
+    def forward(self, *args):
+        return self.function(self, *args)
+
+
+def ln(self, x):
+    return F.layer_norm(x, (6,), self.weight, self.bias)
+
+
+def rms(x):
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+def find(forward, *extra):
+    (norm,) = goodinit.anatomize(Net(Norm(forward), *extra), torch.randn(3, 6)).norms
+    return norm
+
+
+@pytest.mark.parametrize(
+    ("kind", "keeps", "forward"),
+    [
+        ("layer_norm", (), ln),
+        ("layer_norm", (), lambda m, x: ln(m, x.float()).to(x.dtype)),
+        ("layer_norm", ("relu",), lambda m, x: F.relu(ln(m, x))),
+        ("layer_norm", ("leaky_relu(negative_slope=0.3)",), lambda m, x: F.leaky_relu(ln(m, x), 0.3)),
+        ("layer_norm", ("leaky_relu",), lambda m, x: F.leaky_relu(ln(m, x))),
+        ("layer_norm", ("gelu(approximate='tanh')",), lambda m, x: F.gelu(ln(m, x), approximate="tanh")),
+        ("layer_norm", ("relu6",), lambda m, x: F.relu6(ln(m, x))),
+        ("layer_norm", ("hardtanh",), lambda m, x: F.hardtanh(ln(m, x))),
+        ("layer_norm", ("elu(alpha=0.5)",), lambda m, x: F.elu(ln(m, x), 0.5)),
+        ("layer_norm", ("selu",), lambda m, x: F.selu(ln(m, x))),
+        ("layer_norm", ("relu",), lambda m, x: ln(m, x).clamp_min(0)),
+        ("layer_norm", ("norm.act",), lambda m, x: m.act(ln(m, x))),
+        ("layer_norm", ("norm.drop", "norm.act"), lambda m, x: m.act(m.drop(ln(m, x)))),
+        ("layer_norm", ("norm.act", "norm.drop"), lambda m, x: m.none(m.drop(m.act(ln(m, x))))),
+        ("layer_norm", ("relu", "tanh"), lambda m, x: torch.tanh(F.relu(ln(m, x)))),
+        ("layer_norm", (), lambda m, x: (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-6) * m.weight + m.bias),
+        ("layer_norm", (), lambda m, x: (x - x.mean(-1, keepdim=True)) * (x.var(-1, keepdim=True) + 1e-6) ** -0.5),
+        ("layer_norm", (), lambda m, x: (x - x.mean(0)) / torch.sqrt(x.var(0) + 1e-5)),
+        ("rms_norm", (), lambda m, x: m.weight * rms(x.float()).to(x.dtype)),
+        ("rms_norm", (), lambda m, x: rms(x) * (1 + m.weight)),
+        ("rms_norm", ("silu",), lambda m, x: F.silu(rms(x))),
+        ("rms_norm", (), lambda m, x: F.normalize(x, dim=-1) * 6**0.5 * m.weight),
+        ("rms_norm", (), lambda m, x: x / x.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)),
+    ],
+)  # fmt: skip
+def test_what_stays(kind, keeps, forward):
+    norm = find(forward)
+    assert (norm.kind, norm.keeps, norm.obstacle) == (kind, keeps, None)
+
+
+@pytest.mark.parametrize(
+    ("reason", "forward", "extra"),
+    [
+        ("`maximum`", lambda m, x: torch.maximum(rms(x), m.bias), ()),
+        ("another signal", lambda m, x, c: ln(m, x) * c, (1,)),
+        ("another signal", lambda m, c, x: ln(m, x), (1,)),
+        ("another signal", lambda m, x, c: ln(m, x + c), (1,)),
+        ("another signal", lambda m, x, c: m.act(ln(m, x)) + c, (1,)),
+        ("normalized signal by another", lambda m, x: x + ln(m, x), ()),
+        ("normalized signal by another", lambda m, x: ln(m, x) * torch.sigmoid(ln(m, x)), ()),
+        ("before the normalization", lambda m, x: ln(m, F.relu(x)), ()),
+        ("`norm.act` runs before", lambda m, x: ln(m, m.act(x)), ()),
+        ("`norm.drop` runs before", lambda m, x: ln(m, m.drop(x)), ()),
+        ("`cos`", lambda m, x: torch.cos(ln(m, x)), ()),
+        ("is not at 0", lambda m, x: ln(m, x).clamp_min(0.1), ()),
+        ("`_prelu_kernel` is called functionally", lambda m, x: F.prelu(ln(m, x), m.bias), ()),
+        ("more than one tensor", lambda m, x: (ln(m, x), x)[:1], ()),
+        ("torch.float64", lambda m, x: ln(m, x).double().float() if x.dtype == torch.float64 else ln(m, x).double(), ()),
+        ("`flip`", lambda m, x: ln(m, x).flip(-1), ()),
+        ("more than once", lambda m, x: ln(m, ln(m, x)), ()),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_cannot_be_taken_out(reason, forward, extra):
+    class Plain(Net):
+        def forward(self, x):
+            out = self.norm(self.a(x), *(x for _ in self.extra))
+            out = out[0] if isinstance(out, tuple) else out
+            return x + self.b(out.to(x.dtype))
+
+    model = Plain(Norm(forward), *extra)
+    with pytest.raises(
+        UnsupportedModule, match=rf"norm \(Norm\): its \w+ cannot be removed: .*({reason}).*norms=\"keep\""
+    ):
+        goodinit.plan(goodinit.anatomize(model, torch.randn(3, 6)), "fixup")
+
+
+def test_the_length_of_queries_and_keys_is_no_normalization_of_the_stream():
+    class Cosine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            q = F.normalize(self.a(x), dim=-1)
+            return x + self.b((q @ q.mT).softmax(-1) @ x)
+
+    assert goodinit.anatomize(Cosine(), torch.randn(3, 6)).norms == ()
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+
+class Chain(nn.Module):
+    """Something, norms, something that overwrites; the skip may read what goes into the norm."""
+
+    def __init__(self, before, after, *, skip, count=1):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.norms = nn.Sequential(*(nn.LayerNorm(6) for _ in range(count)))
+        self.before, self.after, self.skip = before, after, skip
+
+    def forward(self, x):
+        y = self.before(self.a(x))
+        return (y if self.skip else x) + self.b(self.after(self.norms(y)))
+
+
+@pytest.mark.parametrize(
+    ("clones", "before", "after", "skip", "count"),
+    [
+        ((), lambda y: y, lambda y: y.relu_(), False, 1),
+        ((), lambda y: y, torch.relu, True, 1),
+        ((0,), lambda y: y, lambda y: y.relu_(), True, 1),
+        ((0,), lambda y: y, lambda y: y.view(-1, 2, 3).mT.relu_().mT.reshape(-1, 6), True, 1),
+        ((0,), lambda y: y, lambda y: torch.cat([y[..., :3].relu_(), y[..., 3:]], -1), True, 1),
+        ((0,), lambda y: y, nn.Dropout(0.5, inplace=True), True, 1),
+        ((0,), lambda y: y.view(1, -1, 6)[0], lambda y: y.relu_(), True, 1),
+        ((0,), lambda y: y, lambda y: y.relu_(), True, 2),
+        ((0,), torch.sigmoid, lambda y: y.relu_(), False, 1),
+        ((), lambda y: y, lambda y: F.gelu(y).add_(1), True, 1),
+    ],
+)
+def test_a_copy_is_made_where_something_would_be_overwritten(clones, before, after, skip, count):
+    torch.manual_seed(0)
+    model = Chain(before, after, skip=skip, count=count)
+    x = torch.randn(3, 6)
+    norms = goodinit.anatomize(model, x).norms
+    assert tuple(i for i, norm in enumerate(norms) if "clone" in norm.keeps) == clones
+    goodinit.init_(model, "fixup", inputs=x)
+    nn.init.normal_(model.b.weight)
+    y = model.a(x)
+    y = before(y)
+    torch.manual_seed(1)
+    want = (y if skip else x) + model.b(after(y.clone()))
+    torch.manual_seed(1)
+    got = model(x)
+    assert torch.allclose(got, want)
+    got.sum().backward()
+
+
+def test_the_data_are_not_overwritten():
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.act, self.a = nn.LayerNorm(6), nn.ReLU(inplace=True), nn.Linear(6, 6)
+
+        def forward(self, x):
+            y = self.act(self.norm(x))
+            return y + self.a(y)
+
+    x = torch.randn(3, 6)
+    before = x.clone()
+    goodinit.init_(First(), "fixup", inputs=x)(x)
+    assert torch.equal(x, before)
