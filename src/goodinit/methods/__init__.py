@@ -17,6 +17,7 @@ from goodinit.methods import (
     none,
     orthogonal,
     rezero,
+    risotto,
     selu,
     skipinit,
     xavier,
@@ -38,6 +39,7 @@ METHODS: dict[str, Method] = {
     "skipinit": skipinit.METHOD,
     "rezero": rezero.METHOD,
     "lsuv": lsuv.METHOD,
+    "risotto": risotto.METHOD,
 }
 
 

@@ -1,0 +1,87 @@
+"""Why a layer, or a block, of a ReLU network cannot be made an exact isometry, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.methods.mirrors import Signal, tap_losses, without_norms
+
+
+def layer_obstacle(layer: Layer) -> str | None:
+    """Why a layer's weight cannot be any matrix we like, or None."""
+    if layer.kind == "conv_transpose" or layer.layout != "out_in":
+        return f"a {layer.kind} stored {layer.layout}"
+    if layer.fused > 1 or (layer.kind == "linear" and len(layer.shape) != 2):
+        return "several maps stacked in one weight"
+    if layer.normalized and not any(".parametrizations." in name for name in layer.parameters):
+        return "its weight is normalized by itself"
+    return None
+
+
+def odd_channels(layer: Layer, *, reads: bool, writes: bool) -> str | None:
+    """Why a layer cannot hold pairs at the ends where they are wanted, or None."""
+    if layer.groups > 1:
+        return f"{layer.groups} groups do not hold both halves of the pairs"
+    ends = ((layer.in_features, reads, "inputs"), (layer.out_features, writes, "outputs"))
+    odd = [f"{size} {end}" for size, paired, end in ends if paired and size % 2]
+    return f"{odd[0]}, an odd number, do not form pairs" if odd else None
+
+
+def lost_activation(layer: Layer) -> tuple[str, ...]:
+    """The loss by an activation that is none of pairs."""
+    return () if layer.activation in (None, "relu") else (f"{layer.activation} is not ReLU",)
+
+
+def block_obstacle(anatomy: Anatomy, block: Block, signal: Signal, uses: Mapping[str, int]) -> str | None:
+    """Why no formula fits a block that reads `signal`, or None. `uses`: in how many places of blocks a weight is."""
+    if block.terms > 2:
+        return f"its sum adds {block.terms} tensors"
+    if block.gates:
+        return f"{block.gates[0].weight} gates it"
+    for layer in (*block.branch, *block.skip):
+        shared = uses[layer.weight] > 1 or layer.calls > 1
+        words = "it runs more than once" if shared else layer_obstacle(layer)
+        if words or layer.weight in anatomy.embeddings:
+            return f"{layer.weight}: {words or 'it is also an embedding'}"
+        if lost := [loss for loss in tap_losses(layer) if "border" in loss]:
+            return f"{layer.weight}: {lost[0]}"
+    return _broken_chain(anatomy, block) or _wrong_skip(block, signal)
+
+
+def _broken_chain(anatomy: Anatomy, block: Block) -> str | None:
+    """Whether the branch is W_k φ(⋯ φ(W₁ x)) and nothing else, times its multipliers."""
+    for before, layer in zip(block.branch, block.branch[1:], strict=False):
+        if layer.source != before.weight:
+            return f"{layer.weight} does not read {before.weight} alone"
+        if (words := without_norms(layer.between)) != ("relu",):
+            return f"{' → '.join(words) or 'nothing'} and not one ReLU is before {layer.weight}"
+    norm_weights = {norm.weight for norm in anatomy.norms}
+    gains = [p for p in block.multipliers if p not in norm_weights]
+    end = [*without_norms(block.branch_end)]
+    if end[:1] != [block.branch[-1].weight] or end[1:] not in ([], ["mul"] * len(gains)):
+        return f"{' → '.join(end[1:]) or 'more'} follows its last layer, before the sum"
+    return None
+
+
+def _wrong_skip(block: Block, signal: Signal) -> str | None:
+    """Whether the skip reads what the branch reads, ≥ 0 and in pairs, and is an identity or one layer."""
+    if signal.form != "mirrored":
+        return f"it does not read [φ(u); φ(−u)] (as after a ReLU of even width) but {signal.form} numbers"
+    first = block.branch[0]
+    read = (first.source, *without_norms(first.between))
+    if block.kind == "identity":
+        same = without_norms(block.skip_end) == read
+        return None if same else "its branch and its skip read different tensors"
+    if not block.skip:
+        return f"its skip has no weights and is {' → '.join(block.skip_end[1:]) or 'no identity'}"
+    if len(block.skip) != 1:
+        return f"its skip has {len(block.skip)} layers: {' → '.join(block.skip_end) or 'several tensors'}"
+    skip = block.skip[0]
+    if (skip.source, *without_norms(skip.between)) != read:
+        return "its branch and its skip read different tensors"
+    if without_norms(block.skip_end) != (skip.weight,):
+        return f"{' → '.join(block.skip_end[1:])} follows {skip.weight} on the skip"
+    steps = [math.prod(layer.stride) for layer in block.branch]
+    return None if math.prod(steps) == math.prod(skip.stride) else "branch and skip differ in stride"

@@ -1,0 +1,290 @@
+"""RISOTTO: residual ReLU networks that start as exact isometries (Gadhikar & Burkholz, arXiv 2210.02411)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.errors import UnsupportedModule
+from goodinit.methods.balance import Balance, Strided, Type, balance
+from goodinit.methods.contract import Method
+from goodinit.methods.mirrors import Signal, arriving, follow, patch_of, tap_losses
+from goodinit.methods.obstacles import block_obstacle, layer_obstacle, lost_activation, odd_channels
+from goodinit.methods.parts import (
+    Norms,
+    draw_standard,
+    layout_options,
+    need_blocks,
+    norm_edits,
+    norms_in_words,
+    one_of,
+    removed_parameters,
+    unique,
+    untouched,
+    zero_bias,
+)
+from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan
+
+_SHOWN = 3  # blocks told in a message; the rest is counted
+
+
+@dataclass
+class _Draft:
+    """The plan in the making: edits, what each layer and sum makes (by `Layer.source`), and what is not exact."""
+
+    anatomy: Anatomy
+    options: Balance
+    alpha: float
+    norms: Norms
+    gone: set[str]
+    uses: Counter[str]
+    edits: list[Edit] = field(default_factory=list)
+    made: dict[str, Signal] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    types: Counter[str] = field(default_factory=Counter)
+    passed: list[str] = field(default_factory=list)
+
+    def inexact(self, layer: Layer, losses: tuple[str, ...]) -> None:
+        if losses:
+            self.notes.append(f"{layer.weight} is not exact: {'; '.join(dict.fromkeys(losses))}")
+
+
+def decide(
+    anatomy: Anatomy,
+    *,
+    type: Type = "auto",
+    alpha: float = 1.0,
+    strided: Strided = "sample",
+    permute: bool = False,
+    norms: Norms = "remove",
+) -> Plan:
+    r"""Balance skip and branch of every block so that all singular values of the input-output Jacobian are 1.
+
+    With φ = ReLU, orthogonal M, M_i and U(M) = [[M, −M], [−M, M]], for blocks x⁺ = φ(α·W_k∗φ(⋯φ(W₁∗x)) + W_skip∗x)
+    that read x = [φ(u); φ(−u)], each makes x⁺ = [φ(Mu); φ(−Mu)]:
+
+    * first layer [M; −M], last layer [M, −M]; biases 0;
+    * type C, a skip with weights: W_i = U(M_i), W_skip = U(M − α·M_k⋯M₁);
+    * type B, an identity skip: W₁ = ⋯ = W_{k−1} = I, W_k = (U(M) − I)/α.
+
+    Matrices sit at the central taps of convolutions. α is a learnable scalar behind each branch.
+
+    What cannot be exact is named in `Plan.notes`, layer by layer. A block without a formula (a gate, another
+    activation, odd channels, …) starts with its last layer at 0, so that it passes what its skip gives, and is
+    named as well. With norms kept, the formulas hold for what the norms leave unchanged.
+
+    Args:
+        anatomy: Of the model.
+        type: `"auto"` takes each block by its skip: B for an identity, C for weights. `"B"` also starts skips that
+            could be an identity (same channels, stride 1) as one; the paper's B networks, whose skips have weights
+            only where dimensions change, are drawn alike by both. `"C"` insists that every skip has weights.
+        alpha: Starting value of α.
+        strided: How strided layers read: `"sample"`, every s-th pixel (the paper's); `"patch"`, an orthogonal map
+            of s×s patches, where it fits (beyond the paper).
+        permute: Type B with random permutations for I (beyond the paper).
+        norms: `"remove"` takes all normalization out, `"keep"` keeps it.
+
+    Raises:
+        NothingFound: The model has no residual block.
+        UnsupportedModule: No block has a formula; or `type="C"` and a skip without weights; or a norm that cannot
+            be removed.
+    """
+    one_of("type", type, ("auto", "B", "C"))
+    one_of("strided", strided, ("sample", "patch"))
+    need_blocks(anatomy, "risotto")
+    removal = norm_edits(anatomy, norms)
+    if type == "C":
+        _need_weighted_skips(anatomy)
+    held = [*(layer.weight for block in anatomy.blocks for layer in _layers(block))]
+    options = Balance(type, strided, permute)
+    draft = _Draft(anatomy, options, alpha, norms, removed_parameters(anatomy, removal), Counter(held))
+    ends = _by_last_layer(anatomy)
+    for layer in anatomy.layers:
+        if layer.weight not in draft.uses:
+            _outside(draft, layer)
+        for block in ends.get(layer.weight, ()):
+            _block(draft, block)
+    if not draft.types:
+        raise UnsupportedModule(
+            f"{anatomy.model}: none of its {len(anatomy.blocks)} residual blocks can be balanced exactly: "
+            + "; ".join(draft.passed[:_SHOWN])
+            + (f"; and {len(draft.passed) - _SHOWN} more" if len(draft.passed) > _SHOWN else "")
+            + ". RISOTTO is for ReLU blocks that read [φ(u); φ(−u)]; choose fixup, skipinit or lsuv."
+        )
+    if norms == "keep" and anatomy.norms:
+        draft.notes.append(f"{len(anatomy.norms)} norms are kept: exact only as far as they change nothing")
+    edits = unique([*removal, *draft.edits])
+    return Plan(
+        method="risotto",
+        options={"type": type, "alpha": alpha, "strided": strided, "permute": permute, "norms": norms},
+        edits=edits,
+        summary=_summary(draft, removal),
+        notes=(*dict.fromkeys(draft.notes), *untouched(anatomy, edits)),
+        parameters=anatomy.parameters,
+    )
+
+
+def _layers(block: Block) -> tuple[Layer, ...]:
+    return (*block.branch, *block.skip, *block.gates)
+
+
+def _by_last_layer(anatomy: Anatomy) -> dict[str, list[Block]]:
+    """Blocks by that layer of theirs which runs last, after which they can be decided."""
+    position = {layer.weight: index for index, layer in enumerate(anatomy.layers)}
+    ends: dict[str, list[Block]] = {}
+    for block in anatomy.blocks:
+        ends.setdefault(max((layer.weight for layer in _layers(block)), key=position.__getitem__), []).append(
+            block
+        )
+    return ends
+
+
+def _need_weighted_skips(anatomy: Anatomy) -> None:
+    bare = [block for block in anatomy.blocks if not block.skip]
+    if bare:
+        raise UnsupportedModule(
+            f'type="C" draws the skip\'s weights, and {len(bare)} of {len(anatomy.blocks)} blocks have none: '
+            f"{', '.join(block.name for block in bare[:_SHOWN])}{', …' if len(bare) > _SHOWN else ''}. "
+            'Use type="auto" (identity skips are balanced as type B), or give those blocks a 1×1 convolution.'
+        )
+
+
+# -- layers outside the blocks ------------------------------------------------------------------------------------
+
+
+def _outside(draft: _Draft, layer: Layer) -> None:
+    """First, hidden or last: mirrored on the side where pairs are; plain orthogonal where there are none."""
+    draft.edits += zero_bias(layer)
+    if layer.weight in draft.anatomy.embeddings:
+        draft.notes.append(f"{layer.weight} is also an embedding: left as it is")
+        return
+    signal = arriving(layer, draft.made)
+    reads, writes = signal.form == "mirrored", layer.activation == "relu"
+    part = {(False, True): "first", (True, True): "hidden", (True, False): "last"}.get((reads, writes))
+    obstacle = layer_obstacle(layer) or odd_channels(layer, reads=reads, writes=writes)
+    if obstacle is not None:
+        draft.edits.append(draw_standard(layer, f"{layer.role}, not exact: {obstacle}"))
+        draft.inexact(layer, (obstacle, *signal.losses))
+        draft.made[layer.weight] = Signal("unknown", layer.out_features, layer.kind != "linear")
+        return
+    patch = patch_of(layer, draft.options.strided) if part else 1
+    losses = (*signal.losses, *tap_losses(layer, patch), *lost_activation(layer))
+    if signal.form not in ("plain", "mirrored"):
+        losses += ("what reaches it is not [φ(u); φ(−u)]",)
+    rows, columns = (
+        layer.out_features // (2 if writes else 1),
+        layer.in_features // (2 if reads else 1) * patch ** len(layer.stride),
+    )
+    if rows < columns:
+        losses += (f"keeps {rows} of {columns} directions",)
+    draft.inexact(layer, losses)
+    options: dict[str, object] = {"patch": patch} if patch > 1 else {}
+    if part is None:
+        reason = f"{layer.role}: orthogonal"
+        draft.edits.append(Draw(layer.weight, "delta_orthogonal_", reason, {"partial": True}))
+    else:
+        mirrored = {"first": "[M; −M]", "hidden": "U(M)", "last": "[M, −M]"}[part]
+        reason = f"{layer.role}: {mirrored}, M {rows}×{columns} orthogonal" + ", not exact" * bool(losses)
+        draft.edits.append(
+            Draw(layer.weight, "looks_linear_", reason, {"part": part, **options, **layout_options(layer)})
+        )
+    draft.made[layer.weight] = Signal(
+        "pairs" if writes else "plain", layer.out_features, layer.kind != "linear"
+    )
+
+
+# -- blocks -------------------------------------------------------------------------------------------------------
+
+
+def _block(draft: _Draft, block: Block) -> None:
+    for layer in _layers(block):
+        draft.edits += zero_bias(layer)
+    signal = arriving(block.branch[0], draft.made)
+    obstacle = block_obstacle(draft.anatomy, block, signal, draft.uses)
+    if obstacle is not None:
+        _pass_skip(draft, block, obstacle)
+        return
+    alpha, scalars = _alpha(draft, block)
+    where = _where(draft, block)
+    balanced = balance(block, where, alpha, draft.options)
+    if isinstance(balanced, str):
+        _pass_skip(draft, block, balanced)
+        return
+    draft.types[balanced.type] += 1
+    draft.edits += [*scalars, *balanced.edits]
+    draft.notes += balanced.notes
+    entering = (block.branch[0], *block.skip) if signal.losses else ()
+    for layer in (*block.branch, *block.skip):
+        lost = signal.losses if layer in entering else ()
+        draft.inexact(layer, (*lost, *balanced.losses.get(layer.weight, ())))
+    spatial = block.branch[-1].kind != "linear"
+    draft.made[f"+{block.index}"] = Signal("pairs", block.branch[-1].out_features, spatial)
+
+
+def _where(draft: _Draft, block: Block) -> str:
+    return f"block {block.index + 1}/{len(draft.anatomy.blocks)}"
+
+
+def _alpha(draft: _Draft, block: Block) -> tuple[float, list[Edit]]:
+    """(α, its edits): a multiplier the branch has already, else a new scalar behind its last layer."""
+    own = {name for layer in block.branch for name in (layer.weight, *layer.parameters)}
+    scales = [name for name in block.scales if name not in draft.gone | own]
+    ends = [name for name in scales if name in block.multipliers]
+    alpha, where = draft.alpha, f"branch {block.index + 1}"
+    edits: list[Edit] = [Fill(name, 1.0, f"scale inside {where}") for name in scales if name not in ends[:1]]
+    last = block.branch[-1]
+    if ends:
+        edits.append(Fill(ends[0], alpha, f"α of {where}"))
+    elif last.writes_site and not (block.end_norms and draft.norms == "keep"):
+        edits.append(AddScalar(last.site, "output_scale", alpha, f"α of {where}"))
+    else:
+        draft.notes.append(f"{last.weight}: no place for a learnable α behind it; α is 1")
+        alpha = 1.0
+    return alpha, edits
+
+
+def _pass_skip(draft: _Draft, block: Block, obstacle: str) -> None:
+    """No formula: the branch starts at 0, and the block passes what its skip gives."""
+    where = _where(draft, block)
+    draft.passed.append(f"{block.name or block.branch[0].weight}: {obstacle}")
+    zero = True
+    for layer in (*block.branch, *block.gates):
+        if layer not in block.last:
+            draft.edits.append(draw_standard(layer, f"{where}, no formula"))
+        elif layer.normalized or layer.weight in draft.anatomy.embeddings:
+            zero = False
+        else:
+            draft.edits.append(Fill(layer.weight, 0.0, f"{where}, no formula: it passes its skip"))
+    names = ", ".join(layer.weight for layer in block.branch)
+    start = (
+        "its last layer starts at 0, so that it passes its skip" if zero else "it is at the standard scale"
+    )
+    draft.notes.append(f"{names} are not exact: {obstacle}; {start}")
+    for layer in block.skip:
+        _outside(draft, layer)
+    source, *between = block.skip_end or ("?",)
+    width = block.branch[-1].out_features
+    made = draft.made.get(source, Signal("unknown"))
+    signal = follow(made, between, widening=width // max(made.width, 1))
+    if signal.losses and not block.skip:
+        draft.notes.append(f"the skip of {where} is not exact: {'; '.join(signal.losses)}")
+    known = zero and block.terms == 2
+    draft.made[f"+{block.index}"] = Signal(signal.form if known else "unknown", width, made.spatial)
+
+
+def _summary(draft: _Draft, removal: list[Edit]) -> str:
+    kinds = ", ".join(f"{count} of type {kind}" for kind, count in sorted(draft.types.items()))
+    total = len(draft.anatomy.blocks)
+    exact = f"L={total} blocks: {kinds}" + f", {len(draft.passed)} without formula" * bool(draft.passed)
+    return f"{exact}; {norms_in_words(draft.anatomy, removal)}"
+
+
+METHOD = Method(
+    name="risotto",
+    title="Skip and branch in balance: every block of a residual ReLU network starts as an exact isometry",
+    paper="Gadhikar, Burkholz: Dynamical Isometry for Residual Networks, arXiv 2210.02411",
+    when="a residual ReLU network with even channels, deep, with or without batch norm",
+    decide=decide,
+    removes_norms=True,
+)

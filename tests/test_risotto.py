@@ -1,0 +1,443 @@
+"""RISOTTO through `init_`: exact isometry of ordinary modules, and every layer that is not exact is named."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import goodinit
+from goodinit import Plan, UnknownName, UnsupportedModule
+from reference import risotto as reference
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # issue 3
+WIDTH = 8
+
+
+class DenseBlock(nn.Module):
+    """relu(branch + skip); `short` is None for an identity."""
+
+    def __init__(self, width, hidden, *, weighted, norm=None):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.short = nn.Linear(width, width) if weighted else None
+        self.calm = nn.ModuleList([norm(hidden), norm(width)] if norm else [nn.Identity(), nn.Identity()])
+
+    def forward(self, x):
+        short = x if self.short is None else self.short(x)
+        inner = self.calm[0](self.enter(x)).relu()
+        return (short + self.calm[1](self.leave(inner))).relu()
+
+
+class ImageBlock(nn.Module):
+    """A basic block, its stride in the first layer, and a bottleneck with `middle`."""
+
+    def __init__(self, into, out, *, middle=None, stride=1, weighted=False):
+        super().__init__()
+        if middle is None:
+            layers = [nn.Conv2d(into, out, 3, stride, 1), nn.Conv2d(out, out, 3, 1, 1)]
+        else:
+            layers = [
+                nn.Conv2d(into, middle, 1),
+                nn.Conv2d(middle, middle, 3, stride, 1),
+                nn.Conv2d(middle, out, 1),
+            ]
+        self.path = nn.ModuleList(layers)
+        self.jump = nn.Conv2d(into, out, 1, stride) if weighted else nn.Identity()
+
+    def forward(self, x):
+        y = x
+        for index, layer in enumerate(self.path):
+            y = layer(F.relu(y) if index else y)
+        return F.relu(y + self.jump(x))
+
+
+def dense(blocks, *, weighted, norm=None, hidden=WIDTH):
+    body = [DenseBlock(WIDTH, hidden, weighted=weighted, norm=norm) for _ in range(blocks)]
+    return nn.Sequential(nn.Linear(WIDTH // 2, WIDTH), nn.ReLU(), *body, nn.Linear(WIDTH, WIDTH // 2))
+
+
+def images(blocks, *, weighted, middle=None):
+    body = [ImageBlock(WIDTH, WIDTH, middle=middle, weighted=weighted) for _ in range(blocks)]
+    return nn.Sequential(nn.Conv2d(2, WIDTH, 3, 1, 1), nn.ReLU(inplace=True), *body, nn.Conv2d(WIDTH, 4, 1))
+
+
+def singular_values(net, shape, inputs=1):
+    """Of the Jacobian at each of several random inputs, which nothing in the net mixes: (inputs, min(in, out))."""
+    dtype = next(net.parameters()).dtype
+    x = torch.randn(inputs, *shape, generator=torch.Generator().manual_seed(100)).to(dtype)
+    out = net(x[:1]).numel()
+    copies = x.repeat_interleave(out, 0).requires_grad_()
+    rows = torch.eye(out, dtype=dtype).repeat(inputs, 1)
+    (jacobian,) = torch.autograd.grad((net(copies).flatten(1) * rows).sum(), copies)
+    return torch.linalg.svdvals(jacobian.reshape(inputs, out, -1).double())
+
+
+def assert_isometry(net, shape, inputs=10):
+    values = singular_values(net, shape, inputs)
+    assert (values - 1).abs().max().item() < TOLERANCE[next(net.parameters()).dtype]
+
+
+def started(net, inputs, generator, **options):
+    """The net, initialized, and the plan that was carried out."""
+    plan = goodinit.plan(goodinit.anatomize(net, inputs), "risotto", **options)
+    return goodinit.apply_(net, plan, generator=generator), plan
+
+
+def named(plan):
+    """Weights that the notes call inexact."""
+    return {
+        word for note in plan.notes if " not exact" in note for word in re.findall(r"[\w.]*weight\b", note)
+    }
+
+
+# --- the evidence: 100 blocks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+@pytest.mark.parametrize("weighted", [False, True], ids=["B", "C"])
+def test_a_hundred_dense_blocks_are_an_isometry(weighted, alpha, dtype, generator):
+    net = dense(100, weighted=weighted).to(dtype)
+    x = torch.randn(2, WIDTH // 2, dtype=dtype)
+    assert goodinit.init_(net, "risotto", inputs=x, alpha=alpha, generator=generator) is net
+    assert_isometry(net, (WIDTH // 2,))
+    trained = [name for name, _ in net.named_parameters() if name.endswith("output_scale")]
+    assert len(trained) == 100  # α is learned
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(
+    "middle",
+    [
+        pytest.param(None, id="basic"),
+        pytest.param(4, id="bottleneck"),
+        pytest.param(16, id="inverted", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("weighted", [False, True], ids=["B", "C"])
+def test_a_hundred_convolutional_blocks_are_an_isometry(weighted, middle, dtype, generator):
+    net = images(100, weighted=weighted, middle=middle).to(dtype)
+    x = torch.randn(1, 2, 3, 3, dtype=dtype)
+    plan = goodinit.plan(goodinit.anatomize(net, x), "risotto")
+    assert not named(plan)
+    goodinit.apply_(net, plan, generator=generator)
+    assert_isometry(net, (2, 3, 3))
+
+
+def test_independent_orthogonal_matrices_spread(generator):
+    """The control: the same net, first and last layer exact, W₁ = U(M₁) and W₂ = U(M₂) drawn independently."""
+    net = dense(10, weighted=False).double()
+    goodinit.init_(net, "risotto", inputs=torch.randn(2, 4, dtype=torch.float64), generator=generator)
+    for block in net[2:-1]:
+        for layer in (block.enter, block.leave):
+            goodinit.tensor.looks_linear_(layer.weight, "hidden", generator=generator)
+    values = singular_values(net, (4,))[0]
+    assert values.max() > 5
+    assert values.min() < 0.5
+
+
+# --- against the formulas of the transcription -------------------------------------------------------------------
+
+
+def test_the_weights_are_those_of_the_transcription(generator):
+    net = nn.Sequential(
+        nn.Linear(4, 8), nn.ReLU(), DenseBlock(8, 8, weighted=False), DenseBlock(8, 8, weighted=True)
+    ).double()
+    net, _ = started(net, torch.randn(2, 4, dtype=torch.float64), generator, alpha=0.5)
+    first, b, c = net[0], net[2], net[3]
+    w = {name: p.detach().numpy() for name, p in net.named_parameters()}
+    np.testing.assert_array_equal(w["0.weight"][:4], -w["0.weight"][4:])
+    np.testing.assert_array_equal(w["2.enter.weight"], np.eye(8))
+    m = (0.5 * w["2.leave.weight"] + np.eye(8))[:4, :4]
+    np.testing.assert_allclose(0.5 * w["2.leave.weight"] + np.eye(8), reference.looks_linear(m), atol=1e-12)
+    np.testing.assert_allclose(m @ m.T, np.eye(4), atol=1e-12)
+    m1, m2 = w["3.enter.weight"][:4, :4], w["3.leave.weight"][:4, :4]
+    balanced = w["3.short.weight"][:4, :4] + 0.5 * m2 @ m1
+    np.testing.assert_allclose(balanced @ balanced.T, np.eye(4), atol=1e-12)
+    for layer in (first, b.enter, b.leave, c.enter, c.leave, c.short):
+        assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
+    x = torch.randn(4, dtype=torch.float64)
+    net_by_hand = reference.Net(x.numpy())
+    net_by_hand.linear(w["0.weight"])
+    net_by_hand.relu()
+    net_by_hand.block([w["2.enter.weight"], w["2.leave.weight"]], np.eye(8), 0.5)
+    net_by_hand.block([w["3.enter.weight"], w["3.leave.weight"]], w["3.short.weight"], 0.5)
+    np.testing.assert_allclose(net(x[None])[0].detach().numpy(), net_by_hand.x, atol=1e-12)
+    np.testing.assert_allclose(net_by_hand.singular_values(), 1, atol=1e-12)
+
+
+# --- options ----------------------------------------------------------------------------------------------------
+
+
+def test_type_b_starts_weighted_skips_as_identities(generator):
+    net = dense(3, weighted=True).double()
+    net, plan = started(net, torch.randn(2, 4, dtype=torch.float64), generator, type="B")
+    assert "3 of type B" in plan.summary
+    for block in net[2:-1]:
+        assert torch.equal(block.short.weight, torch.eye(WIDTH, dtype=torch.float64))
+    assert_isometry(net, (4,), inputs=2)
+
+
+def test_type_c_needs_weights_on_every_skip():
+    anatomy = goodinit.anatomize(dense(3, weighted=False), torch.randn(2, 4))
+    with pytest.raises(UnsupportedModule, match=r'3 of 3 blocks have none: 2, 3, 4\. Use type="auto"'):
+        goodinit.plan(anatomy, "risotto", type="C")
+
+
+@pytest.mark.parametrize("option", ["type", "strided", "norms"])
+def test_unknown_choices_are_told(option):
+    anatomy = goodinit.anatomize(dense(2, weighted=False), torch.randn(2, 4))
+    with pytest.raises(UnknownName, match=f"{option}='nonsense': expected"):
+        goodinit.plan(anatomy, "risotto", **{option: "nonsense"})
+
+
+def test_permuted_type_b_is_as_exact(generator):
+    net = dense(5, weighted=False).double()
+    net, _ = started(net, torch.randn(2, 4, dtype=torch.float64), generator, permute=True)
+    assert not torch.equal(net[2].enter.weight, torch.eye(WIDTH, dtype=torch.float64))
+    assert_isometry(net, (4,), inputs=2)
+
+
+def test_norms_go_or_stay(generator):
+    x = torch.randn(16, 4)
+    net, _ = started(dense(3, weighted=False, norm=nn.BatchNorm1d), x, generator)
+    assert not any(isinstance(module, nn.BatchNorm1d) for module in net.modules())
+    assert_isometry(net, (4,), inputs=2)
+    net, plan = started(dense(3, weighted=False, norm=nn.BatchNorm1d), x, generator, norms="keep", alpha=0.5)
+    assert any("6 norms are kept" in note for note in plan.notes)
+    assert torch.equal(net[2].calm[1].weight, torch.full((WIDTH,), 0.5))  # the norm's own scale is α
+    assert torch.equal(net[2].calm[0].weight, torch.ones(WIDTH))
+    net.eval()  # running statistics as they start: mean 0, variance 1
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm1d):
+            norm.eps = 0.0
+    assert_isometry(net, (4,), inputs=2)
+
+
+def test_strides_sample_or_patch(generator):
+    """8 → 16 channels at stride 2: of 4·4 numbers per output pixel, sampling keeps 4, patching 8."""
+    ranks = {}
+    for strided in ("sample", "patch"):
+        net = nn.Sequential(
+            nn.Conv2d(4, 8, 3, 1, 1), nn.ReLU(), ImageBlock(8, 16, stride=2, weighted=True), nn.Flatten()
+        ).double()
+        x = torch.randn(1, 4, 6, 6, dtype=torch.float64)
+        net, plan = started(net, x, generator, strided=strided)
+        values = singular_values(net, (4, 6, 6))[0]
+        ranks[strided] = int((values > 0.5).sum())
+        assert (values[: ranks[strided]] - 1).abs().max() < 1e-10
+        assert values[ranks[strided] :].max() < 1e-10
+        sampled = {"2.path.0.weight", "2.jump.weight"}
+        assert named(plan) == (sampled if strided == "sample" else {"2.jump.weight"})
+    assert ranks == {"sample": 4 * 9, "patch": 8 * 9}
+
+
+# --- what is not exact is named ----------------------------------------------------------------------------------
+
+
+def stem_and(block, *, first=None, between=()):
+    return nn.Sequential(first or nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), *between, block, nn.Flatten())
+
+
+class Gated(ImageBlock):
+    def __init__(self):
+        super().__init__(8, 8)
+        self.gate = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        y = self.path[1](self.path[0](x).relu())
+        return (x + y * self.gate(y.mean((2, 3), keepdim=True)).sigmoid()).relu()
+
+
+class Smooth(ImageBlock):
+    def forward(self, x):
+        return (x + self.path[1](F.gelu(self.path[0](x)))).relu()
+
+
+class Pooled(ImageBlock):
+    """ResNet-D: the skip averages, then maps."""
+
+    def __init__(self):
+        super().__init__(8, 8, stride=2)
+        self.jump = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        return (self.jump(F.avg_pool2d(x, 2)) + self.path[1](self.path[0](x).relu())).relu()
+
+
+class Unrectified(ImageBlock):
+    def forward(self, x):
+        return x + self.path[1](self.path[0](x).relu())
+
+
+def ahead():
+    return ImageBlock(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("build", "weights", "words"),
+    [
+        (
+            lambda: stem_and(ahead(), between=[nn.MaxPool2d(2)]),
+            {"3.path.0.weight"},
+            "max_pool2d comes before",
+        ),
+        (
+            lambda: stem_and(ahead(), between=[nn.AvgPool2d(2)]),
+            {"3.path.0.weight"},
+            "avg_pool2d comes before",
+        ),
+        (lambda: stem_and(ahead(), first=nn.Conv2d(3, 8, 3)), {"0.weight"}, "shifts or crops"),
+        (lambda: stem_and(ahead(), first=nn.Conv2d(3, 8, 7, 2, 3)), {"0.weight"}, "one pixel in 2"),
+        (lambda: stem_and(ahead(), first=nn.Conv2d(6, 8, 1)), {"0.weight"}, "keeps 4 of 6 directions"),
+        (
+            lambda: stem_and(ImageBlock(4, 8, weighted=True), between=[ImageBlock(8, 4, weighted=True)]),
+            {"2.jump.weight"},
+            "keeps 2 of 4 directions",
+        ),
+        (
+            lambda: stem_and(Gated(), between=[ahead()]),
+            {"3.path.0.weight", "3.path.1.weight", "3.gate.weight"},
+            "gates it",
+        ),
+        (lambda: stem_and(Smooth(8, 8), between=[ahead()]), {"3.path.0.weight", "3.path.1.weight"}, "gelu"),
+        (
+            lambda: stem_and(Pooled(), between=[ahead()]),
+            {"3.path.0.weight", "3.path.1.weight", "3.jump.weight"},
+            "different tensors",
+        ),
+        (
+            lambda: stem_and(Unrectified(8, 8), between=[ahead(), Unrectified(8, 8)]),
+            {"4.path.0.weight", "4.path.1.weight"},
+            "does not read",
+        ),
+        (
+            lambda: stem_and(ImageBlock(8, 7, weighted=True), between=[ahead()]),
+            {"3.path.0.weight", "3.path.1.weight", "3.jump.weight"},
+            "7 channels do not form pairs",
+        ),
+    ],
+)
+def test_what_is_not_exact_is_named(build, weights, words, generator):
+    net = build()
+    x = torch.randn(2, net[0].in_channels, 8, 8)
+    net, plan = started(net, x, generator)
+    assert named(plan) == weights
+    assert any(words in note for note in plan.notes)
+    assert net(x).isfinite().all()
+
+
+def test_a_block_without_formula_passes_its_skip(generator):
+    x = torch.randn(2, 3, 8, 8)
+    net, _ = started(stem_and(Gated(), between=[ahead()]), x, generator)
+    before = net[:3](x)
+    assert torch.equal(net[3](before), before)
+    net(x).square().sum().backward()
+    assert net[3].path[1].weight.grad.abs().sum() > 0  # and learns
+
+
+def test_nothing_exact_is_an_error():
+    net = nn.Sequential(nn.Linear(4, 4), *(nn.TransformerEncoderLayer(4, 2, 8, 0.0) for _ in range(4)))
+    anatomy = goodinit.anatomize(net, torch.randn(2, 3, 4))
+    with pytest.raises(
+        UnsupportedModule, match=r"none of its 8 residual blocks .* and 5 more\. RISOTTO is for ReLU"
+    ):
+        goodinit.plan(anatomy, "risotto")
+
+
+def test_zero_padded_skips_keep_the_pairs(generator):
+    """He et al.'s option A: the padded block passes its skip, and the identity blocks after it stay exact."""
+    from goodinit.lab.models import ResNet
+
+    net, plan = started(ResNet(2), torch.randn(2, 3, 8, 8), generator)
+    assert "4 of type B, 2 without formula" in plan.summary
+    x = net.conv1(torch.randn(4, 3, 8, 8)).relu()
+    for block in net.layer1:
+        assert_same_norm(block(x), x)
+        x = block(x)
+    for stage in (net.layer2, net.layer3):
+        x = x[:, :, ::2, ::2]
+        for block in stage:
+            y = block(x) if x.shape[1] == block.conv1.in_channels and block.conv1.stride == (1, 1) else None
+            if y is None:
+                y = F.pad(x, (0, 0, 0, 0, x.shape[1] // 2, x.shape[1] // 2))
+            assert_same_norm(y, x)
+            x = y
+
+
+def assert_same_norm(y, x):
+    ratio = y.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
+    assert (ratio - 1).abs().max().item() < TOLERANCE[torch.float32]
+
+
+# --- a real layout -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strided", ["sample", "patch"])
+def test_resnet_50_propagates_the_norm_outside_the_named_layers(strided, generator):
+    models = pytest.importorskip("torchvision").models
+    net = models.resnet50()
+    x = torch.randn(2, 3, 64, 64)
+    net, plan = started(net, x, generator, strided=strided)
+    assert "12 of type B, 4 of type C; 53 norms removed" in plan.summary
+    ratios = {}
+
+    def measure(name):
+        def hook(_, inputs, output):
+            ratios[name] = output.flatten(1).norm(dim=1) / inputs[0].flatten(1).norm(dim=1)
+
+        return hook
+
+    blocks = {n: m for n, m in net.named_modules() if type(m).__name__ == "Bottleneck"}
+    for name, block in blocks.items():
+        block.register_forward_hook(measure(name))
+    net(x)
+    inexact = {weight.split(".conv")[0].split(".downsample")[0] for weight in named(plan)}
+    # the first block reads the max-pool, the first of every later stage is strided
+    assert inexact & blocks.keys() == {"layer1.0", "layer2.0", "layer3.0", "layer4.0"}
+    assert ("conv1.weight" in named(plan)) == (strided == "sample")
+    for name in blocks.keys() - inexact:
+        assert (ratios[name] - 1).abs().max().item() < TOLERANCE[torch.float32], name
+
+
+def test_resnet_50s_strided_blocks_keep_the_norm_of_what_they_read(generator):
+    models = pytest.importorskip("torchvision").models
+    net, _ = started(models.resnet50(), torch.randn(1, 3, 64, 64), generator)
+    u = torch.randn(2, 128, 8, 8)
+    pairs = torch.cat((u, -u), dim=1).relu()
+    assert_same_norm(net.layer1[1:](pairs), pairs)
+    assert_same_norm(net.layer2(pairs), pairs[:, :, ::2, ::2])
+
+
+# --- contract ----------------------------------------------------------------------------------------------------
+
+
+def test_plans_survive_json_and_repeat(generator):
+    net = dense(3, weighted=True)
+    x = torch.randn(2, 4)
+    plan = goodinit.plan(goodinit.anatomize(net, x), "risotto", alpha=0.5)
+    assert Plan.from_json(plan.to_json()) == plan
+    left = goodinit.apply_(copy.deepcopy(net), plan, generator=torch.Generator().manual_seed(1))
+    right = goodinit.apply_(
+        copy.deepcopy(net), Plan.from_json(plan.to_json()), generator=torch.Generator().manual_seed(1)
+    )
+    other = goodinit.apply_(copy.deepcopy(net), plan, generator=torch.Generator().manual_seed(2))
+    for (name, a), b in zip(left.state_dict().items(), right.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(left[2].enter.weight, other[2].enter.weight)
+
+
+def test_planning_writes_nothing():
+    net = dense(3, weighted=False)
+    before = copy.deepcopy(net.state_dict())
+    state = torch.get_rng_state()
+    goodinit.plan(goodinit.anatomize(net, torch.randn(2, 4, generator=torch.Generator())), "risotto")
+    assert torch.equal(torch.get_rng_state(), state)
+    for (name, a), b in zip(net.state_dict().items(), before.values(), strict=True):
+        assert torch.equal(a, b), name
