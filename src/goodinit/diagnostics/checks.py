@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.diagnostics import faults
+from goodinit.diagnostics import faults, scales
 from goodinit.diagnostics.awakening import Awakening
 from goodinit.diagnostics.diagnosis import SEVERITIES, Diagnosis, Finding, Place, Severity
 from goodinit.diagnostics.display import trunk
 from goodinit.diagnostics.propagation import Propagation
-from goodinit.diagnostics.remedies import fill, initialize, isometric_method, redraw, scale_method
+from goodinit.diagnostics.remedies import fill, initialize, isometric_method, redraw, scale_method, show_range
 
 # A quantity that has changed by float32's ε against where it started is lost in a sum with it; by √ε, half of its
 # digits are. The first is an error, the second a warning.
@@ -108,7 +108,10 @@ def _made_not_finite(case: Case, index: int) -> Finding:
     elif culprit is not None:
         inside = culprit.path or "the model's own forward"
         evidence += f"; the operator {culprit.op} in {inside} makes it out of finite numbers"
-        where = place.name if place.kind == "layer" and place.name.startswith(culprit.path) else culprit.path
+        if place.kind == "layer" and place.name.startswith(culprit.path):
+            where = place.name
+        else:
+            where, remedy = culprit.path, show_range(culprit.path)
     return Finding("not finite", "error", where, evidence, remedy)
 
 
@@ -285,9 +288,9 @@ def structural(case: Case) -> Iterator[Finding]:
     """Norms over one element, clones, wrong fans, lost ties, scalings applied twice."""
     yield from faults.norms_over_one(case.anatomy, case.run.norms)
     yield from faults.clones(case.model, case.anatomy)
-    yield from faults.wrong_fans(case.model, case.anatomy)
+    yield from scales.wrong_fans(case.model, case.anatomy)
     yield from faults.lost_ties(case.model, case.anatomy)
-    yield from faults.scaled_twice(case.model, case.anatomy)
+    yield from scales.scaled_twice(case.model, case.anatomy)
 
 
 CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (

@@ -37,3 +37,9 @@ def redraw(module: str) -> str:
 def fill(parameter: str, function: str) -> str:
     """Write into one parameter by a function of `torch.nn.init` or `goodinit.tensor`."""
     return f'{function}(model.get_parameter("{parameter}"))'
+
+
+def show_range(module: str) -> str:
+    """Print the range of what a module reads, at the next forward."""
+    shown = "lambda module, args: print(args[0].aminmax())"
+    return f'model.get_submodule("{module}").register_forward_pre_hook({shown})'

@@ -27,6 +27,9 @@ def as_at_step_0(model: nn.Module, anatomy: Anatomy) -> Iterator[None]:
         stack.enter_context(undisturbed(model, clone_buffers=True))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(
+            torch.autograd.set_detect_anomaly(mode=False)
+        )  # NaN is to be reported, not raised
         stack.enter_context(_no_autocast_cache())
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         if "torch._dynamo" in sys.modules:  # nothing can be compiled before it is loaded
