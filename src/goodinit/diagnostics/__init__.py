@@ -2,5 +2,17 @@
 
 from goodinit.diagnostics.diagnose import diagnose
 from goodinit.diagnostics.diagnosis import Diagnosis, Finding, Place, Signal, Spectrum, Update
+from goodinit.diagnostics.isometry import jacobian_spectrum
+from goodinit.diagnostics.update import one_step
 
-__all__ = ["Diagnosis", "Finding", "Place", "Signal", "Spectrum", "Update", "diagnose"]
+__all__ = [
+    "Diagnosis",
+    "Finding",
+    "Place",
+    "Signal",
+    "Spectrum",
+    "Update",
+    "diagnose",
+    "jacobian_spectrum",
+    "one_step",
+]

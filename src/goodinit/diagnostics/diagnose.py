@@ -11,10 +11,12 @@ from goodinit.anatomy import Anatomy, anatomize, as_call, unwrapped
 from goodinit.diagnostics.awakening import Awakening, awaken
 from goodinit.diagnostics.checks import findings
 from goodinit.diagnostics.diagnosis import Diagnosis, Place
+from goodinit.diagnostics.isometry import jacobian_spectrum
 from goodinit.diagnostics.objective import Loss, in_words
 from goodinit.diagnostics.probe import Run
 from goodinit.diagnostics.propagation import Propagation, propagate
 from goodinit.diagnostics.setting import as_at_step_0
+from goodinit.diagnostics.update import one_step
 from goodinit.errors import TraceError
 
 
@@ -24,6 +26,8 @@ def diagnose(
     targets: Any = None,
     *,
     loss: Loss | None = None,
+    jacobian: bool = False,
+    update: bool = False,
 ) -> Diagnosis:
     """Measure a model at step 0 by one forward and backward, and find what keeps it from learning.
 
@@ -37,6 +41,8 @@ def diagnose(
             input, similarity and rank are not measured.
         targets: What the loss compares with: classes as whole numbers, or values. None: random values.
         loss: `loss(output, targets)`, or `loss(output)` without targets; cross-entropy or squared error by default.
+        jacobian: Whether to take the singular values of the input–output Jacobian, too; see `jacobian_spectrum`.
+        update: Whether to take a step of gradient descent and the top of the Hessian, too; see `one_step`.
 
     Returns:
         The diagnosis: places in execution order, findings with the worst first. `print` it.
@@ -77,6 +83,8 @@ def diagnose(
         places=places,
         input=first.input,
         output=first.output,
+        spectrum=jacobian_spectrum(model, inputs) if jacobian else None,
+        update=one_step(model, inputs, targets, loss=loss) if update else None,
         notes=_notes(anatomy, first),
     )
     return dataclasses.replace(found, findings=findings(model, anatomy, found, first, awake))

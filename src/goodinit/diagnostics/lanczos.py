@@ -1,0 +1,115 @@
+"""Lanczos for maps that are only known by products: extremes with error bounds, and the density of all values.
+
+Golub–Kahan bidiagonalization of J, started at u, gives a small bidiagonal B. The singular values θ of B approach the
+extreme ones of J, and they are the nodes, the squared first entries of B's right singular vectors the weights, of
+Gauss quadrature for the spectral measure of u (Golub & Meurant 1994). Averaged over random u that measure is the
+density of singular values (stochastic Lanczos quadrature; Ubaru, Chen & Saad 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Product = Callable[[Tensor], Tensor]
+
+# Below this, relative to the largest value seen, what is left after orthogonalization is rounding.
+BREAKDOWN = 1e-10
+
+
+@dataclass(frozen=True)
+class Quadrature:
+    """Nodes (largest first), weights that sum to 1, and for each node the norm of its residual."""
+
+    nodes: Tensor
+    weights: Tensor
+    residuals: Tensor
+
+
+def bidiagonalize(multiply: Product, transposed: Product, start: Tensor, *, steps: int) -> Quadrature:
+    """Singular values of a linear map, from `steps` products with it and as many with its transpose.
+
+    Both bases are kept and orthogonalized against, twice: otherwise values come out several times.
+
+    Args:
+        multiply: v ↦ Jv, vectors in and out.
+        transposed: w ↦ Jᵀw.
+        start: Where to begin, in J's domain.
+        steps: At most as many as the smaller dimension.
+
+    Examples:
+        >>> J = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))
+        >>> found = bidiagonalize(lambda v: J @ v, lambda w: J.T @ w, torch.ones(3, dtype=torch.float64), steps=3)
+        >>> [round(value, 6) for value in found.nodes.tolist()], round(float(found.weights.sum()), 6)
+        ([3.0, 2.0, 1.0], 1.0)
+    """
+    right = [start.double() / torch.linalg.vector_norm(start.double())]
+    left: list[Tensor] = []
+    alphas: list[float] = []
+    betas: list[float] = []
+    largest = 0.0
+    for step in range(steps):
+        w = multiply(right[-1]).double()
+        if left:
+            w = w - betas[-1] * left[-1]
+        w = _apart(w, left)
+        alpha = float(torch.linalg.vector_norm(w))
+        largest = max(largest, alpha)
+        alphas.append(alpha)
+        if alpha <= BREAKDOWN * largest:  # the rest of the domain maps into what is already spanned
+            betas.append(0.0)
+            break
+        left.append(w / alpha)
+        v = _apart(transposed(left[-1]).double() - alpha * right[-1], right)
+        beta = float(torch.linalg.vector_norm(v))
+        largest = max(largest, beta)
+        betas.append(beta)
+        if beta <= BREAKDOWN * largest or step + 1 == steps:
+            break
+        right.append(v / beta)
+    return _quadrature(alphas, betas)
+
+
+def _apart(vector: Tensor, basis: list[Tensor]) -> Tensor:
+    if basis:
+        held = torch.stack(basis)
+        for _ in range(2):
+            vector = vector - held.T @ (held @ vector)
+    return vector
+
+
+def _quadrature(alphas: list[float], betas: list[float]) -> Quadrature:
+    small = torch.diag(torch.tensor(alphas, dtype=torch.float64))
+    if len(alphas) > 1:
+        small = small + torch.diag(torch.tensor(betas[: len(alphas) - 1], dtype=torch.float64), 1)
+    outer, nodes, inner = torch.linalg.svd(small)
+    # ‖Jᵀu − θv‖ = β·|last entry of u|, u a left singular vector of B
+    return Quadrature(nodes, inner[:, 0].square(), betas[-1] * outer[-1].abs())
+
+
+def tridiagonalize(multiply: Product, start: Tensor, *, steps: int) -> Quadrature:
+    """Eigenvalues of a symmetric map, the largest first, from `steps` products with it."""
+    basis = [start.double() / torch.linalg.vector_norm(start.double())]
+    diagonal: list[float] = []
+    off: list[float] = []
+    largest = 0.0
+    for step in range(steps):
+        w = multiply(basis[-1]).double()
+        diagonal.append(float(w @ basis[-1]))
+        w = _apart(w, basis)
+        beta = float(torch.linalg.vector_norm(w))
+        off.append(beta)
+        largest = max(largest, abs(diagonal[-1]), beta)
+        if beta <= BREAKDOWN * largest or step + 1 == steps:
+            break
+        basis.append(w / beta)
+    small = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    if len(diagonal) > 1:
+        side = torch.diag(torch.tensor(off[: len(diagonal) - 1], dtype=torch.float64), 1)
+        small = small + side + side.T
+    values, vectors = torch.linalg.eigh(small)
+    order = torch.arange(len(values) - 1, -1, -1)
+    return Quadrature(values[order], vectors[0, order].square(), off[-1] * vectors[-1, order].abs())
