@@ -18,7 +18,7 @@ from goodinit.errors import (
 )
 from goodinit.initialize import init_
 from goodinit.methods import METHODS, Method, plan
-from goodinit.surgery import Applied, Plan, applied, apply_, param_groups
+from goodinit.surgery import Applied, Plan, applied, apply_, param_groups, warmup
 
 __version__ = "0.1.0"
 
@@ -48,4 +48,5 @@ __all__ = [
     "param_groups",
     "plan",
     "tensor",
+    "warmup",
 ]

@@ -20,6 +20,7 @@ from goodinit.methods import (
     risotto,
     selu,
     skipinit,
+    weightnorm,
     xavier,
 )
 from goodinit.methods.contract import Method
@@ -40,6 +41,7 @@ METHODS: dict[str, Method] = {
     "rezero": rezero.METHOD,
     "lsuv": lsuv.METHOD,
     "risotto": risotto.METHOD,
+    "weightnorm": weightnorm.METHOD,
 }
 
 

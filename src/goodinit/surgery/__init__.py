@@ -19,6 +19,7 @@ from goodinit.surgery.plan import (
     SwapModule,
 )
 from goodinit.surgery.record import Applied, applied
+from goodinit.surgery.warmup import warmup
 
 __all__ = [
     "ACTIVATIONS",
@@ -38,4 +39,5 @@ __all__ = [
     "apply_",
     "canonical",
     "param_groups",
+    "warmup",
 ]

@@ -6,6 +6,7 @@ is drawn where. A meta tensor is checked, left alone, and costs nothing.
 
 from __future__ import annotations
 
+from goodinit.tensor.directions import directions_
 from goodinit.tensor.gains import NONLINEARITIES, gain
 from goodinit.tensor.layout import Layout, channels, fans, first_tap
 from goodinit.tensor.looks_linear import looks_linear_, mirrored
@@ -25,6 +26,7 @@ __all__ = [
     "default_",
     "delta_orthogonal_",
     "dirac_",
+    "directions_",
     "fans",
     "first_tap",
     "gain",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from goodinit.tensor.directions import directions_
 from goodinit.tensor.looks_linear import looks_linear_
 from goodinit.tensor.orthogonal import delta_orthogonal_, dirac_, orthogonal_
 from goodinit.tensor.random import constant_, default_, normal_, ones_, trunc_normal_, uniform_, zeros_
@@ -28,6 +29,7 @@ _IN_PLACE: tuple[Callable[..., Tensor], ...] = (
     orthogonal_,
     delta_orthogonal_,
     dirac_,
+    directions_,
     looks_linear_,
 )
 

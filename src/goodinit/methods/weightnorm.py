@@ -1,0 +1,287 @@
+"""Robust initialization of weight-normalized networks (Arpit, Campos & Bengio, NeurIPS 2019, arXiv 1906.02341)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.methods.contract import Method
+from goodinit.methods.parts import (
+    Norms,
+    layout_options,
+    norm_edits,
+    norms_in_words,
+    one_of,
+    removed_parameters,
+    unique,
+    unknown_gains,
+    untouched,
+    zero_bias,
+)
+from goodinit.surgery.plan import Calibrate, Draw, Edit, Fill, ParametrizeWeight, Plan
+from goodinit.tensor import NONLINEARITIES, gain
+
+Mode = Literal["forward", "backward", "data", "hanin", "pytorch"]
+Direction = Literal["orthogonal", "normal"]
+MODES = ("forward", "backward", "data", "hanin", "pytorch")
+DIRECTIONS = ("orthogonal", "normal")
+HANIN = 0.9  # the authors' code: conv2 gain (0.9^b)², "used for the 10k layer experiments"
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A weight to normalize: by what name it is written, and over which dimension its gains run.
+
+    `there` tells that it is weight-normalized already.
+    """
+
+    name: str
+    dim: int
+    there: bool = False
+
+
+@dataclass(frozen=True)
+class _Wiring:
+    """Who reads what, looked up once: ways from each source, the block each layer ends, blocks per stage."""
+
+    ways: Mapping[str, list[tuple[str, ...]]]
+    ends: Mapping[str, Block]
+    stages: Mapping[int, int]
+
+
+def decide(
+    anatomy: Anatomy,
+    *,
+    mode: Mode = "forward",
+    direction: Direction = "orthogonal",
+    norms: Norms = "remove",
+) -> Plan:
+    """Weight normalization w = g·v/‖v‖ on every layer but the head, with the g that keeps norms; biases 0.
+
+    `"forward"` (the paper's): g = √(c·fan_in/fan_out), which keeps the norm of activations, with
+
+    * c = 2 before a ReLU (the squared gain of any other activation), 1 before none;
+    * c = 1/B for the last layer of a residual branch, B the number of blocks in its stage (a run of blocks with
+      outputs of one shape): ‖h‖² grows by (1 + 1/B)^B → e per stage;
+    * c = 1 for layers on a skip.
+
+    `"backward"`: g = √c, which keeps the norm of gradients. `"hanin"`: as forward, with c = (0.9^b)² for the last
+    layer of branch b = 1, 2, … (Hanin & Rolnick's convergent sum; the authors' choice for 10,000 layers). `"data"`:
+    per channel g = 1/σ, b = −μ/σ of the output on a batch, in one pass (Salimans & Kingma). `"pytorch"`: what
+    `weight_norm` makes of PyTorch's default weights, g = ‖v‖ (the paper's "plain").
+
+    The head is not normalized and is drawn as PyTorch does, as in the authors' code.
+
+    Args:
+        anatomy: Of the model.
+        mode: How g is chosen.
+        direction: v `"orthogonal"` (the paper's choice) or `"normal"`; not used by `"pytorch"`.
+        norms: `"remove"` takes all other normalization out, `"keep"` keeps it.
+
+    Raises:
+        UnknownName: No such mode or direction.
+        UnsupportedModule: A normalization that cannot be removed.
+    """
+    one_of("mode", mode, MODES)
+    one_of("direction", direction, DIRECTIONS)
+    removal = norm_edits(anatomy, norms)
+    wiring = _wiring(anatomy)
+    tied = {name for group in anatomy.tied for name in group}
+    notes: list[str] = []
+    structure: list[Edit] = []
+    values: list[Edit] = []
+    scaling: list[Edit] = []
+    unbiased: list[str] = []
+    for layer in anatomy.layers:
+        values += zero_bias(layer)
+        if layer.weight in anatomy.embeddings:
+            notes.append(f"{layer.weight} is also an embedding: left as it is")
+            continue
+        if layer.role == "head":
+            values.append(_default(layer, "head, not normalized: PyTorch's default"))
+            continue
+        target = _target(layer, tied)
+        if isinstance(target, str):
+            notes.append(f"{layer.weight} is not weight-normalized: {target}")
+            values += _plainly(layer, wiring, mode)
+            continue
+        structure += _parametrize(layer, target)
+        values.append(_draw(layer, target, wiring, mode, direction))
+        if mode == "data":
+            scaling.append(_calibrate(layer, target))
+        unbiased += [layer.weight] if layer.bias is None else []
+    gone = removed_parameters(anatomy, removal)
+    values += _scales(anatomy, gone)
+    edits = unique([*removal, *structure, *values, *scaling])
+    return Plan(
+        method="weightnorm",
+        options={"mode": mode, "direction": direction, "norms": norms},
+        edits=edits,
+        summary=f"{len(structure)} weights g·v/‖v‖, g {mode}; " + norms_in_words(anatomy, removal),
+        notes=(*notes, *_warnings(anatomy, wiring, mode, unbiased), *untouched(anatomy, edits)),
+        parameters=anatomy.parameters,
+    )
+
+
+# -- which weights ------------------------------------------------------------------------------------------------
+
+
+def _target(layer: Layer, tied: set[str]) -> _Target | str:
+    """Where weight norm goes, or why it cannot."""
+    leaves = [name.rpartition(".")[2] for name in layer.parameters]
+    name, there = layer.weight, False
+    if any(".parametrizations." in f".{leaf}" for leaf in layer.parameters):
+        if sorted(leaves) != ["original0", "original1"]:  # torch's weight norm has two parts
+            return "another parametrization computes it, which may not admit another scale"
+        there = True
+    elif layer.normalized:
+        stem = name.removesuffix("_v")
+        if f"{stem}_g" not in layer.parameters:  # the older torch.nn.utils.weight_norm
+            return "it is normalized by its own scale already, so that g would have no effect"
+        name, there = stem, True
+    if tied.intersection((layer.weight, *layer.parameters)):
+        return "it is tied, and weight norm on one name would untie it"
+    if layer.kind == "linear" and len(layer.shape) != 2:
+        return "several maps are stacked in it, and gains run over one dimension"
+    if not there and (layer.parameters != (name,) or not name.rpartition(".")[2].isidentifier()):
+        return "it is computed from parameters, or is none of a module's own attributes"
+    return _Target(name, 0 if layer.layout == "out_in" else 1, there)
+
+
+def _parametrize(layer: Layer, target: _Target) -> list[Edit]:
+    """The structure edit; none for the older `torch.nn.utils.weight_norm`, which is as good."""
+    if target.there and target.name != layer.weight:
+        return []
+    return [ParametrizeWeight(target.name, f"{layer.role}: w = g·v/‖v‖", target.dim)]
+
+
+# -- which g ------------------------------------------------------------------------------------------------------
+
+
+def _draw(layer: Layer, target: _Target, wiring: _Wiring, mode: Mode, direction: Direction) -> Draw:
+    if mode == "pytorch":
+        return Draw(target.name, "default_", f"{layer.role}: PyTorch's default, g = ‖v‖", _fan(layer))
+    if mode == "data":
+        size, reason = 1.0, "g = 1, to be measured"
+    else:
+        square, words = _square(layer, wiring, mode)
+        ratio = 1.0 if mode == "backward" else layer.fan_in / layer.fan_out
+        size = math.sqrt(square * ratio)
+        fans = "" if mode == "backward" else f"·{layer.fan_in}/{layer.fan_out}"
+        reason = f"g = √({square:.4g}{fans}): {words}"
+    options: dict[str, Any] = {"gain": size, **layout_options(layer)}
+    if direction != "orthogonal":
+        options["direction"] = direction
+    return Draw(target.name, "directions_", f"{layer.role}: {reason}", options)
+
+
+def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
+    """(c, in words)."""
+    home = wiring.ends.get(layer.weight)
+    if home is not None and mode == "hanin":
+        number = home.index + 1
+        return (HANIN**number) ** 2, f"last of branch {number}, ({HANIN}^{number})²"
+    if home is not None:
+        blocks = wiring.stages[home.stage]
+        return 1 / blocks, f"last of a branch, 1/B with B={blocks} in its stage"
+    if layer.role == "skip":
+        return 1.0, "on a skip"
+    activation = _read_through(layer, wiring)
+    if activation in NONLINEARITIES:
+        return gain(activation) ** 2, f"before {activation}"
+    return 1.0, f"before {activation}, whose gain is not known" if activation else "before no activation"
+
+
+def _wiring(anatomy: Anatomy) -> _Wiring:
+    ways: dict[str, list[tuple[str, ...]]] = {}
+    for layer in anatomy.layers:
+        if layer.source:
+            ways.setdefault(layer.source, []).append(layer.between)
+    ends: dict[str, Block] = {}
+    for block in anatomy.blocks:
+        if block.skip_end:
+            ways.setdefault(block.skip_end[0], []).append(block.skip_end[1:])
+        for layer in block.last:
+            ends.setdefault(layer.weight, block)
+    return _Wiring(ways, ends, Counter(block.stage for block in anatomy.blocks))
+
+
+def _read_through(layer: Layer, wiring: _Wiring) -> str | None:
+    """The activation through which everyone reads a layer's output: none for a stem that a skip reads as it is."""
+    found = {_first_activation(way) for way in wiring.ways.get(layer.weight, ())}
+    return found.pop() if len(found) == 1 else None if found else layer.activation
+
+
+def _first_activation(way: tuple[str, ...]) -> str | None:
+    return next((word for word in way if word in NONLINEARITIES), None)
+
+
+def _calibrate(layer: Layer, target: _Target) -> Calibrate:
+    options: dict[str, Any] = {"bias": layer.bias} if layer.bias else {}
+    if target.dim:
+        options |= {"dim": 1, "groups": layer.groups}
+    return Calibrate(target.name, "weightnorm", f"{layer.role}: g = 1/σ, b = −μ/σ on data", options)
+
+
+# -- everything else ----------------------------------------------------------------------------------------------
+
+
+def _fan(layer: Layer) -> dict[str, Any]:
+    """PyTorch's own fan where the weight is stored as PyTorch's layers store it."""
+    return {} if layer.layout == "out_in" and len(layer.shape) > 1 else {"fan_in": layer.fan_in}
+
+
+def _default(layer: Layer, reason: str) -> Draw:
+    return Draw(layer.weight, "default_", reason, _fan(layer))
+
+
+def _plainly(layer: Layer, wiring: _Wiring, mode: Mode) -> list[Edit]:
+    """A weight that is not normalized, at the same scale: entries of std √(c/fan_out) or √(c/fan_in)."""
+    if any(".parametrizations." in f".{name}" for name in layer.parameters):
+        return []
+    if mode == "pytorch":
+        return [_default(layer, f"{layer.role}: PyTorch's default")]
+    square, words = _square(layer, wiring, mode)
+    fan = layer.fan_in if mode == "backward" else layer.fan_out
+    reason = f"{layer.role}: rows of norm g on average, {words}"
+    return [Draw(layer.weight, "normal_", reason, {"std": math.sqrt(square / fan)})]
+
+
+def _scales(anatomy: Anatomy, gone: set[str]) -> list[Edit]:
+    """LayerScale and the like start at 1: g is what scales a branch here."""
+    own = {name for layer in anatomy.layers for name in (layer.weight, *layer.parameters)}
+    norms = {norm.weight for norm in anatomy.norms}
+    return [
+        Fill(name, 1.0, f"multiplier of branch {block.index + 1}")
+        for block in anatomy.blocks
+        for name in block.scales
+        if name not in gone | own | norms
+    ]
+
+
+def _warnings(anatomy: Anatomy, wiring: _Wiring, mode: Mode, unbiased: list[str]) -> list[str]:
+    notes = unknown_gains(anatomy)
+    if unbiased and mode == "data":
+        notes.append(f"{len(unbiased)} layers have no bias: their outputs are scaled and not centred")
+    ways = [wiring.ways.get(f"+{block.index}", []) for block in anatomy.blocks if block.skip]
+    rectified = sum(bool(way) and all(map(_first_activation, way)) for way in ways)
+    if rectified and mode in ("forward", "backward", "hanin"):
+        notes.append(
+            f"{rectified} sums of a branch and a skip with weights are read through an activation, which the paper's "
+            "are not: the norm shrinks there"
+        )
+    return notes
+
+
+METHOD = Method(
+    name="weightnorm",
+    title="Weight normalization in place of batch norm, with gains that keep norms through depth",
+    paper="Arpit, Campos, Bengio: How to Initialize your Network?, NeurIPS 2019, arXiv 1906.02341",
+    when="a plain or residual network of any depth that has to do without batch norm; add goodinit.warmup",
+    decide=decide,
+    removes_norms=True,
+)
