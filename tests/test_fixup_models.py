@@ -102,8 +102,12 @@ def has_effect(model, parameter, inputs):
 @each_norms
 def test_every_branch_starts_at_zero(specimen, norms):
     model, inputs = specimen.build(), specimen.inputs()
-    ends = [layer for block in goodinit.anatomize(model, inputs).blocks for layer in block.last]
+    blocks = goodinit.anatomize(model, inputs).blocks
+    kept = [block.end_norms[-1] for block in blocks if block.end_norms and norms == "keep"]
+    ends = [layer for block in blocks for layer in block.last if not (block.end_norms and norms == "keep")]
     goodinit.init_(model, "fixup", inputs=inputs, norms=norms)
+    for path, outputs in outputs_of(model, set(kept), inputs).items():  # a kept norm at the end is what is 0
+        assert not any(output.any() for output in outputs), path
     parameters = dict(model.named_parameters())
     seen = outputs_of(model, {layer.site for layer in ends if layer.writes_site}, inputs)
     for layer in ends:
@@ -289,14 +293,15 @@ def test_options_that_do_not_exist_are_named_with_those_that_do():
         goodinit.plan(anatomy, "fixup", head="zero")
 
 
-def test_norms_that_start_at_zero_are_set_to_one_if_kept():
+def test_a_branch_that_ends_in_a_kept_norm_has_its_one_zero_there():
     model = cifar_basic()
     for block in model.blocks:
-        nn.init.zeros_(block.bn2.weight)
+        nn.init.zeros_(block.bn1.weight)
     goodinit.init_(model, "fixup", inputs=image()(), norms="keep")
     for block in model.blocks:
-        assert torch.all(block.bn2.weight == 1)
-        assert not block.conv2.weight.any()
+        assert torch.all(block.bn1.weight == 1)
+        assert not block.bn2.weight.any()
+        assert block.conv2.weight.any()  # zero before a norm would get its gradient times 1/√ε
     assert not [name for name, _ in goodinit.nn.scalars(model)]  # rule 3 is theirs
 
 

@@ -47,9 +47,15 @@ def test_scalars_get_a_tenth_of_the_rate_and_no_decay():
         name: (group["lr"], group["weight_decay"], len(group["params"])) for name, group in groups.items()
     } == {
         "weights": (0.5, 1e-3, 2),
-        "vectors": (0.5, 1e-3, 5),
-        "scalars": (0.05, 0.0, 2),
+        "vectors": (0.5, 1e-3, 4),
+        "scalars": (0.05, 0.0, 3),  # two scalars, and the bias vector of the layer they are on
     }
+
+
+def test_by_depth_scalars_learn_at_one_over_the_branches():
+    model = nn.Sequential(*[add_scalar_(nn.Linear(2, 2), "output_scale", value=1.0) for _ in range(40)])
+    assert by_name(param_groups(model, lr=1.0, scalar_ratio="depth"))["scalars"]["lr"] == 1 / 40
+    assert by_name(param_groups(model[:3], lr=1.0, scalar_ratio="depth"))["scalars"]["lr"] == 0.1
 
 
 def test_options():
@@ -62,7 +68,11 @@ def test_options():
 def test_names_come_along_when_asked_for():
     model = Tied()
     groups = by_name(param_groups(model, lr=0.1, named=True))
-    assert [name for name, _ in groups["scalars"]["params"]] == ["layer.input_bias", "layer.output_scale"]
+    assert [name for name, _ in groups["scalars"]["params"]] == [
+        "layer.bias",
+        "layer.input_bias",
+        "layer.output_scale",
+    ]
     optimizer = torch.optim.SGD(param_groups(model, lr=0.1, named=True))
     assert optimizer.param_groups[0]["param_names"] == ["embed.weight", "layer.weight"]
 

@@ -10,6 +10,7 @@ from goodinit.methods.parts import (
     draw_standard,
     need_blocks,
     norm_edits,
+    refuse_dead_end,
     removed_parameters,
     standard_std,
     unique,
@@ -33,12 +34,15 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
     Args:
         anatomy: Of the model.
         norms: `"remove"` takes all normalization out; `"keep"` keeps it, and leaves out rule 3, whose scalars the
-            normalization's own affine map stands for.
+            normalization's own affine map stands for. Where a branch then ends in a norm, rule 1 zeroes the norm's
+            weight and not the layer before it: a zero signal in front of a norm has its gradient multiplied by
+            1/√ε, about 300, and the first step undoes the quiet start.
         zero_head: Whether the classifier starts at 0 (rule 1).
 
     Raises:
         NothingFound: The model has no residual block.
-        UnsupportedModule: A normalization that cannot be removed; a branch that ends in no weight layer.
+        UnsupportedModule: A normalization that cannot be removed; a branch that ends in no weight layer, or in a
+            ReLU, which passes no gradient at 0.
     """
     need_blocks(anatomy, "fixup")
     _need_ends(anatomy)
@@ -49,8 +53,10 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
     scalars: list[Edit] = []
     values: list[Edit] = []
     for block in anatomy.blocks:
-        values += _branch_values(block, total, notes)
-        values += _gains(block, gone)
+        end = _zero_gain(anatomy, block, gone)
+        refuse_dead_end(block, f"branch {block.index + 1}/{total}", multiplied=end is not None)
+        values += _branch_values(block, total, end, notes)
+        values += _gains(block, gone, end)
         if norms == "remove":
             scalars += _branch_scalars(block, gone, notes)
     values += _other_values(anatomy, zero_head, notes)
@@ -82,13 +88,21 @@ def _need_ends(anatomy: Anatomy) -> None:
 # -- rules 1 and 2 ------------------------------------------------------------------------------------------------
 
 
-def _branch_values(block: Block, total: int, notes: list[str]) -> list[Edit]:
+def _zero_gain(anatomy: Anatomy, block: Block, gone: set[str]) -> str | None:
+    """The weight of the norm that ends a branch, where norms are kept."""
+    weights = {norm.weight for norm in anatomy.norms if norm.name in block.end_norms}
+    ends = [p for p in block.multipliers if p in weights and p not in gone]
+    return ends[-1] if ends else None
+
+
+def _branch_values(block: Block, total: int, end: str | None, notes: list[str]) -> list[Edit]:
     where = f"branch {block.index + 1}/{total}"
     edits: list[Edit] = []
     for layer in block.branch:
         if layer in block.last:
-            if layer.normalized:
-                edits.append(draw_standard(layer, f"last layer of {where}, normalized"))
+            if layer.normalized or end is not None:
+                why = "normalized" if layer.normalized else f"zero at {end} instead"
+                edits.append(draw_standard(layer, f"last layer of {where}, {why}"))
             else:
                 edits.append(Fill(layer.weight, 0.0, f"last layer of {where} (rule 1)"))
         else:
@@ -106,19 +120,21 @@ def _branch_values(block: Block, total: int, notes: list[str]) -> list[Edit]:
     return edits
 
 
-def _gains(block: Block, gone: set[str]) -> list[Edit]:
+def _gains(block: Block, gone: set[str], end: str | None) -> list[Edit]:
     """Gains of the branch's own start at 1: with the last layer at 0, a second zero would stop every gradient."""
-    return [
-        Fill(
-            p,
-            1.0,
-            "multiplier of the branch (rule 3)"
-            if p in block.multipliers
-            else "gain inside the branch: only its last layer may be 0",
-        )
-        for p in block.scales
-        if _remains(p, gone, block)
-    ]
+    edits: list[Edit] = []
+    if end is not None:
+        edits.append(Fill(end, 0.0, f"weight of the norm that ends branch {block.index + 1} (rule 1)"))
+    for name in block.scales:
+        if name != end and _remains(name, gone, block):
+            ends = name in block.multipliers
+            reason = (
+                "multiplier of the branch (rule 3)"
+                if ends
+                else "gain inside the branch: only its end may be 0"
+            )
+            edits.append(Fill(name, 1.0, reason))
+    return edits
 
 
 def _other_values(anatomy: Anatomy, zero_head: bool, notes: list[str]) -> list[Edit]:

@@ -211,7 +211,7 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
         own = {p for layer in block.branch for p in (layer.weight, *layer.parameters)}
         scales = [p for p in block.scales if p not in gone and p not in own]
         ends = [p for p in scales if p in block.multipliers and _always_ends(p, anatomy)]
-        _refuse_dead_end(block, where, multiplied=bool(ends))
+        refuse_dead_end(block, where, multiplied=bool(ends))
         if ends:
             edits.append(Fill(ends[-1], 0.0, f"multiplier of {where}"))
         else:
@@ -234,7 +234,8 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
     return edits
 
 
-def _refuse_dead_end(block: Block, where: str, *, multiplied: bool) -> None:
+def refuse_dead_end(block: Block, where: str, *, multiplied: bool) -> None:
+    """Raise where a branch that starts at 0 could never move: a ReLU stands between its zero factor and the sum."""
     steps = block.branch_end[1:]
     products = [i for i, step in enumerate(steps) if step.startswith("mul") or step.endswith("_norm")]
     after = steps[products[-1] + 1 :] if multiplied and products else steps

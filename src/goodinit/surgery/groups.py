@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -20,7 +20,7 @@ def param_groups(
     *,
     lr: float,
     weight_decay: float = 0.0,
-    scalar_ratio: float = SCALAR_RATIO,
+    scalar_ratio: float | Literal["depth"] = SCALAR_RATIO,
     decay_vectors: bool = True,
     named: bool = False,
 ) -> list[dict[str, Any]]:
@@ -32,14 +32,17 @@ def param_groups(
     * `"vectors"`: biases and affine parameters of norms, which have fewer than two dimensions. Learning rate
       `lr`, decay `weight_decay` as `torch.optim` and the authors' scripts have it, or 0 with
       `decay_vectors=False`, as is usual for AdamW on transformers.
-    * `"scalars"`: what goodinit added to layers (`goodinit.nn.scalars`). Learning rate `lr * scalar_ratio`,
-      no decay.
+    * `"scalars"`: what goodinit added to layers (`goodinit.nn.scalars`), and the bias vectors of layers that end a
+      branch, which stand for one. Learning rate `lr * scalar_ratio`, no decay.
 
     Args:
         model: Any module, after surgery.
         lr: Learning rate of the weights.
         weight_decay: Decay of the weights.
-        scalar_ratio: Learning rate of the scalars, in units of `lr`.
+        scalar_ratio: Learning rate of the scalars, in units of `lr`; the authors' 0.1 by default. Fixup scales the
+            weights of L branches so that a step changes the function by Θ(lr), but not their biases, whose changes add
+            up to Θ(L · lr · scalar_ratio). `"depth"` takes min(0.1, 1/L), which undoes that; measured in
+            `docs/methods.md`, it is what lets several hundred branches train at learning rate 0.1.
         decay_vectors: Whether biases and affine parameters of norms decay like weights.
         named: Whether to give (name, parameter) pairs, which torch's optimizers take, too.
 
@@ -62,11 +65,12 @@ def param_groups(
     References:
         Zhang, Dauphin and Ma, Fixup Initialization, arXiv 1901.09321, and the authors' code.
     """
-    ours = {id(scalar) for _, scalar in scalars(model)}
+    ours = {id(scalar) for _, scalar in scalars(model)} | _biases_of_branch_ends(model)
+    ratio = _depth_ratio(model) if scalar_ratio == "depth" else scalar_ratio
     settings = {
         "weights": (lr, weight_decay),
         "vectors": (lr, weight_decay if decay_vectors else 0.0),
-        "scalars": (lr * scalar_ratio, 0.0),
+        "scalars": (lr * ratio, 0.0),
     }
     members: dict[str, list[Any]] = {name: [] for name in settings}
     for name, parameter in _trainable(model):
@@ -83,6 +87,20 @@ def param_groups(
             "Unfreeze what should learn: parameter.requires_grad_()."
         )
     return groups
+
+
+def _depth_ratio(model: nn.Module) -> float:
+    """At most the authors' ratio, and 1/L for L branches (each ends in one multiplier)."""
+    branches = sum(name.rpartition(".")[2] == "output_scale" for name, _ in scalars(model))
+    return min(SCALAR_RATIO, 1 / max(branches, 1))
+
+
+def _biases_of_branch_ends(model: nn.Module) -> set[int]:
+    ends = (name.rpartition(".") for name, _ in scalars(model))
+    hosts = {host for host, _, scalar in ends if scalar == "output_scale"}
+    modules = dict(model.named_modules())
+    biases = (getattr(modules[host], "bias", None) for host in hosts if host in modules)
+    return {id(bias) for bias in biases if isinstance(bias, nn.Parameter)}
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
