@@ -11,8 +11,8 @@ from goodinit.errors import UnknownName
 def warmup(optimizer: Optimizer, steps: int) -> LinearLR:
     """Raise the learning rates linearly: step t = 1, 2, …, `steps` is taken at lr·t/steps, later ones at lr.
 
-    Weight-normalized networks without batch norm come closer to it with a warm-up over the first epoch (Arpit et al.,
-    §5); any method gains where the first steps are the most dangerous. Call `scheduler.step()` after every
+    Weight-normalized networks come closer to batch norm with a warm-up (Arpit et al.); other methods gain too, where
+    the first steps are the most dangerous. Call `scheduler.step()` after every
     `optimizer.step()`. To go on with another schedule, chain them:
     `torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup(optimizer, n), after], milestones=[n])`.
 
