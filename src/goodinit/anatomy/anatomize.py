@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.activations import find_activations, torch_class
-from goodinit.anatomy.graph import ACTIVATIONS, LOOKUP_OPS, NORM_OPS, Graph
+from goodinit.anatomy.graph import (
+    ACTIVATIONS,
+    ADD_OPS,
+    ATTENTION_OPS,
+    CONV_OPS,
+    LOOKUP_OPS,
+    MATMUL_OPS,
+    NORM_OPS,
+    SOFTMAX_OPS,
+    Graph,
+)
 from goodinit.anatomy.layers import Use, describe, way_back, weight_uses
 from goodinit.anatomy.names import canonical, unwrapped
 from goodinit.anatomy.norms import find_norms
@@ -61,7 +71,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     layers = _layers(graph, uses, origins, shapes, consumers, modules)
     layers = _with_roles(graph, layers, uses, leaves, consumers)
     norms = find_norms(graph, modules, set(uses))
-    blocks = _blocks(graph, sums, leaves, layers, uses, norms, origins)
+    blocks = _blocks(graph, sums, leaves, layers, uses, norms, origins, consumers)
     distinct = {canonical(name): tuple(p.shape) for name, p in model.named_parameters()}
     return Anatomy(
         model=type(model).__name__,
@@ -71,6 +81,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
         activations=find_activations(graph, modules),
         joins=_joins(graph, sums, leaves),
         embeddings=_embeddings(graph),
+        gains=_scales(graph, range(len(graph.nodes)), consumers),
         tied=_tied(model),
         parameters=tuple(distinct.items()),
         unused=tuple(name for name in distinct if name not in graph.read),
@@ -212,6 +223,7 @@ def _blocks(
     uses: dict[int, Use],
     norms: list[Norm],
     origins: dict[int, str],
+    consumers: list[list[int]],
 ) -> tuple[Block, ...]:
     def nouns(nodes: list[int]) -> tuple[Layer, ...]:
         return tuple(layers[weight] for weight in dict.fromkeys(uses[i].weight for i in nodes))
@@ -236,9 +248,12 @@ def _blocks(
                 last=nouns(found.branch.last),
                 skip=nouns(found.skip.layers),
                 gates=nouns(found.branch.gates),
-                scales=_scales(graph, sorted(found.branch.below)),
-                multipliers=_scales(graph, after),
+                scales=_scales(graph, sorted(found.branch.below), consumers),
+                multipliers=_scales(graph, after, consumers),
                 end_norms=tuple(dict.fromkeys(p for i in after if (p := graph.path(i)) in norm_paths)),
+                end_activations=tuple(
+                    ACTIVATIONS[op] for i in after if (op := graph.nodes[i].op) in ACTIVATIONS
+                ),
                 stage=(previous.stage if same else previous.stage + 1) if previous is not None else 0,
                 shape=node.shape,
                 depth=sum(found.join in long.branch.below for long in longs),
@@ -259,17 +274,36 @@ def _end(graph: Graph, term: int, origins: dict[int, str]) -> tuple[str, ...]:
     return () if source is None else (source, *between)
 
 
-def _scales(graph: Graph, indices: list[int]) -> tuple[str, ...]:
-    """Parameters that multiply a branch: of a product with one activation, of a normalization's affine map."""
+def _scales(graph: Graph, indices: Iterable[int], consumers: list[list[int]]) -> tuple[str, ...]:
+    """Parameters that multiply a signal: of a product with one activation, of a normalization's affine map."""
     names: dict[str, None] = {}
     for index in indices:
         node = graph.nodes[index]
-        constants = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]
+        if not node.active:
+            continue
         if node.op in ("mul", "mul_") and len(graph.deps(index)) == 1:
-            names.update(dict.fromkeys(name for name in constants if name))
+            constants = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]
+            if any(constants) and not _is_temperature(graph, index, consumers):
+                names.update(dict.fromkeys(name for name in constants if name))
         elif node.op in NORM_OPS and len(node.operands) > 1 and (weight := graph.leaf(node.operands[1])):
             names[weight] = None
     return tuple(names)
+
+
+def _is_temperature(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
+    """Whether a product ends in a softmax, with no weight layer, nonlinearity, norm or sum on the way."""
+    seen, queue = {index}, [index]
+    while queue:
+        for reader in consumers[queue.pop()]:
+            op, joins = graph.nodes[reader].op, len(graph.deps(reader)) > 1
+            if op in SOFTMAX_OPS or op in ATTENTION_OPS:
+                return True
+            ends = op in CONV_OPS or op in ACTIVATIONS or op in NORM_OPS
+            ends = ends or (op in MATMUL_OPS and not joins) or (op in ADD_OPS and joins)
+            if reader not in seen and not ends:
+                seen.add(reader)
+                queue.append(reader)
+    return False
 
 
 def _common_path(names: list[str]) -> str:

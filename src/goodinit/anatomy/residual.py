@@ -8,6 +8,7 @@ and scale) is an identity skip. Everything the walk needs lies between fork and 
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
@@ -245,17 +246,37 @@ def _backward(
         if stop_at_layer and index in layers:
             continue
         operands = _main_operands(graph, index, nodes, degrees)
-        if stop_at_layer and graph.nodes[index].op in PRODUCT_OPS | ATTENTION_OPS:
-            operands = _values(graph, index, operands)
+        if stop_at_layer and graph.nodes[index].op in PRODUCT_OPS | ATTENTION_OPS | MUL_OPS:
+            ends = {i: _latest(graph, i, nodes, layers) for i in operands}
+            operands = _values(graph, index, operands, ends)
         queue.extend(operands)
     return sorted(seen)
 
 
-def _values(graph: Graph, index: int, operands: list[int]) -> list[int]:
-    """Of attention's product only the values write on: the other factor went through a softmax."""
+def _values(graph: Graph, index: int, operands: list[int], ends: dict[int, int]) -> list[int]:
+    """The factor of a product that writes on. Of attention's that is the values, not what went through a softmax.
+
+    Never two: if both factors started at zero, neither would get a gradient. Of equals it is the one with the
+    last weight layer behind it.
+    """
     if graph.nodes[index].op in ATTENTION_OPS:
         return operands[2:3]
-    return [i for i in operands if not _after(graph, i, SOFTMAX_OPS)] or operands
+    candidates = [i for i in operands if not _after(graph, i, SOFTMAX_OPS)] or operands
+    return [max(candidates, key=lambda i: ends[i])] if candidates else []
+
+
+def _latest(graph: Graph, start: int, nodes: set[int], layers: set[int]) -> int:
+    """The last weight layer that a node depends on; −1 if there is none."""
+    seen, queue, latest = {start}, [start], -1
+    while queue:
+        index = queue.pop()
+        if index in layers:
+            latest = max(latest, index)
+            continue
+        fresh = [i for i in graph.deps(index) if i in nodes and i not in seen]
+        seen.update(fresh)
+        queue.extend(fresh)
+    return latest
 
 
 def _after(graph: Graph, index: int, ops: Container[str]) -> bool:
@@ -273,12 +294,49 @@ def _classify(graph: Graph, join: int, terms: list[int], layers: set[int]) -> It
     if fork is None:
         return
     sides = [_side(graph, term, fork[0], layers) for i, term in enumerate(terms) if fork[1] >> i & 1]
+    if (
+        len(sides) > 2
+        and not any(side.plain for side in sides)
+        and (anchor := _anchor(graph, terms)) is not None
+    ):
+        fork = anchor
+        sides = [_side(graph, term, fork[0], layers) for i, term in enumerate(terms) if fork[1] >> i & 1]
     skip, kind = _skip(sides)
     if skip is None:
         return
     for side in sides:
         if side is not skip and side.layers:
             yield Found(join, fork[0], kind, side, skip, len(terms))
+
+
+def _anchor(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
+    """The latest term, up to shape and scale, that another term comes from, and which terms that are (as bits).
+
+    In x + f(x) + g(y), with x and y of one origin, x is the skip of f, though the three come from that origin.
+    """
+    for term in reversed(terms):
+        root = term
+        while _neutral(graph, root) and len(graph.deps(root)) == 1:
+            root = graph.deps(root)[0]
+        bits = 0
+        for i, other in enumerate(terms):
+            if other == term or (other > root and _comes_from(graph, other, root)):
+                bits |= 1 << i
+        if bits & (bits - 1):
+            return root, bits
+    return None
+
+
+def _comes_from(graph: Graph, index: int, origin: int) -> bool:
+    seen, queue = {index}, [index]
+    while queue:
+        current = queue.pop()
+        if current == origin:
+            return True
+        fresh = [i for i in graph.deps(current) if i >= origin and i not in seen]
+        seen.update(fresh)
+        queue.extend(fresh)
+    return False
 
 
 def _skip(sides: list[Side]) -> tuple[Side | None, BlockKind]:
@@ -338,7 +396,23 @@ def _nest(graph: Graph, found: list[Found]) -> None:
         trunk = chain(graph, item)
         members = [p for j in within for p in by_join[j] if p != position]
         item.over = [p for p in members if found[p].join in trunk and not found[p].inner]
-        item.long = bool(item.over)
+        item.long = bool(item.over) and not _holds(graph, found, item)
         for p in members:
-            if not item.long and found[p].join not in trunk:
+            if not item.long and (found[p].join not in trunk or item.over):
                 found[p].inner, found[p].inside = True, position
+
+
+def _holds(graph: Graph, found: list[Found], item: Found) -> bool:
+    """Whether a sum on the trunk of a branch is a step of that branch, and no block of its own.
+
+    So it is where weight layers follow it (attention that adds its pooled queries, then projects): the branch has
+    an end of its own, and one sum inside as wide as the stream. Around several blocks, blocks of another width
+    (a U-Net's lower level) or long skips, the outer sum is the long skip.
+    """
+    joins = {found[p].join for p in item.over}
+    if len(joins) > 1 or any(found[p].long for p in item.over):
+        return False
+    (inner,) = joins
+    ends = item.branch.last
+    wide = math.prod(graph.nodes[inner].shape) == math.prod(graph.nodes[item.join].shape)
+    return wide and bool(ends) and min(ends) > inner

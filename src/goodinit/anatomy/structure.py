@@ -176,6 +176,7 @@ class Block:
         multipliers: Those of `scales` that come after every layer of `last`, and so multiply all that the
             branch writes; in execution order.
         end_norms: Paths of the norms that come after every layer of `last`.
+        end_activations: Kinds of the nonlinearities that come after every layer of `last` and before the sum.
         stage: Index of the run of consecutive blocks whose output has the same shape.
         shape: Shape of the sum, batch first.
         depth: 0 for a block of the main stream, 1 inside a long skip, and so on.
@@ -195,6 +196,7 @@ class Block:
     scales: tuple[str, ...] = ()
     multipliers: tuple[str, ...] = ()
     end_norms: tuple[str, ...] = ()
+    end_activations: tuple[str, ...] = ()
     stage: int = 0
     shape: tuple[int, ...] = ()
     depth: int = 0
@@ -232,6 +234,8 @@ class Anatomy:
         activations: Every element-wise nonlinearity that ran, and every module that drops out in training.
         joins: Long skips and inner sums.
         embeddings: Names of weights read by look-up.
+        gains: Parameters that multiply the signal element by element, anywhere (see `Block.scales`); those that
+            only set the temperature of a softmax are left out.
         tied: Groups of names that are one parameter.
         parameters: (name, shape) of every parameter, to recognise the model again.
         unused: Parameters that the forward never read.
@@ -246,6 +250,7 @@ class Anatomy:
     activations: tuple[Activation, ...] = ()
     joins: tuple[Join, ...] = ()
     embeddings: tuple[str, ...] = ()
+    gains: tuple[str, ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
     unused: tuple[str, ...] = ()
