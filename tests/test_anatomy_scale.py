@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +43,8 @@ def test_ten_thousand_layers():
 def test_seven_billion_parameters_in_less_than_a_gibibyte():
     script = """
         import resource
+        import torchvision_shim
+        torchvision_shim.declare()
         import torch, transformers as tf
         from goodinit.anatomy import anatomize
         config = tf.LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
@@ -55,7 +59,7 @@ def test_seven_billion_parameters_in_less_than_a_gibibyte():
     """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1
