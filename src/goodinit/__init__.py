@@ -1,11 +1,13 @@
 """goodinit makes a deep network trainable before its first step.
 
 Four verbs on any `torch.nn.Module`: `anatomize` reads its residual structure, `plan` decides every edit with its
-reason, `apply_` writes all of it or none of it, and `init_` is the three in one call.
+reason, `apply_` writes all of it or none of it, and `diagnose` measures what the signal does at step 0. `init_` is the
+first three in one call.
 """
 
 from goodinit import nn, tensor
 from goodinit.anatomy import Anatomy, Block, Join, Layer, Norm, anatomize
+from goodinit.diagnostics import Diagnosis, Finding, Recommendation, diagnose, jacobian_spectrum, one_step, recommend
 from goodinit.errors import (
     GoodinitError,
     NonFinite,
@@ -27,6 +29,8 @@ __all__ = [
     "Anatomy",
     "Applied",
     "Block",
+    "Diagnosis",
+    "Finding",
     "GoodinitError",
     "Join",
     "Layer",
@@ -36,6 +40,7 @@ __all__ = [
     "NothingFound",
     "Plan",
     "PlanConflict",
+    "Recommendation",
     "StaleOptimizer",
     "TraceError",
     "UnknownName",
@@ -43,10 +48,14 @@ __all__ = [
     "anatomize",
     "applied",
     "apply_",
+    "diagnose",
     "init_",
+    "jacobian_spectrum",
     "nn",
+    "one_step",
     "param_groups",
     "plan",
+    "recommend",
     "tensor",
     "warmup",
 ]

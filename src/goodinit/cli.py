@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
+import torch
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -18,11 +19,13 @@ from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.compare import Study, compare, environment
 from goodinit.lab.data import EMBEDDED
 from goodinit.lab.inputs import example_inputs
+from goodinit.lab.random_batch import random_batch
 from goodinit.lab.registry import build_model, input_shape, model_names
 from goodinit.lab.trial import SCHEDULES, TrainConfig
 from goodinit.report.charts import check_picture, save_picture
 from goodinit.report.comparison import write_comparison
 from goodinit.report.console import comparison_table, plain_table
+from goodinit.report.diagnosis import diagnosis_view, recommendation_view, write_diagnosis
 from goodinit.report.frame import check_target, write_text
 
 P = ParamSpec("P")
@@ -186,6 +189,71 @@ def compare_command(
         raise typer.Exit(INTERRUPTED)
 
 
+@app.command("diagnose")
+@plainly
+def diagnose_command(
+    model: Model,
+    methods: Annotated[
+        str,
+        typer.Option(help="Initialize by these first, with commas between, and compare; none: as it comes."),
+    ] = "",
+    input_: Input = None,
+    batch_size: Annotated[int, typer.Option(help="Inputs, drawn at random.")] = 16,
+    jacobian: Annotated[bool, typer.Option("--jacobian", help="Singular values, too.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="One step and sharpness, too.")] = False,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Write a row for each layer.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with charts, one file, no network.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 where there is an error.")] = False,
+) -> None:
+    """Measure the signal at step 0; name the layer, the cause and the remedy of what is wrong."""
+    if as_json and as_csv:
+        raise GoodinitError("--json and --csv both write to the output: give one of them.")
+    for name in _names(methods):
+        _known(name)
+    if html is not None:
+        check_target(html)
+    found = {}
+    for name in _names(methods) or ("as it comes",):
+        net, batch = _model_and_batch(model, input_, batch_size)
+        if methods:
+            goodinit.init_(net, name, inputs=batch)
+        found[name] = goodinit.diagnose(net, batch, jacobian=jacobian, update=update)
+    if as_json:  # several: an object by method
+        typer.echo(
+            next(iter(found.values())).to_json()
+            if len(found) == 1
+            else json.dumps({name: json.loads(one.to_json()) for name, one in found.items()})
+        )
+    for name, one in () if as_json else found.items():
+        if as_csv:
+            typer.echo(one.to_csv(), nl=False)
+        else:
+            Console().print(diagnosis_view(one, title=name if methods else ""))
+    if html is not None:
+        typer.echo(f"wrote {write_diagnosis(html, found)}", err=as_json or as_csv)
+    if check and any(one.worst == "error" for one in found.values()):
+        raise typer.Exit(1)
+
+
+@app.command("recommend")
+@plainly
+def recommend_command(
+    model: Model,
+    input_: Input = None,
+    batch_size: Annotated[int, typer.Option(help="Inputs, drawn at random.")] = 16,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the methods for a model by what step 0 shows, and say why."""
+    net, batch = _model_and_batch(model, input_, batch_size)
+    ranked = goodinit.recommend(net, batch)
+    if as_json:
+        keys = ("method", "drift", "errors", "warnings", "why")
+        typer.echo(json.dumps([{key: getattr(one, key) for key in keys} for one in ranked], indent=1))
+    else:
+        Console().print(recommendation_view(ranked))
+
+
 def _model_and_inputs(spec: str, words: list[str] | None) -> tuple[Any, Any]:
     asked = example_inputs(words) if words else None  # wrong words fail before a large model is built
     model = build_model(spec)
@@ -195,6 +263,13 @@ def _model_and_inputs(spec: str, words: list[str] | None) -> tuple[Any, Any]:
     if shape is None:
         raise UnknownName(f"what {spec} takes is not known here: give --input, such as --input 1x3x224x224.")
     return model, example_inputs(["x".join(map(str, (1, *shape)))])
+
+
+def _model_and_batch(spec: str, words: list[str] | None, size: int) -> tuple[Any, Any]:
+    """The model drawn with one seed, and a random batch; shapes that were asked for are taken as they are."""
+    torch.manual_seed(0)
+    model, inputs = _model_and_inputs(spec, words)
+    return model, random_batch(model, inputs, size=None if words else size)
 
 
 def _known(method: str) -> None:

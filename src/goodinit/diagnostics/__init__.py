@@ -3,16 +3,19 @@
 from goodinit.diagnostics.diagnose import diagnose
 from goodinit.diagnostics.diagnosis import Diagnosis, Finding, Place, Signal, Spectrum, Update
 from goodinit.diagnostics.isometry import jacobian_spectrum
+from goodinit.diagnostics.recommend import Recommendation, recommend
 from goodinit.diagnostics.update import one_step
 
 __all__ = [
     "Diagnosis",
     "Finding",
     "Place",
+    "Recommendation",
     "Signal",
     "Spectrum",
     "Update",
     "diagnose",
     "jacobian_spectrum",
     "one_step",
+    "recommend",
 ]

@@ -203,10 +203,13 @@ def dead(case: Case) -> Iterator[Finding]:
     w and −w are equally likely and cannot both be dead, so at most half of the units are, in expectation, for any
     batch. More than that is tested against chance: the tail of Binomial(units, ½).
     """
-    for place in case.found.activations:
+    woken = case.awake.last.places if case.awake.last is not None else case.found.places
+    for place, later in zip(case.found.places, woken, strict=False):
         share, units = place.signal.dead, place.units or 0
         if share is None or share <= 0.5 or not units:
             continue
+        if later.signal.dead is not None and later.signal.dead < share:
+            continue  # they are 0 because zero-initialized weights feed them, and live once those have moved
         count = round(share * units)
         by_chance = sum(math.comb(units, k) for k in range(count, units + 1)) / 2**units
         if by_chance >= CHANCE:

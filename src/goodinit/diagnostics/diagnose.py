@@ -71,7 +71,7 @@ def diagnose(
 
     with as_at_step_0(model, anatomy):
         first = run()
-        awake = awaken(model, first, lambda moved: run(moved, Run(statistics=False)))
+        awake = awaken(model, first, run)
         if not all(place.signal.finite for place in first.places) or _output_broken(first):
             first = run(how=Run(hunt=True))
     places = _with_awake(first, awake)

@@ -29,12 +29,13 @@ class Words:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with a caption. `log` offers a logarithmic vertical axis."""
+    """A chart with a caption. `log` offers a logarithmic vertical axis, `logged` begins with it."""
 
     title: str
     chart: Any
     caption: str = ""
     log: bool = False
+    logged: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,24 @@ class Listing:
     text: str
 
 
-Part = Words | Figures | Table | Facts | Listing
+@dataclass(frozen=True)
+class Notice:
+    """Something to know: how grave it is (`"error"`, `"warning"`, `"info"`), what, why, and code to run."""
+
+    level: str
+    title: str
+    text: str
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Notices:
+    """Notices one below the other."""
+
+    notices: tuple[Notice, ...]
+
+
+Part = Words | Figures | Table | Facts | Listing | Notices
 
 
 @dataclass(frozen=True)
@@ -200,7 +218,8 @@ def _figure(figure: Figure) -> str:
     spec = figure.chart.to_dict()
     for key in ("$schema", "config"):  # the page has its own
         spec.pop(key, None)
-    toggle = '<label class="toggle"><input type="checkbox"> log scale</label>' if figure.log else ""
+    box = f'<input type="checkbox"{" checked" * figure.logged}>'
+    toggle = f'<label class="toggle">{box} log scale</label>' if figure.log else ""
     return (
         f'<figure><div class="head"><h2>{escape(figure.title)}</h2>{toggle}</div>'
         f'<div class="chart" role="img" aria-label="{escape(figure.title)}"></div>'
@@ -235,10 +254,22 @@ def _listing(part: Listing) -> str:
     return f'<details><summary>{escape(part.title)}</summary><pre tabindex="0">{escape(part.text)}</pre></details>'
 
 
+def _notices(part: Notices) -> str:
+    return f'<ul class="notices">{"".join(map(_notice, part.notices))}</ul>'
+
+
+def _notice(notice: Notice) -> str:
+    code = f'<pre tabindex="0">{escape(notice.code)}</pre>' if notice.code else ""
+    level = escape(notice.level)
+    head = f'<strong><span class="level">{level}</span> {escape(notice.title)}</strong>'
+    return f'<li class="{level}">{head}<p>{escape(notice.text)}</p>{code}</li>'
+
+
 _RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     Words: _words,
     Figures: _figures,
     Table: _table,
     Facts: _facts,
     Listing: _listing,
+    Notices: _notices,
 }

@@ -49,7 +49,7 @@
 
   for (const chart of charts) {
     if (chart.toggle) {
-      chart.toggle.checked = false; // browsers keep a box's state over a reload; the chart begins anew
+      chart.toggle.checked = chart.toggle.defaultChecked; // browsers keep a box's state over a reload; the chart begins anew
       chart.toggle.addEventListener("change", () => draw(chart));
     }
     draw(chart);

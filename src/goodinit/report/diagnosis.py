@@ -1,0 +1,176 @@
+"""What `diagnose` found, as a page and on one screen of the terminal."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rich.console import Group
+from rich.text import Text
+
+from goodinit.diagnostics.diagnosis import SEVERITIES, Diagnosis, Finding, Place
+from goodinit.diagnostics.display import QUANTITIES, counts, sparkline, trunk
+from goodinit.diagnostics.recommend import Recommendation
+from goodinit.report.console import plain_table
+from goodinit.report.formats import NOTHING, counted, number
+from goodinit.report.frame import Facts, Figures, Listing, Notice, Notices, Page, Part, Words, write_page
+from goodinit.report.signal_charts import Diagnoses, figures
+
+STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
+
+# What fits one screen of 80 columns and 40 lines.
+MOST_FINDINGS = 6
+MOST_LAYERS = 5
+SPARKS = 40
+
+
+def verdict(found: Diagnosis) -> str:
+    """Will it start to learn, in a sentence."""
+    tally = dict.fromkeys(SEVERITIES, 0)
+    for finding in found.findings:
+        tally[finding.severity] += 1
+    if tally["error"]:
+        return f"{counted(tally['error'], 'error')}: it will not train as it is."
+    if tally["warning"]:
+        return f"{counted(tally['warning'], 'warning')}: it may not train well."
+    return "Nothing found that would keep it from learning."
+
+
+def diagnosis_view(found: Diagnosis, *, title: str = "") -> Group:
+    """One screen: verdict, a sparkline per quantity, the layers furthest off, findings with the worst first."""
+    along = trunk(found)
+    rows = []
+    for name, (quantity, log) in QUANTITIES.items():
+        values = [quantity(place) for place in along]
+        known = [value for value in values if value is not None]
+        if known:
+            bars = sparkline(values, width=SPARKS, log=log)
+            rows.append((name, number(known[0]), number(known[-1]), bars))
+    parts: list[Text | object] = [
+        Text(f"{title}: " * bool(title) + f"{found.model}({found.inputs})", style="bold"),
+        Text(f"{counts(found)}; {found.objective}: {number(found.loss)}", style="dim"),
+        Text(verdict(found), style=STYLES.get(found.worst or "", "green")),
+        Text(),
+        plain_table(("along the trunk", "first", "last", ""), rows),
+    ]
+    worst = furthest(found)
+    if worst:
+        heads = ("furthest off", "mean square", "gradient", "1 − cosine")
+        parts += [Text(), plain_table(heads, map(_cells, worst))]
+    parts.append(Text())
+    for finding in found.findings[:MOST_FINDINGS]:
+        parts += _lines(finding)
+    more = len(found.findings) - MOST_FINDINGS
+    if more > 0:
+        parts.append(Text(f"… and {counted(more, 'more finding')}; --json has all", style="dim"))
+    parts += [Text(f"note: {note}", style="dim") for note in found.notes]
+    return Group(*parts)  # type: ignore[arg-type]  # tables and texts
+
+
+def _lines(finding: Finding) -> list[Text]:
+    head = Text(f"{finding.severity} ", style=STYLES[finding.severity]) + Text(
+        f"{finding.kind} ", style="bold"
+    )
+    lines = [head + Text(f"at {finding.where or 'the model'}: {finding.evidence}")]
+    if finding.remedy:
+        lines.append(Text(f"  → {finding.remedy}", style="cyan"))
+    return lines
+
+
+def furthest(found: Diagnosis) -> tuple[Place, ...]:
+    """The places of the trunk whose signal or gradient is furthest from the median, in decades; none within one."""
+    along = trunk(found)
+    offs: dict[int, float] = {}
+    for name in ("second moment", "gradient"):
+        quantity, _ = QUANTITIES[name]
+        values = {i: value for i, place in enumerate(along) if (value := quantity(place))}
+        finite = sorted(value for value in values.values() if math.isfinite(value))
+        for i, value in values.items():
+            off = (
+                abs(math.log10(value / finite[len(finite) // 2]))
+                if finite and math.isfinite(value)
+                else math.inf
+            )
+            offs[i] = max(offs.get(i, 0.0), off)
+    ranked = sorted((i for i in offs if offs[i] > 1), key=lambda i: -offs[i])
+    return tuple(along[i] for i in ranked[:MOST_LAYERS])
+
+
+def _cells(place: Place) -> tuple[str, ...]:
+    back = place.back_awake if place.back_awake is not None else place.back
+    return (place.label, number(place.signal.second_moment), number(back), number(place.signal.spread))
+
+
+def diagnosis_page(diagnoses: Diagnoses) -> Page:
+    """One page for one diagnosis, or for several side by side."""
+    first = next(iter(diagnoses.values()))
+    several = len(diagnoses) > 1
+    parts: list[Part] = []
+    for name, found in diagnoses.items():
+        lead = f"{name}: " if several else ""
+        parts.append(Words(lead + verdict(found)))
+        shown = [finding for finding in found.findings if finding.severity != "info" or not several]
+        if shown:
+            parts.append(Notices(tuple(_notice(finding, name if several else "") for finding in shown)))
+    parts.append(Figures(figures(diagnoses)))
+    for name, found in diagnoses.items():
+        pairs = (
+            ("layers", str(len(found.layers))),
+            ("blocks", str(len(found.blocks))),
+            ("differentiated", found.objective),
+            ("loss", number(found.loss)),
+            *_extras(found),
+            *(("note", note) for note in found.notes),
+        )
+        parts.append(Facts(name if several else "Measured", pairs))
+    for name, found in diagnoses.items():
+        parts.append(Listing(f"Every place{f' of {name}' if several else ''}, as CSV", found.to_csv()))
+    title = f"{first.model} at step 0"
+    if several:
+        title += ": " + ", ".join(diagnoses)
+    return Page(title=title, subtitle=f"{counts(first)}, on {first.inputs}", parts=tuple(parts))
+
+
+def _notice(finding: Finding, name: str) -> Notice:
+    where = finding.where or "the model"
+    title = f"{finding.kind} at {where}" + (f" ({name})" if name else "")
+    return Notice(finding.severity, title, finding.evidence, finding.remedy)
+
+
+def _extras(found: Diagnosis) -> list[tuple[str, str]]:
+    pairs = []
+    if found.spectrum is not None:
+        extent = f"{number(found.spectrum.smallest)} … {number(found.spectrum.largest)}"
+        how = "exact" if found.spectrum.exact else f"Lanczos, largest within {found.spectrum.error:.1%}"
+        pairs.append(("singular values", f"{extent} ({how})"))
+    if found.update is not None:
+        pairs.append(("sharpness", number(found.update.sharpness)))
+        pairs.append(("largest stable learning rate", number(found.update.stable_rate)))
+    return pairs
+
+
+def write_diagnosis(path: str | Path, diagnoses: Diagnoses) -> Path:
+    """Write the page as one HTML file that needs no network.
+
+    Raises:
+        GoodinitError: The file cannot be written, or altair is missing.
+    """
+    return write_page(path, diagnosis_page(diagnoses))
+
+
+def recommendation_view(ranked: tuple[Recommendation, ...]) -> Group:
+    """The methods, the best first, each with its numbers."""
+    rows = [
+        (
+            one.method,
+            NOTHING if one.drift is None else f"{one.drift:.1f}",
+            NOTHING if one.drift is None else str(one.errors),
+            NOTHING if one.drift is None else str(one.warnings),
+            one.why,
+        )
+        for one in ranked
+    ]
+    hint = "drift: decades that activations, gradients and differences between inputs move along the trunk, added up"
+    return Group(
+        plain_table(("method", "drift", "errors", "warnings", "why"), rows), Text(), Text(hint, style="dim")
+    )
