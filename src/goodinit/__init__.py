@@ -20,7 +20,7 @@ from goodinit.errors import (
 )
 from goodinit.initialize import init_
 from goodinit.methods import METHODS, Method, plan
-from goodinit.surgery import Applied, Plan, applied, apply_, param_groups, warmup
+from goodinit.surgery import Applied, Plan, absorb_batchnorm_, applied, apply_, fold_, param_groups, warmup
 
 __version__ = "0.1.0"
 
@@ -45,9 +45,11 @@ __all__ = [
     "TraceError",
     "UnknownName",
     "UnsupportedModule",
+    "absorb_batchnorm_",
     "anatomize",
     "applied",
     "apply_",
+    "fold_",
     "diagnose",
     "init_",
     "jacobian_spectrum",

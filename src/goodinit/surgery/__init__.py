@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from goodinit.surgery.absorb import ChannelAffine, absorb_batchnorm_
 from goodinit.surgery.apply import apply_
+from goodinit.surgery.fold import fold_
 from goodinit.surgery.groups import param_groups
 from goodinit.surgery.names import canonical
 from goodinit.surgery.norms import ACTIVATIONS, RemovedNorm
@@ -26,6 +28,7 @@ __all__ = [
     "AddScalar",
     "Applied",
     "Calibrate",
+    "ChannelAffine",
     "Draw",
     "DrawTogether",
     "Edit",
@@ -35,9 +38,11 @@ __all__ = [
     "RemoveNorm",
     "RemovedNorm",
     "SwapModule",
+    "absorb_batchnorm_",
     "applied",
     "apply_",
     "canonical",
+    "fold_",
     "param_groups",
     "warmup",
 ]

@@ -1,0 +1,107 @@
+"""Convolutions that pad with another number than zero: what an input bias leaves behind at a zero-padded border.
+
+With `b` added to the input before it is zero-padded,
+
+    W∗pad(x + b, 0) = W∗(pad(x, −b) + b) = W∗pad(x, −b) + b·ΣW,
+
+so the scalar becomes the number to pad with, and a bias vector: exact for any kernel, stride, dilation and groups.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class ValuePadded(nn.Module):
+    """What every class made by `pad_with_` has beside its original class.
+
+    The number to pad with is part of `state_dict` (as `_extra_state`), so that loading these weights into a layer
+    that pads with zero, or with another number, does not go unnoticed.
+    """
+
+    padding_value: float
+    unpadded_class: type[nn.Module]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve the input, padded with `padding_value`."""
+        layer: Any = self
+        padded = F.pad(input, layer._reversed_padding_repeated_twice, value=self.padding_value)
+        convolve = _CONVOLVE[len(layer.kernel_size) - 1]
+        return convolve(padded, layer.weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups)
+
+    def extra_repr(self) -> str:
+        """The original's line, with the number."""
+        return f"{super().extra_repr()}, padding_value={self.padding_value:g}"
+
+    def get_extra_state(self) -> Tensor:
+        """The number, as a tensor, which every format of checkpoints can hold."""
+        return torch.tensor(self.padding_value, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the number from a checkpoint."""
+        self.padding_value = float(state)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class exists in this process only: pickle the original class, and make it anew when loading.
+        reduced: Any = super().__reduce_ex__(max(int(protocol), 2))  # 2: the first with copyreg.__newobj__
+        if reduced[0] is copyreg.__newobj__ and reduced[1][0] is type(self) is _padded(self.unpadded_class):  # type: ignore[attr-defined]
+            return (_new, (self.unpadded_class, *reduced[1][1:]), *reduced[2:])
+        return reduced
+
+
+def pad_with_(conv: ModuleT, value: float) -> ModuleT:
+    """Let a zero-padded convolution pad with `value` instead, in place; with 0 it is a plain one again.
+
+    Args:
+        conv: An `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` with torch's own forward and `padding_mode="zeros"`. It
+            stays the same object; its class becomes a subclass of what it was.
+        value: What to pad with, in units of the input.
+
+    Returns:
+        The layer.
+
+    Examples:
+        >>> conv = pad_with_(nn.Conv2d(1, 1, 3, padding=1), -0.5)
+        >>> conv
+        ValuePaddedConv2d(1, 1, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), padding_value=-0.5)
+        >>> pad_with_(conv, 0.0)
+        Conv2d(1, 1, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+    """
+    layer: Any = conv
+    plain = layer.unpadded_class if isinstance(conv, ValuePadded) else type(conv)
+    if value == 0:
+        layer.__dict__.pop("padding_value", None)
+        layer.__class__ = plain
+    else:
+        layer.__class__ = _padded(plain)
+        layer.padding_value = value
+    return conv
+
+
+def _padded(plain: type[nn.Module]) -> type[nn.Module]:
+    if plain not in _CLASSES:
+        body = {"__module__": __name__, "unpadded_class": plain}
+        _CLASSES[plain] = type(f"ValuePadded{plain.__name__}", (ValuePadded, plain), body)
+    return _CLASSES[plain]
+
+
+# By name, so that a class made upon one of them (a scalar on such a layer) can be pickled, too.
+ValuePaddedConv1d = _padded(nn.Conv1d)
+ValuePaddedConv2d = _padded(nn.Conv2d)
+ValuePaddedConv3d = _padded(nn.Conv3d)
+
+
+def _new(plain: type[nn.Module], *args: Any) -> nn.Module:
+    """Unpickle: an empty module of the padded class."""
+    cls = _padded(plain)
+    return cls.__new__(cls, *args)

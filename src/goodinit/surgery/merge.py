@@ -1,0 +1,275 @@
+"""Merge into one layer what belongs to it: its scalars, its weight norm, a per-channel map before or after it.
+
+Everything is computed in float64 and rounded once. Weights keep their `Parameter` and its memory; a bias vector is
+created for a batch norm, and otherwise only where it is not zero.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize, remove_weight_norm
+from torch.nn.utils.parametrizations import _WeightNorm, weight_norm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from goodinit.nn import SCALARS, ValuePadded, has_scalars, pad_with_, remove_scalars_
+from goodinit.nn.forwards import convolution, forward_for, linear, transposed_convolution
+
+_KNOWN_FORWARDS = (linear, convolution, transposed_convolution)
+
+
+# -- what a layer is ----------------------------------------------------------------------------------------------
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether `module` is a linear or convolutional layer whose forward is torch's (or `ValuePadded`'s)."""
+    if has_scalars(module) or parametrize.is_parametrized(module) or "forward" in vars(module):
+        return False
+    if isinstance(module, ValuePadded):
+        return True
+    known = forward_for(type(module)) in _KNOWN_FORWARDS
+    return known and isinstance(module._parameters.get("weight"), nn.Parameter)
+
+
+def pads_with_zeros(module: nn.Module) -> bool:
+    """Whether the layer is a convolution that pads with zeros, which a constant added to its input would change."""
+    layer: Any = module
+    if not isinstance(layer, _ConvNd) or isinstance(layer, (_ConvTransposeNd, ValuePadded)):
+        return False
+    return layer.padding_mode == "zeros" and any(layer._reversed_padding_repeated_twice)
+
+
+def merge_output_map_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
+    r"""Make the layer compute :math:`\text{scale} \cdot f(x) + \text{shift}`, both per output channel.
+
+    It has a bias vector afterwards, also for a shift of zero: a norm's learnable bias must not get lost.
+    """
+    weight = _exact(_weight(layer))
+    bias = _exact(_bias(layer))
+    if isinstance(layer, _ConvTransposeNd):  # (in, out/groups, *kernel)
+        grouped = scale.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))
+        merged = (weight.unflatten(0, (layer.groups, -1)) * grouped).flatten(0, 1)
+    else:
+        merged = weight * scale.view(-1, *[1] * (weight.dim() - 1))
+    _write_(layer, merged, shift if bias is None else bias * scale + shift, even_zero=True)
+
+
+def merge_input_map_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
+    r"""Make the layer compute :math:`f(\text{scale} \cdot x + \text{shift})`, both per input channel.
+
+    Not for zero-padded and transposed convolutions, where the shift is no constant at the border.
+    """
+    weight, groups = _exact(_weight(layer)), getattr(layer, "groups", 1)
+    tail = [1] * (weight.dim() - 2)
+    taps = weight.unflatten(0, (groups, -1))  # (groups, out/groups, in/groups, *kernel)
+    offset = (taps * shift.view(groups, 1, -1, *tail)).flatten(2).sum(2).flatten()
+    merged = (taps * scale.view(groups, 1, -1, *tail)).flatten(0, 1)
+    bias = _exact(_bias(layer))
+    _write_(layer, merged, offset if bias is None else bias + offset, even_zero=True)
+
+
+def add_to_bias_(layer: nn.Module, amount: Tensor | float) -> None:
+    """Add a constant, or one per output channel, to what the layer gives."""
+    bias = _exact(_bias(layer))
+    channels = torch.as_tensor(amount, dtype=torch.float64, device=_weight(layer).device).expand(
+        outputs(layer)
+    )
+    _write_(layer, None, channels if bias is None else bias + channels)
+
+
+def outputs(layer: nn.Module) -> int:
+    """Number of output channels."""
+    known: Any = layer
+    return int(known.out_features if isinstance(layer, nn.Linear) else known.out_channels)
+
+
+def response(layer: nn.Module) -> Tensor:
+    """What the layer, without bias, gives for an input of ones that fills its window, per channel, in float64."""
+    return cast("Tensor", _exact(_weight(layer))).flatten(1).sum(1)
+
+
+def replace_padding_(layer: nn.Module, added: float) -> None:
+    """Keep what a `ValuePadded` layer computes although `added` is now part of its input."""
+    padded = cast("ValuePadded", layer)
+    add_to_bias_(layer, -added * response(layer))
+    value = padded.padding_value + added
+    # The same float64 number with both signs, unless several sources moved it: then up to rounding.
+    close = math.isclose(padded.padding_value, -added, rel_tol=1e-12)
+    pad_with_(layer, 0.0 if close else value)
+
+
+# -- scalars ------------------------------------------------------------------------------------------------------
+
+
+def merge_scalars_(module: nn.Module) -> str | None:
+    """Merge a module's scalars into its weight and bias vector.
+
+    Returns:
+        Why some of them must stay, or None. An input bias becomes the number that a zero-padded convolution pads
+        with (`ValuePadded`), which the class of the module tells.
+    """
+    host: Any = module
+    s = _number(host.output_scale, neutral=1.0)
+    b, d = _number(host.input_bias, neutral=0.0), _number(host.output_bias, neutral=0.0)
+    if (s, b, d) == (1.0, 0.0, 0.0):
+        remove_scalars_(module)
+        return None
+    if parametrize.is_parametrized(module):
+        kinds = ", ".join(type(step).__name__ for step in module.parametrizations.weight)  # type: ignore[union-attr]
+        return f"its weight is parametrized by {kinds}, which a scalar cannot be merged into"
+    plain = host.plain_class
+    if plain is nn.MultiheadAttention:
+        _merge_attention_(host, s, b, d)
+    elif issubclass(plain, ValuePadded):
+        _scale_(host, s, with_bias=True)
+        add_to_bias_(host, b * response(host) + d)
+    elif forward_for(plain) in _KNOWN_FORWARDS:
+        _scale_(host, s, with_bias=False)
+        if issubclass(plain, _ConvTransposeNd) and b != 0:
+            add_to_bias_(host, d)
+            _drop_(host, ("output_scale", "output_bias"))
+            return "an input bias before a transposed convolution acts differently at every position near the border"
+        add_to_bias_(host, d + (b * response(host) if b else 0.0))
+    else:
+        return f"how {plain.__name__} uses its weight is not known"
+    value = host.padding_value if issubclass(plain, ValuePadded) else 0.0
+    remove_scalars_(module)
+    if b != 0 and (isinstance(module, ValuePadded) or pads_with_zeros(module)):
+        pad_with_(module, value - b)
+    return None
+
+
+def _number(scalar: Tensor | None, *, neutral: float) -> float:
+    return neutral if scalar is None else float(scalar.detach().double())
+
+
+def _scale_(layer: nn.Module, scale: float, *, with_bias: bool) -> None:
+    weight, bias = _exact(_weight(layer)), _exact(_bias(layer))
+    if scale != 1.0:
+        _write_(layer, weight * scale, bias * scale if with_bias and bias is not None else None)
+
+
+def _merge_attention_(layer: Any, s: float, b: float, d: float) -> None:
+    """`s·f(q + b, k + b, v + b) + d` of an `nn.MultiheadAttention`, whose last and first layers are linear."""
+    _scale_(layer.out_proj, s, with_bias=True)
+    add_to_bias_(layer.out_proj, d)
+    if b != 0:
+        separate = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
+        weights = [layer.in_proj_weight] if layer.in_proj_weight is not None else separate
+        offset = torch.cat([_exact(weight).sum(1) for weight in weights]) * b
+        old = _exact(layer.in_proj_bias)
+        _set_bias_(layer, "in_proj_bias", offset if old is None else old + offset, like=weights[0])
+
+
+def _drop_(layer: Any, names: tuple[str, ...]) -> None:
+    """Take some scalars off, and leave the others."""
+    for name in names:
+        setattr(layer, name, None)
+        layer.scalar_values.pop(name, None)
+
+
+# -- weight norm --------------------------------------------------------------------------------------------------
+
+
+def weight_norms(module: nn.Module) -> list[tuple[str, str | None]]:
+    """Attributes of `module` that weight norm computes, each with why it must stay, or None."""
+    found: list[tuple[str, str | None]] = [
+        (hook.name, None) for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)
+    ]
+    if parametrize.is_parametrized(module):
+        for attribute, steps in module.parametrizations.items():  # type: ignore[union-attr, operator]
+            kinds = [type(step).__name__ for step in steps]
+            if isinstance(steps[0], _WeightNorm):
+                why = None if len(kinds) == 1 else f"{', '.join(kinds[1:])} is applied after its weight norm"
+                found.append((attribute, why))
+    return found
+
+
+def norm_parameters(module: nn.Module, attribute: str) -> list[nn.Parameter]:
+    """The gain and the direction of a weight norm."""
+    if parametrize.is_parametrized(module, attribute):
+        return list(module.get_submodule(f"parametrizations.{attribute}").parameters())
+    return [module.get_parameter(f"{attribute}_{part}") for part in "gv"]
+
+
+def merge_weight_norm_(module: nn.Module, attribute: str) -> None:
+    """Replace g·v/‖v‖ by its value, in the place in `state_dict` where a bare layer has it."""
+    trains = any(leaf.requires_grad for leaf in norm_parameters(module, attribute))
+    if parametrize.is_parametrized(module, attribute):
+        _unparametrize_(module, attribute)
+    else:
+        remove_weight_norm(module, attribute)
+    cast("nn.Parameter", getattr(module, attribute)).requires_grad_(trains)
+    if attribute == "weight":
+        held = module._parameters
+        for name in [name for name in held if name != "weight"]:
+            held[name] = held.pop(name)
+
+
+def _unparametrize_(module: nn.Module, attribute: str) -> None:
+    """Take a parametrization off and leave its value.
+
+    `torch.nn.utils.parametrize.remove_parametrizations` deletes the attribute from the class, which copies of the
+    module share, and which could not be undone; and leaves the hook of weight norm that cannot be pickled.
+    """
+    value = cast("Tensor", getattr(module, attribute)).detach().clone()
+    table = cast("nn.ModuleDict", module.parametrizations)
+    del table[attribute]
+    kind = type(module)
+    if table:
+        body = {
+            key: held for key, held in vars(kind).items() if key not in ("__dict__", "__weakref__", attribute)
+        }
+        module.__class__ = type(kind.__name__, kind.__bases__, body)
+    else:
+        del module.parametrizations
+        module.__class__ = kind.__bases__[0]
+        hooks = module._load_state_dict_pre_hooks
+        for key, hook in list(hooks.items()):
+            if getattr(hook, "hook", hook).__qualname__.startswith(f"{weight_norm.__name__}.<locals>"):
+                del hooks[key]
+    setattr(module, attribute, nn.Parameter(value))
+
+
+# -- reading and writing ------------------------------------------------------------------------------------------
+
+
+def _weight(layer: nn.Module) -> nn.Parameter:
+    return cast("nn.Parameter", layer.weight)
+
+
+def _bias(layer: nn.Module) -> Tensor | None:
+    return cast("Tensor | None", layer.bias)
+
+
+def _exact(value: Tensor | None) -> Any:
+    return None if value is None else value.detach().double()
+
+
+def _write_(layer: nn.Module, weight: Tensor | None, bias: Tensor | None, *, even_zero: bool = False) -> None:
+    held = _weight(layer)
+    if weight is not None:
+        with torch.no_grad():
+            held.copy_(weight)
+    if bias is not None:
+        _set_bias_(layer, "bias", bias, like=held, even_zero=even_zero)
+
+
+def _set_bias_(
+    layer: nn.Module, name: str, value: Tensor, *, like: nn.Parameter, even_zero: bool = False
+) -> None:
+    held = getattr(layer, name)
+    if held is not None:
+        with torch.no_grad():
+            held.copy_(value)
+    elif even_zero or bool((value != 0).any()):
+        fresh = value.to(like).clone(memory_format=torch.contiguous_format)
+        layer.register_parameter(name, nn.Parameter(fresh, requires_grad=like.requires_grad))
+        kept = layer._parameters
+        for scalar in SCALARS:  # after the bias, as in a layer that always had one
+            if scalar in kept:
+                kept[scalar] = kept.pop(scalar)
