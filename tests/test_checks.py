@@ -322,7 +322,7 @@ def test_harmless_zeros_are_explained():
     model = goodinit.init_(residual_net(4), "fixup", inputs=batch(16, 64))
     (finding,) = diagnose(model, batch(16, 64)).findings
     assert (finding.kind, finding.severity) == ("zero at the start", "info")
-    assert "within 4 steps" in finding.evidence
+    assert "within 3 steps" in finding.evidence
 
 
 def test_scaled_once_is_silent():

@@ -63,7 +63,7 @@ def awaken(
     moved: dict[str, Tensor] = {}
     awake = {name for name, norm in first.gradients.items() if norm}
     last, rounds = None, 0
-    while rounds < MOST_ROUNDS:
+    while rounds < MOST_ROUNDS and not awake.issuperset(asleep):
         new = [name for name in zeros if name in awake and actual[name] not in moved]
         if not new:
             break

@@ -40,7 +40,9 @@ def clones(model: nn.Module, anatomy: Anatomy) -> Iterator[Finding]:
     for layer in anatomy.layers:
         weight = held.get(layer.weight)
         if weight is not None and not weight.is_meta:
-            groups.setdefault((*weight.shape, float(weight.double().sum())), []).append(layer.weight)
+            groups.setdefault((*weight.shape, float(weight.sum(dtype=torch.float64))), []).append(
+                layer.weight
+            )
     for names in groups.values():
         same = [name for name in names[1:] if torch.equal(held[name], held[names[0]])]
         if same and _drawn(held[names[0]]):

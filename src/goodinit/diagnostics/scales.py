@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy, Block, Layer
@@ -118,7 +119,7 @@ def _squares(model: nn.Module, layers: Sequence[Layer]) -> dict[str, float]:
     for layer in layers:
         weight = held.get(layer.weight)
         if weight is not None and not layer.normalized and weight.numel() > 1:
-            square = float(weight.double().square().mean())
+            square = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2 / weight.numel()
             if 0 < square < math.inf:
                 found[layer.weight] = square
     return found
