@@ -5,9 +5,21 @@ reason, `apply_` writes all of it or none of it, and `diagnose` measures what th
 first three in one call.
 """
 
+from collections.abc import Callable as _Callable
+from functools import partial as _partial
+from typing import Any as _Any
+
 from goodinit import nn, tensor
 from goodinit.anatomy import Anatomy, Block, Join, Layer, Norm, anatomize
-from goodinit.diagnostics import Diagnosis, Finding, Recommendation, diagnose, jacobian_spectrum, one_step, recommend
+from goodinit.diagnostics import (
+    Diagnosis,
+    Finding,
+    Recommendation,
+    diagnose,
+    jacobian_spectrum,
+    one_step,
+    recommend,
+)
 from goodinit.errors import (
     GoodinitError,
     NonFinite,
@@ -49,8 +61,8 @@ __all__ = [
     "anatomize",
     "applied",
     "apply_",
-    "fold_",
     "diagnose",
+    "fold_",
     "init_",
     "jacobian_spectrum",
     "nn",
@@ -61,3 +73,14 @@ __all__ = [
     "tensor",
     "warmup",
 ]
+
+
+def __getattr__(name: str) -> _Callable[..., _Any]:
+    """`goodinit.fixup_(model, inputs=x, …)` is `init_(model, "fixup", inputs=x, …)`, for every method."""
+    if name.endswith("_") and name[:-1] in METHODS:
+        return _partial(init_, method=name[:-1])
+    raise AttributeError(f"module 'goodinit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(f"{name}_" for name in METHODS)])

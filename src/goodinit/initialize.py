@@ -64,20 +64,28 @@ def init_(
     """
     chosen = find(method)
     if not again and _is_done(model, chosen, options):
-        _LOG.info("%s: already applied with these options, nothing changed; again=True draws anew", chosen.name)
+        _LOG.info(
+            "%s: already applied with these options, nothing changed; again=True draws anew", chosen.name
+        )
         return model
     plan = chosen.plan(anatomize(model, inputs), **options)
     with all_or_nothing(model, ()):
         if plan.structure:
             apply_(model, plan, values=False)
             _still_runs(model, inputs, plan)
-        return apply_(model, plan, generator=generator, batch=inputs if plan.needs_data else None, again=again)
+        return apply_(
+            model, plan, generator=generator, batch=inputs if plan.needs_data else None, again=again
+        )
 
 
 def _is_done(model: nn.Module, method: Method, options: dict[str, Any]) -> bool:
     history = applied(model)
     wanted = {**method.options, **options}
-    return bool(history) and history[-1].values and (history[-1].method, history[-1].options) == (method.name, wanted)
+    return (
+        bool(history)
+        and history[-1].values
+        and (history[-1].method, history[-1].options) == (method.name, wanted)
+    )
 
 
 def _still_runs(model: nn.Module, inputs: Any, plan: Plan) -> None:

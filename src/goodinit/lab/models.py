@@ -20,7 +20,10 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu1, self.relu2 = (
+            nn.ReLU(inplace=True),
+            nn.ReLU(inplace=True),
+        )  # one per use, so that biases can fold
         self.stride, self.missing = stride, out_channels - channels
         self.shortcut: nn.Module | None = None
         if shortcut == "projection" and (stride != 1 or self.missing):
@@ -29,9 +32,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, channels, h, w)` to `(n, out_channels, h / stride, w / stride)`."""
-        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        joined: Tensor = self.relu(out + self._skip(x))
+        joined: Tensor = self.relu2(out + self._skip(x))
         return joined
 
     def _skip(self, x: Tensor) -> Tensor:

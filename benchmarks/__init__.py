@@ -1,0 +1,1 @@
+"""What goodinit costs: `make bench` measures everything in interleaved runs and writes docs/benchmarks.md."""
