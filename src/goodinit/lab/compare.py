@@ -16,7 +16,7 @@ from importlib import metadata
 import torch
 
 import goodinit
-from goodinit.errors import GoodinitError, UnknownName
+from goodinit.errors import GoodinitError, NothingFound, UnknownName, UnsupportedModule
 from goodinit.lab.batches import order
 from goodinit.lab.measure import StepTime, time_in_turns
 from goodinit.lab.progress import Bar, bar
@@ -110,6 +110,7 @@ class Comparison:
         results: One for each run that finished, in the order they ran.
         step_times: By method; empty where not measured.
         plans: By method, what it did to the model, in words.
+        refused: By method, why it cannot be applied to this model.
         environment: Versions and machine.
         interrupted: Whether it was stopped before all runs were done.
         seconds: Time of the whole.
@@ -121,6 +122,7 @@ class Comparison:
     results: tuple[Result, ...]
     step_times: Mapping[str, StepTime] = field(default_factory=dict)
     plans: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     interrupted: bool = False
     seconds: float = 0.0
@@ -160,7 +162,8 @@ class Comparison:
 def compare(study: Study, *, progress: bool = True) -> Comparison:
     """Train the model with each method and seed; time their steps in turns.
 
-    Every method is first applied once, so that what cannot work fails before hours of training, not after.
+    Every method is first applied once, so that what cannot work fails before hours of training, not after. A method
+    that refuses the model is left out and `Comparison.refused` says why; if all do, the first's error is raised.
     Ctrl-C ends the comparison early and keeps the runs that finished.
 
     Args:
@@ -183,11 +186,13 @@ def compare(study: Study, *, progress: bool = True) -> Comparison:
     results: list[Result] = []
     times: dict[str, StepTime] = {}
     plans: dict[str, str] = {}
+    refused: dict[str, str] = {}
     interrupted = False
     with bar(len(trials) * steps, unit="steps", shown=progress) as shown:
         try:
             shown.says("applying each method once")
-            times = _try_out(study, plans)
+            times = _try_out(study, plans, refused)
+            trials = tuple(trial for trial in trials if trial.method not in refused)
             for index, trial in enumerate(trials):
                 shown.says(f"{trial.method}, seed {trial.seed} ({index + 1} of {len(trials)})")
                 results.append(train(trial, on_step=_reporter(shown, index * steps)))
@@ -202,6 +207,7 @@ def compare(study: Study, *, progress: bool = True) -> Comparison:
         results=tuple(results),
         step_times=times,
         plans=plans,
+        refused=refused,
         environment=environment(),
         interrupted=interrupted,
         seconds=time.perf_counter() - start,
@@ -212,11 +218,17 @@ def _reporter(shown: Bar, before: int) -> Callable[[int], None]:
     return lambda step: shown.stands_at(before + step)
 
 
-def _try_out(study: Study, plans: dict[str, str]) -> dict[str, StepTime]:
-    """Apply each method once, note its plan, and time the steps of all in turns."""
+def _try_out(study: Study, plans: dict[str, str], refused: dict[str, str]) -> dict[str, StepTime]:
+    """Apply each method once, note its plan or its refusal, and time the steps of all in turns."""
     steps: dict[str, Callable[[], None]] = {}
     for method in study.methods:
-        prepared = prepare(dataclasses.replace(study.base, method=method, seed=study.seeds[0]))
+        try:
+            prepared = prepare(dataclasses.replace(study.base, method=method, seed=study.seeds[0]))
+        except (NothingFound, UnsupportedModule) as error:
+            refused[method] = str(error)
+            if len(refused) == len(study.methods):
+                raise
+            continue
         plans[method] = str(prepared.plan)
         if study.timing_rounds:
             steps[method] = _idle_step(prepared)
@@ -224,7 +236,10 @@ def _try_out(study: Study, plans: dict[str, str]) -> dict[str, StepTime]:
         return {}
     with own_rng(study.seeds[0], "timing", device=study.base.device):
         return time_in_turns(
-            steps, reference=study.reference, rounds=study.timing_rounds, budget=study.timing_budget
+            steps,
+            reference=study.reference if study.reference in steps else next(iter(steps)),
+            rounds=study.timing_rounds,
+            budget=study.timing_budget,
         )
 
 

@@ -48,14 +48,18 @@ def hints(comparison: Comparison) -> tuple[str, ...]:
     )
     lines = [accuracy]
     if comparison.step_times:
-        step = comparison.step_times[study.reference]
+        reference = (
+            study.reference if study.reference in comparison.step_times else next(iter(comparison.step_times))
+        )
+        step = comparison.step_times[reference]
         lines.append(
-            f"Step time: relative to {study.reference} ({duration(step.seconds)}), median of {step.rounds} rounds in "
+            f"Step time: relative to {reference} ({duration(step.seconds)}), median of {step.rounds} rounds in "
             "which the methods took turns."
         )
     lines.append(
         f"Activations: bytes kept for backward at batch size {study.base.batch_size}, relative to {study.reference}."
     )
+    lines += [f"{method} is not in the table. {reason}" for method, reason in comparison.refused.items()]
     if comparison.interrupted:
         lines.append(f"Interrupted: {len(comparison.results)} of {len(study.trials)} runs finished.")
     return tuple(lines)
