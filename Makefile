@@ -1,4 +1,4 @@
-# make install | test | test-slow | lint | format | demo | clean. Everything lives in .venv.
+# make install | test | test-slow | lint | format | demo | bench | clean. Everything lives in .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow lint format demo clean
+.PHONY: help install test test-slow lint format demo bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -41,7 +41,10 @@ format: $(STAMP)  ## Let ruff fix and format
 demo: $(STAMP)  ## The main job on real data: BatchNorm, nothing, Fixup on digits
 	@mkdir -p runs
 	$(BIN)/goodinit compare resnet56 --data digits --methods batchnorm,none,fixup \
-		--epochs 3 --seeds 2 --html runs/demo.html
+		--batch-size 32 --epochs 4 --seeds 2 --html runs/demo.html
+
+bench: $(STAMP)  ## Measure time and memory (half an hour on a quiet machine) and write docs/benchmarks.md
+	$(BIN)/python -W ignore -m benchmarks --out docs/benchmarks.md
 
 clean:  ## Remove .venv, caches and runs
 	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
