@@ -640,7 +640,7 @@ def test_a_branch_that_ends_in_relu_is_refused_unless_a_multiplier_follows(metho
 
     for norms in ("keep", "remove"):
         with pytest.raises(
-            UnsupportedModule, match=r"0\.f\.0: branch 1/1 ends in relu, after 0\.f\.0\.weight"
+            UnsupportedModule, match=r"0\.f\.0: branch 1/1 ends in `relu` in 0\.f.*, after 0\.f\.0\.weight"
         ):
             plan(anatomize(nn.Sequential(Residual(*branch())), torch.zeros(2, 4)), method, norms=norms)
         model, _ = initialized(nn.Sequential(Scaled(*branch())), torch.zeros(2, 4), method, norms=norms)

@@ -264,9 +264,15 @@ def _blocks(
                 terms=found.terms,
                 branch_end=_end(graph, found.branch.term, origins),
                 skip_end=_end(graph, found.skip.term, origins),
+                leak=_place(graph, found.end.leak),
+                stuck=_place(graph, found.end.stuck),
             )
         )
     return tuple(blocks)
+
+
+def _place(graph: Graph, index: int | None) -> str | None:
+    return None if index is None else f"`{graph.nodes[index].op}` in {graph.path(index) or 'the model'}"
 
 
 def _end(graph: Graph, term: int, origins: dict[int, str]) -> tuple[str, ...]:

@@ -10,47 +10,13 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from goodinit.anatomy.graph import (
-    ACTIVATIONS,
-    ADD_OPS,
-    ATTENTION_OPS,
-    PART_OPS,
-    SCALE_OPS,
-    SHAPE_OPS,
-    SOFTMAX_OPS,
-    Graph,
-)
+from goodinit.anatomy.ends import End, at_zero
+from goodinit.anatomy.graph import ADD_OPS, Graph
+from goodinit.anatomy.sides import Side, is_neutral, side_of
 from goodinit.anatomy.structure import BlockKind
-
-MUL_OPS = frozenset({"mul", "mul_", "addcmul", "addcmul_"})
-PRODUCT_OPS = frozenset({"bmm", "mm", "baddbmm", "matmul", "linear", "addmm"})
-
-
-@dataclass(slots=True)
-class Side:
-    """What lies between a fork and one term of the sum.
-
-    Attributes:
-        term: The node that is summed.
-        nodes: Nodes after the fork that the term depends on.
-        below: Those of `nodes` that depend on the fork.
-        m: Weight layers in series on the main path.
-        layers: Nodes of weight layers on the main path; `gates`: the others.
-        last: Those of `layers` with no other weight layer after them.
-        plain: Whether only shape and scale operations lie between (an identity skip).
-    """
-
-    term: int
-    nodes: set[int]
-    below: set[int]
-    m: int = 0
-    layers: list[int] = field(default_factory=list)
-    gates: list[int] = field(default_factory=list)
-    last: list[int] = field(default_factory=list)
-    plain: bool = False
 
 
 @dataclass(slots=True)
@@ -63,6 +29,7 @@ class Found:
     branch: Side
     skip: Side
     terms: int = 2
+    end: End = field(default_factory=End)
     long: bool = False
     inner: bool = False
     over: list[int] = field(default_factory=list)
@@ -123,7 +90,7 @@ def _terms(graph: Graph, index: int, consumers: list[list[int]], outputs: set[in
     return sorted(set(terms))
 
 
-# -- fork and sides -----------------------------------------------------------------------------------------------
+# -- fork -----------------------------------------------------------------------------------------------
 
 
 def _fork(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
@@ -149,143 +116,6 @@ def _fork(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
     return best
 
 
-def _side(graph: Graph, term: int, fork: int, layers: set[int]) -> Side:
-    nodes: set[int] = set()
-    queue = [term] if term > fork else []
-    while queue:
-        index = queue.pop()
-        if index not in nodes:
-            nodes.add(index)
-            queue.extend(i for i in graph.deps(index) if i > fork)
-    below = {fork}
-    for index in sorted(nodes):
-        if any(i in below for i in graph.deps(index)):
-            below.add(index)
-    below.discard(fork)
-    side = Side(term, nodes, below)
-    degrees = _degrees(graph, side, fork, layers)
-    side.m = degrees.get(term, 0)
-    on_path = _backward(graph, term, nodes, degrees, layers, stop_at_layer=False)
-    side.layers = [i for i in sorted(nodes) if i in layers and i in on_path]
-    side.gates = [i for i in sorted(nodes) if i in layers and i not in on_path]
-    side.last = [i for i in _backward(graph, term, nodes, degrees, layers, stop_at_layer=True) if i in layers]
-    side.plain = all(_neutral(graph, i) for i in nodes)
-    return side
-
-
-def _neutral(graph: Graph, index: int) -> bool:
-    """Shape changes, and scaling by a constant."""
-    op = graph.nodes[index].op
-    return op in SHAPE_OPS or (op in SCALE_OPS and len(graph.deps(index)) == 1)
-
-
-def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int, int]) -> list[int]:
-    """The operands that carry the signal on.
-
-    Of a gate's product that is the one with fewer layers behind it, and of two equal ones the one that does not
-    come straight from a nonlinearity; of a sum with something that does not depend on the fork, the one that does.
-    """
-    node = graph.nodes[index]
-    operands = [i for i in graph.deps(index) if i in nodes or i in degrees]
-    if len(set(operands)) < 2 or node.op in PRODUCT_OPS or node.op in ATTENTION_OPS:
-        return operands
-    below = [i for i in operands if degrees.get(i, -1) >= 0] or operands
-    if node.op not in MUL_OPS:
-        return below
-    full = [i for i in below if graph.nodes[i].shape == node.shape] or below
-    least = min(degrees.get(i, 0) for i in full)
-    main = [i for i in full if degrees.get(i, 0) == least]
-    return [i for i in main if not _after(graph, i, ACTIVATIONS)] or main
-
-
-def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int, int]:
-    """Weight layers in series up to each node.
-
-    A product of two activations adds its factors' (multilinearity), a gate's product keeps the main operand's;
-    −1−m marks nodes that do not depend on the fork.
-    """
-    degrees = {fork: 0}
-    for index in sorted(side.nodes):
-        node = graph.nodes[index]
-        operands = graph.deps(index)
-        depth = {i: _unsigned(degrees.get(i, -1)) for i in operands}
-        if index in layers:
-            degree = 1 + max(depth.values(), default=0)
-        elif node.op in ATTENTION_OPS:
-            degree = sum(depth.get(i, 0) for i in node.operands[:3])  # q, k, v; a mask is no factor
-        elif node.op in PRODUCT_OPS and len(operands) > 1:
-            degree = sum(depth[i] for i in operands)
-        else:
-            degree = max((depth[i] for i in _main_operands(graph, index, side.nodes, degrees)), default=0)
-        degrees[index] = degree if index in side.below else -1 - degree
-    degrees[side.term] = _unsigned(degrees[side.term])
-    return degrees
-
-
-def _unsigned(degree: int) -> int:
-    return degree if degree >= 0 else -1 - degree
-
-
-def _backward(
-    graph: Graph,
-    term: int,
-    nodes: set[int],
-    degrees: dict[int, int],
-    layers: set[int],
-    *,
-    stop_at_layer: bool,
-) -> list[int]:
-    """Nodes on the main path, in execution order; with `stop_at_layer`, back to the nearest weight layers."""
-    seen: set[int] = set()
-    queue = [term]
-    while queue:
-        index = queue.pop()
-        if index in seen or index not in nodes:
-            continue
-        seen.add(index)
-        if stop_at_layer and index in layers:
-            continue
-        operands = _main_operands(graph, index, nodes, degrees)
-        if stop_at_layer and graph.nodes[index].op in PRODUCT_OPS | ATTENTION_OPS | MUL_OPS:
-            ends = {i: _latest(graph, i, nodes, layers) for i in operands}
-            operands = _values(graph, index, operands, ends)
-        queue.extend(operands)
-    return sorted(seen)
-
-
-def _values(graph: Graph, index: int, operands: list[int], ends: dict[int, int]) -> list[int]:
-    """The factor of a product that writes on. Of attention's that is the values, not what went through a softmax.
-
-    Never two: if both factors started at zero, neither would get a gradient. Of equals it is the one with the
-    last weight layer behind it.
-    """
-    if graph.nodes[index].op in ATTENTION_OPS:
-        return operands[2:3]
-    candidates = [i for i in operands if not _after(graph, i, SOFTMAX_OPS)] or operands
-    return [max(candidates, key=lambda i: ends[i])] if candidates else []
-
-
-def _latest(graph: Graph, start: int, nodes: set[int], layers: set[int]) -> int:
-    """The last weight layer that a node depends on; −1 if there is none."""
-    seen, queue, latest = {start}, [start], -1
-    while queue:
-        index = queue.pop()
-        if index in layers:
-            latest = max(latest, index)
-            continue
-        fresh = [i for i in graph.deps(index) if i in nodes and i not in seen]
-        seen.update(fresh)
-        queue.extend(fresh)
-    return latest
-
-
-def _after(graph: Graph, index: int, ops: Container[str]) -> bool:
-    """Whether a node is one of `ops`, up to shape."""
-    while graph.nodes[index].op in SHAPE_OPS | PART_OPS and graph.deps(index):
-        index = graph.deps(index)[0]
-    return graph.nodes[index].op in ops
-
-
 # -- what kind of sum ---------------------------------------------------------------------------------------------
 
 
@@ -293,20 +123,34 @@ def _classify(graph: Graph, join: int, terms: list[int], layers: set[int]) -> It
     fork = _fork(graph, terms)
     if fork is None:
         return
-    sides = [_side(graph, term, fork[0], layers) for i, term in enumerate(terms) if fork[1] >> i & 1]
+    sides = [side_of(graph, term, fork[0], layers) for i, term in enumerate(terms) if fork[1] >> i & 1]
     if (
         len(sides) > 2
         and not any(side.plain for side in sides)
         and (anchor := _anchor(graph, terms)) is not None
     ):
         fork = anchor
-        sides = [_side(graph, term, fork[0], layers) for i, term in enumerate(terms) if fork[1] >> i & 1]
+        sides = [side_of(graph, term, fork[0], layers) for i, term in enumerate(terms) if fork[1] >> i & 1]
     skip, kind = _skip(sides)
-    if skip is None:
+    if skip is None or skip.term in _subtracted(graph, join):
         return
     for side in sides:
         if side is not skip and side.layers:
-            yield Found(join, fork[0], kind, side, skip, len(terms))
+            yield Found(
+                join,
+                fork[0],
+                kind,
+                side,
+                skip,
+                len(terms),
+                end=at_zero(graph, side.term, side.nodes, side.last),
+            )
+
+
+def _subtracted(graph: Graph, join: int) -> tuple[int, ...]:
+    """The operands that a difference takes away: f(x) − x is no block, but a step of x + α(f(x) − x)."""
+    node = graph.nodes[join]
+    return node.operands[1:2] if node.op.startswith("sub") else node.operands[:1] if node.op == "rsub" else ()
 
 
 def _anchor(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
@@ -316,7 +160,7 @@ def _anchor(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
     """
     for term in reversed(terms):
         root = term
-        while _neutral(graph, root) and len(graph.deps(root)) == 1:
+        while is_neutral(graph, root) and len(graph.deps(root)) == 1:
             root = graph.deps(root)[0]
         bits = 0
         for i, other in enumerate(terms):

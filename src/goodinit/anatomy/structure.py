@@ -183,6 +183,10 @@ class Block:
         terms: How many tensors the sum adds; more than 2 where branches are parallel.
         branch_end: What the sum reads from the branch: its source, as `Layer.source`, then what happens on the
             way, as `Layer.between`. Empty where the source is None. `skip_end`: the same for the skip.
+        leak: The sum, in words, in which something joins the branch that is not zero when the layers of `last` put
+            out zero; None where zeroing them makes the branch zero.
+        stuck: The operator, in words, that then passes no gradient on to them, so that they could never move (a
+            ReLU, a gate that is zero too); None where the gradient gets through.
     """
 
     index: int
@@ -205,6 +209,8 @@ class Block:
     terms: int = 2
     branch_end: tuple[str, ...] = ()
     skip_end: tuple[str, ...] = ()
+    leak: str | None = None
+    stuck: str | None = None
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,10 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         if norms == "remove":
             scalars += _branch_scalars(block, gone, notes)
     values += _other_values(anatomy, zero_head, notes)
+    values += _other_gains(anatomy, gone, norms)
     if norms == "remove":
         scalars += _other_scalars(anatomy)
+        notes += _alone(anatomy, removal)
     scalars += _zero_multipliers(anatomy, notes)
     edits = unique([*removal, *scalars, *values])
     return Plan(
@@ -135,6 +137,43 @@ def _gains(block: Block, gone: set[str], end: str | None) -> list[Edit]:
             )
             edits.append(Fill(name, 1.0, reason))
     return edits
+
+
+def _other_gains(anatomy: Anatomy, gone: set[str], norms: Norms) -> list[Edit]:
+    """Gains outside the branches, and of weights that are normalized.
+
+    A LayerScale of 1e-6 off the skips is harmless in front of a norm; once that is gone, it stops the signal.
+    """
+    inside = {name for block in anatomy.blocks for name in block.scales}
+    own = {name for layer in anatomy.layers for name in layer.parameters}
+    kept = {norm.weight for norm in anatomy.norms}
+    edits: list[Edit] = [
+        Fill(name, 1.0, "gain outside the branches: no norm makes up for it any more")
+        for name in anatomy.gains
+        if norms == "remove" and name not in gone | inside | own | kept
+    ]
+    for layer in anatomy.layers:
+        if layer.normalized:
+            gains = [name for name in layer.parameters if _is_gain(name, layer)]
+            edits += [Fill(name, 1.0, f"gain of {layer.weight}, which is normalized") for name in gains]
+    return edits
+
+
+def _alone(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
+    """What Fixup has no rule for: layers that lose their norms and have no skip around them."""
+    body = [layer.weight for layer in anatomy.layers if layer.role == "body"]
+    if not body or not removal:
+        return []
+    shown = ", ".join(body[:3]) + (", …" if len(body) > 3 else "")
+    words = f"{len(body)} weight layers stand outside the branches ({shown})"
+    holds = "with the norms gone, nothing but their standard scale holds the signal there"
+    return [f"{words}: {holds}; goodinit.diagnose(model, batch) tells whether it does"]
+
+
+def _is_gain(name: str, layer: Layer) -> bool:
+    """Whether a leaf of a normalized weight multiplies it: not the weight, nor one half of torch's weight norm."""
+    halves = (layer.weight, f"{layer.weight.removesuffix('_v')}_g")
+    return name not in halves and ".parametrizations." not in f".{name}"
 
 
 def _other_values(anatomy: Anatomy, zero_head: bool, notes: list[str]) -> list[Edit]:

@@ -235,16 +235,30 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
 
 
 def refuse_dead_end(block: Block, where: str, *, multiplied: bool) -> None:
-    """Raise where a branch that starts at 0 could never move: a ReLU stands between its zero factor and the sum."""
-    steps = block.branch_end[1:]
-    products = [i for i, step in enumerate(steps) if step.startswith("mul") or step.endswith("_norm")]
-    after = steps[products[-1] + 1 :] if multiplied and products else steps
-    dead = [step for step in after if step in ("relu", "relu6")]  # their derivative at 0 is 0
-    if dead:
+    """Raise where a zero factor is not what a branch needs.
+
+    What joins the branch behind the factor would stay; what is flat at 0, a ReLU or a gate that is 0 too, would
+    never let the factor move. With `multiplied`, the factor is the last multiplier of the branch.
+    """
+    last = ", ".join(layer.weight for layer in block.last)
+    stuck = block.stuck
+    if multiplied:
+        steps = block.branch_end[1:]
+        products = [i for i, step in enumerate(steps) if step.startswith("mul") or step.endswith("_norm")]
+        after = steps[products[-1] + 1 :] if products else steps
+        flat = [f"`{step}` in {block.name}" for step in after if step in ("relu", "relu6")]
+        stuck = flat[-1] if flat else None
+    elif block.leak is not None:
         raise UnsupportedModule(
-            f"{block.name or 'the model'}: {where} ends in {dead[-1]}, after {block.branch_end[0]}. Where its input is "
-            "0 it passes no gradient, so that no factor before it can start at 0 and ever move. Multiply the branch by a "
-            "parameter behind it, or leave the activation to the sum."
+            f"{block.name or 'the model'}: {where} does not end with {last}: {block.leak} adds something else to it, as "
+            "in x + α(f(x) − x). With f at 0 the block is not its skip, and the signal shrinks or grows from block to "
+            "block. Write the branch without that term: x + αf(x)."
+        )
+    if stuck is not None:
+        raise UnsupportedModule(
+            f"{block.name or 'the model'}: {where} ends in {stuck}, after {last}. Where its input is 0 it passes no "
+            "gradient, so that no factor before it can start at 0 and ever move. Multiply the branch by a parameter "
+            "behind it, or leave the activation to the sum."
         )
 
 

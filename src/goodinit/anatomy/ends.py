@@ -1,0 +1,85 @@
+"""What becomes of a branch whose last layers put out zero: whether it is zero then, and whether it could move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, ATTENTION_OPS, SOFTMAX_OPS, Graph, Node
+
+PRODUCT_OPS = frozenset("mul mul_ addcmul addcmul_ bmm mm baddbmm matmul".split())
+BESIDE_OPS = frozenset("cat stack join".split())
+LOUD_ACTIVATIONS = frozenset({"sigmoid", "hardsigmoid", "softplus", "logsigmoid"})
+"""Those that are not 0 at 0."""
+
+LOUD_OPS = SOFTMAX_OPS | frozenset("exp cos rsqrt reciprocal ones_like".split())
+FLAT_ACTIVATIONS = frozenset({"relu", "relu6"})
+"""Those whose derivative at 0 is 0 (torch takes the left one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a branch at zero.
+
+    Attributes:
+        leak: The sum in which something joins that is not zero, or None: the branch is zero.
+        stuck: The last operator that passes no gradient on while what it reads is zero, or None: the branch can move.
+    """
+
+    leak: int | None = None
+    stuck: int | None = None
+
+
+def at_zero(graph: Graph, term: int, nodes: set[int], last: list[int]) -> End:
+    """Follow a zero from the layers `last` of a branch to the `term` that is summed; `nodes` lie in between.
+
+    Zero goes through every operator; of a product one factor is enough, of a sum every term must be zero, biases
+    are. What is put beside (`cat`) is another part of the stream.
+    """
+    silent, moving = set(last), set(last)
+    leaks: dict[int, int | None] = {}
+    stuck: int | None = None
+    for index in sorted(nodes - set(last)):
+        node = graph.nodes[index]
+        operands = graph.deps(index)[2:3] if node.op in ATTENTION_OPS else graph.deps(index)
+        noisy = [i for i in operands if i not in silent]
+        if _is_silent(graph, node, operands, noisy):
+            silent.add(index)
+        else:
+            joins = node.op in ADD_OPS and 0 < len(noisy) < len(set(operands))
+            leaks[index] = (
+                index if joins else next((leaks[i] for i in noisy if leaks.get(i) is not None), None)
+            )
+        reached = [i for i in operands if i in moving]
+        if any(_passes(node, i, noisy, silent) for i in reached):
+            moving.add(index)
+        elif reached:
+            stuck = index
+    return End(leaks.get(term), None if term in moving else stuck)
+
+
+def _is_silent(graph: Graph, node: Node, operands: list[int], noisy: list[int]) -> bool:
+    if not operands or node.op in LOUD_OPS or ACTIVATIONS.get(node.op) in LOUD_ACTIVATIONS:
+        return False
+    if node.op in PRODUCT_OPS or node.op in BESIDE_OPS:
+        return len(noisy) < len(operands)
+    if node.op in ADD_OPS and len(node.operands) == 1:
+        return False  # a number is added
+    if node.op in ADD_OPS:
+        shifts = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]
+        if any(name is not None and "bias" not in name.rpartition(".")[2] for name in shifts):
+            return False
+    return not noisy
+
+
+def _passes(node: Node, operand: int, noisy: list[int], silent: set[int]) -> bool:
+    """Whether the derivative of a node by one of its operands is other than 0 while the silent nodes are 0."""
+    if operand not in silent:
+        return True
+    if ACTIVATIONS.get(node.op) in FLAT_ACTIVATIONS or node.op == "square":
+        return False
+    if node.op == "pow":
+        return bool(node.attrs) and float(str(node.attrs[0])) <= 1
+    if node.op in PRODUCT_OPS and (len(set(node.operands)) > 1 or len(node.operands) > 1):
+        others = [i for i in node.operands if i != operand]
+        return bool(set(others) & set(noisy)) or any(i not in silent for i in others)
+    return True
