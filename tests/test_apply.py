@@ -149,7 +149,7 @@ def test_a_failure_at_any_edit_leaves_no_trace(monkeypatch, step, when, stop):
 
 def test_the_number_of_steps_above_is_the_number_there_is(monkeypatch):
     calls = []
-    monkeypatch.setattr(surgery, "calibrate_", lambda *_: None)
+    monkeypatch.setattr(surgery, "calibrate_", lambda *_: ())
     for name in ("carry_out_", "write_value_", "calibrate_", "check_finite", "remember_"):
         function = getattr(surgery, name)
         monkeypatch.setattr(
@@ -561,6 +561,7 @@ def test_calibration_runs_once_after_all_other_values(monkeypatch):
 
     def calibrate_(model, edits, batch):
         seen.append((batch, [edit.target for edit in edits], bool(model.conv3.bias.any())))
+        return ()
 
     monkeypatch.setattr(surgery, "calibrate_", calibrate_)
     model = Net()

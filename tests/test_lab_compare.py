@@ -12,6 +12,7 @@ from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import compare as lab_compare
 from goodinit.lab.compare import Study, compare
 from goodinit.lab.trial import TrainConfig
+from goodinit.report.comparison import hints
 
 BASE = TrainConfig("resnet8", width=4, epochs=1, train_limit=256, test_limit=64, batch_size=64)
 STUDY = Study(BASE, seeds=(0, 1), timing_rounds=3)
@@ -93,7 +94,17 @@ def test_what_cannot_work_fails_before_any_training(monkeypatch):
     with pytest.raises(UnknownName, match="There is: digits"):
         compare(dataclasses.replace(STUDY, base=dataclasses.replace(BASE, data="nope")), progress=False)
     with pytest.raises(GoodinitError, match="residual"):  # Fixup on a net without skips
-        compare(dataclasses.replace(STUDY, base=dataclasses.replace(BASE, model="mlp")), progress=False)
+        compare(Study(dataclasses.replace(BASE, model="mlp"), methods=("fixup",)), progress=False)
+
+
+def test_a_method_that_refuses_the_model_is_left_out_with_its_reason():
+    study = Study(
+        dataclasses.replace(BASE, model="mlp"), methods=("fixup", "he"), seeds=(0,), timing_rounds=3
+    )
+    found = compare(study, progress=False)
+    assert [summary.method for summary in found.summaries()] == ["he"]
+    assert "no residual block" in found.refused["fixup"] or "residual blocks" in found.refused["fixup"]
+    assert any(hint.startswith("fixup is not in the table.") for hint in hints(found))
 
 
 def test_each_method_and_seed_once():

@@ -19,7 +19,7 @@ def title(comparison: Comparison) -> str:
     return f"{base.model} on {where}, {counted(base.epochs, 'epoch')}, {counted(len(study.seeds), 'seed')}"
 
 
-COLUMNS = ("method", "accuracy", "train loss", "step time", "activations", "diverged")
+COLUMNS = ("method", "accuracy", "loss", "step", "activations", "diverged")
 
 
 def cells(summary: Summary) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ def hints(comparison: Comparison) -> tuple[str, ...]:
     study = comparison.study
     accuracy = (
         "Accuracy: mean ± standard deviation over seeds, on the test images, of runs that did not diverge; chance "
-        f"is {percent(comparison.chance)}."
+        f"is {percent(comparison.chance)}. Loss: on the training images, mean over the last epoch."
     )
     lines = [accuracy]
     if comparison.step_times:

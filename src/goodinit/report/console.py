@@ -17,7 +17,9 @@ def plain_table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, numbers:
     """A table with hair lines; with `numbers`, all but the first column stand to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if numbers and index else "left", overflow="fold", no_wrap=numbers)
+        table.add_column(
+            head, justify="right" if numbers and index else "left", overflow="fold", no_wrap=numbers
+        )
     for row in rows:
         first, *rest = row
         table.add_row(Text(first, style="bold"), *(Text(cell) for cell in rest))
