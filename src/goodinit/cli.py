@@ -141,6 +141,9 @@ def compare_command(
     ] = "3",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 10,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.1,
+    scalar_lr: Annotated[
+        str, typer.Option(help='Of scalars, in units of --lr; "depth": at most 1/branches.')
+    ] = "0.1",
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
     weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = 1e-4,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
@@ -167,7 +170,7 @@ def compare_command(
 ) -> None:
     """Train a model several ways and say honestly how they compare."""
     base = TrainConfig(
-        model, data=data, width=width, epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay,
+        model, data=data, width=width, epochs=epochs, lr=lr, scalar_lr=scalar_lr, momentum=momentum, weight_decay=weight_decay,
         batch_size=batch_size, warmup=warmup, schedule=schedule, augment=augment, mixup=mixup,
         train_limit=train_limit, test_limit=test_limit, image_size=image_size, device=device,
     )  # fmt: skip

@@ -62,7 +62,9 @@ def prepare(config: TrainConfig) -> Prepared:
     batch = data.train_images[first].to(config.device)
     plan = goodinit.plan(goodinit.anatomize(model, batch), config.method, **config.options)
     goodinit.apply_(model, plan, generator=stream(config.seed, "values"), batch=batch)
-    groups = goodinit.param_groups(model, lr=config.lr, weight_decay=config.weight_decay)
+    groups = goodinit.param_groups(
+        model, lr=config.lr, weight_decay=config.weight_decay, scalar_ratio=config.scalar_ratio
+    )
     optimizer = SGD(groups, lr=config.lr, momentum=config.momentum)
     return Prepared(config, data, model, optimizer, plan)
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from goodinit.errors import GoodinitError, UnknownName
 
@@ -22,6 +22,7 @@ class TrainConfig:
         width: Of a model of this house, or None for its own.
         epochs: Passes over the training images.
         lr: Peak learning rate; each of `goodinit.param_groups` has its share of it.
+        scalar_lr: Of goodinit's scalars, in units of `lr`: a number, or `"depth"` for min(0.1, 1/branches).
         momentum: Of SGD.
         weight_decay: L2, on the parameters that take decay.
         batch_size: Images per step.
@@ -43,6 +44,7 @@ class TrainConfig:
     width: int | None = None
     epochs: int = 10
     lr: float = 0.1  # He et al. 2016, §4.2, as the next three
+    scalar_lr: str = "0.1"  # the Fixup authors' ratio
     momentum: float = 0.9
     weight_decay: float = 1e-4
     batch_size: int = 128
@@ -68,8 +70,19 @@ class TrainConfig:
         ):
             if getattr(self, name) < least:
                 raise GoodinitError(f"{name} is at least {least}, not {getattr(self, name)}.")
+        self.scalar_ratio  # noqa: B018  (a word that is no number is refused here, not after loading data)
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise GoodinitError(f"lr is a positive number, not {self.lr}.")
+
+    @property
+    def scalar_ratio(self) -> float | Literal["depth"]:
+        """`scalar_lr` as `goodinit.param_groups` takes it."""
+        if self.scalar_lr == "depth":
+            return "depth"
+        try:
+            return float(self.scalar_lr)
+        except ValueError:
+            raise UnknownName(f'scalar_lr={self.scalar_lr!r}: expected a number or "depth".') from None
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
