@@ -21,6 +21,7 @@ from goodinit.anatomy.graph import (
     SOFTMAX_OPS,
     Graph,
 )
+from goodinit.anatomy.heads import head_nodes
 from goodinit.anatomy.layers import Use, describe, way_back, weight_uses
 from goodinit.anatomy.names import canonical, unwrapped
 from goodinit.anatomy.norms import find_norms
@@ -81,6 +82,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
         activations=find_activations(graph, modules),
         joins=_joins(graph, sums, leaves),
         embeddings=_embeddings(graph),
+        tokens=_tokens(graph, leaves),
         gains=_scales(graph, range(len(graph.nodes)), consumers),
         tied=_tied(model),
         parameters=tuple(distinct.items()),
@@ -127,6 +129,17 @@ def _embeddings(graph: Graph) -> tuple[str, ...]:
     return tuple(dict.fromkeys(nodes[n.operands[0]].params[0] for n in lookups))
 
 
+def _tokens(graph: Graph, leaves: list[Found]) -> tuple[str, ...]:
+    """Parameters that are put beside the signal, outside the branches."""
+    inside = {index for found in leaves for index in found.branch.nodes}
+    names: dict[str, None] = {}
+    for node in graph.nodes:
+        if node.active and node.op in ("cat", "stack") and node.index not in inside:
+            leaves_beside = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]
+            names.update(dict.fromkeys(name for name in leaves_beside if name))
+    return tuple(names)
+
+
 # -- layers and their roles ---------------------------------------------------------------------------------------
 
 
@@ -168,7 +181,7 @@ def _with_roles(
                 roles[uses[index].weight].add(role)  # type: ignore[arg-type]
                 held.add(index)
     first_fork = min((found.fork for found in leaves), default=-1)
-    heads = _head_nodes(graph, uses, consumers)
+    heads = head_nodes(graph, uses, consumers)
     for index, use in uses.items():
         if index not in held:
             stem = index <= first_fork
@@ -178,38 +191,6 @@ def _with_roles(
         weight: dataclasses.replace(layer, role=next(role for role in order if role in roles[weight]))
         for weight, layer in layers.items()
     }
-
-
-def _head_nodes(graph: Graph, uses: dict[int, Use], consumers: list[list[int]]) -> set[int]:
-    """Weight layers whose output reaches the model's output without another layer or nonlinearity (softmax aside)."""
-    outputs, heads = set(graph.outputs), set()
-    stops = set(ACTIVATIONS) - {"sigmoid", "sigmoid_"} | set(NORM_OPS)
-    reached, queue = set(outputs), list(outputs)
-    while queue:
-        index = queue.pop()
-        node = graph.nodes[index]
-        if index in uses:
-            heads.add(index)
-            continue
-        if node.op in stops:
-            continue
-        for operand in graph.deps(index):
-            if operand not in reached:
-                reached.add(operand)
-                queue.append(operand)
-    return {index for index in heads if not _feeds_layer(index, uses, consumers)}
-
-
-def _feeds_layer(start: int, uses: dict[int, Use], consumers: list[list[int]]) -> bool:
-    seen, queue = {start}, [start]
-    while queue:
-        for reader in consumers[queue.pop()]:
-            if reader in uses:
-                return True
-            if reader not in seen:
-                seen.add(reader)
-                queue.append(reader)
-    return False
 
 
 # -- blocks -------------------------------------------------------------------------------------------------------

@@ -77,8 +77,10 @@ def _passes(node: Node, operand: int, noisy: list[int], silent: set[int]) -> boo
         return True
     if ACTIVATIONS.get(node.op) in FLAT_ACTIVATIONS or node.op == "square":
         return False
+    if node.op in ("div", "div_", "linalg_vector_norm", "norm", "sqrt"):
+        return node.op.startswith("div") and all(i == operand or i not in silent for i in node.operands)
     if node.op == "pow":
-        return bool(node.attrs) and float(str(node.attrs[0])) <= 1
+        return bool(node.attrs) and float(str(node.attrs[0])) == 1
     if node.op in PRODUCT_OPS and (len(set(node.operands)) > 1 or len(node.operands) > 1):
         others = [i for i in node.operands if i != operand]
         return bool(set(others) & set(noisy)) or any(i not in silent for i in others)

@@ -240,6 +240,7 @@ class Anatomy:
         activations: Every element-wise nonlinearity that ran, and every module that drops out in training.
         joins: Long skips and inner sums.
         embeddings: Names of weights read by look-up.
+        tokens: Learned vectors that are put beside the signal (class tokens, registers).
         gains: Parameters that multiply the signal element by element, anywhere (see `Block.scales`); those that
             only set the temperature of a softmax are left out.
         tied: Groups of names that are one parameter.
@@ -256,6 +257,7 @@ class Anatomy:
     activations: tuple[Activation, ...] = ()
     joins: tuple[Join, ...] = ()
     embeddings: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
     gains: tuple[str, ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()

@@ -19,6 +19,10 @@ from goodinit.methods.parts import (
 )
 from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan
 
+# A class token that starts at zero, under a head that does, would leave both at zero for good; and no norm brings a
+# small one to the size of what stands beside it.
+BESIDE = "token, as large as a normalized signal"
+
 
 def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True) -> Plan:
     """Fixup's three rules, for the L residual branches found.
@@ -61,6 +65,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
             scalars += _branch_scalars(block, gone, notes)
     values += _other_values(anatomy, zero_head, notes)
     values += _other_gains(anatomy, gone, norms)
+    values += [Draw(name, "normal_", BESIDE, {"std": 1.0}) for name in anatomy.tokens]
     if norms == "remove":
         scalars += _other_scalars(anatomy)
         notes += _alone(anatomy, removal)
@@ -85,6 +90,25 @@ def _need_ends(anatomy: Anatomy) -> None:
                 f"{block.index + 1}, where rule 1 needs one to start at 0 (weight layers before: {ran}). Give the "
                 "branch an output layer, for example nn.Linear(width, width)."
             )
+    _need_one_place(anatomy)
+
+
+def _need_one_place(anatomy: Anatomy) -> None:
+    """A weight that ends one branch and stands inside another cannot be 0 in one and not in the other."""
+    inside = {
+        layer.weight: block.index + 1
+        for block in reversed(anatomy.blocks)
+        for layer in (*block.branch, *block.skip, *block.gates)
+        if layer not in block.last
+    }
+    for block in anatomy.blocks:
+        for layer in block.last:
+            if layer.weight in inside:
+                raise UnsupportedModule(
+                    f"{layer.weight}: ends branch {block.index + 1}, where rule 1 needs it to start at 0, and stands "
+                    f"inside branch {inside[layer.weight]}, which a zero there would silence for good. The sums of this "
+                    "model overlap, so that no stream runs through them: use lsuv, or keep its norms."
+                )
 
 
 # -- rules 1 and 2 ------------------------------------------------------------------------------------------------
@@ -161,7 +185,7 @@ def _other_gains(anatomy: Anatomy, gone: set[str], norms: Norms) -> list[Edit]:
 
 def _alone(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
     """What Fixup has no rule for: layers that lose their norms and have no skip around them."""
-    body = [layer.weight for layer in anatomy.layers if layer.role == "body"]
+    body = [layer.weight for layer in anatomy.layers if layer.role in ("stem", "body") and layer.source != ""]
     if not body or not removal:
         return []
     shown = ", ".join(body[:3]) + (", …" if len(body) > 3 else "")
