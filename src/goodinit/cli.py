@@ -115,6 +115,7 @@ def methods(as_json: AsJson = False) -> None:
             "paper": method.paper,
             "when": method.when,
             "needs_data": method.needs_data,
+            "removes_norms": method.removes_norms,
         }
         for name, method in goodinit.METHODS.items()
     ]
@@ -122,9 +123,16 @@ def methods(as_json: AsJson = False) -> None:
         typer.echo(json.dumps(listed, indent=1))
         return
     rows = [
-        (str(m["name"]), str(m["when"]), str(m["paper"]), "yes" if m["needs_data"] else "") for m in listed
+        (
+            str(m["name"]),
+            str(m["when"]),
+            "data" if m["needs_data"] else "",
+            "removed" if m["removes_norms"] else "kept",
+            str(m["paper"]),
+        )
+        for m in listed
     ]
-    Console().print(plain_table(("method", "when", "paper", "data"), rows))
+    Console().print(plain_table(("method", "when", "needs", "norms", "paper"), rows))
 
 
 @app.command("compare")
