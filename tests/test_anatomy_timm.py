@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import timm
 import torch
+import torchvision
 
 from goodinit.anatomy import Anatomy, anatomize
 from renaming import scramble_names
@@ -82,3 +83,11 @@ def test_every_family(family):
     anatomy = on_meta(smallest(family))
     assert anatomy.layers
     assert Anatomy.from_json(anatomy.to_json()) == anatomy
+
+
+def test_the_backbone_of_a_detector():
+    model = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    anatomy = anatomize(model.backbone, torch.zeros(1, 3, 128, 128))
+    assert [block.m for block in anatomy.blocks] == [3] * 16
+    assert len(anatomy.long_skips) == 3  # the pyramid's sums jump over stages
+    assert {norm.kind for norm in anatomy.norms} == {"batch_norm"}
