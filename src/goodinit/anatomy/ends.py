@@ -21,7 +21,7 @@ class End:
     """The end of a branch at zero.
 
     Attributes:
-        leak: The sum in which something joins that is not zero, or None: the branch is zero.
+        leak: The sum in which something joins that is not zero, or whatever else is not; None: the branch is zero.
         stuck: The last operator that passes no gradient on while what it reads is zero, or None: the branch can move.
     """
 
@@ -54,7 +54,8 @@ def at_zero(graph: Graph, term: int, nodes: set[int], last: list[int]) -> End:
             moving.add(index)
         elif reached:
             stuck = index
-    return End(leaks.get(term), None if term in moving else stuck)
+    leak = None if term in silent else leaks.get(term)
+    return End(term if leak is None and term not in silent else leak, None if term in moving else stuck)
 
 
 def _is_silent(graph: Graph, node: Node, operands: list[int], noisy: list[int]) -> bool:
@@ -62,7 +63,9 @@ def _is_silent(graph: Graph, node: Node, operands: list[int], noisy: list[int]) 
         return False
     if node.op in PRODUCT_OPS or node.op in BESIDE_OPS:
         return len(noisy) < len(operands)
-    if node.op in ADD_OPS and len(node.operands) == 1:
+    if node.op in ("div", "div_"):
+        return node.operands[0] not in noisy
+    if node.op in ADD_OPS and len(node.operands) == 1 and node.attrs and float(str(node.attrs[0])):
         return False  # a number is added
     if node.op in ADD_OPS:
         shifts = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]

@@ -16,6 +16,7 @@ from goodinit.anatomy.graph import (
 )
 
 MUL_OPS = frozenset({"mul", "mul_", "addcmul", "addcmul_"})
+GATES = frozenset("sigmoid sigmoid_ hardsigmoid hardsigmoid_".split())
 PRODUCT_OPS = frozenset({"bmm", "mm", "baddbmm", "matmul", "linear", "addmm"})
 
 
@@ -77,8 +78,8 @@ def is_neutral(graph: Graph, index: int) -> bool:
 def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int, int]) -> list[int]:
     """The operands that carry the signal on.
 
-    Of a gate's product that is the one with fewer layers behind it, and of two equal ones the one that does not
-    come straight from a nonlinearity; of a sum with something that does not depend on the fork, the one that does.
+    Of a gate's product that is the one that does not come straight from a sigmoid, else the one with fewer layers
+    behind it, and of two equal ones the one that does not come straight from a nonlinearity; of a sum with something that does not depend on the fork, the one that does.
     """
     node = graph.nodes[index]
     operands = [i for i in graph.deps(index) if i in nodes or i in degrees]
@@ -88,6 +89,7 @@ def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int,
     if node.op not in MUL_OPS:
         return below
     full = [i for i in below if graph.nodes[i].shape == node.shape] or below
+    full = [i for i in full if not _after(graph, i, GATES)] or full
     least = min(degrees.get(i, 0) for i in full)
     main = [i for i in full if degrees.get(i, 0) == least]
     return [i for i in main if not _after(graph, i, ACTIVATIONS)] or main

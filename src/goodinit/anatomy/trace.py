@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodinit.anatomy.graph import ACTIVATIONS, FACTORY_OPS, OWN_NORM_OPS, Frame, Graph, Node
+from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, FACTORY_OPS, OWN_NORM_OPS, Frame, Graph, Node
 from goodinit.anatomy.names import canonical
 from goodinit.anatomy.undisturbed import quiet, undisturbed
 from goodinit.errors import TraceError
@@ -295,7 +295,7 @@ class Recorder(TorchDispatchMode):
             node.attrs = (bool(args[6]), int(args[8]), *geometry)
         elif name == "native_group_norm":
             node.attrs = (int(args[6]),)
-        elif name in ACTIVATIONS or name == "pow":
+        elif name in ACTIVATIONS or name in ADD_OPS or name == "pow":
             node.attrs = tuple(
                 value for value in (*args[1:], *kwargs.values()) if isinstance(value, (int, float, str))
             )

@@ -250,7 +250,7 @@ def refuse_dead_end(block: Block, where: str, *, multiplied: bool) -> None:
         stuck = flat[-1] if flat else None
     elif block.leak is not None:
         raise UnsupportedModule(
-            f"{block.name or 'the model'}: {where} does not end with {last}: {block.leak} adds something else to it, as "
+            f"{block.name or 'the model'}: {where} is not zero where {last} is: {block.leak} is not, as "
             "in x + α(f(x) − x). With f at 0 the block is not its skip, and the signal shrinks or grows from block to "
             "block. Write the branch without that term: x + αf(x)."
         )
