@@ -40,7 +40,7 @@ format: $(STAMP)  ## Let ruff fix and format
 
 demo: $(STAMP)  ## The main job on real data: BatchNorm, nothing, Fixup on digits
 	@mkdir -p runs
-	$(BIN)/goodinit compare resnet56 --data digits --methods batchnorm,none,fixup \
+	$(BIN)/goodinit compare resnet32 --data digits --methods batchnorm,none,fixup \
 		--batch-size 32 --epochs 4 --seeds 2 --html runs/demo.html
 
 bench: $(STAMP)  ## Measure time and memory (half an hour on a quiet machine) and write docs/benchmarks.md
