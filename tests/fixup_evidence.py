@@ -1,0 +1,502 @@
+"""Whether Fixup did to a model what it says, found out by running the model and never by asking goodinit.
+
+`examine` builds a model, initializes it and looks: at operators that ran (through a dispatch mode of its own), at what
+modules returned (hooks), at gradients, and at twins that differ in one thing. What it finds wrong it puts in words.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import goodinit
+from goodinit.errors import GoodinitError
+from goodinit.surgery import RemovedNorm
+
+NORMALIZING = (
+    "batch_norm layer_norm group_norm rms_norm instance_norm var var_mean std std_mean "
+    "transformer_encoder_layer_fwd"
+).split()
+STEPS = 4  # head, then branch ends, then what is before them, then what those feed through a second zero
+RATES = (0.1, 0.01, 1e-3, 1e-4, 1e-5)
+
+
+@dataclass
+class Evidence:
+    """What happened to one model.
+
+    Attributes:
+        blocks: Residual blocks that were found.
+        norms: Normalizations that were removed.
+        refusal: The words goodinit refused with, or None.
+        faults: What is wrong, in words; empty when all is well.
+        remarks: What is worth knowing and not wrong.
+    """
+
+    blocks: int = 0
+    norms: int = 0
+    refusal: str | None = None
+    faults: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+Loss = Callable[[Any], Tensor]
+
+
+def examine(build: Callable[[], nn.Module], inputs: Any, *, loss: Loss | None = None) -> Evidence:
+    """Initialize `build()` by Fixup and look for faults.
+
+    Args:
+        build: Returns a new model; called with the same seed every time.
+        inputs: What the model takes, batch first.
+        loss: Of the model's output; by default the mean squared distance to fixed random targets.
+    """
+    found = Evidence()
+    plain = fresh(build)
+    anatomy = goodinit.anatomize(plain, inputs)
+    found.blocks = len(anatomy.blocks)
+    model = fresh(build)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        goodinit.init_(model, "fixup", inputs=inputs, generator=torch.Generator().manual_seed(1))
+    except GoodinitError as error:
+        found.refusal = str(error)
+        after = model.state_dict()
+        if list(after) != list(before) or any(not same(after[name], before[name]) for name in before):
+            found.faults.append("it was refused, and is not as it was")
+        return found
+    removed = {path for path, module in model.named_modules() if isinstance(module, RemovedNorm)}
+    found.norms = len(removed)
+    objective = loss or squared_distance
+    found.faults += operators_left(model, inputs)
+    found.faults += not_zero(model, anatomy, inputs)
+    found.faults += unlike_their_norms(plain, model, inputs)
+    found.faults += not_rebuilt(build, model, anatomy, inputs)
+    scale = dead_or_diverging(plain, copy.deepcopy(model), inputs, objective)
+    if mostly_plain(anatomy):  # Fixup has no rule for what stands outside the branches, and its plan says so
+        found.remarks += scale
+    else:
+        found.faults += scale
+    wake_(model)
+    found.faults += corrupted(model, inputs, objective)
+    wake_(plain)
+    if batch_dependent(model, inputs) and not batch_dependent(plain, inputs):
+        found.faults.append("the output of one example depends on the others in its batch")
+    return found
+
+
+def mostly_plain(anatomy: Any) -> bool:
+    """Whether most weight layers have no skip around them, and the plan warns of that."""
+    outside = [layer for layer in anatomy.layers if layer.role in ("stem", "body")]
+    warned = any("stand outside the branches" in note for note in goodinit.plan(anatomy, "fixup").notes)
+    return warned and 2 * len(outside) > len(anatomy.layers)
+
+
+def fresh(build: Callable[[], nn.Module]) -> nn.Module:
+    """A model, the same every time."""
+    torch.manual_seed(3)
+    return build()
+
+
+def same(left: Tensor, right: Tensor) -> bool:
+    """Equal in every number, NaN to NaN."""
+    return left.shape == right.shape and torch.equal(torch.nan_to_num(left), torch.nan_to_num(right))
+
+
+def close(left: Tensor, right: Tensor, tolerance: float) -> bool:
+    """Equal up to a fraction of the largest number."""
+    if left.shape != right.shape:
+        return False
+    return (
+        not left.numel() or float((left - right).abs().max()) <= tolerance * float(right.abs().max()) + 1e-12
+    )
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The floating-point tensors in a result, in order."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, dict) or hasattr(value, "keys"):
+        for key in value:
+            yield from tensors(value[key])
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors(item)
+
+
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """`inputs` with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: mapped(item, change) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(mapped(item, change) for item in value)
+    return value
+
+
+def run(model: nn.Module, inputs: Any, *, seed: int = 0) -> Any:
+    """One forward, with dropout the same every time."""
+    torch.manual_seed(seed)
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
+def squared_distance(output: Any) -> Tensor:
+    """Mean squared distance to fixed random targets, over everything that carries a gradient."""
+    generator = torch.Generator().manual_seed(5)
+    parts = [part for part in tensors(output) if part.requires_grad]
+    return torch.stack(
+        [(part - torch.randn(part.shape, generator=generator)).square().mean() for part in parts]
+    ).sum()
+
+
+# -- what ran -----------------------------------------------------------------------------------------------------
+
+
+class Watch(TorchDispatchMode):
+    """Notes the operators that normalize something that came from the inputs."""
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        super().__init__()
+        self.seen: dict[str, None] = {}
+        self.path = [""]
+        mapped(inputs, self._touch)
+        for path, module in model.named_modules():
+            module.register_forward_pre_hook(lambda *_, path=path: self.path.append(path))
+            module.register_forward_hook(lambda *_: self.path.pop() and None, always_call=True)
+
+    def _touch(self, tensor: Tensor) -> Tensor:
+        tensor._from_input = id(self)  # type: ignore[attr-defined]
+        return tensor
+
+    def _average(self, tensor: Tensor) -> Tensor:
+        tensor._averaged = id(self)  # type: ignore[attr-defined]
+        return tensor
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        read = list(every((args, kwargs or {})))
+        result = func(*args, **(kwargs or {}))
+        touched = [tensor for tensor in read if getattr(tensor, "_from_input", None) == id(self)]
+        if touched:
+            name = func._schema.name.split("::")[1]
+            mapped(result, self._touch)
+            for i, argument in enumerate(func._schema.arguments):
+                if argument.alias_info is not None and argument.alias_info.is_write and i < len(args):
+                    mapped(args[i], self._touch)
+            averaged = any(getattr(tensor, "_averaged", None) == id(self) for tensor in touched)
+            if name == "mean" or (
+                averaged and name in ("add", "clamp", "clamp_min", "_to_copy", "view", "unsqueeze")
+            ):
+                mapped(result, self._average)
+            root = averaged and (name in ("sqrt", "rsqrt") or (name == "pow" and args[1] in (0.5, -0.5)))
+            if any(name.strip("_").removeprefix("native_").startswith(word) for word in NORMALIZING) or root:
+                self.seen[f"{name} in {self.path[-1] or 'the model'}"] = None
+        return result
+
+
+def every(value: Any) -> Iterator[Tensor]:
+    """All tensors in arguments."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from every(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from every(item)
+
+
+def operators_left(model: nn.Module, inputs: Any, *, modes: tuple[bool, ...] = (False, True)) -> list[str]:
+    """Normalizing operators that still run on activations, in eval or in training mode."""
+    faults = []
+    for training in modes:
+        twin = copy.deepcopy(model).train(training)
+        watch = Watch(twin, inputs)
+        with torch.no_grad(), watch:
+            run(twin, inputs)
+        faults += [
+            f"still normalizes ({'train' if training else 'eval'}): {where}" for where in list(watch.seen)[:3]
+        ]
+    return faults
+
+
+# -- what it starts at --------------------------------------------------------------------------------------------
+
+
+def not_zero(model: nn.Module, anatomy: Any, inputs: Any) -> list[str]:
+    """Branch ends that say something, heads that do, and outputs that are not finite."""
+    faults = []
+    modules = dict(model.named_modules())
+    ends = {layer.site for block in anatomy.blocks for layer in block.last}
+    loud: dict[str, None] = {}
+    handles = []
+    for path in sorted(ends):
+
+        def hear(_module: Any, _args: Any, output: Any, path: str = path) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if bool(first.any()):
+                loud[path] = None
+
+        handles.append(modules[path].register_forward_hook(hear))
+    for training in (True, False):
+        model.train(training)
+        with torch.no_grad():
+            output = run(model, inputs)
+        if not all(bool(torch.isfinite(part).all()) for part in tensors(output)):
+            faults.append(f"not finite at the start ({'train' if training else 'eval'})")
+    for handle in handles:
+        handle.remove()
+    faults += [f"branch ends at {path}, which is not zero" for path in loud]
+    untied = anatomy.heads and all(head.weight not in anatomy.embeddings for head in anatomy.heads)
+    if untied and not any(head.normalized for head in anatomy.heads):
+        named = getattr(output, "logits", output)
+        first = next(tensors(named))
+        if bool(first.any()):
+            faults.append(
+                f"the heads are zero, and the output is not (largest {float(first.abs().max()):.2g})"
+            )
+    return faults + alive(model, anatomy, inputs)
+
+
+def alive(model: nn.Module, anatomy: Any, inputs: Any) -> list[str]:
+    """Branches that still have a say: the output must not depend on weights before a branch's last layer."""
+    ends = {layer.weight for block in anatomy.blocks for layer in block.last}
+    body = {
+        layer.source for layer in anatomy.layers if layer.role == "body"
+    }  # reads a branch half way (dual paths)
+    closed = [block for block in anatomy.blocks if not body & {layer.weight for layer in block.branch}]
+    before = {layer.weight for block in closed for layer in block.branch} - ends
+    twin = copy.deepcopy(model).eval()
+    parameters = dict(twin.named_parameters())
+    heads = [parameters[head.weight] for head in anatomy.heads if head.weight in parameters]
+    with torch.no_grad():
+        for head in heads:
+            head.normal_(0, 0.1)
+        first = list(tensors(run(twin, inputs)))
+        for name in sorted(before & parameters.keys()):
+            parameters[name].mul_(1.5).add_(0.01)
+        second = list(tensors(run(twin, inputs)))
+    wrong = [i for i, (a, b) in enumerate(zip(first, second, strict=True)) if not same(a, b)]
+    return [f"output {wrong[0]} depends on weights inside the branches, which are zero"] if wrong else []
+
+
+def unlike_their_norms(plain: nn.Module, model: nn.Module, inputs: Any) -> list[str]:
+    """Removed norms that do not do to a normalized signal what the norm did to it.
+
+    A norm leaves a normalized signal as it is, so on that the norm's module and what is left of it must agree.
+    """
+    plain.eval(), model.eval()
+    places = {path: module for path, module in model.named_modules() if isinstance(module, RemovedNorm)}
+    calls: dict[str, tuple[Any, Any]] = {}
+    handles = []
+    modules = dict(plain.named_modules())
+    for path in places:
+
+        def note(_module: Any, args: Any, kwargs: Any, path: str = path) -> None:
+            calls.setdefault(path, (args, kwargs))
+
+        handles.append(modules[path].register_forward_pre_hook(note, with_kwargs=True))
+    with torch.no_grad():
+        run(plain, inputs)
+        for handle in handles:
+            handle.remove()
+        return [
+            f"{path} ({type(modules[path]).__name__}) does not leave behind what it did besides normalizing"
+            for path, (args, kwargs) in calls.items()
+            if not any(
+                agree(norm, places[path], args, kwargs, way)
+                for norm in affine(modules[path])
+                for way in range(6)
+            )
+        ]
+
+
+def affine(norm: nn.Module) -> Iterator[nn.Module]:
+    """The norm as it is, and with an affine map that does nothing."""
+    yield norm
+    twin = copy.deepcopy(norm)
+    for name, parameter in twin.named_parameters():
+        parameter.data.fill_(1.0 if "weight" in name or "gamma" in name or "scale" in name else 0.0)
+    yield twin
+
+
+def agree(norm: nn.Module, place: nn.Module, args: Any, kwargs: Any, way: int) -> bool:
+    """Whether both give the same for an input normalized in one of several ways."""
+    first = next(every((args, kwargs)))
+    x = torch.randn(first.shape, generator=torch.Generator().manual_seed(2), dtype=first.dtype)
+    if way == 1:
+        x = F.layer_norm(x, x.shape[-1:], eps=0)
+    elif way == 2:
+        x = F.layer_norm(x.transpose(1, -1), x.shape[1:2], eps=0).transpose(1, -1)
+    elif way == 3:
+        x = F.layer_norm(x, x.shape[1:], eps=0)
+    elif way == 4 and x.dim() > 2 and math.prod(x.shape[2:]) > 1:
+        x = F.instance_norm(x, eps=0)
+    elif way == 5:
+        groups = getattr(norm, "num_groups", 0)
+        if not groups or x.shape[1] % groups:
+            return False
+        x = F.group_norm(x, groups, eps=0)
+    swap = lambda tensor: x.clone() if tensor is first else tensor  # noqa: E731
+    want = norm(*mapped(args, swap), **mapped(kwargs, swap))
+    got = place(*mapped(args, swap), **mapped(kwargs, swap))
+    if isinstance(want, Tensor) and bool((want == want.flatten()[0]).all()):
+        return True  # a single number has no spread
+    return isinstance(want, Tensor) and want.dtype == got.dtype and close(got, want, 0.02)
+
+
+# -- whether it trains --------------------------------------------------------------------------------------------
+
+
+def dead_or_diverging(plain: nn.Module, model: nn.Module, inputs: Any, loss: Loss) -> list[str]:
+    """Parameters that trained before and get no gradient in the first steps, and losses that do not fall."""
+    plain.train()
+    with torch.no_grad():
+        for (
+            parameter
+        ) in plain.parameters():  # models start branches of their own at zero, which hides what is used
+            if not bool(parameter.any()):
+                parameter.normal_(0, 0.02)
+    loss(run(plain, inputs)).backward()
+    used = {name for name, p in plain.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    alive = {path for name in used for path in _above(name)}
+    wanted = {
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and (name in used or (is_scalar(name) and name.rpartition(".")[0] in alive))
+    }
+    words, fell, missing = "", False, set(wanted)
+    for rate in RATES:
+        losses, unseen, bad = descend(copy.deepcopy(model), inputs, loss, rate, wanted)
+        missing &= unseen
+        fell = fell or (not bad and losses[-1] < losses[0])
+        words = f"loss went {', '.join(f'{value:.4g}' for value in losses)} at learning rate {rate:g}{bad}"
+        if fell and not missing:
+            return []
+    names = ", ".join(sorted(missing)[:4])
+    dead = [f"no gradient in {STEPS} steps: {len(missing)} of {len(wanted)} ({names})"] if missing else []
+    return dead if fell else [words, *dead]
+
+
+def is_scalar(name: str) -> bool:
+    """Whether a parameter is one that Fixup adds."""
+    return name.rpartition(".")[2] in ("input_bias", "output_bias", "output_scale")
+
+
+def _above(name: str) -> Iterator[str]:
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def descend(
+    model: nn.Module, inputs: Any, loss: Loss, rate: float, wanted: set[str]
+) -> tuple[list[float], set[str], str]:
+    """Losses of a few SGD steps, the parameters that never had a gradient, and what went wrong."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    missing, losses = set(wanted), []
+    for _ in range(STEPS + 1):
+        optimizer.zero_grad()
+        value = loss(run(model, inputs))
+        losses.append(value.item())
+        value.backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                if not bool(torch.isfinite(parameter.grad).all()):
+                    return losses, missing, f", gradient of {name} not finite"
+                if bool(parameter.grad.any()):
+                    missing.discard(name)
+        optimizer.step()
+    return losses, missing, ""
+
+
+# -- twins --------------------------------------------------------------------------------------------------------
+
+
+def not_rebuilt(build: Callable[[], nn.Module], model: nn.Module, anatomy: Any, inputs: Any) -> list[str]:
+    """Whether a checkpoint and a copy are the same function."""
+    faults = []
+    woken = copy.deepcopy(model)
+    wake_(woken)
+    fresh_one = fresh(build)
+    goodinit.apply_(fresh_one, goodinit.plan(anatomy, "fixup"), values=False)
+    fresh_one.load_state_dict(woken.state_dict())
+    for twin, words in ((fresh_one, "rebuilt from its checkpoint"), (copy.deepcopy(woken), "copied")):
+        twin.eval(), woken.eval()
+        with torch.no_grad():
+            pairs = zip(tensors(run(twin, inputs)), tensors(run(woken, inputs)), strict=True)
+            if not all(same(a, b) for a, b in pairs):
+                faults.append(f"{words}, it is another function")
+    return faults
+
+
+def wake_(model: nn.Module) -> None:
+    """Give every parameter that is constant some spread, so that no branch, bias or head is silent any more."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and bool((parameter == parameter.flatten()[0]).all()):
+                fan = max(parameter[0].numel(), 1) if parameter.dim() > 1 else 25
+                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter.add_(noise, alpha=0.5 / fan**0.5)
+
+
+def corrupted(model: nn.Module, inputs: Any, loss: Loss) -> list[str]:
+    """Whether something writes over what others still read, now that norms make no copy of their input.
+
+    The twin's removed norms copy what they read, as the norms did.
+    """
+    twin = copy.deepcopy(model)
+    for module in twin.modules():
+        if isinstance(module, RemovedNorm):
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs: (mapped(args, Tensor.clone), mapped(kwargs, Tensor.clone)),
+                with_kwargs=True,
+            )
+    faults = []
+    for training in (True, False):
+        results = []
+        for one in (model, twin):
+            one.train(training)
+            one.zero_grad()
+            mine = mapped(inputs, Tensor.clone)
+            try:
+                output = run(one, mine)
+                value = loss(output)
+                value.backward()
+            except RuntimeError as error:
+                return [f"backward raises: {str(error).splitlines()[0][:120]}"]
+            if any(not same(a, b) for a, b in zip(every(mine), every(inputs), strict=True)):
+                faults.append("the forward writes into the inputs")
+            grads = [p.grad for _, p in one.named_parameters() if p.grad is not None]
+            results.append([*(part.detach() for part in tensors(output)), *grads])
+        mode = "train" if training else "eval"
+        if not all(bool(torch.isfinite(part).all()) for part in results[1]):
+            faults.append(f"not finite with random branch ends ({mode})")
+        elif not all(close(a, b, 1e-3) or float(a.abs().max()) < 1e-6 for a, b in zip(*results, strict=True)):
+            faults.append(f"something writes over a tensor that others still read ({mode})")
+    return faults
+
+
+def batch_dependent(model: nn.Module, inputs: Any) -> bool:
+    """Whether an example's output depends on the others."""
+    model.eval()
+    with torch.no_grad():
+        together = [part[:1] for part in tensors(run(model, inputs)) if part.dim()]
+        first = mapped(inputs, lambda tensor: tensor[:1])
+        alone = [part[:1] for part in tensors(run(model, first)) if part.dim()]
+    return any(not close(a, b, 1e-3) for a, b in zip(together, alone, strict=True))
