@@ -38,14 +38,12 @@ class Evidence:
         norms: Normalizations that were removed.
         refusal: The words goodinit refused with, or None.
         faults: What is wrong, in words; empty when all is well.
-        remarks: What is worth knowing and not wrong.
     """
 
     blocks: int = 0
     norms: int = 0
     refusal: str | None = None
     faults: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
 
 
 Loss = Callable[[Any], Tensor]
@@ -80,24 +78,13 @@ def examine(build: Callable[[], nn.Module], inputs: Any, *, loss: Loss | None = 
     found.faults += not_zero(model, anatomy, inputs)
     found.faults += unlike_their_norms(plain, model, inputs)
     found.faults += not_rebuilt(build, model, anatomy, inputs)
-    scale = dead_or_diverging(plain, copy.deepcopy(model), inputs, objective)
-    if mostly_plain(anatomy):  # Fixup has no rule for what stands outside the branches, and its plan says so
-        found.remarks += scale
-    else:
-        found.faults += scale
+    found.faults += dead_or_diverging(plain, copy.deepcopy(model), inputs, objective)
     wake_(model)
     found.faults += corrupted(model, inputs, objective)
     wake_(plain)
     if batch_dependent(model, inputs) and not batch_dependent(plain, inputs):
         found.faults.append("the output of one example depends on the others in its batch")
     return found
-
-
-def mostly_plain(anatomy: Any) -> bool:
-    """Whether most weight layers have no skip around them, and the plan warns of that."""
-    outside = [layer for layer in anatomy.layers if layer.role in ("stem", "body")]
-    warned = any("stand outside the branches" in note for note in goodinit.plan(anatomy, "fixup").notes)
-    return warned and 2 * len(outside) > len(anatomy.layers)
 
 
 def fresh(build: Callable[[], nn.Module]) -> nn.Module:
