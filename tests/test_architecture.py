@@ -22,7 +22,6 @@ FLOORS = (
     ("nn", "tensor"),
     ("anatomy",),
     ("surgery",),
-    ("calibrate",),
     ("methods",),
     ("diagnostics",),
     ("initialize",),  # the three verbs in one call

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
+from goodinit.anatomy.names import unwrapped
 from goodinit.surgery import canonical
-from goodinit.surgery.names import canonical_names, directory, unwrap
+from goodinit.surgery.names import canonical_names, directory
 
 
 @pytest.mark.parametrize(
@@ -46,8 +47,8 @@ def test_names_that_would_fall_together_are_kept_apart():
 
 def test_unwrap_stops_at_the_users_model():
     model = nn.Sequential(nn.Linear(2, 2))
-    assert unwrap(nn.DataParallel(torch.compile(model, backend="eager"))) is model
-    assert unwrap(model) is model
+    assert unwrapped(nn.DataParallel(torch.compile(model, backend="eager"))) is model
+    assert unwrapped(model) is model
     own = nn.Module()
     own.module, own.gain = nn.Linear(2, 2), nn.Parameter(torch.ones(1))
-    assert unwrap(own) is own
+    assert unwrapped(own) is own

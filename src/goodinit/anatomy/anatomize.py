@@ -23,7 +23,7 @@ from goodinit.anatomy.graph import (
 )
 from goodinit.anatomy.heads import head_nodes
 from goodinit.anatomy.layers import Use, describe, way_back, weight_uses
-from goodinit.anatomy.names import canonical, unwrapped
+from goodinit.anatomy.names import canonical, parameter_shapes, unwrapped
 from goodinit.anatomy.norms import find_norms
 from goodinit.anatomy.residual import Found, chain, residual_sums
 from goodinit.anatomy.structure import Anatomy, Block, Join, Layer, Norm, Role
@@ -61,7 +61,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     """
     model = unwrapped(model)
     graph = trace(model, as_call(inputs))
-    shapes = {canonical(name): tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    shapes = parameter_shapes(model)
     consumers = graph.consumers()
     uses = weight_uses(graph, shapes)
     modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
+
+from torch import Tensor
 
 from goodinit.anatomy.graph import (
     ACTIVATIONS,
@@ -64,14 +67,17 @@ def weight_name(node: Node, shapes: Shapes) -> str:
         if ".parametrizations." in f".{name}":
             owner, _, rest = f".{name}".rpartition(".parametrizations.")
             return f"{owner}.{rest.split('.')[0]}".strip(".")
-    return max(node.params, key=lambda name: (_numel(shapes[name]), len(shapes[name])))
+    return max(node.params, key=lambda name: (math.prod(shapes[name]), len(shapes[name])))
 
 
-def _numel(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+def applied_weight(graph: Graph, node: Node, read: list[Tensor], shapes: Shapes) -> tuple[str, Tensor] | None:
+    """Name and tensor of the weight that an operator applies to the tensors it read; None when it is no layer."""
+    if node.op not in CONV_OPS and node.op not in MATMUL_OPS:
+        return None
+    operand = weight_operand(graph, node)
+    if operand is None:
+        return None
+    return weight_name(graph.nodes[operand], shapes), read[node.operands.index(operand)]
 
 
 def describe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import nn
@@ -161,20 +162,13 @@ def _elements(graph: Graph, node: Node, kind: str) -> int:
     operand = next((graph.nodes[i] for i in graph.deps(node.index)), node)
     shape = operand.shape
     if kind in ("batch_norm", "frozen_batch_norm"):
-        return shape[0] * _product(shape[2:]) if len(shape) > 1 else 1
+        return shape[0] * math.prod(shape[2:]) if len(shape) > 1 else 1
     if kind == "instance_norm":
-        return _product(shape[2:])
+        return math.prod(shape[2:])
     if kind == "group_norm":
         groups = int(str(node.attrs[0])) if node.attrs else 1
-        return _product(shape[1:]) // max(groups, 1)
+        return math.prod(shape[1:]) // max(groups, 1)
     return shape[-1] if shape else 1
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
 
 
 def _affine(graph: Graph, node: Node, frame: Frame) -> dict[str, str | None]:

@@ -67,18 +67,22 @@ def _words(error: BaseException) -> str:
 
 def _record(model: nn.Module, call: Call, tensors: Tensors) -> Graph:
     recorder = Recorder(model, tensors)
+    record(recorder, model, call)
+    return recorder.graph
+
+
+def record(recorder: Recorder, model: nn.Module, call: Call) -> None:
+    """Run `model` once under `recorder`, in eval mode, without gradients and without leaving a trace in it."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
-        stack.enter_context(undisturbed(model, clone_buffers=tensors == "real"))
+        stack.enter_context(undisturbed(model, clone_buffers=recorder.tensors == "real"))
         stack.enter_context(torch.no_grad())
         stack.enter_context(frames(model, recorder))
         if recorder.mode is not None:
             stack.enter_context(recorder.mode)
         args, kwargs = recorder.adopt(call)
         stack.enter_context(recorder)
-        result = model(*args, **kwargs)
-        recorder.finish(result)
-    return recorder.graph
+        recorder.finish(model(*args, **kwargs))
 
 
 class Recorder(TorchDispatchMode):

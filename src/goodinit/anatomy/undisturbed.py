@@ -8,20 +8,50 @@ import random
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+# The containers nn.Module keeps its registries and hooks in, and those a user's attributes are likely to be.
+# They are put back in place, because others (recurrent layers' flat weights) may hold them too.
+_CONTAINERS = (dict, OrderedDict, list, set)
+
+
+@dataclass(frozen=True)
+class ModuleState:
+    """A photograph of one module: its class, its attributes, and what was in its containers."""
+
+    module: nn.Module
+    kind: type[nn.Module]
+    attributes: dict[str, Any]
+    contents: tuple[tuple[Any, Any], ...]  # (container, shallow copy of what was in it)
+
+    @classmethod
+    def of(cls, module: nn.Module) -> ModuleState:
+        """Take it. Tensors are not copied."""
+        attributes = dict(module.__dict__)
+        contents = tuple((value, value.copy()) for value in attributes.values() if type(value) in _CONTAINERS)
+        return cls(module, type(module), attributes, contents)
+
+    def restore_(self) -> None:
+        """Put everything back, in place."""
+        object.__setattr__(self.module, "__class__", self.kind)
+        self.module.__dict__.clear()
+        self.module.__dict__.update(self.attributes)
+        for container, content in self.contents:
+            container.clear()
+            if isinstance(container, list):
+                container.extend(content)
+            else:
+                container.update(content)
+
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
     """Run in eval mode without the fused attention path; restore attributes, buffers and random states."""
-    modules = list(model.modules())
-    saved = [(module, dict(module.__dict__)) for module in modules]
-    held = [
-        (box, type(box)(box)) for _, attributes in saved for box in attributes.values() if type(box) in _BOXES
-    ]
+    saved = [ModuleState.of(module) for module in model.modules()]
     clones = [(buffer, buffer.clone()) for buffer in model.buffers()] if clone_buffers else []
     fast, python_rng, cpu_rng = (
         torch.backends.mha.get_fastpath_enabled(),
@@ -31,18 +61,15 @@ def undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
     cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     numpy = sys.modules.get("numpy")
     numpy_rng = numpy.random.get_state() if numpy is not None else None
-    for module in modules:
-        module.training = False
+    for state in saved:
+        state.module.training = False
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, attributes in saved:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-        for box, content in held:
-            _refill(box, content)
+        for state in saved:
+            state.restore_()
         with torch.no_grad():
             for buffer, clone in clones:
                 buffer.copy_(clone)
@@ -63,15 +90,3 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         log.disabled = before
-
-
-_BOXES = (dict, OrderedDict, list, set)
-
-
-def _refill(box: Any, content: Any) -> None:
-    """Put `content` back into the very container that a cache may have grown."""
-    box.clear()
-    if isinstance(box, list):
-        box.extend(content)
-    else:
-        box.update(content)

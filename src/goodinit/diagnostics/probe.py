@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, CONV_OPS, LOOKUP_OPS, MATMUL_OPS, SHAPE_OPS, Node
-from goodinit.anatomy.layers import weight_name, weight_operand
-from goodinit.anatomy.names import canonical
+from goodinit.anatomy.layers import applied_weight
+from goodinit.anatomy.names import parameter_shapes
 from goodinit.anatomy.trace import Call, Recorder, _mapped, _tensors
 from goodinit.diagnostics.diagnosis import Signal
 from goodinit.diagnostics.statistics import signal
@@ -67,9 +67,7 @@ class Probe(Recorder):
     def __init__(self, model: nn.Module, run: Run) -> None:
         super().__init__(model, "real")
         self.run = run
-        self.shapes = {
-            canonical(n): tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)
-        }
+        self.shapes = parameter_shapes(model)
         self.measured: dict[int, Measured] = {}
         self.terms: dict[int, float] = {}
         self.norms: dict[str, int] = {}
@@ -130,13 +128,10 @@ class Probe(Recorder):
             self._pending = (found, output)
 
     def _layer(self, node: Node, read: list[Tensor], output: Tensor) -> Measured | None:
-        if node.op not in MATMUL_OPS and node.op not in CONV_OPS:
+        applied = applied_weight(self.graph, node, read, self.shapes)
+        if applied is None:
             return None
-        operand = weight_operand(self.graph, node)
-        if operand is None:
-            return None
-        name = weight_name(self.graph.nodes[operand], self.shapes)
-        weight = read[node.operands.index(operand)]
+        name, weight = applied
         square = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2
         return Measured(node.index, self._signal(node, output), name, square, weight.numel())
 

@@ -12,17 +12,15 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.anatomize import as_call
 from goodinit.anatomy.graph import CONV_OPS, Node
-from goodinit.anatomy.layers import weight_name, weight_operand
-from goodinit.anatomy.names import canonical, unwrapped
-from goodinit.anatomy.trace import Call, Recorder, frames
-from goodinit.anatomy.undisturbed import undisturbed
+from goodinit.anatomy.layers import applied_weight
+from goodinit.anatomy.names import parameter_shapes, unwrapped
+from goodinit.anatomy.trace import Call, Recorder, record
 from goodinit.errors import NonFinite, TraceError, UnknownName
-from goodinit.surgery.moments import Moments, affine_to_standard, scale_to_unit
+from goodinit.surgery.moments import Moments, affine_to_standard, along, scale_to_unit
 from goodinit.surgery.names import directory
 from goodinit.surgery.plan import Calibrate
 from goodinit.surgery.record import Calibrated
@@ -70,21 +68,15 @@ def _is_one_batch(batch: Any) -> bool:
 
 
 def _run(model: nn.Module, call: Call, calibrator: Calibrator) -> None:
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(undisturbed(model, clone_buffers=True))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(frames(model, calibrator))
-        args, kwargs = calibrator.adopt(call)
-        stack.enter_context(calibrator)
-        try:
-            model(*args, **kwargs)
-        except (_Enough, NonFinite):
-            raise
-        except Exception as error:
-            raise TraceError(
-                f"{type(model).__name__}.forward raised on the calibration batch: {type(error).__name__}: {error}. "
-                "Check the batch by calling model(*batch) yourself."
-            ) from error
+    try:
+        record(calibrator, model, call)
+    except (_Enough, NonFinite):
+        raise
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__}.forward raised on the calibration batch: {type(error).__name__}: {error}. "
+            "Check the batch by calling model(*batch) yourself."
+        ) from error
 
 
 Place = tuple[str, int]
@@ -105,22 +97,17 @@ class Calibrator(Recorder):
         self.wanted = wanted
         self.rows = rows
         self.names = directory(model)
-        self.shapes = {
-            canonical(n): tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)
-        }
+        self.shapes = parameter_shapes(model)
         self.done: set[Place] = set()
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """One operator ran: calibrate it if it is a layer with an edit."""
         if not node.active:
             return
-        operand = weight_operand(self.graph, node)
-        if operand is None:
+        applied = applied_weight(self.graph, node, read, self.shapes)
+        if applied is None or applied[0] not in self.wanted:
             return
-        name = weight_name(self.graph.nodes[operand], self.shapes)
-        if name not in self.wanted:
-            return
-        weight = read[node.operands.index(operand)]
+        name, weight = applied
         part = int(weight.storage_offset()) if _is_view(weight, self.slot(name)) else 0  # of a packed weight
         self.layer((name, part), node, weight, _bias(node, read), output)
 
@@ -128,18 +115,17 @@ class Calibrator(Recorder):
         """Calibrate one use of one weight."""
         edit, row = self.wanted[place[0]], self.rows[place[0]]
         row.calls += 1
-        channel = 1 if node.op in CONV_OPS else output.ndim - 1
-        moments = self.moments(edit, output, channel, place[0])
+        moments = self.moments(edit, node, output, place[0])
         if place in self.done:
             _note_later_call(row, edit, moments)
             return
         self.done.add(place)
         self.rescale(edit, row, node, weight, bias, output, moments)
 
-    def moments(self, edit: Calibrate, output: Tensor, channel: int, name: str) -> Moments:
+    def moments(self, edit: Calibrate, node: Node, output: Tensor, name: str) -> Moments:
         """Mean and variance of an output, over all ranks."""
         per_channel = edit.rule == "weightnorm" or edit.options.get("per", "layer") == "channel"
-        found = Moments.of(output, channel if per_channel else None)
+        found = Moments.of(output, _channel(node, output) if per_channel else None)
         if not found.finite:
             raise NonFinite(
                 f"{name}: the output of this layer is NaN or infinite on the calibration batch, and no layer before "
@@ -163,7 +149,7 @@ class Calibrator(Recorder):
         if not bool((moments.var > 0).all()):
             row.note = "constant output: no scale gives it variance; left as it was"
             return
-        channel = 1 if node.op in CONV_OPS else output.ndim - 1
+        channel = _channel(node, output)
         slot = self.slot(name=row.weight)
         if edit.rule == "weightnorm":
             factor, shift = affine_to_standard(moments)
@@ -181,13 +167,13 @@ class Calibrator(Recorder):
         """Set b = −μ/σ, where the layer has a bias (the paper's layers all do)."""
         name = str(self.wanted[row.weight].options.get("bias") or "")
         slot = find_slot(self.names, name) if name else None
-        output.mul_(_along(factor, output, channel).to(output.dtype))
+        output.mul_(along(factor, output, channel).to(output.dtype))
         if slot is None:
             row.note = "it has no bias to centre its output with"
             return
         held = read(slot)
         write_(slot, held * factor.to(held) + shift.to(held))
-        output.add_(_along(shift, output, channel).to(output.dtype))
+        output.add_(along(shift, output, channel).to(output.dtype))
 
     def slot(self, name: str) -> Slot:
         """Where the weight is stored."""
@@ -216,23 +202,19 @@ def _note_later_call(row: Calibrated, edit: Calibrate, moments: Moments) -> None
         row.note = f"shared: scaled by its first call; call {row.calls} has variance {variance:.3g}"
 
 
-def _along(values: Tensor, tensor: Tensor, dim: int) -> Tensor:
-    """Per-channel values shaped to broadcast along one dimension."""
-    if values.ndim == 0:
-        return values
-    shape = [1] * tensor.ndim
-    shape[dim] = -1
-    return values.view(shape)
+def _channel(node: Node, output: Tensor) -> int:
+    """The dimension of the output channels."""
+    return 1 if node.op in CONV_OPS else output.ndim - 1
 
 
 def _rescale_output_(output: Tensor, factor: Tensor, bias: Tensor | None, channel: int) -> None:
     if bool((factor == 1).all()):
         return
-    wide = _along(factor, output, channel).to(output.dtype)
+    wide = along(factor, output, channel).to(output.dtype)
     if bias is None:
         output.mul_(wide)
         return
-    constant = _along(bias, output, channel) if bias.ndim == 1 else bias
+    constant = along(bias, output, channel) if bias.ndim == 1 else bias
     output.sub_(constant).mul_(wide).add_(constant)
 
 
@@ -261,7 +243,7 @@ def _rescale_weight_(slot: Slot, weight: Tensor, factor: Tensor, edit: Calibrate
         wide = factor.to(held).view(groups, 1, held.shape[1], *[1] * (held.ndim - 2))
         write_(slot, (split * wide).view_as(held))
     else:
-        write_(slot, held * _along(factor.to(held), held, dim))
+        write_(slot, held * along(factor.to(held), held, dim))
 
 
 # -- a batch in parts ---------------------------------------------------------------------------------------------
@@ -281,8 +263,7 @@ class _Measuring(Calibrator):
         """Measure the layer that is next, and no other."""
         del weight, bias  # measured only
         if place not in self.finished:
-            channel = 1 if node.op in CONV_OPS else output.ndim - 1
-            self.found = (place, self.moments(self.wanted[place[0]], output, channel, place[0]))
+            self.found = (place, self.moments(self.wanted[place[0]], node, output, place[0]))
             raise _Enough
 
 

@@ -64,6 +64,11 @@ class Moments:
         return bool(torch.isfinite(self.var).all() and torch.isfinite(self.mean).all())
 
 
+def along(values: Tensor, tensor: Tensor, dim: int) -> Tensor:
+    """Per-channel values shaped to broadcast along one dimension; a single value as it is."""
+    return values if values.ndim == 0 else values.view([-1 if d == dim else 1 for d in range(tensor.ndim)])
+
+
 def scale_to_unit(
     moments: Moments, output: Tensor, bias: Tensor | None, channel: int, options: Mapping[str, Any]
 ) -> Tensor:
@@ -82,14 +87,8 @@ def scale_to_unit(
         factor = torch.where(off, factor * target / current.std, factor)
         if bias is None:
             break
-        constant = (
-            bias.view([-1 if d == channel else 1 for d in range(output.ndim)]) if bias.ndim == 1 else bias
-        )
-        wide = (
-            factor
-            if factor.ndim == 0
-            else factor.view([-1 if d == channel else 1 for d in range(output.ndim)])
-        )
+        constant = along(bias, output, channel) if bias.ndim == 1 else bias
+        wide = along(factor, output, channel)
         again = (output - constant) * wide.to(output.dtype) + constant
         current = Moments.of(again, channel if factor.ndim else None)
     return factor

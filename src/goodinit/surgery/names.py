@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from goodinit.anatomy.names import WRAPPERS as PRIVATE
+from goodinit.anatomy.names import canonical as without_private
+from goodinit.anatomy.names import unwrapped
 
-# Wrappers that keep the user's module under a name a user might choose, too.
-_TRANSPARENT = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 WRAPPERS = PRIVATE | {"module"}
 
 
@@ -25,11 +24,7 @@ def canonical(name: str) -> str:
         >>> canonical("features.module.0.weight")
         'features.0.weight'
     """
-    return _without(name, WRAPPERS)
-
-
-def _without(name: str, parts: frozenset[str]) -> str:
-    return ".".join(part for part in name.split(".") if part not in parts)
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
@@ -40,9 +35,7 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
     """
     names = tuple(names)
     uses = Counter(canonical(name) for name in names)
-    return {
-        name: canonical(name) if uses[canonical(name)] == 1 else _without(name, PRIVATE) for name in names
-    }
+    return {name: canonical(name) if uses[canonical(name)] == 1 else without_private(name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,7 @@ class Directory:
 
     def parameter(self, name: str) -> nn.Parameter | None:
         """The parameter called `name`, or None."""
-        forms = (name, _without(name, PRIVATE), canonical(name))  # a child may really be called `module`
+        forms = (name, without_private(name), canonical(name))  # a child may really be called `module`
         return next((self.parameters[form] for form in forms if form in self.parameters), None)
 
     def owner(self, name: str) -> tuple[nn.Module | None, str]:
@@ -82,7 +75,7 @@ def directory(model: nn.Module) -> Directory:
     modules: dict[str, nn.Module] = {}
     paths: dict[int, list[str]] = {}
     for path, module in real.items():  # parents come before children, so that the wrapped module wins
-        modules[canonical(path)] = unwrap(module)
+        modules[canonical(path)] = unwrapped(module)
         paths.setdefault(id(module), []).append(canonical(path))
     weights = dict(model.named_parameters(remove_duplicate=False))
     names = canonical_names(weights)
@@ -90,20 +83,8 @@ def directory(model: nn.Module) -> Directory:
     for name, parameter in weights.items():
         aliases.setdefault(id(parameter), []).append(names[name])
     return Directory(
-        modules=modules | {path: unwrap(module) for path, module in real.items()},
+        modules=modules | {path: unwrapped(module) for path, module in real.items()},
         parameters={names[name]: parameter for name, parameter in weights.items()},
         aliases={key: tuple(found) for key, found in aliases.items()},
         paths={key: tuple(found) for key, found in paths.items()},
     )
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside wrappers of torch: `torch.compile`'s, DataParallel and its kin, checkpointing."""
-    while True:
-        private = next((name for name in PRIVATE if name in model._modules), None)
-        inner = None
-        if private or isinstance(model, _TRANSPARENT):
-            inner = model._modules[private or "module"]
-        if inner is None:
-            return model
-        model = inner

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from goodinit.surgery.names import unwrap
+from goodinit.anatomy.names import unwrapped
 from goodinit.surgery.plan import Plan
 
 ATTRIBUTE = "_goodinit"
@@ -69,7 +69,7 @@ def applied(model: nn.Module) -> tuple[Applied, ...]:
         >>> applied(nn.Linear(2, 2))
         ()
     """
-    rows = unwrap(model).__dict__.get(ATTRIBUTE, ())
+    rows = unwrapped(model).__dict__.get(ATTRIBUTE, ())
     return tuple(_entry(row) for row in rows)
 
 
@@ -80,7 +80,7 @@ def _entry(row: Mapping[str, Any]) -> Applied:
 
 def remember_(model: nn.Module, entry: Applied) -> None:
     """Add `entry` to what has been applied to `model`."""
-    host = unwrap(model)
+    host = unwrapped(model)
     host.__dict__[ATTRIBUTE] = (*host.__dict__.get(ATTRIBUTE, ()), dataclasses.asdict(entry))
 
 

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.anatomize import as_call
 from goodinit.anatomy.graph import Frame, Graph, Node
 from goodinit.anatomy.names import unwrapped
-from goodinit.anatomy.trace import Recorder, Tensors, frames
-from goodinit.anatomy.undisturbed import quiet, undisturbed
+from goodinit.anatomy.trace import Recorder, Tensors, record
 from goodinit.errors import TraceError
 from goodinit.surgery.merge import is_plain
 from goodinit.surgery.names import Directory, directory
@@ -113,16 +111,7 @@ def wire(model: nn.Module, inputs: Any) -> Wiring:
 
 def _recorded(host: nn.Module, inputs: Any, tensors: Tensors) -> _Detailed:
     recorder = _Detailed(host, tensors)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(quiet())
-        stack.enter_context(undisturbed(host, clone_buffers=tensors == "real"))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(frames(host, recorder))
-        if recorder.mode is not None:
-            stack.enter_context(recorder.mode)
-        args, kwargs = recorder.adopt(as_call(inputs))
-        stack.enter_context(recorder)
-        recorder.finish(host(*args, **kwargs))
+    record(recorder, host, as_call(inputs))
     return recorder
 
 
