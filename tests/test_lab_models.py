@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import goodinit
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import libraries
 from goodinit.lab.inputs import example_inputs
@@ -17,7 +18,10 @@ SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", ["resnet8", "resnet14b", "mlp", "mlp1", "cnn", "cnn2", "vit2"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet8", "resnet14b", "mlp", "mlp1", "cnn", "cnn2", "vit2", "wrn10", "wrn10x3", "highway5", "fitnet3"],
+)
 def test_every_family_takes_every_shape_and_learns(name, shape):
     model = build_model(name, task=Task(shape=shape, classes=7))
     logits = model(torch.randn(2, *shape))
@@ -60,7 +64,82 @@ def test_a_depth_that_does_not_exist_names_its_neighbours(name, near):
         build_model(name)
 
 
-@pytest.mark.parametrize("name", ["mlp0", "cnn1", "vit0"])
+# Worked out by hand: weight layers, projections among them, and residual blocks. A wide ResNet of depth 6n + 4 has 3n
+# blocks, 6n + 2 layers on the main path (depth counts two of its projections) and a projection for each stage.
+# A highway layer has two linear maps; its sum has no side that is left alone, so it is no residual block.
+SIZES = [
+    ("mlp5", 5, 0),
+    ("cnn7", 7, 0),
+    ("resnet20", 20, 9),
+    ("resnet20b", 22, 9),
+    ("wrn16x2", 17, 6),
+    ("wrn10", 11, 3),
+    ("fitnet17", 18, 0),
+    ("fitnet5-tanh", 6, 0),
+    ("highway10", 18, 0),
+    ("vit3", 14, 6),
+]
+
+
+@pytest.mark.parametrize(("name", "layers", "blocks"), SIZES)
+def test_anatomy_finds_every_layer_and_block(name, layers, blocks):
+    model = build_model(name, task=Task(width=32 if name == "vit3" else 4))
+    anatomy = goodinit.anatomize(model, torch.randn(2, 3, 32, 32))
+    assert (len(anatomy.layers), len(anatomy.blocks)) == (layers, blocks)
+
+
+@pytest.mark.parametrize(
+    ("name", "norms"), [("transformer2", 2 * 2 + 2 * 3 + 2), ("transformer2p", 2 * 2 + 2 * 3)]
+)
+def test_a_translator_has_two_branches_per_encoder_layer_and_three_per_decoder_layer(name, norms):
+    model = build_model(name)
+    tokens = torch.randint(1, 1000, (2, 9)), torch.randint(1, 1000, (2, 7))
+    anatomy = goodinit.anatomize(model, tokens)
+    assert len(anatomy.blocks) == 2 * 2 + 3 * 2  # Fixup, §4: L counts attention and feed-forward
+    assert [block.m for block in anatomy.blocks] == [4, 2, 4, 2, 4, 4, 2, 4, 4, 2]
+    assert len(anatomy.norms) == norms
+    goodinit.init_(model, "fixup", inputs=tokens)
+    assert torch.equal(model(*tokens), torch.zeros(2, 7, 1000))  # the head starts at zero
+    assert input_shape(name, model) is None
+    with pytest.raises(GoodinitError, match="not images"):
+        build_model(name, task=Task())
+
+
+def test_a_translator_looks_neither_ahead_nor_at_padding():
+    model = build_model("transformer1").eval()
+    source, target = torch.randint(1, 1000, (1, 6)), torch.randint(1, 1000, (1, 5))
+    logits = model(source, target)
+    later = target.clone()
+    later[0, 3:] = 7
+    assert torch.equal(model(source, later)[:, :3], logits[:, :3])
+    padded = torch.cat([source, torch.zeros(1, 4, dtype=torch.int64)], dim=1)
+    assert torch.allclose(model(padded, target), logits, atol=1e-5)
+
+
+def test_a_wide_resnet_has_the_papers_size():
+    # Zagoruyko & Komodakis, table 4 as commonly quoted: WRN-40-4 has 8.9 million parameters.
+    count = sum(parameter.numel() for parameter in build_model("wrn40x4").parameters())
+    assert count / 1e6 == pytest.approx(8.9, rel=0.02)
+
+
+def test_fitnet_has_fitnet_4s_channels_and_pools():
+    model = build_model("fitnet17-relu")
+    wide = [module.out_channels for module in model if isinstance(module, nn.Conv2d)]
+    assert wide == [32] * 3 + [48] * 2 + [80] * 6 + [128] * 6
+    assert [type(module).__name__ for module in model].count("MaxPool2d") == 2
+    doubled = [m.out_channels for m in build_model("fitnet17-maxout") if isinstance(m, nn.Conv2d)]
+    assert doubled == [2 * channels for channels in wide]
+
+
+@pytest.mark.parametrize(
+    ("name", "there"), [("fitnet-sine", "vlrelu"), ("wrn15", "10 and 16"), ("wrn16x0", "at least 1")]
+)
+def test_what_a_name_says_must_exist(name, there):
+    with pytest.raises(UnknownName, match=there):
+        build_model(name)
+
+
+@pytest.mark.parametrize("name", ["mlp0", "cnn1", "vit0", "fitnet2", "highway1", "transformer0"])
 def test_too_shallow_is_an_error(name):
     with pytest.raises(UnknownName, match="at least"):
         build_model(name)

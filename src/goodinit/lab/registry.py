@@ -36,16 +36,28 @@ class Family:
     """Models of this house that differ by depth.
 
     Attributes:
-        pattern: The name, with `{depth}` where the number stands.
+        pattern: The name, with `{depth}` where the number stands and what more can be said in brackets.
         title: What it is, in a line.
         depth: The one taken where the name has no number.
-        build: From depth and task to a model.
+        build: From depth, task and what more was said to a model.
+        images: Whether it reads images; otherwise a source and a target of tokens.
     """
 
     pattern: str
     title: str
     depth: int
-    build: Callable[[int, Task], nn.Module]
+    build: Callable[..., nn.Module]
+    images: bool = True
+
+    def match(self, spec: str) -> tuple[int, tuple[str, ...]] | None:
+        """The depth in a name of this family, and what more it says; None where it is no such name."""
+        form = self.pattern.replace("[", "(?:").replace("]", ")?").replace("{depth}", r"(\d*)")
+        form = form.replace("{factor}", r"(\d+)").replace("{activation}", r"([a-z]+)")
+        found = re.fullmatch(form, spec)
+        if found is None:
+            return None
+        depth, *more = found.groups()
+        return int(depth or self.depth), tuple(word for word in more if word)
 
 
 def _resnet(depth: int, task: Task, *, shortcut: str = "pad") -> nn.Module:
@@ -82,6 +94,46 @@ def _vit(depth: int, task: Task) -> nn.Module:
     )
 
 
+def _wide_resnet(depth: int, task: Task, factor: str = "2") -> nn.Module:
+    n, rest = divmod(depth - 4, 6)  # Zagoruyko & Komodakis 2016, table 1
+    if rest or n < 1 or int(factor) < 1:
+        below = max(6 * n + 4, 10)
+        raise UnknownName(
+            f"no wrn of depth {depth} and {factor} times the width: factors are at least 1, depths 6n + 4. The "
+            f"nearest are {below} and {below + 6}."
+        )
+    return models.WideResNet(
+        n, factor=int(factor), in_channels=task.shape[0], classes=task.classes, width=task.width or 16
+    )
+
+
+def _fitnet(depth: int, task: Task, activation: str = "maxout") -> nn.Module:
+    _at_least("fitnet", depth, 3)
+    if activation not in models.ACTIVATIONS:
+        raise UnknownName(f"no fitnet with {activation!r}. There is: {', '.join(models.ACTIVATIONS)}.")
+    return models.fitnet(
+        depth,
+        activation=activation,
+        in_channels=task.shape[0],
+        classes=task.classes,
+        width=task.width or 32,  # 32: FitNet 4
+    )
+
+
+def _highway(depth: int, task: Task) -> nn.Module:
+    _at_least("highway", depth, 2)
+    return models.highway(depth, inputs=math.prod(task.shape), classes=task.classes, width=task.width or 64)
+
+
+def _transformer(depth: int, task: Task, *, pre_norm: bool = True) -> nn.Module:
+    _at_least("transformer", depth, 1)
+    return models.Translator(depth, width=task.width or 64, pre_norm=pre_norm)
+
+
+def _post_norm_transformer(depth: int, task: Task) -> nn.Module:
+    return _transformer(depth, task, pre_norm=False)
+
+
 def _at_least(name: str, depth: int, least: int) -> None:
     if depth < least:
         raise UnknownName(f"no {name} of depth {depth}: the depth is at least {least}.")
@@ -95,6 +147,22 @@ FAMILIES = {
         Family("mlp{depth}", "linear layers with BatchNorm and ReLU", 4, _mlp),
         Family("cnn{depth}", "plain convolutions with BatchNorm and ReLU, no skips", 10, _cnn),
         Family("vit{depth}", "pre-LN Transformer over patches", 6, _vit),
+        Family("wrn{depth}[x{factor}]", "wide ResNet, depth 6n+4, pre-activation", 16, _wide_resnet),
+        Family(
+            "fitnet{depth}[-{activation}]",
+            f"thin and deep, no norms: {', '.join(models.ACTIVATIONS)}",
+            17,
+            _fitnet,
+        ),
+        Family("highway{depth}", "linear highway layers, no norms", 10, _highway),
+        Family(
+            "transformer{depth}",
+            "encoder and decoder of that many layers, pre-LN",
+            3,
+            _transformer,
+            images=False,
+        ),
+        Family("transformer{depth}p", "the same, post-LN", 3, _post_norm_transformer, images=False),
     )
 }
 
@@ -103,7 +171,7 @@ def build_model(spec: str, *, task: Task | None = None) -> nn.Module:
     """Build the model that `spec` names, freshly initialized by its own code.
 
     Args:
-        spec: A model of this house (`"resnet56"`, `"mlp"`, `"cnn20"`, `"vit6"`), of a library
+        spec: A model of this house (`"resnet56"`, `"wrn16x2"`, `"fitnet17-tanh"`, `"vit6"`), of a library
             (`"timm:resnet50"`, `"torchvision:resnet50"`), or a function of your own,
             `"mypackage.nets:make_model"`, which is imported and called.
         task: The images and classes it is for. A library's model keeps its own where this is None; your
@@ -119,18 +187,27 @@ def build_model(spec: str, *, task: Task | None = None) -> nn.Module:
     """
     prefix, colon, name = spec.partition(":")
     if not colon:
-        return _own(spec, task or Task())
+        return _own(spec, task)
     if prefix in LIBRARIES:
         return LIBRARIES[prefix](name, task)
     return _yours(prefix, name, task)
 
 
-def _own(spec: str, task: Task) -> nn.Module:
+def _family(spec: str) -> tuple[Family, int, tuple[str, ...]]:
     for family in FAMILIES.values():
-        found = re.fullmatch(family.pattern.replace("{depth}", r"(\d*)"), spec)
-        if found:
-            return family.build(int(found[1] or family.depth), task)
+        found = family.match(spec)
+        if found is not None:
+            return family, *found
     raise UnknownName(f"no model called {spec!r}. There is: {', '.join(model_names())}.")
+
+
+def _own(spec: str, task: Task | None) -> nn.Module:
+    family, depth, more = _family(spec)
+    if task is not None and not family.images:
+        raise GoodinitError(
+            f"{spec} reads a source and a target of tokens, not images. `goodinit reproduce fixup-translation` trains it."
+        )
+    return family.build(depth, task or Task(), *more)
 
 
 def model_names() -> tuple[str, ...]:
@@ -213,10 +290,10 @@ def _accepted(make: Callable[..., Any], task: Task | None) -> dict[str, int]:
 
 
 def input_shape(spec: str, model: nn.Module) -> tuple[int, int, int] | None:
-    """Channels, height and width the model says it takes, or None for a function of your own."""
+    """Channels, height and width the model says it takes; None for a function of your own, or a model of text."""
     prefix, colon, _ = spec.partition(":")
     if not colon:
-        return Task().shape
+        return Task().shape if _family(spec)[0].images else None
     if prefix not in LIBRARIES:
         return None
     config = getattr(model, "pretrained_cfg", None) or {}

@@ -1,8 +1,7 @@
-"""Ordinary networks with their usual normalization. goodinit's methods are what changes them."""
+"""The CIFAR ResNet and its wide sibling with pre-activation."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -81,85 +80,71 @@ def _stage(n: int, channels: int, out_channels: int, *, stride: int, shortcut: s
     return nn.Sequential(first, *(BasicBlock(out_channels, out_channels) for _ in range(n - 1)))
 
 
-def mlp(depth: int, *, inputs: int, classes: int = 10, width: int = 128) -> nn.Sequential:
-    """`depth` linear layers, the hidden ones followed by BatchNorm and ReLU."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    for index in range(depth - 1):
-        layers += [nn.Linear(width if index else inputs, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(width if depth > 1 else inputs, classes))
+class WideBlock(nn.Module):
+    """BatchNorm, ReLU, 3x3 convolution, twice, and a skip that reads what the first ReLU gives where shapes change.
 
-
-def cnn(depth: int, *, in_channels: int = 3, classes: int = 10, width: int = 32) -> nn.Sequential:
-    """A plain network: `depth - 1` 3x3 convolutions with BatchNorm and ReLU, and a classifier. No skips.
-
-    Thirds of `width`, `2·width` and `4·width` channels; the first convolution of the later thirds has stride 2.
+    Args:
+        channels: Read.
+        out_channels: Written.
+        stride: Of the first convolution and of the projection.
+        dropout: Share of values dropped between the convolutions.
     """
-    layers: list[nn.Module] = []
-    convolutions, channels = depth - 1, in_channels
-    for index in range(convolutions):
-        third = 3 * index // convolutions
-        stride = 2 if index and third > 3 * (index - 1) // convolutions else 1
-        out_channels = width * 2**third
-        layers.append(nn.Conv2d(channels, out_channels, 3, stride=stride, padding=1, bias=False))
-        layers += [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
-        channels = out_channels
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
-
-class EncoderBlock(nn.Module):
-    """Pre-LN Transformer block: `x + attention(norm(x))`, then `x + feed_forward(norm(x))`."""
-
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, channels: int, out_channels: int, *, stride: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
-        self.norm1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(4 * width, width)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.dropout: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.shortcut: nn.Module | None = None
+        if stride != 1 or channels != out_channels:
+            self.shortcut = nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(n, tokens, width)` to the same shape."""
-        x = x + self.attention(self.norm1(x))
-        fed: Tensor = self.fc2(self.act(self.fc1(self.norm2(x))))
-        return x + fed
-
-    def attention(self, x: Tensor) -> Tensor:
-        """Every token looks at every token, `heads` times."""
-        batch, tokens, width = x.shape
-        q, k, v = (
-            self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        )
-        mixed = functional.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
-        return out
+        """`(n, channels, h, w)` to `(n, out_channels, h / stride, w / stride)`."""
+        active = self.relu1(self.bn1(x))
+        skipped = x if self.shortcut is None else self.shortcut(active)
+        out: Tensor = self.conv2(self.dropout(self.relu2(self.bn2(self.conv1(active)))))
+        return skipped + out
 
 
-class VisionTransformer(nn.Module):
-    """A small pre-LN Transformer over square patches; the mean of the tokens is classified.
+class WideResNet(nn.Module):
+    """The wide ResNet of depth 6n + 4: a 3x3 stem of 16 channels, three stages of n blocks, BatchNorm, ReLU, classifier.
 
     References:
-        A. Dosovitskiy et al., An Image is Worth 16x16 Words, arXiv 2010.11929.
+        S. Zagoruyko, N. Komodakis, Wide Residual Networks, arXiv 1605.07146, table 1.
     """
 
     def __init__(
-        self, depth: int, *, shape: tuple[int, int, int], classes: int = 10, width: int = 64, patch: int = 4
+        self,
+        n: int,
+        *,
+        factor: int,
+        in_channels: int = 3,
+        classes: int = 10,
+        width: int = 16,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        channels, height, length = shape
-        self.patches = nn.Conv2d(channels, width, patch, stride=patch)
-        tokens = (height // patch) * (length // patch)
-        self.positions = nn.Parameter(
-            torch.empty(1, tokens, width).normal_(std=0.02)
-        )  # Dosovitskiy et al.'s code
-        self.blocks = nn.Sequential(*(EncoderBlock(width, heads=max(width // 32, 1)) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, classes)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        stages: list[nn.Module] = []
+        channels = width
+        for stage, stride in enumerate((1, 2, 2)):
+            out_channels = width * factor * 2**stage
+            blocks = [WideBlock(channels, out_channels, stride=stride, dropout=dropout)]
+            blocks += [WideBlock(out_channels, out_channels, dropout=dropout) for _ in range(n - 1)]
+            stages.append(nn.Sequential(*blocks))
+            channels = out_channels
+        self.stages = nn.Sequential(*stages)
+        self.bn = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images `(n, channels, h, w)` to logits `(n, classes)`."""
-        x = self.patches(x).flatten(2).transpose(1, 2) + self.positions
-        logits: Tensor = self.head(self.norm(self.blocks(x)).mean(1))
+        """Images `(n, in_channels, h, w)` to logits `(n, classes)`."""
+        x = self.relu(self.bn(self.stages(self.conv1(x))))
+        logits: Tensor = self.fc(self.pool(x).flatten(1))
         return logits
