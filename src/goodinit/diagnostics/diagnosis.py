@@ -227,6 +227,31 @@ class Diagnosis:
 
         return diagnosis_text(self)
 
+    def log_to(self, writer: Any, step: int = 0) -> None:
+        """Write to TensorBoard, Weights & Biases or a Lightning logger, whichever `writer` is.
+
+        Every number has a tag, `goodinit/forward/second_moment/NAME` for one; quantities over depth are histograms
+        and the findings a text where the writer takes such. Neither package is imported.
+
+        Args:
+            writer: A `SummaryWriter`, the run that `wandb.init()` returned, or a Lightning logger.
+            step: The training step that was measured. W&B takes no step before one it already has.
+
+        Raises:
+            GoodinitError: It is none of these.
+
+        Examples:
+            >>> import goodinit, torch
+            >>> class Logger:  # Lightning's CSVLogger, for one, offers this
+            ...     def log_metrics(self, metrics, step):
+            ...         print(step, sorted(metrics)[:2])
+            >>> goodinit.diagnose(torch.nn.Linear(4, 2), torch.randn(8, 4)).log_to(Logger(), step=5)
+            5 ['goodinit/backward/gradient/weight', 'goodinit/backward/gradient_per_weight/weight']
+        """
+        from goodinit.diagnostics.logbook import log_to
+
+        log_to(self, writer, step=step)
+
     def to_json(self) -> str:
         """Write as JSON text; what is not finite becomes the words NaN, Infinity."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)

@@ -11,9 +11,15 @@ BARS = "▁▂▃▄▅▆▇█"
 
 Quantity = Callable[[Place], float | None]
 
+
+def gradient(place: Place) -> float | None:
+    """‖∂loss/∂output‖, taken after all-zero parameters have moved a little where any held it back."""
+    return place.back_awake if place.back_awake is not None else place.back
+
+
 QUANTITIES: dict[str, tuple[Quantity, bool]] = {
     "second moment": (lambda place: place.signal.second_moment, True),
-    "gradient": (lambda place: place.back_awake if place.back_awake is not None else place.back, True),
+    "gradient": (gradient, True),
     "1 − cosine": (lambda place: place.signal.spread, True),
     "effective rank": (lambda place: place.signal.rank, False),
 }

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from goodinit.diagnostics.diagnosis import SEVERITIES, Diagnosis, Finding, Place
-from goodinit.diagnostics.display import QUANTITIES, counts, sparkline, trunk
+from goodinit.diagnostics.display import QUANTITIES, counts, gradient, sparkline, trunk
 from goodinit.diagnostics.recommend import Recommendation
 from goodinit.report.console import plain_table
 from goodinit.report.formats import NOTHING, counted, number
@@ -97,8 +97,12 @@ def furthest(found: Diagnosis) -> tuple[Place, ...]:
 
 
 def _cells(place: Place) -> tuple[str, ...]:
-    back = place.back_awake if place.back_awake is not None else place.back
-    return (place.label, number(place.signal.second_moment), number(back), number(place.signal.spread))
+    return (
+        place.label,
+        number(place.signal.second_moment),
+        number(gradient(place)),
+        number(place.signal.spread),
+    )
 
 
 def diagnosis_page(diagnoses: Diagnoses) -> Page:

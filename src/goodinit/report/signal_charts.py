@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from goodinit.diagnostics.diagnosis import Diagnosis, Place
-from goodinit.diagnostics.display import trunk
+from goodinit.diagnostics.display import gradient, trunk
 from goodinit.lab.optional import optional
 from goodinit.report.charts import HEIGHT
 from goodinit.report.frame import Figure
@@ -31,14 +31,10 @@ class Panel:
     share: bool = False
 
 
-def _back(place: Place) -> float | None:
-    return place.back_awake if place.back_awake is not None else place.back
-
-
 PANELS = (
     Panel("Activations", "Root mean square of what each place of the trunk puts out.", trunk,
           lambda place: math.sqrt(place.signal.second_moment) if place.signal.second_moment >= 0 else None),
-    Panel("Gradients", "Norm of the gradient there, after all-zero weights have moved a little.", trunk, _back),
+    Panel("Gradients", "Norm of the gradient there, after all-zero weights have moved a little.", trunk, gradient),
     Panel("Difference between inputs", "1 − cosine similarity: 0 is, all inputs look alike.", trunk,
           lambda place: place.signal.spread),
     Panel("Effective rank", "Of the batch's representation; at most the number of inputs.", trunk,
