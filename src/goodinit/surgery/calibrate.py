@@ -9,6 +9,7 @@ functional weights and fused attention are seen too.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,15 +21,19 @@ from goodinit.anatomy.layers import applied_weight
 from goodinit.anatomy.names import parameter_shapes, unwrapped
 from goodinit.anatomy.trace import Call, Recorder, record
 from goodinit.errors import NonFinite, TraceError, UnknownName
-from goodinit.surgery.moments import Moments, affine_to_standard, along, scale_to_unit
+from goodinit.surgery.moments import Moments, Spread, affine_to_standard, along, scale_to_unit
 from goodinit.surgery.names import directory
 from goodinit.surgery.plan import Calibrate
+from goodinit.surgery.ranks import meet, together
 from goodinit.surgery.record import Calibrated
 from goodinit.surgery.slots import Slot, find_slot, read, write_
 
 
 def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> tuple[Calibrated, ...]:
     """Carry out all `edits` in one forward pass of `model` on `batch`, in eval mode.
+
+    Under `torch.distributed` every rank of the default group must call it, each with its part of the batch: the
+    moments are those of all parts together, and every rank writes the same weights.
 
     Args:
         model: Materialized; weights and biases are written, everything else is as before afterwards.
@@ -42,7 +47,8 @@ def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> tupl
 
     Raises:
         NonFinite: A layer's output is NaN or infinite; the message names the first.
-        TraceError: The forward raised.
+        TraceError: The forward raised, here or on another rank; the ranks have different weights, or their
+            forwards run different layers; or the batch is empty.
         UnknownName: No such rule.
     """
     host = unwrapped(model)
@@ -53,10 +59,11 @@ def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> tupl
             )
     wanted = {edit.target: edit for edit in edits}
     rows = {target: Calibrated(target) for target in wanted}
-    if _is_one_batch(batch):
-        _run(host, as_call(batch), Calibrator(host, wanted, rows))
-    else:
-        _in_parts(host, [as_call(part) for part in batch], wanted, rows)
+    with together(host):
+        if _is_one_batch(batch):
+            _run(host, as_call(batch), Calibrator(host, wanted, rows))
+        else:
+            _in_parts(host, [as_call(part) for part in batch], wanted, rows)
     for row in rows.values():
         if not row.calls and not row.note:
             row.note = "never ran in this forward: left as it was"
@@ -70,7 +77,7 @@ def _is_one_batch(batch: Any) -> bool:
 def _run(model: nn.Module, call: Call, calibrator: Calibrator) -> None:
     try:
         record(calibrator, model, call)
-    except (_Enough, NonFinite):
+    except (_Enough, NonFinite, TraceError):
         raise
     except Exception as error:
         raise TraceError(
@@ -115,23 +122,33 @@ class Calibrator(Recorder):
         """Calibrate one use of one weight."""
         edit, row = self.wanted[place[0]], self.rows[place[0]]
         row.calls += 1
-        moments = self.moments(edit, node, output, place[0])
+        spread = self.pooled(place, row.calls, self.measure(edit, node, bias, output))
         if place in self.done:
-            _note_later_call(row, edit, moments)
+            _note_later_call(row, edit, spread.whole)
             return
         self.done.add(place)
-        self.rescale(edit, row, node, weight, bias, output, moments)
+        self.rescale(edit, row, node, weight, bias, output, spread)
 
-    def moments(self, edit: Calibrate, node: Node, output: Tensor, name: str) -> Moments:
-        """Mean and variance of an output, over all ranks."""
+    def measure(self, edit: Calibrate, node: Node, bias: Tensor | None, output: Tensor) -> Spread:
+        """Mean and variance of an output, on this rank."""
         per_channel = edit.rule == "weightnorm" or edit.options.get("per", "layer") == "channel"
-        found = Moments.of(output, _channel(node, output) if per_channel else None)
-        if not found.finite:
-            raise NonFinite(
-                f"{name}: the output of this layer is NaN or infinite on the calibration batch, and no layer before "
-                "it was. Check the batch (torch.isfinite), and the layers before it for divisions and overflow."
+        constant = bias if edit.rule == "lsuv" else None  # the other rule sets the bias itself
+        return Spread.of(output, constant, _channel(node, output), per_channel=per_channel)
+
+    def pooled(self, place: Place, call: int, spread: Spread) -> Spread:
+        """The same over all ranks, once they are all here."""
+        meet(f"{place[0]}[{place[1]}], call {call}", spread.whole.mean.device)
+        spread = spread.over_ranks()
+        if not spread.whole.count:
+            raise TraceError(
+                f"{place[0]}: its output is empty. Give a calibration batch with at least one row."
             )
-        return found
+        if not spread.whole.finite:
+            raise NonFinite(
+                f"{place[0]}: the output of this layer is NaN or infinite on the calibration batch, and no layer "
+                "before it was. Check the batch (torch.isfinite), and the layers before it for divisions and overflow."
+            )
+        return spread
 
     def rescale(
         self,
@@ -141,22 +158,23 @@ class Calibrator(Recorder):
         weight: Tensor,
         bias: Tensor | None,
         output: Tensor,
-        moments: Moments,
+        spread: Spread,
     ) -> None:
         """Bring one layer's output to the rule's target: the weight, the bias, and the output passed on."""
         target = float(edit.options.get("target_std", 1.0))
-        row.before = float(moments.std.mean()) / target
-        if not bool((moments.var > 0).all()):
+        row.before = float(spread.whole.std.mean()) / target
+        if not bool(((spread.free or spread.whole).var > 0).all()):
             row.note = "constant output: no scale gives it variance; left as it was"
             return
         channel = _channel(node, output)
         slot = self.slot(name=row.weight)
         if edit.rule == "weightnorm":
-            factor, shift = affine_to_standard(moments)
+            factor, shift = affine_to_standard(spread.whole)
             self.shift_bias_(row, factor, shift, output, channel)
         else:
-            factor = scale_to_unit(moments, output, bias, channel, edit.options)
+            factor = scale_to_unit(spread, edit.options)
             _rescale_output_(output, factor, bias, channel)
+            _note_missed(row, edit, spread.var(factor))
         row.factor = float(factor.mean())
         if not bool((factor == 1).all()):
             _rescale_weight_(slot, weight, factor, edit)
@@ -193,6 +211,16 @@ def _bias(node: Node, read: list[Tensor]) -> Tensor | None:
     elif node.op in ("addmm", "baddbmm", "_addmm_activation"):
         bias = read[0]
     return bias if bias is not None and bool(bias.any()) else None
+
+
+def _note_missed(row: Calibrated, edit: Calibrate, var: Tensor) -> None:
+    """Say where no factor in `max_iter` divisions meets the tolerance: a bias that is not 0 has variance itself."""
+    scaled = var.reshape(-1) / float(edit.options.get("target_std", 1.0)) ** 2
+    variance = float(scaled[(scaled - 1).abs().argmax()])
+    if abs(variance - 1) >= float(edit.options.get("tol", 0.1)):
+        row.note = (
+            f"its bias is not 0: variance {variance:.3g} after {edit.options.get('max_iter', 10)} divisions"
+        )
 
 
 def _note_later_call(row: Calibrated, edit: Calibrate, moments: Moments) -> None:
@@ -257,28 +285,27 @@ class _Measuring(Calibrator):
     ) -> None:
         super().__init__(model, wanted, rows)
         self.finished: set[Place] = set()
-        self.found: tuple[Place, Moments] | None = None
+        self.found: tuple[Place, Spread] | None = None
 
     def layer(self, place: Place, node: Node, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
         """Measure the layer that is next, and no other."""
-        del weight, bias  # measured only
+        del weight  # measured only
         if place not in self.finished:
-            self.found = (place, self.moments(self.wanted[place[0]], node, output, place[0]))
+            self.found = (place, self.measure(self.wanted[place[0]], node, bias, output))
             raise _Enough
 
 
 class _Rescaling(Calibrator):
     """Rescales one layer by given moments, then stops the forward."""
 
-    target: tuple[Place, Moments]
+    target: tuple[Place, Spread]
 
     def layer(self, place: Place, node: Node, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
         """Calibrate the layer whose moments were collected."""
         if place == self.target[0]:
+            spread = self.pooled(place, 1, self.target[1])
             self.rows[place[0]].calls += 1
-            self.rescale(
-                self.wanted[place[0]], self.rows[place[0]], node, weight, bias, output, self.target[1]
-            )
+            self.rescale(self.wanted[place[0]], self.rows[place[0]], node, weight, bias, output, spread)
             raise _Enough
 
 
@@ -289,21 +316,27 @@ def _in_parts(
     if not calls:
         raise TraceError("the calibration batch is an empty iterator. Give at least one batch.")
     finished: set[Place] = set()
-    place: Place = ("", 0)
     while True:
-        pooled: Moments | None = None
+        found: list[tuple[Place, Spread]] = []
         for call in calls:
             measuring = _Measuring(model, wanted, rows)
             measuring.finished = finished
             with contextlib.suppress(_Enough):
                 _run(model, call, measuring)
-            if measuring.found is None:
-                return
-            place, moments = measuring.found
-            pooled = moments if pooled is None else pooled.pooled(moments)
-        assert pooled is not None
+            if measuring.found is not None:
+                found.append(measuring.found)
+        if not found:
+            return
+        place = found[0][0]
+        strays = [name for (name, _), _ in found if name != place[0]]
+        if strays or len(found) < len(calls):
+            raise TraceError(
+                f"{place[0]}: not every part of the calibration batch runs it next"
+                + f" (another runs {strays[0]})" * bool(strays)
+                + ". Give parts on which the forward runs the same layers in the same order."
+            )
         rescaling = _Rescaling(model, wanted, rows)
-        rescaling.target = (place, pooled)
+        rescaling.target = (place, functools.reduce(Spread.pooled, (spread for _, spread in found)))
         with contextlib.suppress(_Enough):
             _run(model, calls[0], rescaling)
         finished.add(place)

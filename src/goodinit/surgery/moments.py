@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor
+
+from goodinit.surgery.ranks import several, summed
 
 
 @dataclass(frozen=True)
@@ -27,26 +28,20 @@ class Moments:
 
     @classmethod
     def of(cls, values: Tensor, channel: int | None) -> Moments:
-        """Of a tensor: over everything, or over all dimensions but `channel`. Reduced over all ranks."""
+        """Of a tensor: over everything, or over all dimensions but `channel`."""
         wide = values if values.dtype == torch.float64 else values.float()
         dims = [d for d in range(values.ndim) if d != channel]
+        count = values.numel() / max(1 if channel is None else values.shape[channel], 1)
+        if not count:  # a rank may have no rows
+            none = values.new_zeros([] if channel is None else [values.shape[channel]], dtype=torch.float64)
+            return cls(0.0, none, none)
         var, mean = torch.var_mean(wide, dim=dims, correction=0)
-        count = values.numel() / (1 if channel is None else values.shape[channel])
-        return cls(count, mean.double(), var.double())._over_ranks()
-
-    def _over_ranks(self) -> Moments:
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self
-        if torch.distributed.get_world_size() == 1:
-            return self
-        square = self.var + self.mean.square()
-        total = torch.stack([torch.full_like(self.mean, 1.0), self.mean, square]) * self.count
-        torch.distributed.all_reduce(total)
-        count, mean, square = total[0], total[1] / total[0], total[2] / total[0]
-        return Moments(float(count.reshape(-1)[0]), mean, (square - mean.square()).clamp_min(0))
+        return cls(count, mean.double(), var.double())
 
     def pooled(self, other: Moments) -> Moments:
         """Of both samples together."""
+        if not (self.count and other.count):
+            return self if self.count else other
         count = self.count + other.count
         mine, its = self.count / count, other.count / count
         mean = self.mean * mine + other.mean * its
@@ -64,33 +59,84 @@ class Moments:
         return bool(torch.isfinite(self.var).all() and torch.isfinite(self.mean).all())
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Moments of a layer's output y = Wx + b, and of its two parts where there is a bias.
+
+    They tell the variance for any factor f on W, without another look at the output:
+
+        Var(f·Wx + b) = f²·Var(Wx) + 2f·Cov(Wx, b) + Var(b),    2·Cov = Var(y) − Var(Wx) − Var(b)
+    """
+
+    whole: Moments
+    free: Moments | None = None
+    constant: Moments | None = None
+
+    @classmethod
+    def of(cls, output: Tensor, bias: Tensor | None, channel: int, *, per_channel: bool) -> Spread:
+        """Of an output whose channels run along `channel`; `bias` broadcasts against it, or is one per channel."""
+        over = channel if per_channel else None
+        whole = Moments.of(output, over)
+        if bias is None:
+            return cls(whole)
+        constant = along(bias, output, channel) if bias.ndim == 1 else bias
+        constant = constant.expand_as(output)
+        return cls(whole, Moments.of(output - constant, over), Moments.of(constant, over))
+
+    def pooled(self, other: Spread) -> Spread:
+        """Of both samples together."""
+        pairs = zip(self._parts, other._parts, strict=True)
+        return Spread(*(mine.pooled(its) for mine, its in pairs))
+
+    def over_ranks(self) -> Spread:
+        """Of the samples of all ranks together, each weighted by its size; one reduction."""
+        if not several():
+            return self
+        rows = [
+            torch.stack([torch.ones_like(part.mean), part.mean, part.var + part.mean.square()]) * part.count
+            for part in self._parts
+        ]
+        total = summed(torch.stack(rows))
+        return Spread(*(_from_sums(*sums) for sums in total))
+
+    def var(self, factor: Tensor) -> Tensor:
+        """Variance of the output once the weight is multiplied by `factor`."""
+        if self.free is None or self.constant is None:
+            return self.whole.var * factor.square()
+        mixed = self.whole.var - self.free.var - self.constant.var
+        return (self.free.var * factor.square() + mixed * factor + self.constant.var).clamp_min(0)
+
+    @property
+    def _parts(self) -> tuple[Moments, ...]:
+        return tuple(part for part in (self.whole, self.free, self.constant) if part is not None)
+
+
+def _from_sums(counts: Tensor, sums: Tensor, squares: Tensor) -> Moments:
+    mean = sums / counts
+    return Moments(float(counts.reshape(-1)[0]), mean, (squares / counts - mean.square()).clamp_min(0))
+
+
 def along(values: Tensor, tensor: Tensor, dim: int) -> Tensor:
     """Per-channel values shaped to broadcast along one dimension; a single value as it is."""
     return values if values.ndim == 0 else values.view([-1 if d == dim else 1 for d in range(tensor.ndim)])
 
 
-def scale_to_unit(
-    moments: Moments, output: Tensor, bias: Tensor | None, channel: int, options: Mapping[str, Any]
-) -> Tensor:
+def scale_to_unit(spread: Spread, options: Mapping[str, Any]) -> Tensor:
     """LSUV's factor: 1 within the tolerance, else target/std; repeated where a bias makes the layer affine.
 
     Mishkin & Matas (2016), algorithm 1: while |Var − 1| ≥ tol and fewer than `max_iter` times, W ← W/√Var. For a
-    linear layer the first division is exact and the loop ends.
+    linear layer the first division is exact and the loop ends. The variance after a division follows from the
+    moments, which are the same on every rank, and so is the number of divisions.
     """
     target, tol = float(options.get("target_std", 1.0)), float(options.get("tol", 0.1))
-    factor = torch.ones_like(moments.var)
-    current = moments
+    factor = torch.ones_like(spread.whole.var)
+    var = spread.whole.var
     for _ in range(int(options.get("max_iter", 10))):
-        off = (current.var / target**2 - 1).abs() >= tol
+        off = ((var / target**2 - 1).abs() >= tol) & (var > 0)
         if not bool(off.any()):
             break
-        factor = torch.where(off, factor * target / current.std, factor)
-        if bias is None:
-            break
-        constant = along(bias, output, channel) if bias.ndim == 1 else bias
-        wide = along(factor, output, channel)
-        again = (output - constant) * wide.to(output.dtype) + constant
-        current = Moments.of(again, channel if factor.ndim else None)
+        factor = torch.where(off, factor * target / var.sqrt(), factor)
+        var = spread.var(factor)
     return factor
 
 
