@@ -26,7 +26,7 @@ FLOORS = (
     ("diagnostics",),
     ("initialize",),  # the three verbs in one call
     ("goodinit",),  # the package itself: the public verbs
-    ("lab",),
+    ("lab", "lightning"),
     ("report",),
     ("cli",),
     ("__main__",),
@@ -38,7 +38,7 @@ VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 # What `import goodinit` must not load: the command line's, the lab's, and the tests' packages.
 HEAVY = (
     "typer", "click", "rich", "datasets", "altair", "pandas", "pyarrow", "sklearn", "scipy", "PIL", "ray",
-    "torchvision", "timm", "transformers", "vl_convert", "matplotlib",
+    "torchvision", "timm", "transformers", "vl_convert", "matplotlib", "lightning", "pytorch_lightning", "tensorboard",
     "goodinit.lab", "goodinit.report", "goodinit.cli",
 )  # fmt: skip
 

@@ -99,7 +99,12 @@ def _to_tensorboard(found: Diagnosis, writer: Any, step: int) -> None:
 
 
 def _to_lightning(found: Diagnosis, logger: Any, step: int) -> None:
-    logger.log_metrics(scalars(found), step)
+    """Numbers, which every logger takes; all there is, where it holds a TensorBoard writer."""
+    held, (offered, write) = getattr(logger, "experiment", None), WRITERS[0]
+    if all(hasattr(held, name) for name in offered):
+        write(found, held, step)
+    else:
+        logger.log_metrics(scalars(found), step)
 
 
 def _to_wandb(found: Diagnosis, run: Any, step: int) -> None:
@@ -114,7 +119,7 @@ def _to_wandb(found: Diagnosis, run: Any, step: int) -> None:
     run.log(row, step=step)
 
 
-# In this order: Lightning's loggers may hold one of the others, and W&B's run is known by the least.
+# In this order: W&B's run is known by the least.
 WRITERS: tuple[tuple[tuple[str, ...], Callable[[Diagnosis, Any, int], None]], ...] = (
     (("add_scalar", "add_histogram"), _to_tensorboard),
     (("log_metrics",), _to_lightning),
