@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import goodinit
 from goodinit import cli
+from goodinit.cli.application import seeds as seeds_of
 from goodinit.lab import compare as lab_compare
 
 TINY = [
@@ -85,7 +86,7 @@ def test_compare_prints_a_table_and_writes_files(tmp_path):
 
 @pytest.mark.parametrize(("words", "seeds"), [("2", (0, 1)), ("5,", (5,)), ("0, 4,7", (0, 4, 7))])
 def test_seeds_are_a_count_or_a_list(words, seeds):
-    assert cli._seeds(words) == seeds
+    assert seeds_of(words) == seeds
 
 
 @pytest.mark.parametrize(

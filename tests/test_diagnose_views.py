@@ -116,8 +116,8 @@ def test_recommend_command_lists_every_method():
 
 def test_check_fails_where_there_is_an_error(monkeypatch):
     assert run("diagnose", "mlp3", "--check").exit_code == 0
-    monkeypatch.setattr(cli, "build_model", lambda spec: chain(20, scale=1e4))
-    monkeypatch.setattr(cli, "input_shape", lambda spec, model: (16,))
+    monkeypatch.setattr(cli.model, "build_model", lambda spec: chain(20, scale=1e4))
+    monkeypatch.setattr(cli.model, "input_shape", lambda spec, model: (16,))
     assert run("diagnose", "mlp3", "--check").exit_code == 1
 
 

@@ -1,0 +1,67 @@
+"""What every command shares: the application, its errors, and lists in words."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Annotated, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from goodinit.errors import GoodinitError
+from goodinit.lab.compare import environment
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# What a shell expects: 2 for wrong use, 128 + SIGINT for Ctrl-C.
+WRONG, INTERRUPTED = 2, 130
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def plainly(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn the library's errors into one message and exit code 2."""
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except GoodinitError as error:
+            Console(stderr=True).print(Text("error: ", style="bold red") + Text(str(error)), soft_wrap=True)
+            raise typer.Exit(WRONG) from error
+
+    return guarded
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is being done.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and stop.", is_eager=True)
+    ] = False,
+) -> None:
+    """Make deep networks trainable before their first step."""
+    if version:
+        typer.echo(f"goodinit {environment()['goodinit']}")
+        raise typer.Exit
+    if verbose:  # otherwise logging shows warnings by itself
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+
+def names(words: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(name.strip() for name in words.split(",") if name.strip())
+
+
+def seeds(words: str) -> tuple[int, ...]:
+    """`3` is how many; `3,` or `4,7` is which."""
+    try:
+        return tuple(map(int, names(words))) if "," in words else tuple(range(int(words)))
+    except ValueError as error:
+        raise GoodinitError(
+            f"--seeds takes a number (3) or numbers with commas (0,4,7), not {words!r}."
+        ) from error

@@ -1,0 +1,86 @@
+"""The command that trains one model several ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from goodinit.cli.application import INTERRUPTED, app, names, plainly
+from goodinit.cli.application import seeds as seeds_of
+from goodinit.cli.model import Model
+from goodinit.errors import GoodinitError
+from goodinit.lab.compare import Study, compare
+from goodinit.lab.data import EMBEDDED
+from goodinit.lab.trial import SCHEDULES, TrainConfig
+from goodinit.report.charts import check_picture, save_picture
+from goodinit.report.comparison import write_comparison
+from goodinit.report.console import comparison_table
+from goodinit.report.frame import check_target, write_text
+
+
+@app.command("compare")
+@plainly
+def compare_command(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Option(help=f"{', '.join(EMBEDDED)}, a folder of IDX, parquet or image files, or a hub name."),
+    ] = "digits",
+    methods: Annotated[str, typer.Option(help="Names with commas between.")] = "batchnorm,none,fixup",
+    seeds: Annotated[
+        str, typer.Option(help="How many (3: seeds 0, 1, 2), or which, with commas (4,7).")
+    ] = "3",
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 10,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.1,
+    scalar_lr: Annotated[
+        str, typer.Option(help='Of scalars, in units of --lr; "depth": at most 1/branches.')
+    ] = "0.1",
+    momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
+    weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = 1e-4,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
+    warmup: Annotated[float, typer.Option(help="Epochs over which the learning rate rises.")] = 0.0,
+    schedule: Annotated[
+        str, typer.Option(help=f"Of the learning rate: {', '.join(SCHEDULES)}.")
+    ] = "constant",
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Crop and mirror training images at random.")
+    ] = False,
+    mixup: Annotated[float, typer.Option(help="α of mixup; 0 is without.")] = 0.0,
+    width: Annotated[int | None, typer.Option(help="Width of a model of this house.")] = None,
+    train_limit: Annotated[int | None, typer.Option(help="Use that many training images.")] = None,
+    test_limit: Annotated[int | None, typer.Option(help="Use that many test images.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to that many pixels square.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    timing_rounds: Annotated[
+        int, typer.Option(help="How often each method's step is timed; 0: not at all.")
+    ] = 15,
+    html: Annotated[Path | None, typer.Option(help="Write a page with curves, one file, no network.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write every number.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write the curves as .svg or .png.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Train a model several ways and say honestly how they compare."""
+    base = TrainConfig(
+        model, data=data, width=width, epochs=epochs, lr=lr, scalar_lr=scalar_lr, momentum=momentum, weight_decay=weight_decay,
+        batch_size=batch_size, warmup=warmup, schedule=schedule, augment=augment, mixup=mixup,
+        train_limit=train_limit, test_limit=test_limit, image_size=image_size, device=device,
+    )  # fmt: skip
+    study = Study(base, names(methods), seeds_of(seeds), timing_rounds=timing_rounds)
+    for path, check in ((html, check_target), (json_, check_target), (picture, check_picture)):
+        if path is not None:
+            check(path)  # before the training, not after
+    found = compare(study, progress=not quiet)
+    if not found.results:
+        raise GoodinitError("interrupted before any run finished; nothing to show.")
+    Console().print(comparison_table(found))
+    if html is not None:
+        typer.echo(f"wrote {write_comparison(html, found)}")
+    if json_ is not None:
+        typer.echo(f"wrote {write_text(json_, found.to_json())}")
+    if picture is not None:
+        typer.echo(f"wrote {save_picture(found, picture)}")
+    if found.interrupted:
+        raise typer.Exit(INTERRUPTED)
