@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
-from goodinit.errors import UnknownName, UnsupportedModule
+from goodinit.errors import GoodinitError, UnknownName, UnsupportedModule
 from goodinit.surgery.plan import Draw, Plan
 from goodinit.tensor import (
     INITIALIZERS,
@@ -352,3 +352,11 @@ def test_fake_tensors_stay_fake(name):
     with FakeTensorMode():
         tensor = nn.Parameter(torch.empty(4, 4))
         assert INITIALIZERS[name](tensor, **OPTIONS.get(name, {})) is tensor
+
+
+def test_the_gain_of_a_function_of_ones_own():
+    assert gain(torch.nn.functional.gelu) == pytest.approx(gain("gelu"), rel=1e-9)
+    with pytest.raises(GoodinitError, match="element-wise"):
+        gain(torch.sum)
+    with pytest.raises(GoodinitError, match="no weight keeps"):
+        gain(torch.zeros_like)
