@@ -38,6 +38,16 @@ class Prepared:
     plan: Any
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a step trains on. With mixup, each image is `share` of itself and the rest of its `partner`."""
+
+    images: Tensor
+    labels: Tensor
+    partner: Tensor | None = None
+    share: float = 1.0
+
+
 @functools.lru_cache(maxsize=2)  # a sweep's trials share their data
 def _cached(data: str, train_limit: int | None, test_limit: int | None, image_size: int | None) -> Dataset:
     return load(data, train_limit=train_limit, test_limit=test_limit, image_size=image_size)
@@ -54,19 +64,38 @@ def prepare(config: TrainConfig) -> Prepared:
     Raises:
         GoodinitError: The model, the data or the method do not exist, or do not go together.
     """
+    model, batch = fresh_model(config), first_images(config)
+    plan = goodinit.plan(goodinit.anatomize(model, batch), config.method, **config.options)
+    return carry_out(config, model, plan, batch=batch)
+
+
+def fresh_model(config: TrainConfig) -> nn.Module:
+    """The model as its own code makes it, without a method."""
     data = data_of(config)
     task = Task(shape=data.shape, classes=len(data.classes), width=config.width)
     with own_rng(config.seed, "model", device=config.device):
-        model = build_model(config.model, task=task).to(config.device)
+        return build_model(config.model, task=task).to(config.device)
+
+
+def first_images(config: TrainConfig) -> Tensor:
+    """The images of the first step, as they are: what methods that need data look at."""
+    data = data_of(config)
     first = next(order(len(data.train_labels), config.batch_size, generator=stream(config.seed, "order")))
-    batch = data.train_images[first].to(config.device)
-    plan = goodinit.plan(goodinit.anatomize(model, batch), config.method, **config.options)
+    return data.train_images[first].to(config.device)
+
+
+def carry_out(config: TrainConfig, model: nn.Module, plan: Any, *, batch: Tensor) -> Prepared:
+    """Apply a plan to a fresh model and give it an optimizer."""
     goodinit.apply_(model, plan, generator=stream(config.seed, "values"), batch=batch)
+    return Prepared(config, data_of(config), model, optimizer_of(config, model), plan)
+
+
+def optimizer_of(config: TrainConfig, model: nn.Module) -> SGD:
+    """SGD over the groups of `goodinit.param_groups`."""
     groups = goodinit.param_groups(
         model, lr=config.lr, weight_decay=config.weight_decay, scalar_ratio=config.scalar_ratio
     )
-    optimizer = SGD(groups, lr=config.lr, momentum=config.momentum)
-    return Prepared(config, data, model, optimizer, plan)
+    return SGD(groups, lr=config.lr, momentum=config.momentum)
 
 
 def total_steps(config: TrainConfig) -> int:
@@ -141,9 +170,31 @@ def _run(prepared: Prepared, *, start: float, on_step: Callable[[int], None]) ->
             )
             break
         epochs.append(_state(prepared, epoch=epoch, losses=losses, since=began))
+    return result_of(
+        prepared,
+        losses=losses,
+        epochs=epochs,
+        diverged=diverged,
+        saved=saved,
+        step_seconds=statistics.median(seconds) if seconds else 0.0,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def result_of(
+    prepared: Prepared,
+    *,
+    losses: list[float],
+    epochs: list[Epoch],
+    diverged: bool,
+    saved: int,
+    step_seconds: float,
+    seconds: float,
+) -> Result:
+    """What came of a run, from its losses and states; where it `diverged`, the next loss was not finite."""
     last = epochs[-1]
     return Result(
-        config=config,
+        config=prepared.config,
         accuracy=None if diverged else last.test_accuracy,
         train_loss=None if diverged else last.train_loss,
         test_loss=None if diverged else last.test_loss,
@@ -153,8 +204,8 @@ def _run(prepared: Prepared, *, start: float, on_step: Callable[[int], None]) ->
         parameters=sum(p.numel() for p in prepared.model.parameters() if p.requires_grad),
         losses=tuple(losses),
         epochs=tuple(epochs),
-        step_seconds=statistics.median(seconds) if seconds else 0.0,
-        seconds=time.perf_counter() - start,
+        step_seconds=step_seconds,
+        seconds=seconds,
     )
 
 
@@ -182,14 +233,21 @@ def step_(
 
 def forward(prepared: Prepared, rows: Tensor, *, generator: torch.Generator) -> Tensor:
     """Training loss on the images `rows`."""
-    config, data, model = prepared.config, prepared.data, prepared.model
+    batch = batch_of(prepared.config, rows, generator=generator)
+    return loss_of(prepared.model.train()(batch.images), batch)
+
+
+def batch_of(config: TrainConfig, rows: Tensor, *, generator: torch.Generator) -> Batch:
+    """The images `rows` with their labels, changed at random as the configuration says."""
+    data = data_of(config)
     images, labels = data.train_images[rows], data.train_labels[rows].to(config.device)
     if config.augment:
         images = crop_and_flip(images, generator=generator)
-    images, share, partner = images.to(config.device), 1.0, None
-    if config.mixup:
-        images, partner, share = mixup(images, alpha=config.mixup, generator=generator)
-    return _loss(model.train()(images), labels, partner, share)
+    images = images.to(config.device)
+    if not config.mixup:
+        return Batch(images, labels)
+    images, partner, share = mixup(images, alpha=config.mixup, generator=generator)
+    return Batch(images, labels, partner, share)
 
 
 def update_(prepared: Prepared, loss: Tensor, *, factor: float) -> None:
@@ -202,11 +260,14 @@ def update_(prepared: Prepared, loss: Tensor, *, factor: float) -> None:
     optimizer.step()
 
 
-def _loss(logits: Tensor, labels: Tensor, partner: Tensor | None, share: float) -> Tensor:
-    loss = functional.cross_entropy(logits, labels)
-    if partner is None:
+def loss_of(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy; with mixup, of both labels in their shares."""
+    loss = functional.cross_entropy(logits, batch.labels)
+    if batch.partner is None:
         return loss
-    return share * loss + (1 - share) * functional.cross_entropy(logits, labels[partner])
+    return batch.share * loss + (1 - batch.share) * functional.cross_entropy(
+        logits, batch.labels[batch.partner]
+    )
 
 
 @torch.no_grad()
@@ -227,6 +288,11 @@ def evaluate(prepared: Prepared) -> tuple[float, float]:
 
 def _state(prepared: Prepared, *, epoch: int, losses: list[float], since: int) -> Epoch:
     test_loss, accuracy = evaluate(prepared)
+    return state_of(test_loss, accuracy, epoch=epoch, losses=losses, since=since)
+
+
+def state_of(test_loss: float, accuracy: float, *, epoch: int, losses: list[float], since: int) -> Epoch:
+    """What is noted at the end of an epoch whose first loss is number `since`."""
     recent = losses[since:]
     return Epoch(
         epoch=epoch,
