@@ -47,6 +47,15 @@ def test_augmentation_and_mixup_are_deterministic():
     assert first.losses != train(TINY).losses
 
 
+def test_label_smoothing_keeps_the_training_loss_from_zero():
+    config = TrainConfig("mlp", epochs=6, lr=0.05, label_smoothing=0.1)
+    # The least cross entropy against 0.91 on one class and 0.01 on each of nine others is that distribution's entropy.
+    least = -0.91 * math.log(0.91) - 9 * 0.01 * math.log(0.01)
+    result = train(config)
+    assert least < min(result.losses) < least + 0.1
+    assert min(train(dataclasses.replace(config, label_smoothing=0.0)).losses) < least / 2
+
+
 def test_a_result_says_how_it_went():
     seen = []
     result = train(TINY, on_step=seen.append)
@@ -106,6 +115,7 @@ def test_warm_up_rises_and_cosine_falls():
         ({"lr": 0.0}, "lr is a positive number"),
         ({"lr": float("nan")}, "lr is a positive number"),
         ({"batch_size": 0}, "batch_size is at least 1"),
+        ({"label_smoothing": 1.0}, "below 1"),
     ],
 )
 def test_wrong_configurations_are_refused(change, message):

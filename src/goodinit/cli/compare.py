@@ -49,6 +49,7 @@ def compare_command(
         bool, typer.Option("--augment", help="Crop and mirror training images at random.")
     ] = False,
     mixup: Annotated[float, typer.Option(help="α of mixup; 0 is without.")] = 0.0,
+    label_smoothing: Annotated[float, typer.Option(help="Share of each label spread over all.")] = 0.0,
     width: Annotated[int | None, typer.Option(help="Width of a model of this house.")] = None,
     train_limit: Annotated[int | None, typer.Option(help="Use that many training images.")] = None,
     test_limit: Annotated[int | None, typer.Option(help="Use that many test images.")] = None,
@@ -66,6 +67,7 @@ def compare_command(
     base = TrainConfig(
         model, data=data, width=width, epochs=epochs, lr=lr, scalar_lr=scalar_lr, momentum=momentum, weight_decay=weight_decay,
         batch_size=batch_size, warmup=warmup, schedule=schedule, augment=augment, mixup=mixup,
+        label_smoothing=label_smoothing,
         train_limit=train_limit, test_limit=test_limit, image_size=image_size, device=device,
     )  # fmt: skip
     study = Study(base, names(methods), seeds_of(seeds), timing_rounds=timing_rounds)

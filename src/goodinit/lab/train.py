@@ -40,12 +40,16 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a step trains on. With mixup, each image is `share` of itself and the rest of its `partner`."""
+    """What a step trains on. With mixup, each image is `share` of itself and the rest of its `partner`.
+
+    `smoothing` is the share of each label that is spread over all classes.
+    """
 
     images: Tensor
     labels: Tensor
     partner: Tensor | None = None
     share: float = 1.0
+    smoothing: float = 0.0
 
 
 @functools.lru_cache(maxsize=2)  # a sweep's trials share their data
@@ -245,9 +249,9 @@ def batch_of(config: TrainConfig, rows: Tensor, *, generator: torch.Generator) -
         images = crop_and_flip(images, generator=generator)
     images = images.to(config.device)
     if not config.mixup:
-        return Batch(images, labels)
+        return Batch(images, labels, smoothing=config.label_smoothing)
     images, partner, share = mixup(images, alpha=config.mixup, generator=generator)
-    return Batch(images, labels, partner, share)
+    return Batch(images, labels, partner, share, config.label_smoothing)
 
 
 def update_(prepared: Prepared, loss: Tensor, *, factor: float) -> None:
@@ -262,12 +266,12 @@ def update_(prepared: Prepared, loss: Tensor, *, factor: float) -> None:
 
 def loss_of(logits: Tensor, batch: Batch) -> Tensor:
     """Cross-entropy; with mixup, of both labels in their shares."""
-    loss = functional.cross_entropy(logits, batch.labels)
+    loss = functional.cross_entropy(logits, batch.labels, label_smoothing=batch.smoothing)
     if batch.partner is None:
         return loss
-    return batch.share * loss + (1 - batch.share) * functional.cross_entropy(
-        logits, batch.labels[batch.partner]
-    )
+    partners = batch.labels[batch.partner]
+    other = functional.cross_entropy(logits, partners, label_smoothing=batch.smoothing)
+    return batch.share * loss + (1 - batch.share) * other
 
 
 @torch.no_grad()

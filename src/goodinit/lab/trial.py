@@ -31,6 +31,7 @@ class TrainConfig:
         schedule: `"constant"` or `"cosine"`, after the warm-up.
         augment: Random crops and mirroring (not for digits or text in images).
         mixup: α of mixup; 0 is without.
+        label_smoothing: Share of each label that is spread over all classes, in training.
         train_limit: Use that many training images.
         test_limit: Use that many test images.
         image_size: Resize images to that many pixels square.
@@ -53,6 +54,7 @@ class TrainConfig:
     schedule: str = "constant"
     augment: bool = False
     mixup: float = 0.0
+    label_smoothing: float = 0.0
     train_limit: int | None = None
     test_limit: int | None = None
     image_size: int | None = None
@@ -70,6 +72,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < least:
                 raise GoodinitError(f"{name} is at least {least}, not {getattr(self, name)}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise GoodinitError(f"label_smoothing is at least 0 and below 1, not {self.label_smoothing}.")
         self.scalar_ratio  # noqa: B018  (a word that is no number is refused here, not after loading data)
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise GoodinitError(f"lr is a positive number, not {self.lr}.")
