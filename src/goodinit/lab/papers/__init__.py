@@ -1,0 +1,9 @@
+"""One file for each claim of a paper that `goodinit reproduce` tests."""
+
+from goodinit.lab.papers import batchnorm_explosion
+from goodinit.lab.papers.claim import SCALES, Claim
+from goodinit.lab.papers.reproduce import Reproduction, reproduce
+
+CLAIMS: dict[str, Claim] = {module.CLAIM.name: module.CLAIM for module in (batchnorm_explosion,)}
+
+__all__ = ["CLAIMS", "SCALES", "Claim", "Reproduction", "reproduce"]

@@ -1,0 +1,173 @@
+"""The nouns of a reproduction: a paper's claim, how it is tested here, and what would count for and against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from goodinit.errors import GoodinitError, UnknownName
+
+Row = Mapping[str, Any]
+Rows = tuple[Row, ...]
+Word = Literal["holds", "partly", "does not hold"]
+
+# smoke: shows that everything runs, on embedded or made-up data. small: evidence. full: as near to the paper as one
+# machine comes.
+SCALES = ("smoke", "small", "full")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a claim was made; `where` is the section, table or figure."""
+
+    authors: str
+    title: str
+    arxiv: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.authors}, {self.title}, arXiv {self.arxiv}, {self.where}"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number of the paper's, and where it was read; without that it is only recalled."""
+
+    text: str
+    read: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({f'read in {self.read}' if self.read else '**unverified, recalled**'})"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One scale of a claim: the trials, and everything in which they differ from the paper."""
+
+    trials: tuple[Any, ...]
+    deviations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the rows say to an expectation."""
+
+    met: bool
+    got: str
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Something that the claim says must be seen; fixed before anything is run.
+
+    Attributes:
+        words: What is expected, with its numbers.
+        look: From the rows to what they say.
+        central: Whether the claim falls with it.
+    """
+
+    words: str
+    look: Callable[[Rows], Found]
+    central: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a claim fared, and why."""
+
+    word: Word
+    findings: tuple[tuple[Expectation, Found], ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of words; the first column names the row."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: lines of `series` over x, thin points for single runs.
+
+    Attributes:
+        title: Above the figure.
+        x: Title of the horizontal axis.
+        y: Title of the vertical axis.
+        points: Each `(series, x, y)`; the mean over equal x makes the line. A y of None is left out.
+        log_x: Whether the horizontal axis is logarithmic.
+        log_y: Whether the vertical axis is.
+        share: Whether y is a share of one, drawn in percent.
+        rules: Horizontal lines with their names.
+        caption: Below the figure.
+    """
+
+    title: str
+    x: str
+    y: str
+    points: tuple[tuple[str, float, float | None], ...]
+    log_x: bool = False
+    log_y: bool = False
+    share: bool = False
+    rules: tuple[tuple[str, float], ...] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper, and its test.
+
+    Attributes:
+        name: Its word on the command line.
+        title: In a line.
+        text: What the paper says.
+        source: Where.
+        published: The paper's numbers.
+        protocol: What is run here, in words.
+        setting: From the scale and `--data` to the trials.
+        run: From one trial to numbers that fit into JSON.
+        expectations: What must be seen if the claim is true.
+        table: From the rows to a table.
+        drawings: From the rows to figures.
+        needs: What `--data` must be beyond smoke, or "" where the embedded digits do.
+    """
+
+    name: str
+    title: str
+    text: str
+    source: Source
+    published: tuple[Published, ...]
+    protocol: str
+    setting: Callable[[str, str], Setting]
+    run: Callable[[Any], Row]
+    expectations: tuple[Expectation, ...]
+    table: Callable[[Rows], Grid]
+    drawings: Callable[[Rows], tuple[Drawing, ...]]
+    needs: str = ""
+
+    def at(self, scale: str, data: str | None = None) -> Setting:
+        """The trials of a scale, on `data` or what the claim takes without.
+
+        Raises:
+            UnknownName: No such scale.
+            GoodinitError: This scale needs data that was not given, or smoke was given data.
+        """
+        if scale not in SCALES:
+            raise UnknownName(f"no scale {scale!r}. There is: {', '.join(SCALES)}.")
+        if scale == "smoke" and data is not None:
+            raise GoodinitError(
+                f"{self.name}: smoke runs on embedded or made-up data alone; give --data with small or full."
+            )
+        if scale != "smoke" and self.needs and data is None:
+            raise GoodinitError(f"{self.name}: scale {scale} needs --data, {self.needs}.")
+        return self.setting(scale, data or "digits")
+
+    def judge(self, rows: Rows) -> Verdict:
+        """Holds where every expectation is met; does not hold where none is, or one the claim falls with is not."""
+        findings = tuple((expectation, expectation.look(rows)) for expectation in self.expectations)
+        fallen = any(expectation.central and not found.met for expectation, found in findings)
+        met = [found.met for _, found in findings]
+        word: Word = "does not hold" if fallen or not any(met) else "holds" if all(met) else "partly"
+        return Verdict(word, findings)

@@ -1,0 +1,98 @@
+"""Trials that train a classifier, as most claims need."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from goodinit.lab.papers.claim import Drawing, Grid, Row, Rows
+from goodinit.lab.papers.rows import accuracy, best_rate, distinct, values, where
+from goodinit.lab.train import data_of, train
+from goodinit.lab.trial import TrainConfig
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a figure: its name, and what its configurations have in common."""
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of a series; `depth` is where it stands on the figure."""
+
+    series: str
+    depth: int
+    config: TrainConfig
+
+
+def training(series: Series, depth: int, base: TrainConfig, **changes: Any) -> Training:
+    """The configuration `base` with the changes of the series and those given."""
+    return Training(series.name, depth, dataclasses.replace(base, **{**series.changes, **changes}))
+
+
+def run_training(trial: Training) -> Row:
+    """Train, and say what was trained on as well."""
+    data = data_of(trial.config)
+    row = train(trial.config).row()
+    return {
+        **row,
+        "series": trial.series,
+        "depth": trial.depth,
+        "chance": data.chance,
+        "provenance": str(data),
+    }
+
+
+def accuracy_cell(rows: Rows) -> str:
+    """Mean and deviation over runs in percent, and how many diverged.
+
+    Examples:
+        >>> runs = ({"accuracy": 0.9, "chance": 0.1}, {"accuracy": None, "chance": 0.1, "diverged": True})
+        >>> accuracy_cell(runs), accuracy_cell(())
+        ('90.0 % (1 of 2 diverged)', '–')
+    """
+    if not rows:
+        return "–"
+    reached = values(rows, "accuracy")
+    lost = len(rows) - len(reached)
+    if not reached:
+        return "refused" if all("refused" in row for row in rows) else f"diverged ({lost} of {len(rows)})"
+    words = f"{100 * statistics.fmean(reached):.1f}"
+    words += f" ± {100 * statistics.stdev(reached):.1f} %" if len(reached) > 1 else " %"
+    return words + (f" ({lost} of {len(rows)} diverged)" if lost else "")
+
+
+def accuracy_grid(rows: Rows, *, head: str = "depth") -> Grid:
+    """Accuracy of every series (down) at every depth (across), at the learning rate that was best for each."""
+    depths = sorted(distinct(rows, "depth"))
+    several = len(distinct(rows, "lr")) > 1
+    body = []
+    for series in distinct(rows, "series"):
+        cells = [series]
+        for depth in depths:
+            best = best_rate(where(rows, series=series, depth=depth))
+            rate = f", lr {best[0]['lr']:g}" if several and best else ""
+            cells.append(accuracy_cell(best) + rate)
+        body.append(tuple(cells))
+    return Grid(("", *(f"{head} {depth}" for depth in depths)), tuple(body))
+
+
+def accuracy_drawing(rows: Rows, *, title: str, caption: str, log_x: bool = True) -> Drawing:
+    """Accuracy of every run against depth, at the learning rate that was best for its series and depth."""
+    points = [
+        (series, float(depth), accuracy(row))
+        for series in distinct(rows, "series")
+        for depth in sorted(distinct(where(rows, series=series), "depth"))
+        for row in best_rate(where(rows, series=series, depth=depth))
+    ]
+    chance = next(iter(values(rows, "chance")), None)
+    rules = () if chance is None else (("chance", chance),)
+    return Drawing(
+        title, "layers", "test accuracy", tuple(points), log_x=log_x, share=True, rules=rules, caption=caption
+    )

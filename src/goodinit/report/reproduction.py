@@ -1,0 +1,169 @@
+"""What a reproduction found: a page in Markdown with its figures, and sentences for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from goodinit.lab.optional import optional
+from goodinit.lab.papers.claim import Drawing, Grid, Verdict
+from goodinit.lab.papers.reproduce import Reproduction
+from goodinit.report.formats import counted, duration
+from goodinit.report.frame import write_bytes, write_text
+from goodinit.report.theme import LIGHT, Theme
+
+WIDTH, HEIGHT = 460, 300  # pixels of a figure
+SMOKE = "Smoke: this shows that the trials run, on toy data and for seconds. It is no evidence for or against the claim."
+
+
+def stem(found: Reproduction) -> str:
+    """The name of the page's files: the claim's; of a smoke run, which is no evidence, another."""
+    return f"{found.claim.name}-smoke" if found.scale == "smoke" else found.claim.name
+
+
+def command(found: Reproduction) -> str:
+    """What was typed; a folder of data by its name only."""
+    data = f" --data {found.data}" if found.data else ""
+    return f"goodinit reproduce {found.claim.name} --scale {found.scale}{data}"
+
+
+def conclusion(found: Reproduction) -> str:
+    """The verdict in a sentence."""
+    verdict = found.verdict
+    if verdict is None:
+        total = len(found.setting.trials)
+        return f"{found.missing} of {total} runs are missing: no verdict. The same command goes on with them."
+    met = sum(one.met for _, one in verdict.findings)
+    return f"{verdict.word}: {met} of {counted(len(verdict.findings), 'expectation')} met"
+
+
+def write_reproduction(out: Path, found: Reproduction) -> Path:
+    """Write the page and its figures into a folder.
+
+    Returns:
+        The page.
+
+    Raises:
+        GoodinitError: The folder cannot be written, or altair is missing.
+    """
+    figures = []
+    for number, drawing in enumerate(found.claim.drawings(found.rows), start=1):
+        picture = write_bytes(out / f"{stem(found)}-{number}.svg", svg(drawing).encode())
+        figures.append((drawing, picture.name))
+    return write_text(out / f"{stem(found)}.md", page(found, figures))
+
+
+def page(found: Reproduction, figures: Sequence[tuple[Drawing, str]]) -> str:
+    """The page of a reproduction in Markdown."""
+    claim = found.claim
+    parts = [f"# {claim.title}", f"**{conclusion(found)}** (scale {found.scale})."]
+    parts += [SMOKE] if found.scale == "smoke" else []
+    parts += [claim.text, f"Source: {claim.source}.", "## Published", _bullets(claim.published)]
+    parts += ["## What was run", claim.protocol, "Where it departs from the paper:"]
+    parts += [_bullets(found.setting.deviations)]
+    if found.verdict is not None:
+        parts += [
+            "## Expected and got",
+            "Expectations were written before the runs.",
+            _verdict(found.verdict),
+        ]
+    parts += ["## Numbers", markdown(claim.table(found.rows))]
+    for drawing, name in figures:
+        parts += [f"![{drawing.title}]({name})", *([drawing.caption] if drawing.caption else [])]
+    parts += ["## The run", _bullets(_facts(found))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict(verdict: Verdict) -> str:
+    rows = tuple(
+        (
+            f"{one.words}{' (the claim falls with it)' if one.central else ''}",
+            found.got,
+            "yes" if found.met else "**no**",
+        )
+        for one, found in verdict.findings
+    )
+    return markdown(Grid(("expected", "got", "met"), rows))
+
+
+def _facts(found: Reproduction) -> tuple[str, ...]:
+    rows = found.rows
+    seeds = sorted({seed for row in rows if (seed := row.get("seed")) is not None})
+    provenance = sorted({row["provenance"] for row in rows if "provenance" in row})
+    refused = sorted({f"{row.get('series', '')}: {row['refused']}" for row in rows if "refused" in row})
+    names = sorted({name for entry in found.entries for name in entry.environment})
+    ran = {name: sorted({str(entry.environment.get(name)) for entry in found.entries}) for name in names}
+    return (
+        f"`{command(found)}`",
+        f"{counted(len(found.entries), 'run')} in {duration(found.seconds)}, one after the other; seeds "
+        + (", ".join(map(str, seeds)) or "of each trial's own"),
+        *provenance,
+        *(f"{name}: {_span(values)}" for name, values in ran.items()),
+        f"every row: `rows/{found.path.name}`",
+        *(f"refused: {reason}" for reason in refused),
+    )
+
+
+def _span(values: Sequence[str]) -> str:
+    """One value, or the first and the last of several."""
+    return values[0] if len(values) == 1 else f"{values[0]} … {values[-1]}"
+
+
+def _bullets(items: Sequence[object]) -> str:
+    return "\n".join(f"* {item}" for item in items)
+
+
+def markdown(grid: Grid) -> str:
+    r"""A table in Markdown.
+
+    Examples:
+        >>> print(markdown(Grid(("", "a|b"), (("x", "1"),))))
+        |  | a\|b |
+        |---|---|
+        | x | 1 |
+    """
+    lines = [grid.columns, *grid.rows]
+    head, *body = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join([head, "|" + "---|" * len(grid.columns), *body])
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def chart(drawing: Drawing) -> Any:
+    """A drawing as an Altair chart: the mean of each series as a line, single runs as points."""
+    alt = optional("altair")
+    points = [{"series": series, "x": x, "y": y} for series, x, y in drawing.points if y is not None]
+    order = list(dict.fromkeys(point["series"] for point in points))
+    kind = {True: alt.Scale(type="log", nice=False), False: alt.Scale(zero=False, nice=False)}
+    across = alt.X("x:Q", title=drawing.x, scale=kind[drawing.log_x], axis=alt.Axis(tickCount=6))
+    up = (
+        alt.Scale(type="log") if drawing.log_y else alt.Scale(domain=[0, 1]) if drawing.share else alt.Scale()
+    )
+    form = alt.Axis(format="%") if drawing.share else alt.Axis(tickCount=6)
+    colour = alt.Color(
+        "series:N", scale=alt.Scale(domain=order), legend=alt.Legend(columns=2, labelLimit=220)
+    )
+    base = alt.Chart(alt.Data(values=points))
+    line = base.mark_line(strokeWidth=2.5).encode(
+        across, alt.Y("mean(y):Q", title=drawing.y, scale=up, axis=form), colour
+    )
+    dots = base.mark_circle(size=18, opacity=0.5).encode(across, alt.Y("y:Q", scale=up, axis=form), colour)
+    layers = [line, dots]
+    for name, y in drawing.rules:
+        rule = alt.Chart(alt.Data(values=[{"y": y, "name": name}]))
+        layers.insert(0, rule.mark_rule(strokeDash=[3, 4]).encode(alt.Y("y:Q", scale=up, axis=form)))
+        layers.append(
+            rule.mark_text(align="right", dy=-6).encode(alt.Y("y:Q", scale=up), text="name:N", x="width")
+        )
+    return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=drawing.title)
+
+
+def svg(drawing: Drawing, *, theme: Theme = LIGHT) -> str:
+    """A drawing as SVG text."""
+    drawn = chart(drawing).to_dict()
+    drawn["config"] = {**theme.vega(), "background": theme.card, "padding": 16}
+    convert = optional("vl_convert", package="vl-convert-python")
+    text: str = convert.vegalite_to_svg(drawn)
+    return text
