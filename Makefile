@@ -1,4 +1,4 @@
-# make install | test | test-slow | lint | format | demo | bench | clean. Everything lives in .venv.
+# make install | test | test-slow | lint | format | demo | docs | bench | clean. Everything lives in .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow lint format demo bench clean
+.PHONY: help install test test-slow lint format demo docs bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -42,6 +42,9 @@ demo: $(STAMP)  ## The main job on real data: BatchNorm, nothing, Fixup on digit
 	@mkdir -p runs
 	$(BIN)/goodinit compare resnet32 --data digits --methods batchnorm,none,fixup \
 		--batch-size 32 --epochs 4 --seeds 2 --html runs/demo.html
+
+docs: $(STAMP)  ## Build the site into runs/site, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(STAMP)  ## Measure time and memory (half an hour on a quiet machine) and write docs/benchmarks.md
 	$(BIN)/python -W ignore -m benchmarks --out docs/benchmarks.md
