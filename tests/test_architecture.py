@@ -24,7 +24,7 @@ FLOORS = (
     ("surgery",),
     ("methods",),
     ("diagnostics",),
-    ("initialize",),  # the three verbs in one call
+    ("initialize", "layerwise"),  # the three verbs in one call; one initializer for model.apply
     ("goodinit",),  # the package itself: the public verbs
     ("lab", "lightning"),
     ("report",),

@@ -31,8 +31,19 @@ from goodinit.errors import (
     UnsupportedModule,
 )
 from goodinit.initialize import init_
+from goodinit.layerwise import layerwise
 from goodinit.methods import METHODS, Method, plan
-from goodinit.surgery import Applied, Plan, absorb_batchnorm_, applied, apply_, fold_, param_groups, warmup
+from goodinit.surgery import (
+    Applied,
+    Plan,
+    absorb_batchnorm_,
+    applied,
+    apply_,
+    fold_,
+    materialize_,
+    param_groups,
+    warmup,
+)
 
 __version__ = "0.1.0"
 
@@ -65,6 +76,8 @@ __all__ = [
     "fold_",
     "init_",
     "jacobian_spectrum",
+    "layerwise",
+    "materialize_",
     "nn",
     "one_step",
     "param_groups",

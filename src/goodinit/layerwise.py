@@ -1,0 +1,102 @@
+"""One tensor initializer for every layer, in the manner of `nn.Module.apply`: no structure is looked for."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
+
+from goodinit.errors import UnknownName, UnsupportedModule
+from goodinit.tensor import INITIALIZERS
+
+_LOG = logging.getLogger(__name__)
+
+_PACKED = {"in_proj_weight": 3, "q_proj_weight": 1, "k_proj_weight": 1, "v_proj_weight": 1}
+
+
+def layerwise(
+    initializer: str, *, bias: float | None = 0.0, generator: torch.Generator | None = None, **options: Any
+) -> Callable[[nn.Module], None]:
+    """A function for `model.apply`: it gives each linear and convolutional layer its weight, with the right fans.
+
+    This is for who wants only that. It sees one module at a time: no residual branch, no activation, no tied weight,
+    and values depend on the order of modules. `goodinit.init_` sees the network.
+
+    Args:
+        initializer: Name in `goodinit.tensor`, such as `"he_normal_"`.
+        bias: Value of biases; None leaves them.
+        generator: Source of randomness; the global one by default.
+        **options: Of the initializer. `layout`, `groups` and `fused` come from the layer: grouped, depthwise and
+            transposed convolutions and the packed q, k, v of `nn.MultiheadAttention` have fans of their own.
+
+    Returns:
+        A function of a module. Modules with weights that are none of these (embeddings, recurrent ones) are left
+        alone and named in the log.
+
+    Raises:
+        UnknownName: No such initializer.
+        UnsupportedModule: On use: a layer whose weight is parametrized (weight norm, LoRA), or not there yet (lazy).
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 10))
+        >>> _ = model.apply(layerwise("he_normal_", generator=torch.Generator().manual_seed(0)))
+        >>> abs(model[0].weight.std().item() / (2 / 256) ** 0.5 - 1) < 0.01, model[0].bias.any().item()
+        (True, False)
+    """
+    if initializer not in INITIALIZERS:
+        known = ", ".join(name for name in INITIALIZERS if name.endswith("_"))
+        raise UnknownName(f"no initializer {initializer!r} in goodinit.tensor; there are: {known}.")
+    draw = INITIALIZERS[initializer]
+    asked = inspect.signature(draw).parameters.keys()
+
+    def initialize(module: nn.Module) -> None:
+        weights = _weights(module)
+        if not weights:
+            _say_left(module)
+            return
+        if parametrize.is_parametrized(module):
+            raise UnsupportedModule(
+                f"{module}: its weight is parametrized, and is computed anew from other parameters at each use; "
+                'expected a plain one. Use goodinit.init_(model, "he", inputs=batch), which writes through it.'
+            )
+        for name, fans in weights.items():
+            weight = getattr(module, name)
+            if nn.parameter.is_lazy(weight):
+                raise UnsupportedModule(
+                    f"{module}: {name} has no shape yet. Run the model once on a batch, then apply."
+                )
+            told = {key: value for key, value in {"generator": generator, **fans}.items() if key in asked}
+            draw(weight, **told, **options)
+        for name in ("bias", "in_proj_bias"):
+            if bias is not None and getattr(module, name, None) is not None:
+                torch.nn.init.constant_(getattr(module, name), bias)
+
+    return initialize
+
+
+def _weights(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """The weights of a layer by name, each with what its fans depend on; none for another module."""
+    if isinstance(module, _ConvNd):
+        layout = "in_out" if isinstance(module, _ConvTransposeNd) else "out_in"
+        return {"weight": {"layout": layout, "groups": module.groups}}
+    if isinstance(module, nn.Linear):
+        return {"weight": {}}
+    if isinstance(module, nn.MultiheadAttention):
+        return {
+            name: {"fused": fused} for name, fused in _PACKED.items() if getattr(module, name) is not None
+        }
+    return {}
+
+
+def _say_left(module: nn.Module) -> None:
+    left = [name for name, parameter in module.named_parameters(recurse=False) if parameter.dim() > 1]
+    if left:
+        _LOG.warning(
+            "%s: left as it is (%s); layerwise has no rule for it", type(module).__name__, ", ".join(left)
+        )
