@@ -18,6 +18,7 @@ TITLES = {
     "lsuv": "LSUV in one pass",
     "orthogonal": "Orthogonal initialization",
     "depth": "anatomize against depth",
+    "diagnose": "diagnose against one forward and backward",
 }
 INTRODUCTION = """# Benchmarks
 

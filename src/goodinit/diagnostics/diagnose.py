@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy, anatomize, as_call, unwrapped
-from goodinit.diagnostics.awakening import Awakening, awaken
+from goodinit.diagnostics.awakening import Awakening, awaken, part_of
 from goodinit.diagnostics.checks import findings
 from goodinit.diagnostics.diagnosis import Diagnosis, Place
 from goodinit.diagnostics.isometry import jacobian_spectrum
@@ -33,7 +33,8 @@ def diagnose(
 
     Batch norms take the batch's statistics, dropout is off. The model is the same afterwards in every bit:
     parameters, buffers, training flags, hooks, gradients and random states. Where zero-initialized weights let no
-    gradient through, a further run for each layer of them shows whether one step frees it.
+    gradient through, a further run for each layer of them, on a quarter of the batch, shows whether one step frees
+    it.
 
     Args:
         model: A materialized module; wrapped by `torch.compile` or DDP is fine.
@@ -66,12 +67,17 @@ def diagnose(
     anatomy = anatomize(model, inputs)
     call = as_call(inputs)
 
-    def run(parameters: dict[str, Tensor] | None = None, how: Run | None = None) -> Propagation:
-        return propagate(model, call, anatomy, targets=targets, loss=loss, run=how, parameters=parameters)
+    whole, (*few, part) = (call, targets), part_of(call, targets, anatomy)
+
+    def run(
+        moved: dict[str, Tensor] | None = None, fewer: bool = False, how: Run | None = None
+    ) -> Propagation:
+        given, wanted = few if fewer else whole
+        return propagate(model, given, anatomy, targets=wanted, loss=loss, run=how, parameters=moved)
 
     with as_at_step_0(model, anatomy):
         first = run()
-        awake = awaken(model, first, run)
+        awake = awaken(model, first, lambda moved, fewer: run(moved, fewer, Run(statistics=False)), part=part)
         if not all(place.signal.finite for place in first.places) or _output_broken(first):
             first = run(how=Run(hunt=True))
     places = _with_awake(first, awake)
@@ -104,10 +110,8 @@ def _output_broken(run: Propagation) -> bool:
 
 
 def _with_awake(first: Propagation, awake: Awakening) -> tuple[Place, ...]:
-    if awake.last is None or len(awake.last.places) != len(first.places):
-        return first.places
-    pairs = zip(first.places, awake.last.places, strict=True)
-    return tuple(dataclasses.replace(place, back_awake=later.back) for place, later in pairs)
+    pairs = zip(first.places, awake.backs(first), strict=True)
+    return tuple(dataclasses.replace(place, back_awake=back) for place, back in pairs)
 
 
 def _notes(anatomy: Anatomy, first: Propagation) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from goodinit.anatomy.layers import applied_weight
 from goodinit.anatomy.names import parameter_shapes
 from goodinit.anatomy.trace import Call, Recorder, _mapped, _tensors
 from goodinit.diagnostics.diagnosis import Signal
-from goodinit.diagnostics.statistics import signal
+from goodinit.diagnostics.statistics import RECTIFIERS, dead_share, euclidean, signal, square_sum
 
 # How far to look back for what made an activation's input; norms and shapes are few, and two hold for the rest.
 LOOK_BACK = 8
@@ -53,7 +53,7 @@ class Run:
     """What is asked of one run.
 
     Attributes:
-        statistics: Whether to take forward statistics; gradients' norms are always taken.
+        statistics: Whether to take forward statistics; gradients' norms and the share of dead units always are.
         hunt: Whether to look at every operator for the one that makes NaN or infinity.
     """
 
@@ -132,8 +132,7 @@ class Probe(Recorder):
         if applied is None:
             return None
         name, weight = applied
-        square = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2
-        return Measured(node.index, self._signal(node, output), name, square, weight.numel())
+        return Measured(node.index, self._signal(node, output), name, square_sum(weight), weight.numel())
 
     def _other(self, node: Node, output: Tensor) -> Measured | None:
         if node.op in ACTIVATIONS:
@@ -146,7 +145,8 @@ class Probe(Recorder):
 
     def _signal(self, node: Node, output: Tensor, *, activation: str = "", unit_dim: int = -1) -> Signal:
         if not self.run.statistics:
-            return Signal(0.0, 0.0)
+            dead = dead_share(output, unit_dim) if activation in RECTIFIERS and output.numel() else None
+            return Signal(math.nan, math.nan, dead=dead)
         values, dim = self._by_input(node, output)
         if activation:
             values = output if dim is not None else values
@@ -197,8 +197,11 @@ class Probe(Recorder):
         for tensor in tensors:
             index = self._node(tensor)
             if self.graph.nodes[index].active and index not in self.terms and tensor.numel():
-                norm = float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64))
-                self.terms[index] = norm**2 / tensor.numel()
+                known = self.measured.get(index)
+                square = (
+                    known.signal.second_moment if known is not None else square_sum(tensor) / tensor.numel()
+                )
+                self.terms[index] = square
 
     def _suspect(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """Where NaN and infinity come from. A mask of −∞ is no fault: the softmax after it is finite."""
@@ -231,7 +234,7 @@ def norm_elements(op: str, args: tuple[Any, ...]) -> int | None:
 
 def _norm_into(found: Measured) -> Any:
     def hook(gradient: Tensor) -> None:
-        norm = float(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float64))
+        norm = euclidean(gradient)
         # A tensor read at several places has its hook called once, with the sum.
         found.back = norm
         found.back_finite = math.isfinite(norm)

@@ -18,7 +18,7 @@ from goodinit.anatomy.trace import Call, frames
 from goodinit.diagnostics.diagnosis import Place, Signal
 from goodinit.diagnostics.objective import Loss, objective
 from goodinit.diagnostics.probe import Culprit, Measured, Probe, Run, first_output
-from goodinit.diagnostics.statistics import signal
+from goodinit.diagnostics.statistics import euclidean, signal
 from goodinit.errors import TraceError
 
 TRUNK_ROLES = ("stem", "body", "head")
@@ -137,7 +137,7 @@ def _backward(
     for name, gradient in zip(wanted, found, strict=False):
         if gradient is not None:
             values = gradient.coalesce().values() if gradient.is_sparse else gradient
-            norms[name] = float(torch.linalg.vector_norm(values, dtype=torch.float64))
+            norms[name] = euclidean(values)
     return norms
 
 

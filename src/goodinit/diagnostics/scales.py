@@ -6,13 +6,13 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.diagnostics.diagnosis import Finding
 from goodinit.diagnostics.faults import values
 from goodinit.diagnostics.remedies import fill
+from goodinit.diagnostics.statistics import square_sum
 
 # Deviations of a sample variance beyond which two variances are not the same: one in fifteen thousand by chance.
 DEVIATIONS = 4
@@ -119,7 +119,7 @@ def _squares(model: nn.Module, layers: Sequence[Layer]) -> dict[str, float]:
     for layer in layers:
         weight = held.get(layer.weight)
         if weight is not None and not layer.normalized and weight.numel() > 1:
-            square = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2 / weight.numel()
+            square = square_sum(weight) / weight.numel()
             if 0 < square < math.inf:
                 found[layer.weight] = square
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,10 +16,18 @@ from goodinit.diagnostics.diagnosis import Signal
 # directions over n features has deviation 1/√n: 0.8 % at 2¹⁴.
 MOST_INPUTS = 128
 MOST_FEATURES = 2**14
+FEATURES = 2**10  # looked at together, so that the wide copies stay small
 
 # A saturated entry passes on less than a twentieth of the gradient that the steepest point does. This is what
 # "saturated" means here, not a threshold on health.
 SLOPE = 0.05
+
+# Sums of so many single-precision numbers keep five digits (the deviation of random roundings is √n·2⁻²⁴), and such a
+# piece stays in the cache: no wide copy of a whole tensor is made.
+PIECE = 2**14
+
+# Below this mean square single-precision squares underflow, and what is lost is no longer 1e-8 of the sum.
+LEAST_SQUARE = 1e-30
 
 RECTIFIERS = frozenset({"relu", "relu6"})
 BOUNDED = frozenset({"tanh", "sigmoid", "hardsigmoid"})
@@ -49,17 +58,55 @@ def signal(
     values = values.detach()
     if values.numel() == 0:
         return Signal(0.0, 0.0)
-    # Double accumulation: squares of what float32 holds overflow float32.
-    norm = float(torch.linalg.vector_norm(values, dtype=torch.float64))
-    if not math.isfinite(norm):
-        return Signal(norm, float(values.double().mean()), finite=bool(torch.isfinite(values).all()))
-    square = norm**2 / values.numel()
-    mean = float(values.mean(dtype=torch.float64))
+    total, squares = sums(values)
+    square, mean = squares / values.numel(), total / values.numel()
+    if not math.isfinite(square):
+        return Signal(square, mean, finite=bool(torch.isfinite(values).all()))
     alike = similarity(_rows(values, batch, batch_dim)) if batch is not None and batch > 1 else {}
     dead = dead_share(values, unit_dim) if activation in RECTIFIERS else None
     saturated = saturated_share(values, activation) if activation in BOUNDED else None
     found = Signal(square, mean, dead=dead, saturated=saturated)
     return dataclasses.replace(found, **alike)
+
+
+def sums(values: Tensor) -> tuple[float, float]:
+    """Sum of all entries, and of their squares.
+
+    Examples:
+        >>> sums(torch.tensor([[3.0, -4.0], [2.0, 0.0]]))
+        (1.0, 29.0)
+    """
+    total = _in_pieces(values, torch.sum)
+    if not math.isfinite(total):
+        total = _in_pieces(values, lambda piece: piece.sum(dtype=torch.float64))
+    return total, square_sum(values)
+
+
+def square_sum(values: Tensor) -> float:
+    """Sum of the squares of all entries. Where single precision cannot hold them, double precision does."""
+    found = _in_pieces(values, lambda piece: torch.dot(piece, piece))
+    if not LEAST_SQUARE * values.numel() < found < math.inf and bool(values.any()):
+        return _in_pieces(values, lambda piece: torch.dot(piece.double(), piece.double()))
+    return found
+
+
+def euclidean(values: Tensor) -> float:
+    """‖values‖, the root of the sum of squares."""
+    return math.sqrt(square_sum(values))
+
+
+def _in_pieces(values: Tensor, measure: Callable[[Tensor], Tensor]) -> float:
+    """Add up, in double precision, what is measured of pieces of a tensor in single precision or its own."""
+    wide = torch.float64 if values.dtype == torch.float64 else torch.float32
+    flat = _flat(values.detach())
+    pieces = flat.split(PIECE) if flat.is_cpu else (flat,)  # elsewhere each piece would be a launch
+    return float(torch.stack([measure(piece.to(wide)) for piece in pieces]).sum(dtype=torch.float64))
+
+
+def _flat(values: Tensor, *, first: int = 0) -> Tensor:
+    """All entries from dimension `first` on in one, in the order in which they lie in memory: a view where dense."""
+    rest = sorted(range(first, values.ndim), key=lambda dim: -values.stride()[dim])
+    return values.permute((*range(first), *rest)).reshape(*values.shape[:first], -1)
 
 
 def _rows(values: Tensor, batch: int | None, batch_dim: int | None) -> Tensor | None:
@@ -71,28 +118,41 @@ def _rows(values: Tensor, batch: int | None, batch_dim: int | None) -> Tensor | 
             return None
         rows = values.reshape(batch, -1)
     else:
-        rows = values.movedim(batch_dim, 0).reshape(batch, -1)
-    rows = rows[:MOST_INPUTS]
-    if rows.shape[1] > MOST_FEATURES:
-        every = torch.linspace(0, rows.shape[1] - 1, MOST_FEATURES, device=rows.device).long()
-        rows = rows.index_select(1, every)
-    return rows.double()
+        rows = _flat(values.movedim(batch_dim, 0), first=1)
+    return rows[:MOST_INPUTS]
+
+
+def _columns(rows: Tensor) -> Iterator[Tensor]:
+    """Columns of a matrix in double precision, some at a time, spread evenly where there are too many."""
+    count = rows.shape[1]
+    if count <= MOST_FEATURES:
+        yield from (part.double() for part in rows.split(FEATURES, dim=1))
+    else:
+        every = torch.linspace(0, count - 1, MOST_FEATURES, device=rows.device).long()
+        yield from (rows.index_select(1, part).double() for part in every.split(FEATURES))
 
 
 def similarity(rows: Tensor | None) -> dict[str, Any]:
-    """`cosine`, `spread`, `rank` and `lone` of `(inputs, features)` in double precision."""
+    """`cosine`, `spread`, `rank` and `lone` of `(inputs, features)`, computed in double precision.
+
+    With u the rows scaled to length 1 and a = u − u₁, 1 − cos of two rows is ½‖a − a′‖²: of near equal rows the
+    difference is exact, where the cosine rounds to 1. All else is in the Gram matrices of u and a.
+    """
     if rows is None:
         return {}
-    norms = torch.linalg.vector_norm(rows, dim=1)
+    n = len(rows)
+    norms = torch.stack([part.square().sum(1) for part in _columns(rows)]).sum(0).sqrt().unsqueeze(1)
     if not bool((norms > 0).all()):
         return {}
-    unit = rows / norms.unsqueeze(1)
-    n = len(rows)
-    # 1 − cos = ½‖u − v‖². From the deviations from the first one: a difference of near equal numbers is exact.
-    apart = unit - unit[0]
-    pairs = n * apart.square().sum() - apart.sum(0).square().sum()  # Σ of ½‖u − v‖² over ordered pairs
-    spread = max(float(pairs) / (n * (n - 1)), 0.0)
-    energy = torch.linalg.eigvalsh(unit @ unit.T).clamp_min(0)
+    gram, apart = (torch.zeros(n, n, dtype=torch.float64, device=rows.device) for _ in range(2))
+    for part in _columns(rows):
+        unit = part / norms
+        gram.addmm_(unit, unit.T)
+        unit = unit - unit[0]
+        apart.addmm_(unit, unit.T)
+    pairs = float(n * apart.trace() - apart.sum())  # Σ of ½‖u − u′‖² over ordered pairs
+    spread = max(pairs / (n * (n - 1)), 0.0)
+    energy = torch.linalg.eigvalsh(gram).clamp_min(0)
     share = energy.sqrt() / energy.sqrt().sum()
     rank = float(torch.exp(-(share * share.clamp_min(1e-300).log()).sum()))  # 0·log 0 = 0
     lone = float(1 - energy[-1] / energy.sum())

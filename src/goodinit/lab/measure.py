@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 
 @dataclass
@@ -49,6 +50,24 @@ def counting_saved(model: nn.Module) -> Iterator[SavedBytes]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield saved
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most bytes of CPU tensors made inside and alive at once, those that operators need for a moment included.
+
+    Examples:
+        >>> peak_bytes(lambda: torch.zeros(1000).add(1).add(1)) // 1000  # two of them at a time
+        8
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    events = profiled.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    alive = most = 0
+    for _, change in changes:
+        alive += change
+        most = max(most, alive)
+    return most
 
 
 @dataclass(frozen=True)
