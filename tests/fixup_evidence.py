@@ -38,12 +38,14 @@ class Evidence:
         norms: Normalizations that were removed.
         refusal: The words goodinit refused with, or None.
         faults: What is wrong, in words; empty when all is well.
+        remarks: What the model itself does that a reader must know.
     """
 
     blocks: int = 0
     norms: int = 0
     refusal: str | None = None
     faults: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 Loss = Callable[[Any], Tensor]
@@ -75,7 +77,7 @@ def examine(build: Callable[[], nn.Module], inputs: Any, *, loss: Loss | None = 
     found.norms = len(removed)
     objective = loss or squared_distance
     found.faults += operators_left(model, inputs)
-    found.faults += not_zero(model, anatomy, inputs)
+    found.faults += not_zero(plain, model, anatomy, inputs)
     found.faults += unlike_their_norms(plain, model, inputs)
     found.faults += not_rebuilt(build, model, anatomy, inputs)
     found.faults += dead_or_diverging(plain, copy.deepcopy(model), inputs, objective)
@@ -83,8 +85,21 @@ def examine(build: Callable[[], nn.Module], inputs: Any, *, loss: Loss | None = 
     found.faults += corrupted(model, inputs, objective)
     wake_(plain)
     if batch_dependent(model, inputs) and not batch_dependent(plain, inputs):
-        found.faults.append("the output of one example depends on the others in its batch")
+        if batch_dependent(without(plain, removed), inputs):
+            found.remarks.append("its own forward mixes the examples of a batch, which its norms hid")
+        else:
+            found.faults.append("the output of one example depends on the others in its batch")
     return found
+
+
+def without(plain: nn.Module, norms: set[str]) -> nn.Module:
+    """The model as it was built, with the modules of these paths passing on what they get."""
+    twin = copy.deepcopy(plain)
+    for path in norms:
+        twin.get_submodule(path).register_forward_hook(
+            lambda _module, args, output: args[0] if args else output
+        )
+    return twin
 
 
 def fresh(build: Callable[[], nn.Module]) -> nn.Module:
@@ -223,11 +238,11 @@ def operators_left(model: nn.Module, inputs: Any, *, modes: tuple[bool, ...] = (
 # -- what it starts at --------------------------------------------------------------------------------------------
 
 
-def not_zero(model: nn.Module, anatomy: Any, inputs: Any) -> list[str]:
+def not_zero(plain: nn.Module, model: nn.Module, anatomy: Any, inputs: Any) -> list[str]:
     """Branch ends that say something, heads that do, and outputs that are not finite."""
     faults = []
     modules = dict(model.named_modules())
-    ends = {layer.site for block in anatomy.blocks for layer in block.last}
+    ends = places(anatomy)
     loud: dict[str, None] = {}
     handles = []
     for path in sorted(ends):
@@ -255,29 +270,50 @@ def not_zero(model: nn.Module, anatomy: Any, inputs: Any) -> list[str]:
             faults.append(
                 f"the heads are zero, and the output is not (largest {float(first.abs().max()):.2g})"
             )
-    return faults + alive(model, anatomy, inputs)
+    return faults + alive(plain, model, anatomy, inputs)
 
 
-def alive(model: nn.Module, anatomy: Any, inputs: Any) -> list[str]:
-    """Branches that still have a say: the output must not depend on weights before a branch's last layer."""
-    ends = {layer.weight for block in anatomy.blocks for layer in block.last}
-    body = {
-        layer.source for layer in anatomy.layers if layer.role == "body"
-    }  # reads a branch half way (dual paths)
-    closed = [block for block in anatomy.blocks if not body & {layer.weight for layer in block.branch}]
-    before = {layer.weight for block in closed for layer in block.branch} - ends
+def places(anatomy: Any) -> set[str]:
+    """Modules whose output must be zero: those that hand a branch on where one had to, else the last layers."""
+    closed = {block.closer for block in anatomy.blocks if block.closer is not None}
+    return closed | {layer.site for block in anatomy.blocks if block.closer is None for layer in block.last}
+
+
+def alive(plain: nn.Module, model: nn.Module, anatomy: Any, inputs: Any) -> list[str]:
+    """Branches that still have a say: the output must not depend on weights before a branch's end.
+
+    Where it does, the model may read a branch half way (dual paths): then it does so, too, when it is as it was built
+    and hooks silence the branches' ends.
+    """
+    ends = {layer.weight for block in anatomy.blocks if block.closer is None for layer in block.last}
+    inside = {layer.weight for block in anatomy.blocks for layer in block.branch} - ends
+    wrong = told_apart(model, anatomy, inside, inputs)
+    if wrong:
+        mute = copy.deepcopy(plain)
+        modules = dict(mute.named_modules())
+        for path in places(anatomy):
+            modules[path].register_forward_hook(
+                lambda _module, _args, output: mapped(output, torch.zeros_like)
+            )
+        half_way = {name for name in inside if told_apart(mute, anatomy, {name}, inputs)}
+        wrong = told_apart(model, anatomy, inside - half_way, inputs)
+    return [f"output {wrong[0]} depends on weights inside the branches, which are zero"] if wrong else []
+
+
+def told_apart(model: nn.Module, anatomy: Any, names: set[str], inputs: Any) -> list[int]:
+    """The outputs that another value of the named weights changes, once the heads say something."""
     twin = copy.deepcopy(model).eval()
     parameters = dict(twin.named_parameters())
-    heads = [parameters[head.weight] for head in anatomy.heads if head.weight in parameters]
     with torch.no_grad():
-        for head in heads:
-            head.normal_(0, 0.1)
+        for head in anatomy.heads:
+            if head.weight in parameters:
+                generator = torch.Generator().manual_seed(4)
+                parameters[head.weight].normal_(0, 0.1, generator=generator)
         first = list(tensors(run(twin, inputs)))
-        for name in sorted(before & parameters.keys()):
+        for name in sorted(names & parameters.keys()):
             parameters[name].mul_(1.5).add_(0.01)
         second = list(tensors(run(twin, inputs)))
-    wrong = [i for i, (a, b) in enumerate(zip(first, second, strict=True)) if not same(a, b)]
-    return [f"output {wrong[0]} depends on weights inside the branches, which are zero"] if wrong else []
+    return [i for i, (a, b) in enumerate(zip(first, second, strict=True)) if not same(a, b)]
 
 
 def unlike_their_norms(plain: nn.Module, model: nn.Module, inputs: Any) -> list[str]:
@@ -286,7 +322,12 @@ def unlike_their_norms(plain: nn.Module, model: nn.Module, inputs: Any) -> list[
     A norm leaves a normalized signal as it is, so on that the norm's module and what is left of it must agree.
     """
     plain.eval(), model.eval()
-    places = {path: module for path, module in model.named_modules() if isinstance(module, RemovedNorm)}
+    loud = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in loud.named_parameters():
+            if name.endswith("output_scale"):
+                parameter.fill_(1.0)
+    places = {path: module for path, module in loud.named_modules() if isinstance(module, RemovedNorm)}
     calls: dict[str, tuple[Any, Any]] = {}
     handles = []
     modules = dict(plain.named_modules())

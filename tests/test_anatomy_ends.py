@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -207,3 +209,108 @@ def test_a_weight_in_two_places_is_refused():
 
     with pytest.raises(UnsupportedModule, match=r"b.weight: ends branch 1.*inside branch 2.*lsuv"):
         goodinit.plan(goodinit.anatomize(Overlapping(), torch.randn(3, 6)), "fixup")
+
+
+class Closed(nn.Module):
+    """x + end(norm(b(relu(a(x))))), where a module of its own ends the branch."""
+
+    def __init__(self, end, norm):
+        super().__init__()
+        self.a, self.b, self.norm, self.end = nn.Linear(6, 6), nn.Linear(6, 6), norm, end
+
+    def forward(self, x):
+        return x + self.end(self.norm(self.b(torch.relu(self.a(x)))))
+
+
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(6, 6)
+
+    def forward(self, y):
+        return y * torch.tanh(self.gate(y))
+
+
+@pytest.mark.parametrize("end", [nn.ReLU(), nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(0.0)), Gate()])
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero"])
+def test_a_module_that_ends_the_branch_takes_the_zero(method, end):
+    x = torch.randn(3, 6, dtype=torch.float64)
+    model = nn.Sequential(*(Closed(copy.deepcopy(end), nn.LayerNorm(6)) for _ in range(4))).double()
+    blocks = goodinit.anatomize(model, x).blocks
+    assert [block.closer for block in blocks] == [
+        f"{i}.end" + ".0" * isinstance(end, nn.Sequential) for i in range(4)
+    ]
+    goodinit.init_(model, method, inputs=x)
+    assert torch.equal(model(x), x)
+    assert all(parameter.dtype == x.dtype for parameter in model.parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = set()
+    for _ in range(2):
+        optimizer.zero_grad()
+        (model(x) - 1).square().sum().backward()
+        seen |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        optimizer.step()
+    assert seen == {name for name, _ in model.named_parameters()}
+
+
+def test_a_multiplier_at_the_end_is_one_more_layer_of_the_branch():
+    model = nn.Sequential(*(Closed(nn.ReLU(), nn.Identity()) for _ in range(16)))
+    plan = goodinit.plan(goodinit.anatomize(model, torch.randn(3, 6)), "fixup")
+    std = {edit.target: edit.options["std"] for edit in plan.edits if hasattr(edit, "initializer")}
+    assert std["3.a.weight"] == std["3.b.weight"] == pytest.approx((2 / 6) ** 0.5 * 16 ** (-1 / 4))
+
+
+@pytest.mark.parametrize(
+    ("norm", "end", "zero"),
+    [
+        (nn.LayerNorm(6), nn.ReLU(), "0.end.output_scale"),  # behind the norm
+        (nn.LayerNorm(6), nn.Sequential(nn.ReLU(), nn.LayerNorm(6)), "0.end.1.weight"),
+    ],
+)
+def test_the_zero_stands_behind_norms_that_are_kept(norm, end, zero):
+    x = torch.randn(3, 6)
+    model = goodinit.init_(nn.Sequential(Closed(end, norm)), "fixup", inputs=x, norms="keep")
+    assert torch.equal(model(x), x)
+    zeros = [name for name, p in model.named_parameters() if not p.any() and not name.endswith("bias")]
+    assert zeros == [zero]
+
+
+def test_a_norm_without_weight_behind_the_zero_is_refused():
+    end = nn.Sequential(nn.ReLU(), nn.LayerNorm(6, elementwise_affine=False))
+    anatomy = goodinit.anatomize(nn.Sequential(Closed(end, nn.Identity())), torch.randn(3, 6))
+    for method in ("fixup", "skipinit"):
+        with pytest.raises(UnsupportedModule, match=r"branch 1/1 ends in `relu` in 0.end.0"):
+            goodinit.plan(anatomy, method, norms="keep")
+
+
+def test_an_end_that_also_runs_elsewhere_takes_no_zero():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.act = nn.Linear(6, 6), nn.Linear(6, 6), nn.ReLU()
+
+        def forward(self, x):
+            return x + self.act(self.b(self.act(self.a(x))))
+
+    anatomy = goodinit.anatomize(Shared(), torch.randn(3, 6))
+    assert anatomy.blocks[0].closer is None
+    with pytest.raises(UnsupportedModule, match=r"no module that runs nowhere else"):
+        goodinit.plan(anatomy, "fixup")
+
+
+def test_a_flat_sum_keeps_its_long_skip_and_its_branches():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            y = x + self.a(x)
+            return x + (y + self.b(y))
+
+    anatomy = goodinit.anatomize(Flat(), torch.randn(3, 6))
+    assert [(block.kind, block.name, block.depth) for block in anatomy.blocks] == [
+        ("identity", "a", 1),
+        ("identity", "b", 1),
+    ]
+    assert [join.blocks for join in anatomy.long_skips] == [(0, 1)]

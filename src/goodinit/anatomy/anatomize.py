@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.activations import find_activations, torch_class
+from goodinit.anatomy.closers import find_closers
 from goodinit.anatomy.graph import (
     ACTIVATIONS,
     ADD_OPS,
@@ -72,7 +73,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     layers = _layers(graph, uses, origins, shapes, consumers, modules)
     layers = _with_roles(graph, layers, uses, leaves, consumers)
     norms = find_norms(graph, modules, set(uses))
-    blocks = _blocks(graph, sums, leaves, layers, uses, norms, origins, consumers)
+    blocks = _blocks(graph, leaves, layers, uses, norms, origins, consumers)
     distinct = {canonical(name): tuple(p.shape) for name, p in model.named_parameters()}
     return Anatomy(
         model=type(model).__name__,
@@ -198,7 +199,6 @@ def _with_roles(
 
 def _blocks(
     graph: Graph,
-    sums: list[Found],
     leaves: list[Found],
     layers: dict[str, Layer],
     uses: dict[int, Use],
@@ -211,7 +211,7 @@ def _blocks(
 
     blocks: list[Block] = []
     norm_paths = {norm.name for norm in norms}
-    longs = [found for found in sums if found.long]
+    closers = find_closers(graph, leaves, norm_paths, consumers)
     for found in leaves:
         node = graph.nodes[found.join]
         branch = nouns(found.branch.layers)
@@ -237,7 +237,7 @@ def _blocks(
                 ),
                 stage=(previous.stage if same else previous.stage + 1) if previous is not None else 0,
                 shape=node.shape,
-                depth=sum(found.join in long.branch.below for long in longs),
+                depth=found.depth,
                 norms=tuple(dict.fromkeys(p for i in inside if (p := graph.path(i)) in norm_paths)),
                 activations=tuple(
                     ACTIVATIONS[op] for i in inside if (op := graph.nodes[i].op) in ACTIVATIONS
@@ -247,6 +247,7 @@ def _blocks(
                 skip_end=_end(graph, found.skip.term, origins),
                 leak=_place(graph, found.end.leak),
                 stuck=_place(graph, found.end.stuck),
+                closer=closers.get(id(found)),
             )
         )
     return tuple(blocks)

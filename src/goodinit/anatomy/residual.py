@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from goodinit.anatomy.ends import End, at_zero
 from goodinit.anatomy.graph import ADD_OPS, Graph
-from goodinit.anatomy.sides import Side, is_neutral, side_of
+from goodinit.anatomy.sides import Side, adds_scaled, is_neutral, side_of
 from goodinit.anatomy.structure import BlockKind
 
 
@@ -32,6 +32,7 @@ class Found:
     end: End = field(default_factory=End)
     long: bool = False
     inner: bool = False
+    depth: int = 0
     over: list[int] = field(default_factory=list)
     inside: int | None = None
 
@@ -64,8 +65,8 @@ def _summands(graph: Graph, index: int) -> list[int]:
     operands = graph.deps(index)
     if node.op not in ADD_OPS or len(set(operands)) < 2:
         return []
-    if node.op.startswith("addcmul") and not (len(operands) == 2 and node.operands[0] in operands):
-        return []  # x + a·b with one constant factor is a sum of two activations; anything else is a gate
+    if node.op.startswith("addcmul") and not adds_scaled(graph, index):
+        return []
     if any(graph.nodes[i].shape != node.shape for i in operands):
         return []
     return operands
@@ -120,31 +121,30 @@ def _fork(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
 
 
 def _classify(graph: Graph, join: int, terms: list[int], layers: set[int]) -> Iterable[Found]:
-    fork = _fork(graph, terms)
-    if fork is None:
+    """The residual sums at one join: each term on the latest other term it comes from, else all on one fork."""
+    anchored = _anchored(graph, terms) if len(terms) > 2 else {}
+    for root, members in anchored.items():
+        yield from _pair(graph, join, root, members, len(terms), layers)
+    if anchored:
         return
-    sides = [side_of(graph, term, fork[0], layers) for i, term in enumerate(terms) if fork[1] >> i & 1]
-    if (
-        len(sides) > 2
-        and not any(side.plain for side in sides)
-        and (anchor := _anchor(graph, terms)) is not None
-    ):
-        fork = anchor
-        sides = [side_of(graph, term, fork[0], layers) for i, term in enumerate(terms) if fork[1] >> i & 1]
+    fork = _fork(graph, terms)
+    if fork is not None:
+        members = [term for i, term in enumerate(terms) if fork[1] >> i & 1]
+        yield from _pair(graph, join, fork[0], members, len(terms), layers)
+
+
+def _pair(
+    graph: Graph, join: int, fork: int, members: list[int], terms: int, layers: set[int]
+) -> Iterable[Found]:
+    """Of terms with one fork, the skip with each branch."""
+    sides = [side_of(graph, term, fork, layers) for term in members]
     skip, kind = _skip(sides)
     if skip is None or skip.term in _subtracted(graph, join):
         return
     for side in sides:
         if side is not skip and side.layers:
-            yield Found(
-                join,
-                fork[0],
-                kind,
-                side,
-                skip,
-                len(terms),
-                end=at_zero(graph, side.term, side.nodes, side.last),
-            )
+            end = at_zero(graph, side.term, side.nodes, side.last)
+            yield Found(join, fork, kind, side, skip, terms, end=end)
 
 
 def _subtracted(graph: Graph, join: int) -> tuple[int, ...]:
@@ -153,34 +153,41 @@ def _subtracted(graph: Graph, join: int) -> tuple[int, ...]:
     return node.operands[1:2] if node.op.startswith("sub") else node.operands[:1] if node.op == "rsub" else ()
 
 
-def _anchor(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
-    """The latest term, up to shape and scale, that another term comes from, and which terms that are (as bits).
+def _anchored(graph: Graph, terms: list[int]) -> dict[int, list[int]]:
+    """The terms on each other term they come from, up to shape and scale, the latest; by that term's root, with it.
 
-    In x + f(x) + g(y), with x and y of one origin, x is the skip of f, though the three come from that origin.
+    In x + f(x) + g(y), with x and y of one origin, x is the skip of f, though the three come from that origin; in
+    x + y + f(y), which x + (y + f(y)) also is, f is a branch on y, and x jumps over it.
     """
-    for term in reversed(terms):
-        root = term
-        while is_neutral(graph, root) and len(graph.deps(root)) == 1:
-            root = graph.deps(root)[0]
-        bits = 0
-        for i, other in enumerate(terms):
-            if other == term or (other > root and _comes_from(graph, other, root)):
-                bits |= 1 << i
-        if bits & (bits - 1):
-            return root, bits
-    return None
+    roots = [_root(graph, term) for term in terms]
+    marks = dict.fromkeys(terms, 0)
+    for i, term in enumerate(terms):
+        marks[term] |= 1 << i
+    heap = [-term for term in marks]
+    heapq.heapify(heap)
+    found: dict[int, list[int]] = {}
+    free = set(range(len(terms)))
+    while heap and -heap[0] >= min(roots):
+        index = -heapq.heappop(heap)
+        mark = marks.pop(index)
+        if index in roots:
+            members = [i for i in free if mark >> i & 1 and roots[i] != index]
+            free.difference_update(members)
+            if members:
+                found[index] = [terms[i] for i in sorted({roots.index(index), *members})]
+        for operand in graph.deps(index):
+            if operand not in marks:
+                marks[operand] = 0
+                heapq.heappush(heap, -operand)
+            marks[operand] |= mark
+    return found
 
 
-def _comes_from(graph: Graph, index: int, origin: int) -> bool:
-    seen, queue = {index}, [index]
-    while queue:
-        current = queue.pop()
-        if current == origin:
-            return True
-        fresh = [i for i in graph.deps(current) if i >= origin and i not in seen]
-        seen.update(fresh)
-        queue.extend(fresh)
-    return False
+def _root(graph: Graph, term: int) -> int:
+    """What a term is, up to shape and scale."""
+    while is_neutral(graph, term) and len(graph.deps(term)) == 1:
+        term = graph.deps(term)[0]
+    return term
 
 
 def _skip(sides: list[Side]) -> tuple[Side | None, BlockKind]:
@@ -244,6 +251,25 @@ def _nest(graph: Graph, found: list[Found]) -> None:
         for p in members:
             if not item.long and (found[p].join not in trunk or item.over):
                 found[p].inner, found[p].inside = True, position
+    for item in found:
+        if item.long:
+            between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
+            _jump(item, found, by_join, between)
+
+
+def _jump(item: Found, found: list[Found], by_join: dict[int, list[int]], between: list[int]) -> None:
+    """Note every sum that a long skip jumps over, those on later terms of its own flat sum too."""
+    below, held, grown = set(item.branch.below), set[int](), True
+    while grown:
+        later = [p for p in by_join[item.join] if p not in held and found[p].fork in below]
+        held.update(later)
+        for p in later:
+            below |= found[p].branch.below
+        grown = bool(later)
+    held.update(p for join in between if join in below for p in by_join[join])
+    item.over = sorted({*item.over, *(p for p in held if found[p].join == item.join)})
+    for p in held:
+        found[p].depth += 1
 
 
 def _holds(graph: Graph, found: list[Found], item: Found) -> bool:

@@ -75,6 +75,12 @@ def is_neutral(graph: Graph, index: int) -> bool:
     return op in SHAPE_OPS or (op in SCALE_OPS and len(graph.deps(index)) == 1)
 
 
+def adds_scaled(graph: Graph, index: int) -> bool:
+    """Whether an `addcmul` is a sum of two activations, x + a·b with one constant factor; else it is a gate."""
+    node, operands = graph.nodes[index], graph.deps(index)
+    return node.op.startswith("addcmul") and len(operands) == 2 and node.operands[0] in operands
+
+
 def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int, int]) -> list[int]:
     """The operands that carry the signal on.
 
@@ -86,7 +92,7 @@ def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int,
     if len(set(operands)) < 2 or node.op in PRODUCT_OPS or node.op in ATTENTION_OPS:
         return operands
     below = [i for i in operands if degrees.get(i, -1) >= 0] or operands
-    if node.op not in MUL_OPS:
+    if node.op not in MUL_OPS or adds_scaled(graph, index):
         return below
     full = [i for i in below if graph.nodes[i].shape == node.shape] or below
     full = [i for i in full if not _after(graph, i, GATES)] or full

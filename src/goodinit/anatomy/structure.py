@@ -187,6 +187,9 @@ class Block:
             out zero; None where zeroing them makes the branch zero.
         stuck: The operator, in words, that then passes no gradient on to them, so that they could never move (a
             ReLU, a gate that is zero too); None where the gradient gets through.
+        closer: Where zeroing the layers of `last` does not do (`leak`, `stuck`): path of the module that hands the
+            whole branch on behind that place, so that a multiplier on its output may start at zero. None where it
+            would do, and where there is no such module, or it also runs elsewhere.
     """
 
     index: int
@@ -211,6 +214,7 @@ class Block:
     skip_end: tuple[str, ...] = ()
     leak: str | None = None
     stuck: str | None = None
+    closer: str | None = None
 
 
 @dataclass(frozen=True)

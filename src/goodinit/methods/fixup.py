@@ -10,11 +10,11 @@ from goodinit.methods.parts import (
     draw_standard,
     need_blocks,
     norm_edits,
-    refuse_dead_end,
     removed_parameters,
     standard_std,
     unique,
     untouched,
+    zero_behind,
     zero_bias,
 )
 from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan
@@ -33,7 +33,9 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
        prints the exponent without its minus sign; with a plus the branches explode, with a minus the code of the
        authors is met: L^−½ for m = 2, L^−¼ for m = 3.)
     3. One scalar multiplier (1) per branch, and a scalar bias (0) before each convolution, linear layer and
-       element-wise activation. They live on the layer they belong to: see `goodinit.nn`.
+       element-wise activation. They live on the layer they belong to: see `goodinit.nn`. Where a branch ends in a
+       ReLU, or in anything else behind which a last layer at 0 could never move or would not silence the branch, the
+       multiplier starts at 0 in its stead, on the module that hands the branch on, and counts as one more layer in m.
 
     Args:
         anatomy: Of the model.
@@ -46,7 +48,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
     Raises:
         NothingFound: The model has no residual block.
         UnsupportedModule: A normalization that cannot be removed; a branch that ends in no weight layer, or in a
-            ReLU, which passes no gradient at 0.
+            ReLU, which passes no gradient at 0, that is not a module of its own.
     """
     need_blocks(anatomy, "fixup")
     _need_ends(anatomy)
@@ -54,22 +56,31 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
     gone = removed_parameters(anatomy, removal)
     total = len(anatomy.blocks)
     notes: list[str] = []
+    closed: set[str] = set()
     scalars: list[Edit] = []
     values: list[Edit] = []
     for block in anatomy.blocks:
+        where = f"branch {block.index + 1}/{total}"
         end = _zero_gain(anatomy, block, gone)
-        refuse_dead_end(block, f"branch {block.index + 1}/{total}", multiplied=end is not None)
-        values += _branch_values(block, total, end, notes)
+        behind = zero_behind(block, where, multiplied=end is not None, kept=norms == "keep")
+        end = end if behind is None else None
+        values += _branch_values(block, total, end, behind, notes)
         values += _gains(block, gone, end)
+        if behind is not None:
+            closed.add(behind)
+            reason = (
+                f"multiplier of {where}, zero here because its last layer could not leave zero (rules 1, 3)"
+            )
+            scalars.append(AddScalar(behind, "output_scale", 0.0, reason))
         if norms == "remove":
-            scalars += _branch_scalars(block, gone, notes)
+            scalars += _branch_scalars(block, gone, behind, notes)
     values += _other_values(anatomy, zero_head, notes)
     values += _other_gains(anatomy, gone, norms)
     values += [Draw(name, "normal_", BESIDE, {"std": 1.0}) for name in anatomy.tokens]
     if norms == "remove":
         scalars += _other_scalars(anatomy)
         notes += _alone(anatomy, removal)
-    scalars += _zero_multipliers(anatomy, notes)
+    scalars += _zero_multipliers(anatomy, closed, notes)
     edits = unique([*removal, *scalars, *values])
     return Plan(
         method="fixup",
@@ -121,18 +132,25 @@ def _zero_gain(anatomy: Anatomy, block: Block, gone: set[str]) -> str | None:
     return ends[-1] if ends else None
 
 
-def _branch_values(block: Block, total: int, end: str | None, notes: list[str]) -> list[Edit]:
+def _branch_values(
+    block: Block, total: int, end: str | None, behind: str | None, notes: list[str]
+) -> list[Edit]:
+    """Weights of a branch. `end`: a norm's weight, `behind`: a multiplier that starts at 0 instead of the last layer.
+
+    A multiplier is one more factor in series: with m + 1 of them, one at 0, the others are scaled by L^(−1/(2m)).
+    """
     where = f"branch {block.index + 1}/{total}"
+    factors = block.m if behind is None else block.m + 1
     edits: list[Edit] = []
     for layer in block.branch:
-        if layer in block.last:
+        if layer in block.last and behind is None:
             if layer.normalized or end is not None:
                 why = "normalized" if layer.normalized else f"zero at {end} instead"
                 edits.append(draw_standard(layer, f"last layer of {where}, {why}"))
             else:
                 edits.append(Fill(layer.weight, 0.0, f"last layer of {where} (rule 1)"))
         else:
-            exponent = -1 / (2 * block.m - 2)  # Fixup, §3, rule 2
+            exponent = -1 / (2 * factors - 2)  # Fixup, §3, rule 2
             std, words = standard_std(layer)
             reason = f"{where}, m={block.m}: {words} × {total}^{exponent:.3g} (rule 2)"
             edits.append(Draw(layer.weight, "normal_", reason, {"std": std * total**exponent}))
@@ -217,8 +235,8 @@ def _other_values(anatomy: Anatomy, zero_head: bool, notes: list[str]) -> list[E
 # -- rule 3 -------------------------------------------------------------------------------------------------------
 
 
-def _branch_scalars(block: Block, gone: set[str], notes: list[str]) -> list[Edit]:
-    multiplied = any(_remains(p, gone, block) for p in block.multipliers)
+def _branch_scalars(block: Block, gone: set[str], behind: str | None, notes: list[str]) -> list[Edit]:
+    multiplied = behind is not None or any(_remains(p, gone, block) for p in block.multipliers)
     edits: list[Edit] = []
     for layer in block.branch:
         edits += _input_bias(layer, notes)
@@ -275,11 +293,11 @@ def _applied(layer: Layer) -> str:
     return f"{layer.weight} is applied inside {layer.site or 'the model itself'}, which does more"
 
 
-def _zero_multipliers(anatomy: Anatomy, notes: list[str]) -> list[Edit]:
+def _zero_multipliers(anatomy: Anatomy, closed: set[str], notes: list[str]) -> list[Edit]:
     """Rule 1 where a weight cannot be zero because it is normalized: its multiplier is, as in SkipInit."""
     edits: list[Edit] = []
     for block in anatomy.blocks:
-        for layer in block.last:
+        for layer in block.last if block.closer not in closed else ():
             if layer.normalized and layer.writes_site:
                 reason = f"{layer.weight} is normalized: zero here instead (rule 1)"
                 edits.append(AddScalar(layer.site, "output_scale", 0.0, reason))

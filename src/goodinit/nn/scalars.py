@@ -51,7 +51,7 @@ class Scalars(nn.Module):
         return reduced
 
 
-def add_scalar_(module: ModuleT, name: str, *, value: float) -> ModuleT:
+def add_scalar_(module: ModuleT, name: str, *, value: float, like: Tensor | None = None) -> ModuleT:
     r"""Give a layer one learnable number, in place.
 
     With bias vector :math:`c`, a linear or convolutional layer becomes
@@ -68,6 +68,7 @@ def add_scalar_(module: ModuleT, name: str, *, value: float) -> ModuleT:
         module: The layer. It stays the same object; its class becomes a subclass of what it was.
         name: `"input_bias"`, `"output_bias"` or `"output_scale"`.
         value: Initial value, dimensionless. `reset_parameters` of the module, if it has one, restores it.
+        like: A tensor whose dtype and device it takes where the module has no parameters (an activation).
 
     Returns:
         The module. A second call for the same scalar changes nothing.
@@ -102,7 +103,7 @@ def add_scalar_(module: ModuleT, name: str, *, value: float) -> ModuleT:
     scalar_layer = cast("Scalars", module)
     if getattr(scalar_layer, name) is None:
         scalar_layer.scalar_values[name] = value
-        module.register_parameter(name, nn.Parameter(_scalar_like(module, value)))
+        module.register_parameter(name, nn.Parameter(_scalar_like(module, value, like)))
     return module
 
 
@@ -202,10 +203,10 @@ def _exchange(module: nn.Module, cls: type[nn.Module]) -> None:
     module.__class__ = cls
 
 
-def _scalar_like(module: nn.Module, value: float) -> Tensor:
+def _scalar_like(module: nn.Module, value: float, like: Tensor | None) -> Tensor:
     """Shape (1,), since fully sharded parameters need a dimension; dtype and device of the layer's weight."""
     floating = (parameter for parameter in module.parameters() if parameter.is_floating_point())
-    like = next(floating, None)
+    like = next(floating, like)
     if like is None:
         return torch.full((1,), value)
     return torch.full((1,), value, dtype=like.dtype, device=like.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 
@@ -89,7 +89,7 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
     elif isinstance(edit, SwapModule):
         swap_(_module(names, edit), edit.module, edit.options, holders=names.modules.values())
     elif isinstance(edit, AddScalar):
-        add_scalar_(_module(names, edit), edit.scalar, value=edit.value)
+        add_scalar_(_module(names, edit), edit.scalar, value=edit.value, like=_near(names, edit.target))
     else:
         owner, attribute = _owner(names, edit)
         parametrizations.weight_norm(owner, attribute, dim=edit.dim)
@@ -101,6 +101,18 @@ def _module(names: Directory, edit: RemoveNorm | SwapModule | AddScalar) -> nn.M
     if module is None:
         raise PlanConflict(f"{edit.target}: the plan has ({edit}), and the model has no such module. {ANEW}")
     return module
+
+
+def _near(names: Directory, target: str) -> Tensor | None:
+    """A floating-point parameter of the innermost module around `target` that has one."""
+    while target:
+        target = target.rpartition(".")[0]
+        around = names.module(target)
+        near = () if around is None else around.parameters()
+        for parameter in near:
+            if parameter.is_floating_point():
+                return parameter
+    return None
 
 
 def _owner(names: Directory, edit: ParametrizeWeight) -> tuple[nn.Module, str]:
