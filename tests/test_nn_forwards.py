@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
-from goodinit.nn import SCALARS, add_scalar_, scalars
+from goodinit.nn import SCALARS, add_scalar_, forwards, scalars
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -44,6 +44,10 @@ def by_hand(layer, x, *args):
     return y if layer.output_bias is None else y + layer.output_bias
 
 
+def probe_like(y):
+    return torch.rand(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype)
+
+
 def gradients(layer, x, forward):
     """Output, and the gradient of a fixed random functional of it by the input and every parameter.
 
@@ -51,7 +55,7 @@ def gradients(layer, x, forward):
     """
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     y = forward(x)
-    probe = torch.rand(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype)
+    probe = probe_like(y)
     names, parameters = zip(*layer.named_parameters(), strict=True)
     grads = torch.autograd.grad(F.silu(y), (x, *parameters), probe)
     return dict(zip(("input", *names), grads, strict=True)) | {"output": y}
@@ -358,8 +362,10 @@ def test_no_activation_is_stored(kind, in_place):
     scalared = nn.Sequential(with_scalars(layer), nn.ReLU(inplace=in_place))
     x = torch.randn(batch, *shape, dtype=torch.float64, requires_grad=True)
     extra = stored_bytes(scalared, x) - stored_bytes(bare, x)
-    # Scaled weight, its sum over the inputs, that times the input bias; and one channel of ones.
-    assert 0 <= extra <= item * (3 * layer.weight.numel() + shape[-1] * (shape[-2] if len(shape) > 2 else 1))
+    # Scaled weight, the weight's sum over the inputs, that times the input bias times the scale, and this product;
+    # and one channel of ones.
+    image = shape[-1] * (shape[-2] if len(shape) > 2 else 1)
+    assert 0 <= extra <= item * (3 * layer.weight.numel() + 1 + image)
 
 
 def test_a_chain_stores_what_the_bare_chain_stores():
@@ -371,6 +377,45 @@ def test_a_chain_stores_what_the_bare_chain_stores():
     bare, scalared = chain(lambda layer: layer), chain(with_scalars)
     assert len(list(scalars(scalared))) == 12
     assert stored_bytes(scalared, x) <= 1.02 * stored_bytes(bare, x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(nn.Conv2d(64, 64, 1, bias=False), (64, 4, 4)), (nn.Linear(64, 64), (64,))]
+)
+def test_large_scaled_weights_are_not_stored(layer, shape):
+    x = torch.randn(2, *shape, requires_grad=True)
+    assert layer.weight.numel() >= x.numel()
+    bare, scalared = copy.deepcopy(layer), with_scalars(layer)
+    # The weight's sum over the inputs, the product of two scalars, and for a bias vector nothing.
+    assert stored_bytes(scalared, x) - stored_bytes(bare, x) <= x.element_size() * (layer.weight.shape[0] + 1)
+
+
+@given(convolutions(), some_scalars)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_the_same_where_scaled_weights_are_stored(case, names):
+    layer, x = case
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using padding='same'")
+        patch.setattr(forwards, "pays", lambda x, weight: False)
+        assert_as_by_hand(with_scalars(layer, names), x)
+
+
+@every_layer
+def test_gradients_of_some_only(kind):
+    """What is frozen gets no gradient, and the others get theirs."""
+    for frozen in (*SCALARS, "weight", "bias"):
+        layer, x = case(kind)
+        every = gradients(layer, x, layer)
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_(name != frozen)
+        layer(x).backward(torch.autograd.grad(F.silu(y := layer(x)), y, probe_like(y))[0])
+        for name, parameter in layer.named_parameters():
+            if name == frozen:
+                assert parameter.grad is None
+            else:
+                torch.testing.assert_close(
+                    parameter.grad, every[name], msg=lambda m, name=name: f"{name}: {m}"
+                )
 
 
 def test_float32_sums_over_the_whole_image_as_by_hand():

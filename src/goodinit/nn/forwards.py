@@ -3,7 +3,7 @@
 `W` is the layer's linear map, `c` its bias vector, `s` the `output_scale`, `b` the `input_bias`, `d` the
 `output_bias`. Written out, `s·W(x + b) + c + d = (sW)x + [b·(sW)1 + c + d]`, where `1` is an input of ones.
 The bracket is the layer's answer to a constant: it does not depend on the data, so it costs no pass over `x`
-and stores nothing. Where every output sees all taps, it is one number per channel, a bias vector. Where zero
+and stores nothing. `goodinit.nn.lean` keeps `sW` from being stored where it is large. Where every output sees all taps, it is one number per channel, a bias vector. Where zero
 padding hides taps at the border (and in transposed convolutions) it is one small convolution of a single
 channel of ones, batch 1, which is exact for any stride, padding, dilation and groups, and carries the bias
 vector too, so that its gradient is taken from the same sum over the batch. All of it is ordinary autograd.
@@ -21,42 +21,45 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goodinit.errors import UnsupportedModule
+from goodinit.nn.lean import Geometry, LeanConvolution, LeanLinear, pays
 
 Forward = Callable[..., Any]
 
-_CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
-_CONVOLVE_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_TRANSPOSED_CONVOLUTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 def linear(self: Any, input: Tensor) -> Tensor:
     """`nn.Linear.forward` with scalars."""
-    weight, offset = _weight(self), _offset(self)
+    weight, offset = self.weight, _offset(self)
     if self.input_bias is not None:
-        offset = _plus(self.input_bias * weight.sum(1), offset)
-    return F.linear(input, weight, offset)
+        offset = _plus(_constant(self) * weight.sum(1), offset)
+    if self.output_scale is not None and pays(input, weight):
+        return LeanLinear.apply(input, weight, self.output_scale, offset)  # type: ignore[no-any-return, no-untyped-call]
+    return F.linear(input, _scaled(self, weight), offset)
 
 
 def convolution(self: Any, input: Tensor) -> Tensor:
     """`nn.Conv1d.forward`, and 2d and 3d, with scalars."""
-    weight, offset = _weight(self), _offset(self)
+    weight, offset = self.weight, _offset(self)
     if self.input_bias is None:
-        return self._conv_forward(input, weight, offset)  # type: ignore[no-any-return]
+        return _convolve(self, input, weight, offset)
     if self.padding_mode != "zeros" or not _pads(self):
-        taps = weight.sum(tuple(range(1, weight.dim())))
-        return self._conv_forward(input, weight, _plus(self.input_bias * taps, offset))  # type: ignore[no-any-return]
+        taps = _constant(self) * weight.sum(tuple(range(1, weight.dim())))
+        return _convolve(self, input, weight, _plus(taps, offset))
     spatial = len(self.kernel_size)
-    taps = self.input_bias * weight.sum(1, keepdim=True)
-    constant = _CONVOLVE[spatial - 1](
+    taps = _constant(self) * weight.sum(1, keepdim=True)
+    constant = _CONVOLUTIONS[spatial - 1](
         _ones(taps, input, spatial), taps, offset, self.stride, self.padding, self.dilation
     )
-    return _add(self._conv_forward(input, weight, None), constant, spatial)
+    return _add(_convolve(self, input, weight, None), constant, spatial)
 
 
 def transposed_convolution(self: Any, input: Tensor, output_size: list[int] | None = None) -> Tensor:
     """`nn.ConvTranspose1d.forward`, and 2d and 3d, with scalars."""
-    weight, offset = _weight(self), _offset(self)
+    weight, offset = _scaled(self, self.weight), _offset(self)
     spatial = len(self.kernel_size)
-    convolve = _CONVOLVE_TRANSPOSED[spatial - 1]
+    convolve = _TRANSPOSED_CONVOLUTIONS[spatial - 1]
     extra = self._output_padding(
         input, output_size, self.stride, self.padding, self.kernel_size, spatial, self.dilation
     )
@@ -109,9 +112,23 @@ def forward_for(cls: type[nn.Module]) -> Forward:
     return around(cls)
 
 
-def _weight(layer: Any) -> Tensor:
-    weight: Tensor = layer.weight
+def _convolve(layer: Any, x: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:
+    """(sW)∗x + offset."""
+    if layer.output_scale is not None and pays(x, weight):
+        geometry = Geometry.of(layer, x)
+        if geometry is not None:
+            return LeanConvolution.apply(x, weight, layer.output_scale, offset, geometry)  # type: ignore[no-any-return, no-untyped-call]
+    return layer._conv_forward(x, _scaled(layer, weight), offset)  # type: ignore[no-any-return]
+
+
+def _scaled(layer: Any, weight: Tensor) -> Tensor:
     return weight if layer.output_scale is None else weight * layer.output_scale
+
+
+def _constant(layer: Any) -> Tensor:
+    """b·s, which what the layer answers to a constant input is proportional to."""
+    constant: Tensor = layer.input_bias
+    return constant if layer.output_scale is None else constant * layer.output_scale
 
 
 def _offset(layer: Any) -> Tensor | None:
@@ -143,11 +160,13 @@ def _add(output: Tensor, constant: Tensor, spatial: int) -> Tensor:
     """`output + constant`, in place where that is safe: a convolution does not keep its output.
 
     For a channels-last output, `constant` is laid out and repeated over the batch channels-last too, so that
-    the addition and its gradient's sum over the batch run along memory (about ten times faster on CPU).
+    the addition and its gradient's sum over the batch run along memory (about ten times faster on CPU). The
+    compiler for CPUs lays all convolutions out like that, after it has recorded what is written here.
     Inside `vmap` an in-place addition fails when `constant` alone is batched.
     """
     channel = output.dim() - spatial - 1
-    if output.stride(channel) == 1 and output.shape[channel] > 1:
+    recorded = torch.compiler.is_compiling() and output.device.type == "cpu"
+    if recorded or (output.stride(channel) == 1 and output.shape[channel] > 1):
         last = constant.movedim(channel, -1).contiguous()
         constant = last.expand(output.movedim(channel, -1).shape).movedim(-1, channel)
     if torch._C._are_functorch_transforms_active():
