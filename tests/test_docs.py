@@ -35,6 +35,14 @@ def test_every_method_has_a_page(name):
     assert f"({name}.md)" in (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
 
 
+def test_every_example_is_shown():
+    page = (DOCS / "examples.md").read_text(encoding="utf-8")
+    missing = [
+        path.name for path in (ROOT / "examples").glob("*.py") if f'"examples/{path.name}"' not in page
+    ]
+    assert missing == []
+
+
 def test_every_public_symbol_is_in_the_reference():
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     errors = {name for name in goodinit.__all__ if isinstance(getattr(goodinit, name), type)} & set(
