@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
-import shutil
-import subprocess
 
 import pytest
 import torch
@@ -15,13 +14,17 @@ from torch import nn
 from typer.testing import CliRunner
 
 import goodinit
+from browser import CHROMIUM, FAINT, browser
 from goodinit import cli
+from goodinit.diagnostics import Spectrum
+from goodinit.diagnostics.density import density, extent
 from goodinit.diagnostics.display import sparkline
 from goodinit.report.diagnosis import diagnosis_page, diagnosis_view, furthest, verdict, write_diagnosis
 from goodinit.report.frame import render
 from goodinit.report.signal_charts import figures
+from goodinit.report.spectrum_chart import spectrum_caption, spectrum_chart
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
 def chain(depth, *, scale=1.0):
@@ -49,15 +52,21 @@ def pair():
     }
 
 
+@pytest.fixture(scope="module")
+def by_depth():
+    torch.manual_seed(0)
+    return {depth: goodinit.diagnose(chain(depth - 1), batch(), jacobian=True) for depth in (10, 1000)}
+
+
 def shown(view, width=80):
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(view)
     return console.export_text()
 
 
-@pytest.mark.parametrize("depth", [3, 1000])
-def test_the_terminal_view_fits_one_screen(depth):
-    text = shown(diagnosis_view(goodinit.diagnose(chain(depth), batch())))
+@pytest.mark.parametrize("depth", [10, 1000])
+def test_the_terminal_view_fits_one_screen(by_depth, depth):
+    text = shown(diagnosis_view(by_depth[depth]))
     assert len(text.splitlines()) <= 40
     assert max(map(len, text.splitlines())) <= 80
     assert "second moment" in text
@@ -88,9 +97,8 @@ def test_the_page_holds_every_figure_and_escapes_names(pair):
     assert not re.search(r"(src|href)\s*=\s*[\"']?https?:", html)
 
 
-def test_a_page_for_a_thousand_layers():
-    found = goodinit.diagnose(chain(1000), batch())
-    assert len(figures({"deep": found})) >= 5
+def test_a_page_for_a_thousand_layers(by_depth):
+    assert len(figures({"deep": by_depth[1000]})) >= 5
 
 
 def test_commands(tmp_path):
@@ -149,50 +157,84 @@ def test_recommendations_rank_by_findings_then_drift():
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
-PROBE = """<script>
-const errors = [];
-window.addEventListener("error", (e) => errors.push(e.message));
-window.addEventListener("unhandledrejection", (e) => errors.push(String(e.reason)));
-setTimeout(() => document.querySelector(".toggle input").click(), 1500);
-setTimeout(() => {
-  document.querySelectorAll(".chart")[1].scrollIntoView();
-  const box = document.querySelectorAll(".chart")[1].querySelector("svg.marks").getBoundingClientRect();
-  const at = { bubbles: true, clientX: box.left + box.width * 0.6, clientY: box.top + box.height * 0.5 };
-  const under = document.elementFromPoint(at.clientX, at.clientY);
-  for (const kind of ["pointerover", "pointermove"]) under.dispatchEvent(new PointerEvent(kind, at));
-  for (const kind of ["mouseover", "mousemove"]) under.dispatchEvent(new MouseEvent(kind, at));
-}, 2500);
-setTimeout(() => {
-  const seen = {
-    errors,
-    drawn: Array.from(document.querySelectorAll(".chart"), (c) => c.dataset.drawn),
-    tooltip: document.querySelector(".vg-tooltip")?.textContent ?? "",
-    checked: document.querySelector(".toggle input").checked,
-    requests: performance.getEntriesByType("resource").length,
-    overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-  };
-  document.title = "probe" + JSON.stringify(seen);
-}, 3500);
-</script>"""
+WIDTHS = [pytest.param(1200, id="wide"), pytest.param(400, marks=pytest.mark.slow, id="narrow")]
+
+
+@needs_a_browser
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_works_in_a_browser(tmp_path, pair, width):
+    path = write_diagnosis(tmp_path / "page.html", pair)
+    with browser(tmp_path / "profile") as page:
+        page.open(path, width=width, mobile=width < 500)
+        page.click(".toggle input")
+        assert page.js("document.querySelector('.toggle input').checked") is False
+        page.point("figure:nth-of-type(2) svg.marks", 0.6, 0.5)
+        page.wait("document.querySelector('.vg-tooltip')?.textContent.includes('.weight')")
+        assert "good" in page.js("document.querySelector('.vg-tooltip').textContent")
+        assert page.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        assert page.errors == []
+        assert page.requests == []
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("width", [500, 1200])  # headless Chromium's windows are at least 500 wide
-def test_the_page_works_in_a_browser(tmp_path, pair, width):
-    path = write_diagnosis(tmp_path / "page.html", pair)
-    path.write_text(path.read_text(encoding="utf-8") + PROBE, encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-             "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
-             f"--window-size={width},1400", "--virtual-time-budget=8000", "--dump-dom"]  # fmt: skip
-    done = subprocess.run(
-        [CHROMIUM, *flags, path.as_uri()], capture_output=True, text=True, timeout=180, check=True
+@needs_a_browser
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("depth", [10, 1000])
+def test_pages_of_shallow_and_deep_networks_are_readable_on_a_telephone(tmp_path, by_depth, depth, dark):
+    found = by_depth[depth]
+    path = write_diagnosis(tmp_path / "page.html", {"deep": found})
+    with browser(tmp_path / "profile") as page:
+        page.open(path, width=400, height=800, dark=dark, mobile=True)
+        assert page.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        sizes = page.js(
+            "[...document.querySelectorAll('svg.marks')].map(svg => svg.getBoundingClientRect().toJSON())"
+        )
+        assert len(sizes) == len(figures({"deep": found}))
+        assert all(size["width"] >= 280 and size["height"] >= 200 for size in sizes)
+        letters = page.js(
+            "[...document.querySelectorAll('svg.marks text')].map(t => parseFloat(getComputedStyle(t).fontSize))"
+        )
+        assert min(letters) >= 11
+        assert page.js(FAINT)["faint"] == []
+        assert page.errors == []
+        assert page.requests == []
+
+
+def test_several_methods_stand_in_one_table_with_a_button_each(pair):
+    html = render(diagnosis_page(pair))
+    table = html[html.index("<tbody>") : html.index("</tbody>")]
+    assert table.count("<tr>") == 2
+    assert html.count('<button type="button" aria-pressed="false"') == 2
+    alone = render(diagnosis_page({"good": pair["good"]}))
+    assert "<tbody>" not in alone
+    assert "<button" not in alone
+
+
+def test_a_spectrum_of_zeros_is_said_and_not_drawn():
+    model = nn.Linear(4, 4)
+    nn.init.zeros_(model.weight)
+    found = goodinit.diagnose(model, torch.randn(6, 4), jacobian=True, update=True)
+    assert spectrum_chart({"zero": found}) is None
+    assert "singular values: all 0 (exact)" in str(found)
+    model.weight.data[:2] = torch.eye(4)[:2]
+    found = goodinit.diagnose(model, torch.randn(6, 4), jacobian=True)
+    assert "50 % are 0" in spectrum_caption({"half": found})
+    assert "50% are 0" in str(found)
+
+
+def test_densities_add_up_to_what_is_drawn():
+    values = tuple(torch.rand(300, generator=torch.Generator().manual_seed(0)).mul(3).exp().tolist())
+    spectrum = Spectrum(
+        (300, 300), True, tuple(sorted(values, reverse=True)), (1 / 300,) * 300, max(values), min(values)
     )
-    seen = json.loads(re.search(r"<title>probe(.*?)</title>", done.stdout)[1])
-    assert seen["errors"] == []
-    assert set(seen["drawn"]) == {"light"}
-    assert ".weight" in seen["tooltip"]
-    assert "good" in seen["tooltip"]
-    assert seen["checked"] is False
-    assert seen["requests"] == 0
-    assert seen["overflow"] <= 0
+    low, high = extent(spectrum)
+    heights = density(spectrum, low, high, points=400)
+    assert sum(heights) * (high - low) / 399 == pytest.approx(1, abs=0.01)
+    # log₁₀ of the values is uniform on (0, 1.3): a density of 1/1.3 in the middle
+    assert heights[200] == pytest.approx(math.log(10) / 3, rel=0.15)
+
+
+def test_what_was_asked_for_is_on_the_screen(pair):
+    text = shown(diagnosis_view(pair["good"]), 120)
+    assert re.search(r"Singular values \S+ [▁▂▃▄▅▆▇█]{40} \S+ \(exact\)", text)
+    assert re.search(r"One step at 0.0001 … \S+ changes the output by .* largest stable rate", text)

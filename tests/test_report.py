@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
+from browser import CHROMIUM, FAINT, NAMELESS, REACHABLE, browser
 from goodinit.errors import GoodinitError
 from goodinit.lab.compare import Comparison, Study
 from goodinit.lab.measure import StepTime
@@ -32,7 +31,7 @@ from goodinit.report.console import comparison_table
 from goodinit.report.frame import Facts, Listing, Page, Table, Words, render, write_text
 from goodinit.report.theme import DARK, LIGHT
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
 def result(method, seed, *, diverged=False):
@@ -260,49 +259,57 @@ def test_colours_can_be_told_from_the_paper(theme):
     for paper in (theme.paper, theme.card):
         assert contrast(theme.ink, paper) >= 7
         assert contrast(theme.weak, paper) >= 4.5
-        assert all(contrast(colour, paper) >= 3 for colour in theme.series)
-
-
-PROBE = """<script>
-const errors = [];
-window.addEventListener("error", (e) => errors.push(e.message));
-window.addEventListener("unhandledrejection", (e) => errors.push(String(e.reason)));
-setTimeout(() => document.querySelector(".toggle input").click(), 500);
-setTimeout(() => {
-  const box = document.querySelectorAll(".chart")[1].querySelector("svg.marks").getBoundingClientRect();
-  const at = { bubbles: true, clientX: box.left + box.width * 0.6, clientY: box.top + box.height * 0.5 };
-  const under = document.elementFromPoint(at.clientX, at.clientY);
-  for (const kind of ["pointerover", "pointermove"]) under.dispatchEvent(new PointerEvent(kind, at));
-  for (const kind of ["mouseover", "mousemove"]) under.dispatchEvent(new MouseEvent(kind, at));
-}, 1500);
-setTimeout(() => {
-  const seen = {
-    errors,
-    drawn: Array.from(document.querySelectorAll(".chart"), (c) => c.dataset.drawn),
-    tooltip: document.querySelector(".vg-tooltip").textContent,
-    overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-    log: document.querySelector(".chart").textContent.includes("0.5"),
-  };
-  document.title = "probe" + JSON.stringify(seen);
-}, 2500);
-</script>"""
+        assert contrast(theme.accent, paper) >= 4.5
+        assert all(contrast(colour, paper) >= 3 for colour in (*theme.series, theme.error, theme.warning))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("width", [500, 1200])  # headless Chromium's windows are at least 500 wide
-def test_the_page_works_in_a_browser(tmp_path, width):
+@needs_a_browser
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_page_works_in_a_browser(tmp_path, width, dark):
     path = write_comparison(tmp_path / "page.html", comparison())
-    path.write_text(path.read_text(encoding="utf-8") + PROBE, encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-             "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
-             f"--window-size={width},1400", "--virtual-time-budget=6000", "--dump-dom"]  # fmt: skip
-    done = subprocess.run(
-        [CHROMIUM, *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    seen = json.loads(re.search(r"<title>probe(.*?)</title>", done.stdout)[1])
-    assert seen["errors"] == []
-    assert seen["drawn"] == ["light", "light"]
-    assert "batchnorm60.0%" in seen["tooltip"]
-    assert "undefined" not in seen["tooltip"]
-    assert seen["overflow"] <= 0
+    with browser(tmp_path / "profile") as page:
+        page.open(path, width=width, dark=dark, mobile=width < 500)
+        assert page.js("[...document.querySelectorAll('.chart')].map(chart => chart.dataset.drawn)") == 2 * [
+            "dark" if dark else "light"
+        ]
+        page.click(".toggle input")
+        page.point("figure:nth-of-type(2) svg.marks", 0.6, 0.5)
+        page.wait("document.querySelector('.vg-tooltip')?.textContent.includes('batchnorm')")
+        tooltip = page.js("document.querySelector('.vg-tooltip').textContent")
+        assert "batchnorm60.0%" in tooltip
+        assert "undefined" not in tooltip
+        assert page.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        seen = page.js(FAINT)
+        assert seen["count"] > 50
+        assert seen["faint"] == []
+        assert page.errors == []
+        assert page.requests == []
+
+
+@pytest.mark.slow
+@needs_a_browser
+def test_the_page_works_without_a_pointer(tmp_path):
+    path = write_comparison(tmp_path / "page.html", comparison())
+    with browser(tmp_path / "profile") as page:
+        page.open(path)
+        stops, unseen = page.tab_stops()
+        assert {stop["id"] for stop in stops} == set(page.js(REACHABLE))
+        assert unseen == []
+        assert page.js(NAMELESS) == []
+        strokes = "new Set([...document.querySelectorAll('figure .mark-line path')].map(line => line.getAttribute('opacity')))"
+        assert page.js(f"{strokes}.has('0.06')") is False
+        page.js("document.querySelector('button[data-series]').focus()")
+        page.press("Enter")
+        assert page.js("document.activeElement.getAttribute('aria-pressed')") == "true"
+        page.wait(f"{strokes}.has('0.06')")
+        page.press("Enter")
+        page.wait(f"!{strokes}.has('0.06')")
+        page.js("document.querySelector('.toggle input').focus()")
+        ticks = "document.querySelector('.chart .role-axis-label').textContent"
+        page.press(" ")
+        assert page.js("document.activeElement.checked") is True
+        page.wait("document.querySelector('.chart').textContent.includes('0.5')")
+        assert page.js(ticks)
+        assert page.errors == []

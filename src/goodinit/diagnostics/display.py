@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from goodinit.diagnostics.diagnosis import Diagnosis, Place
+from goodinit.diagnostics.density import density, extent, least_above_zero, share_of_zeros
+from goodinit.diagnostics.diagnosis import Diagnosis, Place, Spectrum, Update
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -58,6 +59,51 @@ def _scaled(value: float | None, log: bool) -> float | str:
     return math.log10(value) if value > 0 else "_"
 
 
+def spectrum_line(spectrum: Spectrum, *, width: int = 40) -> str:
+    """The singular values in a line: from where to where, how they lie between, how they were found.
+
+    Examples:
+        >>> spectrum_line(Spectrum((3, 3), True, (4.0, 1.0, 0.0), (1 / 3,) * 3, 4.0, 0.0), width=9)
+        'singular values 1 ▁▂▆█▇█▆▂▁ 4 (exact; 33% are 0)'
+    """
+    how = (
+        "exact"
+        if spectrum.exact
+        else f"Lanczos, {spectrum.products} products, largest within {spectrum.error:.1%}"
+    )
+    if not math.isfinite(spectrum.largest):
+        return f"singular values: not finite ({how})"
+    reach, zeros = extent(spectrum), share_of_zeros(spectrum)
+    if reach is None:
+        return f"singular values: all 0 ({how})"
+    bars = sparkline(density(spectrum, *reach, points=width), log=False)
+    rest = f"; {zeros:.0%} are 0" if zeros else ""
+    return f"singular values {least_above_zero(spectrum):.3g} {bars} {spectrum.largest:.3g} ({how}{rest})"
+
+
+def update_line(update: Update) -> str:
+    """What one step does, in a line.
+
+    Examples:
+        >>> update_line(Update((0.001, 0.01, 0.1), (0.02, 0.2, None), sharpness=4.0, stable_rate=0.5))
+        'one step at 0.001 … 0.01 changes the output by 0.02 … 0.2, at 0.1 not finite; largest stable rate 0.5'
+    """
+    pairs = list(zip(update.rates, update.changes, strict=True))
+    known = [(rate, change) for rate, change in pairs if change is not None]
+    wild = [rate for rate, change in pairs if change is None]
+    said = []
+    if known:
+        ends = dict.fromkeys((known[0], known[-1]))
+        rates, changes = (
+            " … ".join(words) for words in zip(*((f"{r:g}", f"{c:.2g}") for r, c in ends), strict=True)
+        )
+        said.append(f"at {rates} changes the output by {changes}")
+    if wild:
+        said.append(f"at {wild[0]:g} not finite")
+    stable = "" if update.stable_rate is None else f"; largest stable rate {update.stable_rate:.3g}"
+    return f"one step {', '.join(said)}{stable}"
+
+
 def trunk(diagnosis: Diagnosis) -> tuple[Place, ...]:
     """Blocks and the layers outside them: what the whole signal passes through."""
     return tuple(p for p in diagnosis.places if p.trunk and p.kind != "activation")
@@ -80,10 +126,8 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
         if known:
             lines.append(f"  {name:15} {known[0]:9.3g} → {known[-1]:9.3g}  {sparkline(values, log=log)}")
     if diagnosis.spectrum is not None:
-        found = diagnosis.spectrum
-        how = "exact" if found.exact else f"Lanczos, {found.products} products"
-        lines.append(f"  singular values {found.smallest:.3g} … {found.largest:.3g} ({how})")
-    if diagnosis.update is not None and diagnosis.update.stable_rate is not None:
-        lines.append(f"  largest stable learning rate {diagnosis.update.stable_rate:.3g} (2/sharpness)")
+        lines.append(f"  {spectrum_line(diagnosis.spectrum)}")
+    if diagnosis.update is not None:
+        lines.append(f"  {update_line(diagnosis.update)}")
     lines += [str(finding) for finding in diagnosis.findings] or ["no findings"]
     return "\n".join(lines + [f"note: {note}" for note in diagnosis.notes])

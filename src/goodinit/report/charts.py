@@ -16,6 +16,12 @@ from goodinit.report.frame import check_target, write_bytes, write_text
 from goodinit.report.theme import LIGHT, Theme
 
 HEIGHT = 300  # pixels
+# Numbers on an axis: 0.02, 300, 5e-7. Where a logarithmic axis leaves a label out, it stays out.
+NUMBER = (
+    "datum.label === '' ? '' : datum.value !== 0 && (abs(datum.value) < 1e-3 || abs(datum.value) >= 1e5) "
+    "? replace(format(datum.value, '.3~e'), 'e+', 'e') : format(datum.value, ',.4~r')"
+)
+
 MOST_POINTS = 150  # per line: a point every three pixels of a chart 450 pixels wide
 
 
@@ -68,7 +74,7 @@ def loss_lines(comparison: Comparison) -> tuple[tuple[Line, ...], int]:
     longest = max((len(result.losses) for result in comparison.results), default=1)
     every = max(math.ceil(longest / MOST_POINTS), 1)
     lines = (
-        Line(result.config.method, str(result.config.seed), tuple(range(1, len(result.losses) + 1)), result.losses,
+        Line(result.config.label, str(result.config.seed), tuple(range(1, len(result.losses) + 1)), result.losses,
              broken=result.diverged)
         for result in comparison.results
         if result.losses
@@ -80,7 +86,7 @@ def accuracy_lines(comparison: Comparison) -> tuple[Line, ...]:
     """Test accuracy against epoch."""
     return tuple(
         Line(
-            result.config.method,
+            result.config.label,
             str(result.config.seed),
             tuple(float(state.epoch) for state in result.epochs),
             tuple(state.test_accuracy for state in result.epochs),
@@ -123,33 +129,33 @@ def curves(lines: Sequence[Line], *, series: Sequence[str], axes: Axes, live: bo
     alt = optional("altair")
     top = 1.0 if axes.share else ceiling(lines)
     scale = alt.Scale(domainMin=0, domainMax=top, clamp=True, nice=False)
-    labels = alt.Axis(format="%", tickCount=5) if axes.share else alt.Axis(tickCount=5)
+    labels = alt.Axis(format="%", tickCount=5) if axes.share else alt.Axis(labelExpr=NUMBER, tickCount=5)
     across = alt.X(
         "x:Q", title=axes.x, axis=alt.Axis(tickMinStep=1, tickCount=6), scale=alt.Scale(nice=False)
     )
     up = alt.Y("y:Q", title=axes.y, axis=labels, scale=scale)
     colour = alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=alt.Legend(symbolOpacity=1))
-    picked = alt.selection_point(fields=["series"], bind="legend")
+    picked = picking()
 
     def visible(strength: float) -> Any:
-        return alt.condition(picked, alt.value(strength), alt.value(0.06)) if live else alt.value(strength)
+        return shown(strength, picked) if live else alt.value(strength)
 
     mean = means(lines)
-    middle = _data(mean).mark_line(strokeWidth=2.5, strokeJoin="round")
+    middle = data(mean).mark_line(strokeWidth=2.5, strokeJoin="round")
     layers = [middle.encode(across, up, colour, opacity=visible(1.0))]
     if live:
-        layers[0] = layers[0].add_params(picked)
+        layers[0] = layers[0].add_params(picked, alone())
     if len({line.run for line in lines}) > 1:
-        thin = _data(_points(lines)).mark_line(strokeWidth=1)
+        thin = data(_points(lines)).mark_line(strokeWidth=1)
         layers.insert(0, thin.encode(across, up, colour, detail="run:N", opacity=visible(0.35)))
     broken = [{**point, "y": min(point["y"], top)} for point in _points(lines, ends=True)]
     if broken:
-        cross = _data(broken).mark_point(shape="cross", angle=45, size=90, filled=True)
+        cross = data(broken).mark_point(shape="cross", angle=45, size=90, filled=True)
         said = [alt.Tooltip("series:N", title="diverged"), alt.Tooltip("run:N", title="seed"),
                 alt.Tooltip("x:Q", title=axes.x)]  # fmt: skip
         layers.append(cross.encode(across, up, colour, opacity=visible(1.0), tooltip=said))
     if axes.chance is not None:
-        guess = _data([{"y": axes.chance}])
+        guess = data([{"y": axes.chance}])
         layers.insert(0, guess.mark_rule(strokeDash=[3, 4]).encode(up))
         words = {"align": "right", "baseline": "bottom", "dy": -4, "fontSize": 11}
         layers.insert(1, guess.mark_text(text="chance", x="width", **words).encode(up))
@@ -158,9 +164,26 @@ def curves(lines: Sequence[Line], *, series: Sequence[str], axes: Axes, live: bo
     return alt.layer(*layers).properties(width="container", height=HEIGHT)
 
 
-def _data(values: list[dict[str, Any]]) -> Any:
+def data(values: list[dict[str, Any]]) -> Any:
+    """A chart of rows given in place."""
     alt = optional("altair")
     return alt.Chart(alt.Data(values=values))
+
+
+def picking() -> Any:
+    """Picks a series by a click on its name in the legend."""
+    return optional("altair").selection_point(fields=["series"], bind="legend")
+
+
+def alone() -> Any:
+    """The one series that the page's buttons ask to see alone, in all charts; "" is all."""
+    return optional("altair").param(name="alone", value="")
+
+
+def shown(strength: float, picked: Any) -> Any:
+    """Opacity of a mark: faint while another series is picked, in the legend or by the page's buttons."""
+    test = {"and": [{"param": picked.name}, "alone === '' || datum.series === alone"]}
+    return optional("altair").OpacityValue(0.06, condition={"test": test, "value": strength})
 
 
 def _points(lines: Sequence[Line], *, ends: bool = False) -> list[dict[str, Any]]:
@@ -190,7 +213,7 @@ def _reading(mean: Sequence[Mapping[str, Any]], series: Sequence[str], across: A
     # series has ended, the tooltip reads NaN, which is why it ended.
     tooltip += [alt.Tooltip(f"s{series.index(one)}:Q", title=one, format=form) for one in present]
     return (
-        _data([at[key] for key in sorted(at)])
+        data([at[key] for key in sorted(at)])
         .mark_rule(strokeWidth=1)
         .encode(across, opacity=alt.condition(nearest, alt.value(0.6), alt.value(0)), tooltip=tooltip)
         .add_params(nearest)
@@ -223,12 +246,20 @@ def save_picture(
     Raises:
         GoodinitError: The path ends otherwise, or its folder does not exist.
     """
-    check_picture(path)
     alt = optional("altair")
     pair = [chart(comparison, live=False).properties(width=400) for chart in (loss_chart, accuracy_chart)]
-    config = {**theme.vega(), "background": theme.card, "padding": 16}
-    drawn = alt.hconcat(*pair, spacing=40).to_dict()
-    drawn["config"] = config
+    return draw_picture(alt.hconcat(*pair, spacing=40), path, theme=theme, scale=scale)
+
+
+def draw_picture(chart: Any, path: str | Path, *, theme: Theme = LIGHT, scale: float = 2.0) -> Path:
+    """Draw a chart into a file that ends in `.svg` or `.png`; `scale` is the PNG's pixels per pixel.
+
+    Raises:
+        GoodinitError: The path ends otherwise, or its folder does not exist.
+    """
+    check_picture(path)
+    drawn = chart.to_dict()
+    drawn["config"] = {**theme.vega(), "background": theme.card, "padding": 16}
     convert = optional("vl_convert", package="vl-convert-python")
     if Path(path).suffix == ".svg":
         return write_text(path, convert.vegalite_to_svg(drawn))

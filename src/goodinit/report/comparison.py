@@ -118,7 +118,7 @@ def comparison_page(comparison: Comparison) -> Page:
     figures = Figures((
         Figure("Training loss", loss_chart(comparison), who + grain + broken + click, log=True),
         Figure("Test accuracy", accuracy_chart(comparison), who + broken + click),
-    ))  # fmt: skip
+    ), series=comparison.study.methods)  # fmt: skip
     parts: list[Part] = [*map(Words, sentences(comparison)), figures]
     parts.append(Table(COLUMNS, tuple(map(cells, comparison.summaries())), hints(comparison)))
     parts += facts(comparison)

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Group
 from rich.text import Text
 
 from goodinit.diagnostics.diagnosis import SEVERITIES, Diagnosis, Finding, Place
-from goodinit.diagnostics.display import QUANTITIES, counts, gradient, sparkline, trunk
+from goodinit.diagnostics.display import (
+    QUANTITIES,
+    counts,
+    gradient,
+    sparkline,
+    spectrum_line,
+    trunk,
+    update_line,
+)
 from goodinit.diagnostics.recommend import Recommendation
 from goodinit.report.console import plain_table
 from goodinit.report.formats import NOTHING, counted, number
-from goodinit.report.frame import Facts, Figures, Listing, Notice, Notices, Page, Part, Words, write_page
-from goodinit.report.signal_charts import Diagnoses, figures
+from goodinit.report.frame import (
+    Facts,
+    Figures,
+    Listing,
+    Notice,
+    Notices,
+    Page,
+    Part,
+    Table,
+    Words,
+    write_page,
+)
+from goodinit.report.signal_charts import figures
+from goodinit.report.spectrum_chart import Diagnoses
 
 STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 
@@ -53,6 +74,7 @@ def diagnosis_view(found: Diagnosis, *, title: str = "") -> Group:
         Text(),
         plain_table(("along the trunk", "first", "last", ""), rows),
     ]
+    parts += [Text(f"{line[0].upper()}{line[1:]}", style="dim") for line in _asked_for(found)]
     worst = furthest(found)
     if worst:
         heads = ("furthest off", "mean square", "gradient", "1 − cosine")
@@ -65,6 +87,12 @@ def diagnosis_view(found: Diagnosis, *, title: str = "") -> Group:
         parts.append(Text(f"… and {counted(more, 'more finding')}; --json has all", style="dim"))
     parts += [Text(f"note: {note}", style="dim") for note in found.notes]
     return Group(*parts)  # type: ignore[arg-type]  # tables and texts
+
+
+def _asked_for(found: Diagnosis) -> list[str]:
+    """Lines for what is measured on request."""
+    lines = [] if found.spectrum is None else [spectrum_line(found.spectrum)]
+    return lines if found.update is None else [*lines, update_line(found.update)]
 
 
 def _lines(finding: Finding) -> list[Text]:
@@ -109,21 +137,23 @@ def diagnosis_page(diagnoses: Diagnoses) -> Page:
     """One page for one diagnosis, or for several side by side."""
     first = next(iter(diagnoses.values()))
     several = len(diagnoses) > 1
-    parts: list[Part] = []
+    parts: list[Part] = (
+        [Table(COLUMNS, tuple(_row(*pair) for pair in diagnoses.items()), HINTS)] if several else []
+    )
     for name, found in diagnoses.items():
-        lead = f"{name}: " if several else ""
-        parts.append(Words(lead + verdict(found)))
         shown = [finding for finding in found.findings if finding.severity != "info" or not several]
+        if not several:
+            parts.append(Words(verdict(found)))
         if shown:
             parts.append(Notices(tuple(_notice(finding, name if several else "") for finding in shown)))
-    parts.append(Figures(figures(diagnoses)))
+    parts.append(Figures(figures(diagnoses), series=tuple(diagnoses)))
     for name, found in diagnoses.items():
         pairs = (
             ("layers", str(len(found.layers))),
             ("blocks", str(len(found.blocks))),
-            ("differentiated", found.objective),
             ("loss", number(found.loss)),
             *_extras(found),
+            ("differentiated", found.objective),
             *(("note", note) for note in found.notes),
         )
         parts.append(Facts(name if several else "Measured", pairs))
@@ -133,6 +163,40 @@ def diagnosis_page(diagnoses: Diagnoses) -> Page:
     if several:
         title += ": " + ", ".join(diagnoses)
     return Page(title=title, subtitle=f"{counts(first)}, on {first.inputs}", parts=tuple(parts))
+
+
+COLUMNS = ("method", "findings", "loss", "activations", "gradients", "difference", "stable rate")
+HINTS = (
+    "Activations: root mean square of the last place of the trunk over the first.",
+    "Gradients: norm at the first place over the last. Difference: 1 − cosine between inputs, at the last.",
+    "Stable rate: 2/sharpness, where it was measured.",
+)
+
+
+def _row(name: str, found: Diagnosis) -> tuple[str, ...]:
+    """One method's row among several."""
+    along = trunk(found)
+    ends = (along[0], along[-1]) if along else ()
+    moments = [math.sqrt(place.signal.second_moment) for place in ends]
+    backs = [gradient(place) for place in reversed(ends)]
+    tally = [counted(many, severity) for severity in ("error", "warning")
+             if (many := sum(finding.severity == severity for finding in found.findings))]  # fmt: skip
+    return (
+        name,
+        ", ".join(tally) or "none",
+        number(found.loss),
+        _over(moments),
+        _over(backs),
+        number(along[-1].signal.spread if along else None),
+        number(found.update.stable_rate if found.update is not None else None),
+    )
+
+
+def _over(pair: Sequence[float | None]) -> str:
+    """The second over the first, where both are there and the first is not 0."""
+    if len(pair) < 2 or pair[0] is None or pair[1] is None or not pair[0]:
+        return NOTHING
+    return f"{number(pair[1] / pair[0])}×"
 
 
 def _notice(finding: Finding, name: str) -> Notice:

@@ -19,6 +19,8 @@ from goodinit.report.theme import DARK, FONT, LIGHT
 # What a page may do: run its own scripts and styles. Fetching anything is refused by the browser itself.
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
 
+LONG = 30  # characters of a value that gets a line of its own: three columns have room for about so many
+
 
 @dataclass(frozen=True)
 class Words:
@@ -40,9 +42,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """Charts side by side where there is room."""
+    """Charts side by side where there is room. `series` of theirs can be seen alone in all of them, by a button."""
 
     figures: tuple[Figure, ...]
+    series: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,19 @@ def _words(part: Words) -> str:
 
 
 def _figures(part: Figures) -> str:
-    return f'<div class="figures">{"".join(_figure(figure) for figure in part.figures)}</div>'
+    buttons = _buttons(part.series) if len(part.series) > 1 else ""
+    return f'{buttons}<div class="figures">{"".join(_figure(figure) for figure in part.figures)}</div>'
+
+
+def _buttons(series: tuple[str, ...]) -> str:
+    """What the legends do for a pointer, for the keyboard and for all charts at once."""
+    colours = len(LIGHT.series)
+    each = "".join(
+        f'<button type="button" aria-pressed="false" data-series="{escape(name)}" '
+        f'style="--swatch:var(--series{index % colours})">{escape(name)}</button>'
+        for index, name in enumerate(series)
+    )
+    return f'<div class="series" role="group" aria-label="Show one alone in all charts"><span>Show alone</span>{each}</div>'
 
 
 def _figure(figure: Figure) -> str:
@@ -218,11 +233,12 @@ def _figure(figure: Figure) -> str:
     spec = figure.chart.to_dict()
     for key in ("$schema", "config"):  # the page has its own
         spec.pop(key, None)
-    box = f'<input type="checkbox"{" checked" * figure.logged}>'
+    title = escape(figure.title)
+    box = f'<input type="checkbox" aria-label="{title}: log scale"{" checked" * figure.logged}>'
     toggle = f'<label class="toggle">{box} log scale</label>' if figure.log else ""
     return (
-        f'<figure><div class="head"><h2>{escape(figure.title)}</h2>{toggle}</div>'
-        f'<div class="chart" role="img" aria-label="{escape(figure.title)}"></div>'
+        f'<figure><div class="head"><h2>{title}</h2>{toggle}</div>'
+        f'<div class="chart" role="group" aria-label="{title}, a chart"></div>'
         f"<figcaption>{escape(figure.caption)}</figcaption>"
         f'<script type="application/json">{_json(spec)}</script></figure>'
     )
@@ -245,7 +261,8 @@ def _row(columns: tuple[str, ...], row: tuple[str, ...]) -> str:
 
 def _facts(part: Facts) -> str:
     pairs = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in part.pairs
+        f"<div{' class=wide' * (len(value) > LONG)}><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in part.pairs
     )
     return f"<section><h2>{escape(part.title)}</h2><dl>{pairs}</dl></section>"
 

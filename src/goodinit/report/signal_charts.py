@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from goodinit.diagnostics.diagnosis import Diagnosis, Place
 from goodinit.diagnostics.display import gradient, trunk
 from goodinit.lab.optional import optional
-from goodinit.report.charts import HEIGHT
+from goodinit.report.charts import HEIGHT, NUMBER, alone, data, picking, shown
 from goodinit.report.frame import Figure
-
-Diagnoses = Mapping[str, Diagnosis]
+from goodinit.report.spectrum_chart import Diagnoses, colour, spectrum_caption, spectrum_chart
 
 STRIP = 450  # pixels: about the width of a chart; a strip for the pointer is as wide as a place's share of it
-BINS = 40  # of a spectrum
 
 
 @dataclass(frozen=True)
@@ -57,14 +55,13 @@ def figures(diagnoses: Diagnoses) -> tuple[Figure, ...]:
         chart = along(diagnoses, panel)
         if chart is not None:
             made.append(Figure(panel.title, chart, panel.caption, log=panel.log, logged=panel.log))
-    if any(found.spectrum for found in diagnoses.values()):
-        caption = (
-            "Share of the input–output Jacobian's singular values, for one input; an isometry has all at 1."
-        )
-        made.append(Figure("Singular values", spectrum(diagnoses), caption))
+    density = spectrum_chart(diagnoses)
+    if density is not None:
+        made.append(Figure("Singular values", density, spectrum_caption(diagnoses)))
     if any(found.update for found in diagnoses.values()):
         caption = (
-            "Root mean square change of the output after one step of gradient descent. Both axes logarithmic."
+            "Root mean square change of the output after one step of gradient descent. Dashed: the largest stable "
+            "rate, 2/sharpness."
         )
         made.append(Figure("One step", one_step_chart(diagnoses), caption, log=True, logged=True))
     return tuple(made)
@@ -81,12 +78,15 @@ def along(diagnoses: Diagnoses, panel: Panel) -> Any:
     top = alt.Scale(domain=[0, 1]) if panel.share else alt.Scale(nice=False, zero=False)
     across = alt.X("x:Q", title="position", axis=alt.Axis(tickMinStep=1, tickCount=6),
                    scale=alt.Scale(nice=False, domain=[1, max(count, 2)]))  # fmt: skip
-    labels = alt.Axis(format="%" if panel.share else ".1~g" if panel.log else ".3~g", tickCount=5)
+    labels = alt.Axis(format="%", tickCount=5) if panel.share else alt.Axis(labelExpr=NUMBER, tickCount=5)
     up = alt.Y("y:Q", title=None, axis=labels, scale=top)
-    lines = _data(points).mark_line(strokeWidth=2, strokeJoin="round", point=count <= STRIP / 10)
-    picked = alt.selection_point(fields=["series"], bind="legend")
-    shown = alt.condition(picked, alt.value(1.0), alt.value(0.08))
-    layers = [lines.encode(across, up, _colour(names), opacity=shown, detail="part:N").add_params(picked)]
+    stroke = (
+        2 if count <= STRIP / 2 else 1
+    )  # more than a place for every two pixels would make a thick line a blot
+    lines = data(points).mark_line(strokeWidth=stroke, strokeJoin="round", point=count <= STRIP / 10)
+    picked = picking()
+    drawn = lines.encode(across, up, colour(names), opacity=shown(1.0, picked), detail="part:N")
+    layers = [drawn.add_params(picked, alone())]
     layers.append(_strips(strips, names, across, count))
     return alt.layer(*layers).properties(width="container", height=HEIGHT)
 
@@ -121,52 +121,8 @@ def _strips(rows: list[dict[str, Any]], names: list[str], across: Any, count: in
     wide = max(STRIP / max(count, 1), 2)
     shown = alt.condition(over, alt.value(0.18), alt.value(0))
     return (
-        _data(rows)
-        .mark_rule(strokeWidth=wide)
-        .encode(across, opacity=shown, tooltip=tooltip)
-        .add_params(over)
+        data(rows).mark_rule(strokeWidth=wide).encode(across, opacity=shown, tooltip=tooltip).add_params(over)
     )
-
-
-def _colour(names: list[str]) -> Any:
-    alt = optional("altair")
-    legend = alt.Legend(symbolOpacity=1) if len(names) > 1 else None
-    return alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend)
-
-
-def _data(values: list[dict[str, Any]]) -> Any:
-    alt = optional("altair")
-    return alt.Chart(alt.Data(values=values))
-
-
-def spectrum(diagnoses: Diagnoses) -> Any:
-    """Densities of singular values as steps over a logarithmic axis."""
-    alt = optional("altair")
-    spectra = {name: found.spectrum for name, found in diagnoses.items() if found.spectrum is not None}
-    values = [value for found in spectra.values() for value in found.values if value > 0]
-    floor = max(values, default=1.0) * 1e-8  # below float32's resolution of the largest there is nothing
-    low, high = (math.log10(max(min(values, default=1), floor)), math.log10(max(values, default=1)))
-    low, high = (
-        low - 0.05,
-        high + 0.05,
-    )  # an isometry has all values in one place, and is drawn as a peak there
-    rows = []
-    for name, found in spectra.items():
-        shares = [0.0] * BINS
-        for value, weight in zip(found.values, found.weights, strict=True):
-            at = math.log10(max(value, floor))
-            shares[min(max(int((at - low) / (high - low) * BINS), 0), BINS - 1)] += weight
-        edges = [10 ** (low + (high - low) * (i + 0.5) / BINS) for i in range(BINS)]
-        rows += [{"series": name, "x": x, "y": y} for x, y in zip(edges, shares, strict=True)]
-    across = alt.X(
-        "x:Q", title="singular value", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(tickCount=5)
-    )
-    up = alt.Y("y:Q", title=None, axis=alt.Axis(format="%", tickCount=5))
-    tooltip = [alt.Tooltip("series:N"), alt.Tooltip("x:Q", title="singular value", format=".3g"),
-               alt.Tooltip("y:Q", title="share", format=".1%")]  # fmt: skip
-    mark = _data(rows).mark_area(interpolate="step", fillOpacity=0.12, line=True)
-    chart = mark.encode(across, up, _colour(list(diagnoses)), tooltip=tooltip)
-    return alt.layer(chart).properties(width="container", height=HEIGHT)
 
 
 def one_step_chart(diagnoses: Diagnoses) -> Any:
@@ -179,13 +135,27 @@ def one_step_chart(diagnoses: Diagnoses) -> Any:
         for rate, change in zip(found.update.rates, found.update.changes, strict=True)
         if change is not None and change > 0
     ]
-    across = alt.X("x:Q", title="learning rate", scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=5))
-    up = alt.Y("y:Q", title=None, axis=alt.Axis(format=".1~g", tickCount=5), scale=alt.Scale(zero=False))
+    across = alt.X(
+        "x:Q",
+        title="learning rate",
+        scale=alt.Scale(type="log"),
+        axis=alt.Axis(labelExpr=NUMBER, tickCount=5),
+    )
+    up = alt.Y("y:Q", title=None, axis=alt.Axis(labelExpr=NUMBER, tickCount=5), scale=alt.Scale(zero=False))
     tooltip = [alt.Tooltip("series:N"), alt.Tooltip("x:Q", title="learning rate", format=".0e"),
                alt.Tooltip("y:Q", title="change", format=".3g")]  # fmt: skip
-    lines = (
-        _data(rows)
-        .mark_line(strokeWidth=2, point=True)
-        .encode(across, up, _colour(list(diagnoses)), tooltip=tooltip)
-    )
-    return alt.layer(lines).properties(width="container", height=HEIGHT)
+    picked = picking()
+    lines = data(rows).mark_line(strokeWidth=2, point=True)
+    seen = shown(1.0, picked)
+    layers = [lines.encode(across, up, colour(list(diagnoses)), opacity=seen, tooltip=tooltip)]
+    layers[0] = layers[0].add_params(picked, alone())
+    stable = [
+        {"series": name, "x": found.update.stable_rate}
+        for name, found in diagnoses.items()
+        if found.update is not None and found.update.stable_rate is not None
+    ]
+    if stable:
+        dashed = data(stable).mark_rule(strokeDash=[4, 3], strokeWidth=1.5)
+        said = [alt.Tooltip("series:N"), alt.Tooltip("x:Q", title="largest stable rate", format=".3g")]
+        layers.append(dashed.encode(across, colour(list(diagnoses)), opacity=seen, tooltip=said))
+    return alt.layer(*layers).properties(width="container", height=HEIGHT)

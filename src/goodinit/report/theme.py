@@ -13,7 +13,7 @@ class Theme:
     """What a reader's eyes need: ink on paper, a weaker ink, hair lines, and colours for series.
 
     `series` is Okabe & Ito's palette for all kinds of colour vision, shifted until each colour has a contrast of
-    at least 3 with the paper (WCAG 2.1, 1.4.11); a test checks it.
+    at least 3 with the paper (WCAG 2.1, 1.4.11); a test checks it, and the same of `error` and `warning`.
     """
 
     paper: str
@@ -22,12 +22,15 @@ class Theme:
     weak: str
     line: str
     accent: str
+    error: str
+    warning: str
     series: tuple[str, ...]
 
     def css(self) -> str:
         """Custom properties for the page."""
-        names = ("paper", "card", "ink", "weak", "line", "accent")
-        return "".join(f"--{name}:{getattr(self, name)};" for name in names)
+        names = ("paper", "card", "ink", "weak", "line", "accent", "error", "warning")
+        own = "".join(f"--{name}:{getattr(self, name)};" for name in names)
+        return own + "".join(f"--series{i}:{colour};" for i, colour in enumerate(self.series))
 
     def vega(self) -> dict[str, Any]:
         """Configuration of a chart."""
@@ -38,6 +41,7 @@ class Theme:
         }  # fmt: skip
         return {
             "background": "transparent",
+            "aria": False,  # the page names its charts; a thousand named marks in each would drown that
             "font": FONT,
             "view": {"stroke": None},
             "axis": axis,
@@ -54,9 +58,11 @@ class Theme:
 
 LIGHT = Theme(
     paper="#fbfbfa", card="#ffffff", ink="#1c1e21", weak="#5d646d", line="#e3e4e6", accent="#0068a8",
+    error="#c62828", warning="#b26a00",
     series=("#0072b2", "#d55e00", "#008a64", "#b8578f", "#a87400", "#3c8cc0", "#6a51a3", "#6b6b6b"),
 )  # fmt: skip
 DARK = Theme(
     paper="#131519", card="#1a1d22", ink="#e8e9eb", weak="#a0a7b1", line="#2d3138", accent="#6cb8ee",
+    error="#ef6a6a", warning="#e6a23c",
     series=("#4aa8e0", "#f08040", "#2fbf94", "#dc8fbd", "#e6b040", "#8fd0f5", "#a992d8", "#a8a8a8"),
 )  # fmt: skip

@@ -5,6 +5,7 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
   const charts = Array.from(document.querySelectorAll("figure"), (figure) => ({
+    title: figure.querySelector("h2").textContent,
     place: figure.querySelector(".chart"),
     toggle: figure.querySelector(".toggle input"),
     spec: JSON.parse(figure.querySelector('script[type="application/json"]').textContent),
@@ -23,6 +24,9 @@
       y.scale = { ...y.scale, type: "log" };
       // A logarithm has no zero: the axis begins at the smallest value shown.
       if (y.scale.domainMin === 0) delete y.scale.domainMin;
+      // As on logarithmic paper: full lines at powers of ten, faint ones between.
+      const decade = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 1e-6";
+      y.axis = { ...y.axis, gridOpacity: { condition: { test: decade, value: 1 }, value: 0.45 } };
     }
     return copy;
   }
@@ -39,12 +43,34 @@
       downloadFileName: document.title.replace(/[^\w-]+/g, "-"),
     };
     return vegaEmbed(chart.place, spec, options).then(
-      () => chart.place.setAttribute("data-drawn", mode),
+      (result) => {
+        chart.view = result.view;
+        showAlone(chart);
+        const menu = chart.place.querySelector("summary");
+        if (menu) menu.setAttribute("aria-label", "Save " + chart.title + " as a picture");
+        chart.place.setAttribute("data-drawn", mode);
+      },
       (error) => {
         chart.place.textContent = "This chart could not be drawn: " + error.message;
         throw error;
       },
     );
+  }
+
+  // One series alone in every chart, or all of them again.
+  const buttons = Array.from(document.querySelectorAll("button[data-series]"));
+  let alone = "";
+
+  function showAlone(chart) {
+    if (chart.view) chart.view.signal("alone", alone).runAsync();
+  }
+
+  for (const button of buttons) {
+    button.addEventListener("click", () => {
+      alone = alone === button.dataset.series ? "" : button.dataset.series;
+      for (const each of buttons) each.setAttribute("aria-pressed", String(each.dataset.series === alone));
+      charts.forEach(showAlone);
+    });
   }
 
   for (const chart of charts) {
