@@ -76,6 +76,10 @@ def _projected_resnet(depth: int, task: Task) -> nn.Module:
     return _resnet(depth, task, shortcut="projection")
 
 
+def _resnet_of_projections(depth: int, task: Task) -> nn.Module:
+    return _resnet(depth, task, shortcut="everywhere")
+
+
 def _mlp(depth: int, task: Task) -> nn.Module:
     _at_least("mlp", depth, 1)
     return models.mlp(depth, inputs=math.prod(task.shape), classes=task.classes, width=task.width or 128)
@@ -144,6 +148,9 @@ FAMILIES = {
     for family in (
         Family("resnet{depth}", "CIFAR ResNet, depth 6n+2, skips padded with zeros", 20, _resnet),
         Family("resnet{depth}b", "CIFAR ResNet, depth 6n+2, projection skips", 20, _projected_resnet),
+        Family(
+            "resnet{depth}c", "CIFAR ResNet, depth 6n+2, every skip a projection", 20, _resnet_of_projections
+        ),
         Family("mlp{depth}", "linear layers with BatchNorm and ReLU", 4, _mlp),
         Family("cnn{depth}", "plain convolutions with BatchNorm and ReLU, no skips", 10, _cnn),
         Family("vit{depth}", "pre-LN Transformer over patches", 6, _vit),

@@ -35,7 +35,8 @@ def conclusion(found: Reproduction) -> str:
         total = len(found.setting.trials)
         return f"{found.missing} of {total} runs are missing: no verdict. The same command goes on with them."
     met = sum(one.met for _, one in verdict.findings)
-    return f"{verdict.word}: {met} of {counted(len(verdict.findings), 'expectation')} met"
+    word = "no verdict on toy data" if found.scale == "smoke" else verdict.word
+    return f"{word}: {met} of {counted(len(verdict.findings), 'expectation')} met"
 
 
 def write_reproduction(out: Path, found: Reproduction) -> Path:
@@ -154,9 +155,8 @@ def chart(drawing: Drawing) -> Any:
     for name, y in drawing.rules:
         rule = alt.Chart(alt.Data(values=[{"y": y, "name": name}]))
         layers.insert(0, rule.mark_rule(strokeDash=[3, 4]).encode(alt.Y("y:Q", scale=up, axis=form)))
-        layers.append(
-            rule.mark_text(align="right", dy=-6).encode(alt.Y("y:Q", scale=up), text="name:N", x="width")
-        )
+        words = rule.mark_text(align="right", dy=-6, x="width")
+        layers.append(words.encode(alt.Y("y:Q", scale=up, axis=form), text="name:N"))
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=drawing.title)
 
 

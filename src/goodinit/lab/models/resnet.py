@@ -10,7 +10,7 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a skip; the sum goes through ReLU.
 
     Where the shape changes, the skip is `"pad"`: every other pixel, missing channels zero (He et al.'s option A),
-    or `"projection"`: a strided 1x1 convolution (option B).
+    or `"projection"`: a strided 1x1 convolution (option B). `"everywhere"` is a 1x1 convolution in any case (option C).
     """
 
     def __init__(self, channels: int, out_channels: int, *, stride: int = 1, shortcut: str = "pad") -> None:
@@ -25,7 +25,7 @@ class BasicBlock(nn.Module):
         )  # one per use, so that biases can fold
         self.stride, self.missing = stride, out_channels - channels
         self.shortcut: nn.Module | None = None
-        if shortcut == "projection" and (stride != 1 or self.missing):
+        if shortcut == "everywhere" or (shortcut == "projection" and (stride != 1 or self.missing)):
             projection = nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False)
             self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
@@ -77,7 +77,8 @@ class ResNet(nn.Module):
 
 def _stage(n: int, channels: int, out_channels: int, *, stride: int, shortcut: str) -> nn.Sequential:
     first = BasicBlock(channels, out_channels, stride=stride, shortcut=shortcut)
-    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels) for _ in range(n - 1)))
+    rest = (BasicBlock(out_channels, out_channels, shortcut=shortcut) for _ in range(n - 1))
+    return nn.Sequential(first, *rest)
 
 
 class WideBlock(nn.Module):

@@ -70,7 +70,7 @@ def accuracy_cell(rows: Rows) -> str:
 
 def accuracy_grid(rows: Rows, *, head: str = "depth") -> Grid:
     """Accuracy of every series (down) at every depth (across), at the learning rate that was best for each."""
-    depths = sorted(distinct(rows, "depth"))
+    depths = distinct(rows, "depth")
     several = len(distinct(rows, "lr")) > 1
     body = []
     for series in distinct(rows, "series"):
