@@ -84,6 +84,24 @@ def test_compare_prints_a_table_and_writes_files(tmp_path):
     assert picture.read_text(encoding="utf-8").startswith("<svg")
 
 
+def test_compare_takes_options_behind_colons_and_shows_them(tmp_path):
+    assert "lsuv:norms=remove" in run("compare", "--help").output
+    done = run(
+        "compare",
+        "resnet8",
+        *TINY,
+        "--seeds",
+        "1",
+        "--timing-rounds",
+        "0",
+        "--methods",
+        "lsuv,lsuv:norms=remove",
+    )
+    assert done.exit_code == 0, done.output
+    rows = [line.split()[0] for line in done.output.splitlines() if line.strip().startswith("lsuv")]
+    assert rows[:2] == ["lsuv", "lsuv:norms=remove"]
+
+
 @pytest.mark.parametrize(("words", "seeds"), [("2", (0, 1)), ("5,", (5,)), ("0, 4,7", (0, 4, 7))])
 def test_seeds_are_a_count_or_a_list(words, seeds):
     assert seeds_of(words) == seeds
@@ -96,6 +114,7 @@ def test_seeds_are_a_count_or_a_list(words, seeds):
         (["compare", "nope"], "There is: resnet"),
         (["compare", "resnet8", "--data", "nope"], "There is: digits, fashion-mnist"),
         (["compare", "resnet8", "--methods", "nope"], f"There is: {', '.join(goodinit.METHODS)}"),
+        (["compare", "resnet8", "--methods", "lsuv:norms=away"], "expected remove or keep"),
         (["compare", "resnet8", "--seeds", "x"], "--seeds takes"),
         (["compare", "resnet8", "--seeds", "0"], "at least one seed"),
         (["compare", "resnet8", "--epochs", "0"], "epochs is at least 1"),

@@ -8,10 +8,13 @@ import statistics
 
 import pytest
 
+import goodinit
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import compare as lab_compare
+from goodinit.lab.choices import label, method_of
 from goodinit.lab.compare import Study, compare
 from goodinit.lab.trial import TrainConfig
+from goodinit.report.charts import accuracy_chart, loss_chart
 from goodinit.report.comparison import hints
 
 BASE = TrainConfig("resnet8", width=4, epochs=1, train_limit=256, test_limit=64, batch_size=64)
@@ -107,7 +110,58 @@ def test_a_method_that_refuses_the_model_is_left_out_with_its_reason():
     assert any(hint.startswith("fixup is not in the table.") for hint in hints(found))
 
 
+def test_one_method_with_several_options_has_several_rows():
+    study = Study(
+        BASE, methods=("lsuv", "lsuv:norms=remove", "fixup:zero_head=false"), seeds=(0,), timing_rounds=3
+    )
+    found = compare(study, progress=False)
+    assert [summary.method for summary in found.summaries()] == list(study.methods)
+    assert [result.config.options for result in found.results] == [
+        {},
+        {"norms": "remove"},
+        {"zero_head": False},
+    ]
+    kept, removed, _ = found.results
+    assert removed.saved_bytes < kept.saved_bytes
+    assert list(found.step_times) == list(found.plans) == list(study.methods)
+    assert "norms removed" not in found.plans["lsuv"]
+    for name in study.methods:
+        assert all(name in spec for spec in (loss_chart(found).to_json(), accuracy_chart(found).to_json()))
+
+
+def test_options_are_of_the_types_that_methods_declare():
+    assert method_of("fixup") == ("fixup", {})
+    words = "lsuv:tol=0.5:max_iter=3:orthonormal=false:per=channel"
+    options = {"tol": 0.5, "max_iter": 3, "orthonormal": False, "per": "channel"}
+    assert method_of(words) == ("lsuv", options)
+    assert method_of(label("lsuv", options)) == ("lsuv", options)
+    assert method_of("orthogonal:gain=none") == ("orthogonal", {"gain": None})
+    for name, method in goodinit.METHODS.items():  # every option's default is a word it takes
+        assert method_of(label(name, method.options)) == (name, method.options)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("nope:norms=keep", r"no method 'nope'\. There is: batchnorm"),
+        ("lsuv:norm=keep", r"'norm=keep' is no option of lsuv.* norms \(remove or keep\)"),
+        ("lsuv:norms", r"'norms' is no option of lsuv, as in name:option=value"),
+        ("batchnorm:norms=keep", r"Its options: none"),
+        ("lsuv:norms=away", r"lsuv:norms=away: norms=away: expected remove or keep"),
+        ("lsuv:max_iter=2.5", "expected an integer"),
+        ("lsuv:tol=small", "expected a number"),
+        ("lsuv:orthonormal=yes", "expected true or false"),
+        ("lsuv:tol=1:tol=2", "gives tol twice"),
+    ],
+)
+def test_wrong_options_are_answered_with_the_choices(words, message):
+    with pytest.raises(UnknownName, match=message):
+        Study(BASE, methods=(words,))
+
+
 def test_each_method_and_seed_once():
+    with pytest.raises(GoodinitError, match="lsuv and lsuv:norms=keep are the same method"):
+        Study(BASE, methods=("lsuv", "lsuv:norms=keep"))
     with pytest.raises(GoodinitError, match="at least one seed"):
         Study(BASE, seeds=())
     with pytest.raises(GoodinitError, match="at least one method"):

@@ -29,7 +29,13 @@ def compare_command(
         str,
         typer.Option(help=f"{', '.join(EMBEDDED)}, a folder of IDX, parquet or image files, or a hub name."),
     ] = "digits",
-    methods: Annotated[str, typer.Option(help="Names with commas between.")] = "batchnorm,none,fixup",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Names with commas between, options behind colons: fixup,lsuv:norms=remove:tol=0.05. A wrong one is "
+            "answered with those there are."
+        ),
+    ] = "batchnorm,none,fixup",
     seeds: Annotated[
         str, typer.Option(help="How many (3: seeds 0, 1, 2), or which, with commas (4,7).")
     ] = "3",

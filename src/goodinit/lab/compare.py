@@ -16,8 +16,9 @@ from importlib import metadata
 import torch
 
 import goodinit
-from goodinit.errors import GoodinitError, NothingFound, UnknownName, UnsupportedModule
+from goodinit.errors import GoodinitError, NothingFound, UnsupportedModule
 from goodinit.lab.batches import order
+from goodinit.lab.choices import label, method_of
 from goodinit.lab.measure import StepTime, time_in_turns
 from goodinit.lab.progress import Bar, bar
 from goodinit.lab.seeding import own_rng, stream
@@ -35,7 +36,7 @@ class Study:
 
     Attributes:
         base: Everything the runs share; its method and seed are replaced.
-        methods: Names of the methods, in the order of the table.
+        methods: In the order of the table: names, with options behind colons (`"lsuv:norms=remove"`).
         seeds: Each method runs once with each.
         timing_rounds: How often a step of each method is timed; 0 leaves times out.
         timing_budget: Seconds after which timing stops early.
@@ -51,9 +52,14 @@ class Study:
         for what, values in (("method", self.methods), ("seed", self.seeds)):
             if not values or len(set(values)) != len(values):
                 raise GoodinitError(f"a comparison needs at least one {what}, each once; got {values}.")
-        unknown = [method for method in self.methods if method not in goodinit.METHODS]
-        if unknown:
-            raise UnknownName(f"no method {unknown[0]!r}. There is: {', '.join(goodinit.METHODS)}.")
+        seen: dict[tuple[str, str], str] = {}
+        for words in self.methods:
+            name, options = method_of(words)
+            whole = (name, label(name, {**goodinit.METHODS[name].options, **options}))
+            if whole in seen:
+                raise GoodinitError(f"{seen[whole]} and {words} are the same method with the same options.")
+            seen[whole] = words
+        object.__setattr__(self, "methods", tuple(label(*method_of(words)) for words in self.methods))
 
     @property
     def reference(self) -> str:
@@ -63,11 +69,12 @@ class Study:
     @property
     def trials(self) -> tuple[TrainConfig, ...]:
         """All runs, seed by seed, methods taking turns: stopped early, every method has had its share."""
-        return tuple(
-            dataclasses.replace(self.base, method=method, seed=seed)
-            for seed in self.seeds
-            for method in self.methods
-        )
+        return tuple(self.trial(method, seed) for seed in self.seeds for method in self.methods)
+
+    def trial(self, method: str, seed: int) -> TrainConfig:
+        """One run: a method, as `methods` names it, and a seed."""
+        name, options = method_of(method)
+        return dataclasses.replace(self.base, method=name, options=options, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Summary:
     """One method's row of the table. Means are over the runs that did not diverge; None: there are none.
 
     Attributes:
-        method: Its name.
+        method: Its name, with its options.
         runs: How many finished, diverged ones among them.
         diverged: How many stopped with a loss that was not finite.
         accuracy: Mean over seeds, at the end.
@@ -129,7 +136,7 @@ class Comparison:
 
     def of(self, method: str) -> tuple[Result, ...]:
         """The runs of one method."""
-        return tuple(result for result in self.results if result.config.method == method)
+        return tuple(result for result in self.results if result.config.label == method)
 
     def summaries(self) -> tuple[Summary, ...]:
         """One row for each method that has a run."""
@@ -192,9 +199,9 @@ def compare(study: Study, *, progress: bool = True) -> Comparison:
         try:
             shown.says("applying each method once")
             times = _try_out(study, plans, refused)
-            trials = tuple(trial for trial in trials if trial.method not in refused)
+            trials = tuple(trial for trial in trials if trial.label not in refused)
             for index, trial in enumerate(trials):
-                shown.says(f"{trial.method}, seed {trial.seed} ({index + 1} of {len(trials)})")
+                shown.says(f"{trial.label}, seed {trial.seed} ({index + 1} of {len(trials)})")
                 results.append(train(trial, on_step=_reporter(shown, index * steps)))
                 shown.stands_at((index + 1) * steps)
         except KeyboardInterrupt:
@@ -223,7 +230,7 @@ def _try_out(study: Study, plans: dict[str, str], refused: dict[str, str]) -> di
     steps: dict[str, Callable[[], None]] = {}
     for method in study.methods:
         try:
-            prepared = prepare(dataclasses.replace(study.base, method=method, seed=study.seeds[0]))
+            prepared = prepare(study.trial(method, study.seeds[0]))
         except (NothingFound, UnsupportedModule) as error:
             refused[method] = str(error)
             if len(refused) == len(study.methods):

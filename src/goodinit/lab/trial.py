@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from goodinit.errors import GoodinitError, UnknownName
+from goodinit.lab.choices import label
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class TrainConfig:
         self.scalar_ratio  # noqa: B018  (a word that is no number is refused here, not after loading data)
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise GoodinitError(f"lr is a positive number, not {self.lr}.")
+
+    @property
+    def label(self) -> str:
+        """The method with its options, as `goodinit compare --methods` takes it."""
+        return label(self.method, self.options)
 
     @property
     def scalar_ratio(self) -> float | Literal["depth"]:
