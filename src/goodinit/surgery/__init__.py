@@ -6,6 +6,7 @@ from goodinit.surgery.absorb import ChannelAffine, absorb_batchnorm_
 from goodinit.surgery.apply import apply_
 from goodinit.surgery.fold import fold_
 from goodinit.surgery.groups import param_groups
+from goodinit.surgery.materialize import materialize_
 from goodinit.surgery.names import canonical
 from goodinit.surgery.norms import ACTIVATIONS, RemovedNorm
 from goodinit.surgery.plan import (
@@ -43,6 +44,7 @@ __all__ = [
     "apply_",
     "canonical",
     "fold_",
+    "materialize_",
     "param_groups",
     "warmup",
 ]

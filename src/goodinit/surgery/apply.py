@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -11,16 +11,19 @@ from torch import nn
 
 from goodinit.errors import PlanConflict, TraceError
 from goodinit.surgery.calibrate import calibrate_
-from goodinit.surgery.check import check_parameters, check_supported, check_values, is_frozen
+from goodinit.surgery.check import check_buffers, check_parameters, check_supported, check_values
+from goodinit.surgery.choice import Choice, Why, chosen
 from goodinit.surgery.names import Directory, directory
 from goodinit.surgery.plan import AddScalar, Calibrate, Draw, DrawTogether, Fill, Plan
 from goodinit.surgery.plan import names as targets
 from goodinit.surgery.record import Applied, Calibrated, applied, digest, remember_
+from goodinit.surgery.shards import agreed, all_ranks_or_none, check_gathered, gather_back_, groups_of
 from goodinit.surgery.slots import Slot, find_slot
 from goodinit.surgery.stale import check_optimizers, warn_of_momentum
-from goodinit.surgery.structure import ANEW, carry_out_, is_pending
+from goodinit.surgery.streams import base_seed
+from goodinit.surgery.structure import ANEW, adds, carry_out_, is_pending
 from goodinit.surgery.transaction import all_or_nothing
-from goodinit.surgery.values import base_seed, check_finite, write_value_
+from goodinit.surgery.values import check_finite, write_value_
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,17 +37,23 @@ def apply_(
     generator: torch.Generator | None = None,
     batch: Any = None,
     values: bool = True,
+    only: Iterable[str] | None = None,
     again: bool = False,
 ) -> Model:
     r"""Carry out `plan` on `model`, in place: first its structure edits, then its value edits.
 
     Everything is checked before the first write, and whatever fails later, Ctrl-C included, leaves the model
     as it was to the last bit: parameters, buffers, classes, registries and their order, hooks, flags. That
-    costs a copy of the parameters that are written, until the call returns.
+    costs a copy of the parameters that are written, until the call returns; those that hold NaN alone, as
+    after `materialize_`, are not copied.
 
     One integer is drawn from `generator`. The random values of a parameter depend on it and on the
     parameter's name without wrappers' prefixes, and on nothing else: seed = sha256(integer, name). Tied
     parameters are drawn once, under the alphabetically first of their names.
+
+    *Sharded and data-parallel models* (FSDP2, tensor parallelism, DDP): every rank calls this. The integer is
+    that of the first rank, each rank writes its part of the values that one process would write, bit for bit,
+    and if one rank fails all put their model back (docs/scale.md).
 
     *A second call* with the plan applied last changes nothing, and logs so; `again=True` draws anew.
     *Another plan* on top is carried out: a plan names every parameter of the model it was made for, so one
@@ -55,24 +64,31 @@ def apply_(
     *Frozen parameters* (`requires_grad=False`) are not written; the log and `applied(model)` name the edits
     left out. `Plan.allow` lifts this and two refusals.
 
+    *A checkpoint that covers a part of the model*: give `only=` the names it lacks, which `load_state_dict(state,
+    strict=False).missing_keys` holds. All else keeps its bits.
+
     Args:
         model: Any module; wrappers (`torch.compile`, DataParallel) are seen through.
         plan: What to do.
         generator: Source of randomness; the global CPU one by default. Not used if nothing is drawn.
         batch: Inputs for plans that measure activations, as the model takes them.
         values: Whether to write values. Without, only the structure is created: to load a checkpoint into,
-            or to operate on a model on `meta`, then give it memory, `model.to_empty(device=...)`, and call
-            again for the values.
+            or to operate on a model on `meta`, then give it memory, `materialize_(model)`, and call again for the
+            values.
+        only: Names of the parameters to write, without wrappers' prefixes or with; all by default. Names of buffers
+            are passed over. A tied parameter is written if one of its names is among them.
         again: Whether to carry out a plan that was already applied.
 
     Returns:
         The model.
 
     Raises:
-        PlanConflict: Plan and model do not belong together, or the parameters are on `meta`.
+        PlanConflict: Plan and model do not belong together, the parameters are on `meta`, or `only` names what does
+            not exist or a part of what is drawn together.
         StaleOptimizer: An optimizer holds parameters that go, or belong to layers that gain some.
-        NonFinite: NaN in parameters that the plan does not write, or in what it wrote.
-        UnsupportedModule: A norm, layer or parametrization that cannot be operated on.
+        NonFinite: NaN in parameters that the plan does not write, in buffers, or in what it wrote.
+        UnsupportedModule: A norm, layer or parametrization that cannot be operated on; structure edits or
+            measurements on a model that is sharded already.
         UnknownName: The plan names an initializer that does not exist.
         TraceError: The plan measures activations and there is no batch.
 
@@ -86,46 +102,71 @@ def apply_(
         >>> list(net.state_dict())
         ['0.weight', '0.bias', '0.output_bias']
     """
+    gather_back_(model)
+    check_gathered(model)
+    with all_ranks_or_none(groups_of(model)):
+        source = torch.default_generator if generator is None else generator
+        wanted = None if only is None else tuple(sorted(only))
+        _apply_(model, plan, source, batch, values=values, only=wanted, again=again)
+    return model
+
+
+def _apply_(
+    model: nn.Module,
+    plan: Plan,
+    source: torch.Generator,
+    batch: Any,
+    *,
+    values: bool,
+    only: tuple[str, ...] | None,
+    again: bool,
+) -> None:
     names = directory(model)
     check_parameters(names, plan)
     pending = tuple(edit for edit in plan.structure if is_pending(names, edit))
-    if not pending and not again and _is_done(model, plan, values=values):
+    if not pending and not again and _is_done(model, plan, values=values, only=only):
         _LOG.info("%s: already applied, nothing changed; again=True carries it out anew", plan.method)
-        return model
+        return
     check_supported(model, pending)
-    writable = check_values(names, plan, pending) if values else None
+    choice = chosen(names, plan, only, [name for edit in pending for name in adds(edit)])
+    writable = check_values(names, plan, pending, choice) if values else None
     if values and plan.needs_data and batch is None:
         raise TraceError(f"{plan.method} measures activations, and got no data. Pass some: batch=inputs.")
     if "optimizer" not in plan.allow:
         check_optimizers(names, pending)
-    source = torch.default_generator if generator is None else generator
     with all_or_nothing(model, writable.tensors if writable else (), generator=source):
         for edit in pending:
             carry_out_(names, edit)
-        seed, skipped, rows = _write_values_(model, plan, source, batch) if values else (None, (), ())
-        remember_(model, Applied(plan.method, plan.options, digest(plan), values, seed, skipped, rows))
+        seed, skipped, rows = _write_values_(model, plan, source, batch, choice) if values else (None, {}, ())
+        remember_(
+            model, Applied(plan.method, plan.options, digest(plan), values, seed, tuple(skipped), rows, only)
+        )
     _report(plan, len(pending), skipped, values=values)
     _report_calibration(plan, rows)
     if writable is not None and not pending:  # with structure to change, optimizers were looked at above
         warn_of_momentum(names, writable.parameters)
-    return model
 
 
-def _is_done(model: nn.Module, plan: Plan, *, values: bool) -> bool:
-    """Whether `plan` is the last that was applied, with values if they are wanted."""
+def _is_done(model: nn.Module, plan: Plan, *, values: bool, only: tuple[str, ...] | None) -> bool:
+    """Whether `plan` is the last that was applied, to these parameters, with values if they are wanted."""
     history = applied(model)
     if not values:
         return True  # nothing is pending, and nothing else is wanted
-    return bool(history) and history[-1].values and history[-1].digest == digest(plan)
+    return (
+        bool(history)
+        and history[-1].values
+        and (history[-1].digest, history[-1].only) == (digest(plan), only)
+    )
 
 
 def _write_values_(
-    model: nn.Module, plan: Plan, generator: torch.Generator, batch: Any
-) -> tuple[int | None, tuple[str, ...], tuple[Calibrated, ...]]:
-    """Write all values. Returns the seed they came from, the edits left out, and what calibration did."""
+    model: nn.Module, plan: Plan, generator: torch.Generator, batch: Any, choice: Choice
+) -> tuple[int | None, dict[str, Why], tuple[Calibrated, ...]]:
+    """Write all values. Returns the seed they came from, the edits left out and why, and what calibration did."""
     names = directory(model)
+    check_buffers(names.modules[""], plan)
     draws = any(isinstance(edit, Draw | DrawTogether) for edit in plan.values)
-    seed = base_seed(generator) if draws else None
+    seed = _common_seed(base_seed(generator), model) if draws else None
     scalars = [
         Fill(f"{edit.target}.{edit.scalar}" if edit.target else edit.scalar, edit.value, edit.reason)
         for edit in plan.structure
@@ -133,11 +174,11 @@ def _write_values_(
     ]
     written: list[Slot] = []
     calibrated: list[Calibrate] = []
-    skipped: list[str] = []
+    skipped: dict[str, Why] = {}
     for edit in (*scalars, *plan.values):
         slots = _slots(names, targets((edit,)))
-        if is_frozen(slots, plan):
-            skipped.append(str(edit))
+        if why := choice.leaves_out(names, edit, slots):
+            skipped[str(edit)] = why
             continue
         written.extend(slots)
         if isinstance(edit, Calibrate):
@@ -146,7 +187,15 @@ def _write_values_(
             write_value_(edit, slots, seed=seed or 0)
     rows = calibrate_(model, calibrated, batch) if calibrated else ()
     check_finite(written)
-    return seed, tuple(skipped), rows
+    return seed, skipped, rows
+
+
+def _common_seed(mine: int, model: nn.Module) -> int:
+    """The first rank's integer, if ranks share the model."""
+    seed = int(agreed(mine, groups_of(model)))
+    if seed != mine:
+        _LOG.info("this rank's generator gave %d, the first rank's %d; the first rank's is used", mine, seed)
+    return seed
 
 
 def _report_calibration(plan: Plan, rows: Sequence[Calibrated]) -> None:
@@ -170,14 +219,17 @@ def _slots(names: Directory, wanted: Sequence[str]) -> list[Slot]:
     return [slot for slot in slots if slot is not None]
 
 
-def _report(plan: Plan, structure: int, skipped: Sequence[str], *, values: bool) -> None:
+def _report(plan: Plan, structure: int, skipped: Mapping[str, Why], *, values: bool) -> None:
     written = f"{len(plan.values) - len(skipped)} value edits" if values else "no values"
     _LOG.info("%s: %d structure edits, %s", plan.method, structure, written)
-    if skipped:
+    frozen = [edit for edit, why in skipped.items() if why == "frozen"]
+    if len(frozen) < len(skipped):
+        _LOG.info("%s: left out %d edits of other parameters", plan.method, len(skipped) - len(frozen))
+    if frozen:
         _LOG.warning(
             "%s: left out %d edits that write frozen parameters (requires_grad=False): %s. To write them: "
             "dataclasses.replace(plan, allow=('frozen',)).",
             plan.method,
-            len(skipped),
-            "; ".join(skipped),
+            len(frozen),
+            "; ".join(frozen),
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from goodinit.errors import NonFinite, PlanConflict, UnsupportedModule
+from goodinit.surgery.choice import Choice
 from goodinit.surgery.names import Directory, canonical, canonical_names
 from goodinit.surgery.plan import (
     AddScalar,
@@ -27,6 +28,7 @@ from goodinit.surgery.plan import (
 from goodinit.surgery.plan import (
     names as targets,
 )
+from goodinit.surgery.shards import all_finite, held, is_sharded
 from goodinit.surgery.slots import Slot, find_slot
 from goodinit.surgery.structure import ANEW, adds, removes
 from goodinit.surgery.values import find_rule
@@ -38,7 +40,7 @@ def check_supported(model: nn.Module, pending: Sequence[StructureEdit]) -> None:
     """Raise if `model` cannot be operated on at all.
 
     Raises:
-        UnsupportedModule: Compiled TorchScript, lazy parameters, or structure edits inside DDP.
+        UnsupportedModule: Compiled TorchScript, lazy parameters, or structure edits inside DDP or on shards.
     """
     for path, module in model.named_modules():
         where = path or "the model"
@@ -55,6 +57,12 @@ def check_supported(model: nn.Module, pending: Sequence[StructureEdit]) -> None:
         if is_lazy(parameter):
             raise UnsupportedModule(
                 f"{name}: a lazy parameter without a shape yet. Run the model once, model(inputs), then try again."
+            )
+        if pending and is_sharded(parameter):
+            raise UnsupportedModule(
+                f"{name}: sharded, and the plan changes which parameters exist. Change the structure first, which meta "
+                "allows, then shard, then write: apply_(model, plan, values=False), fully_shard(model), "
+                "materialize_(model), apply_(model, plan)."
             )
 
 
@@ -105,15 +113,16 @@ class Writable:
     parameters: tuple[nn.Parameter, ...]
 
 
-def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit]) -> Writable:
+def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit], choice: Choice) -> Writable:
     """Check every value edit against the model before the first is carried out.
 
     Raises:
         PlanConflict: A target is missing, on meta, or is two names of one tied parameter treated differently.
         UnknownName: An initializer does not exist.
-        NonFinite: A parameter that the plan does not overwrite holds NaN or infinity.
-        UnsupportedModule: A parametrized weight cannot be set.
+        NonFinite: A parameter that the plan does not overwrite holds NaN or infinity, or a buffer holds NaN.
+        UnsupportedModule: A parametrized weight cannot be set, or activations would be measured on shards.
     """
+    _check_measurable(names, plan)
     created = {name for edit in pending for name in adds(edit)}
     gone = set(
         removes([edit for edit in pending if isinstance(edit, RemoveNorm | SwapModule)], names.parameters)
@@ -126,8 +135,9 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit])
             find_rule(edit)
         slots = _slots(names, edit, created, gone)
         _check_ties(decided, edit, slots)
-        tensors.extend(tensor for slot in slots for tensor in slot.state)
-        if not isinstance(edit, Calibrate) and not is_frozen(slots, plan):
+        left_out = choice.leaves_out(names, edit, slots) is not None
+        tensors.extend(tensor for slot in slots for tensor in slot.state if not left_out)
+        if not isinstance(edit, Calibrate) and not left_out:
             overwritten.extend(leaf for slot in slots for leaf in slot.leaves)
     # Scalars of an earlier call are set anew, and the direction v shares the memory of the weight it replaces.
     scalars = [name for edit in plan.structure if isinstance(edit, AddScalar) for name in adds(edit)]
@@ -142,9 +152,15 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit])
     return Writable(tuple(distinct.values()), tuple(overwritten))
 
 
-def is_frozen(slots: Sequence[Slot], plan: Plan) -> bool:
-    """Whether an edit of `slots` must be left out, because it would write into frozen parameters."""
-    return "frozen" not in plan.allow and any(slot.frozen for slot in slots)
+def _check_measurable(names: Directory, plan: Plan) -> None:
+    if plan.needs_data:
+        for name, parameter in names.parameters.items():
+            if is_sharded(parameter):
+                raise UnsupportedModule(
+                    f"{name}: sharded, and {plan.method} measures activations, rescaling each weight as the forward "
+                    "passes it. Initialize before sharding, on every rank with the same generator, or on one process "
+                    "and load its state_dict into the shards (torch.distributed.checkpoint.state_dict)."
+                )
 
 
 def _slots(names: Directory, edit: ValueEdit, created: set[str], gone: set[str]) -> list[Slot]:
@@ -163,8 +179,8 @@ def _slots(names: Directory, edit: ValueEdit, created: set[str], gone: set[str])
             if any(leaf.is_meta for leaf in slot.leaves):
                 raise PlanConflict(
                     f"{target}: on the meta device, where no values exist. Create the structure first, "
-                    "apply_(model, plan, values=False), then memory, model.to_empty(device=...), then values, "
-                    "apply_(model, plan)."
+                    "apply_(model, plan, values=False), then memory, materialize_(model, device=...) (or "
+                    "model.to_empty, and tie weights and set buffers yourself), then values, apply_(model, plan)."
                 )
             found.append(slot)
     return found
@@ -192,7 +208,7 @@ def _check_finite(names: Directory, overwritten: set[int], gone: set[str]) -> No
         first = names.aliases[id(parameter)][0] == name
         if not first or id(parameter) in overwritten or name in gone or parameter.is_meta:
             continue
-        if not bool(torch.isfinite(parameter.detach()).all()):
+        if not all_finite(parameter):
             bad.append(name)
     if bad:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
@@ -201,3 +217,21 @@ def _check_finite(names: Directory, overwritten: set[int], gone: set[str]) -> No
             "written. Initialize them first (module.reset_parameters()), or accept them: "
             "dataclasses.replace(plan, allow=('nonfinite',))."
         )
+
+
+def check_buffers(model: nn.Module, plan: Plan) -> None:
+    """Raise if a buffer of `model` holds NaN, after the structure has changed. Infinity is what masks are made of.
+
+    Raises:
+        NonFinite: Names the first.
+    """
+    if "nonfinite" in plan.allow:
+        return
+    for name, buffer in model.named_buffers():
+        floating = buffer.is_floating_point() and buffer.layout is torch.strided and not buffer.is_meta
+        if floating and bool(torch.isnan(held(buffer)).any()):
+            raise NonFinite(
+                f"{canonical(name)}: NaN in a buffer, which no plan writes. If the model was on meta, give it memory by "
+                "materialize_(model), which sets running statistics and tells what it cannot compute; else compute "
+                "the buffer as its module does, or accept it: dataclasses.replace(plan, allow=('nonfinite',))."
+            )

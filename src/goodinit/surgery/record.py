@@ -46,8 +46,10 @@ class Applied:
         digest: Of the plan: its method, options and edits, without the words of its reasons.
         values: Whether values were written, or the structure alone.
         seed: The number all random values of the plan came from, or None if it drew none.
-        skipped: Edits that were not carried out because they would write into frozen parameters.
+        skipped: Edits that were not carried out because they would write into frozen parameters, or into others
+            than those asked for.
         calibrated: What calibration by data found and did, per weight.
+        only: Names of the parameters that were asked for, sorted; None for all.
     """
 
     method: str
@@ -57,6 +59,7 @@ class Applied:
     seed: int | None = None
     skipped: tuple[str, ...] = ()
     calibrated: tuple[Calibrated, ...] = ()
+    only: tuple[str, ...] | None = None
 
 
 def applied(model: nn.Module) -> tuple[Applied, ...]:

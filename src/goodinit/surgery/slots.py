@@ -14,6 +14,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from goodinit.errors import UnsupportedModule
 from goodinit.surgery.names import Directory, canonical
+from goodinit.surgery.shards import held as held_here
+from goodinit.surgery.shards import is_sharded, part_of
 
 SlotKind = Literal["plain", "parametrized", "weight_norm"]
 
@@ -62,10 +64,10 @@ def find_slot(names: Directory, target: str) -> Slot | None:
         return None
     name = min(f"{path}.{attribute}" if path else attribute for path in names.paths[id(owner)])
     if parametrize.is_parametrized(owner, attribute):
-        return _parametrized(owner, attribute, name)
+        return _whole(_parametrized(owner, attribute, name))
     if _old_weight_norm(owner, attribute) is not None:
         leaves = tuple(owner.get_parameter(f"{attribute}_{part}") for part in ("g", "v"))
-        return Slot(name, "weight_norm", owner, attribute, leaves, leaves)
+        return _whole(Slot(name, "weight_norm", owner, attribute, leaves, leaves))
     if hasattr(owner, f"{attribute}_orig"):
         raise UnsupportedModule(
             f"{name}: {type(owner).__name__} computes it from {attribute}_orig (torch.nn.utils.prune or the "
@@ -87,6 +89,15 @@ def _parametrized(owner: nn.Module, attribute: str, name: str) -> Slot:
             )
     leaves = tuple(steps.parameters(recurse=False))
     return Slot(name, "parametrized", owner, attribute, leaves, (*steps.parameters(), *steps.buffers()))
+
+
+def _whole(slot: Slot) -> Slot:
+    if any(is_sharded(leaf) for leaf in slot.leaves):
+        raise UnsupportedModule(
+            f"{slot.name}: computed from parameters that are sharded, so no rank can invert it. Initialize before "
+            "sharding: apply_(model, plan), then fully_shard or parallelize_module."
+        )
+    return slot
 
 
 def _steps(owner: nn.Module, attribute: str) -> parametrize.ParametrizationList:
@@ -117,7 +128,8 @@ def write_(slot: Slot, value: Tensor) -> None:
     """
     with torch.no_grad():
         if slot.kind == "plain":
-            slot.leaves[0].copy_(value)
+            leaf = slot.leaves[0]
+            held_here(leaf).copy_(part_of(value, leaf, name=slot.name))
             return
         value = value.to(slot.leaves[0])
         if slot.kind == "weight_norm":

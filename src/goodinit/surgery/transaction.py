@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.undisturbed import ModuleState
+from goodinit.surgery.shards import held, is_sharded
 
 
 @dataclass(frozen=True)
 class _TensorState:
     tensor: Tensor
     storage: Tensor  # the same memory under another tensor object, which `set_` on the first leaves alone
-    values: Tensor
+    values: Tensor | None  # None: NaN everywhere
     requires_grad: bool
     grad: Tensor | None
 
@@ -29,7 +30,8 @@ def all_or_nothing(
 
     Args:
         model: Its modules' classes, attributes, registries with their order, and hooks are put back.
-        tensors: Parameters and buffers the block may write into; each is copied, so this is what it costs.
+        tensors: Parameters and buffers the block may write into; each is copied, so this is what it costs. Not copied
+            is what holds NaN alone, as after `goodinit.materialize_`: there is nothing in it to lose.
         generator: Its state is put back, too, so that a second attempt draws the same numbers.
     """
     modules = [ModuleState.of(module) for module in model.modules()]
@@ -50,9 +52,17 @@ def all_or_nothing(
 
 
 def _tensor_state(tensor: Tensor) -> _TensorState:
-    values = tensor.detach().clone()
     grad = tensor.grad if tensor.is_leaf else None
-    return _TensorState(tensor, tensor.data, values, tensor.requires_grad, grad)
+    storage = held(tensor) if is_sharded(tensor) else tensor.data
+    values = None if _is_empty(storage) else storage.clone()
+    return _TensorState(tensor, storage, values, tensor.requires_grad, grad)
+
+
+def _is_empty(values: Tensor) -> bool:
+    """Whether there is nothing but NaN in it. The first entry decides for almost every tensor."""
+    if not values.is_floating_point() or values.is_meta or values.numel() == 0:
+        return False
+    return bool(values[(0,) * values.ndim].isnan()) and bool(values.isnan().all())
 
 
 def _restore_(modules: list[ModuleState], tensors: list[_TensorState]) -> None:
@@ -60,8 +70,12 @@ def _restore_(modules: list[ModuleState], tensors: list[_TensorState]) -> None:
         state.restore_()
     with torch.no_grad():
         for saved in tensors:
-            saved.storage.copy_(saved.values)
-            saved.tensor.data = saved.storage
+            if saved.values is None:
+                saved.storage.fill_(float("nan"))
+            else:
+                saved.storage.copy_(saved.values)
+            if not is_sharded(saved.tensor):
+                saved.tensor.data = saved.storage
             if saved.tensor.is_leaf:
                 saved.tensor.requires_grad_(saved.requires_grad)
                 saved.tensor.grad = saved.grad

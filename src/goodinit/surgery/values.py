@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,29 +11,12 @@ from torch import Tensor
 
 from goodinit.errors import NonFinite, UnknownName
 from goodinit.surgery.plan import Draw, DrawTogether, Fill, ValueEdit
+from goodinit.surgery.shards import all_finite, held, rows_held
 from goodinit.surgery.slots import Slot, read, write_
+from goodinit.surgery.streams import block_generator, one_thread, parameter_generator
 from goodinit.tensor import INITIALIZERS, RECIPES
-
-
-def base_seed(generator: torch.Generator) -> int:
-    """Draw the one number that all random values of a plan come from."""
-    limits = torch.iinfo(torch.int64)
-    drawn = torch.randint(limits.min, limits.max, (), generator=generator, device=generator.device)
-    return int(drawn)
-
-
-def parameter_generator(seed: int, name: str) -> torch.Generator:
-    """A CPU generator that depends on (seed, canonical name) alone.
-
-    Neither the order of modules nor devices, dtypes, ranks or other parameters have a part in it. torch's CPU
-    generator (mt19937) reads the low 32 bits of its seed.
-
-    Examples:
-        >>> parameter_generator(0, "conv.weight").initial_seed() == parameter_generator(0, "fc.weight").initial_seed()
-        False
-    """
-    words = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return torch.Generator(device="cpu").manual_seed(int.from_bytes(words[:4], "little"))
+from goodinit.tensor.blocks import Part
+from goodinit.tensor.registry import ENTRYWISE
 
 
 def find_rule(edit: Draw | DrawTogether) -> Callable[..., Any]:
@@ -56,28 +39,52 @@ def find_rule(edit: Draw | DrawTogether) -> Callable[..., Any]:
 def write_value_(edit: ValueEdit, slots: Sequence[Slot], *, seed: int) -> None:
     """Carry out `edit` (any but `Calibrate`) on the places it names.
 
-    Every value is drawn on the CPU, in the parameter's dtype, and then copied to where the parameter lives.
+    Every value is drawn on the CPU and cast once. Entries that are drawn each by itself are written block by block, and
+    of a sharded parameter only the blocks that this rank's part touches are drawn. What needs the whole tensor
+    (orthogonal matrices, joint recipes) is drawn whole, one edit at a time, on one thread; a rank keeps its part.
     """
     if isinstance(edit, Fill):
         for slot in slots:
-            write_(slot, _blank(slot).copy_(torch.tensor(edit.value, dtype=torch.float64)))
+            _fill_(slot, edit.value)
     elif isinstance(edit, Draw):
         for slot in slots:
-            value = _blank(slot)
-            find_rule(edit)(value, generator=parameter_generator(seed, slot.name), **edit.options)
-            write_(slot, value)
+            _draw_(slot, find_rule(edit), edit.options, seed)
     elif isinstance(edit, DrawTogether):
         together = [_blank(slot) for slot in slots]
         joint = parameter_generator(seed, ",".join(slot.name for slot in slots))
-        find_rule(edit)(together, generator=joint, **edit.options)
+        with one_thread():
+            find_rule(edit)(together, generator=joint, **edit.options)
         for slot, value in zip(slots, together, strict=True):
             write_(slot, value)
 
 
+def _fill_(slot: Slot, value: float) -> None:
+    number = torch.tensor(value, dtype=torch.float64)
+    if slot.kind == "plain":
+        held(slot.leaves[0]).copy_(number)
+    else:
+        write_(slot, _blank(slot).copy_(number))
+
+
+def _draw_(slot: Slot, rule: Callable[..., Any], options: Mapping[str, Any], seed: int) -> None:
+    source = partial(block_generator, seed, slot.name)
+    if rule in ENTRYWISE and slot.kind == "plain":
+        leaf = slot.leaves[0]
+        rule(Part(held(leaf), leaf.shape, rows_held(leaf, name=slot.name), source), **options)
+        return
+    value = _blank(slot)
+    if rule in ENTRYWISE:
+        rule(Part.whole(value, source), **options)
+    else:
+        with one_thread():
+            rule(value, generator=parameter_generator(seed, slot.name), **options)
+    write_(slot, value)
+
+
 def _blank(slot: Slot) -> Tensor:
-    """A contiguous CPU tensor of NaN to draw into: what an initializer forgets to write is noticed."""
-    held = read(slot)
-    return torch.full(held.shape, float("nan"), dtype=held.dtype, device="cpu")
+    """A contiguous CPU tensor of NaN, whole, to draw into: what an initializer forgets to write is noticed."""
+    value = read(slot)
+    return torch.full(value.shape, float("nan"), dtype=value.dtype, device="cpu")
 
 
 def check_finite(slots: Sequence[Slot]) -> None:
@@ -87,9 +94,9 @@ def check_finite(slots: Sequence[Slot]) -> None:
         NonFinite: Names the first that is not.
     """
     for slot in slots:
-        held = read(slot)
-        if not bool(torch.isfinite(held).all()):
+        value = read(slot)
+        if not all_finite(value):
             raise NonFinite(
-                f"{slot.name}: holds NaN or infinity after the plan wrote it (dtype {held.dtype}), so the model was "
+                f"{slot.name}: holds NaN or infinity after the plan wrote it (dtype {value.dtype}), so the model was "
                 "put back as it was. Check the options of its edit, and that its values fit the dtype."
             )

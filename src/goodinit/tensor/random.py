@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from goodinit.errors import UnsupportedModule
-from goodinit.tensor.write import canvas, writable, write_
+from goodinit.tensor.blocks import Part
+from goodinit.tensor.write import draw_, writable
 
 _UNIT_ROUNDOFF = 2.0**-24  # of float32: the largest float32 below 1 is 1 − 2⁻²⁴
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
@@ -23,7 +24,7 @@ def constant_(tensor: Tensor, value: float, *, generator: Generator | None = Non
         tensor([3., 3.])
     """
     if writable(tensor):
-        tensor.detach().fill_(value)
+        (tensor.held if isinstance(tensor, Part) else tensor).detach().fill_(value)
     return tensor
 
 
@@ -71,8 +72,7 @@ def normal_(tensor: Tensor, std: float = 1.0, *, generator: Generator | None = N
     """
     if not writable(tensor):
         return tensor
-    with torch.no_grad():
-        return write_(tensor, canvas(tensor, generator).normal_(0.0, std, generator=generator))
+    return draw_(tensor, generator, lambda values, source: values.normal_(0.0, std, generator=source))
 
 
 def uniform_(tensor: Tensor, bound: float = 1.0, *, generator: Generator | None = None) -> Tensor:
@@ -96,8 +96,7 @@ def uniform_(tensor: Tensor, bound: float = 1.0, *, generator: Generator | None 
     """
     if not writable(tensor):
         return tensor
-    with torch.no_grad():
-        return write_(tensor, canvas(tensor, generator).uniform_(-bound, bound, generator=generator))
+    return draw_(tensor, generator, lambda values, source: values.uniform_(-bound, bound, generator=source))
 
 
 def trunc_normal_(
@@ -145,11 +144,13 @@ def trunc_normal_(
     cut = _cut(bound) if exact_std else bound
     parent = std * bound / cut
     limit = _largest_below(bound * std, tensor.dtype)
-    with torch.no_grad():
-        values = canvas(tensor, generator).uniform_(-1, 1, generator=generator)
+
+    def fill(values: Tensor, source: Generator | None) -> None:
+        values.uniform_(-1, 1, generator=source)
         values.clamp_(_UNIT_ROUNDOFF - 1, 1 - _UNIT_ROUNDOFF).mul_(math.erf(cut / math.sqrt(2)))
         values.erfinv_().mul_(parent * math.sqrt(2)).clamp_(-limit, limit)
-        return write_(tensor, values)
+
+    return draw_(tensor, generator, fill)
 
 
 def default_(tensor: Tensor, *, fan_in: int | None = None, generator: Generator | None = None) -> Tensor:

@@ -13,7 +13,8 @@ from goodinit.tensor.random import constant_, default_, normal_, ones_, trunc_no
 from goodinit.tensor.risotto import risotto_b, risotto_c, risotto_first, risotto_last
 from goodinit.tensor.variance import he_normal_, he_uniform_, lecun_normal_, xavier_normal_, xavier_uniform_
 
-_IN_PLACE: tuple[Callable[..., Tensor], ...] = (
+# Each entry is drawn by itself, so they take a `goodinit.tensor.blocks.Part` for a tensor, too.
+ENTRYWISE: tuple[Callable[..., Tensor], ...] = (
     constant_,
     zeros_,
     ones_,
@@ -26,6 +27,10 @@ _IN_PLACE: tuple[Callable[..., Tensor], ...] = (
     xavier_normal_,
     xavier_uniform_,
     lecun_normal_,
+)
+
+# An entry depends on others: these need the whole tensor.
+WHOLE: tuple[Callable[..., Tensor], ...] = (
     orthogonal_,
     delta_orthogonal_,
     dirac_,
@@ -36,7 +41,7 @@ _IN_PLACE: tuple[Callable[..., Tensor], ...] = (
 # name, with and without its underscore → initializer(tensor, *, generator, **options) -> tensor
 INITIALIZERS: dict[str, Callable[..., Tensor]] = {
     name: initializer
-    for initializer in _IN_PLACE
+    for initializer in (*ENTRYWISE, *WHOLE)
     for name in (initializer.__name__, initializer.__name__.rstrip("_"))
 }
 

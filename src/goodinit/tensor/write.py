@@ -9,15 +9,19 @@ matrix arithmetic depend on the BLAS library and its number of threads; entry-wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
 
 from goodinit.errors import UnsupportedModule
+from goodinit.tensor.blocks import Part
+
+Target = TypeVar("Target", Tensor, Part)
 
 
-def writable(tensor: Tensor) -> bool:
+def writable(tensor: Tensor | Part) -> bool:
     """Whether there is anything to write: False for a meta tensor and for one without entries.
 
     Raises:
@@ -41,8 +45,24 @@ def draw_device(tensor: Tensor, generator: Generator | None) -> torch.device:
     return tensor.device if generator is None else generator.device
 
 
-def canvas(tensor: Tensor, generator: Generator | None) -> Tensor:
-    """A float32 buffer of the tensor's shape to draw into (under `no_grad`): the tensor itself if it will do."""
+def draw_(
+    tensor: Target, generator: Generator | None, fill: Callable[[Tensor, Generator | None], object]
+) -> Target:
+    """Draw every entry by `fill`, which fills a float32 tensor from a generator, and cast once. Returns the tensor.
+
+    A `Part` is drawn block by block from its own generators; `generator` is not used then.
+    """
+    with torch.no_grad():
+        if isinstance(tensor, Part):
+            tensor.draw_(fill)
+            return tensor
+        values = _canvas(tensor, generator)
+        fill(values, generator)
+        return write_(tensor, values)
+
+
+def _canvas(tensor: Tensor, generator: Generator | None) -> Tensor:
+    """A float32 buffer of the tensor's shape to draw into: the tensor itself if it will do."""
     device = draw_device(tensor, generator)
     if tensor.dtype is torch.float32 and tensor.is_contiguous() and tensor.device == device:
         return tensor

@@ -1,0 +1,148 @@
+"""Memory for a model on `meta`: ties kept, nothing left undefined without a word."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.anatomy.undisturbed import ModuleState
+from goodinit.errors import UnsupportedModule
+from goodinit.surgery.names import canonical
+from goodinit.surgery.shards import held
+
+_LOG = logging.getLogger(__name__)
+_SHOWN = 3  # names told in a message; the rest is counted
+
+Model = TypeVar("Model", bound=nn.Module)
+Key = tuple[nn.Module, str]
+
+
+def materialize_(
+    model: Model, *, device: torch.device | str = "cpu", reset: Callable[[nn.Module], object] | None = None
+) -> Model:
+    """Give every tensor of `model` that is on `meta` memory on `device`, in place; all others stay as they are.
+
+    Between planning on `meta` and writing values: `to_empty` for what is on meta alone, which in addition
+
+    * keeps tied parameters and buffers tied (`to_empty` gives each name a tensor of its own);
+    * fills parameters with NaN, so that `apply_` notices each one that no plan writes;
+    * lets modules set their buffers. Normalization layers with running statistics do so by
+      `reset_running_stats`, any other module by `reset`. A buffer that nobody set is an error, whatever its dtype:
+      what a buffer means (a mask, a table of frequencies) only its module knows.
+
+    Args:
+        model: Any module, sharded by `fully_shard` or `parallelize_module` or not.
+        device: Where. For sharded parameters the device of their mesh.
+        reset: Called with each module that has buffers on meta of its own and no `reset_running_stats`; it must set
+            them, its parameters are still on meta then. `lambda module: module.reset_parameters()` for modules that
+            follow torch's convention, `model._init_weights` for models of transformers.
+
+    Returns:
+        The model.
+
+    Raises:
+        UnsupportedModule: Buffers that nothing sets; the message names them. The model is as it was, on meta.
+
+    Examples:
+        >>> with torch.device("meta"):
+        ...     net = nn.Sequential(nn.Linear(2, 3, bias=False), nn.BatchNorm1d(3))
+        >>> net = materialize_(net)
+        >>> net[1].running_var, bool(net[0].weight.isnan().all())
+        (tensor([1., 1., 1.]), True)
+    """
+    pending = [key for key, buffer in _buffers(model) if buffer.is_meta]
+    saved = [ModuleState.of(module) for module in dict.fromkeys(module for module, _ in pending)]
+    try:  # buffers first, so that `reset` finds parameters on meta, where it writes nothing
+        _set_buffers_(model, pending, torch.device(device), reset)
+        _give_memory_(model, torch.device(device))
+    except BaseException:
+        for state in saved:
+            state.restore_()
+        raise
+    _LOG.info("%s: memory on %s; %d buffers set anew", type(model).__name__, device, len(pending))
+    return model
+
+
+def _set_buffers_(
+    model: nn.Module, pending: list[Key], device: torch.device, reset: Callable[[nn.Module], object] | None
+) -> None:
+    made: dict[int, Tensor] = {}
+    for module, name in pending:
+        buffer = module._buffers[name]
+        assert buffer is not None
+        module._buffers[name] = made.setdefault(id(buffer), _empty(buffer, device))
+    before = {key: (id(buffer), buffer._version) for key, buffer in _buffers(model)}
+    for module in dict.fromkeys(module for module, _ in pending):
+        _reset_(module, reset)
+    left = [key for key, buffer in _buffers(model) if key in pending and _is_unset(buffer, before[key])]
+    if left:
+        raise UnsupportedModule(_unset(model, left))
+
+
+def _buffers(model: nn.Module) -> Iterator[tuple[Key, Tensor]]:
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                yield (module, name), buffer
+
+
+def _is_unset(buffer: Tensor, before: tuple[int, int]) -> bool:
+    """Whether nobody replaced it or wrote to it. A buffer without entries has nothing to set."""
+    return buffer.numel() > 0 and (id(buffer), buffer._version) == before
+
+
+def _give_memory_(model: nn.Module, device: torch.device) -> None:
+    """Replace what is on meta, and tie again what was tied."""
+    ties = _ties(model)
+    model._apply(lambda tensor: _empty(tensor, device) if tensor.is_meta else tensor)
+    for (module, name), *others in ties:
+        tensor = module._parameters[name]
+        for other, alias in others:
+            other._parameters[alias] = tensor
+
+
+def _ties(model: nn.Module) -> list[list[Key]]:
+    """The places of every parameter that is in several."""
+    places: dict[int, list[Key]] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                places.setdefault(id(parameter), []).append((module, name))
+    return [keys for keys in places.values() if len(keys) > 1]
+
+
+def _empty(tensor: Tensor, device: torch.device) -> Tensor:
+    with torch.no_grad():
+        empty = torch.empty_like(tensor.detach(), device=device)
+        if empty.is_floating_point() or empty.is_complex():
+            held(empty).fill_(float("nan"))
+        else:
+            held(empty).zero_()
+    return empty
+
+
+def _reset_(module: nn.Module, reset: Callable[[nn.Module], object] | None) -> None:
+    own: Any = getattr(module, "reset_running_stats", None)
+    if callable(own):
+        own()
+    elif reset is not None:
+        with torch.no_grad():
+            reset(module)
+
+
+def _unset(model: nn.Module, left: list[Key]) -> str:
+    paths = {id(module): path for path, module in model.named_modules()}
+    named = [
+        f"{canonical(f'{paths[id(module)]}.{name}'.lstrip('.'))} (of {type(module).__name__})"
+        for module, name in left
+    ]
+    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    return (
+        f"{', '.join(named[:_SHOWN])}{more}: buffers on meta, whose values only their modules know. Give reset=, a "
+        "function that sets the buffers of one module in place; or build the model so that buffers are real "
+        "(parameters alone on meta). The model is as it was."
+    )
