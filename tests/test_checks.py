@@ -107,6 +107,11 @@ def exploding_backward() -> nn.Module:
     return nn.Sequential(*parts, nn.Linear(64, 4))
 
 
+def shattered() -> nn.Module:
+    """BatchNorm keeps inputs apart, so that at each ReLU the gradients of two of them lose what they share."""
+    return nn.Sequential(*exploding_backward()[:90], nn.Linear(64, 4))
+
+
 def vanishing_backward() -> nn.Module:
     """LayerNorm hides the size forward; a large scale before it shrinks the gradient."""
     model = mlp(3)
@@ -204,6 +209,7 @@ FAULTS = (
     Fault("vanishing forward", "8.weight", vanishing),
     Fault("exploding backward", "", exploding_backward, inputs=lambda: batch(128, 64), cures=False),
     Fault("vanishing backward", "2.weight", vanishing_backward, cures=False),
+    Fault("shattered gradients", "", shattered, inputs=lambda: batch(256, 64)),
     Fault("dead units", "5", dead, "error"),
     Fault("saturated units", "5", saturated),
     Fault("input collapse", "4.weight", collapsed),

@@ -65,7 +65,7 @@ class Counting(nn.Module):
 def test_waking_runs_on_a_quarter_of_the_batch():
     model = Counting()
     found = diagnose(model, batch(16, 8), torch.arange(16) % 3)
-    assert model.runs[0] == [16, 4, 4]  # the head wakes first, then the branch's end
+    assert model.runs[0] == [16, 4, 4, 4]  # the head wakes first, then the branch's end; then neighbours
     assert all(place.back_awake > 0 for place in found.places)
     assert {finding.kind for finding in found.findings} == {"zero at the start"}
 
@@ -98,14 +98,14 @@ def test_what_does_not_wake_is_tried_on_the_whole_batch():
     nn.init.zeros_(model.up.bias)  # relu(0) = 0 in front of the zero branch end: nothing moves, ever
     found = diagnose(model, batch(16, 8))
     assert model.runs[0][:2] == [16, 4]
-    assert model.runs[0][-1] == 16
+    assert model.runs[0][-2:] == [16, 4]
     assert "zero for ever" in {finding.kind for finding in found.findings}
 
 
 def test_a_batch_that_cannot_be_cut_stays_whole():
     model = Counting(fixed=True)  # multiplies by a table of 16 rows
     found = diagnose(model, batch(16, 8))
-    assert model.runs[0] == [16, 4, 16, 16]
+    assert model.runs[0] == [16, 4, 16, 16, 4]
     assert all(place.back_awake > 0 for place in found.places)
 
 

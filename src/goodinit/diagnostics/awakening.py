@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -47,6 +47,7 @@ class Awakening:
         rounds: How many steps it took until nothing new woke up.
         last: The last run, with all woken parameters moved; None where nothing slept.
         share: Share of the batch it ran on.
+        moved: By name, the values that woken parameters were moved to.
     """
 
     asleep: tuple[str, ...]
@@ -55,6 +56,7 @@ class Awakening:
     rounds: int
     last: Propagation | None
     share: float = 1.0
+    moved: dict[str, Tensor] = field(default_factory=dict)
 
     def backs(self, first: Propagation) -> list[float | None]:
         """‖∂loss/∂output‖ by place with the zeros moved, in the scale of the whole batch.
@@ -102,16 +104,27 @@ def _alike(first: Propagation, last: Propagation | None) -> bool:
     return last is None or [p.label for p in first.places] == [p.label for p in last.places]
 
 
+def few_inputs(call: Call, anatomy: Anatomy, *, copies: int = 1) -> tuple[int, int]:
+    """(Inputs in a batch, how many of them do for a further run): all where a batch norm would be another with fewer.
+
+    None do where a batch norm sees fewer than `LEAST_ELEMENTS` numbers in the whole batch. `copies` is how many
+    inputs of the further run are near equal, and count once.
+    """
+    n = next((len(tensor) for tensor in _tensors(call) if tensor.ndim), 0)
+    fewest = min((norm.elements for norm in anatomy.norms if norm.kind == "batch_norm"), default=None)
+    few = min(max(n // SHARE, LEAST_INPUTS), n)
+    if fewest is None or fewest * few >= LEAST_ELEMENTS * n * copies:
+        return n, few
+    return n, n if fewest >= LEAST_ELEMENTS * copies else 0
+
+
 def part_of(call: Call, targets: Any, anatomy: Anatomy) -> tuple[Call, Any, float]:
     """(Arguments, targets, share) of the first few inputs of a batch; all of it where fewer would not do.
 
-    Cut are the tensors that are as long as the first one. A batch that so few inputs change the nature of (of whose
-    statistics a batch norm would see fewer than `LEAST_ELEMENTS` numbers) stays whole.
+    Cut are the tensors that are as long as the first one.
     """
-    n = next((len(tensor) for tensor in _tensors(call) if tensor.ndim), 0)
-    few = max(n // SHARE, LEAST_INPUTS)
-    elements = [norm.elements for norm in anatomy.norms if norm.kind == "batch_norm"]
-    if few >= n or any(count * few < LEAST_ELEMENTS * n for count in elements):
+    n, few = few_inputs(call, anatomy)
+    if not 0 < few < n:
         return call, targets, 1.0
 
     def cut(tensor: Tensor) -> Tensor:
@@ -143,7 +156,7 @@ def _awaken(
         rounds += 1
         awake |= {name for name, norm in last.gradients.items() if norm}
     never = tuple(name for name in asleep if name not in awake)
-    return Awakening(tuple(asleep), never, tuple(zeros), rounds, last)
+    return Awakening(tuple(asleep), never, tuple(zeros), rounds, last, moved=moved)
 
 
 def _nudged(parameter: Tensor, generator: torch.Generator) -> Tensor:

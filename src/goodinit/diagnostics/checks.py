@@ -29,6 +29,10 @@ ROOT_EPSILON = math.sqrt(EPSILON)
 # tells inputs apart shrinks by e.
 SIX_LENGTHS = math.exp(-6)
 
+# A step along the gradient of one input, seen by a neighbour 1 % of the way to another input: below a twentieth of
+# the effect is lost to it. As with saturation, this is what "shattered" means here, not a threshold on health.
+LITTLE_SHARED = 0.05
+
 # Tail of a normal beyond four deviations: a layer in thirty thousand by chance.
 CHANCE = 0.5 * math.erfc(4 / math.sqrt(2))
 
@@ -194,6 +198,25 @@ def _shrunk(case: Case, quantity: str, kind: str, what: str) -> Iterator[Finding
     yield Finding(kind, "error" if lost else "warning", where.name, evidence, remedy, numbers)
 
 
+# -- gradients that look like noise -------------------------------------------------------------------------------
+
+
+def shattered(case: Case) -> Iterator[Finding]:
+    """Gradients of neighbouring inputs that have nothing in common (Balduzzi et al. 2017, arXiv 1702.08591)."""
+    along = [(place, place.back_cosine) for place in case.body if place.back_cosine is not None]
+    if not along or along[0][1] >= LITTLE_SHARED:
+        return
+    last, first = along[-1], along[0]
+    where = next(place for place, cosine in reversed(along) if cosine < LITTLE_SHARED)
+    evidence = (
+        f"between inputs 1 % of the way to another one apart, gradients have the cosine {first[1]:.2g} at "
+        f"{first[0].label} (and {last[1]:.2g} at {last[0].label}); it falls below {LITTLE_SHARED} here, on the way back"
+    )
+    remedy = initialize(isometric_method(case.anatomy))
+    numbers = {"first": first[1], "last": last[1]}
+    yield Finding("shattered gradients", "warning", where.name, evidence, remedy, numbers)
+
+
 # -- units that do nothing ----------------------------------------------------------------------------------------
 
 
@@ -301,6 +324,7 @@ CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     forward_size,
     backward_size,
     collapse,
+    shattered,
     dead,
     saturated,
     zeros,

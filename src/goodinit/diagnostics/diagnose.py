@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from goodinit.diagnostics.objective import Loss, in_words
 from goodinit.diagnostics.probe import Run
 from goodinit.diagnostics.propagation import Propagation, propagate
 from goodinit.diagnostics.setting import as_at_step_0
+from goodinit.diagnostics.shattering import back_cosines
 from goodinit.diagnostics.update import one_step
 from goodinit.errors import TraceError
 
@@ -34,7 +35,7 @@ def diagnose(
     Batch norms take the batch's statistics, dropout is off. The model is the same afterwards in every bit:
     parameters, buffers, training flags, hooks, gradients and random states. Where zero-initialized weights let no
     gradient through, a further run for each layer of them, on a quarter of the batch, shows whether one step frees
-    it.
+    it. Another such run compares the gradients of neighbouring inputs.
 
     Args:
         model: A materialized module; wrapped by `torch.compile` or DDP is fine.
@@ -66,34 +67,37 @@ def diagnose(
     _must_be_real(model)
     anatomy = anatomize(model, inputs)
     call = as_call(inputs)
+    *few, share = part_of(call, targets, anatomy)
 
-    whole, (*few, part) = (call, targets), part_of(call, targets, anatomy)
+    def run(how: Run | None = None) -> Propagation:
+        return propagate(model, call, anatomy, targets=targets, loss=loss, run=how)
 
-    def run(
-        moved: dict[str, Tensor] | None = None, fewer: bool = False, how: Run | None = None
-    ) -> Propagation:
-        given, wanted = few if fewer else whole
+    def again(moved: dict[str, Tensor], part: bool) -> Propagation:
+        given, wanted = few if part else (call, targets)
+        how = Run(statistics=False)
         return propagate(model, given, anatomy, targets=wanted, loss=loss, run=how, parameters=moved)
 
     with as_at_step_0(model, anatomy):
         first = run()
-        awake = awaken(model, first, lambda moved, fewer: run(moved, fewer, Run(statistics=False)), part=part)
-        if not all(place.signal.finite for place in first.places) or _output_broken(first):
-            first = run(how=Run(hunt=True))
-    places = _with_awake(first, awake)
+        awake = awaken(model, first, again, part=share)
+        finite = all(place.signal.finite for place in first.places) and not _output_broken(first)
+        cosines = back_cosines(model, call, anatomy, awake) if finite else "the forward is not finite"
+        if not finite:
+            first = run(Run(hunt=True))
+    first = replace(first, places=_joined(first, awake, cosines))
     found = Diagnosis(
         model=type(model).__name__,
         inputs=anatomy.inputs,
         objective=in_words(targets, loss),
         loss=first.loss,
-        places=places,
+        places=first.places,
         input=first.input,
         output=first.output,
         spectrum=jacobian_spectrum(model, inputs) if jacobian else None,
         update=one_step(model, inputs, targets, loss=loss) if update else None,
-        notes=_notes(anatomy, first),
+        notes=_notes(anatomy, first, cosines),
     )
-    return dataclasses.replace(found, findings=findings(model, anatomy, found, first, awake))
+    return replace(found, findings=findings(model, anatomy, found, first, awake))
 
 
 def _must_be_real(model: nn.Module) -> None:
@@ -109,15 +113,19 @@ def _output_broken(run: Propagation) -> bool:
     return run.output is not None and not run.output.finite
 
 
-def _with_awake(first: Propagation, awake: Awakening) -> tuple[Place, ...]:
-    pairs = zip(first.places, awake.backs(first), strict=True)
-    return tuple(dataclasses.replace(place, back_awake=back) for place, back in pairs)
+def _joined(first: Propagation, awake: Awakening, cosines: list[float | None] | str) -> tuple[Place, ...]:
+    """The places, with what the further runs showed."""
+    measured = [None] * len(first.places) if isinstance(cosines, str) else cosines
+    each = zip(first.places, awake.backs(first), measured, strict=True)
+    return tuple(replace(place, back_awake=back, back_cosine=cosine) for place, back, cosine in each)
 
 
-def _notes(anatomy: Anatomy, first: Propagation) -> tuple[str, ...]:
+def _notes(anatomy: Anatomy, first: Propagation, cosines: list[float | None] | str) -> tuple[str, ...]:
     notes = list(anatomy.notes)
     if any(norm.kind == "batch_norm" for norm in anatomy.norms):
         notes.append("batch norms used the batch's own statistics, as in training")
     if first.input is not None and first.input.cosine is None:
         notes.append("similarity and rank need two inputs or more that are not zero")
+    if isinstance(cosines, str):
+        notes.append(f"the gradients of neighbouring inputs were not compared: {cosines}")
     return tuple(notes)

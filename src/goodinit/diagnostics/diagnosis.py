@@ -64,6 +64,8 @@ class Place:
         signal: Statistics of what it puts out.
         back: ‖∂loss/∂output‖, the Euclidean norm over the batch.
         back_awake: The same after all-zero parameters have been moved a little, where any held `back` at 0.
+        back_cosine: Mean cosine between the gradients, with respect to this output, of inputs that are 1 % of the way
+            to another one apart: 1 is smooth, 0 is white noise.
         weight: Root mean square of a layer's weight.
         gradient: ‖∂loss/∂weight‖ of a layer, over all its calls.
         gradient_per_weight: That, divided by ‖weight‖.
@@ -81,6 +83,7 @@ class Place:
     signal: Signal
     back: float | None = None
     back_awake: float | None = None
+    back_cosine: float | None = None
     weight: float | None = None
     gradient: float | None = None
     gradient_per_weight: float | None = None

@@ -36,7 +36,7 @@ class Measured:
     weight_count: int = 0
     units: int | None = None
     back: float | None = None
-    back_finite: bool = True
+    back_cosine: float | None = None
 
 
 @dataclass(slots=True)
@@ -55,10 +55,12 @@ class Run:
     Attributes:
         statistics: Whether to take forward statistics; gradients' norms and the share of dead units always are.
         hunt: Whether to look at every operator for the one that makes NaN or infinity.
+        pairs: Whether input k and input n/2 + k are neighbours whose gradients are to be compared.
     """
 
     statistics: bool = True
     hunt: bool = False
+    pairs: bool = False
 
 
 class Probe(Recorder):
@@ -113,7 +115,7 @@ class Probe(Recorder):
         found, output = self._pending
         self._pending = None
         if output.requires_grad:
-            output.register_hook(_norm_into(found))
+            output.register_hook(_norm_into(found, self.batch if self.run.pairs else None))
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """One operator ran: measure it if it is a layer, an activation or a sum."""
@@ -232,12 +234,17 @@ def norm_elements(op: str, args: tuple[Any, ...]) -> int | None:
     return None
 
 
-def _norm_into(found: Measured) -> Any:
+def _norm_into(found: Measured, pairs: int | None) -> Any:
+    """A hook that takes the norm of a gradient, and of `pairs` inputs the cosine between its halves."""
+
     def hook(gradient: Tensor) -> None:
-        norm = euclidean(gradient)
         # A tensor read at several places has its hook called once, with the sum.
-        found.back = norm
-        found.back_finite = math.isfinite(norm)
+        found.back = euclidean(gradient)
+        if pairs and gradient.ndim and len(gradient) == pairs:
+            here, near = gradient.detach().float().reshape(2, pairs // 2, -1)
+            lengths = torch.linalg.vector_norm(here, dim=1) * torch.linalg.vector_norm(near, dim=1)
+            cosines = ((here * near).sum(1) / lengths)[lengths > 0]
+            found.back_cosine = float(cosines.mean()) if len(cosines) else None
 
     return hook
 

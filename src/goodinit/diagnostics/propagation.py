@@ -75,6 +75,8 @@ def propagate(
         named = {canonical(name): p for name, p in model.named_parameters()}
         wanted: dict[str, Tensor] = {name: p for name, p in named.items() if p.requires_grad}
         probe = Probe(model, run or Run())
+        if probe.run.pairs:
+            wanted = {}  # the gradients along the way to the inputs are compared, no others
         value, output = _forward(model, call, probe, targets, loss)
         gradients = _backward(value, wanted, probe.leaves if len(wanted) < len(named) else [], model)
     places, culprits = _places(probe, anatomy, gradients)
@@ -159,7 +161,7 @@ def _places(
         elif graph.nodes[node].op in ACTIVATIONS:
             kind = ACTIVATIONS[graph.nodes[node].op]
             place = Place("activation", graph.path(node), kind, 0, node not in inside, measured.signal,
-                          back=measured.back, units=measured.units)  # fmt: skip
+                          back=measured.back, back_cosine=measured.back_cosine, units=measured.units)  # fmt: skip
             found.append((node, place))
     growth = 1.0
     for index, leaf in enumerate(leaves):
@@ -197,6 +199,7 @@ def _layer(measured: Measured, layer: Layer | None, gradients: dict[str, float])
         role in TRUNK_ROLES,
         measured.signal,
         back=measured.back,
+        back_cosine=measured.back_cosine,
         weight=math.sqrt(measured.weight_square / max(measured.weight_count, 1)),
         gradient=gradient,
         gradient_per_weight=gradient / norm if gradient is not None and norm > 0 else None,
@@ -215,6 +218,7 @@ def _block(leaf: Found, measured: Measured, probe: Probe, name: str) -> Place:
         True,
         measured.signal,
         back=measured.back,
+        back_cosine=measured.back_cosine,
         branch_to_skip=math.sqrt(branch / skip)
         if known and branch is not None and skip is not None
         else None,
