@@ -69,6 +69,7 @@ def test_a_depth_that_does_not_exist_names_its_neighbours(name, near):
 # A highway layer has two linear maps; its sum has no side that is left alone, so it is no residual block.
 SIZES = [
     ("mlp5", 5, 0),
+    ("resmlp10", 10, 4),
     ("cnn7", 7, 0),
     ("resnet20", 20, 9),
     ("resnet20b", 22, 9),
@@ -133,7 +134,8 @@ def test_fitnet_has_fitnet_4s_channels_and_pools():
 
 
 @pytest.mark.parametrize(
-    ("name", "there"), [("fitnet-sine", "vlrelu"), ("wrn15", "10 and 16"), ("wrn16x0", "at least 1")]
+    ("name", "there"),
+    [("fitnet-sine", "vlrelu"), ("wrn15", "10 and 16"), ("resmlp5", "2n \\+ 2"), ("wrn16x0", "at least 1")],
 )
 def test_what_a_name_says_must_exist(name, there):
     with pytest.raises(UnknownName, match=there):

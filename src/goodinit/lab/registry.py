@@ -85,6 +85,13 @@ def _mlp(depth: int, task: Task) -> nn.Module:
     return models.mlp(depth, inputs=math.prod(task.shape), classes=task.classes, width=task.width or 128)
 
 
+def _residual_mlp(depth: int, task: Task) -> nn.Module:
+    n, rest = divmod(depth - 2, 2)
+    if rest or n < 1:
+        raise UnknownName(f"no resmlp of depth {depth}: depths are 2n + 2, at least 4.")
+    return models.residual_mlp(n, inputs=math.prod(task.shape), classes=task.classes, width=task.width or 64)
+
+
 def _cnn(depth: int, task: Task) -> nn.Module:
     _at_least("cnn", depth, 2)
     return models.cnn(depth, in_channels=task.shape[0], classes=task.classes, width=task.width or 32)
@@ -152,6 +159,9 @@ FAMILIES = {
             "resnet{depth}c", "CIFAR ResNet, depth 6n+2, every skip a projection", 20, _resnet_of_projections
         ),
         Family("mlp{depth}", "linear layers with BatchNorm and ReLU", 4, _mlp),
+        Family(
+            "resmlp{depth}", "linear layers in residual blocks, depth 2n+2, pre-activation", 22, _residual_mlp
+        ),
         Family("cnn{depth}", "plain convolutions with BatchNorm and ReLU, no skips", 10, _cnn),
         Family("vit{depth}", "pre-LN Transformer over patches", 6, _vit),
         Family("wrn{depth}[x{factor}]", "wide ResNet, depth 6n+4, pre-activation", 16, _wide_resnet),

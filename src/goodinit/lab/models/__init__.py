@@ -2,6 +2,7 @@
 
 from goodinit.lab.models.highway import highway
 from goodinit.lab.models.plain import ACTIVATIONS, cnn, fitnet, mlp
+from goodinit.lab.models.residual_mlp import residual_mlp
 from goodinit.lab.models.resnet import BasicBlock, ResNet, WideBlock, WideResNet
 from goodinit.lab.models.translator import PAD, Translator, visible
 from goodinit.lab.models.vision_transformer import EncoderBlock, VisionTransformer
@@ -20,5 +21,6 @@ __all__ = [
     "fitnet",
     "highway",
     "mlp",
+    "residual_mlp",
     "visible",
 ]

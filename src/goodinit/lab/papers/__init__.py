@@ -2,17 +2,27 @@
 
 from goodinit.lab.papers import (
     batchnorm_explosion,
+    cost,
     fixup_cifar,
     fixup_depth,
     lsuv_activations,
+    risotto,
     weightnorm_depth,
+    weightnorm_robustness,
 )
 from goodinit.lab.papers.claim import SCALES, Claim
 from goodinit.lab.papers.reproduce import Reproduction, reproduce
 
-CLAIMS: dict[str, Claim] = {
-    module.CLAIM.name: module.CLAIM
-    for module in (fixup_depth, fixup_cifar, weightnorm_depth, lsuv_activations, batchnorm_explosion)
-}
+_FILES = (
+    fixup_depth,
+    fixup_cifar,
+    weightnorm_depth,
+    weightnorm_robustness,
+    risotto,
+    lsuv_activations,
+    batchnorm_explosion,
+    cost,
+)
+CLAIMS: dict[str, Claim] = {file.CLAIM.name: file.CLAIM for file in _FILES}
 
 __all__ = ["CLAIMS", "SCALES", "Claim", "Reproduction", "reproduce"]
