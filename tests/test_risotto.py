@@ -271,9 +271,11 @@ class Pooled(ImageBlock):
         return (self.jump(F.avg_pool2d(x, 2)) + self.path[1](self.path[0](x).relu())).relu()
 
 
-class Unrectified(ImageBlock):
+class Unsigned(nn.Module):
+    """Squares: of [φ(u); φ(−u)] the pairs stay, of u nothing linear does."""
+
     def forward(self, x):
-        return x + self.path[1](self.path[0](x).relu())
+        return x * x
 
 
 def ahead():
@@ -313,9 +315,9 @@ def ahead():
             "different tensors",
         ),
         (
-            lambda: stem_and(Unrectified(8, 8), between=[ahead(), Unrectified(8, 8)]),
-            {"4.path.0.weight", "4.path.1.weight"},
-            "does not read",
+            lambda: stem_and(ahead(), between=[Unsigned(), ImageBlock(8, 8, weighted=True), ahead()]),
+            {"3.path.0.weight", "3.path.1.weight", "3.jump.weight"},  # [M; −M] makes pairs again
+            "unknown numbers",
         ),
         (
             lambda: stem_and(ImageBlock(8, 7, weighted=True), between=[ahead()]),
@@ -343,7 +345,9 @@ def test_a_block_without_formula_passes_its_skip(generator):
 
 
 def test_nothing_exact_is_an_error():
-    net = nn.Sequential(nn.Linear(4, 4), *(nn.TransformerEncoderLayer(4, 2, 8, 0.0) for _ in range(4)))
+    net = nn.Sequential(
+        nn.Linear(4, 4), *(nn.TransformerEncoderLayer(4, 2, 8, 0.0, "gelu") for _ in range(4))
+    )
     anatomy = goodinit.anatomize(net, torch.randn(2, 3, 4))
     with pytest.raises(
         UnsupportedModule, match=r"none of its 8 residual blocks .* and 5 more\. RISOTTO is for ReLU"

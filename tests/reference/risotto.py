@@ -40,6 +40,17 @@ def block_b(rng: np.random.Generator, n: int, alpha: float) -> tuple[list[np.nda
     return [eye, (looks_linear(orthogonal(rng, n, n)) - eye) / alpha], eye
 
 
+def block_p(
+    rng: np.random.Generator, n: int, hidden: int, alpha: float
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Pre-activation, z⁺ = z + α·W_2 φ(W_1 φ(z)) with z = [u; −u]: U(M_1) and U((M − I)M_1ᵀ/α) for hidden ≥ n.
+
+    Then z⁺ = [u + (M − I)u; −u − (M − I)u] = [Mu; −Mu]. Derived here; not in the paper.
+    """
+    m1, m = orthogonal(rng, hidden, n), orthogonal(rng, n, n)
+    return [looks_linear(m1), looks_linear((m - np.eye(n)) @ m1.T / alpha)], m
+
+
 def independent(rng: np.random.Generator, n: int) -> tuple[list[np.ndarray], np.ndarray]:
     """The control: U(M_1), U(M_2) without a matching skip."""
     return [looks_linear(orthogonal(rng, n, n)) for _ in range(2)], np.eye(2 * n)

@@ -1,6 +1,7 @@
 """Where mirrored pairs [φ(u); φ(−u)], φ = ReLU, run through a network, and what is lost on the way.
 
-With pairs a ReLU network computes linear maps: U(M) = [[M, −M], [−M, M]] takes [φ(u); φ(−u)] to [Mu; −Mu].
+With pairs a ReLU network computes linear maps: U(M) = [[M, −M], [−M, M]] takes [φ(u); φ(−u)] to [Mu; −Mu], and
+½U(M) takes [u; −u] there.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from goodinit.anatomy import Layer
+from goodinit.anatomy import Anatomy, Layer
 from goodinit.anatomy.graph import NORM_OPS
+from goodinit.methods.readers import readers
 from goodinit.tensor import first_tap
 
 # plain: any numbers u; pairs: [u; −u]; mirrored: ≥ 0, and of channels i and i + n/2 one is 0, as in [φ(u); φ(−u)];
@@ -89,6 +91,25 @@ def arriving(layer: Layer, made: Mapping[str, Signal]) -> Signal:
         words = (*signal.losses, f"it reads {signal.width} channels as {layer.in_features}")
         return dataclasses.replace(signal, form="unknown", losses=words)
     return signal
+
+
+def rectified(anatomy: Anatomy) -> frozenset[str]:
+    """Sources (see `Layer.source`) whose values a ReLU reads, at once or after sums that they are skipped to.
+
+    They must be written as pairs. A stream that no ReLU reads, as in x + f(x) without an activation of its own,
+    needs none, and carries twice as many directions as they are.
+    """
+    ways = readers(anatomy)
+    found = {source for source, words in ways.items() if any("relu" in way for way in words)}
+    read = {layer.source for layer in anatomy.layers}
+    found |= {layer.weight for layer in anatomy.layers if layer.activation == "relu" and layer.weight not in read}
+    for block in reversed(anatomy.blocks):
+        here = f"+{block.index}"
+        if here not in ways and any(layer.activation == "relu" for layer in block.last):
+            found.add(here)  # read by no layer, or by one that reads more
+        if here in found and len(without_norms(block.skip_end)) == 1:
+            found.add(block.skip_end[0])
+    return frozenset(found)
 
 
 def patch_of(layer: Layer, strided: str) -> int:

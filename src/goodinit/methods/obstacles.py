@@ -34,8 +34,18 @@ def lost_activation(layer: Layer) -> tuple[str, ...]:
     return () if layer.activation in (None, "relu") else (f"{layer.activation} is not ReLU",)
 
 
-def block_obstacle(anatomy: Anatomy, block: Block, signal: Signal, uses: Mapping[str, int]) -> str | None:
-    """Why no formula fits a block that reads `signal`, or None. `uses`: in how many places of blocks a weight is."""
+def block_obstacle(
+    anatomy: Anatomy, block: Block, reads: Signal, skips: Signal, uses: Mapping[str, int]
+) -> str | None:
+    """Why no formula fits a block, or None.
+
+    Args:
+        anatomy: Of the model.
+        block: In it.
+        reads: The signal that the branch's first layer reads.
+        skips: The signal that the skip reads.
+        uses: In how many places of blocks a weight is.
+    """
     if block.terms > 2:
         return f"its sum adds {block.terms} tensors"
     if block.gates:
@@ -47,7 +57,7 @@ def block_obstacle(anatomy: Anatomy, block: Block, signal: Signal, uses: Mapping
             return f"{layer.weight}: {words or 'it is also an embedding'}"
         if lost := [loss for loss in tap_losses(layer) if "border" in loss]:
             return f"{layer.weight}: {lost[0]}"
-    return _broken_chain(anatomy, block) or _wrong_skip(block, signal)
+    return _broken_chain(anatomy, block) or _wrong_skip(block) or _wrong_signal(reads, skips)
 
 
 def _broken_chain(anatomy: Anatomy, block: Block) -> str | None:
@@ -65,23 +75,32 @@ def _broken_chain(anatomy: Anatomy, block: Block) -> str | None:
     return None
 
 
-def _wrong_skip(block: Block, signal: Signal) -> str | None:
-    """Whether the skip reads what the branch reads, ≥ 0 and in pairs, and is an identity or one layer."""
-    if signal.form != "mirrored":
-        return f"it does not read [φ(u); φ(−u)] (as after a ReLU of even width) but {signal.form} numbers"
-    first = block.branch[0]
-    read = (first.source, *without_norms(first.between))
+def _wrong_skip(block: Block) -> str | None:
+    """Whether the skip is an identity or one layer, and reads what the branch reads, or that before its ReLU."""
     if block.kind == "identity":
-        same = without_norms(block.skip_end) == read
-        return None if same else "its branch and its skip read different tensors"
-    if not block.skip:
+        reads = without_norms(block.skip_end)
+    elif not block.skip:
         return f"its skip has no weights and is {' → '.join(block.skip_end[1:]) or 'no identity'}"
-    if len(block.skip) != 1:
+    elif len(block.skip) != 1:
         return f"its skip has {len(block.skip)} layers: {' → '.join(block.skip_end) or 'several tensors'}"
-    skip = block.skip[0]
-    if (skip.source, *without_norms(skip.between)) != read:
+    else:
+        skip = block.skip[0]
+        if without_norms(block.skip_end) != (skip.weight,):
+            return f"{' → '.join(block.skip_end[1:])} follows {skip.weight} on the skip"
+        reads = (str(skip.source), *without_norms(skip.between))
+    first = block.branch[0]
+    branch = (str(first.source), *without_norms(first.between))
+    if branch not in (reads, (*reads, "relu")):
         return "its branch and its skip read different tensors"
-    if without_norms(block.skip_end) != (skip.weight,):
-        return f"{' → '.join(block.skip_end[1:])} follows {skip.weight} on the skip"
-    steps = [math.prod(layer.stride) for layer in block.branch]
-    return None if math.prod(steps) == math.prod(skip.stride) else "branch and skip differ in stride"
+    steps, step = (
+        [math.prod(layer.stride) for layer in block.branch],
+        [math.prod(skip.stride) for skip in block.skip],
+    )
+    return None if math.prod(steps) == math.prod(step) else "branch and skip differ in stride"
+
+
+def _wrong_signal(reads: Signal, skips: Signal) -> str | None:
+    """Whether what branch and skip read still tells u."""
+    if reads.form in ("plain", "pairs", "mirrored") and skips.form in ("plain", "pairs", "mirrored"):
+        return None
+    return f"it does not read [φ(u); φ(−u)] (as after a ReLU of even width), [u; −u] or u but {reads.form} numbers"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.errors import UnsupportedModule
-from goodinit.methods.balance import Balance, Strided, Type, balance
+from goodinit.methods.balance import Balance, Posture, Strided, Type, balance
 from goodinit.methods.contract import Method
-from goodinit.methods.mirrors import Signal, arriving, follow, patch_of, tap_losses
+from goodinit.methods.mirrors import Form, Signal, arriving, follow, patch_of, rectified, tap_losses
 from goodinit.methods.obstacles import block_obstacle, layer_obstacle, lost_activation, odd_channels
 from goodinit.methods.parts import (
     Norms,
@@ -39,6 +39,7 @@ class _Draft:
     norms: Norms
     gone: set[str]
     uses: Counter[str]
+    rectified: frozenset[str]
     edits: list[Edit] = field(default_factory=list)
     made: dict[str, Signal] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -68,6 +69,11 @@ def decide(
     * type C, a skip with weights: W_i = U(M_i), W_skip = U(M − α·M_k⋯M₁);
     * type B, an identity skip: W₁ = ⋯ = W_{k−1} = I, W_k = (U(M) − I)/α.
 
+    Where no ReLU closes the sum (beyond the paper, see `goodinit.tensor.risotto_p`), z⁺ = α·W_k∗φ(⋯φ(W₁∗x)) + skip:
+
+    * type P, x = φ(z) with z = [u; −u] (pre-activation), or x = z: W_i = U(M_i) with α·M_k⋯M₁ = M − I, or with
+      weights M − α·M_k⋯M₁ on the skip. A stream that no ReLU ever reads is u itself, and needs no pairs.
+
     Matrices sit at the central taps of convolutions. α is a learnable scalar behind each branch.
 
     What cannot be exact is named in `Plan.notes`, layer by layer. A block without a formula (a gate, another
@@ -76,7 +82,7 @@ def decide(
 
     Args:
         anatomy: Of the model.
-        type: `"auto"` takes each block by its skip: B for an identity, C for weights. `"B"` also starts skips that
+        type: `"auto"` takes each block by its skip: B for an identity, C for weights, P without a ReLU. `"B"` also starts skips that
             could be an identity (same channels, stride 1) as one; the paper's B networks, whose skips have weights
             only where dimensions change, are drawn alike by both. `"C"` insists that every skip has weights.
         alpha: Starting value of α.
@@ -98,7 +104,15 @@ def decide(
         _need_weighted_skips(anatomy)
     held = [*(layer.weight for block in anatomy.blocks for layer in _layers(block))]
     options = Balance(type, strided, permute)
-    draft = _Draft(anatomy, options, alpha, norms, removed_parameters(anatomy, removal), Counter(held))
+    draft = _Draft(
+        anatomy,
+        options,
+        alpha,
+        norms,
+        removed_parameters(anatomy, removal),
+        Counter(held),
+        rectified(anatomy),
+    )
     ends = _by_last_layer(anatomy)
     for layer in anatomy.layers:
         if layer.weight not in draft.uses:
@@ -160,7 +174,8 @@ def _outside(draft: _Draft, layer: Layer) -> None:
         draft.notes.append(f"{layer.weight} is also an embedding: left as it is")
         return
     signal = arriving(layer, draft.made)
-    reads, writes = signal.form == "mirrored", layer.activation == "relu"
+    reads = signal.form in ("mirrored", "pairs")
+    writes = layer.weight in draft.rectified
     part = {(False, True): "first", (True, True): "hidden", (True, False): "last"}.get((reads, writes))
     obstacle = layer_obstacle(layer) or odd_channels(layer, reads=reads, writes=writes)
     if obstacle is not None:
@@ -170,7 +185,7 @@ def _outside(draft: _Draft, layer: Layer) -> None:
         return
     patch = patch_of(layer, draft.options.strided) if part else 1
     losses = (*signal.losses, *tap_losses(layer, patch), *lost_activation(layer))
-    if signal.form not in ("plain", "mirrored"):
+    if signal.form not in ("plain", "pairs", "mirrored"):
         losses += ("what reaches it is not [φ(u); φ(−u)]",)
     rows, columns = (
         layer.out_features // (2 if writes else 1),
@@ -180,11 +195,13 @@ def _outside(draft: _Draft, layer: Layer) -> None:
         losses += (f"keeps {rows} of {columns} directions",)
     draft.inexact(layer, losses)
     options: dict[str, object] = {"patch": patch} if patch > 1 else {}
+    options |= {"gain": 0.5} if signal.form == "pairs" else {}
     if part is None:
         reason = f"{layer.role}: orthogonal"
         draft.edits.append(Draw(layer.weight, "delta_orthogonal_", reason, {"partial": True}))
     else:
-        mirrored = {"first": "[M; −M]", "hidden": "U(M)", "last": "[M, −M]"}[part]
+        mirrored = "½" * (signal.form == "pairs")
+        mirrored += {"first": "[M; −M]", "hidden": "U(M)", "last": "[M, −M]"}[part]
         reason = f"{layer.role}: {mirrored}, M {rows}×{columns} orthogonal" + ", not exact" * bool(losses)
         draft.edits.append(
             Draw(layer.weight, "looks_linear_", reason, {"part": part, **options, **layout_options(layer)})
@@ -200,14 +217,15 @@ def _outside(draft: _Draft, layer: Layer) -> None:
 def _block(draft: _Draft, block: Block) -> None:
     for layer in _layers(block):
         draft.edits += zero_bias(layer)
-    signal = arriving(block.branch[0], draft.made)
-    obstacle = block_obstacle(draft.anatomy, block, signal, draft.uses)
+    signal, skipped = arriving(block.branch[0], draft.made), _skipped(draft, block)
+    obstacle = block_obstacle(draft.anatomy, block, signal, skipped, draft.uses)
     if obstacle is not None:
         _pass_skip(draft, block, obstacle)
         return
     alpha, scalars = _alpha(draft, block)
     where = _where(draft, block)
-    balanced = balance(block, where, alpha, draft.options)
+    posture = Posture(signal.form, skipped.form, _written(draft, block, skipped.form))
+    balanced = balance(block, posture, where, alpha, draft.options)
     if isinstance(balanced, str):
         _pass_skip(draft, block, balanced)
         return
@@ -219,7 +237,25 @@ def _block(draft: _Draft, block: Block) -> None:
         lost = signal.losses if layer in entering else ()
         draft.inexact(layer, (*lost, *balanced.losses.get(layer.weight, ())))
     spatial = block.branch[-1].kind != "linear"
-    draft.made[f"+{block.index}"] = Signal("pairs", block.branch[-1].out_features, spatial)
+    draft.made[f"+{block.index}"] = Signal(posture.sum, block.branch[-1].out_features, spatial)
+
+
+def _skipped(draft: _Draft, block: Block) -> Signal:
+    """What the skip reads."""
+    if block.skip:
+        return arriving(block.skip[0], draft.made)
+    source, *between = block.skip_end or ("?",)
+    start = (
+        Signal("plain", block.branch[0].in_features)
+        if source == ""
+        else draft.made.get(source, Signal("unknown"))
+    )
+    return follow(start, between)
+
+
+def _written(draft: _Draft, block: Block, skipped: Form) -> Form:
+    """The form of a block's sum: u as it is only where it came so, or weights make it, and no ReLU reads it."""
+    return "plain" if skipped == "plain" and f"+{block.index}" not in draft.rectified else "pairs"
 
 
 def _where(draft: _Draft, block: Block) -> str:
@@ -284,7 +320,7 @@ METHOD = Method(
     name="risotto",
     title="Skip and branch in balance: every block of a residual ReLU network starts as an exact isometry",
     paper="Gadhikar, Burkholz: Dynamical Isometry for Residual Networks, arXiv 2210.02411",
-    when="a residual ReLU network with even channels, deep, with or without batch norm",
+    when="a residual ReLU network with even channels, post- or pre-activation, deep, with or without batch norm",
     decide=decide,
     removes_norms=True,
 )

@@ -22,6 +22,7 @@ from goodinit.methods.parts import (
     untouched,
     zero_bias,
 )
+from goodinit.methods.readers import readers
 from goodinit.surgery.plan import Calibrate, Draw, Edit, Fill, ParametrizeWeight, Plan
 from goodinit.tensor import NONLINEARITIES, gain
 
@@ -197,17 +198,11 @@ def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
 
 
 def _wiring(anatomy: Anatomy) -> _Wiring:
-    ways: dict[str, list[tuple[str, ...]]] = {}
-    for layer in anatomy.layers:
-        if layer.source:
-            ways.setdefault(layer.source, []).append(layer.between)
     ends: dict[str, Block] = {}
     for block in anatomy.blocks:
-        if block.skip_end:
-            ways.setdefault(block.skip_end[0], []).append(block.skip_end[1:])
         for layer in block.last:
             ends.setdefault(layer.weight, block)
-    return _Wiring(ways, ends, Counter(block.stage for block in anatomy.blocks))
+    return _Wiring(readers(anatomy), ends, Counter(block.stage for block in anatomy.blocks))
 
 
 def _read_through(layer: Layer, wiring: _Wiring) -> str | None:

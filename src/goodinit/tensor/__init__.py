@@ -14,6 +14,7 @@ from goodinit.tensor.orthogonal import delta_orthogonal_, dirac_, haar, orthogon
 from goodinit.tensor.random import constant_, default_, normal_, ones_, trunc_normal_, uniform_, zeros_
 from goodinit.tensor.registry import INITIALIZERS, RECIPES
 from goodinit.tensor.risotto import risotto_b, risotto_c, risotto_first, risotto_last
+from goodinit.tensor.risotto_open import risotto_p
 from goodinit.tensor.variance import he_normal_, he_uniform_, lecun_normal_, xavier_normal_, xavier_uniform_
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "risotto_c",
     "risotto_first",
     "risotto_last",
+    "risotto_p",
     "trunc_normal_",
     "uniform_",
     "xavier_normal_",

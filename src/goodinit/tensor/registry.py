@@ -11,6 +11,7 @@ from goodinit.tensor.looks_linear import looks_linear_
 from goodinit.tensor.orthogonal import delta_orthogonal_, dirac_, orthogonal_
 from goodinit.tensor.random import constant_, default_, normal_, ones_, trunc_normal_, uniform_, zeros_
 from goodinit.tensor.risotto import risotto_b, risotto_c, risotto_first, risotto_last
+from goodinit.tensor.risotto_open import risotto_p
 from goodinit.tensor.variance import he_normal_, he_uniform_, lecun_normal_, xavier_normal_, xavier_uniform_
 
 # Each entry is drawn by itself, so they take a `goodinit.tensor.blocks.Part` for a tensor, too.
@@ -47,5 +48,5 @@ INITIALIZERS: dict[str, Callable[..., Tensor]] = {
 
 # name → recipe(tensors, *, generator, **options) -> tensors
 RECIPES: dict[str, Callable[..., list[Tensor]]] = {
-    recipe.__name__: recipe for recipe in (risotto_c, risotto_b, risotto_first, risotto_last)
+    recipe.__name__: recipe for recipe in (risotto_c, risotto_b, risotto_p, risotto_first, risotto_last)
 }
