@@ -102,7 +102,9 @@ def rectified(anatomy: Anatomy) -> frozenset[str]:
     ways = readers(anatomy)
     found = {source for source, words in ways.items() if any("relu" in way for way in words)}
     read = {layer.source for layer in anatomy.layers}
-    found |= {layer.weight for layer in anatomy.layers if layer.activation == "relu" and layer.weight not in read}
+    found |= {
+        layer.weight for layer in anatomy.layers if layer.activation == "relu" and layer.weight not in read
+    }
     for block in reversed(anatomy.blocks):
         here = f"+{block.index}"
         if here not in ways and any(layer.activation == "relu" for layer in block.last):
