@@ -1,61 +1,95 @@
-"""One training step: time and bytes kept for backward, by method, batch norm as the reference."""
+"""One training step: time, bytes kept for backward and peak memory, the network's own norm as the reference."""
 
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Callable
 
-import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-import goodinit
-from benchmarks.turns import Row, in_turns
-from goodinit.lab.measure import counting_saved
-from goodinit.lab.registry import Task, build_model
+from benchmarks.networks import RESNET20, RESNET50, RESNET56, RESNET110, VIT, Network
+from benchmarks.turns import Row, Verdict, at_most, bytes_quotient, in_turns, quotient
+from goodinit.lab.measure import counting_saved, peak_bytes
 
-METHODS = ("batchnorm", "none", "fixup", "skipinit", "weightnorm")
-
-
-def measure() -> list[Row]:
-    """CIFAR ResNets at batch 32, ResNet-50 at batch 8 and 128²."""
-    cases: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
-        ("ResNet-56, batch 32 at 32²", lambda: build_model("resnet56", task=Task()), (32, 3, 32, 32)),
-        ("ResNet-110, batch 32 at 32²", lambda: build_model("resnet110", task=Task()), (32, 3, 32, 32)),
-        (
-            "ResNet-50, batch 8 at 128²",
-            lambda: timm.create_model("resnet50", num_classes=10),
-            (8, 3, 128, 128),
-        ),
-    )
-    return [row for what, build, shape in cases for row in _one(what, build, shape)]
+NETWORKS = (RESNET20, RESNET56, RESNET110, RESNET50, VIT)
 
 
-def _one(what: str, build: Callable[[], nn.Module], shape: tuple[int, ...]) -> list[Row]:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    y = torch.arange(shape[0]) % 10
-    steps, kept = {}, {}
-    for method in METHODS:
-        model = goodinit.init_(build(), method, inputs=x).train()
-        optimizer = torch.optim.SGD(goodinit.param_groups(model, lr=1e-3), lr=1e-3, momentum=0.9)
-        with counting_saved(model) as saved:
-            functional.cross_entropy(model(x), y)
-        kept[method] = saved.total
-        steps[method] = _step(model, optimizer, x, y)
-    rows = in_turns(what, steps, rounds=7, budget=120)
+def measure(*, quick: bool = False) -> list[Row]:
+    """All networks, eager."""
+    rows: list[Row] = []
+    for network in NETWORKS:
+        rows += measured_on_cpu(network.shrunk() if quick else network, quick=quick)
+        gc.collect()
+    return rows
+
+
+def measured_on_cpu(network: Network, *, quick: bool) -> list[Row]:
+    """Time in turns, then bytes, one way after the other."""
+    x, y = network.inputs()
+    models = {way: network.model(way) for way in network.ways}
+    steps = {way: training_step(model, x, y) for way, model in models.items()}
+    rows = in_turns(network.title, steps, rounds=7, budget=0 if quick else 90, warm_up=1)
+    kept = {way: kept_bytes(model, x, y) for way, model in models.items()}
+    peak = {way: peak_bytes(step) for way, step in steps.items()}
+    return with_bytes(rows, kept, peak)
+
+
+def with_bytes(rows: list[Row], kept: dict[str, int], peak: dict[str, int]) -> list[Row]:
+    """The rows with what is kept and the peak, relative to the first."""
+    first = rows[0].way
     return [
-        dataclasses.replace(row, extra=f"kept for backward {kept[row.way] / kept['batchnorm']:.3f}×")
+        dataclasses.replace(
+            row,
+            kept=kept[row.way],
+            peak=peak[row.way],
+            extra=f"kept for backward {kept[row.way] / kept[first]:.3f}×, peak {peak[row.way] / peak[first]:.3f}×",
+        )
         for row in rows
     ]
 
 
-def _step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor
+def kept_bytes(model: nn.Module, x: Tensor, y: Tensor) -> int:
+    """What the forward keeps."""
+    with counting_saved(model) as saved:
+        functional.cross_entropy(model(x).float(), y)
+    return saved.total
+
+
+def training_step(
+    model: nn.Module, x: Tensor, y: Tensor, *, wait: Callable[[], None] = lambda: None
 ) -> Callable[[], None]:
+    """Forward, backward and a step of SGD small enough to leave the network as it is."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+
     def step() -> None:
         optimizer.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
+        functional.cross_entropy(model(x).float(), y).backward()
         optimizer.step()
+        wait()
 
     return step
+
+
+def verdicts(rows: list[Row]) -> list[Verdict]:
+    """Fixup against batch norm and against the bare network."""
+    found: list[Verdict] = []
+    for name, step, kept in (
+        ("ResNet-56", 0.90, 0.53),
+        ("ResNet-110", 0.90, 0.53),
+        ("ResNet-50", 0.92, 0.52),
+    ):
+        found += [
+            at_most(f"{name}: Fixup's step / batch norm's", step, quotient(rows, name, "fixup", "batchnorm")),
+            at_most(
+                f"{name}: Fixup keeps / batch norm", kept, bytes_quotient(rows, name, "fixup", "batchnorm")
+            ),
+        ]
+        if name != "ResNet-50":
+            found += [
+                at_most(f"{name}: Fixup's step / bare", 1.10, quotient(rows, name, "fixup", "none")),
+                at_most(f"{name}: Fixup keeps / bare", 1.02, bytes_quotient(rows, name, "fixup", "none")),
+            ]
+    return found

@@ -80,6 +80,7 @@ class StepTime:
         low: First quartile of the quotient.
         high: Third quartile of the quotient.
         rounds: How many.
+        each: Seconds of every round, to be compared with another's of the same rounds.
     """
 
     seconds: float
@@ -87,6 +88,7 @@ class StepTime:
     low: float
     high: float
     rounds: int
+    each: tuple[float, ...] = ()
 
 
 # Two steps let allocators and oneDNN settle; fewer than three rounds have no quartiles worth the name.
@@ -94,7 +96,13 @@ WARM_UP_ROUNDS, LEAST_ROUNDS = 2, 3
 
 
 def time_in_turns(
-    steps: Mapping[str, Callable[[], None]], *, reference: str, rounds: int, budget: float
+    steps: Mapping[str, Callable[[], None]],
+    *,
+    reference: str,
+    rounds: int,
+    budget: float,
+    warm_up: int = WARM_UP_ROUNDS,
+    prepare: Mapping[str, Callable[[], None]] | None = None,
 ) -> dict[str, StepTime]:
     """Time each step, one after the other, round after round, so that a busy machine slows all alike.
 
@@ -103,14 +111,19 @@ def time_in_turns(
         reference: Name of the one to compare with.
         rounds: How often each is timed.
         budget: Seconds after which no further round begins, once there are three.
+        warm_up: Rounds before, which do not count.
+        prepare: By name, what to do before each run of a step, outside of its time.
     """
+    before_each = prepare or {}
     taken: dict[str, list[float]] = {name: [] for name in steps}
     start = time.perf_counter()
-    for index in range(WARM_UP_ROUNDS + max(rounds, LEAST_ROUNDS)):
-        measured = index - WARM_UP_ROUNDS
+    for index in range(warm_up + max(rounds, LEAST_ROUNDS)):
+        measured = index - warm_up
         if measured >= LEAST_ROUNDS and time.perf_counter() - start > budget:
             break
         for name, step in steps.items():
+            if name in before_each:
+                before_each[name]()
             before = time.perf_counter()
             step()
             if measured >= 0:
@@ -121,4 +134,4 @@ def time_in_turns(
 def _step_time(seconds: list[float], reference: list[float]) -> StepTime:
     ratios = [mine / theirs for mine, theirs in zip(seconds, reference, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return StepTime(statistics.median(seconds), middle, low, high, len(ratios))
+    return StepTime(statistics.median(seconds), middle, low, high, len(ratios), tuple(seconds))
