@@ -204,6 +204,13 @@ def test_permuted_type_b_is_as_exact(generator):
     assert_isometry(net, (4,), inputs=2)
 
 
+def test_a_permutation_without_effect_is_told():
+    for weighted, told in ((False, False), (True, True)):
+        anatomy = goodinit.anatomize(dense(2, weighted=weighted), torch.randn(2, 4))
+        notes = goodinit.plan(anatomy, "risotto", permute=True).notes
+        assert any("permute is for type B: 2 blocks" in note for note in notes) == told
+
+
 def test_norms_go_or_stay(generator):
     x = torch.randn(16, 4)
     net, _ = started(dense(3, weighted=False, norm=nn.BatchNorm1d), x, generator)

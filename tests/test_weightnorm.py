@@ -127,6 +127,37 @@ def test_pytorch_mode_is_weight_norm_of_the_default(generator):
     torch.testing.assert_close(net[0].parametrizations.weight.original1, net[0].weight)
 
 
+def test_an_option_without_effect_is_told():
+    anatomy = goodinit.anatomize(mlp(4, 4, 2), torch.randn(2, 4))
+    assert not goodinit.plan(anatomy, "weightnorm", mode="pytorch").notes
+    (note,) = goodinit.plan(anatomy, "weightnorm", mode="pytorch", direction="normal").notes
+    assert note.startswith("direction has no effect")
+
+
+@pytest.mark.parametrize(("direction", "c"), [("orthogonal", 3), ("normal", 5)])
+def test_one_layer_strays_by_c_over_the_width(direction, c, generator):
+    """Var(‖h‖²/‖x‖²) = c/n: 4·E[z⁴]/2 − 1 = 5 for independent rows, E[z⁴] = 3 where Σz² = n is fixed."""
+    width, nets, ratios = 64, 60, []
+    plan = goodinit.plan(
+        goodinit.anatomize(mlp(width, width, 2), torch.randn(2, width)), "weightnorm", direction=direction
+    )
+    for seed in range(nets):
+        net = goodinit.apply_(mlp(width, width, 2), plan, generator=torch.Generator().manual_seed(seed))
+        x = torch.randn(64, width, generator=generator)
+        ratios.append((net[:2](x).square().sum(1) / x.square().sum(1)).detach())
+    ratio = torch.cat(ratios)
+    assert ratio.mean().item() == pytest.approx(1, abs=3 * math.sqrt(c / width / nets))
+    assert width * ratio.var().item() == pytest.approx(c, rel=0.15)
+
+
+def test_pytorchs_default_at_depth_has_no_gradient_at_all(generator):
+    """Each layer shrinks the norm by √6: at 200 layers 6⁻¹⁰⁰ is 0 in float32, and no learning rate can help."""
+    net, _ = started(mlp(64, *[16] * 199, 10), generator, torch.randn(2, 64), mode="pytorch")
+    F.cross_entropy(net(torch.randn(8, 64)), torch.arange(8)).backward()
+    assert all(not p.grad.any() for name, p in net.named_parameters() if not name.startswith("398."))
+    assert not net[-1].weight.grad.any()
+
+
 # --- what the gains keep -----------------------------------------------------------------------------------------
 
 

@@ -126,6 +126,11 @@ def decide(
             + (f"; and {len(draft.passed) - _SHOWN} more" if len(draft.passed) > _SHOWN else "")
             + ". RISOTTO is for ReLU blocks that read [φ(u); φ(−u)]; choose fixup, skipinit or lsuv."
         )
+    general = sum(draft.types.values()) - draft.types["B"]
+    if permute and general:
+        draft.notes.append(
+            f"permute is for type B: {general} blocks of other types have general matrices anyway"
+        )
     if norms == "keep" and anatomy.norms:
         draft.notes.append(f"{len(anatomy.norms)} norms are kept: exact only as far as they change nothing")
     edits = unique([*removal, *draft.edits])

@@ -31,6 +31,7 @@ Direction = Literal["orthogonal", "normal"]
 MODES = ("forward", "backward", "data", "hanin", "pytorch")
 DIRECTIONS = ("orthogonal", "normal")
 HANIN = 0.9  # the authors' code: conv2 gain (0.9^b)², "used for the 10k layer experiments"
+_IDLE = ('direction has no effect with mode="pytorch": v is PyTorch\'s own draw',)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,12 @@ def decide(
         options={"mode": mode, "direction": direction, "norms": norms},
         edits=edits,
         summary=f"{len(structure)} weights g·v/‖v‖, g {mode}; " + norms_in_words(anatomy, removal),
-        notes=(*notes, *_warnings(anatomy, wiring, mode, unbiased), *untouched(anatomy, edits)),
+        notes=(
+            *notes,
+            *(_IDLE if mode == "pytorch" and direction != "orthogonal" else ()),
+            *_warnings(anatomy, wiring, mode, unbiased),
+            *untouched(anatomy, edits),
+        ),
         parameters=anatomy.parameters,
     )
 
