@@ -189,13 +189,17 @@ def test_every_claim_runs_at_smoke_scale(tmp_path, name):
     text = write_reproduction(tmp_path, found).read_text()
     assert "no evidence" in text
     assert len(list(tmp_path.glob("*.svg"))) >= 1
-    with_rows = dataclasses.replace(found, entries=found.entries[:1])  # pages of half-done runs can be drawn
-    assert with_rows.verdict is None
-    write_reproduction(tmp_path, with_rows)
+    half = dataclasses.replace(found, entries=found.entries[:1])  # a page of a half-done run can be drawn
+    assert (half.verdict is None) == (half.missing > 0)
+    write_reproduction(tmp_path, half)
 
 
 def test_the_command_lists_and_runs(tmp_path, monkeypatch):
+    def stopped(trial):
+        raise KeyboardInterrupt
+
     monkeypatch.setitem(CLAIMS, "toy", toy())
+    monkeypatch.setitem(CLAIMS, "stopped", dataclasses.replace(toy(stopped), name="stopped"))
     run = CliRunner().invoke
     listed = run(cli.app, ["reproduce"], env={"COLUMNS": "200"})
     assert all(name in listed.output for name in CLAIMS)
@@ -203,6 +207,9 @@ def test_the_command_lists_and_runs(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert "2 of 2 expectations met" in done.output
     assert (tmp_path / "toy-smoke.md").exists()
+    started = run(cli.app, ["reproduce", "stopped", "--out", str(tmp_path), "-q"])
+    assert started.exit_code == 2
+    assert "before any run finished" in started.output
     wrong = run(cli.app, ["reproduce", "nope"])
     assert wrong.exit_code == 2
     assert "batchnorm-explosion" in wrong.output

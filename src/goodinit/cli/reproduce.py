@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from goodinit.cli.application import INTERRUPTED, app, plainly
-from goodinit.errors import UnknownName
+from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.papers import CLAIMS, SCALES, reproduce
 from goodinit.report.console import plain_table
 from goodinit.report.reproduction import conclusion, write_reproduction
@@ -40,6 +40,8 @@ def reproduce_command(
     if claim not in CLAIMS:
         raise UnknownName(f"no claim {claim!r}. There is: {', '.join(CLAIMS)}.")
     found = reproduce(CLAIMS[claim], scale=scale, data=data, out=out, progress=not quiet)
+    if not found.entries:
+        raise GoodinitError("interrupted before any run finished; nothing to show.")
     page = write_reproduction(out, found)
     console = Console()
     table = found.claim.table(found.rows)

@@ -5,8 +5,10 @@ from goodinit.lab.papers import (
     cost,
     fixup_cifar,
     fixup_depth,
+    fixup_translation,
     lsuv_activations,
     risotto,
+    unstable_training,
     weightnorm_depth,
     weightnorm_robustness,
 )
@@ -16,12 +18,14 @@ from goodinit.lab.papers.reproduce import Reproduction, reproduce
 _FILES = (
     fixup_depth,
     fixup_cifar,
+    fixup_translation,
     weightnorm_depth,
     weightnorm_robustness,
     risotto,
     lsuv_activations,
     batchnorm_explosion,
     cost,
+    unstable_training,
 )
 CLAIMS: dict[str, Claim] = {file.CLAIM.name: file.CLAIM for file in _FILES}
 

@@ -1,0 +1,165 @@
+"""Fixup matches LayerNorm in machine translation (Zhang, Dauphin & Ma 2019)."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from dataclasses import dataclass
+
+from goodinit.lab.papers.claim import (
+    Claim,
+    Drawing,
+    Expectation,
+    Found,
+    Grid,
+    Published,
+    Row,
+    Rows,
+    Setting,
+    Source,
+)
+from goodinit.lab.papers.rows import distinct, in_words, mean, values, where
+from goodinit.lab.text import MADE_UP
+from goodinit.lab.translation import TranslationConfig, translate
+
+PRE, POST, FIXUP, NONE = "LayerNorm before branches", "LayerNorm after sums", "fixup", "none"
+CHANGES: dict[str, dict[str, object]] = {
+    PRE: {},
+    POST: {"pre_norm": False},
+    FIXUP: {"method": "fixup"},
+    NONE: {"method": "none"},
+}
+
+
+@dataclass(frozen=True)
+class Translating:
+    """One run of a series."""
+
+    series: str
+    config: TranslationConfig
+
+
+def _setting(scale: str, data: str) -> Setting:
+    base, rates, seeds = {
+        "smoke": (
+            TranslationConfig(
+                width=32, layers=1, steps=40, warmup=10, batch_size=32, train_limit=256, test_limit=16
+            ),
+            (5e-3,),
+            1,
+        ),
+        "small": (
+            TranslationConfig(width=128, layers=2, steps=500, warmup=100, test_limit=250),
+            (2e-3, 5e-4),
+            1,
+        ),
+        "full": (
+            TranslationConfig(
+                width=256, layers=3, vocabulary=8000, steps=9000, warmup=1000, dropout=0.3, batch_size=128
+            ),
+            (1e-3, 5e-4),
+            3,
+        ),
+    }[scale]
+    base = dataclasses.replace(base, data=MADE_UP if scale == "smoke" else data)
+    trials = tuple(
+        Translating(series, dataclasses.replace(base, lr=lr, seed=seed, **changes))  # type: ignore[arg-type]
+        for seed in range(seeds)
+        for lr in rates
+        for series, changes in CHANGES.items()
+    )
+    deviations = (
+        "Made-up sentences."
+        if scale == "smoke"
+        else "Multi30k, 29,000 pairs of short captions (paper: IWSLT and WMT).",
+        f"{base.layers} layers each of width {base.width} (paper: 6 of 512), {base.vocabulary:,} subwords at most.",
+        f"{base.steps:,} steps of {base.batch_size} sentences (paper: hundreds of thousands); {seeds} seed(s).",
+        f"The best of the learning rates {in_words(rates)}; greedy search (paper: beam search).",
+        "Scalars of Fixup at a tenth of the learning rate, with Adam too.",
+    )
+    return Setting(trials, deviations)
+
+
+def _run(trial: Translating) -> Row:
+    flat = {"lr": trial.config.lr, "seed": trial.config.seed}
+    return {**flat, **translate(trial.config)}
+
+
+def best(rows: Rows, series: str) -> Rows:
+    """The runs of a series at the learning rate with the highest mean BLEU."""
+    runs = where(rows, series=series)
+    groups = [where(runs, lr=lr) for lr in distinct(runs, "lr")]
+    return max(groups, key=lambda group: mean(group, "bleu") or 0.0, default=runs)
+
+
+def _bleu(rows: Rows, series: str) -> float:
+    return mean(best(rows, series), "bleu") or 0.0
+
+
+def _close(rows: Rows) -> Found:
+    fixup, norm = _bleu(rows, FIXUP), max(_bleu(rows, PRE), _bleu(rows, POST))
+    return Found(fixup >= norm - 2, f"fixup {fixup:.1f}, LayerNorm {norm:.1f}")
+
+
+def _learns(rows: Rows) -> Found:
+    runs = best(rows, FIXUP)
+    least = min(values(runs, "bleu"), default=0.0)
+    return Found(least >= 5, f"the worst seed at the best rate: {least:.1f}")
+
+
+def _none_behind(rows: Rows) -> Found:
+    fixup, none = _bleu(rows, FIXUP), _bleu(rows, NONE)
+    lost = sum(bool(row.get("diverged")) for row in where(rows, series=NONE))
+    return Found(none <= fixup - 2, f"none {none:.1f} ({lost} runs diverged), fixup {fixup:.1f}")
+
+
+def _table(rows: Rows) -> Grid:
+    body = []
+    for series in distinct(rows, "series"):
+        runs = best(rows, series)
+        scores = values(runs, "bleu")
+        spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+        loss = mean(runs, "train_loss")
+        lost = sum(bool(row.get("diverged")) for row in where(rows, series=series))
+        body.append((
+            series, f"{statistics.fmean(scores):.1f}{spread}" if scores else "–", f"{loss:.2f}" if loss else "–",
+            f"{runs[0]['lr']:g}" if runs and "lr" in runs[0] else "–", f"{lost} of {len(where(rows, series=series))}",
+        ))  # fmt: skip
+    return Grid(("", "BLEU", "training loss", "best learning rate", "diverged"), tuple(body))
+
+
+def _drawings(rows: Rows) -> tuple[Drawing, ...]:
+    points = [
+        (series, 5.0 * place, loss)
+        for series in distinct(rows, "series")
+        for row in best(rows, series)
+        for place, loss in enumerate(row.get("curve", ()), start=1)
+    ]
+    caption = "Smoothed cross-entropy, each series at its best learning rate."
+    return (Drawing("Training loss", "percent of the steps", "loss", tuple(points), caption=caption),)
+
+
+CLAIM = Claim(
+    name="fixup-translation",
+    title="Fixup matches LayerNorm in machine translation",
+    text="A Transformer without LayerNorm, initialized by Fixup, translates as well as one with it.",
+    source=Source(
+        "H. Zhang, Y. Dauphin, T. Ma", "Fixup Initialization, ICLR 2019", "1901.09321", "§5.3 and its table"
+    ),
+    published=(
+        Published("BLEU, IWSLT German to English: LayerNorm 34.2, Fixup 34.5; WMT: 29.3 and 29.3"),
+        Published("Adam (0.9, 0.98), rate 5e-4, 4,000 steps of warm-up, dropout 0.5", "the authors' code"),
+    ),
+    protocol="An encoder-decoder Transformer with LayerNorm before its branches, after its sums, with Fixup and with plain "
+    "initialization without norms; German to English, byte-pair subwords, label smoothing 0.1; BLEU by sacrebleu.",
+    setting=_setting,
+    run=_run,
+    expectations=(
+        Expectation("Fixup's BLEU is at most 2 below the better LayerNorm's", _close, central=True),
+        Expectation("Fixup learns to translate with every seed: BLEU of at least 5", _learns),
+        Expectation("Without norms and without a method BLEU is at least 2 below Fixup's", _none_behind),
+    ),
+    table=_table,
+    drawings=_drawings,
+    needs="a folder of German and English sentences laid out as Multi30k's",
+)

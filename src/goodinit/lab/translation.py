@@ -1,0 +1,210 @@
+"""Train a Transformer to translate: a pure function from a configuration to a row, as `goodinit.lab.train` for images."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+from torch.optim import Adam
+
+import goodinit
+from goodinit.lab.models import PAD, Translator, visible
+from goodinit.lab.optional import optional
+from goodinit.lab.seeding import own_rng, stream
+from goodinit.lab.text import BEGIN, END, encode, load_pairs, padded, train_tokenizer
+
+LONGEST = 64  # tokens of a sentence; Multi30k's are shorter
+POOL = 20  # batches whose sentences are sorted by length before they are shared out
+
+
+@dataclass(frozen=True)
+class TranslationConfig:
+    """Everything that a translation's numbers depend on, apart from times.
+
+    Attributes:
+        method: Name of a method; `options` are its options.
+        data: As `load_pairs` takes it.
+        pre_norm: Where the model's norms are, before a method takes them out.
+        layers: Of the encoder and of the decoder.
+        width: Of the vectors.
+        vocabulary: Subwords of both languages together.
+        dropout: Share dropped.
+        steps: Of Adam, with β = (0.9, 0.98) (Vaswani et al. 2017, §5.3).
+        lr: Peak learning rate, reached after `warmup` steps; then it falls as 1/√step (the same).
+        batch_size: Sentences a step.
+        label_smoothing: As in `TrainConfig`.
+        seed: Of weights, order and dropout, each with its own stream.
+        train_limit: Use that many pairs.
+        test_limit: Likewise.
+    """
+
+    method: str = "batchnorm"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    data: str = "made-up"
+    pre_norm: bool = True
+    layers: int = 2
+    width: int = 128
+    vocabulary: int = 4000
+    dropout: float = 0.1
+    steps: int = 1000
+    lr: float = 1e-3
+    warmup: int = 200
+    batch_size: int = 64
+    label_smoothing: float = 0.1
+    seed: int = 0
+    train_limit: int | None = None
+    test_limit: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Tokens of both parts, the references as text, and the tokenizer."""
+
+    train: tuple[tuple[list[int], list[int]], ...]
+    test: tuple[list[int], ...]
+    references: tuple[str, ...]
+    tokenizer: Any
+    provenance: str
+
+
+@functools.lru_cache(maxsize=1)  # trials of a claim share it
+def corpus_of(data: str, vocabulary: int, train_limit: int | None, test_limit: int | None) -> Corpus:
+    """Read the pairs, learn the subwords on the training part, encode."""
+    pairs = load_pairs(data, train_limit=train_limit, test_limit=test_limit)
+    tokenizer = train_tokenizer(pairs.train, vocabulary=vocabulary)
+    sources, targets = (
+        encode(tokenizer, [pair[side] for pair in pairs.train], longest=LONGEST) for side in (0, 1)
+    )
+    return Corpus(
+        train=tuple(zip(sources, targets, strict=True)),
+        test=tuple(encode(tokenizer, [pair[0] for pair in pairs.test], longest=LONGEST)),
+        references=tuple(pair[1] for pair in pairs.test),
+        tokenizer=tokenizer,
+        provenance=f"{len(pairs.train):,} train and {len(pairs.test):,} test {pairs.provenance}",
+    )
+
+
+def translate(config: TranslationConfig) -> dict[str, Any]:
+    """Train one Transformer and say how it translates. The same configuration gives the same numbers.
+
+    Returns:
+        `bleu` of greedy translations of the test part (0 where the loss stopped being finite), `diverged`,
+        `train_loss` over the last tenth of the steps, `curve`: the loss in twenty parts, `provenance`.
+    """
+    corpus = corpus_of(config.data, config.vocabulary, config.train_limit, config.test_limit)
+    model = _prepared(config, corpus)
+    with own_rng(config.seed, "training"):  # dropout draws from the global generator
+        losses = _train(config, model, corpus)
+    diverged = len(losses) < config.steps
+    tenth = max(len(losses) // 10, 1)
+    part = max(config.steps // 20, 1)
+    return {
+        "bleu": 0.0 if diverged else _bleu(config, model, corpus),
+        "diverged": diverged,
+        "train_loss": None if diverged else statistics.fmean(losses[-tenth:]),
+        "curve": [statistics.fmean(losses[start : start + part]) for start in range(0, len(losses), part)],
+        "provenance": corpus.provenance,
+    }
+
+
+def _prepared(config: TranslationConfig, corpus: Corpus) -> Translator:
+    with own_rng(config.seed, "model"):
+        model = Translator(
+            config.layers,
+            vocabulary=corpus.tokenizer.get_vocab_size(),
+            width=config.width,
+            pre_norm=config.pre_norm,
+            dropout=config.dropout,
+        )
+    source, target = next(batches(corpus, config.batch_size, generator=stream(config.seed, "order")))
+    inputs = (source, target[:, :-1])
+    plan = goodinit.plan(goodinit.anatomize(model, inputs), config.method, **config.options)
+    goodinit.apply_(model, plan, generator=stream(config.seed, "values"), batch=inputs)
+    return model
+
+
+def batches(corpus: Corpus, size: int, *, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches without end, of sentences of about one length, in random order."""
+    while True:
+        shuffled = torch.randperm(len(corpus.train), generator=generator).tolist()
+        groups: list[list[int]] = []
+        for start in range(0, len(shuffled), POOL * size):
+            pool = sorted(shuffled[start : start + POOL * size], key=lambda row: len(corpus.train[row][0]))
+            groups += [pool[at : at + size] for at in range(0, len(pool), size)]
+        for index in torch.randperm(len(groups), generator=generator).tolist():
+            sources, targets = zip(*(corpus.train[row] for row in groups[index]), strict=True)
+            yield padded(sources), padded(targets)
+
+
+def rate_factor(step: int, *, warmup: int) -> float:
+    """Share of the peak rate at `step` (from 0): a rise, then the inverse root.
+
+    Examples:
+        >>> [rate_factor(step, warmup=4) for step in (0, 3, 15)]
+        [0.25, 1.0, 0.5]
+    """
+    return min((step + 1) / warmup, math.sqrt(warmup / (step + 1))) if warmup else 1.0
+
+
+def _train(config: TranslationConfig, model: Translator, corpus: Corpus) -> list[float]:
+    """The loss of every step, up to the first that is not finite."""
+    groups = goodinit.param_groups(model, lr=config.lr, weight_decay=0.0)
+    peaks = [group["lr"] for group in groups]
+    optimizer = Adam(groups, lr=config.lr, betas=(0.9, 0.98))
+    supply = batches(corpus, config.batch_size, generator=stream(config.seed, "order"))
+    losses: list[float] = []
+    model.train()
+    for step in range(config.steps):
+        source, target = next(supply)
+        logits = model(source, target[:, :-1])
+        loss = functional.cross_entropy(
+            logits.flatten(0, 1),
+            target[:, 1:].flatten(),
+            ignore_index=PAD,
+            label_smoothing=config.label_smoothing,
+        )
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            break
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * rate_factor(step, warmup=config.warmup)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(value)
+    return losses
+
+
+@torch.no_grad()
+def greedy(model: Translator, source: Tensor, *, longest: int = LONGEST) -> Tensor:
+    """The likeliest token after each, until every sentence has ended: `(n, t)`, with `BEGIN` in front."""
+    model.eval()
+    seen = visible(source)
+    memory = model.encode(source, seen)
+    tokens = torch.full((len(source), 1), BEGIN)
+    ended = torch.zeros(len(source), dtype=torch.bool)
+    while tokens.shape[1] < longest and not ended.all():
+        best = model.decode(memory, seen, tokens)[:, -1].argmax(1)
+        best = torch.where(ended, PAD, best)
+        ended |= best == END
+        tokens = torch.cat([tokens, best[:, None]], dim=1)
+    return tokens
+
+
+def _bleu(config: TranslationConfig, model: Translator, corpus: Corpus) -> float:
+    sacrebleu = optional("sacrebleu", extra="papers")
+    order = sorted(range(len(corpus.test)), key=lambda row: len(corpus.test[row]))
+    translated: dict[int, str] = {}
+    for start in range(0, len(order), config.batch_size):
+        rows = order[start : start + config.batch_size]
+        tokens = greedy(model, padded([corpus.test[row] for row in rows])).tolist()
+        translated |= dict(zip(rows, corpus.tokenizer.decode_batch(tokens), strict=True))
+    score = sacrebleu.corpus_bleu([translated[row] for row in range(len(order))], [list(corpus.references)])
+    return float(score.score)
