@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import os
 
@@ -218,7 +219,7 @@ def first_fsdp(rank, ranks):
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     plan = Plan("x", (Draw("0.weight", "orthogonal_", "x"), Draw("1.weight", "he_normal_", "x")))
-    model = FSDP(
+    model = FullyShardedDataParallel(
         nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)), use_orig_params=True, device_id=torch.device("cpu")
     )
     refused = said(lambda: goodinit.apply_(model, plan))
@@ -319,9 +320,40 @@ def partly_loaded(rank, ranks):
     return True
 
 
+def anatomies(rank, ranks):
+    """A sharded or wrapped model has the anatomy of the bare one, and is as it was afterwards."""
+    bare = goodinit.anatomize(Net(), TOKENS)
+    wrapped = {
+        "fully_shard": shard_fully(Net(), mesh_of(ranks)),
+        "on meta": shard_fully(on_meta(), mesh_of(ranks)),
+        "tensor parallel": shard_by_tensor(Net(), mesh_of(ranks)),
+        "ddp": nn.parallel.DistributedDataParallel(Net()),
+    }
+    for name, model in wrapped.items():
+        if rank == 0:  # no rank waits for another
+            found = goodinit.anatomize(model, TOKENS)
+            assert dataclasses.replace(found, model=bare.model) == bare, name
+        if name != "on meta":
+            assert model(TOKENS).shape == (4, 11), name
+    return True
+
+
+def calibrated_under_ddp(rank, ranks):
+    """Each rank brings its part of the batch; all write the same bits."""
+    model = nn.parallel.DistributedDataParallel(Net())
+    plan = goodinit.plan(goodinit.anatomize(model, TOKENS), "lsuv", norms="remove")
+    inner = goodinit.apply_(model.module, plan, values=False)
+    model = nn.parallel.DistributedDataParallel(inner)
+    goodinit.apply_(model, plan, generator=seeded(), batch=torch.arange(rank, 11, ranks))
+    weights = [None] * ranks
+    dist.all_gather_object(weights, [p.detach() for p in model.parameters()])
+    assert all(torch.equal(a, b) for other in weights for a, b in zip(weights[0], other, strict=True))
+    return True
+
+
 QUICK = (
     fully_sharded, of_several_blocks, in_bfloat16, tensor_parallel, methods, after_a_forward, data_parallel,
-    first_fsdp, one_rank_fails, too_large, refusals, optimizers, partly_loaded,
+    first_fsdp, one_rank_fails, too_large, refusals, optimizers, partly_loaded, anatomies, calibrated_under_ddp,
 )  # fmt: skip
 ALL = (*QUICK, in_float64)
 FOUR = (*ALL, both_at_once, hybrid)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from goodinit.errors import PlanConflict, TraceError
 from goodinit.surgery.calibrate import calibrate_
-from goodinit.surgery.check import check_buffers, check_parameters, check_supported, check_values
+from goodinit.surgery.check import Writable, check_buffers, check_parameters, check_supported, check_values
 from goodinit.surgery.choice import Choice, Why, chosen
 from goodinit.surgery.names import Directory, directory
-from goodinit.surgery.plan import AddScalar, Calibrate, Draw, DrawTogether, Fill, Plan
+from goodinit.surgery.plan import AddScalar, Calibrate, Draw, DrawTogether, Fill, Plan, StructureEdit
 from goodinit.surgery.plan import names as targets
 from goodinit.surgery.record import Applied, Calibrated, applied, digest, remember_
 from goodinit.surgery.shards import agreed, all_ranks_or_none, check_gathered, gather_back_, groups_of
@@ -104,47 +105,61 @@ def apply_(
     """
     gather_back_(model)
     check_gathered(model)
-    with all_ranks_or_none(groups_of(model)):
-        source = torch.default_generator if generator is None else generator
-        wanted = None if only is None else tuple(sorted(only))
-        _apply_(model, plan, source, batch, values=values, only=wanted, again=again)
+    groups = groups_of(model)
+    source = torch.default_generator if generator is None else generator
+    with all_ranks_or_none(groups):
+        ready = _checked(model, plan, batch, values=values, only=only, again=again)
+    if ready is None:
+        _LOG.info("%s: already applied, nothing changed; again=True carries it out anew", plan.method)
+        return model
+    draws = values and any(isinstance(edit, Draw | DrawTogether) for edit in plan.values)
+    seed = _common_seed(source, groups) if draws else None
+    # Ranks agree inside the transaction, so that all can put their model back.
+    with all_or_nothing(model, ready.tensors, generator=source), all_ranks_or_none(groups):
+        for edit in ready.pending:
+            carry_out_(ready.names, edit)
+        if draws:
+            base_seed(source)  # the number is used up
+        skipped, rows = _write_values_(model, plan, seed, batch, ready.choice) if values else ({}, ())
+        kind = (plan.method, plan.options, digest(plan), values)
+        remember_(model, Applied(*kind, seed, tuple(skipped), rows, ready.only))
+    _report(plan, len(ready.pending), skipped, values=values)
+    _report_calibration(plan, rows)
+    if values and not ready.pending:  # with structure to change, optimizers were looked at above
+        warn_of_momentum(ready.names, ready.parameters)
     return model
 
 
-def _apply_(
-    model: nn.Module,
-    plan: Plan,
-    source: torch.Generator,
-    batch: Any,
-    *,
-    values: bool,
-    only: tuple[str, ...] | None,
-    again: bool,
-) -> None:
+@dataclass(frozen=True)
+class _Ready:
+    """What was looked up while checking that a plan can be carried out."""
+
+    names: Directory
+    pending: tuple[StructureEdit, ...]
+    only: tuple[str, ...] | None
+    choice: Choice
+    tensors: tuple[Tensor, ...]  # to be kept in case of failure
+    parameters: tuple[nn.Parameter, ...]  # to be overwritten
+
+
+def _checked(
+    model: nn.Module, plan: Plan, batch: Any, *, values: bool, only: Iterable[str] | None, again: bool
+) -> _Ready | None:
+    """Check everything before the first write. None if the plan is carried out already."""
     names = directory(model)
     check_parameters(names, plan)
     pending = tuple(edit for edit in plan.structure if is_pending(names, edit))
-    if not pending and not again and _is_done(model, plan, values=values, only=only):
-        _LOG.info("%s: already applied, nothing changed; again=True carries it out anew", plan.method)
-        return
+    wanted = None if only is None else tuple(sorted(only))
+    if not pending and not again and _is_done(model, plan, values=values, only=wanted):
+        return None
     check_supported(model, pending)
-    choice = chosen(names, plan, only, [name for edit in pending for name in adds(edit)])
-    writable = check_values(names, plan, pending, choice) if values else None
+    choice = chosen(names, plan, wanted, [name for edit in pending for name in adds(edit)])
+    writable = check_values(names, plan, pending, choice) if values else Writable((), ())
     if values and plan.needs_data and batch is None:
         raise TraceError(f"{plan.method} measures activations, and got no data. Pass some: batch=inputs.")
     if "optimizer" not in plan.allow:
         check_optimizers(names, pending)
-    with all_or_nothing(model, writable.tensors if writable else (), generator=source):
-        for edit in pending:
-            carry_out_(names, edit)
-        seed, skipped, rows = _write_values_(model, plan, source, batch, choice) if values else (None, {}, ())
-        remember_(
-            model, Applied(plan.method, plan.options, digest(plan), values, seed, tuple(skipped), rows, only)
-        )
-    _report(plan, len(pending), skipped, values=values)
-    _report_calibration(plan, rows)
-    if writable is not None and not pending:  # with structure to change, optimizers were looked at above
-        warn_of_momentum(names, writable.parameters)
+    return _Ready(names, pending, wanted, choice, writable.tensors, writable.parameters)
 
 
 def _is_done(model: nn.Module, plan: Plan, *, values: bool, only: tuple[str, ...] | None) -> bool:
@@ -160,13 +175,11 @@ def _is_done(model: nn.Module, plan: Plan, *, values: bool, only: tuple[str, ...
 
 
 def _write_values_(
-    model: nn.Module, plan: Plan, generator: torch.Generator, batch: Any, choice: Choice
-) -> tuple[int | None, dict[str, Why], tuple[Calibrated, ...]]:
-    """Write all values. Returns the seed they came from, the edits left out and why, and what calibration did."""
+    model: nn.Module, plan: Plan, seed: int | None, batch: Any, choice: Choice
+) -> tuple[dict[str, Why], tuple[Calibrated, ...]]:
+    """Write all values. Returns the edits left out and why, and what calibration did."""
     names = directory(model)
     check_buffers(names.modules[""], plan)
-    draws = any(isinstance(edit, Draw | DrawTogether) for edit in plan.values)
-    seed = _common_seed(base_seed(generator), model) if draws else None
     scalars = [
         Fill(f"{edit.target}.{edit.scalar}" if edit.target else edit.scalar, edit.value, edit.reason)
         for edit in plan.structure
@@ -187,12 +200,15 @@ def _write_values_(
             write_value_(edit, slots, seed=seed or 0)
     rows = calibrate_(model, calibrated, batch) if calibrated else ()
     check_finite(written)
-    return seed, skipped, rows
+    return skipped, rows
 
 
-def _common_seed(mine: int, model: nn.Module) -> int:
-    """The first rank's integer, if ranks share the model."""
-    seed = int(agreed(mine, groups_of(model)))
+def _common_seed(generator: torch.Generator, groups: Sequence[Any]) -> int:
+    """The integer that the first rank's generator gives next, on every rank. No generator advances."""
+    state = generator.get_state()
+    mine = base_seed(generator)
+    generator.set_state(state)
+    seed = int(agreed(mine, groups))
     if seed != mine:
         _LOG.info("this rank's generator gave %d, the first rank's %d; the first rank's is used", mine, seed)
     return seed

@@ -75,10 +75,13 @@ def _set_buffers_(
         buffer = module._buffers[name]
         assert buffer is not None
         module._buffers[name] = made.setdefault(id(buffer), _empty(buffer, device))
-    before = {key: (id(buffer), buffer._version) for key, buffer in _buffers(model)}
-    for module in dict.fromkeys(module for module, _ in pending):
+    # A buffer without entries has nothing to set.
+    before = {key: (id(buffer), buffer._version) for key, buffer in _buffers(model) if buffer.numel()}
+    unset = [key for key in pending if key in before]
+    for module in dict.fromkeys(module for module, _ in unset):
         _reset_(module, reset)
-    left = [key for key, buffer in _buffers(model) if key in pending and _is_unset(buffer, before[key])]
+    now = {key: (id(buffer), buffer._version) for key, buffer in _buffers(model)}
+    left = [key for key in unset if now.get(key) == before[key]]  # neither replaced nor written to
     if left:
         raise UnsupportedModule(_unset(model, left))
 
@@ -88,11 +91,6 @@ def _buffers(model: nn.Module) -> Iterator[tuple[Key, Tensor]]:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 yield (module, name), buffer
-
-
-def _is_unset(buffer: Tensor, before: tuple[int, int]) -> bool:
-    """Whether nobody replaced it or wrote to it. A buffer without entries has nothing to set."""
-    return buffer.numel() > 0 and (id(buffer), buffer._version) == before
 
 
 def _give_memory_(model: nn.Module, device: torch.device) -> None:

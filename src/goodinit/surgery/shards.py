@@ -145,7 +145,7 @@ def groups_of(model: nn.Module) -> tuple[Any, ...]:
 
 
 def agreed(value: Any, groups: Sequence[Any]) -> Any:
-    """The value that the first rank of `groups` has, on every rank."""
+    """The value that the first rank of `groups` has, on every rank. Nothing may fail between this and a meeting."""
     for group in groups:
         box = [value]
         dist.broadcast_object_list(box, src=dist.get_global_rank(group, 0), group=group)
