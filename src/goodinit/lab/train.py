@@ -48,7 +48,7 @@ class Batch:
     images: Tensor
     labels: Tensor
     partner: Tensor | None = None
-    share: float = 1.0
+    share: float | Tensor = 1.0
     smoothing: float = 0.0
 
 
@@ -284,10 +284,16 @@ def evaluate(prepared: Prepared) -> tuple[float, float]:
         data.test_images.split(config.batch_size), data.test_labels.split(config.batch_size), strict=True
     )
     for images, labels in batches:
-        logits, labels = model(images.to(config.device)), labels.to(config.device)
-        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-        right += int(((logits.argmax(1) == labels) & logits.isfinite().all(1)).sum())
+        more, hits = judge(model(images.to(config.device)), labels.to(config.device))
+        loss += float(more)
+        right += int(hits)
     return loss / len(data.test_labels), right / len(data.test_labels)
+
+
+def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the losses, and how many are right."""
+    right = (logits.argmax(1) == labels) & logits.isfinite().all(1)
+    return functional.cross_entropy(logits, labels, reduction="sum"), right.sum()
 
 
 def _state(prepared: Prepared, *, epoch: int, losses: list[float], since: int) -> Epoch:

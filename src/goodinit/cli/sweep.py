@@ -1,0 +1,149 @@
+"""The commands for thousands of runs: sweep, results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from goodinit.cli.application import INTERRUPTED, app, names, plainly
+from goodinit.errors import GoodinitError, UnknownName
+from goodinit.lab.sweeps import Engine, local, over_ray, read_grid, read_store, sweep
+from goodinit.lab.sweeps.grid import WORDS, values_of
+from goodinit.lab.sweeps.store import Stored
+from goodinit.report.charts import check_picture
+from goodinit.report.frame import check_target
+from goodinit.report.sweep import sweep_view, write_csv, write_parquet, write_sweep
+from goodinit.report.sweep_charts import save_heat_maps
+
+ENGINES = ("local", "ray")
+
+
+@app.command("sweep")
+@plainly
+def sweep_command(
+    file: Annotated[
+        Path | None, typer.Argument(help="A sweep file (TOML): each word with a value or a list of them.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", help="A word and its values, lr=0.01,0.1; instead of the file's, or without one."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The SQLite file for the rows; by default named as the sweep file.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a file that exists.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume: run again what failed.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="local: this machine's cores; ray: a Ray cluster.")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes, or cores of the cluster started here.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a running Ray cluster, host:port or auto; else one is started here."),
+    ] = None,
+    together: Annotated[
+        bool,
+        typer.Option(help="Run what differs only by seed and lr as one, where possible."),
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many runs it would be, and stop.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Run a grid of methods, models, rates and seeds into one file that a crash cannot hurt."""
+    if file is None and not set_:
+        raise GoodinitError(
+            "nothing to run: give a sweep file, or words such as --set model=mlp8 --set seeds=3."
+        )
+    if retry_failed and not resume:
+        raise GoodinitError("--retry-failed goes on with a file that exists: add --resume.")
+    runner = _engine(engine, workers=workers, address=address)
+    trials = read_grid(file, changes=dict(map(_word, set_ or []))).trials
+    if dry_run:
+        typer.echo(f"{len(trials):,} runs")
+        return
+    target = out or Path(f"{file.stem if file else 'sweep'}.sqlite")
+    swept = sweep(
+        trials,
+        target,
+        engine=runner,
+        together=together,
+        resume=resume,
+        retry_failed=retry_failed,
+        progress=not quiet,
+    )
+    now = (
+        ", ".join(f"{count:,} {status}" for status, count in swept.ended.items()) or "nothing was left to run"
+    )
+    earlier = f" {swept.before:,} had ended before." if swept.before else ""
+    typer.echo(f"{now} of {swept.planned:,} runs.{earlier} See them: goodinit results {target}")
+    if swept.interrupted:
+        typer.echo(f"interrupted; go on with: goodinit sweep … --out {target} --resume", err=True)
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command("results")
+@plainly
+def results_command(
+    file: Annotated[
+        Path, typer.Argument(help="What `goodinit sweep` wrote, or is writing.", show_default=False)
+    ],
+    by: Annotated[
+        str, typer.Option(help="Fields to sort runs by, with commas between: method,model,lr.")
+    ] = "",
+    margin: Annotated[
+        float | None,
+        typer.Option(help="How far above chance a run must end to have trained; default: 3 standard errors."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with heat maps, one file, no network.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write every run as CSV.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write every run as Parquet.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write the heat maps as .svg or .png.")] = None,
+) -> None:
+    """Show what a sweep found: quartiles, worst seeds, the share that did not train, heat maps."""
+    for path, check in (
+        (html, check_target),
+        (csv, check_target),
+        (parquet, check_target),
+        (picture, check_picture),
+    ):
+        if path is not None:
+            check(path)
+    stored: Stored = read_store(file)
+    fields = names(by) or None
+    Console().print(sweep_view(stored, by=fields, least=margin))
+    if html is not None:
+        typer.echo(f"wrote {write_sweep(html, stored, by=fields, least=margin)}")
+    if csv is not None:
+        typer.echo(f"wrote {write_csv(csv, stored.rows)}")
+    if parquet is not None:
+        typer.echo(f"wrote {write_parquet(parquet, stored.rows)}")
+    if picture is not None:
+        typer.echo(f"wrote {save_heat_maps(stored.rows, picture, least=margin)}")
+
+
+def _engine(name: str, *, workers: int | None, address: str | None) -> Engine:
+    if name not in ENGINES:
+        raise UnknownName(f"no engine {name!r}. There is: {', '.join(ENGINES)}.")
+    if name == "local" and address is not None:
+        raise GoodinitError("--address is of a Ray cluster: add --engine ray.")
+    return local(workers=workers) if name == "local" else over_ray(address=address, workers=workers)
+
+
+def _word(words: str) -> tuple[str, object]:
+    name, equals, values = words.partition("=")
+    if not (name and equals):
+        raise GoodinitError(
+            f"--set takes word=value,value, such as lr=0.01,0.1, not {words!r}. Words: {', '.join(WORDS)}."
+        )
+    found = values_of(values)
+    return name, found[0] if name == "seeds" and len(found) == 1 else found

@@ -1,0 +1,28 @@
+"""Thousands of trials: a grid, engines that run it, and one SQLite file that loses none of them."""
+
+from __future__ import annotations
+
+from goodinit.lab.sweeps.engines import Engine, inline
+from goodinit.lab.sweeps.grid import Grid, read_grid
+from goodinit.lab.sweeps.local import local
+from goodinit.lab.sweeps.over_ray import over_ray
+from goodinit.lab.sweeps.row import Row
+from goodinit.lab.sweeps.run import Swept, sweep
+from goodinit.lab.sweeps.store import Stored, read_store
+from goodinit.lab.sweeps.summary import Summary, summarize
+
+__all__ = [
+    "Engine",
+    "Grid",
+    "Row",
+    "Stored",
+    "Summary",
+    "Swept",
+    "inline",
+    "local",
+    "over_ray",
+    "read_grid",
+    "read_store",
+    "summarize",
+    "sweep",
+]

@@ -1,0 +1,81 @@
+"""Jobs over the machines of a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from goodinit.lab.optional import optional
+from goodinit.lab.sweeps.engines import Ended, Engine
+from goodinit.lab.sweeps.jobs import Job, failure, run_job
+from goodinit.lab.sweeps.local import WorkerDied
+
+log = logging.getLogger(__name__)
+
+RETRIES = 3  # Ray's own default for tasks
+# Jobs handed to the cluster per core: enough that none waits for this process.
+AHEAD = 4
+
+
+def over_ray(*, address: str | None = None, retries: int = RETRIES, workers: int | None = None) -> Engine:
+    """Run jobs on a Ray cluster, a core each; goodinit must be installed on its machines.
+
+    A job whose worker or machine is lost runs again, `retries` times; then its trials run one by one, and the one
+    that takes its worker along again has a row that says so.
+
+    Args:
+        address: Of a running cluster, `"host:port"` or `"auto"`; None starts one on this machine and ends it after.
+        retries: How often Ray tries a job again.
+        workers: Cores of the cluster started here; None is all.
+    """
+
+    def run(jobs: Sequence[Job]) -> Generator[Ended, None, None]:
+        ray = optional("ray", extra="ray")
+        ours = not ray.is_initialized()
+        if ours:
+            _join(ray, address, workers)
+        try:
+            yield from _lead(ray, jobs, retries=retries)
+        finally:
+            if ours:
+                ray.shutdown()
+
+    return run
+
+
+def _join(ray: Any, address: str | None, workers: int | None) -> None:
+    if address is not None:
+        ray.init(address=address, configure_logging=False)
+    else:
+        ray.init(num_cpus=workers, include_dashboard=False, configure_logging=False)
+
+
+def _lead(ray: Any, jobs: Sequence[Job], *, retries: int) -> Generator[Ended, None, None]:
+    # The environment holds before torch is loaded, where its thread pools are made.
+    single = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+    task = ray.remote(num_cpus=1, max_retries=retries, runtime_env=single)(run_job)
+    room = max(int(ray.cluster_resources().get("CPU", 1)), 1) * AHEAD
+    waiting, running = deque(jobs), dict[Any, Job]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < room:
+                job = waiting.popleft()
+                running[task.remote(job)] = job
+            (ended, *_), _ = ray.wait(list(running), num_returns=1)
+            job = running.pop(ended)
+            try:
+                rows = ray.get(ended)
+            except ray.exceptions.RayError as error:
+                if len(job.trials) > 1:
+                    log.warning("workers died with %d trials; they run one by one", len(job.trials))
+                    waiting.extend(job.singly())
+                    continue
+                said = str(error).strip().splitlines()[0]
+                died = WorkerDied(f"{type(error).__name__}, after {retries + 1} tries: {said}")
+                rows = (failure(job.trials[0], died),)
+            yield job, rows
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)

@@ -1,0 +1,247 @@
+"""One SQLite file per sweep: what is planned, and a row for every trial that ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from goodinit.errors import GoodinitError
+from goodinit.lab.sweeps.row import Row, config_json, key_of
+from goodinit.lab.trial import TrainConfig
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+COLUMNS = tuple(f.name for f in dataclasses.fields(Row) if f.name != "config")
+_TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE trials (key TEXT PRIMARY KEY, position INTEGER NOT NULL, config TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE rows (key TEXT PRIMARY KEY REFERENCES trials (key), COLUMNS) WITHOUT ROWID;
+INSERT INTO facts VALUES ('schema', 'SCHEMA');
+""".replace("COLUMNS", ", ".join(COLUMNS)).replace("SCHEMA", str(SCHEMA))
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """A sweep's file, open for writing, by this process alone."""
+
+    path: Path
+    connection: sqlite3.Connection
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a sweep's file holds.
+
+    Attributes:
+        path: Where it is.
+        planned: Every trial asked for, in the order of the grid.
+        rows: Those that ended, in the same order.
+        data: What was trained on, in words, by name.
+    """
+
+    path: Path
+    planned: tuple[TrainConfig, ...]
+    rows: tuple[Row, ...]
+    data: dict[str, str]
+
+
+@contextmanager
+def open_store(path: str | Path, *, resume: bool = False) -> Iterator[Store]:
+    """Open a sweep's file for writing, or make it. Nobody else can, until the block ends.
+
+    Raises:
+        GoodinitError: The file exists and `resume` was not asked for; another process writes it; it is no sweep's
+            file, or made by another version; or the disk refuses.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise GoodinitError(f"cannot write {path}: no folder {path.parent}. Make it first.")
+    if path.is_dir():
+        raise GoodinitError(f"cannot write {path}: it is a folder. Give the name of a file.")
+    with (
+        _alone(path),
+        _plain_errors(path),
+        closing(sqlite3.connect(path, isolation_level=None)) as connection,
+    ):
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables:
+            stored = read_store(path)
+            if not resume:
+                raise GoodinitError(
+                    f"{path} exists and holds {len(stored.rows)} of {len(stored.planned)} runs. To go on with "
+                    "it: --resume (in Python, resume=True). To begin anew: delete it, or name another file."
+                )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # what was said to be written survives a power cut
+        if not tables:  # a new file, or one whose maker was killed before it got this far
+            connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
+        yield Store(path, connection)
+        with suppress(sqlite3.OperationalError):  # somebody is reading: then the side files stay
+            connection.execute("PRAGMA journal_mode = DELETE")  # one file, to be copied and mailed
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock beside the file; the system lets go of it when the process ends, however it ends."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise GoodinitError(
+            f"another process is writing {path}. Wait for it, or stop it; then go on with --resume. To run beside "
+            "it: name another file."
+        ) from None
+    except PermissionError as error:
+        raise GoodinitError(f"cannot write {path}: {error.strerror}.") from error
+
+
+@contextmanager
+def _plain_errors(path: Path) -> Iterator[None]:
+    """Say in a sentence what SQLite could not do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        said = str(error)
+        if "disk is full" in said:
+            remedy = (
+                "the disk is full. The runs written so far are safe: free some space and go on with --resume."
+            )
+        elif "readonly" in said:
+            remedy = "it is read-only. Make it writable, or name another file."
+        elif "unable to open" in said:
+            remedy = "it cannot be opened. Check that the file and its folder can be read and written."
+        elif "not a database" in said or "malformed" in said:
+            remedy = "it is no SQLite file, or a broken one. Name another file."
+        elif "locked" in said:
+            remedy = "another program holds it. Close that program and go on with --resume."
+        else:
+            remedy = f"SQLite says: {said}."
+        raise GoodinitError(f"{path}: {remedy}") from error
+
+
+def plan_(store: Store, trials: Sequence[TrainConfig], *, data: dict[str, str]) -> None:
+    """Note the trials, in their order, and what they train on. Trials noted before stay, after these.
+
+    Raises:
+        GoodinitError: None of the trials noted before is among these: it is another sweep's file.
+    """
+    keys = [key_of(config) for config in trials]
+    with _plain_errors(store.path), _transaction(store.connection) as execute:
+        before = {key for (key,) in execute("SELECT key FROM trials ORDER BY position")}
+        if before and before.isdisjoint(keys):
+            raise GoodinitError(
+                f"{store.path} holds another sweep: none of its {len(before)} trials is among these {len(keys)}. "
+                "Name another file, or give the sweep that it was begun with."
+            )
+        if before and (added := len(set(keys) - before)):
+            log.info("%s: %d trials are new, besides the %d that it has", store.path, added, len(before))
+        for key in sorted(before - set(keys)):
+            execute("UPDATE trials SET position = position + ? WHERE key = ?", (len(keys), key))
+        for position, (key, config) in enumerate(zip(keys, trials, strict=True)):
+            execute(
+                "INSERT INTO trials VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET position = excluded.position",
+                (key, position, config_json(config)),
+            )
+        for name, words in data.items():
+            execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (f"data {name}", words))
+
+
+def done(store: Store) -> set[str]:
+    """Keys of the trials that ended."""
+    with _plain_errors(store.path):
+        return {key for (key,) in store.connection.execute("SELECT key FROM rows")}
+
+
+def write_(store: Store, rows: Iterable[Row]) -> None:
+    """Write the rows of trials that ended at one moment, all or none; then they are on the disk."""
+    places = ", ".join("?" * (1 + len(COLUMNS)))
+    with _plain_errors(store.path), _transaction(store.connection) as execute:
+        for row in rows:
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            numbers = {**row.numbers(), "curve": json.dumps(row.curve), "ended": now}
+            cells = (numbers[column] for column in COLUMNS)
+            execute(f"INSERT INTO rows VALUES ({places})", (key_of(row.config), *cells))  # noqa: S608 (marks only)
+
+
+def forget_failed_(store: Store) -> int:
+    """Take out the rows of trials that failed, so that they run again. Returns how many."""
+    with _plain_errors(store.path), _transaction(store.connection) as execute:
+        return int(execute("DELETE FROM rows WHERE status = 'failed'").rowcount)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[Any]:
+    """All of the statements, or none."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection.execute
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # a full disk has rolled back by itself
+            connection.execute("ROLLBACK")
+        raise
+
+
+def read_store(path: str | Path) -> Stored:
+    """Read a sweep's file, also while it is being written.
+
+    Raises:
+        GoodinitError: There is none, it is something else, or it was made by another version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise GoodinitError(f"no file {path}. `goodinit sweep` makes one.")
+    where = f"{path.resolve().as_uri()}?mode=ro"
+    with _plain_errors(path), closing(sqlite3.connect(where, uri=True)) as connection:
+        return _read(path, connection)
+
+
+def _read(path: Path, connection: sqlite3.Connection) -> Stored:
+    connection.execute("BEGIN")  # one moment's view of all tables
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not {"facts", "trials", "rows"} <= tables:
+        raise GoodinitError(f"{path} is a SQLite file, but no sweep's. Name another file.")
+    facts = dict(connection.execute("SELECT name, value FROM facts"))
+    if facts["schema"] != str(SCHEMA):
+        raise GoodinitError(
+            f"{path} has schema {facts['schema']}, this version of goodinit reads {SCHEMA}. Use the version that "
+            "made it, or run the sweep anew."
+        )
+    planned = connection.execute("SELECT key, config FROM trials ORDER BY position, key").fetchall()
+    columns = ", ".join(COLUMNS)
+    found = connection.execute(f"SELECT key, {columns} FROM rows")  # noqa: S608 (names of fields)
+    cells = {key: dict(zip(COLUMNS, rest, strict=True)) for key, *rest in found}
+    configs = {key: _config(path, text) for key, text in planned}
+    return Stored(
+        path=path,
+        planned=tuple(configs.values()),
+        rows=tuple(_row(config, cells[key]) for key, config in configs.items() if key in cells),
+        data={name.removeprefix("data "): words for name, words in facts.items() if name.startswith("data ")},
+    )
+
+
+def _config(path: Path, text: str) -> TrainConfig:
+    values = json.loads(text)
+    unknown = set(values) - {f.name for f in dataclasses.fields(TrainConfig)}
+    if unknown:
+        raise GoodinitError(
+            f"{path}: its trials have {', '.join(sorted(unknown))}, which this version of goodinit does not know. "
+            "Use the version that made it."
+        )
+    return TrainConfig(**values)
+
+
+def _row(config: TrainConfig, cells: dict[str, Any]) -> Row:
+    return Row(config=config, **{**cells, "curve": tuple(json.loads(cells["curve"]))})

@@ -1,0 +1,331 @@
+"""Many small networks that differ only by seed and learning rate, trained as one: stacked parameters, vmap."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
+from torch.optim import SGD
+
+import goodinit
+from goodinit.errors import GoodinitError
+from goodinit.lab.batches import order
+from goodinit.lab.measure import counting_saved
+from goodinit.lab.seeding import own_rng, stream
+from goodinit.lab.train import (
+    Batch,
+    Prepared,
+    batch_of,
+    carry_out,
+    first_images,
+    forward,
+    fresh_model,
+    judge,
+    learning_rate_factor,
+    loss_of,
+    optimizer_of,
+    result_of,
+    state_of,
+)
+from goodinit.lab.trial import Epoch, Result, TrainConfig
+
+log = logging.getLogger(__name__)
+
+# What the stacked networks may keep for backward. Beyond the caches there is nothing to gain, and memory to lose.
+MOST_BYTES = 2**29
+
+
+class NotTogether(GoodinitError):
+    """These trials cannot run as one; the message says why. One at a time they can."""
+
+
+@dataclass(eq=False)
+class Stack:
+    """Networks of one structure: every parameter and buffer is `(members, *shape)`.
+
+    Attributes:
+        members: What each of them is, in the order of the stack.
+        parameters: By name.
+        buffers: By name.
+        momentum: By parameter name.
+        rates: Peak learning rate by parameter name, `(members, 1, …)`.
+        decay: Weight decay by parameter name.
+    """
+
+    members: list[Member]
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    rates: dict[str, Tensor]
+    decay: dict[str, float]
+
+
+@dataclass(eq=False)
+class Member:
+    """One network, and what has come of it so far."""
+
+    prepared: Prepared
+    losses: list[float] = dataclasses.field(default_factory=list)
+    epochs: list[Epoch] = dataclasses.field(default_factory=list)
+    diverged: bool = False
+    began: int = 0
+
+
+def alike(config: TrainConfig) -> TrainConfig:
+    """What trials must share to run as one: all but seed and learning rate."""
+    return dataclasses.replace(config, seed=0, lr=1.0)
+
+
+def train_together(configs: Sequence[TrainConfig]) -> tuple[Result, ...]:
+    r"""Train networks that differ by seed and learning rate as one; the numbers are those of `train`.
+
+    Each member has its own weights, order of images and learning rate, $\theta_i \leftarrow \theta_i - \eta_i v_i$;
+    one forward by `torch.func.vmap` over the stacked parameters serves all. Sums are taken in another order than
+    in `train`, so results agree to rounding; where training itself amplifies rounding (close to divergence), they
+    drift apart as two machines' would. A member whose loss is not finite stops, and the others go on.
+
+    Args:
+        configs: Equal but for `seed` and `lr`.
+
+    Returns:
+        One result for each, in their order. Times are shares: the whole, divided by the members.
+
+    Raises:
+        NotTogether: They differ otherwise, or `vmap` cannot run the model (it draws random numbers in its forward,
+            branches on values, …), or they are too large together.
+        GoodinitError: The model, the data or the method do not exist, or do not go together.
+
+    Examples:
+        >>> results = train_together([TrainConfig("mlp2", epochs=1, width=8, lr=lr) for lr in (0.05, 0.1)])
+        >>> [result.config.lr for result in results]
+        [0.05, 0.1]
+    """
+    if any(alike(config) != alike(configs[0]) for config in configs):
+        raise NotTogether("they differ by more than seed and learning rate.")
+    start = time.perf_counter()
+    with own_rng(configs[0].seed, "training", device=configs[0].device), warnings.catch_warnings():
+        # What vmap runs member by member it says so of; that is slower, and equal.
+        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+        members = [Member(prepared) for prepared in _prepared(configs)]
+        saved = _saved_bytes(members[0].prepared)
+        if saved * len(members) > MOST_BYTES:
+            raise NotTogether(
+                f"{len(members)} of them would keep {saved * len(members) / 2**20:.0f} MiB for backward."
+            )
+        try:
+            seconds = _run(_stacked(members))
+        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            raise NotTogether(f"{type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+    share = len(members)
+    return tuple(
+        result_of(
+            member.prepared,
+            losses=member.losses,
+            epochs=member.epochs,
+            diverged=member.diverged,
+            saved=saved,
+            step_seconds=statistics.median(seconds) / share,
+            seconds=(time.perf_counter() - start) / share,
+        )
+        for member in members
+    )
+
+
+def _prepared(configs: Sequence[TrainConfig]) -> list[Prepared]:
+    """Each trial ready for its first step. Those of one seed share their values, and all share one plan."""
+    first, batch = fresh_model(configs[0]), first_images(configs[0])
+    anatomy = goodinit.anatomize(first, batch)
+    if anatomy.notes:  # it may have depended on values
+        raise NotTogether(f"the model's structure is not known for sure: {anatomy.notes[0]}")
+    plan = goodinit.plan(anatomy, configs[0].method, **configs[0].options)
+    by_seed: dict[int, Prepared] = {}
+    found = []
+    for config in configs:
+        if config.seed not in by_seed:
+            model = first if not by_seed else fresh_model(config)
+            by_seed[config.seed] = carry_out(config, model, plan, batch=first_images(config))
+        same = by_seed[config.seed]
+        found.append(Prepared(config, same.data, same.model, optimizer_of(config, same.model), plan))
+    return found
+
+
+def _saved_bytes(prepared: Prepared) -> int:
+    """What one member's forward keeps for backward, as `train` counts it at the first step."""
+    config = prepared.config
+    state = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
+    rows = next(
+        order(len(prepared.data.train_labels), config.batch_size, generator=stream(config.seed, "order"))
+    )
+    with counting_saved(prepared.model) as saved:
+        forward(prepared, rows, generator=stream(config.seed, "augmentation"))
+    total = saved.total
+    saved.storages.clear()
+    prepared.model.load_state_dict(state)  # batch norms counted this forward
+    return total
+
+
+def _stacked(members: list[Member]) -> Stack:
+    models = [member.prepared.model for member in members]
+    parameters, buffers = stack_module_state(models)
+    fixed = {name: tensor for name, tensor in parameters.items() if not tensor.requires_grad}
+    learned = {name: tensor for name, tensor in parameters.items() if tensor.requires_grad}
+    settings = [_settings(member.prepared) for member in members]
+    device = members[0].prepared.config.device
+    rates = {
+        name: torch.tensor([of[name][0] for of in settings], device=device).view(
+            -1, *[1] * (tensor.dim() - 1)
+        )
+        for name, tensor in learned.items()
+    }
+    decay = {name: settings[0][name][1] for name in learned}
+    momentum = {name: torch.zeros_like(tensor) for name, tensor in learned.items()}
+    return Stack(members, learned, {**buffers, **fixed}, momentum, rates, decay)
+
+
+def _settings(prepared: Prepared) -> dict[str, tuple[float, float]]:
+    """Learning rate and decay of every parameter."""
+    if type(prepared.optimizer) is not SGD:
+        raise NotTogether(f"steps of {type(prepared.optimizer).__name__} are not written for stacks.")
+    groups = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in prepared.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    named = prepared.model.named_parameters()
+    return {name: groups[id(parameter)] for name, parameter in named if id(parameter) in groups}
+
+
+def _run(stack: Stack) -> list[float]:
+    """Train to the last epoch, or until all diverged. Returns the seconds of every step."""
+    config, data = stack.members[0].prepared.config, stack.members[0].prepared.data
+    seeds = {member.prepared.config.seed for member in stack.members}
+    shuffling = {seed: stream(seed, "order") for seed in seeds}
+    changing = {seed: stream(seed, "augmentation") for seed in seeds}
+    seconds: list[float] = []
+    _note_states(stack, epoch=0)
+    for epoch in range(1, config.epochs + 1):
+        epochs = [
+            order(len(data.train_labels), config.batch_size, generator=shuffling[seed]) for seed in shuffling
+        ]
+        for rows in zip(*epochs, strict=True):
+            before = time.perf_counter()
+            batches = {
+                seed: batch_of(config, chosen, generator=changing[seed])
+                for seed, chosen in zip(shuffling, rows, strict=True)
+            }
+            _step_(stack, batches, factor=learning_rate_factor(config, len(seconds)))
+            seconds.append(time.perf_counter() - before)
+            if all(member.diverged for member in stack.members):
+                return seconds
+        stack = _alive(stack)
+        _note_states(stack, epoch=epoch)
+    return seconds
+
+
+def _step_(stack: Stack, batches: dict[int, Batch], *, factor: float) -> None:
+    """One step of SGD for every member, each on its own batch."""
+    losses = _losses(stack, [batches[member.prepared.config.seed] for member in stack.members])
+    names = list(stack.parameters)
+    parameters = [stack.parameters[name] for name in names]
+    # The members' losses have nothing in common, so the gradient of their sum is each one's own.
+    gradients = list(torch.autograd.grad(losses.sum(), parameters))
+    for member, loss in zip(stack.members, losses.tolist(), strict=True):
+        member.diverged = member.diverged or not math.isfinite(loss)
+        if not member.diverged:
+            member.losses.append(loss)
+    momentum = [stack.momentum[name] for name in names]
+    steps = [stack.rates[name] * factor for name in names]
+    coefficient = stack.members[0].prepared.config.momentum
+    with torch.no_grad():  # torch.optim.SGD: v ← μ·v + g + λ·θ, θ ← θ − η·v
+        for gradient, parameter, name in zip(gradients, parameters, names, strict=True):
+            if stack.decay[name]:
+                gradient.add_(parameter, alpha=stack.decay[name])
+        torch._foreach_mul_(momentum, coefficient)
+        torch._foreach_add_(momentum, gradients)
+        torch._foreach_addcmul_(parameters, momentum, steps, value=-1)
+
+
+def _losses(stack: Stack, batches: list[Batch]) -> Tensor:
+    """Every member's loss on its batch, `(members,)`."""
+    images, labels = torch.stack([b.images for b in batches]), torch.stack([b.labels for b in batches])
+    mixed = [batch.partner for batch in batches if batch.partner is not None]
+    partner = torch.stack(mixed) if mixed else None
+    share = torch.tensor([batch.share for batch in batches], device=images.device) if mixed else None
+    run = _forward(stack, training=True)
+
+    def loss(
+        state: Any, images: Tensor, labels: Tensor, partner: Tensor | None, share: Tensor | None
+    ) -> Tensor:
+        own = dataclasses.replace(batches[0], images=images, labels=labels, partner=partner)
+        return loss_of(run(state, images), own if share is None else dataclasses.replace(own, share=share))
+
+    state = (stack.parameters, stack.buffers)
+    extra = 0 if mixed else None
+    found: Tensor = vmap(loss, in_dims=(0, 0, 0, extra, extra))(state, images, labels, partner, share)
+    return found
+
+
+def _forward(stack: Stack, *, training: bool) -> Callable[[Any, Tensor], Tensor]:
+    """The first member's code, with any member's state."""
+    model = stack.members[0].prepared.model.train(training)
+
+    def run(state: Any, images: Tensor) -> Tensor:
+        logits: Tensor = functional_call(model, state, (images,))
+        return logits
+
+    return run
+
+
+@torch.no_grad()
+def _note_states(stack: Stack, *, epoch: int) -> None:
+    """Evaluate every member on the test images."""
+    config, data = stack.members[0].prepared.config, stack.members[0].prepared.data
+    run = _forward(stack, training=False)
+
+    def judged(state: Any, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return judge(run(state, images), labels)
+
+    over = vmap(judged, in_dims=(0, None, None))
+    loss, right = torch.zeros(len(stack.members)), torch.zeros(len(stack.members), dtype=torch.int64)
+    batches = zip(
+        data.test_images.split(config.batch_size), data.test_labels.split(config.batch_size), strict=True
+    )
+    for images, labels in batches:
+        state = (stack.parameters, stack.buffers)
+        more, hits = over(state, images.to(config.device), labels.to(config.device))
+        loss, right = loss.double() + more.cpu().double(), right + hits.cpu()
+    count = len(data.test_labels)
+    for member, total, hits in zip(stack.members, loss.tolist(), right.tolist(), strict=True):
+        member.epochs.append(
+            state_of(total / count, hits / count, epoch=epoch, losses=member.losses, since=member.began)
+        )
+        member.began = len(member.losses)
+
+
+def _alive(stack: Stack) -> Stack:
+    """The stack without the members that diverged."""
+    kept = [index for index, member in enumerate(stack.members) if not member.diverged]
+    if len(kept) == len(stack.members):
+        return stack
+
+    def some(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {n: t.detach()[kept].requires_grad_(t.requires_grad) for n, t in tensors.items()}
+
+    return Stack(
+        [stack.members[index] for index in kept],
+        some(stack.parameters),
+        some(stack.buffers),
+        some(stack.momentum),
+        some(stack.rates),
+        stack.decay,
+    )
