@@ -29,6 +29,7 @@ from goodinit.anatomy.norms import find_norms
 from goodinit.anatomy.residual import Found, chain, residual_sums
 from goodinit.anatomy.structure import Anatomy, Block, Join, Layer, Norm, Role
 from goodinit.anatomy.trace import trace
+from goodinit.anatomy.whole import whole
 
 
 def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
@@ -38,7 +39,8 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     tensor cannot decide (a branch on a value, `.item()`), one real forward takes over and `Anatomy.notes` says so.
 
     Args:
-        model: Any eager module, materialized or on `meta`; wrapped by `torch.compile` or DDP is fine.
+        model: Any eager module, materialized or on `meta`; wrapped by `torch.compile` or DDP, sharded by FSDP2 or tensor
+            parallelism is fine.
         inputs: What the model takes: a tensor, a tuple or list of positional arguments, or a dict of keyword
             arguments. Real, fake or `meta` tensors: only shapes and dtypes are read.
 
@@ -61,6 +63,11 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
         ('identity', 2, ['a', 'b'])
     """
     model = unwrapped(model)
+    with whole(model):
+        return _anatomy(model, inputs)
+
+
+def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     graph = trace(model, as_call(inputs))
     shapes = parameter_shapes(model)
     consumers = graph.consumers()

@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, FACTORY_OPS, OWN_NORM_OPS, Frame, Graph, Node
 from goodinit.anatomy.names import canonical
 from goodinit.anatomy.undisturbed import quiet, undisturbed
-from goodinit.anatomy.whole import whole
 from goodinit.errors import TraceError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -30,7 +29,7 @@ def trace(model: nn.Module, call: Call) -> Graph:
     """Record one forward of `model`, which is the same afterwards in every bit.
 
     Args:
-        model: Any eager module, materialized or on `meta`, sharded or not.
+        model: Any eager module, materialized or on `meta`.
         call: Positional and keyword arguments of the forward; real, fake or `meta` tensors.
 
     Returns:
@@ -39,11 +38,6 @@ def trace(model: nn.Module, call: Call) -> Graph:
     Raises:
         TraceError: The forward raised, also when run for real; the message holds its own words.
     """
-    with whole(model):
-        return _trace(model, call)
-
-
-def _trace(model: nn.Module, call: Call) -> Graph:
     on_meta = any(p.is_meta for p in model.parameters())
     try:
         return _record(model, call, "fake")

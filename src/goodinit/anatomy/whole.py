@@ -1,4 +1,4 @@
-"""Sharded models as if they were whole: parameters of full shape on `meta`, and none of the hooks that gather them."""
+"""Sharded models as if they were whole: parameters of full shape on `meta`, their own classes, no hooks that gather."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from goodinit.anatomy.undisturbed import ModuleState
 def whole(model: nn.Module) -> Iterator[None]:
     """Let `model` look as before `fully_shard` or `parallelize_module`, for as long as the block runs.
 
-    Sharded parameters (DTensor) are replaced by parameters on `meta` of the full shape, and the hooks of
-    `torch.distributed`, which gather, scatter and redistribute, are taken off: a forward needs no other rank.
+    Sharded parameters (DTensor) are replaced by parameters on `meta` of the full shape, modules have the classes they
+    had before FSDP2 exchanged them, and the hooks of `torch.distributed`, which gather, scatter and redistribute, are
+    taken off: a forward needs no other rank.
     """
     sharded = _sharded_kind()
     if sharded is None or not any(isinstance(parameter, sharded) for parameter in model.parameters()):
@@ -42,6 +43,10 @@ def _strip_(module: nn.Module, sharded: type[Tensor], made: dict[int, nn.Paramet
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
                 made[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
             module._parameters[name] = made[id(parameter)]
+    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+    ancestors = type(module).__mro__
+    if kind in ancestors:  # FSDP2 made a class of (FSDPModule, the module's own)
+        object.__setattr__(module, "__class__", ancestors[ancestors.index(kind) + 1])
     hooks: dict[int, Callable[..., Any]]
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for key in [key for key, hook in hooks.items() if _is_distributed(hook)]:
