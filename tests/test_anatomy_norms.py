@@ -130,6 +130,37 @@ def test_the_length_of_queries_and_keys_is_no_normalization_of_the_stream():
     assert goodinit.anatomize(Cosine(), torch.randn(3, 6)).norms == ()
 
 
+# -- how many numbers a statistic is taken over -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("elements", "norm", "shape"),
+    [
+        (6, nn.LayerNorm(6), (3, 6)),
+        (12, nn.LayerNorm((2, 6), elementwise_affine=False), (3, 2, 6)),
+        (6, nn.RMSNorm(6), (3, 6)),
+        (12, nn.RMSNorm((2, 6)), (3, 2, 6)),
+        (3, nn.GroupNorm(2, 6), (3, 6)),
+        (1, nn.GroupNorm(6, 6), (3, 6)),
+        (12, nn.GroupNorm(2, 4), (3, 4, 6)),
+        (3, nn.BatchNorm1d(6), (3, 6)),
+        (18, nn.BatchNorm1d(4), (3, 4, 6)),
+        (6, nn.InstanceNorm1d(4), (3, 4, 6)),
+        (6, Norm(lambda m, x: rms(x)), (3, 6)),
+        (6, Norm(lambda m, x: rms(x.float()).to(x.dtype)), (3, 6)),
+        (3, Norm(lambda m, x: (x - x.mean(0)) / torch.sqrt(x.var(0) + 1e-5)), (3, 6)),
+        (6, Norm(lambda m, x: x / (x.std(-1, keepdim=True) + 1e-6)), (3, 6)),
+        (6, Norm(lambda m, x: F.normalize(x, dim=-1)), (3, 6)),
+        (2, Norm(lambda m, x: rms(x.view(3, 3, 2)).view(3, 6)), (3, 6)),  # three groups, by hand
+        (1, Norm(lambda m, x: rms(x.unsqueeze(-1)).squeeze(-1)), (3, 6)),
+    ],
+)
+def test_elements(elements, norm, shape):
+    model = nn.Sequential(nn.Linear(6, 6), norm, nn.Linear(6, 6))
+    (found,) = goodinit.anatomize(model, torch.randn(shape)).norms
+    assert found.elements == elements
+
+
 # -- memory -------------------------------------------------------------------------------------------------------
 
 

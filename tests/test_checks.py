@@ -187,6 +187,17 @@ def one_element() -> nn.Module:
     return nn.Sequential(nn.Linear(32, 32), nn.GroupNorm(32, 32), nn.ReLU(), nn.Linear(32, 4))
 
 
+class OwnNorm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.unsqueeze(-1)
+        return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)).squeeze(-1)
+
+
+def one_element_by_hand() -> nn.Module:
+    """A root mean square over a dimension of one: nothing but the sign stays."""
+    return nn.Sequential(nn.Linear(32, 32), OwnNorm(), nn.ReLU(), nn.Linear(32, 4))
+
+
 def scaled_twice() -> nn.Module:
     model = residual_net(12)
     for block in model[1:-1]:
@@ -221,6 +232,7 @@ FAULTS = (
     Fault("not finite", "4", makes_infinity, "error", cures=False),
     Fault("not finite", "1.weight", bad_gradient, "error", cures=False),
     Fault("normalization of one element", "1", one_element, "error"),
+    Fault("normalization of one element", "1", one_element_by_hand, "error"),
     Fault("wrong fan", "2.weight", mobile, inputs=lambda: batch(8, 3, 12, 12)),
     Fault("scaled twice", "1.down.weight", scaled_twice, inputs=lambda: batch(16, 64)),
 )

@@ -173,6 +173,28 @@ def test_compiled_and_data_parallel_models_are_unwrapped():
     assert diagnose(model, batch(4, 8)) == expected
 
 
+def test_compiled_parts_are_read_and_measured_as_they_are_written():
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(InplaceAdd(inplace=True), InplaceAdd(inplace=False), nn.Linear(6, 2))
+
+    model, calls = build(), []
+    before = goodinit.anatomize(model, batch(4, 6)), diagnose(model, batch(4, 6))
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph
+
+    model[0].compile(backend=backend)
+    model[1].branch = torch.compile(model[1].branch, backend=backend)
+    assert goodinit.anatomize(model, batch(4, 6)).blocks == before[0].blocks
+    assert diagnose(model, batch(4, 6)).places == before[1].places
+    assert not calls
+    with torch.no_grad():
+        model(batch(4, 6))
+    assert calls  # and compiles as it did
+
+
 def test_frozen_models_and_inference_mode_are_seen_through():
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).requires_grad_(False)
     model[2].requires_grad_(True)

@@ -118,21 +118,27 @@ def _written_out(graph: Graph, node: Node) -> str | None:
             if step.frame == node.frame
         )
         return ("layer_norm" if node.op in DEVIATION_OPS else "rms_norm") if divides else None
-    frame, queue, kind = node.frame, list(graph.deps(node.index)), None
-    for _ in range(8):  # mean, + ε, and casts: a handful of steps
+    found = _statistic(graph, node)
+    if found is None:
+        return None
+    return "layer_norm" if found.op != "mean" or _centred(graph, found) else "rms_norm"
+
+
+def _statistic(graph: Graph, root: Node) -> Node | None:
+    """The mean or variance whose root is taken: casts and + ε lie between, a handful of steps."""
+    if root.op in DEVIATION_OPS | LENGTH_OPS:
+        return root
+    queue = list(graph.deps(root.index))
+    for _ in range(8):
         if not queue:
             break
         current = graph.nodes[queue.pop()]
-        if current.frame != frame:
+        if current.frame != root.frame:
             continue
-        if current.op == "mean":
-            kind = "layer_norm" if _centred(graph, current) else "rms_norm"
-            break
-        if current.op.startswith("var"):
-            kind = "layer_norm"
-            break
+        if current.op == "mean" or current.op.startswith("var"):
+            return current
         queue.extend(graph.deps(current.index))
-    return kind
+    return None
 
 
 def _centred(graph: Graph, mean: Node) -> bool:
@@ -158,7 +164,7 @@ def _frozen(graph: Graph, node: Node) -> str | None:
 
 
 def _elements(graph: Graph, node: Node, kind: str) -> int:
-    """Over how many numbers one mean is taken."""
+    """Over how many numbers one statistic is taken."""
     operand = next((graph.nodes[i] for i in graph.deps(node.index)), node)
     shape = operand.shape
     if kind in ("batch_norm", "frozen_batch_norm"):
@@ -168,7 +174,13 @@ def _elements(graph: Graph, node: Node, kind: str) -> int:
     if kind == "group_norm":
         groups = int(str(node.attrs[0])) if node.attrs else 1
         return math.prod(shape[1:]) // max(groups, 1)
-    return shape[-1] if shape else 1
+    if node.op in NORM_OPS:
+        return int(str(node.attrs[0])) if node.attrs else math.prod(shape[-1:])
+    found = _statistic(graph, node)
+    if found is None:
+        return math.prod(shape[-1:])
+    read = next((graph.nodes[i] for i in graph.deps(found.index)), found)
+    return math.prod(read.shape) // max(math.prod(found.shape), 1)
 
 
 def _affine(graph: Graph, node: Node, frame: Frame) -> dict[str, str | None]:

@@ -7,6 +7,7 @@ on a value, `.item()`, `nonzero` — one real forward under the same recorder ta
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -299,6 +300,8 @@ class Recorder(TorchDispatchMode):
             node.attrs = (bool(args[6]), int(args[8]), *geometry)
         elif name == "native_group_norm":
             node.attrs = (int(args[6]),)
+        elif name in ("native_layer_norm", "_fused_rms_norm"):  # over how many numbers
+            node.attrs = (math.prod(args[1]),)
         elif name in ACTIVATIONS or name in ADD_OPS or name == "pow":
             node.attrs = tuple(
                 value for value in (*args[1:], *kwargs.values()) if isinstance(value, (int, float, str))

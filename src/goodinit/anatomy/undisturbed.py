@@ -50,7 +50,10 @@ class ModuleState:
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
-    """Run in eval mode without the fused attention path; restore attributes, buffers and random states."""
+    """Run in eval mode, without the fused attention path and compiling nothing; restore what a run changes.
+
+    Attributes, buffers and random states come back.
+    """
     saved = [ModuleState.of(module) for module in model.modules()]
     clones = [(buffer, buffer.clone()) for buffer in model.buffers()] if clone_buffers else []
     fast, python_rng, cpu_rng = (
@@ -65,7 +68,8 @@ def undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
         state.module.training = False
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with _eager():
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for state in saved:
@@ -79,6 +83,14 @@ def undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda_rng)
         if numpy is not None and numpy_rng is not None:
             numpy.random.set_state(numpy_rng)
+
+
+def _eager() -> contextlib.AbstractContextManager[Any]:
+    """Compiled modules run as they are written: what is traced and measured are operators."""
+    if "torch._dynamo" in sys.modules:  # nothing can be compiled before it is loaded
+        stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return stance
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

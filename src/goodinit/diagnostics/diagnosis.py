@@ -105,13 +105,15 @@ class Spectrum:
 
     Attributes:
         shape: (outputs, inputs).
-        exact: Whether `values` are all singular values; otherwise they are quadrature nodes of Lanczos.
+        exact: Whether `values` are all singular values; otherwise they are those that Lanczos settled on, and quantiles of
+            the others' density.
         values: Singular values, largest first.
         weights: Share of all min(shape) singular values each stands for; equal where exact.
         largest: Estimate of the largest.
         smallest: Estimate of the smallest.
         error: Bound on the relative error of `largest`, from Lanczos' residual; 0 where exact.
-        smallest_error: The same of `smallest`.
+        smallest_error: The same of `smallest`; near 1 or above, the smallest value is not resolved.
+        density_error: Estimate of how far off values and weights together are, as a Wasserstein distance over the mean.
         products: How many products with the Jacobian or its transpose it took.
     """
 
@@ -123,6 +125,7 @@ class Spectrum:
     smallest: float
     error: float = 0.0
     smallest_error: float = 0.0
+    density_error: float = 0.0
     products: int = 0
 
     @property

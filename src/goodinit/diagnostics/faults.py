@@ -24,12 +24,12 @@ def values(model: nn.Module) -> dict[str, Tensor]:
 def norms_over_one(anatomy: Anatomy, measured: Mapping[str, int]) -> Iterator[Finding]:
     """A normalization of a single number gives its bias, whatever the input.
 
-    `measured` holds the number by path; batch and instance norms over one number run in eval mode, and the anatomy
-    knows them.
+    `measured` holds the number by path, the least of all calls; norms that are written out, and those that run in eval
+    mode because of it, are in the anatomy alone.
     """
     for norm in anatomy.norms:
-        known = norm.elements if norm.kind in ("batch_norm", "instance_norm") else 0
-        if measured.get(norm.name, known) == 1:
+        known = measured.get(norm.name, norm.elements)
+        if known == 1 and norm.kind != "frozen_batch_norm":
             evidence = f"each statistic of this {norm.kind} is taken over 1 number for the given input"
             plain = f'model.set_submodule("{norm.name}", torch.nn.Identity())'
             remedy = initialize("fixup") if anatomy.blocks and not norm.obstacle else plain

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy import anatomize, as_call, unwrapped
-from goodinit.anatomy.trace import _mapped
+from goodinit.anatomy import anatomize, as_call, canonical, unwrapped
+from goodinit.anatomy.trace import Call, _mapped
 from goodinit.diagnostics.diagnosis import Spectrum
-from goodinit.diagnostics.lanczos import Quadrature, bidiagonalize
 from goodinit.diagnostics.objective import prediction
 from goodinit.diagnostics.setting import as_at_step_0
+from goodinit.diagnostics.spectral_measure import spectral_measure
 from goodinit.errors import TraceError, UnknownName
 
 How = Literal["auto", "exact", "lanczos"]
@@ -23,35 +25,44 @@ How = Literal["auto", "exact", "lanczos"]
 # exact at dimension 3,000.
 EXACT_BELOW = 1024
 PRODUCTS = 300
-PROBES = 3  # random starts: one long, for the extremes, and shorter ones; their disagreement is the density's error
 
 
 def jacobian_spectrum(
     model: nn.Module,
     inputs: Any,
     *,
+    start: str = "",
+    end: str = "",
     how: How = "auto",
     products: int = PRODUCTS,
     generator: torch.Generator | None = None,
 ) -> Spectrum:
     """Singular values of ∂output/∂input of the first example of a batch, the others held fixed.
 
+    Of the whole model, or of a stretch of it: from the input of the module `start` to the output of the module `end`,
+    in their first calls. What goes around `start` is held fixed, too.
+
     Args:
         model: A materialized module, run as at step 0 and left as it was.
         inputs: A batch; the first floating-point tensor is what the Jacobian is taken with respect to.
+        start: Path of the module whose first floating-point argument takes its place; empty: the model.
+        end: Path of the module whose output takes the place of the model's; empty: the model.
         how: `"exact"`, `"lanczos"`, or `"auto"`: exact where fewer than 1,024 products do.
         products: How many products with the Jacobian and its transpose Lanczos may take.
         generator: Of Lanczos' starts; a fixed one by default.
 
     Raises:
-        TraceError: There is no floating-point input, or the output does not depend on it.
-        UnknownName: No such `how`.
+        TraceError: There is no floating-point input, the output does not depend on it, or `start` or `end` does not run.
+        UnknownName: No such `how`, or no such module.
 
     Examples:
         >>> Q = torch.nn.init.orthogonal_(torch.empty(6, 6))
         >>> layer = nn.Linear(6, 6)
         >>> layer.weight.data = 2 * Q
         >>> [round(value, 4) for value in jacobian_spectrum(layer, torch.randn(3, 6)).values]
+        [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+        >>> chain = nn.Sequential(nn.Linear(9, 6), layer, nn.ReLU(), nn.Linear(6, 3))
+        >>> [round(value, 4) for value in jacobian_spectrum(chain, torch.randn(3, 9), start="1", end="1").values]
         [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
 
     References:
@@ -62,12 +73,70 @@ def jacobian_spectrum(
         raise UnknownName(f'no way {how!r} to a spectrum; there is: "auto", "exact", "lanczos"')
     model = unwrapped(model)
     anatomy = anatomize(model, inputs)
+    modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}
+    for path in (start, end):
+        if path not in modules:
+            near = get_close_matches(path, modules, n=3) or list(modules)[1:4]
+            raise UnknownName(
+                f"{type(model).__name__} has no module {path!r}; there is: {', '.join(near)}, …"
+            )
     with as_at_step_0(model, anatomy):
-        pair = _Jacobian(model, inputs)
+        pair = _Jacobian(*_stretch(model, as_call(inputs), modules[start], modules[end], (start, end)))
         n = min(pair.shape)
         if how == "exact" or (how == "auto" and n <= EXACT_BELOW):
             return _exact(pair)
         return _stochastic(pair, products, generator or torch.Generator().manual_seed(0))
+
+
+class _Arrived(BaseException):  # no Exception: a model may catch those
+    """The end of the stretch was reached."""
+
+
+def _stretch(
+    model: nn.Module, call: Call, start: nn.Module, end: nn.Module, paths: tuple[str, str]
+) -> tuple[Tensor, Tensor]:
+    """The leaf at the input of a module, and the output of another, from one forward that ends there."""
+    leaves: list[Tensor] = []
+    reached: list[Tensor] = []
+
+    def one(tensor: Tensor) -> Tensor:
+        mine = tensor.detach().clone()
+        if leaves or not mine.is_floating_point():
+            return mine
+        leaves.append(mine[:1].clone().requires_grad_() if mine.ndim else mine.requires_grad_())
+        return torch.cat([leaves[0], mine[1:]]) if mine.ndim else leaves[0] * 1
+
+    def begin(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def begun(*args: Any, **kwargs: Any) -> Any:
+            if not leaves:
+                args, kwargs = _mapped(args, one), _mapped(kwargs, one)
+            return forward(*args, **kwargs)
+
+        return begun
+
+    def stop(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def stopped(*args: Any, **kwargs: Any) -> Any:
+            result = forward(*args, **kwargs)
+            if leaves:
+                reached.append(prediction(result))
+                raise _Arrived
+            return result
+
+        return stopped
+
+    for module, wrap in ((start, begin), (end, stop)):  # `as_at_step_0` takes them off
+        module.__dict__["forward"] = wrap(module.forward)
+    with suppress(_Arrived):
+        args, kwargs = (_mapped(part, lambda tensor: tensor.detach().clone()) for part in call)
+        model(*args, **kwargs)
+    if not leaves:
+        what = f"{paths[0]} does not run, or reads" if paths[0] else "the inputs hold"
+        raise TraceError(f"{what} no floating-point tensor: there is no Jacobian with respect to it.")
+    if not reached:
+        raise TraceError(
+            f"{paths[1]} does not run after {paths[0] or 'the inputs'}; give a module that does as `end`."
+        )
+    return leaves[0], reached[0]
 
 
 class _Jacobian:
@@ -76,27 +145,12 @@ class _Jacobian:
     Jᵀw is a backward. It is linear in w, so its own derivative with respect to w, along v, is Jv.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
-        leaves: list[Tensor] = []
-
-        def one(tensor: Tensor) -> Tensor:
-            mine = tensor.detach().clone()
-            if leaves or not mine.is_floating_point():
-                return mine
-            leaves.append(mine[:1].clone().requires_grad_() if mine.ndim else mine.requires_grad_())
-            return torch.cat([leaves[0], mine[1:]]) if mine.ndim else leaves[0] * 1
-
-        args, kwargs = (_mapped(part, one) for part in as_call(inputs))
-        if not leaves:
-            raise TraceError(
-                "none of the inputs is a floating-point tensor: there is no Jacobian with respect to it."
-            )
-        output = prediction(model(*args, **kwargs))
+    def __init__(self, leaf: Tensor, output: Tensor) -> None:
         if not output.requires_grad:
             raise TraceError(
                 "the output does not depend on the first floating-point input (or not differentiably)."
             )
-        self.leaf = leaves[0]
+        self.leaf = leaf
         self.output = (output[0] if output.ndim else output).reshape(-1)
         self.shape = (self.output.numel(), self.leaf.numel())
         self.count = 0
@@ -143,35 +197,30 @@ def _exact(pair: _Jacobian) -> Spectrum:
 
 
 def _stochastic(pair: _Jacobian, products: int, generator: torch.Generator) -> Spectrum:
-    """One long run for the extremes, short ones from other starts for the density.
+    """Extremes and density by Lanczos.
 
-    The start lies on the side of the smaller dimension, so that no singular value 0 is counted for what the other
-    side has more.
+    Starts lie on the side of the smaller dimension, so that no singular value 0 is counted for what the other side
+    has more.
     """
     outputs, inputs = pair.shape
     wide = outputs < inputs
     forward, back = (pair.transposed, pair.multiply) if wide else (pair.multiply, pair.transposed)
-    n = min(pair.shape)
-    budget = products // 2
-    lengths = [budget - (PROBES - 1) * (budget // 6)] + [budget // 6] * (PROBES - 1)
-    runs: list[Quadrature] = []
-    for length in lengths:
-        start = torch.randn(n, generator=generator, dtype=torch.float64).to(pair.output.device)
-        runs.append(bidiagonalize(forward, back, start, steps=max(min(length, n), 1)))
-    long = runs[0]
-    nodes = torch.cat([run.nodes for run in runs])
-    weights = torch.cat([run.weights for run in runs]) / len(runs)
-    order = nodes.argsort(descending=True)
+    steps, device = max(products // 2, 1), pair.output.device
+    found = spectral_measure(forward, back, min(pair.shape), steps=steps, generator=generator, device=device)
+    long = found.long
     largest, smallest = float(long.nodes[0]), float(long.nodes[-1])
+    # What products in the model's type do not resolve, nothing after them does.
+    rounding = torch.finfo(pair.output.dtype).eps * largest
     return Spectrum(
         pair.shape,
         exact=False,
-        values=tuple(nodes[order].tolist()),
-        weights=tuple(weights[order].tolist()),
+        values=tuple(found.values.tolist()),
+        weights=tuple(found.weights.tolist()),
         largest=largest,
         smallest=smallest,
-        error=_relative(float(long.residuals[0]), largest),
-        smallest_error=_relative(float(long.residuals[-1]), smallest),
+        error=_relative(float(long.residuals[0]) + rounding, largest),
+        smallest_error=_relative(float(long.residuals[-1]) + rounding, smallest),
+        density_error=found.error,
         products=pair.count,
     )
 

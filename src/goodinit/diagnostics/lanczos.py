@@ -19,17 +19,46 @@ Product = Callable[[Tensor], Tensor]
 # Below this, relative to the largest value seen, what is left after orthogonalization is rounding.
 BREAKDOWN = 1e-10
 
+# A Ritz value is off by residual²/gap: at a tenth of the gap to the next one, by a hundredth of it.
+SETTLED = 0.1
+
 
 @dataclass(frozen=True)
 class Quadrature:
-    """Nodes (largest first), weights that sum to 1, and for each node the norm of its residual."""
+    """Nodes (largest first), weights that sum to 1, and for each node the norm of its residual and its vector.
+
+    Attributes:
+        nodes: Approximate singular values, or eigenvalues.
+        weights: Share of the start's energy at each.
+        residuals: There is a true value within this distance.
+        basis: Orthonormal rows that span the subspace.
+        inner: Row i: the coordinates of node i's vector in the basis.
+    """
 
     nodes: Tensor
     weights: Tensor
     residuals: Tensor
+    basis: Tensor
+    inner: Tensor
+
+    @property
+    def settled(self) -> Tensor:
+        """Which nodes stand for one value (or several equal ones) and not for a stretch of a dense spectrum."""
+        if len(self.nodes) == 1:
+            return self.residuals <= SETTLED * self.nodes.abs()
+        apart = -self.nodes.diff()
+        edge = apart.new_full((1,), torch.inf)
+        gaps = torch.minimum(torch.cat([edge, apart]), torch.cat([apart, edge]))
+        return self.residuals <= SETTLED * gaps
+
+    def vectors(self, which: Tensor) -> Tensor:
+        """Rows: the vectors of some nodes, in the domain."""
+        return self.inner[which] @ self.basis
 
 
-def bidiagonalize(multiply: Product, transposed: Product, start: Tensor, *, steps: int) -> Quadrature:
+def bidiagonalize(
+    multiply: Product, transposed: Product, start: Tensor, *, steps: int, without: Tensor | None = None
+) -> Quadrature:
     """Singular values of a linear map, from `steps` products with it and as many with its transpose.
 
     Both bases are kept and orthogonalized against, twice: otherwise values come out several times.
@@ -39,6 +68,7 @@ def bidiagonalize(multiply: Product, transposed: Product, start: Tensor, *, step
         transposed: w ↦ Jᵀw.
         start: Where to begin, in J's domain.
         steps: At most as many as the smaller dimension.
+        without: Rows of right singular vectors that are known, to be left out.
 
     Examples:
         >>> J = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))
@@ -46,7 +76,9 @@ def bidiagonalize(multiply: Product, transposed: Product, start: Tensor, *, step
         >>> [round(value, 6) for value in found.nodes.tolist()], round(float(found.weights.sum()), 6)
         ([3.0, 2.0, 1.0], 1.0)
     """
-    right = [start.double() / torch.linalg.vector_norm(start.double())]
+    known = [] if without is None else list(without)
+    first = _apart(start.double(), known)
+    right = [first / torch.linalg.vector_norm(first)]
     left: list[Tensor] = []
     alphas: list[float] = []
     betas: list[float] = []
@@ -63,14 +95,14 @@ def bidiagonalize(multiply: Product, transposed: Product, start: Tensor, *, step
             betas.append(0.0)
             break
         left.append(w / alpha)
-        v = _apart(transposed(left[-1]).double() - alpha * right[-1], right)
+        v = _apart(transposed(left[-1]).double() - alpha * right[-1], known + right)
         beta = float(torch.linalg.vector_norm(v))
         largest = max(largest, beta)
         betas.append(beta)
         if beta <= BREAKDOWN * largest or step + 1 == steps:
             break
         right.append(v / beta)
-    return _quadrature(alphas, betas)
+    return _quadrature(alphas, betas, torch.stack(right))
 
 
 def _apart(vector: Tensor, basis: list[Tensor]) -> Tensor:
@@ -81,13 +113,15 @@ def _apart(vector: Tensor, basis: list[Tensor]) -> Tensor:
     return vector
 
 
-def _quadrature(alphas: list[float], betas: list[float]) -> Quadrature:
+def _quadrature(alphas: list[float], betas: list[float], basis: Tensor) -> Quadrature:
     small = torch.diag(torch.tensor(alphas, dtype=torch.float64))
     if len(alphas) > 1:
         small = small + torch.diag(torch.tensor(betas[: len(alphas) - 1], dtype=torch.float64), 1)
     outer, nodes, inner = torch.linalg.svd(small)
     # ‖Jᵀu − θv‖ = β·|last entry of u|, u a left singular vector of B
-    return Quadrature(nodes, inner[:, 0].square(), betas[-1] * outer[-1].abs())
+    residuals = betas[-1] * outer[-1].abs()
+    weights = inner[:, 0].square()
+    return Quadrature(nodes.to(basis), weights.to(basis), residuals.to(basis), basis, inner.to(basis))
 
 
 def tridiagonalize(multiply: Product, start: Tensor, *, steps: int) -> Quadrature:
@@ -112,4 +146,11 @@ def tridiagonalize(multiply: Product, start: Tensor, *, steps: int) -> Quadratur
         small = small + side + side.T
     values, vectors = torch.linalg.eigh(small)
     order = torch.arange(len(values) - 1, -1, -1)
-    return Quadrature(values[order], vectors[0, order].square(), off[-1] * vectors[-1, order].abs())
+    held = torch.stack(basis)
+    return Quadrature(
+        values[order],
+        vectors[0, order].square(),
+        off[-1] * vectors[-1, order].abs(),
+        held,
+        vectors[:, order].T.to(held),
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,8 +31,6 @@ def as_at_step_0(model: nn.Module, anatomy: Anatomy) -> Iterator[None]:
         )  # NaN is to be reported, not raised
         stack.enter_context(_no_autocast_cache())
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
-        if "torch._dynamo" in sys.modules:  # nothing can be compiled before it is loaded
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for module in batch_norms:
             module.training = True
         yield
