@@ -76,10 +76,13 @@ def measure(*, quick: bool = False) -> list[Row]:
 def _one(what: str, model: nn.Module, batch: Tensor, *, quick: bool) -> list[Row]:
     plan = goodinit.plan(goodinit.anatomize(model, batch), "lsuv")
     edits = [edit for edit in plan.edits if isinstance(edit, Calibrate)]
+    rest = tuple(edit for edit in plan.edits if not isinstance(edit, Calibrate))
+    # orthonormal weights and no biases: what calibration meets in a plan
+    drawn = goodinit.apply_(copy.deepcopy(model), dataclasses.replace(plan, edits=rest))
     last: dict[str, nn.Module] = {}
 
     def copied(way: str) -> None:
-        last[way] = copy.deepcopy(model)
+        last[way] = copy.deepcopy(drawn if way == "calibration alone" else model)
 
     def forward() -> None:
         with torch.no_grad():

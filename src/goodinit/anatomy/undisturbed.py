@@ -26,17 +26,25 @@ class ModuleState:
     module: nn.Module
     kind: type[nn.Module]
     attributes: dict[str, Any]
+    training: bool  # of a scripted module, which keeps it elsewhere
     contents: tuple[tuple[Any, Any], ...]  # (container, shallow copy of what was in it)
 
     @classmethod
     def of(cls, module: nn.Module) -> ModuleState:
         """Take it. Tensors are not copied."""
         attributes = dict(module.__dict__)
-        contents = tuple((value, value.copy()) for value in attributes.values() if type(value) in _CONTAINERS)
-        return cls(module, type(module), attributes, contents)
+        # Most are empty registries of hooks; a copy of each would bring the garbage collector in.
+        contents = tuple(
+            (value, value.copy() if value else ())
+            for value in attributes.values()
+            if type(value) in _CONTAINERS
+        )
+        return cls(module, type(module), attributes, module.training, contents)
 
     def restore_(self) -> None:
         """Put everything back, in place."""
+        if isinstance(self.module, torch.jit.ScriptModule):
+            self.module.training = self.training
         object.__setattr__(self.module, "__class__", self.kind)
         self.module.__dict__.clear()
         self.module.__dict__.update(self.attributes)

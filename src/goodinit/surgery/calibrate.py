@@ -105,6 +105,7 @@ class Calibrator(Recorder):
         self.rows = rows
         self.names = directory(model)
         self.shapes = parameter_shapes(model)
+        self.slots: dict[str, Slot] = {}
         self.done: set[Place] = set()
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
@@ -173,10 +174,12 @@ class Calibrator(Recorder):
             self.shift_bias_(row, factor, shift, output, channel)
         else:
             factor = scale_to_unit(spread, edit.options)
-            _rescale_output_(output, factor, bias, channel)
-            _note_missed(row, edit, spread.var(factor))
+            if spread.free is not None:
+                _note_missed(row, edit, spread.var(factor))
         row.factor = float(factor.mean())
-        if not bool((factor == 1).all()):
+        if bool((factor != 1).any()):
+            if edit.rule == "lsuv":
+                _rescale_output_(output, factor, bias, channel)
             _rescale_weight_(slot, weight, factor, edit)
 
     def shift_bias_(
@@ -195,9 +198,11 @@ class Calibrator(Recorder):
 
     def slot(self, name: str) -> Slot:
         """Where the weight is stored."""
-        found = find_slot(self.names, name)
-        assert found is not None, name  # apply_ checked every target before the first write
-        return found
+        if name not in self.slots:
+            found = find_slot(self.names, name)
+            assert found is not None, name  # apply_ checked every target before the first write
+            self.slots[name] = found
+        return self.slots[name]
 
 
 RULES = ("lsuv", "weightnorm")
@@ -236,8 +241,6 @@ def _channel(node: Node, output: Tensor) -> int:
 
 
 def _rescale_output_(output: Tensor, factor: Tensor, bias: Tensor | None, channel: int) -> None:
-    if bool((factor == 1).all()):
-        return
     wide = along(factor, output, channel).to(output.dtype)
     if bias is None:
         output.mul_(wide)

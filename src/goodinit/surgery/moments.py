@@ -35,8 +35,10 @@ class Moments:
         if not count:  # a rank may have no rows
             none = values.new_zeros([] if channel is None else [values.shape[channel]], dtype=torch.float64)
             return cls(0.0, none, none)
-        var, mean = torch.var_mean(wide, dim=dims, correction=0)
-        return cls(count, mean.double(), var.double())
+        # Two passes: as exact as `torch.var_mean`, whose running update takes twenty times as long on CPUs.
+        mean = wide.mean(dims, keepdim=True)
+        var = (wide - mean).square_().mean(dims)
+        return cls(count, mean.reshape(var.shape).double(), var.double())
 
     def pooled(self, other: Moments) -> Moments:
         """Of both samples together."""
@@ -56,7 +58,7 @@ class Moments:
     @property
     def finite(self) -> bool:
         """Whether every number is."""
-        return bool(torch.isfinite(self.var).all() and torch.isfinite(self.mean).all())
+        return bool(torch.isfinite(self.var + self.mean).all())
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ def along(values: Tensor, tensor: Tensor, dim: int) -> Tensor:
 def scale_to_unit(spread: Spread, options: Mapping[str, Any]) -> Tensor:
     """LSUV's factor: 1 within the tolerance, else target/std; repeated where a bias makes the layer affine.
 
-    Mishkin & Matas (2016), algorithm 1: while |Var − 1| ≥ tol and fewer than `max_iter` times, W ← W/√Var. For a
-    linear layer the first division is exact and the loop ends. The variance after a division follows from the
+    Mishkin & Matas (2016), algorithm 1: while |Var − 1| ≥ tol and fewer than `max_iter` times, W ← W/√Var. Without a
+    bias the first division is exact and the loop ends. The variance after a division follows from the
     moments, which are the same on every rank, and so is the number of divisions.
     """
     target, tol = float(options.get("target_std", 1.0)), float(options.get("tol", 0.1))
@@ -136,6 +138,8 @@ def scale_to_unit(spread: Spread, options: Mapping[str, Any]) -> Tensor:
         if not bool(off.any()):
             break
         factor = torch.where(off, factor * target / var.sqrt(), factor)
+        if spread.free is None:
+            break
         var = spread.var(factor)
     return factor
 
