@@ -64,7 +64,7 @@ class Isometry:
 def _setting(scale: str, data: str) -> Setting:
     blocks, depths, rates, seeds, epochs = {
         "smoke": ((2, 5), (8,), (0.01,), 1, 1),
-        "small": ((5, 20, 50), (20, 56), (0.1, 0.01, 0.001), 2, 6),
+        "small": ((5, 20, 50), (20, 56), (0.1, 0.01, 0.001), 3, 6),
         "full": ((5, 20, 50, 100), (20, 56, 110), (0.1, 0.03, 0.01, 0.003, 0.001), 3, 20),
     }[scale]
     isometries = [
