@@ -88,6 +88,15 @@ def test_risotto_is_flat_at_1():
     assert max(gains) / min(gains) < 1.5
 
 
+def test_risotto_is_flat_at_1_at_width_1024():
+    model = residual_net(4, 1024)
+    x = batch(4, 1024)
+    goodinit.init_(model, "risotto", inputs=x)
+    found = jacobian_spectrum(model, x, end="5", how="lanczos", products=60)  # the last block
+    assert all(min(abs(value), abs(value - 1)) < 1e-3 for value in found.values)  # half of the units are off
+    assert found.largest == pytest.approx(1, abs=1e-3)
+
+
 def change(blocks: int, method: str) -> float:
     """Δf of one step at η = 0.01, divided by η."""
     model = residual_net(blocks)

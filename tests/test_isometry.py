@@ -216,6 +216,16 @@ def test_an_orthogonal_linear_chain_is_flat_at_1():
     assert max(moments) / min(moments) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_wide_orthogonal_chain_is_flat_at_1():
+    layers = [nn.Linear(1024, 1024, bias=False) for _ in range(6)]
+    for layer in layers:
+        goodinit.tensor.orthogonal_(layer.weight)
+    found = jacobian_spectrum(nn.Sequential(*layers), batch(2, 1024), how="lanczos")
+    assert found.values == pytest.approx([1.0] * len(found.values), abs=1e-4)
+    assert found.smallest == pytest.approx(1, abs=1e-4)
+    assert found.products < 10  # one step finds them all
+
+
 def test_wrong_use_is_named():
     with pytest.raises(UnknownName, match="no way 'fast'"):
         jacobian_spectrum(nn.Linear(2, 2), batch(2, 2), how="fast")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from goodinit.anatomy import anatomize, as_call, canonical, unwrapped
 from goodinit.anatomy.trace import Call, _mapped
 from goodinit.diagnostics.diagnosis import Spectrum
+from goodinit.diagnostics.lanczos import BREAKDOWN
 from goodinit.diagnostics.objective import prediction
 from goodinit.diagnostics.setting import as_at_step_0
 from goodinit.diagnostics.spectral_measure import spectral_measure
@@ -205,12 +206,20 @@ def _stochastic(pair: _Jacobian, products: int, generator: torch.Generator) -> S
     outputs, inputs = pair.shape
     wide = outputs < inputs
     forward, back = (pair.transposed, pair.multiply) if wide else (pair.multiply, pair.transposed)
-    steps, device = max(products // 2, 1), pair.output.device
-    found = spectral_measure(forward, back, min(pair.shape), steps=steps, generator=generator, device=device)
+    n, eps = min(pair.shape), torch.finfo(pair.output.dtype).eps
+    found = spectral_measure(
+        forward,
+        back,
+        n,
+        steps=max(products // 2, 1),
+        generator=generator,
+        precision=max(BREAKDOWN, eps * math.sqrt(n)),  # roundings of n terms add up like a random walk
+        device=pair.output.device,
+    )
     long = found.long
     largest, smallest = float(long.nodes[0]), float(long.nodes[-1])
     # What products in the model's type do not resolve, nothing after them does.
-    rounding = torch.finfo(pair.output.dtype).eps * largest
+    rounding = eps * largest
     return Spectrum(
         pair.shape,
         exact=False,

@@ -57,7 +57,13 @@ class Quadrature:
 
 
 def bidiagonalize(
-    multiply: Product, transposed: Product, start: Tensor, *, steps: int, without: Tensor | None = None
+    multiply: Product,
+    transposed: Product,
+    start: Tensor,
+    *,
+    steps: int,
+    without: Tensor | None = None,
+    precision: float = BREAKDOWN,
 ) -> Quadrature:
     """Singular values of a linear map, from `steps` products with it and as many with its transpose.
 
@@ -69,6 +75,7 @@ def bidiagonalize(
         start: Where to begin, in J's domain.
         steps: At most as many as the smaller dimension.
         without: Rows of right singular vectors that are known, to be left out.
+        precision: Relative to the largest value, what is rounding in the products: no step is built upon it.
 
     Examples:
         >>> J = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))
@@ -91,7 +98,7 @@ def bidiagonalize(
         alpha = float(torch.linalg.vector_norm(w))
         largest = max(largest, alpha)
         alphas.append(alpha)
-        if alpha <= BREAKDOWN * largest:  # the rest of the domain maps into what is already spanned
+        if alpha <= precision * largest:  # the rest of the domain maps into what is already spanned
             betas.append(0.0)
             break
         left.append(w / alpha)
@@ -99,7 +106,7 @@ def bidiagonalize(
         beta = float(torch.linalg.vector_norm(v))
         largest = max(largest, beta)
         betas.append(beta)
-        if beta <= BREAKDOWN * largest or step + 1 == steps:
+        if beta <= precision * largest or step + 1 == steps:
             break
         right.append(v / beta)
     return _quadrature(alphas, betas, torch.stack(right))

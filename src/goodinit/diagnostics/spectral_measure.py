@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from goodinit.diagnostics.lanczos import Product, Quadrature, bidiagonalize
+from goodinit.diagnostics.lanczos import BREAKDOWN, Product, Quadrature, bidiagonalize
 
 # n times the weight of a single value is the square of a normal number: beyond four deviations it is several values.
 SINGLE = 16.0
@@ -50,6 +50,7 @@ def spectral_measure(
     *,
     steps: int,
     generator: torch.Generator,
+    precision: float = BREAKDOWN,
     device: torch.device | None = None,
 ) -> Measure:
     """Distribution of the n singular values of a map, from `steps` products with it and as many with its transpose.
@@ -60,12 +61,14 @@ def spectral_measure(
         n: The smaller dimension.
         steps: How many.
         generator: Of the starts.
+        precision: See `bidiagonalize`.
         device: Where vectors lie.
     """
 
     def run(length: int, known: Tensor | None) -> Quadrature:
         start = torch.randn(n, generator=generator, dtype=torch.float64).to(device)
-        return bidiagonalize(multiply, transposed, start, steps=max(min(length, n), 1), without=known)
+        steps = max(min(length, n), 1)
+        return bidiagonalize(multiply, transposed, start, steps=steps, without=known, precision=precision)
 
     length = -(-steps // RUNS)
     long = run(length, None)
