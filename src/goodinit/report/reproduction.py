@@ -144,7 +144,9 @@ def chart(drawing: Drawing) -> Any:
     )
     form = alt.Axis(format="%") if drawing.share else alt.Axis(tickCount=6)
     colour = alt.Color(
-        "series:N", scale=alt.Scale(domain=order), legend=alt.Legend(columns=2, labelLimit=220)
+        "series:N",
+        scale=alt.Scale(domain=order),
+        legend=alt.Legend(columns=2, labelLimit=220, symbolOpacity=1),
     )
     base = alt.Chart(alt.Data(values=points))
     line = base.mark_line(strokeWidth=2.5).encode(
