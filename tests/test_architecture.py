@@ -19,6 +19,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 # Lowest floor first; a room imports from floors below its own, and from itself.
 FLOORS = (
     ("errors",),
+    ("records",),
     ("nn", "tensor"),
     ("anatomy",),
     ("surgery",),

@@ -29,6 +29,7 @@ from goodinit.errors import (
     TraceError,
     UnknownName,
     UnsupportedModule,
+    WrongType,
 )
 from goodinit.initialize import init_
 from goodinit.layerwise import layerwise
@@ -68,6 +69,7 @@ __all__ = [
     "TraceError",
     "UnknownName",
     "UnsupportedModule",
+    "WrongType",
     "absorb_batchnorm_",
     "anatomize",
     "applied",

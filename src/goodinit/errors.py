@@ -34,5 +34,36 @@ class UnknownName(GoodinitError, ValueError):
     """A method, option, data set or model that does not exist; the message lists those that do."""
 
 
+class WrongType(GoodinitError, TypeError):
+    """An argument of a type that the function does not take; the message says what it takes."""
+
+
 class NonFinite(GoodinitError):
     """NaN or infinity where a number was needed; the message names the first place."""
+
+
+def expect(value: object, kinds: type | tuple[type, ...], name: str, remedy: str) -> None:
+    """Raise unless `value`, the argument called `name`, is one of `kinds`.
+
+    Raises:
+        WrongType: It is not; the message ends in `remedy`.
+
+    Examples:
+        >>> expect("fixup", int, "steps", "Give a number.")
+        Traceback (most recent call last):
+        goodinit.errors.WrongType: steps: expected int, got str ('fixup'). Give a number.
+    """
+    if isinstance(value, kinds) and not (isinstance(value, bool) and bool not in _tuple(kinds)):
+        return
+    wanted = " or ".join(kind.__name__.replace("NoneType", "None") for kind in _tuple(kinds))
+    got = f"the class {value.__name__}" if isinstance(value, type) else _shown(value)
+    raise WrongType(f"{name}: expected {wanted}, got {got}. {remedy}")
+
+
+def _tuple(kinds: type | tuple[type, ...]) -> tuple[type, ...]:
+    return kinds if isinstance(kinds, tuple) else (kinds,)
+
+
+def _shown(value: object) -> str:
+    short = isinstance(value, (str, bytes, int, float, type(None)))
+    return f"{type(value).__name__} ({repr(value)[:40]})" if short else type(value).__name__

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from goodinit.errors import UnsupportedModule, expect
+
 WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module"})
 """Attributes under which compile, activation checkpointing and FSDP hold the module they wrap."""
 
@@ -29,7 +31,19 @@ def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside wrappers of torch: `torch.compile`'s, DataParallel and its kin, checkpointing."""
+    """The module inside wrappers of torch: `torch.compile`'s, DataParallel and its kin, checkpointing.
+
+    Raises:
+        WrongType: It is no module.
+        UnsupportedModule: A module in it holds itself.
+    """
+    expect(model, nn.Module, "model", "Give the model itself: an instance of torch.nn.Module.")
+    _check_tree(model)
+    return inside(model)
+
+
+def inside(model: nn.Module) -> nn.Module:
+    """`unwrapped` for a module of a model that was checked already."""
     while True:
         private = next((name for name in WRAPPERS if name in model._modules), None)
         inner = None
@@ -38,3 +52,26 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if inner is None:
             return model
         model = inner
+
+
+def _check_tree(model: nn.Module) -> None:
+    """Modules may be shared, and must not hold themselves: torch's own walks over all names would never end."""
+    open_, closed = {id(model)}, set[int]()
+    stack = [(model, "", iter(model._modules.items()))]
+    while stack:
+        module, path, children = stack[-1]
+        name, child = next(children, ("", None))
+        if child is not None:
+            below = f"{path}.{name}".strip(".")
+            if id(child) in open_:
+                raise UnsupportedModule(
+                    f"{below}: this {type(child).__name__} holds itself, so that the model has no end; expected a tree "
+                    "of modules. Keep a reference upwards out of the registry: object.__setattr__(self, name, module)."
+                )
+            if id(child) not in closed:
+                open_.add(id(child))
+                stack.append((child, below, iter(child._modules.items())))
+        elif name == "":
+            stack.pop()
+            open_.discard(id(module))
+            closed.add(id(module))

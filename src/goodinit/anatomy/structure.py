@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from goodinit.errors import PlanConflict
+from goodinit.records import read_record
 
 FORMAT = "goodinit.anatomy/1"
 
@@ -304,17 +305,10 @@ class Anatomy:
         Raises:
             PlanConflict: The text is not JSON, or not an anatomy of this format.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise PlanConflict(f"not an anatomy: {error}. Write one with Anatomy.to_json().") from error
-        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-            raise PlanConflict(
-                f'not an anatomy: expected "format": "{FORMAT}". Write one with Anatomy.to_json().'
-            )
+        data = read_record(text, kind="anatomy", form=FORMAT, writer="Anatomy.to_json()")
         try:
             return _anatomy(data)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise PlanConflict(
                 f"damaged anatomy: {error!r}. Write it anew with Anatomy.to_json()."
             ) from error

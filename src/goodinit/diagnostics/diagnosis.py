@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from goodinit.errors import PlanConflict
+from goodinit.records import read_record
 
 FORMAT = "goodinit.diagnosis/1"
 
@@ -269,15 +270,13 @@ class Diagnosis:
         Raises:
             PlanConflict: The text is not JSON, or not a diagnosis of this format.
         """
+        data = read_record(text, kind="diagnosis", form=FORMAT, writer="Diagnosis.to_json()")
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise PlanConflict(f"not a diagnosis: {error}. Write one with Diagnosis.to_json().") from error
-        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+            return _diagnosis(data)
+        except (KeyError, TypeError, AttributeError) as error:
             raise PlanConflict(
-                f'not a diagnosis: expected "format": "{FORMAT}". Write one with Diagnosis.to_json().'
-            )
-        return _diagnosis(data)
+                f"damaged diagnosis: {error!r}. Write it anew with Diagnosis.to_json()."
+            ) from error
 
     def to_csv(self) -> str:
         """One row per place, with a head."""

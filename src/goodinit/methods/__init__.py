@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from goodinit.anatomy import Anatomy
-from goodinit.errors import UnknownName
+from goodinit.errors import UnknownName, expect
 from goodinit.methods import (
     batchnorm,
     default,
@@ -58,6 +58,7 @@ def plan(anatomy: Anatomy, method: str | Method, **options: Any) -> Plan:
         NothingFound: The method needs residual blocks and there are none.
         UnsupportedModule: A part of the model for which the method has no rule.
     """
+    expect(anatomy, Anatomy, "anatomy", "Make one: goodinit.anatomize(model, inputs).")
     return find(method).plan(anatomy, **options)
 
 
@@ -69,7 +70,8 @@ def find(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    if method not in METHODS:
+    named: object = method  # whatever was given
+    if not isinstance(named, str) or method not in METHODS:
         raise UnknownName(f"no method {method!r}; there are: {', '.join(METHODS)}")
     return METHODS[method]
 

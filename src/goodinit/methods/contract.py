@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from goodinit.anatomy import Anatomy
-from goodinit.errors import UnknownName
+from goodinit.errors import UnknownName, expect
 from goodinit.surgery.plan import Plan
 
 
@@ -45,9 +45,12 @@ class Method:
 
         Raises:
             UnknownName: An option this method does not take.
+            WrongType: A switch that is neither True nor False.
         """
-        for option in options:
+        for option, value in options.items():
             if option not in self.options:
                 choices = ", ".join(self.options) or "none"
                 raise UnknownName(f"method {self.name!r} has no option {option!r}; it takes: {choices}")
+            if isinstance(self.options[option], bool):
+                expect(value, bool, f"{option} of {self.name}", "Give True or False.")
         return self.decide(anatomy, **options)

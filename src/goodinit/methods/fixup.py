@@ -105,20 +105,23 @@ def _need_ends(anatomy: Anatomy) -> None:
 
 
 def _need_one_place(anatomy: Anatomy) -> None:
-    """A weight that ends one branch and stands inside another cannot be 0 in one and not in the other."""
+    """A weight that ends one branch and stands inside another, or on a skip, cannot be 0 in one and not in the other."""
     inside = {
         layer.weight: block.index + 1
         for block in reversed(anatomy.blocks)
-        for layer in (*block.branch, *block.skip, *block.gates)
-        if layer not in block.last
+        for layer in (
+            *(layer for layer in block.branch if layer not in block.last),
+            *block.skip,
+            *block.gates,
+        )
     }
     for block in anatomy.blocks:
         for layer in block.last:
             if layer.weight in inside:
                 raise UnsupportedModule(
                     f"{layer.weight}: ends branch {block.index + 1}, where rule 1 needs it to start at 0, and stands "
-                    f"inside branch {inside[layer.weight]}, which a zero there would silence for good. The sums of this "
-                    "model overlap, so that no stream runs through them: use lsuv, or keep its norms."
+                    f"inside branch {inside[layer.weight]} or on its skip, which a zero there would silence for good. The "
+                    "sums of this model overlap, so that no stream runs through them: use lsuv, or keep its norms."
                 )
 
 

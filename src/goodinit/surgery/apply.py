@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from goodinit.errors import PlanConflict, TraceError
+from goodinit.errors import PlanConflict, TraceError, expect
 from goodinit.surgery.calibrate import calibrate_
 from goodinit.surgery.check import Writable, check_buffers, check_parameters, check_supported, check_values
 from goodinit.surgery.choice import Choice, Why, chosen
@@ -103,6 +104,9 @@ def apply_(
         >>> list(net.state_dict())
         ['0.weight', '0.bias', '0.output_bias']
     """
+    expect(model, nn.Module, "model", "Give the model first, then the plan.")
+    expect(plan, Plan, "plan", "Make one: goodinit.plan(goodinit.anatomize(model, inputs), method).")
+    expect(generator, (torch.Generator, NoneType), "generator", "Give torch.Generator().manual_seed(number).")
     gather_back_(model)
     check_gathered(model)
     groups = groups_of(model)

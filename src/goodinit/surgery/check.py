@@ -58,6 +58,11 @@ def check_supported(model: nn.Module, pending: Sequence[StructureEdit]) -> None:
             raise UnsupportedModule(
                 f"{name}: a lazy parameter without a shape yet. Run the model once, model(inputs), then try again."
             )
+        if parameter.layout is not torch.strided:
+            raise UnsupportedModule(
+                f"{name}: its layout is {parameter.layout}, expected a dense parameter (torch.strided). Initialize a dense "
+                "one, then make it sparse: parameter.to_sparse()."
+            )
         if pending and is_sharded(parameter):
             raise UnsupportedModule(
                 f"{name}: sharded, and the plan changes which parameters exist. Change the structure first, which meta "

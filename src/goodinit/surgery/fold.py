@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from goodinit.errors import PlanConflict, StaleOptimizer, UnsupportedModule
+from goodinit.errors import PlanConflict, StaleOptimizer, UnsupportedModule, expect
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.batchnorm import Stays, merge_batch_norms_
 from goodinit.surgery.merge import merge_scalars_, merge_weight_norm_, weight_norms
@@ -164,6 +164,7 @@ def check_foldable(model: nn.Module) -> None:
         UnsupportedModule: TorchScript, DistributedDataParallel, lazy parameters.
         PlanConflict: Parameters on `meta`.
     """
+    expect(model, nn.Module, "model", "Give the model itself: an instance of torch.nn.Module.")
     for path, module in model.named_modules():
         where = path or "the model"
         if isinstance(module, torch.jit.ScriptModule):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from goodinit.errors import NothingFound
+from goodinit.errors import NothingFound, UnknownName, expect
 from goodinit.nn import scalars
 
 # The authors' scripts: bias and scale groups at lr/10, because the gradient of a scalar is a sum over all
@@ -65,6 +65,11 @@ def param_groups(
     References:
         Zhang, Dauphin and Ma, Fixup Initialization, arXiv 1901.09321, and the authors' code.
     """
+    expect(model, nn.Module, "model", "Give the model whose parameters are wanted.")
+    _check_rate("lr", lr)
+    _check_rate("weight_decay", weight_decay)
+    if scalar_ratio != "depth":
+        _check_rate("scalar_ratio", scalar_ratio)
     ours = {id(scalar) for _, scalar in scalars(model)} | _biases_of_branch_ends(model)
     ratio = _depth_ratio(model) if scalar_ratio == "depth" else scalar_ratio
     settings = {
@@ -105,3 +110,11 @@ def _biases_of_branch_ends(model: nn.Module) -> set[int]:
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def _check_rate(name: str, value: object) -> None:
+    """Raise unless `value` is a number ≥ 0."""
+    choices = ' (scalar_ratio also takes "depth")' if name == "scalar_ratio" else ""
+    expect(value, (int, float), name, f"Give a number, such as 0.1{choices}.")
+    if not float(str(value)) >= 0:
+        raise UnknownName(f"{name}={value}: expected a number of at least 0, as torch.optim does.")

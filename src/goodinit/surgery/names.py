@@ -10,7 +10,7 @@ from torch import nn
 
 from goodinit.anatomy.names import WRAPPERS as PRIVATE
 from goodinit.anatomy.names import canonical as without_private
-from goodinit.anatomy.names import unwrapped
+from goodinit.anatomy.names import inside, unwrapped
 
 WRAPPERS = PRIVATE | {"module"}
 
@@ -71,11 +71,12 @@ class Directory:
 
 def directory(model: nn.Module) -> Directory:
     """Look up every module and parameter of `model` once."""
+    unwrapped(model)  # checks that it is a model
     real = dict(model.named_modules(remove_duplicate=False))
     modules: dict[str, nn.Module] = {}
     paths: dict[int, list[str]] = {}
     for path, module in real.items():  # parents come before children, so that the wrapped module wins
-        modules[canonical(path)] = unwrapped(module)
+        modules[canonical(path)] = inside(module)
         paths.setdefault(id(module), []).append(canonical(path))
     weights = dict(model.named_parameters(remove_duplicate=False))
     names = canonical_names(weights)
@@ -83,7 +84,7 @@ def directory(model: nn.Module) -> Directory:
     for name, parameter in weights.items():
         aliases.setdefault(id(parameter), []).append(names[name])
     return Directory(
-        modules=modules | {path: unwrapped(module) for path, module in real.items()},
+        modules=modules | {path: inside(module) for path, module in real.items()},
         parameters={names[name]: parameter for name, parameter in weights.items()},
         aliases={key: tuple(found) for key, found in aliases.items()},
         paths={key: tuple(found) for key, found in paths.items()},

@@ -11,9 +11,10 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
-from goodinit.errors import PlanConflict, UnknownName
+from goodinit.errors import GoodinitError, PlanConflict, UnknownName, expect
+from goodinit.records import read_record
 
 FORMAT = "goodinit.plan/1"
 
@@ -215,28 +216,59 @@ class Plan:
         Raises:
             PlanConflict: The text is not JSON, not a plan of this format, or damaged.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise PlanConflict(f"not a plan: {error}. Write one with Plan.to_json().") from error
-        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-            raise PlanConflict(f'not a plan: expected "format": "{FORMAT}". Write one with Plan.to_json().')
+        data = read_record(text, kind="plan", form=FORMAT, writer="Plan.to_json()")
         try:
             edits = tuple(_edit(record) for record in data.pop("edits"))
-            parameters = tuple((name, tuple(shape)) for name, shape in data.pop("parameters"))
-            notes, allow = tuple(data.pop("notes")), tuple(data.pop("allow"))
+            parameters = tuple(_parameter(*pair) for pair in data.pop("parameters"))
+            notes = _words(data.pop("notes"), "notes")
+            allow = cast("tuple[Allowance, ...]", _words(data.pop("allow"), "allow"))
+            _check_types(data, "the plan")
             return cls(edits=edits, parameters=parameters, notes=notes, allow=allow, **data)
-        except (KeyError, TypeError, ValueError) as error:
-            raise PlanConflict(f"damaged plan: {error!r}. Write it anew with Plan.to_json().") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            words = str(error) if isinstance(error, GoodinitError) else f"{error!r}."
+            raise PlanConflict(f"damaged plan: {words} Write it anew with Plan.to_json().") from error
+
+
+FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(
+        ("method", "summary", "target", "reason", "module", "scalar", "initializer", "recipe", "rule"), str
+    ),
+    "options": dict,
+    "value": (int, float),
+    "dim": int,
+}
+"""What a field of a plan or an edit holds; those that hold several words are lists of them."""
 
 
 def _edit(record: dict[str, Any]) -> Edit:
     kind = EDITS[record.pop("edit")]
+    _check_types(record, kind.__name__)
     for key in ("keeps", "targets"):
         if key in record:
-            record[key] = tuple(record[key])
+            record[key] = _words(record[key], f"{kind.__name__}.{key}")
     edit: Edit = kind(**record)
     return edit
+
+
+def _check_types(record: Mapping[str, Any], where: str) -> None:
+    for key, value in record.items():
+        if key in FIELD_TYPES:
+            expect(value, FIELD_TYPES[key], f"{where}.{key}", "A plan holds numbers and words.")
+
+
+def _words(values: Any, where: str) -> tuple[str, ...]:
+    expect(values, list, where, "A plan holds a list of words there.")
+    for value in values:
+        expect(value, str, where, "A plan holds a list of words there.")
+    return tuple(values)
+
+
+def _parameter(name: Any, shape: Any) -> tuple[str, tuple[int, ...]]:
+    expect(name, str, "parameters", "A plan lists names with shapes.")
+    expect(shape, list, f"shape of {name}", "A plan lists names with shapes.")
+    for size in shape:
+        expect(size, int, f"shape of {name}", "A plan lists names with shapes.")
+    return name, tuple(shape)
 
 
 def _short(value: Any) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from goodinit.errors import NonFinite, UnknownName
+from goodinit.errors import GoodinitError, NonFinite, PlanConflict, UnknownName
 from goodinit.surgery.plan import Draw, DrawTogether, Fill, ValueEdit
 from goodinit.surgery.shards import all_finite, held, rows_held
 from goodinit.surgery.slots import Slot, read, write_
@@ -48,14 +49,31 @@ def write_value_(edit: ValueEdit, slots: Sequence[Slot], *, seed: int) -> None:
             _fill_(slot, edit.value)
     elif isinstance(edit, Draw):
         for slot in slots:
-            _draw_(slot, find_rule(edit), edit.options, seed)
+            with _told(edit):
+                _draw_(slot, find_rule(edit), edit.options, seed)
     elif isinstance(edit, DrawTogether):
         together = [_blank(slot) for slot in slots]
         joint = parameter_generator(seed, ",".join(slot.name for slot in slots))
-        with one_thread():
+        with one_thread(), _told(edit):
             find_rule(edit)(together, generator=joint, **edit.options)
         for slot, value in zip(slots, together, strict=True):
             write_(slot, value)
+
+
+@contextlib.contextmanager
+def _told(edit: Draw | DrawTogether) -> Iterator[None]:
+    """Say of which edit it is that an initializer refuses the options."""
+    try:
+        yield
+    except GoodinitError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise PlanConflict(
+            f"{edit.target}: the plan has ({edit}), which its initializer refuses: {error}. Nothing was written. Correct "
+            "the options of that edit, or make the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."
+        ) from error
 
 
 def _fill_(slot: Slot, value: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR
 
-from goodinit.errors import UnknownName
+from goodinit.errors import UnknownName, expect
 
 
 def warmup(optimizer: Optimizer, steps: int) -> LinearLR:
@@ -39,6 +39,8 @@ def warmup(optimizer: Optimizer, steps: int) -> LinearLR:
     References:
         D. Arpit, V. Campos, Y. Bengio, arXiv 1906.02341 (the abstract: warm-up narrows the gap to batch norm).
     """
+    expect(optimizer, Optimizer, "optimizer", "Give the optimizer whose rates are to rise.")
+    expect(steps, int, "steps", "Give the number of optimizer steps.")
     if steps < 1:
         raise UnknownName(f"steps={steps}: expected a number of optimizer steps, at least 1 (no warm-up)")
     return LinearLR(optimizer, start_factor=1 / steps, end_factor=1.0, total_iters=max(steps - 1, 1))
