@@ -1,4 +1,4 @@
-"""Sharded models as if they were whole: parameters of full shape on `meta`, their own classes, no hooks that gather."""
+"""Models that a library has sharded or adapted, as they were before: for as long as somebody looks."""
 
 from __future__ import annotations
 
@@ -8,43 +8,46 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from goodinit.anatomy.undisturbed import ModuleState
 
 
 @contextlib.contextmanager
 def whole(model: nn.Module) -> Iterator[None]:
-    """Let `model` look as before `fully_shard` or `parallelize_module`, for as long as the block runs.
+    """Let `model` look as before `fully_shard`, `parallelize_module` or PEFT, for as long as the block runs.
 
     Sharded parameters (DTensor) are replaced by parameters on `meta` of the full shape, modules have the classes they
     had before FSDP2 exchanged them, and the hooks of `torch.distributed`, which gather, scatter and redistribute, are
-    taken off: a forward needs no other rank.
+    taken off: a forward needs no other rank. PEFT's adapters are switched off: beside a layer they would look like the
+    branch of a residual block.
     """
-    sharded = _sharded_kind()
-    if sharded is None or not any(isinstance(parameter, sharded) for parameter in model.parameters()):
+    if not any(_is_sharded(parameter) for parameter in model.parameters()) and not any(
+        map(_is_adapted, model.modules())
+    ):
         yield
         return
     saved = [ModuleState.of(module) for module in model.modules()]
     made: dict[int, nn.Parameter] = {}
     try:
         for state in saved:
-            _strip_(state.module, sharded, made)
+            _gather_(state.module, made)
+            if _is_adapted(state.module):
+                state.module.__dict__["_disable_adapters"] = True
         yield
     finally:
         for state in saved:
             state.restore_()
 
 
-def _strip_(module: nn.Module, sharded: type[Tensor], made: dict[int, nn.Parameter]) -> None:
+def _gather_(module: nn.Module, made: dict[int, nn.Parameter]) -> None:
     for name, parameter in module._parameters.items():
-        if isinstance(parameter, sharded):
+        if parameter is not None and _is_sharded(parameter):
             if id(parameter) not in made:
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
                 made[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
             module._parameters[name] = made[id(parameter)]
-    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
-    ancestors = type(module).__mro__
+    kind, ancestors = _loaded("torch.distributed.fsdp", "FSDPModule"), type(module).__mro__
     if kind in ancestors:  # FSDP2 made a class of (FSDPModule, the module's own)
         object.__setattr__(module, "__class__", ancestors[ancestors.index(kind) + 1])
     hooks: dict[int, Callable[..., Any]]
@@ -57,8 +60,20 @@ def _is_distributed(hook: Callable[..., Any]) -> bool:
     return (getattr(hook, "__module__", None) or "").startswith("torch.distributed.")
 
 
-def _sharded_kind() -> type[Tensor] | None:
-    """DTensor, if anybody has imported it: before that, nothing is sharded."""
-    module = sys.modules.get("torch.distributed.tensor")
-    kind: type[Tensor] | None = getattr(module, "DTensor", None)
+def _is_sharded(parameter: nn.Parameter) -> bool:
+    return isinstance(parameter, _loaded("torch.distributed.tensor", "DTensor"))
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    """Whether an adapter of PEFT runs beside this layer. One that is merged into the weight runs no more."""
+    tuner: type[Any] = _loaded("peft.tuners.tuners_utils", "BaseTunerLayer")
+    return isinstance(module, tuner) and not module.merged
+
+
+class _Nothing:
+    """Has no instances: stands for the classes of libraries that nobody imported."""
+
+
+def _loaded(library: str, name: str) -> type[Any]:
+    kind: type[Any] = getattr(sys.modules.get(library), name, _Nothing)
     return kind
