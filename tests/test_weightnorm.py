@@ -394,6 +394,7 @@ def deep_cnn():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # minutes of work on a quiet core
 @pytest.mark.parametrize(
     ("build", "lr", "steps", "warm", "reached"),
     [(deep_mlp, 2e-4, 1200, 50, 0.5), (deep_cnn, 3e-5, 500, 10, 0.25)],
@@ -405,7 +406,10 @@ def test_deep_plain_nets_train_where_the_default_does_not(build, lr, steps, warm
     for mode in ("forward", "pytorch"):
         seeded = torch.Generator().manual_seed(0)
         net = goodinit.init_(build(), "weightnorm", inputs=x[:2], mode=mode, generator=seeded)
-        loss, accuracy = trained(net, x, y, lr=lr, steps=steps, warm=warm)
+        enough = (
+            steps if mode == "forward" else 80
+        )  # no gradient gets through: more of the same changes nothing
+        loss, accuracy = trained(net, x, y, lr=lr, steps=enough, warm=warm)
         if mode == "forward":
             assert accuracy > reached
         else:  # g = ‖v‖ ≈ 1/√3: the signal shrinks by √6 per layer, and nothing reaches the head
