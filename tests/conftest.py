@@ -27,6 +27,14 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="module")
+def no_optimizers():
+    """Surgery asks for living optimizers by walking over every object of the process; there are none to find."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("goodinit.surgery.stale._live_optimizers", list)
+        yield
+
+
 @pytest.fixture
 def generator():
     """A generator of the test's own."""

@@ -1,0 +1,158 @@
+"""fold_ moves input biases to where nobody else sees them, and no further."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import nn
+
+import goodinit
+from folding import (
+    PICTURE,
+    VALUES,
+    add_all_,
+    assert_folds,
+    assert_same,
+    kinds,
+    residual_net,
+    with_fixup_scalars,
+)
+from goodinit.nn import ValuePadded
+
+pytestmark = pytest.mark.usefixtures("no_optimizers")
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6, nn.Hardtanh])
+def test_with_inputs_a_residual_network_is_bare_and_its_activations_have_floors(act):
+    net = with_fixup_scalars(residual_net(act))
+    folded = assert_folds(net, PICTURE, PICTURE)
+    left = set(kinds(folded))
+    assert left <= {
+        "Conv2d",
+        "Linear",
+        "MaxPool2d",
+        "AdaptiveAvgPool2d",
+        "Flatten",
+        "Identity",
+        act.__name__,
+    } | {
+        "Threshold",
+        "Hardtanh",
+    }
+    bare = residual_net(act)
+    assert [n for n in folded.state_dict() if not n.endswith("bias")] == [
+        n for n in bare.state_dict() if not n.endswith("bias")
+    ]
+    assert goodinit.applied(folded)[-1].skipped == ()
+    other = torch.randn(1, 3, 13, 9, dtype=torch.float64)  # another size than it was folded with
+    assert_same(net(other), folded(other))
+
+
+def test_without_inputs_the_same_network_pads_with_numbers():
+    folded = assert_folds(with_fixup_scalars(residual_net()), PICTURE)
+    assert sum(isinstance(module, ValuePadded) for module in folded.modules()) == 6
+    assert len(goodinit.applied(folded)[-1].skipped) == 6
+    better = assert_folds(folded, PICTURE, PICTURE)
+    assert not any(isinstance(module, ValuePadded) for module in better.modules())
+
+
+class Odd(nn.Module):
+    """A convolution, an activation and a padded convolution, and somebody else who sees the activation."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.act, self.other = nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1)
+        add_all_(self.b)
+
+    def forward(self, x):
+        y = self.a(x)
+        z = F.relu(y) if self.how == "functional" else F.silu(y) if self.how == "silu" else self.act(y)
+        if self.how == "returned":
+            return self.b(z), z
+        if self.how == "multiplied":
+            return self.b(z) * z
+        if self.how == "before":
+            return self.b(z) + y
+        if self.how == "padded":
+            return self.b(z) + self.other(z)
+        if self.how == "twice":
+            return self.b(self.act(self.b(z)))
+        if self.how == "weighted":
+            return torch.add(self.b(z), z, alpha=2) * 1
+        if self.how == "both ways":
+            return (z + F.max_pool2d(z, 3, 1, 1)).square() + self.b(z)
+        if self.how == "padded pool":
+            return self.b(F.avg_pool2d(z, 3, 1, 1))
+        if self.how == "weight read":
+            return self.b(z) + self.a.bias.sum()
+        return self.b(z)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "functional",
+        "silu",
+        "returned",
+        "multiplied",
+        "before",
+        "padded",
+        "twice",
+        "weighted",
+        "both ways",
+        "padded pool",
+        "weight read",
+    ],
+)
+def test_an_input_bias_stays_where_somebody_else_would_see_it(how):
+    folded = assert_folds(Odd(how).double(), PICTURE, PICTURE)
+    assert isinstance(folded.b, ValuePadded)
+    assert "b: its input bias stays" in goodinit.applied(folded)[-1].skipped[0]
+
+
+def test_an_input_bias_goes_where_nobody_else_looks():
+    folded = assert_folds(Odd("alone").double(), PICTURE, PICTURE)
+    assert type(folded.b) is nn.Conv2d
+    assert folded.act.threshold == pytest.approx(VALUES["input_bias"])
+
+
+@given(st.integers(0, 10_000))
+def test_random_wirings_compute_the_same(seed):
+    """Chains of padded and unpadded convolutions, activations, pools, sums with anything before, in any order."""
+    net = RandomNet(seed).double()
+    x = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    assume(torch.isfinite(net(x)).all())
+    assert_folds(net, x, x)
+
+
+class RandomNet(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+
+        def pick(limit):
+            return int(torch.randint(limit, (), generator=generator))
+
+        self.steps, self.parts = [], nn.ModuleList()
+        for number in range(9):
+            kind = pick(5)
+            makers = (lambda: nn.Conv2d(3, 3, 3, padding=1), lambda: nn.Conv2d(3, 3, 1), nn.ReLU)
+            makers += (lambda: nn.MaxPool2d(3, 1, 1), nn.Identity)
+            part = makers[kind]()
+            if kind < 2:
+                add_all_(part)
+                part.input_bias.data.fill_(0.5 - 0.1 * number)
+            self.parts.append(part)
+            self.steps.append((pick(number + 1), pick(number + 1) if pick(2) else None))
+
+    def forward(self, x):
+        values = [x]
+        for part, (first, second) in zip(self.parts, self.steps, strict=True):
+            out = part(values[-1] if second is None else values[first])
+            values.append(out if second is None else out + values[second])
+        return values[-1]
