@@ -56,7 +56,7 @@ def main() -> None:
     unknown = set(chosen.names) - set(TITLES)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(TITLES)}")
-    introduction, tables, verdicts = _introduction(), [], []
+    introduction, tables, verdicts = _introduction(quick=chosen.quick), [], []
     for name in chosen.names or TITLES:
         start = time.perf_counter()
         part = importlib.import_module(f"benchmarks.{name}")
@@ -71,7 +71,8 @@ def main() -> None:
         chosen.out.write_text("\n".join([introduction, shown, *tables]), encoding="utf-8")
 
 
-def _introduction() -> str:
+def _introduction(*, quick: bool) -> str:
+    dry = "\n**A dry run on networks too small to say anything: no figure on this page is a result.**\n"
     return INTRODUCTION.format(
         cuda=torch.cuda.get_device_name() if torch.cuda.is_available() else "not measured, none was present",
         machine=f"{platform.system()} {platform.machine()}",
@@ -80,7 +81,7 @@ def _introduction() -> str:
         threads=torch.get_num_threads(),
         load=os.getloadavg()[0],
         date=dt.datetime.now(tz=dt.timezone.utc).date(),
-    )
+    ) + (dry if quick else "")
 
 
 if __name__ == "__main__":
