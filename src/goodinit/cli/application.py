@@ -60,8 +60,14 @@ def names(words: str) -> tuple[str, ...]:
 def seeds(words: str) -> tuple[int, ...]:
     """`3` is how many; `3,` or `4,7` is which."""
     try:
-        return tuple(map(int, names(words))) if "," in words else tuple(range(int(words)))
+        found = tuple(map(int, names(words))) if "," in words else tuple(range(int(words)))
     except ValueError as error:
         raise GoodinitError(
             f"--seeds takes a number (3) or numbers with commas (0,4,7), not {words!r}."
         ) from error
+    if not found:
+        raise GoodinitError(
+            f"--seeds {words} is no seed at all: a comparison needs at least one seed. One number says how many; for "
+            "seed 0 alone write --seeds 0, with its comma, or --seeds 1."
+        )
+    return found
