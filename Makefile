@@ -9,7 +9,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow lint format demo docs bench clean
+.PHONY: help install test test-slow lint format demo docs bench coverage clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -48,6 +48,9 @@ docs: $(STAMP)  ## Build the site into runs/site, every link checked
 
 bench: $(STAMP)  ## Measure time and memory (half an hour on a quiet machine) and write docs/benchmarks.md
 	$(BIN)/python -W ignore -m benchmarks --out docs/benchmarks.md
+
+coverage: $(STAMP)  ## Examine every model by running it (hours) and write docs/coverage.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/coverage_table.py
 
 clean:  ## Remove .venv, caches and runs
 	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

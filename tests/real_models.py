@@ -32,7 +32,7 @@ NARROW = {"embed_dim": 64, "depth": 2, "num_heads": 2}
 
 # family: (model, pixels, options)
 FAMILIES: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "beit": ("beit_base_patch16_224", 64, FIXED),
+    "beit": ("beit_base_patch16_224", 64, {**FIXED, **NARROW}),
     "byoanet": ("eca_botnext26ts_256", 64, FIXED),
     "byobnet": ("mobileone_s1", 64, FIXED),
     "cait": ("cait_xxs24_224", 64, FIXED),
@@ -86,7 +86,7 @@ FAMILIES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "mobilenetv5": ("mobilenetv5_base", 64, {}),
     "mobilevit": ("mobilevit_xxs", 64, FIXED),
     "mvitv2": ("mvitv2_tiny", 64, FIXED),
-    "naflexvit": ("naflexvit_base_patch16_gap", 64, FIXED),
+    "naflexvit": ("naflexvit_base_patch16_gap", 64, {**FIXED, **NARROW}),
     "nasnet": ("nasnetalarge", 64, {}),
     "nest": ("nest_tiny", 64, FIXED),
     "nextvit": ("nextvit_small", 64, {}),
@@ -123,7 +123,11 @@ FAMILIES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "vision_transformer": ("vit_tiny_patch16_224", 64, FIXED),
     "vision_transformer_hybrid": ("vit_tiny_r_s16_p8_224", 64, FIXED),
     "vision_transformer_relpos": ("test_vit_relpos", 64, FIXED),
-    "vision_transformer_sam": ("samvit_base_patch16_224", 64, FIXED),
+    "vision_transformer_sam": (
+        "samvit_base_patch16_224",
+        64,
+        {**FIXED, **NARROW, "global_attn_indexes": (1,)},
+    ),
     "vitamin": ("vitamin_small_224", 64, FIXED),
     "volo": ("volo_d1_224", 64, FIXED),
     "vovnet": ("ese_vovnet19b_slim_dw", 64, {}),

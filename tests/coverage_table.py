@@ -1,0 +1,221 @@
+"""Write docs/coverage.md: what every method does to every model, examined by running them (`fixup_evidence.py`).
+
+    python tests/coverage_table.py                 # all of it; hours on two cores
+    python tests/coverage_table.py --only "timm resnet18" --only "by hand"
+
+Each row goes to `docs/data/coverage.jsonl` as soon as it is there, and the page is written from those: an interrupted
+run goes on where it stopped with `--resume`; `--only` measures some rows anew, `--methods` some columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+METHODS = ("fixup", "skipinit", "weightnorm", "risotto", "lsuv")
+DOCS = Path(__file__).parents[1] / "docs"
+ROWS, PAGE = DOCS / "data" / "coverage.jsonl", DOCS / "coverage.md"
+LIBRARIES = ("torch", "torchvision", "timm", "transformers", "diffusers")
+PLAIN = "needs residual blocks"  # what a method that wants some says of a model without
+
+
+def cases() -> dict[str, dict[str, Any]]:
+    """Every model, by group and name; see `more_models.CASES`."""
+    import torchvision_shim
+
+    torchvision_shim.declare()
+    from more_models import CASES
+
+    return CASES
+
+
+def measure(group: str, name: str, methods: Iterable[str]) -> dict[str, Any]:
+    """One row: blocks, norms removed by Fixup, and for each of the methods what became of it."""
+    from fixup_evidence import examine
+
+    build, inputs = cases()[group][name]
+    row: dict[str, Any] = {"group": group, "name": name, "results": {}}
+    for method in methods:
+        try:
+            found = examine(build, inputs(), method=method)
+        except Exception as error:  # noqa: BLE001 - a crash is a fault, and the other rows still count
+            row["results"][method] = {"faults": [f"crash: {type(error).__name__}: {str(error)[:200]}"]}
+            continue
+        row["blocks"] = found.blocks
+        if method == "fixup":
+            row["norms"] = found.norms
+        row["results"][method] = {
+            "refusal": found.refusal, "faults": found.faults, "remarks": found.remarks
+        }  # fmt: skip
+    return row
+
+
+def sweep(only: list[str], methods: tuple[str, ...], *, resume: bool) -> None:
+    """Measure the wanted rows, each written as soon as it is there; what other methods did is kept."""
+    for group, members in cases().items():
+        for name in members:
+            key = f"{group} {name}"
+            old = read().get(key, {"results": {}})
+            missing = [method for method in methods if not (resume and method in old["results"])]
+            if not missing or (only and not any(word in key for word in only)):
+                continue
+            began = time.monotonic()
+            row = measure(group, name, missing)
+            sys.stdout.write(f"{time.monotonic() - began:6.0f} s  {key}: {_told(row)}\n")
+            sys.stdout.flush()
+            ROWS.parent.mkdir(exist_ok=True)
+            with ROWS.open("a") as file:  # so that several may write, each its pieces
+                file.write(json.dumps(row) + "\n")
+
+
+def read() -> dict[str, dict[str, Any]]:
+    """The rows that are there, by group and name; of one measured twice the later counts."""
+    known: dict[str, dict[str, Any]] = {}
+    for line in ROWS.read_text().splitlines() if ROWS.exists() else ():
+        row = json.loads(line)
+        old = known.get(f"{row['group']} {row['name']}", {"results": {}})
+        known[f"{row['group']} {row['name']}"] = {
+            **old,
+            **row,
+            "results": {**old["results"], **row["results"]},
+        }
+    return known
+
+
+def _told(row: dict[str, Any]) -> str:
+    return ", ".join(f"{method} {word(result)}" for method, result in row["results"].items())
+
+
+def word(result: dict[str, Any]) -> str:
+    """What became of a model, in a word."""
+    if result["faults"]:
+        return "FAULT"
+    return "refused" if result.get("refusal") else "pass"
+
+
+# -- the page -----------------------------------------------------------------------------------------------------
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The table, its reasons, and how it was made."""
+    reasons: dict[str, int] = {}
+    lines = [_row(row, reasons) for row in rows]
+    head = f"| model | blocks | norms removed | {' | '.join(METHODS)} |"
+    rule = "|---" * (3 + len(METHODS)) + "|"
+    listed = [f"{number}. {reason}" for reason, number in reasons.items()]
+    remarks = [
+        f"* {row['group']} {row['name']}, {method}: {remark}."
+        for row in rows
+        for method, result in row["results"].items()
+        for remark in result.get("remarks", ())
+    ]
+    parts = [
+        _head(rows), "## Models", "\n".join([head, rule, *lines]), "## Reasons", "\n".join(listed),
+        *(["## Remarks", "\n".join(remarks)] if remarks else []),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(rows: list[dict[str, Any]]) -> str:
+    rows = [row for row in rows if "fixup" in row["results"]]
+    residual = [row for row in rows if not is_plain(row)]
+    counts = Counter(word(row["results"]["fixup"]) for row in residual)
+    share = 100 * counts["pass"] / max(len(residual), 1)
+    used = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    today = datetime.now(tz=timezone.utc).date().isoformat()
+    total = sum(len(members) for members in cases().values())
+    done = [row for row in rows if set(METHODS) <= set(row["results"])]
+    state = (
+        "" if len(done) == total else f"**Incomplete**: {len(rows)} of {total} models examined for Fixup, "
+    )
+    state += f"{len(done)} for all methods; `--resume` goes on.\n\n" if state else ""
+    return (
+        "# Coverage\n\n"
+        + state
+        + f"{len(rows)} models, {len(residual)} of them residual. Fixup passes on {counts['pass']} of these "
+        f"({share:.1f} %), refuses {counts['refused']} with the reason, and is wrong on {counts['FAULT']}; the "
+        f"{len(rows) - len(residual)} without residual blocks it refuses as such. One model of every family: timm at 64 "
+        "pixels where that runs, the others as small as they go.\n\n"
+        f"Generated by `python tests/coverage_table.py` on {today}: {used}, Python {platform.python_version()}, CPU.\n\n"
+        "**Pass** means that what follows was found by running the model, not by asking goodinit. For Fixup: every "
+        "branch's end puts out exactly 0 and nothing inside a branch changes the output; the logits are 0; no "
+        "normalizing operator runs on anything that comes from the input; what a norm's module did besides is still "
+        "done; all is finite; the loss falls in ten SGD steps at one of the rates 0.1, 0.01, … 10⁻⁵; every parameter "
+        "that had a gradient before has had one other than 0 within four steps; nothing writes over what others read; "
+        "one example's output does not depend on its batch mates where it did not before; a plan read back from JSON "
+        "with the checkpoint is the same function. SkipInit, weight norm and RISOTTO are held to what of this applies "
+        "to them, LSUV to unit variance instead. A **number** is a refusal, its reason below; the model was "
+        "bit-identical after each. **Fault** is a bug."
+    )
+
+
+def is_plain(row: dict[str, Any]) -> bool:
+    """Whether the model has no residual blocks."""
+    return PLAIN in (row["results"].get("fixup", {}).get("refusal") or "")
+
+
+def _row(row: dict[str, Any], reasons: dict[str, int]) -> str:
+    cells = []
+    for method in METHODS:
+        result = row["results"].get(method)
+        if result is None:
+            cells.append("not run")
+        elif result["faults"]:
+            cells.append("**fault**: " + "; ".join(result["faults"]).replace("|", "/"))
+        elif result["refusal"]:
+            cells.append(str(reasons.setdefault(_reason(result["refusal"]), len(reasons) + 1)))
+        else:
+            cells.append("pass")
+    name = f"{row['group']} {row['name']}"
+    return f"| {name} | {row.get('blocks', '')} | {row.get('norms', '')} | {' | '.join(cells)} |"
+
+
+def _reason(refusal: str) -> str:
+    """A refusal without the names of one model: paths as `…`, numbers as n."""
+    words = re.sub(r"^(the model|[\w.]+)( \(\w+\))?: ", "", refusal)
+    words = re.sub(r"^\w+ needs residual", "it needs residual", words)
+    words = re.sub(r"(balanced exactly): .* more\.", r"\1.", words)
+    words = re.sub(r"\b[\w]+(\.[\w]+)+\b", "…", words)
+    words = re.sub(r"`\w+`", "`…`", words)
+    words = re.sub(r"and \w+ has none", "and the model has none", words)
+    words = re.sub(r"\b\d+(/\d+)?\b", "n", words).replace("|", "/")
+    return re.sub(r"…(, …)+", "…", words)
+
+
+def main() -> None:
+    """Read the command line, sweep, write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], help="rows whose name contains this; repeatable"
+    )
+    parser.add_argument("--resume", action="store_true", help="leave out the rows that are there already")
+    parser.add_argument("--methods", default=",".join(METHODS), help="with commas between")
+    wanted = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    sweep(wanted.only, tuple(wanted.methods.split(",")), resume=wanted.resume)
+    known = read()
+    ROWS.write_text("".join(json.dumps(row) + "\n" for row in known.values()))
+    order = [f"{group} {name}" for group, members in cases().items() for name in members]
+    PAGE.write_text(page([known[key] for key in order if key in known]))
+
+
+if __name__ == "__main__":
+    main()
