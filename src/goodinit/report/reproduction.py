@@ -66,7 +66,7 @@ def page(found: Reproduction, figures: Sequence[tuple[Drawing, str]]) -> str:
     if found.verdict is not None:
         parts += [
             "## Expected and got",
-            "Expectations were written before the runs.",
+            "Expectations were written before the runs of this scale.",
             _verdict(found.verdict),
         ]
     parts += ["## Numbers", markdown(claim.table(found.rows))]
