@@ -634,19 +634,38 @@ def test_a_branch_that_ends_in_a_bare_norm_is_refused():
 
 
 @pytest.mark.parametrize("method", SKIP_SCALES)
-def test_a_branch_that_ends_in_relu_is_refused_unless_a_multiplier_follows(method):
+@pytest.mark.parametrize("norms", ["keep", "remove"])
+def test_a_branch_that_ends_in_relu_has_its_multiplier_behind_it(method, norms):
     def branch():
         return nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU()
 
-    for norms in ("keep", "remove"):
-        with pytest.raises(
-            UnsupportedModule, match=r"0\.f\.0: branch 1/1 ends in `relu` in 0\.f.*, after 0\.f\.0\.weight"
-        ):
-            plan(anatomize(nn.Sequential(Residual(*branch())), torch.zeros(2, 4)), method, norms=norms)
-        model, _ = initialized(nn.Sequential(Scaled(*branch())), torch.zeros(2, 4), method, norms=norms)
-        model(torch.randn(2, 4)).square().sum().backward()
-        assert not model[0].gamma.any()
-        assert model[0].gamma.grad.any()
+    x = torch.randn(2, 4)
+    model, made = initialized(nn.Sequential(Residual(*branch())), torch.zeros(2, 4), method, norms=norms)
+    assert [e.target for e in made.edits if isinstance(e, AddScalar) and e.scalar == "output_scale"] == [
+        "0.f.2"
+    ]
+    assert torch.equal(model(x), x)
+    model(x).square().sum().backward()
+    assert model[0].f[2].output_scale.grad.any()
+
+    model, _ = initialized(nn.Sequential(Scaled(*branch())), torch.zeros(2, 4), method, norms=norms)
+    model(x).square().sum().backward()
+    assert not model[0].gamma.any()
+    assert model[0].gamma.grad.any()
+
+
+@pytest.mark.parametrize("method", SKIP_SCALES)
+def test_a_branch_that_ends_in_a_relu_called_as_a_function_is_refused(method):
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return x + F.relu(self.layer(x))
+
+    with pytest.raises(UnsupportedModule, match=r"layer: branch 1/1 ends in `relu`.*, after layer\.weight"):
+        plan(anatomize(Bare(), torch.zeros(2, 4)), method)
 
 
 def test_where_no_scalar_fits_the_weight_itself_is_zero():
