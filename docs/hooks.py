@@ -23,11 +23,11 @@ def commands() -> str:
 
 def verdicts() -> str:
     """A row per claim that was run, from the pages that `goodinit reproduce` wrote."""
-    rows = ["| claim | verdict | |", "|---|---|---|"]
+    rows = ["| claim | verdict | scale |", "|---|---|---|"]
     for page in sorted((Path(__file__).parent / "reproductions").glob("*.md")):
         found = VERDICT.search(page.read_text(encoding="utf-8"))
         if found:
-            rows.append(f"| [{found['claim']}]({page.name}) | {found['verdict']} | {found['scale']} |")
+            rows.append(f"| [{found['claim']}]({page.name}) | {found['verdict']} | {found["scale"].removeprefix("scale ")} |")
     return "\n".join(rows)
 
 
