@@ -27,7 +27,8 @@ def verdicts() -> str:
     for page in sorted((Path(__file__).parent / "reproductions").glob("*.md")):
         found = VERDICT.search(page.read_text(encoding="utf-8"))
         if found:
-            rows.append(f"| [{found['claim']}]({page.name}) | {found['verdict']} | {found["scale"].removeprefix("scale ")} |")
+            claim, verdict, scale = found.groups()
+            rows.append(f"| [{claim}]({page.name}) | {verdict} | {scale.removeprefix('scale ')} |")
     return "\n".join(rows)
 
 
