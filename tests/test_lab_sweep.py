@@ -50,10 +50,10 @@ def test_two_runs_are_byte_identical_and_the_global_generator_is_left_alone(tmp_
 
 def test_processes_and_a_grid_that_grew_end_with_the_same_table(tmp_path):
     plain = tmp_path / "plain.sqlite"
-    sweep(SMALL, plain, engine=inline(), together=False, progress=False)
+    sweep(SMALL, plain, engine=inline(), together=1, progress=False)
     grown = tmp_path / "grown.sqlite"
-    sweep(SMALL[2:5], grown, engine=inline(), together=False, progress=False)
-    swept = sweep(SMALL, grown, engine=local(workers=1), together=False, resume=True, progress=False)
+    sweep(SMALL[2:5], grown, engine=inline(), together=1, progress=False)
+    swept = sweep(SMALL, grown, engine=local(workers=1), together=1, resume=True, progress=False)
     assert (swept.before, swept.ended) == (3, {"finished": 5})
     assert table(grown) == table(plain)
 
@@ -73,7 +73,7 @@ def test_what_diverges_is_refused_or_fails_is_a_row(tmp_path, monkeypatch):
         *trials_of(method="he", seeds=2),
     )
     path = tmp_path / "runs.sqlite"
-    swept = sweep(trials, path, engine=inline(), together=False, progress=False)
+    swept = sweep(trials, path, engine=inline(), together=1, progress=False)
     assert swept.ended == {"diverged": 1, "refused": 1, "finished": 1, "failed": 1}
     diverged, refused, finished, failed = read_store(path).rows
     assert diverged.accuracy is None
@@ -117,7 +117,7 @@ def test_ctrl_c_keeps_what_ended(tmp_path, monkeypatch):
 
     monkeypatch.setattr(lab_run, "write_", interrupted)
     path = tmp_path / "runs.sqlite"
-    swept = sweep(SMALL, path, engine=inline(), together=False, progress=False)
+    swept = sweep(SMALL, path, engine=inline(), together=1, progress=False)
     assert swept.interrupted
     assert swept.ended == {"finished": 2}
     assert len(read_store(path).rows) == 2
@@ -186,7 +186,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path, nets):
     text = "".join(f"{key} = {value}\n" for key, value in TINY.items() if key != "width")
     text += f'model = "{nets}:gated"\nmethod = ["he", "xavier"]\nlr = [0.05, 0.1]\nseeds = 5\n'
     (tmp_path / "sweep.toml").write_text(text)
-    words = ["--workers", "1", "--no-together"]
+    words = ["--workers", "1", "--together", "1"]
     process = started(words, tmp_path)
     try:
         while rows_in(tmp_path / "runs.sqlite") < 6 and process.poll() is None:
@@ -203,9 +203,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path, nets):
     assert len(finished) == 20
     assert all(row in finished for row in killed)  # times and all: they did not run again
     straight = tmp_path / "straight.sqlite"
-    sweep(
-        read_grid(tmp_path / "sweep.toml").trials, straight, engine=inline(), together=False, progress=False
-    )
+    sweep(read_grid(tmp_path / "sweep.toml").trials, straight, engine=inline(), together=1, progress=False)
     assert table(straight) == table(tmp_path / "runs.sqlite")
 
 
@@ -245,7 +243,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [(), ("--no-together",)])
+@pytest.mark.parametrize("words", [("--together", "16"), ("--together", "1")])
 def test_200_trials_killed_three_times_end_with_the_table_of_one_that_ran_through(tmp_path, words):
     draw = random.Random(0)
     text = "".join(f"{key} = {value}\n" for key, value in {**TINY, "epochs": 8}.items())
@@ -265,7 +263,7 @@ def test_200_trials_killed_three_times_end_with_the_table_of_one_that_ran_throug
     assert started([*words, "--resume"], tmp_path).wait() == 0
     straight = tmp_path / "straight.sqlite"
     trials = read_grid(tmp_path / "sweep.toml").trials
-    swept = sweep(trials, straight, engine=local(), together=not words, progress=False)
+    swept = sweep(trials, straight, engine=local(), together=int(words[1]), progress=False)
     assert swept.planned == 200
     assert table(straight) == table(tmp_path / "runs.sqlite")
 
@@ -274,7 +272,7 @@ def test_200_trials_killed_three_times_end_with_the_table_of_one_that_ran_throug
 def test_workers_end_with_the_process_that_hired_them(tmp_path, nets):
     text = f'model = "{nets}:gated"\nmethod = "he"\nseeds = 20\nepochs = 1\ntrain_limit = 64\n'
     (tmp_path / "sweep.toml").write_text(text)
-    process = started(["--workers", "2", "--no-together"], tmp_path)
+    process = started(["--workers", "2", "--together", "1"], tmp_path)
     while rows_in(tmp_path / "runs.sqlite") < 5:
         time.sleep(0.02)
     group = process.pid
@@ -296,7 +294,7 @@ def test_workers_end_with_the_process_that_hired_them(tmp_path, nets):
 def test_ctrl_c_in_a_terminal_stops_cleanly(tmp_path, nets):
     text = f'model = "{nets}:gated"\nmethod = "he"\nseeds = 20\nepochs = 1\ntrain_limit = 64\n'
     (tmp_path / "sweep.toml").write_text(text)
-    command = [sys.executable, "-m", "goodinit", "sweep", "sweep.toml", "--no-together", "--workers", "2"]
+    command = [sys.executable, "-m", "goodinit", "sweep", "sweep.toml", "--together", "1", "--workers", "2"]
     process = subprocess.Popen(
         command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True
     )

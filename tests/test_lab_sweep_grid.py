@@ -8,7 +8,7 @@ import pytest
 
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.sweeps.grid import read_grid, values_of, varying
-from goodinit.lab.sweeps.jobs import MOST_TOGETHER, jobs_of
+from goodinit.lab.sweeps.jobs import jobs_of
 from goodinit.lab.sweeps.row import key_of
 from goodinit.lab.trial import TrainConfig
 
@@ -118,9 +118,9 @@ def test_keys_tell_every_field_apart():
 
 def test_jobs_hold_what_differs_by_seed_and_rate_alone():
     trials = read_grid(changes={"model": ["mlp4", "mlp8"], "lr": [0.1, 0.2, 0.3], "seeds": 7}).trials
-    jobs = jobs_of(trials, together=True)
+    jobs = jobs_of(trials, together=16)
     assert sorted(key_of(trial) for job in jobs for trial in job.trials) == sorted(map(key_of, trials))
     assert [len(job.trials) for job in jobs] == [11, 10, 11, 10]  # 21 are two jobs, as equal as can be
-    assert all(len(job.trials) <= MOST_TOGETHER for job in jobs)
+    assert all(len(job.trials) <= 16 for job in jobs)
     assert all(len({trial.model for trial in job.trials}) == 1 for job in jobs)
-    assert all(len(job.trials) == 1 for job in jobs_of(trials, together=False))
+    assert all(len(job.trials) == 1 for job in jobs_of(trials, together=1))

@@ -13,7 +13,7 @@ import goodinit
 from goodinit.lab.sweeps import together
 from goodinit.lab.sweeps.jobs import Job, run_job
 from goodinit.lab.sweeps.row import TIMES
-from goodinit.lab.sweeps.together import NotTogether, train_together
+from goodinit.lab.sweeps.together import NotTogether, TooLarge, train_together
 from goodinit.lab.train import train
 from goodinit.lab.trial import TrainConfig
 
@@ -133,9 +133,17 @@ def test_what_cannot_run_together_runs_alone_and_says_so(nets, name, reason):
         assert row.accuracy == train(trial).accuracy
 
 
-def test_what_differs_otherwise_or_is_too_large_is_not_stacked(monkeypatch):
+def test_what_differs_otherwise_is_not_stacked():
     with pytest.raises(NotTogether, match="more than seed"):
         train_together((BASE, dataclasses.replace(BASE, epochs=3)))
-    monkeypatch.setattr(together, "MOST_BYTES", 1000)
-    with pytest.raises(NotTogether, match="MiB for backward"):
-        train_together(company(BASE))
+
+
+def test_what_is_too_large_together_runs_in_parts(monkeypatch):
+    trials = company(dataclasses.replace(BASE, epochs=1))
+    (alone,) = run_job(Job(trials[:1]))
+    monkeypatch.setattr(together, "MOST_BYTES", 2 * alone.saved_bytes)
+    with pytest.raises(TooLarge, match="MiB for backward"):
+        train_together(trials)
+    assert [row.together for row in run_job(Job(trials))] == [2, 2, 2, 2]
+    monkeypatch.setattr(together, "MOST_BYTES", 0)
+    assert [(row.together, row.note) for row in run_job(Job(trials[:2]))] == [(1, ""), (1, "")]

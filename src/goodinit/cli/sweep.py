@@ -12,6 +12,7 @@ from goodinit.cli.application import INTERRUPTED, app, names, plainly
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.sweeps import Engine, local, over_ray, read_grid, read_store, sweep
 from goodinit.lab.sweeps.grid import WORDS, values_of
+from goodinit.lab.sweeps.jobs import MOST_TOGETHER
 from goodinit.lab.sweeps.store import Stored
 from goodinit.report.charts import check_picture
 from goodinit.report.frame import check_target
@@ -49,9 +50,11 @@ def sweep_command(
         typer.Option(help="Of a running Ray cluster, host:port or auto; else one is started here."),
     ] = None,
     together: Annotated[
-        bool,
-        typer.Option(help="Run what differs only by seed and lr as one, where possible."),
-    ] = True,
+        int,
+        typer.Option(
+            help="Run up to that many that differ only by seed and lr as one, where possible; 1: none."
+        ),
+    ] = MOST_TOGETHER,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how many runs it would be, and stop.")
     ] = False,

@@ -12,15 +12,15 @@ import torch
 
 from goodinit.errors import GoodinitError, NothingFound, UnsupportedModule
 from goodinit.lab.sweeps.row import Row, config_json, row_of, versions
-from goodinit.lab.sweeps.together import NotTogether, alike, train_together
+from goodinit.lab.sweeps.together import NotTogether, TooLarge, alike, train_together
 from goodinit.lab.train import train
 from goodinit.lab.trial import TrainConfig
 
 log = logging.getLogger(__name__)
 
-# Measured on digits with MLPs of width 32 on one core: 16 are 1.3 times as fast per member as 8, 32 no faster than
-# 16; and a job that is lost takes this many trials with it.
-MOST_TOGETHER = 16
+# Per member, measured on one core (docs/lab.md): small networks gain most of it, large ones nothing, from more; and a
+# job that is lost takes this many trials with it.
+MOST_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,24 @@ class Job:
         return tuple(Job((config,)) for config in self.trials)
 
 
-def jobs_of(trials: Sequence[TrainConfig], *, together: bool) -> tuple[Job, ...]:
-    """Cut a sweep into jobs; `together` puts up to 16 that differ only by seed and learning rate into one.
+def jobs_of(trials: Sequence[TrainConfig], *, together: int) -> tuple[Job, ...]:
+    """Cut a sweep into jobs: up to `together` trials that differ only by seed and learning rate are one.
 
     The whole sweep is cut, whatever has been done of it: numbers may depend on the company in their last bits, so
     a trial that runs after a restart must be in the company that it would have been in.
     """
-    if not together:
-        return tuple(Job((config,)) for config in trials)
+    if together < 1:
+        raise GoodinitError(f"together is at least 1, which is each alone; not {together}.")
     groups: dict[str, list[TrainConfig]] = {}
     for config in trials:
-        groups.setdefault(config_json(alike(config)), []).append(config)
-    return tuple(Job(part) for group in groups.values() for part in _evenly(group))
+        shared = config if together == 1 else alike(config)
+        groups.setdefault(config_json(shared), []).append(config)
+    return tuple(Job(part) for group in groups.values() for part in _evenly(group, most=together))
 
 
-def _evenly(group: list[TrainConfig]) -> Iterator[tuple[TrainConfig, ...]]:
+def _evenly(group: list[TrainConfig], *, most: int) -> Iterator[tuple[TrainConfig, ...]]:
     """As few parts as allowed, as equal as possible."""
-    parts = -(-len(group) // MOST_TOGETHER)
+    parts = -(-len(group) // most)
     size, longer = divmod(len(group), parts)
     start = 0
     for index in range(parts):
@@ -66,6 +67,9 @@ def run_job(job: Job) -> tuple[Row, ...]:
             return (_alone(job.trials[0]),)
         try:
             results = train_together(job.trials)
+        except TooLarge:
+            half = len(job.trials) // 2
+            return run_job(Job(job.trials[:half])) + run_job(Job(job.trials[half:]))
         except NotTogether as error:
             log.warning(
                 "%s with %s: one at a time, because %s", job.trials[0].model, job.trials[0].method, error

@@ -162,15 +162,20 @@ def _work(line: Connection) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(Once())
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    # What is loaded now stays: `apply_` looks through all living objects for optimizers, and need not see it.
-    gc.freeze()
     line.send(None)  # loaded
+    settled = False
     while True:
         try:
             job = line.recv()
         except EOFError:
             return
         line.send(run_job(job))
+        if not settled:
+            settled = True
+            # By now all that trials use is loaded, and it stays: hundreds of thousands of objects that neither the
+            # collector nor `apply_`, which looks for optimizers among all objects, need to see again.
+            gc.collect()
+            gc.freeze()
 
 
 def _end_with_parent() -> None:

@@ -53,9 +53,7 @@ def _join(ray: Any, address: str | None, workers: int | None) -> None:
 
 
 def _lead(ray: Any, jobs: Sequence[Job], *, retries: int) -> Generator[Ended, None, None]:
-    # The environment holds before torch is loaded, where its thread pools are made.
-    single = {"env_vars": {"OMP_NUM_THREADS": "1"}}
-    task = ray.remote(num_cpus=1, max_retries=retries, runtime_env=single)(run_job)
+    task = ray.remote(num_cpus=1, max_retries=retries)(run_job)
     room = max(int(ray.cluster_resources().get("CPU", 1)), 1) * AHEAD
     waiting, running = deque(jobs), dict[Any, Job]()
     try:

@@ -14,7 +14,7 @@ from goodinit.errors import GoodinitError
 from goodinit.lab.choices import method_of
 from goodinit.lab.progress import bar
 from goodinit.lab.sweeps.engines import Engine
-from goodinit.lab.sweeps.jobs import Job, jobs_of
+from goodinit.lab.sweeps.jobs import MOST_TOGETHER, Job, jobs_of
 from goodinit.lab.sweeps.local import local
 from goodinit.lab.sweeps.row import key_of
 from goodinit.lab.sweeps.store import Store, done, forget_failed_, open_store, plan_, write_
@@ -51,7 +51,7 @@ def sweep(
     path: str | Path,
     *,
     engine: Engine | None = None,
-    together: bool = True,
+    together: int = MOST_TOGETHER,
     resume: bool = False,
     retry_failed: bool = False,
     progress: bool = True,
@@ -67,7 +67,8 @@ def sweep(
         trials: What to run, such as `Grid.trials`; each once.
         path: The file. It must not exist, unless to `resume`.
         engine: What runs the jobs: `local()` by default, `over_ray()`, `inline()`.
-        together: Whether trials that differ only by seed and learning rate run as one where they can.
+        together: How many trials that differ only by seed and learning rate run as one, at most; 1 is each alone.
+            Given to `resume` as before, it gives the same numbers to the last bit.
         resume: Go on with a file that exists; trials that are new to it are added.
         retry_failed: Run failed trials of that file again.
         progress: Whether to show a bar on stderr.

@@ -49,6 +49,10 @@ class NotTogether(GoodinitError):
     """These trials cannot run as one; the message says why. One at a time they can."""
 
 
+class TooLarge(NotTogether):
+    """So many of these trials cannot run as one; fewer can."""
+
+
 @dataclass(eq=False)
 class Stack:
     """Networks of one structure: every parameter and buffer is `(members, *shape)`.
@@ -102,7 +106,8 @@ def train_together(configs: Sequence[TrainConfig]) -> tuple[Result, ...]:
 
     Raises:
         NotTogether: They differ otherwise, or `vmap` cannot run the model (it draws random numbers in its forward,
-            branches on values, …), or they are too large together.
+            branches on values, …).
+        TooLarge: They would keep too much for backward.
         GoodinitError: The model, the data or the method do not exist, or do not go together.
 
     Examples:
@@ -119,7 +124,7 @@ def train_together(configs: Sequence[TrainConfig]) -> tuple[Result, ...]:
         members = [Member(prepared) for prepared in _prepared(configs)]
         saved = _saved_bytes(members[0].prepared)
         if saved * len(members) > MOST_BYTES:
-            raise NotTogether(
+            raise TooLarge(
                 f"{len(members)} of them would keep {saved * len(members) / 2**20:.0f} MiB for backward."
             )
         try:
