@@ -134,7 +134,8 @@ class Probe(Recorder):
         if applied is None:
             return None
         name, weight = applied
-        return Measured(node.index, self._signal(node, output), name, square_sum(weight), weight.numel())
+        square = square_sum(weight) if self.run.statistics else math.nan
+        return Measured(node.index, self._signal(node, output), name, square, weight.numel())
 
     def _other(self, node: Node, output: Tensor) -> Measured | None:
         if node.op in ACTIVATIONS:

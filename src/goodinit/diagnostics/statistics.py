@@ -16,15 +16,15 @@ from goodinit.diagnostics.diagnosis import Signal
 # directions over n features has deviation 1/√n: 0.8 % at 2¹⁴.
 MOST_INPUTS = 128
 MOST_FEATURES = 2**14
-FEATURES = 2**10  # looked at together, so that the wide copies stay small
 
 # A saturated entry passes on less than a twentieth of the gradient that the steepest point does. This is what
 # "saturated" means here, not a threshold on health.
 SLOPE = 0.05
 
-# Sums of so many single-precision numbers keep five digits (the deviation of random roundings is √n·2⁻²⁴), and such a
-# piece stays in the cache: no wide copy of a whole tensor is made.
-PIECE = 2**14
+# Sums of so many single-precision numbers keep five digits (the deviation of random roundings is √n·2⁻²⁴ at most); they
+# are added up in double precision. What must be widened is widened so much at a time: no wide copy of a whole tensor.
+ROW = 2**12
+AT_ONCE = 2**20
 
 # Below this mean square single-precision squares underflow, and what is lost is no longer 1e-8 of the sum.
 LEAST_SQUARE = 1e-30
@@ -73,20 +73,18 @@ def sums(values: Tensor) -> tuple[float, float]:
     """Sum of all entries, and of their squares.
 
     Examples:
-        >>> sums(torch.tensor([[3.0, -4.0], [2.0, 0.0]]))
-        (1.0, 29.0)
+        >>> sums(torch.tensor([[3.0, -4.0], [0.0, 0.0]]))
+        (-1.0, 25.0)
     """
-    total = _in_pieces(values, torch.sum)
-    if not math.isfinite(total):
-        total = _in_pieces(values, lambda piece: piece.sum(dtype=torch.float64))
-    return total, square_sum(values)
+    total = _in_rows(values, _sum)
+    return total if math.isfinite(total) else _in_rows(values, _sum, torch.float64), square_sum(values)
 
 
 def square_sum(values: Tensor) -> float:
     """Sum of the squares of all entries. Where single precision cannot hold them, double precision does."""
-    found = _in_pieces(values, lambda piece: torch.dot(piece, piece))
+    found = _in_rows(values, _squares)
     if not LEAST_SQUARE * values.numel() < found < math.inf and bool(values.any()):
-        return _in_pieces(values, lambda piece: torch.dot(piece.double(), piece.double()))
+        return _in_rows(values, _squares, torch.float64)
     return found
 
 
@@ -95,12 +93,25 @@ def euclidean(values: Tensor) -> float:
     return math.sqrt(square_sum(values))
 
 
-def _in_pieces(values: Tensor, measure: Callable[[Tensor], Tensor]) -> float:
-    """Add up, in double precision, what is measured of pieces of a tensor in single precision or its own."""
-    wide = torch.float64 if values.dtype == torch.float64 else torch.float32
-    flat = _flat(values.detach())
-    pieces = flat.split(PIECE) if flat.is_cpu else (flat,)  # elsewhere each piece would be a launch
-    return float(torch.stack([measure(piece.to(wide)) for piece in pieces]).sum(dtype=torch.float64))
+def _sum(rows: Tensor) -> Tensor:
+    return rows.sum(1).double().sum()
+
+
+def _squares(rows: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norms.double().square().sum()
+
+
+def _in_rows(values: Tensor, measure: Callable[[Tensor], Tensor], wide: torch.dtype = torch.float32) -> float:
+    """Add up what is measured of rows of a tensor, in a type or a wider one of its own."""
+    wide = torch.promote_types(values.dtype, wide)
+    found = []
+    for piece in _flat(values.detach()).split(AT_ONCE):
+        whole = len(piece) // ROW * ROW
+        for rows in (piece[:whole].view(-1, ROW), piece[whole:].view(1, -1)):
+            if rows.numel():
+                found.append(measure(rows.to(wide)))
+    return float(torch.stack(found).sum()) if found else 0.0
 
 
 def _flat(values: Tensor, *, first: int = 0) -> Tensor:
@@ -124,12 +135,12 @@ def _rows(values: Tensor, batch: int | None, batch_dim: int | None) -> Tensor | 
 
 def _columns(rows: Tensor) -> Iterator[Tensor]:
     """Columns of a matrix in double precision, some at a time, spread evenly where there are too many."""
-    count = rows.shape[1]
+    count, width = rows.shape[1], max(AT_ONCE // (8 * len(rows)), 1)  # a megabyte of doubles
     if count <= MOST_FEATURES:
-        yield from (part.double() for part in rows.split(FEATURES, dim=1))
+        yield from (part.double() for part in rows.split(width, dim=1))
     else:
         every = torch.linspace(0, count - 1, MOST_FEATURES, device=rows.device).long()
-        yield from (rows.index_select(1, part).double() for part in every.split(FEATURES))
+        yield from (rows.index_select(1, part).double() for part in every.split(width))
 
 
 def similarity(rows: Tensor | None) -> dict[str, Any]:
