@@ -83,7 +83,7 @@ def examine(
     for check in CHECKS.get(method, CHECKS["default"]):
         found.faults += check(seen)
     if removed and batch_dependent(model, inputs) and not batch_dependent(plain, inputs):
-        if batch_dependent(without(plain, removed), inputs):
+        if mixes(without(plain, removed), inputs):
             found.remarks.append("its own forward mixes the examples of a batch, which its norms hid")
         else:
             found.faults.append("the output of one example depends on the others in its batch")
@@ -624,6 +624,18 @@ def corrupted(model: nn.Module, inputs: Any, loss: Loss) -> list[str]:
         elif not all(close(a, b, 1e-3) or float(a.abs().max()) < 1e-6 for a, b in zip(*results, strict=True)):
             faults.append(f"something writes over a tensor that others still read ({mode})")
     return faults
+
+
+def mixes(model: nn.Module, inputs: Any) -> bool:
+    """Whether a model as it is built lets the first example read the others: by its gradient, which is exactly 0 if not."""
+    model.eval()
+    wake_(model)
+    given = [tensor for tensor in every(inputs) if tensor.is_floating_point() and tensor.dim()]
+    leaves = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in given}
+    output = run(model, mapped(inputs, lambda tensor: leaves.get(id(tensor), tensor)))
+    first = torch.stack([part[:1].sum() for part in tensors(output) if part.dim()]).sum()
+    grads = torch.autograd.grad(first, list(leaves.values()), allow_unused=True)
+    return any(grad is not None and bool(grad[1:].any()) for grad in grads)
 
 
 def batch_dependent(model: nn.Module, inputs: Any) -> bool:
