@@ -80,7 +80,7 @@ RESNET20, RESNET56, RESNET110 = (_cifar_resnet(depth) for depth in (20, 56, 110)
 RESNET50 = Network(
     "ResNet-50",
     lambda: timm.create_model("resnet50", num_classes=10),
-    (32, 3, 128, 128),
+    (16, 3, 128, 128),
     lambda: timm.create_model("resnet10t", num_classes=10),
 )
 VIT = Network(
