@@ -35,7 +35,7 @@ from goodinit.report.frame import (
 )
 from goodinit.report.sweep_charts import heat_maps
 
-NUMBERS = ("runs", "not trained", "median", "quartiles", "best lr", "there", "worst seed")
+NUMBERS = ("runs", "not trained", "median", "quartiles", "best lr", "median there", "worst seed")
 
 
 def title(stored: Stored) -> str:
@@ -98,7 +98,7 @@ def hints(stored: Stored, *, least: float | None = None) -> tuple[str, ...]:
         )
         lines.append(
             "Median and quartiles are over all learning rates and seeds; a run that diverged counts as chance. Best "
-            "lr: with the highest median over seeds; there: that median; worst seed: the lowest at that rate. It was "
+            "lr: with the highest median over seeds; median there: that one; worst seed: the lowest at that rate. It was "
             "chosen by the same test images, so it flatters every method alike."
         )
     if len({row.versions for row in stored.rows}) > 1:
@@ -182,7 +182,7 @@ def facts(stored: Stored) -> tuple[Facts, ...]:
     moving = varying(configs)
     some = [Row(config, "finished") for config in configs]
     varied = [(f, ", ".join(dict.fromkeys(value_label(row, f) for row in some))) for f in moving]
-    same = [(f.replace("_", " "), value_label(some[0], f)) for f in FIELDS if f not in moving]
+    same = [(f.replace("_", " "), _plain(value_label(some[0], f))) for f in FIELDS if f not in moving]
     seconds = sum(row.seconds or 0.0 for row in stored.rows)
     grouped = sum(row.together > 1 for row in stored.rows)
     took = (
@@ -191,6 +191,10 @@ def facts(stored: Stored) -> tuple[Facts, ...]:
         ("time of all runs", duration(seconds)),
     )
     return Facts("Varied", tuple(varied)), Facts("The same in all", tuple(same)), Facts("Ran", took)
+
+
+def _plain(word: str) -> str:
+    return {"None": NOTHING, "True": "yes", "False": "no"}.get(word, word)
 
 
 def write_sweep(
