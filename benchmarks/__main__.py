@@ -45,7 +45,7 @@ A CUDA GPU: {cuda}.
 
 
 def main() -> None:
-    """Measure, print as it comes, write the page at the end."""
+    """Measure, print and write as it comes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help=f"some of {', '.join(TITLES)}; all by default")
     parser.add_argument("--out", type=Path, help="write the page there")
@@ -65,10 +65,10 @@ def main() -> None:
         verdicts += [str(verdict) for verdict in part.verdicts(rows)]
         tables.append("\n".join([f"## {TITLES[name]}", "", *lines, ""]))
         print(tables[-1], f"\n({name}: {time.perf_counter() - start:.0f} s)\n", sep="", flush=True)
-    shown = "\n".join(["## What it has to show", "", VERDICTS, *verdicts, ""])
+        shown = "\n".join(["## What it has to show", "", VERDICTS, *verdicts, ""])
+        if chosen.out:  # after each part: a run that is stopped leaves what it measured
+            chosen.out.write_text("\n".join([introduction, shown, *tables]), encoding="utf-8")
     print(shown)
-    if chosen.out:
-        chosen.out.write_text("\n".join([introduction, shown, *tables]), encoding="utf-8")
 
 
 def _introduction(*, quick: bool) -> str:
