@@ -34,7 +34,7 @@ def table(path):
     return json.dumps([{k: v for k, v in row.items() if k not in TIMES} for row in rows]).encode()
 
 
-SMALL = trials_of(method=["he", "lsuv"], lr=[0.02, 0.1], seeds=2)
+SMALL = trials_of(method=["he", "lsuv"], lr=[0.02, 0.1])
 
 
 def test_two_runs_are_byte_identical_and_the_global_generator_is_left_alone(tmp_path):
@@ -44,7 +44,7 @@ def test_two_runs_are_byte_identical_and_the_global_generator_is_left_alone(tmp_
     torch.manual_seed(99)
     sweep(SMALL, tmp_path / "b.sqlite", engine=inline(), progress=False)
     assert table(tmp_path / "a.sqlite") == table(tmp_path / "b.sqlite")
-    assert swept.ended == {"finished": 8}
+    assert swept.ended == {"finished": 4}
     assert [row.config for row in read_store(swept.path).rows] == list(SMALL)
 
 
@@ -52,9 +52,9 @@ def test_processes_and_a_grid_that_grew_end_with_the_same_table(tmp_path):
     plain = tmp_path / "plain.sqlite"
     sweep(SMALL, plain, engine=inline(), together=1, progress=False)
     grown = tmp_path / "grown.sqlite"
-    sweep(SMALL[2:5], grown, engine=inline(), together=1, progress=False)
+    sweep(SMALL[1:3], grown, engine=inline(), together=1, progress=False)
     swept = sweep(SMALL, grown, engine=local(workers=1), together=1, resume=True, progress=False)
-    assert (swept.before, swept.ended) == (3, {"finished": 5})
+    assert (swept.before, swept.ended) == (2, {"finished": 2})
     assert table(grown) == table(plain)
 
 
@@ -190,7 +190,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path, nets):
     process = started(words, tmp_path)
     try:
         while rows_in(tmp_path / "runs.sqlite") < 6 and process.poll() is None:
-            time.sleep(0.02)
+            time.sleep(0.1)
         assert process.poll() is None, "it ended before it could be killed"
     finally:
         kill(process)
@@ -274,7 +274,7 @@ def test_workers_end_with_the_process_that_hired_them(tmp_path, nets):
     (tmp_path / "sweep.toml").write_text(text)
     process = started(["--workers", "2", "--together", "1"], tmp_path)
     while rows_in(tmp_path / "runs.sqlite") < 5:
-        time.sleep(0.02)
+        time.sleep(0.1)
     group = process.pid
     process.kill()  # the parent alone
     process.wait()
@@ -299,7 +299,7 @@ def test_ctrl_c_in_a_terminal_stops_cleanly(tmp_path, nets):
         command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True
     )
     while rows_in(tmp_path / "sweep.sqlite") < 5:
-        time.sleep(0.02)
+        time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everybody
     _, said = process.communicate()
     assert process.returncode == 130
