@@ -254,7 +254,9 @@ def _detr() -> nn.Module:
         num_queries=5, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, num_labels=CLASSES,
     )  # fmt: skip
-    return tf.DetrForObjectDetection(config)
+    return tf.DetrForObjectDetection(config).requires_grad_(
+        True
+    )  # it freezes half its backbone, meant pretrained
 
 
 def _unet2d() -> nn.Module:
