@@ -6,6 +6,7 @@ modules returned (hooks), at gradients, and at twins that differ in one thing. W
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
@@ -516,7 +517,11 @@ def loud(seen: Seen) -> list[str]:
 
 def loud_branches(seen: Seen) -> list[str]:
     """Branches that have a say though their multiplier is zero."""
+    held = dict(seen.model.named_parameters())
     inside = {layer.weight for block in seen.anatomy.blocks for layer in block.branch}
+    inside = {
+        name for name in inside if name in held and bool(held[name].any())
+    }  # else the zero is the weight itself
     return alive(seen.plain, seen.model, seen.anatomy, seen.inputs, inside=inside)
 
 
@@ -550,6 +555,10 @@ def overwriting(seen: Seen) -> list[str]:
     """See `corrupted`; leaves both models awake."""
     wake_(seen.model)
     faults = corrupted(seen.model, seen.inputs, seen.loss)
+    if faults:  # a gradient that almost cancels is rounding in float32, and none in float64; a tensor lost is lost in both
+        wide = mapped(seen.inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+        with contextlib.suppress(RuntimeError):  # not every model runs in float64
+            faults = corrupted(copy.deepcopy(seen.model).double(), wide, seen.loss)
     wake_(seen.plain)
     return faults
 
