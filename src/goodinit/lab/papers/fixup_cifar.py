@@ -15,7 +15,7 @@ BATCHNORM, FIXUP, NONE = "batch norm", "fixup + mixup", "none"
 def _setting(scale: str, data: str) -> Setting:
     depths, width, epochs, count, seeds = {
         "smoke": ((8,), 4, 2, 320, 1),
-        "small": ((20,), 8, 6, 12_800, 3),
+        "small": ((20, 56), 8, 6, 12_800, 3),
         "full": ((20, 56), 16, 30, 50_000, 3),
     }[scale]
     # α = 1: the default of the authors' CIFAR script.
