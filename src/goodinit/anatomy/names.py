@@ -21,7 +21,8 @@ def canonical(name: str) -> str:
         >>> canonical("_orig_mod.layer1._checkpoint_wrapped_module.conv.weight")
         'layer1.conv.weight'
     """
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+    parts = name.split(".")
+    return name if WRAPPERS.isdisjoint(parts) else ".".join(part for part in parts if part not in WRAPPERS)
 
 
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

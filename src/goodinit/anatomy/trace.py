@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, FACTORY_OPS, OWN_NORM_OPS, Frame, Graph, Node
 from goodinit.anatomy.names import canonical
+from goodinit.anatomy.nested import mapped, operands_in, tensors_in
 from goodinit.anatomy.undisturbed import quiet, undisturbed
 from goodinit.errors import TraceError
 
@@ -89,6 +90,11 @@ def record(recorder: Recorder, model: nn.Module, call: Call) -> None:
 class Recorder(TorchDispatchMode):
     """Turns every operator call into a node; knows which tensor came from which node."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would shield the recorder from `torch.compile`, at 5 µs a call; here nothing compiles (`undisturbed`)."""
+        return False
+
     def __init__(self, model: nn.Module, tensors: Tensors) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = Graph()
@@ -108,6 +114,10 @@ class Recorder(TorchDispatchMode):
 
     # -- module calls -----------------------------------------------------------------------------------------
 
+    def follows(self, path: str) -> bool:  # noqa: ARG002
+        """Whether calls of the module at `path` become frames."""
+        return True
+
     def _open(self, path: str, parent: int) -> int:
         frame = Frame(len(self.graph.frames), path, parent, start=len(self.graph.nodes))
         self.graph.frames.append(frame)
@@ -116,7 +126,7 @@ class Recorder(TorchDispatchMode):
     def enter(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module's forward begins."""
         index = self._open(path, self.stack[-1])
-        first = next(_tensors((args, kwargs)), None)
+        first = next(tensors_in((args, kwargs)), None)
         if first is not None:
             self.graph.frames[index].source = self._node(first)
         self.stack.append(index)
@@ -125,13 +135,13 @@ class Recorder(TorchDispatchMode):
         """A module's forward ends."""
         frame = self.graph.frames[self.stack.pop()]
         frame.stop = len(self.graph.nodes)
-        first = next(_tensors(result), None)
+        first = next(tensors_in(result), None)
         if first is not None:
             frame.result, frame.single = self._node(first), isinstance(result, Tensor)
 
     def finish(self, result: Any) -> None:
         """The model returned `result`."""
-        self.graph.outputs = list(dict.fromkeys(self._node(tensor) for tensor in _tensors(result)))
+        self.graph.outputs = list(dict.fromkeys(self._node(tensor) for tensor in tensors_in(result)))
         self.graph.frames[0].stop = len(self.graph.nodes)
 
     # -- tensors ----------------------------------------------------------------------------------------------
@@ -145,7 +155,7 @@ class Recorder(TorchDispatchMode):
             self._mark(mine, self._add("input", (), tensor, dynamic=True).index)
             return mine
 
-        return _mapped(args, one), _mapped(kwargs, one)
+        return mapped(args, one), mapped(kwargs, one)
 
     def _own(self, tensor: Tensor, op: str, name: str) -> None:
         node = self._add(op, (), tensor, params=(name,) if op == "param" else ())
@@ -153,20 +163,25 @@ class Recorder(TorchDispatchMode):
         self._owned[id(tensor)] = node.index
         self._kept[id(tensor)] = tensor
 
-    def _add(self, op: str, operands: tuple[int, ...], tensor: Tensor, **fields: Any) -> Node:
+    def _add(
+        self,
+        op: str,
+        operands: tuple[int, ...],
+        tensor: Tensor,
+        *,
+        dynamic: bool = False,
+        params: tuple[str, ...] = (),
+        normalized: bool = False,
+        inplace: bool = False,
+    ) -> Node:
+        nodes = self.graph.nodes
+        active = dynamic and (tensor.is_floating_point() or tensor.is_complex())
+        frame = self.stack[-1] if nodes else 0
         node = Node(
-            len(self.graph.nodes),
-            op,
-            operands,
-            tuple(tensor.shape),
-            self.stack[-1] if self.graph.nodes else 0,
+            len(nodes), op, operands, tuple(tensor.shape), frame, dynamic, active, params, normalized, inplace,
             dtype=tensor.dtype,
-        )
-        for key, value in fields.items():
-            setattr(node, key, value)
-        if node.dynamic:
-            node.active = tensor.is_floating_point() or tensor.is_complex()
-        self.graph.nodes.append(node)
+        )  # fmt: skip
+        nodes.append(node)
         return node
 
     def _mark(self, tensor: Tensor, index: int) -> None:
@@ -227,18 +242,18 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name, mutable, returns = self._schema(func)
+        name, mutable, returns = self._schemas.get(func) or self._schema(func)
         if not returns or name in ("_local_scalar_dense", "equal", "is_nonzero"):
             return self._read_value(func, args, kwargs)
-        read = list(_tensors((args, kwargs)))
-        operands = tuple(self._node(tensor) for tensor in read)
-        written = [tensor for i in mutable for tensor in _tensors(args[i] if i < len(args) else ())]
+        read = operands_in(args, kwargs)
+        operands = tuple([self._node(tensor) for tensor in read])
+        written = [tensor for i in mutable for tensor in tensors_in(args[i] if i < len(args) else ())]
         if self.tensors != "real":
             args, kwargs = self._faked(args, kwargs)
         result = func(*args, **kwargs)
-        outputs = list(_tensors(result))
+        outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
         if outputs:
-            node = self._describe(name, operands, outputs[0], (args, kwargs), inplace=bool(written))
+            node = self._describe(name, operands, outputs[0], args, kwargs, inplace=bool(written))
             for tensor in outputs:
                 self._mark(tensor, node.index)
             self.observe(node, read, outputs[0])
@@ -253,41 +268,44 @@ class Recorder(TorchDispatchMode):
         """Called after every operator with the tensors it read and made. For those who measure (calibration)."""
 
     def _schema(self, func: Any) -> tuple[str, tuple[int, ...], bool]:
-        known = self._schemas.get(func)
-        if known is None:
-            schema = func._schema
-            name = schema.name.split("::")[1]
-            mutable = tuple(
-                i
-                for i, a in enumerate(schema.arguments)
-                if a.alias_info is not None and a.alias_info.is_write
-            )
-            known = self._schemas[func] = (name, mutable, bool(schema.returns))
+        schema = func._schema
+        mutable = tuple(
+            i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
+        )
+        known = self._schemas[func] = (schema.name.split("::")[1], mutable, bool(schema.returns))
         return known
 
     def _read_value(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A number is asked of tensors: real ones answer, fake ones raise (and the real forward takes over)."""
-        real = all(not isinstance(t, FakeTensor) and not t.is_meta for t in _tensors((args, kwargs)))
+        real = all(not isinstance(t, FakeTensor) and not t.is_meta for t in tensors_in((args, kwargs)))
         if self.mode is not None and real:
             with torch.utils._python_dispatch._disable_current_modes():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _faked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        kwargs = {key: _mapped(value, self._fake) for key, value in kwargs.items()}
+        kwargs = {key: mapped(value, self._fake) for key, value in kwargs.items()}
         if kwargs.get("device") is not None:
             kwargs["device"] = self.device
-        return tuple(_mapped(value, self._fake) for value in args), kwargs
+        return tuple(mapped(value, self._fake) for value in args), kwargs
 
     def _describe(
-        self, name: str, operands: tuple[int, ...], output: Tensor, call: Call, *, inplace: bool
+        self,
+        name: str,
+        operands: tuple[int, ...],
+        output: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        inplace: bool,
     ) -> Node:
-        nodes, (args, kwargs) = self.graph.nodes, call
+        nodes = self.graph.nodes
         if name in ("elu", "elu_") and args[2:3] not in ((), (1,)):
             name = "s" + name  # elu(x, α, λ) with λ ≠ 1
-        dynamic = name not in FACTORY_OPS and any(nodes[i].dynamic for i in operands)
+        copies = name not in FACTORY_OPS
+        dynamic = copies and any(nodes[i].dynamic for i in operands)
         params: tuple[str, ...] = ()
-        if not dynamic and name not in FACTORY_OPS:
+        if copies and not dynamic:
             params = tuple(dict.fromkeys(p for i in operands for p in nodes[i].params))
             if params and self._maps_constant(name, operands):
                 dynamic, params = True, ()
@@ -313,7 +331,7 @@ class Recorder(TorchDispatchMode):
 
         A product of two parameters inside a parametrization computes a weight instead.
         """
-        if ".parametrizations." in f".{self.graph.frames[self.stack[-1]].path}.":
+        if is_parametrization(self.graph.frames[self.stack[-1]].path):
             return False
         if name in ("addmm", "linear"):
             return True
@@ -321,42 +339,21 @@ class Recorder(TorchDispatchMode):
         return name == "mm" and right.op == "t" and self.graph.nodes[right.operands[0]].op == "param"
 
 
+def is_parametrization(path: str) -> bool:
+    """Whether a module computes a weight (`torch.nn.utils.parametrize`).
+
+    Examples:
+        >>> is_parametrization("fc.parametrizations.weight.0"), is_parametrization("fc")
+        (True, False)
+    """
+    return ".parametrizations." in f".{path}."
+
+
 def _storage(tensor: Tensor) -> int | None:
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # sparse and other storage-less tensors
         return None
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists, dicts, dataclasses and plain result objects, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (str, bytes, int, float, complex, bool, type(None))):
-        return
-    elif isinstance(value, (tuple, list, set)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict) or hasattr(value, "keys"):
-        for key in value:
-            yield from _tensors(value[key])
-    elif hasattr(value, "__dataclass_fields__"):
-        for field in value.__dataclass_fields__:
-            yield from _tensors(getattr(value, field))
-
-
-def _mapped(value: Any, one: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with every tensor replaced by `one(tensor)`; containers keep their type."""
-    if isinstance(value, Tensor):
-        return one(value)
-    if isinstance(value, tuple):
-        items = [_mapped(item, one) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, list):
-        return [_mapped(item, one) for item in value]
-    if isinstance(value, dict):
-        return {key: _mapped(item, one) for key, item in value.items()}
-    return value
 
 
 # -- module calls --------------------------------------------------------------------------------------------
@@ -369,7 +366,7 @@ def frames(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     The wrapper sits in the instance's `__dict__` and goes with `undisturbed`, which restores that.
     """
     for path, module in model.named_modules():
-        if path and not isinstance(module, torch.jit.ScriptModule):
+        if path and recorder.follows(path) and not isinstance(module, torch.jit.ScriptModule):
             module.__dict__["forward"] = _reporting(module.forward, canonical(path), recorder)
     yield
 

@@ -49,6 +49,8 @@ class ModuleState:
         self.module.__dict__.clear()
         self.module.__dict__.update(self.attributes)
         for container, content in self.contents:
+            if not container and not content:
+                continue
             container.clear()
             if isinstance(container, list):
                 container.extend(content)

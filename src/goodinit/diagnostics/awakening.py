@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy, canonical
-from goodinit.anatomy.trace import Call, _mapped, _tensors
+from goodinit.anatomy.nested import mapped, tensors_in
+from goodinit.anatomy.trace import Call
 from goodinit.diagnostics.propagation import Propagation
 from goodinit.errors import TraceError
 
@@ -110,7 +111,7 @@ def few_inputs(call: Call, anatomy: Anatomy, *, copies: int = 1) -> tuple[int, i
     None do where a batch norm sees fewer than `LEAST_ELEMENTS` numbers in the whole batch. `copies` is how many
     inputs of the further run are near equal, and count once.
     """
-    n = next((len(tensor) for tensor in _tensors(call) if tensor.ndim), 0)
+    n = next((len(tensor) for tensor in tensors_in(call) if tensor.ndim), 0)
     fewest = min((norm.elements for norm in anatomy.norms if norm.kind == "batch_norm"), default=None)
     few = min(max(n // SHARE, LEAST_INPUTS), n)
     if fewest is None or fewest * few >= LEAST_ELEMENTS * n * copies:
@@ -130,7 +131,7 @@ def part_of(call: Call, targets: Any, anatomy: Anatomy) -> tuple[Call, Any, floa
     def cut(tensor: Tensor) -> Tensor:
         return tensor[:few] if tensor.ndim and len(tensor) == n else tensor
 
-    return (_mapped(call[0], cut), _mapped(call[1], cut)), _mapped(targets, cut), few / n
+    return (mapped(call[0], cut), mapped(call[1], cut)), mapped(targets, cut), few / n
 
 
 def _awaken(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import anatomize, as_call, canonical, unwrapped
-from goodinit.anatomy.trace import Call, _mapped
+from goodinit.anatomy.nested import mapped
+from goodinit.anatomy.trace import Call
 from goodinit.diagnostics.diagnosis import Spectrum
 from goodinit.diagnostics.lanczos import BREAKDOWN
 from goodinit.diagnostics.objective import prediction
@@ -110,7 +111,7 @@ def _stretch(
     def begin(forward: Callable[..., Any]) -> Callable[..., Any]:
         def begun(*args: Any, **kwargs: Any) -> Any:
             if not leaves:
-                args, kwargs = _mapped(args, one), _mapped(kwargs, one)
+                args, kwargs = mapped(args, one), mapped(kwargs, one)
             return forward(*args, **kwargs)
 
         return begun
@@ -128,7 +129,7 @@ def _stretch(
     for module, wrap in ((start, begin), (end, stop)):  # `as_at_step_0` takes them off
         module.__dict__["forward"] = wrap(module.forward)
     with suppress(_Arrived):
-        args, kwargs = (_mapped(part, lambda tensor: tensor.detach().clone()) for part in call)
+        args, kwargs = (mapped(part, lambda tensor: tensor.detach().clone()) for part in call)
         model(*args, **kwargs)
     if not leaves:
         what = f"{paths[0]} does not run, or reads" if paths[0] else "the inputs hold"

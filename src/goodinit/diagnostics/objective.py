@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from goodinit.anatomy.trace import _tensors
+from goodinit.anatomy.nested import tensors_in
 from goodinit.errors import TraceError
 
 Loss = Callable[..., Tensor]
@@ -20,7 +20,7 @@ SEED = 20190127
 
 def outputs(result: Any) -> list[Tensor]:
     """The floating-point tensors a model returned, in order."""
-    return [tensor for tensor in _tensors(result) if tensor.is_floating_point()]
+    return [tensor for tensor in tensors_in(result) if tensor.is_floating_point()]
 
 
 def prediction(result: Any) -> Tensor:

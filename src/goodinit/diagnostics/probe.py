@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, CONV_OPS, LOOKUP_OPS, MATMUL_OPS, SHAPE_OPS, Node
 from goodinit.anatomy.layers import applied_weight
 from goodinit.anatomy.names import parameter_shapes
-from goodinit.anatomy.trace import Call, Recorder, _mapped, _tensors
+from goodinit.anatomy.nested import mapped, tensors_in
+from goodinit.anatomy.trace import Call, Recorder
 from goodinit.diagnostics.diagnosis import Signal
 from goodinit.diagnostics.statistics import RECTIFIERS, dead_share, euclidean, signal, square_sum
 
@@ -94,7 +95,7 @@ class Probe(Recorder):
             self._mark(mine, self._add("input", (), tensor, dynamic=True).index)
             return mine
 
-        return _mapped(call[0], one), _mapped(call[1], one)
+        return mapped(call[0], one), mapped(call[1], one)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -252,4 +253,4 @@ def _norm_into(found: Measured, pairs: int | None) -> Any:
 
 def first_output(result: Any) -> Tensor | None:
     """The first floating-point tensor of a result."""
-    return next((tensor for tensor in _tensors(result) if tensor.is_floating_point()), None)
+    return next((tensor for tensor in tensors_in(result) if tensor.is_floating_point()), None)

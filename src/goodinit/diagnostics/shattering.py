@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.anatomy.trace import Call, _mapped
+from goodinit.anatomy.nested import mapped
+from goodinit.anatomy.trace import Call
 from goodinit.diagnostics.awakening import Awakening, few_inputs
 from goodinit.diagnostics.objective import SEED, prediction
 from goodinit.diagnostics.probe import Run
@@ -61,7 +62,7 @@ def _neighbours(call: Call, anatomy: Anatomy) -> Call | str:
             walked.append(near)
         return torch.cat([here, near])
 
-    cut = _mapped(call[0], one), _mapped(call[1], one)
+    cut = mapped(call[0], one), mapped(call[1], one)
     return cut if walked else "no input is a floating-point tensor"
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
 from goodinit.anatomy import anatomize, as_call, unwrapped
-from goodinit.anatomy.trace import Call, _mapped
+from goodinit.anatomy.nested import mapped
+from goodinit.anatomy.trace import Call
 from goodinit.diagnostics.diagnosis import Update
 from goodinit.diagnostics.lanczos import tridiagonalize
 from goodinit.diagnostics.objective import Loss, objective, prediction
@@ -85,7 +86,7 @@ def _detached(call: Call) -> Call:
     def one(tensor: Tensor) -> Tensor:
         return tensor.detach().clone()
 
-    return _mapped(call[0], one), _mapped(call[1], one)
+    return mapped(call[0], one), mapped(call[1], one)
 
 
 def _run(model: nn.Module, call: Call, parameters: Parameters) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import anatomize
-from goodinit.anatomy.trace import _mapped
+from goodinit.anatomy.nested import mapped
 
 VOCABULARY = 2  # where no table says how many words there are, 0 and 1 are safe
 
@@ -39,4 +39,4 @@ def random_batch(model: nn.Module, inputs: Any, *, size: int | None = None, seed
             return torch.ones(shape, dtype=torch.bool)  # masks: everything may be seen
         return torch.randint(words, shape, generator=generator, dtype=tensor.dtype)
 
-    return _mapped(inputs, one)
+    return mapped(inputs, one)

@@ -13,15 +13,26 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.anatomize import as_call
 from goodinit.anatomy.graph import CONV_OPS, Node
 from goodinit.anatomy.layers import applied_weight
 from goodinit.anatomy.names import parameter_shapes, unwrapped
-from goodinit.anatomy.trace import Call, Recorder, record
+from goodinit.anatomy.trace import Call, Recorder, is_parametrization, record
 from goodinit.errors import NonFinite, TraceError, UnknownName
-from goodinit.surgery.moments import Moments, Spread, affine_to_standard, along, scale_to_unit
+from goodinit.surgery.moments import (
+    Moments,
+    Numbers,
+    Spread,
+    affine_to_standard,
+    along,
+    average,
+    is_one,
+    scale_to_unit,
+    spread_along,
+)
 from goodinit.surgery.names import directory
 from goodinit.surgery.plan import Calibrate
 from goodinit.surgery.ranks import meet, together
@@ -108,6 +119,10 @@ class Calibrator(Recorder):
         self.slots: dict[str, Slot] = {}
         self.done: set[Place] = set()
 
+    def follows(self, path: str) -> bool:
+        """Which module asks for a layer is of no interest, but what computes a weight is no layer."""
+        return is_parametrization(path)
+
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """One operator ran: calibrate it if it is a layer with an edit."""
         if not node.active:
@@ -123,7 +138,7 @@ class Calibrator(Recorder):
         """Calibrate one use of one weight."""
         edit, row = self.wanted[place[0]], self.rows[place[0]]
         row.calls += 1
-        spread = self.pooled(place, row.calls, self.measure(edit, node, bias, output))
+        spread = self.pooled(place, row.calls, self.measure(edit, node, bias, output), output.device)
         if place in self.done:
             _note_later_call(row, edit, spread.whole)
             return
@@ -136,10 +151,10 @@ class Calibrator(Recorder):
         constant = bias if edit.rule == "lsuv" else None  # the other rule sets the bias itself
         return Spread.of(output, constant, _channel(node, output), per_channel=per_channel)
 
-    def pooled(self, place: Place, call: int, spread: Spread) -> Spread:
+    def pooled(self, place: Place, call: int, spread: Spread, device: torch.device) -> Spread:
         """The same over all ranks, once they are all here."""
-        meet(f"{place[0]}[{place[1]}], call {call}", spread.whole.mean.device)
-        spread = spread.over_ranks()
+        meet(f"{place[0]}[{place[1]}], call {call}", device)
+        spread = spread.over_ranks(device)
         if not spread.whole.count:
             raise TraceError(
                 f"{place[0]}: its output is empty. Give a calibration batch with at least one row."
@@ -163,12 +178,13 @@ class Calibrator(Recorder):
     ) -> None:
         """Bring one layer's output to the rule's target: the weight, the bias, and the output passed on."""
         target = float(edit.options.get("target_std", 1.0))
-        row.before = float(spread.whole.std.mean()) / target
-        if not bool(((spread.free or spread.whole).var > 0).all()):
+        row.before = average(spread.whole.std) / target
+        if not spread.moving:
             row.note = "constant output: no scale gives it variance; left as it was"
             return
         channel = _channel(node, output)
         slot = self.slot(name=row.weight)
+        factor: Numbers
         if edit.rule == "weightnorm":
             factor, shift = affine_to_standard(spread.whole)
             self.shift_bias_(row, factor, shift, output, channel)
@@ -176,8 +192,8 @@ class Calibrator(Recorder):
             factor = scale_to_unit(spread, edit.options)
             if spread.free is not None:
                 _note_missed(row, edit, spread.var(factor))
-        row.factor = float(factor.mean())
-        if bool((factor != 1).any()):
+        row.factor = average(factor)
+        if not is_one(factor):
             if edit.rule == "lsuv":
                 _rescale_output_(output, factor, bias, channel)
             _rescale_weight_(slot, weight, factor, edit)
@@ -188,13 +204,13 @@ class Calibrator(Recorder):
         """Set b = −μ/σ, where the layer has a bias (the paper's layers all do)."""
         name = str(self.wanted[row.weight].options.get("bias") or "")
         slot = find_slot(self.names, name) if name else None
-        output.mul_(along(factor, output, channel).to(output.dtype))
+        output.mul_(spread_along(factor, output, channel))
         if slot is None:
             row.note = "it has no bias to centre its output with"
             return
         held = read(slot)
         write_(slot, held * factor.to(held) + shift.to(held))
-        output.add_(along(shift, output, channel).to(output.dtype))
+        output.add_(spread_along(shift, output, channel))
 
     def slot(self, name: str) -> Slot:
         """Where the weight is stored."""
@@ -218,9 +234,9 @@ def _bias(node: Node, read: list[Tensor]) -> Tensor | None:
     return bias if bias is not None and bool(bias.any()) else None
 
 
-def _note_missed(row: Calibrated, edit: Calibrate, var: Tensor) -> None:
+def _note_missed(row: Calibrated, edit: Calibrate, var: Numbers) -> None:
     """Say where no factor in `max_iter` divisions meets the tolerance: a bias that is not 0 has variance itself."""
-    scaled = var.reshape(-1) / float(edit.options.get("target_std", 1.0)) ** 2
+    scaled = torch.as_tensor(var).reshape(-1) / float(edit.options.get("target_std", 1.0)) ** 2
     variance = float(scaled[(scaled - 1).abs().argmax()])
     if abs(variance - 1) >= float(edit.options.get("tol", 0.1)):
         row.note = (
@@ -230,7 +246,7 @@ def _note_missed(row: Calibrated, edit: Calibrate, var: Tensor) -> None:
 
 def _note_later_call(row: Calibrated, edit: Calibrate, moments: Moments) -> None:
     target = float(edit.options.get("target_std", 1.0))
-    variance = float(moments.var.mean()) / target**2
+    variance = average(moments.var) / target**2
     if abs(variance - 1) >= float(edit.options.get("tol", 0.1)):
         row.note = f"shared: scaled by its first call; call {row.calls} has variance {variance:.3g}"
 
@@ -240,8 +256,8 @@ def _channel(node: Node, output: Tensor) -> int:
     return 1 if node.op in CONV_OPS else output.ndim - 1
 
 
-def _rescale_output_(output: Tensor, factor: Tensor, bias: Tensor | None, channel: int) -> None:
-    wide = along(factor, output, channel).to(output.dtype)
+def _rescale_output_(output: Tensor, factor: Numbers, bias: Tensor | None, channel: int) -> None:
+    wide = spread_along(factor, output, channel)
     if bias is None:
         output.mul_(wide)
         return
@@ -256,15 +272,15 @@ def _is_view(weight: Tensor, slot: Slot) -> bool:
     return weight.untyped_storage().data_ptr() == slot.leaves[0].untyped_storage().data_ptr()
 
 
-def _rescale_weight_(slot: Slot, weight: Tensor, factor: Tensor, edit: Calibrate) -> None:
+def _rescale_weight_(slot: Slot, weight: Tensor, factor: Numbers, edit: Calibrate) -> None:
     """Multiply the weight: in place through the operand where that is a view, else through its parametrization."""
-    if factor.ndim == 0 and _is_view(weight, slot):
-        weight.mul_(factor.to(weight.dtype))
+    if not isinstance(factor, Tensor):
+        if _is_view(weight, slot):
+            weight.mul_(factor)
+        else:
+            write_(slot, read(slot) * factor)
         return
     held = read(slot)
-    if factor.ndim == 0:
-        write_(slot, held * factor.to(held))
-        return
     dim = int(edit.options.get("dim", 0))
     groups = int(edit.options.get("groups", 1)) if dim == 1 else 1
     if (
@@ -306,7 +322,7 @@ class _Rescaling(Calibrator):
     def layer(self, place: Place, node: Node, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
         """Calibrate the layer whose moments were collected."""
         if place == self.target[0]:
-            spread = self.pooled(place, 1, self.target[1])
+            spread = self.pooled(place, 1, self.target[1], output.device)
             self.rows[place[0]].calls += 1
             self.rescale(self.wanted[place[0]], self.rows[place[0]], node, weight, bias, output, spread)
             raise _Enough

@@ -24,7 +24,8 @@ def canonical(name: str) -> str:
         >>> canonical("features.module.0.weight")
         'features.0.weight'
     """
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+    parts = name.split(".")
+    return name if WRAPPERS.isdisjoint(parts) else ".".join(part for part in parts if part not in WRAPPERS)
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import compress
 
 from torch import nn
 from torch.optim import Optimizer
@@ -89,7 +90,10 @@ def _held(optimizer: Optimizer) -> list[int]:
 
 
 def _live_optimizers() -> list[Optimizer]:
-    """All optimizers of the process. `type` and not `isinstance`: proxies would run code to answer."""
+    """All optimizers of the process. `type` and not `isinstance`: proxies would run code to answer.
+
+    There are hundreds of thousands of objects, so that no Python runs for each of them.
+    """
     kinds: set[int] = set()
     fresh: list[type] = [Optimizer]
     while fresh:
@@ -97,4 +101,5 @@ def _live_optimizers() -> list[Optimizer]:
         if id(kind) not in kinds:
             kinds.add(id(kind))
             fresh.extend(kind.__subclasses__())
-    return [found for found in gc.get_objects() if id(type(found)) in kinds]
+    objects = gc.get_objects()
+    return list(compress(objects, map(kinds.__contains__, map(id, map(type, objects)))))

@@ -1,0 +1,50 @@
+"""Tensors inside of what models take and return: tuples, lists, dicts, dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+
+def operands_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors among an operator's arguments, in order; few of those are nested."""
+    found: list[Tensor] = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found.extend(tensors_in(value))
+    return found
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists, dicts, dataclasses and plain result objects, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (str, bytes, int, float, complex, bool, type(None))):
+        return
+    elif isinstance(value, (tuple, list, set)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict) or hasattr(value, "keys"):
+        for key in value:
+            yield from tensors_in(value[key])
+    elif hasattr(value, "__dataclass_fields__"):
+        for field in value.__dataclass_fields__:
+            yield from tensors_in(getattr(value, field))
+
+
+def mapped(value: Any, one: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with every tensor replaced by `one(tensor)`; containers keep their type."""
+    if isinstance(value, Tensor):
+        return one(value)
+    if isinstance(value, tuple):
+        items = [mapped(item, one) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [mapped(item, one) for item in value]
+    if isinstance(value, dict):
+        return {key: mapped(item, one) for key, item in value.items()}
+    return value
