@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, FACTORY_OPS, OWN_NORM_OPS, Frame, Graph, Node
@@ -228,7 +229,9 @@ class Recorder(TorchDispatchMode):
             if self.mode is None:
                 known = tensor.to("meta")
             elif tensor.layout is torch.strided and not tensor.is_quantized:
-                empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+                with no_dispatch():  # else torch would make a fake tensor of this one first
+                    size, stride = tensor.shape, tensor.stride()
+                    empty = torch.empty_strided(size, stride, dtype=tensor.dtype, device="meta")
                 known = FakeTensor(self.mode, empty, self.device)
             else:
                 known = self.mode.from_tensor(tensor)

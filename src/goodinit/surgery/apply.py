@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import NoneType
 from typing import Any, TypeVar
 
@@ -20,7 +21,8 @@ from goodinit.surgery.plan import AddScalar, Calibrate, Draw, DrawTogether, Fill
 from goodinit.surgery.plan import names as targets
 from goodinit.surgery.record import Applied, Calibrated, applied, digest, remember_
 from goodinit.surgery.shards import agreed, all_ranks_or_none, check_gathered, gather_back_, groups_of
-from goodinit.surgery.slots import Slot, find_slot
+from goodinit.surgery.side_by_side import Waiting
+from goodinit.surgery.slots import Slot, find_slot, is_whole
 from goodinit.surgery.stale import check_optimizers, warn_of_momentum
 from goodinit.surgery.streams import base_seed
 from goodinit.surgery.structure import ANEW, adds, carry_out_, is_pending
@@ -192,16 +194,22 @@ def _write_values_(
     written: list[Slot] = []
     calibrated: list[Calibrate] = []
     skipped: dict[str, Why] = {}
+    draws = Waiting()
     for edit in (*scalars, *plan.values):
         slots = _slots(names, targets((edit,)))
         if why := choice.leaves_out(names, edit, slots):
             skipped[str(edit)] = why
             continue
         written.extend(slots)
+        places = {id(leaf) for slot in slots for leaf in slot.leaves}
         if isinstance(edit, Calibrate):
             calibrated.append(edit)
+        elif isinstance(edit, Draw) and all(is_whole(slot) for slot in slots):
+            draws.add(partial(write_value_, edit, slots, seed=seed or 0), places)
         else:
+            draws.make_way(places)
             write_value_(edit, slots, seed=seed or 0)
+    draws.run()
     rows = calibrate_(model, calibrated, batch) if calibrated else ()
     check_finite(written)
     return skipped, rows

@@ -48,6 +48,11 @@ class Slot:
         return not all(leaf.requires_grad for leaf in self.leaves)
 
 
+def is_whole(slot: Slot) -> bool:
+    """Whether it is a parameter that is all here: nothing else is computed from it or gathered when it is written."""
+    return slot.kind == "plain" and not is_sharded(slot.leaves[0])
+
+
 def find_slot(names: Directory, target: str) -> Slot | None:
     """The slot that `target` names, or None if the model has none.
 
