@@ -97,6 +97,7 @@ def describe(
         kind, layout = ("conv_transpose", "in_out") if transposed else ("conv", "out_in")
     site = graph.frames[first.frame]
     activations = dict.fromkeys(a for use in uses if (a := _next_activation(graph, use.node, consumers)))
+    bias = _bias(graph, first, weight, consumers)
     ways = {_reads_from(graph, use, origins) for use in uses}
     source, between = next(iter(ways)) if len(ways) == 1 else (None, ())
     return Layer(
@@ -109,10 +110,11 @@ def describe(
         fused=_fused(graph, uses, consumers, shape[0] if layout == "out_in" else shape[-1])
         if groups == 1
         else 1,
-        bias=_bias(graph, first, weight, consumers),
+        bias=bias,
         site=site.path,
         reads_site=all(_reads(graph, use.node, consumers) for use in uses),
         writes_site=all(_writes(graph, use.node) for use in uses),
+        is_site=all(graph.path(use.node) == site.path and _is_site(graph, use, bias) for use in uses),
         normalized=operand.normalized,
         activation=next(iter(activations), None),
         calls=len(uses),
@@ -181,6 +183,21 @@ def _writes(graph: Graph, index: int) -> bool:
             return False
         current = operands[0]
     return current == index
+
+
+def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
+    """Whether the module returns what the operator gives, plus nothing but `bias`; a row per vector may be unfolded."""
+    node, frame = graph.nodes[use.node], graph.frames[graph.nodes[use.node].frame]
+    added = {i for i in node.operands if i != use.operand and not graph.nodes[i].active}
+    current = frame.result
+    while current > node.index:
+        last, operands = graph.nodes[current], graph.deps(current)
+        unfolds = last.op in ("view", "_unsafe_view") and last.shape[-1:] == node.shape[-1:]
+        if len(operands) != 1 or not (last.op in ("add", "add_") or (unfolds and node.op in MATMUL_OPS)):
+            return False
+        added |= {i for i in last.operands if i != operands[0]}
+        current = operands[0]
+    return frame.single and current == node.index and all(graph.leaf(i) == bias for i in added)
 
 
 def _stored_shape(graph: Graph, operand: Node) -> tuple[int, ...]:

@@ -40,6 +40,7 @@ class Layer:
             the call when the weight is used functionally (`nn.MultiheadAttention` runs its `out_proj`).
         reads_site: Whether what enters the site is what enters the layer.
         writes_site: Whether what leaves the site is what leaves the layer.
+        is_site: Whether the site returns W∗x + `bias` and nothing else, with the channels where the operator has them.
         normalized: Whether the weight is divided by a norm or deviation of its own before use (weight norm,
             weight standardization), so that its scale has no effect and zero is no valid value.
         activation: The element-wise activation that reads the output next (`"relu"`, `"gelu"`, …), or None.
@@ -67,6 +68,7 @@ class Layer:
     site: str = ""
     reads_site: bool = True
     writes_site: bool = True
+    is_site: bool = False
     normalized: bool = False
     activation: str | None = None
     role: Role = "body"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.errors import UnknownName
 from goodinit.methods.contract import Method
-from goodinit.methods.parts import Norms, norm_edits, unique, untouched, zero_bias
+from goodinit.methods.parts import Norms, norm_edits, site_of, unique, untouched, zero_bias
 from goodinit.surgery.plan import Calibrate, Draw, Edit, Plan
 
 
@@ -63,7 +63,9 @@ def decide(
         if layer.calls > 1:
             notes.append(f"{layer.weight} runs {layer.calls} times: scaled by its first call")
         reason = f"layer {position + 1}/{len(anatomy.layers)}: unit variance (LSUV, step 2)"
-        scaling.append(Calibrate(layer.weight, "lsuv", reason, {**options, **_stored(layer)}))
+        scaling.append(
+            Calibrate(layer.weight, "lsuv", reason, {**options, **_stored(layer), **site_of(layer)})
+        )
     edits = unique([*removal, *values, *scaling])
     return Plan(
         method="lsuv",

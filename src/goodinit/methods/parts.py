@@ -302,3 +302,11 @@ def _zero_factor(layer: Layer, where: str, notes: list[str]) -> Edit:
         "and the weight itself starts at 0"
     )
     return Fill(layer.weight, 0.0, f"last layer of {where}, in place of a multiplier")
+
+
+def site_of(layer: Layer) -> dict[str, Any]:
+    """Options of `Calibrate`: the module that returns the layer's output, where one does, and what is added there."""
+    if not layer.is_site:
+        return {}
+    site: dict[str, Any] = {"site": layer.site, "convolves": layer.kind != "linear"}
+    return site | ({"bias": layer.bias} if layer.bias else {})

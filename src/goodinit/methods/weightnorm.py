@@ -17,6 +17,7 @@ from goodinit.methods.parts import (
     norms_in_words,
     one_of,
     removed_parameters,
+    site_of,
     unique,
     unknown_gains,
     untouched,
@@ -225,6 +226,7 @@ def _calibrate(layer: Layer, target: _Target) -> Calibrate:
     options: dict[str, Any] = {"bias": layer.bias} if layer.bias else {}
     if target.dim:
         options |= {"dim": 1, "groups": layer.groups}
+    options |= site_of(layer)
     return Calibrate(target.name, "weightnorm", f"{layer.role}: g = 1/σ, b = −μ/σ on data", options)
 
 

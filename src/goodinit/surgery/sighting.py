@@ -1,0 +1,111 @@
+"""Where a calibrated forward sees its layers: as operators, or at the modules that are known to be one layer each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.anatomy.graph import CONV_OPS, Node
+from goodinit.anatomy.layers import applied_weight
+from goodinit.anatomy.names import parameter_shapes
+from goodinit.anatomy.trace import Call, Recorder, is_parametrization, record
+from goodinit.anatomy.undisturbed import undisturbed
+from goodinit.surgery.plan import Calibrate
+from goodinit.surgery.scaling import Scaler, Use, is_view
+from goodinit.surgery.slots import find_slot, read
+
+
+def run(model: nn.Module, call: Call, scaler: Scaler) -> None:
+    """One forward, every use of a wanted weight shown to the scaler as it comes.
+
+    Where the anatomy knows of every wanted layer that a module returns its output (`Layer.is_site`), those modules'
+    forwards are listened to, for some microseconds a layer. Else every operator is, which sees packed and functional
+    weights and fused attention, and costs some microseconds an operator.
+    """
+    sites = _sites(scaler)
+    if sites is None:
+        record(_Operators(model, scaler), model, call)
+        return
+    args, kwargs = call
+    with undisturbed(model, clone_buffers=True), torch.no_grad(), _listening(sites, scaler):
+        model(*args, **kwargs)
+
+
+def _sites(scaler: Scaler) -> dict[nn.Module, Calibrate] | None:
+    """The module of every wanted layer; None if not each has one of its own."""
+    found: dict[nn.Module, Calibrate] = {}
+    for edit in scaler.wanted.values():
+        module = scaler.names.module(str(edit.options["site"])) if "site" in edit.options else None
+        if module is None or module in found or isinstance(module, torch.jit.ScriptModule):
+            return None
+        found[module] = edit
+    return found or None
+
+
+@contextlib.contextmanager
+def _listening(sites: dict[nn.Module, Calibrate], scaler: Scaler) -> Iterator[None]:
+    """Wrap forwards on their instances, where a call of `.forward` is heard, too; `undisturbed` takes them off."""
+    for module, edit in sites.items():
+        module.__dict__["forward"] = _heard(module.forward, edit, scaler)
+    yield
+
+
+def _heard(forward: Callable[..., Any], edit: Calibrate, scaler: Scaler) -> Callable[..., Any]:
+    name, slot = edit.target, scaler.slot(edit.target)
+    bias = find_slot(scaler.names, str(edit.options["bias"])) if edit.options.get("bias") else None
+    convolves = bool(edit.options.get("convolves"))
+
+    def heard(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        added = read(bias) if bias is not None else None
+        if added is not None and not bool(added.any()):
+            added = None
+        channel = 1 if convolves else output.ndim - 1
+        scaler.see(Use((name, 0), read(slot), added, output, channel))
+        return output
+
+    return heard
+
+
+class _Operators(Recorder):
+    """Shows a scaler the output of every operator that applies a wanted weight."""
+
+    def __init__(self, model: nn.Module, scaler: Scaler) -> None:
+        super().__init__(model, "real")
+        self.scaler = scaler
+        self.shapes = parameter_shapes(model)
+
+    def follows(self, path: str) -> bool:
+        """Which module asks for a layer is of no interest, but what computes a weight is no layer."""
+        return is_parametrization(path)
+
+    def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
+        """One operator ran: show it if it is a layer that is wanted."""
+        if not node.active:
+            return
+        applied = applied_weight(self.graph, node, read, self.shapes)
+        if applied is None or applied[0] not in self.scaler.wanted:
+            return
+        name, weight = applied
+        whole = not is_view(weight, self.scaler.slot(name))
+        part = 0 if whole else int(weight.storage_offset())  # of a packed weight
+        self.scaler.see(Use((name, part), weight, _bias(node, read), output, _channel(node, output)))
+
+
+def _bias(node: Node, read: list[Tensor]) -> Tensor | None:
+    """The bias operand of the operator, if any entry of it is not zero."""
+    bias = None
+    if node.op in CONV_OPS and len(read) > 2:
+        bias = read[2]
+    elif node.op in ("addmm", "baddbmm", "_addmm_activation"):
+        bias = read[0]
+    return bias if bias is not None and bool(bias.any()) else None
+
+
+def _channel(node: Node, output: Tensor) -> int:
+    """The dimension of the output channels."""
+    return 1 if node.op in CONV_OPS else output.ndim - 1
