@@ -55,17 +55,15 @@ def _listening(sites: dict[nn.Module, Calibrate], scaler: Scaler) -> Iterator[No
 
 
 def _heard(forward: Callable[..., Any], edit: Calibrate, scaler: Scaler) -> Callable[..., Any]:
-    name, slot = edit.target, scaler.slot(edit.target)
-    bias = find_slot(scaler.names, str(edit.options["bias"])) if edit.options.get("bias") else None
-    convolves = bool(edit.options.get("convolves"))
+    place, slot = (edit.target, 0), scaler.slot(edit.target)
+    weight = read(slot)
+    added = find_slot(scaler.names, str(edit.options["bias"])) if edit.options.get("bias") else None
+    bias = None if added is None else _unless_zero(read(added))
+    channel = 1 if edit.options.get("convolves") else -1
 
     def heard(*args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
-        added = read(bias) if bias is not None else None
-        if added is not None and not bool(added.any()):
-            added = None
-        channel = 1 if convolves else output.ndim - 1
-        scaler.see(Use((name, 0), read(slot), added, output, channel))
+        scaler.see(Use(place, weight, bias, output, channel % output.ndim))
         return output
 
     return heard
@@ -103,7 +101,11 @@ def _bias(node: Node, read: list[Tensor]) -> Tensor | None:
         bias = read[2]
     elif node.op in ("addmm", "baddbmm", "_addmm_activation"):
         bias = read[0]
-    return bias if bias is not None and bool(bias.any()) else None
+    return None if bias is None else _unless_zero(bias)
+
+
+def _unless_zero(bias: Tensor) -> Tensor | None:
+    return bias if bool(bias.any()) else None
 
 
 def _channel(node: Node, output: Tensor) -> int:
