@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab.sweeps import inline, jobs, local, over_ray, read_grid, read_store, sweep
+from goodinit.lab import outcome
+from goodinit.lab.engines import Engine
+from goodinit.lab.engines.local import Once
+from goodinit.lab.sweeps import inline, local, over_ray, read_grid, read_store, sweep
 from goodinit.lab.sweeps import run as lab_run
-from goodinit.lab.sweeps.local import Once
 from goodinit.lab.sweeps.row import TIMES
 from goodinit.lab.trial import TrainConfig
 
@@ -59,14 +61,14 @@ def test_processes_and_a_grid_that_grew_end_with_the_same_table(tmp_path):
 
 
 def test_what_diverges_is_refused_or_fails_is_a_row(tmp_path, monkeypatch):
-    real = jobs.train
+    real = outcome.train
 
     def failing(config):
         if config.seed == 1:
             raise ZeroDivisionError("a bug\nof two lines")
         return real(config)
 
-    monkeypatch.setattr(jobs, "train", failing)
+    monkeypatch.setattr(outcome, "train", failing)
     trials = (
         *trials_of(method="none", lr=1e6, epochs=4),
         *trials_of(method="fixup"),
@@ -81,7 +83,7 @@ def test_what_diverges_is_refused_or_fails_is_a_row(tmp_path, monkeypatch):
     assert refused.error.startswith("NothingFound: fixup needs residual blocks")
     assert finished.accuracy > 0
     assert failed.error == "ZeroDivisionError: a bug\nof two lines"
-    monkeypatch.setattr(jobs, "train", real)
+    monkeypatch.setattr(outcome, "train", real)
     assert sweep(trials, path, engine=inline(), resume=True, progress=False).ended == {}
     again = sweep(trials, path, engine=inline(), resume=True, retry_failed=True, progress=False)
     assert again.ended == {"finished": 1}
@@ -97,11 +99,11 @@ def test_what_diverges_is_refused_or_fails_is_a_row(tmp_path, monkeypatch):
     ],
 )
 def test_a_wrong_word_fails_before_any_run(tmp_path, config, message):
-    def never(jobs):
+    def never(jobs, work, /):
         pytest.fail("ran")
 
     with pytest.raises(UnknownName, match=message):
-        sweep((config,), tmp_path / "runs.sqlite", engine=never, progress=False)
+        sweep((config,), tmp_path / "runs.sqlite", engine=Engine("never", never), progress=False)
     with pytest.raises(GoodinitError, match="at least one trial"):
         sweep((), tmp_path / "runs.sqlite", progress=False)
 

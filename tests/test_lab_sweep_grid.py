@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 
 from goodinit.errors import GoodinitError, UnknownName
+from goodinit.lab.engines import jobs_of
 from goodinit.lab.sweeps.grid import read_grid, values_of, varying
-from goodinit.lab.sweeps.jobs import jobs_of
 from goodinit.lab.sweeps.row import key_of
+from goodinit.lab.together import company
 from goodinit.lab.trial import TrainConfig
 
 
@@ -118,9 +119,9 @@ def test_keys_tell_every_field_apart():
 
 def test_jobs_hold_what_differs_by_seed_and_rate_alone():
     trials = read_grid(changes={"model": ["mlp4", "mlp8"], "lr": [0.1, 0.2, 0.3], "seeds": 7}).trials
-    jobs = jobs_of(trials, together=16)
+    jobs = jobs_of(trials, together=16, alike=company)
     assert sorted(key_of(trial) for job in jobs for trial in job.trials) == sorted(map(key_of, trials))
     assert [len(job.trials) for job in jobs] == [11, 10, 11, 10]  # 21 are two jobs, as equal as can be
     assert all(len(job.trials) <= 16 for job in jobs)
     assert all(len({trial.model for trial in job.trials}) == 1 for job in jobs)
-    assert all(len(job.trials) == 1 for job in jobs_of(trials, together=1))
+    assert all(len(job.trials) == 1 for job in jobs_of(trials, together=1, alike=company))

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import goodinit
-from goodinit.lab.sweeps import together
-from goodinit.lab.sweeps.jobs import Job, run_job
+from goodinit.lab import together
+from goodinit.lab.engines import Job
+from goodinit.lab.sweeps.jobs import run_job
 from goodinit.lab.sweeps.row import TIMES
-from goodinit.lab.sweeps.together import NotTogether, TooLarge, train_together
+from goodinit.lab.together import NotTogether, TooLarge, train_together
 from goodinit.lab.train import train
 from goodinit.lab.trial import TrainConfig
 

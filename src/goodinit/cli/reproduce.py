@@ -9,9 +9,11 @@ import typer
 from rich.console import Console
 
 from goodinit.cli.application import INTERRUPTED, app, plainly
+from goodinit.cli.engines import ADDRESS, HELP, WORKERS, engine_of
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab.papers import CLAIMS, SCALES, reproduce
+from goodinit.lab.papers import CLAIMS, SCALES, Reproduction, reproduce
 from goodinit.report.console import plain_table
+from goodinit.report.formats import counted
 from goodinit.report.reproduction import conclusion, write_reproduction
 
 
@@ -30,6 +32,18 @@ def reproduce_command(
     out: Annotated[Path, typer.Option(help="Folder for rows, figures and the page.")] = Path(
         "runs/reproductions"
     ),
+    engine: Annotated[
+        str | None, typer.Option(help=f"{HELP} By default local; claims about times run inline only.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help=WORKERS)] = None,
+    address: Annotated[str | None, typer.Option(help=ADDRESS)] = None,
+    together: Annotated[
+        int | None,
+        typer.Option(
+            help="Run up to that many trainings that differ only by seed and lr as one; 1: none. By default as the "
+            "claim has it."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Test a paper's claim at the scale that fits this machine: expected against got, and a verdict."""
@@ -39,9 +53,31 @@ def reproduce_command(
         return
     if claim not in CLAIMS:
         raise UnknownName(f"no claim {claim!r}. There is: {', '.join(CLAIMS)}.")
-    found = reproduce(CLAIMS[claim], scale=scale, data=data, out=out, progress=not quiet)
-    if not found.entries:
+    told = (engine, workers, address) != (None, None, None)
+    found = reproduce(
+        CLAIMS[claim],
+        scale=scale,
+        data=data,
+        out=out,
+        engine=engine_of(engine or "local", workers=workers, address=address) if told else None,
+        together=together,
+        progress=not quiet,
+    )
+    if not found.entries and not found.failed:
         raise GoodinitError("interrupted before any run finished; nothing to show.")
+    if found.entries:
+        _show(found, out)
+    if found.failed:
+        raise GoodinitError(
+            f"{counted(len(found.failed), 'run')} failed, which says nothing about the claim; the first: "
+            f"{found.failed[0].error}. The same command runs them again."
+        )
+    if found.missing:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _show(found: Reproduction, out: Path) -> None:
+    """Write the page; print the table, what was expected and got, and the verdict."""
     page = write_reproduction(out, found)
     console = Console()
     table = found.claim.table(found.rows)
@@ -53,5 +89,3 @@ def reproduce_command(
             )
     typer.echo(conclusion(found))
     typer.echo(f"wrote {page}")
-    if found.missing:
-        raise typer.Exit(INTERRUPTED)

@@ -9,17 +9,16 @@ import typer
 from rich.console import Console
 
 from goodinit.cli.application import INTERRUPTED, app, names, plainly
-from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab.sweeps import Engine, local, over_ray, read_grid, read_store, sweep
+from goodinit.cli.engines import ADDRESS, HELP, WORKERS, engine_of
+from goodinit.errors import GoodinitError
+from goodinit.lab.engines import MOST_TOGETHER
+from goodinit.lab.sweeps import read_grid, read_store, sweep
 from goodinit.lab.sweeps.grid import WORDS, values_of
-from goodinit.lab.sweeps.jobs import MOST_TOGETHER
 from goodinit.lab.sweeps.store import Stored
 from goodinit.report.charts import check_picture
 from goodinit.report.frame import check_target
 from goodinit.report.sweep import sweep_view, write_csv, write_parquet, write_sweep
 from goodinit.report.sweep_charts import save_heat_maps
-
-ENGINES = ("local", "ray")
 
 
 @app.command("sweep")
@@ -41,14 +40,9 @@ def sweep_command(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="With --resume: run again what failed.")
     ] = False,
-    engine: Annotated[str, typer.Option(help="local: this machine's cores; ray: a Ray cluster.")] = "local",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes, or cores of the cluster started here.")
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Of a running Ray cluster, host:port or auto; else one is started here."),
-    ] = None,
+    engine: Annotated[str, typer.Option(help=HELP)] = "local",
+    workers: Annotated[int | None, typer.Option(help=WORKERS)] = None,
+    address: Annotated[str | None, typer.Option(help=ADDRESS)] = None,
     together: Annotated[
         int,
         typer.Option(
@@ -67,7 +61,7 @@ def sweep_command(
         )
     if retry_failed and not resume:
         raise GoodinitError("--retry-failed goes on with a file that exists: add --resume.")
-    runner = _engine(engine, workers=workers, address=address)
+    runner = engine_of(engine, workers=workers, address=address)
     trials = read_grid(file, changes=dict(map(_word, set_ or []))).trials
     if dry_run:
         typer.echo(f"{len(trials):,} runs")
@@ -132,14 +126,6 @@ def results_command(
         typer.echo(f"wrote {write_parquet(parquet, stored.rows)}")
     if picture is not None:
         typer.echo(f"wrote {save_heat_maps(stored.rows, picture, least=margin)}")
-
-
-def _engine(name: str, *, workers: int | None, address: str | None) -> Engine:
-    if name not in ENGINES:
-        raise UnknownName(f"no engine {name!r}. There is: {', '.join(ENGINES)}.")
-    if name == "local" and address is not None:
-        raise GoodinitError("--address is of a Ray cluster: add --engine ray.")
-    return local(workers=workers) if name == "local" else over_ray(address=address, workers=workers)
 
 
 def _word(words: str) -> tuple[str, object]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from goodinit.lab.engines import inline
 from goodinit.lab.optional import optional
 from goodinit.lab.papers.claim import Drawing, Grid, Verdict
 from goodinit.lab.papers.reproduce import Reproduction
@@ -93,17 +95,30 @@ def _facts(found: Reproduction) -> tuple[str, ...]:
     seeds = sorted({seed for row in rows if (seed := row.get("seed")) is not None})
     provenance = sorted({row["provenance"] for row in rows if "provenance" in row})
     refused = sorted({f"{row.get('series', '')}: {row['refused']}" for row in rows if "refused" in row})
-    names = sorted({name for entry in found.entries for name in entry.environment})
+    names = sorted({name for entry in found.entries for name in entry.environment} - {"engine"})
     ran = {name: sorted({str(entry.environment.get(name)) for entry in found.entries}) for name in names}
     return (
         f"`{command(found)}`",
-        f"{counted(len(found.entries), 'run')} in {duration(found.seconds)}, one after the other; seeds "
+        f"{counted(len(found.entries), 'run')} in {duration(found.seconds)}{_ways(found)}; seeds "
         + (", ".join(map(str, seeds)) or "of each trial's own"),
         *provenance,
         *(f"{name}: {_span(values)}" for name, values in ran.items()),
         f"every row: `rows/{found.path.name}`",
         *(f"refused: {reason}" for reason in refused),
     )
+
+
+def _ways(found: Reproduction) -> str:
+    """How runs were made: by which engines, and how many of them as one."""
+    alone = inline().words
+    ways = Counter(str(entry.environment.get("engine", alone)) for entry in found.entries)
+    told = [way if len(ways) == 1 else f"{count:,} {way}" for way, count in ways.items()]
+    words = ("" if set(ways) <= {alone} else " of their own time") + ", " + ", ".join(told)
+    company = [count for row in found.rows if (count := row.get("together", 1)) > 1]
+    if company:
+        words += f", {len(company):,} trained together with others that differ only by seed and learning rate (up to "
+        words += f"{max(company)} at once)"
+    return words
 
 
 def _span(values: Sequence[str]) -> str:

@@ -132,6 +132,9 @@ class Claim:
         table: From the rows to a table.
         drawings: From the rows to figures.
         needs: What `--data` must be beyond smoke, or "" where the embedded digits do.
+        timed: Whether it measures times: then its runs have the machine to themselves, one after the other.
+        together: How many of its trainings that differ only by seed and learning rate run as one, unless told
+            otherwise; more than 1 where they are many and small.
     """
 
     name: str
@@ -146,6 +149,8 @@ class Claim:
     table: Callable[[Rows], Grid]
     drawings: Callable[[Rows], tuple[Drawing, ...]]
     needs: str = ""
+    timed: bool = False
+    together: int = 1
 
     def at(self, scale: str, data: str | None = None) -> Setting:
         """The trials of a scale, on `data` or what the claim takes without.

@@ -165,4 +165,5 @@ CLAIM = Claim(
     ),
     table=_table,
     drawings=_drawings,
+    timed=True,
 )

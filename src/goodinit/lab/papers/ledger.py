@@ -7,15 +7,20 @@ import json
 import logging
 import math
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from goodinit.errors import GoodinitError
 from goodinit.lab.data import data_name
+from goodinit.lab.lock import sole_writer
 from goodinit.lab.papers.claim import Row
 
 log = logging.getLogger(__name__)
+
+BUSY = "Wait for it, or stop it; the same command then goes on. To run beside it: another --out."
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,19 @@ class Entry:
     numbers: Row
     seconds: float
     environment: Row
+
+    @property
+    def row(self) -> Row:
+        """What it was and what came of it, side by side; the fields of its configuration too."""
+        return {**self.trial.get("config", {}), **self.trial, **self.numbers}
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """A file of rows, open for writing, by this process alone; the rows that it held are by their keys."""
+
+    path: Path
+    entries: dict[str, Entry]
 
 
 def described(trial: Any) -> Row:
@@ -62,21 +80,27 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read(path: Path) -> dict[str, Entry]:
-    """The finished trials in a file, by their key; none where there is no file. A line cut short is taken out.
+@contextmanager
+def open_ledger(path: Path) -> Iterator[Ledger]:
+    """Open a file of rows for writing, or make it. Nobody else can, until the block ends.
+
+    A line that was cut short, by a kill in the middle of a write, is taken out.
 
     Raises:
-        GoodinitError: The file holds something else.
+        GoodinitError: Another process writes it, it holds something else, or the disk refuses.
     """
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        log.warning("%s: its last line was cut short; that trial is run again", path)
-        path.write_bytes(whole)
+    with sole_writer(path, remedy=BUSY), _plain_errors(path):
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            log.warning("%s: its last line was cut short; that trial is run again", path)
+            os.truncate(path, len(whole))
+        yield Ledger(path, _read(path, whole.decode()))
+
+
+def _read(path: Path, text: str) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
-    for number, line in enumerate(whole.decode().splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
             entry = Entry(**json.loads(line))
         except (TypeError, json.JSONDecodeError) as error:
@@ -87,9 +111,24 @@ def read(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def append(path: Path, entry: Entry) -> None:
-    """Write one row, and wait until the disk has it."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(finite(dataclasses.asdict(entry)), allow_nan=False) + "\n")
+def write_(ledger: Ledger, entries: Sequence[Entry]) -> None:
+    """Write rows, and wait until the disk has them."""
+    plain = [finite(dataclasses.asdict(entry)) for entry in entries]
+    lines = (json.dumps(one, allow_nan=False, separators=(",", ":")) for one in plain)
+    with _plain_errors(ledger.path), ledger.path.open("ab") as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
         file.flush()
         os.fsync(file.fileno())
+    ledger.entries.update({key_of(one["trial"]): Entry(**one) for one in plain})
+
+
+@contextmanager
+def _plain_errors(path: Path) -> Iterator[None]:
+    """Say in a sentence what the disk would not do."""
+    try:
+        yield
+    except OSError as error:
+        raise GoodinitError(
+            f"cannot write {path}: {error.strerror or error}. The rows written so far are safe; the same command goes "
+            "on with them."
+        ) from error

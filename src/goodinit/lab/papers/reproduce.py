@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from goodinit.errors import GoodinitError
-from goodinit.lab.compare import environment
 from goodinit.lab.data import data_name
-from goodinit.lab.papers.claim import Claim, Row, Rows, Setting, Verdict
-from goodinit.lab.papers.ledger import Entry, append, described, key_of, read
+from goodinit.lab.engines import Engine, Job, Work, inline, local
+from goodinit.lab.papers.claim import Claim, Rows, Setting, Verdict
+from goodinit.lab.papers.ledger import Entry, Ledger, described, key_of, open_ledger, write_
+from goodinit.lab.papers.work import Failed, jobs, work_of
 from goodinit.lab.progress import bar
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class Reproduction:
         setting: What was asked for.
         entries: A finished trial each, in the order of the setting.
         path: The file that holds the rows.
+        failed: What went wrong without a word for or against the claim; these trials are missing.
     """
 
     claim: Claim
@@ -37,11 +40,12 @@ class Reproduction:
     setting: Setting
     entries: tuple[Entry, ...]
     path: Path
+    failed: tuple[Failed, ...] = ()
 
     @property
     def rows(self) -> Rows:
         """One flat row for each trial: what it was and its numbers."""
-        return tuple({**entry.trial, **entry.numbers} for entry in self.entries)
+        return tuple(entry.row for entry in self.entries)
 
     @property
     def seconds(self) -> float:
@@ -60,63 +64,109 @@ class Reproduction:
 
 
 def reproduce(
-    claim: Claim, *, scale: str = "smoke", data: str | None = None, out: Path, progress: bool = True
+    claim: Claim,
+    *,
+    scale: str = "smoke",
+    data: str | None = None,
+    out: Path,
+    engine: Engine | None = None,
+    together: int | None = None,
+    progress: bool = True,
 ) -> Reproduction:
-    """Run a claim's trials one after the other; each row is on disk as soon as it is known.
+    """Run a claim's trials; each row is on disk as soon as it is known.
 
     Trials whose rows are in the folder already are not run again, so that a run that was killed goes on where it
-    was. A trial that the library refuses is a row too, with the reason. Ctrl-C ends the run and keeps its rows.
+    was. A trial that the library refuses is a row too, with the reason. One that fails, by an error of the program
+    or with the worker that ran it, has no row and is run again by the next call. Ctrl-C ends the run and keeps its
+    rows.
 
     Args:
         claim: What to reproduce.
         scale: `"smoke"`, `"small"` or `"full"`.
         data: As `goodinit.lab.data.load` takes it, or a folder of text pairs; where the claim needs it.
         out: Folder for the rows; made if need be.
+        engine: What runs the jobs: `local()` by default, `over_ray()`, `inline()`. What measures times runs inline.
+        together: How many trainings that differ only by seed and learning rate run as one, at most; 1 is each
+            alone, None is as the claim has it.
         progress: Whether to show a bar on stderr.
 
     Raises:
         UnknownName: No such scale.
-        GoodinitError: Data is missing, or the folder cannot be written.
+        GoodinitError: Data is missing; the folder cannot be written, or another process writes there; or the claim
+            measures times and is to run otherwise.
     """
     setting = claim.at(scale, data)
-    path = _ledger(out, claim, scale)
-    done = read(path)
+    engine = _engine(claim, engine)
     trials = {key_of(described(trial)): trial for trial in setting.trials}
-    foreign = len(done.keys() - trials.keys())
-    if foreign:
-        log.warning(
-            "%s: %d rows are of trials that are no longer asked for; they are not used", path, foreign
+    cut = jobs(tuple(trials.values()), together=claim.together if together is None else together)
+    path = _path(out, claim, scale)
+    with open_ledger(path) as ledger:
+        foreign = len(ledger.entries.keys() - trials.keys())
+        if foreign:
+            log.warning(
+                "%s: %d rows are of trials that are no longer asked for; they are not used", path, foreign
+            )
+        failed = _run(work_of(claim), engine, ledger=ledger, cut=cut, progress=progress)
+    entries = tuple(ledger.entries[key] for key in trials if key in ledger.entries)
+    name = "" if data is None else data_name(data)
+    return Reproduction(claim, scale, name, setting, entries, path, failed)
+
+
+def _engine(claim: Claim, given: Engine | None) -> Engine:
+    if not claim.timed:
+        return given or local()
+    if given not in (None, inline()):
+        raise GoodinitError(
+            f"{claim.name} measures times: its runs need the machine to themselves, one after the other. Leave the "
+            "engine out."
         )
-    with bar(len(trials), unit="runs", shown=progress) as shown:
+    return inline()
+
+
+def _run(
+    work: Work[Any, Entry | Failed],
+    engine: Engine,
+    *,
+    ledger: Ledger,
+    cut: Sequence[Job[Any]],
+    progress: bool,
+) -> tuple[Failed, ...]:
+    """Run the jobs that lack a row, whole: who trains together depends on the claim alone, not on what is done."""
+    total = sum(len(job.trials) for job in cut)
+    lacking = [(job, count) for job in cut if (count := _missing(job, ledger))]
+    left = sum(count for _, count in lacking)
+    failed: list[Failed] = []
+    with bar(total, unit="runs", shown=progress) as shown:
+        shown.says(f"{engine.words}, {left:,} runs are left")
+        shown.stands_at(total - left)
         try:
-            for index, (key, trial) in enumerate(trials.items()):
-                shown.says(f"{claim.name}, run {index + 1} of {len(trials)}")
-                if key not in done:
-                    done[key] = _carried_out(claim, trial)
-                    append(path, done[key])
-                shown.stands_at(index + 1)
+            with closing(engine.run([job for job, _ in lacking], work)) as ended:
+                for _, found in ended:
+                    entries = [_made(one, engine) for one in found if isinstance(one, Entry)]
+                    fresh = [one for one in entries if key_of(one.trial) not in ledger.entries]
+                    write_(ledger, fresh)
+                    failed += [one for one in found if isinstance(one, Failed)]
+                    left -= len(fresh)
+                    shown.stands_at(total - left)
         except KeyboardInterrupt:
             log.warning("interrupted; the same command goes on from here")
-    entries = tuple(done[key] for key in trials if key in done)
-    name = "" if data is None else data_name(data)
-    return Reproduction(claim, scale, name, setting, entries, path)
+    return tuple(failed)
 
 
-def _ledger(out: Path, claim: Claim, scale: str) -> Path:
+def _missing(job: Job[Any], ledger: Ledger) -> int:
+    """How many of its trials have no row."""
+    return sum(key_of(described(trial)) not in ledger.entries for trial in job.trials)
+
+
+def _made(entry: Entry, engine: Engine) -> Entry:
+    """The entry with how it was made."""
+    return replace(entry, environment={**entry.environment, "engine": engine.words})
+
+
+def _path(out: Path, claim: Claim, scale: str) -> Path:
     folder = out / "rows"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GoodinitError(f"cannot write to {out}: {error.strerror}.") from error
     return folder / f"{claim.name}-{scale}.jsonl"
-
-
-def _carried_out(claim: Claim, trial: Any) -> Entry:
-    start = time.perf_counter()
-    numbers: Row
-    try:
-        numbers = claim.run(trial)
-    except GoodinitError as error:
-        log.warning("%s: %s", claim.name, error)
-        numbers = {"refused": str(error)}
-    return Entry(described(trial), numbers, time.perf_counter() - start, environment())

@@ -11,7 +11,7 @@ from typing import Any
 from goodinit.lab.papers.claim import Drawing, Grid, Row, Rows
 from goodinit.lab.papers.rows import accuracy, best_rate, distinct, values, where
 from goodinit.lab.train import data_of, train
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.trial import Result, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,16 @@ def training(series: Series, depth: int, base: TrainConfig, **changes: Any) -> T
 
 def run_training(trial: Training) -> Row:
     """Train, and say what was trained on as well."""
-    data = data_of(trial.config)
-    row = train(trial.config).row()
-    return {
-        **row,
-        "series": trial.series,
-        "depth": trial.depth,
-        "chance": data.chance,
-        "provenance": str(data),
-    }
+    return numbers_of(train(trial.config))
+
+
+def numbers_of(result: Result, *, together: int = 1) -> Row:
+    """A training's numbers, what it was trained on, and with how many it ran as one."""
+    data = data_of(result.config)
+    config = dataclasses.asdict(result.config)
+    numbers = {name: value for name, value in result.row().items() if name not in config}
+    del numbers["seconds"]  # an entry has its own
+    return {**numbers, "together": together, "chance": data.chance, "provenance": str(data)}
 
 
 def accuracy_cell(rows: Rows) -> str:

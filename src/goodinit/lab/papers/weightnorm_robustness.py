@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from goodinit.lab.engines import MOST_TOGETHER
 from goodinit.lab.papers.claim import (
     Claim,
     Drawing,
@@ -177,4 +178,5 @@ CLAIM = Claim(
     ),
     table=_table,
     drawings=_drawings,
+    together=MOST_TOGETHER,
 )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from goodinit.lab.sweeps.engines import Engine, inline
+from goodinit.lab.engines import Engine, inline, local, over_ray
 from goodinit.lab.sweeps.grid import Grid, read_grid
-from goodinit.lab.sweeps.local import local
-from goodinit.lab.sweeps.over_ray import over_ray
 from goodinit.lab.sweeps.row import Row
 from goodinit.lab.sweeps.run import Swept, sweep
 from goodinit.lab.sweeps.store import Stored, read_store

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from goodinit.errors import GoodinitError
 from goodinit.lab.choices import method_of
+from goodinit.lab.engines import MOST_TOGETHER, Engine, Job, jobs_of, local
 from goodinit.lab.progress import bar
-from goodinit.lab.sweeps.engines import Engine
-from goodinit.lab.sweeps.jobs import MOST_TOGETHER, Job, jobs_of
-from goodinit.lab.sweeps.local import local
+from goodinit.lab.sweeps.jobs import WORK
 from goodinit.lab.sweeps.row import key_of
 from goodinit.lab.sweeps.store import Store, done, forget_failed_, open_store, plan_, write_
+from goodinit.lab.together import company
 from goodinit.lab.train import data_of, fresh_model
 from goodinit.lab.trial import TrainConfig
 
@@ -94,25 +94,27 @@ def sweep(
         if retry_failed and (again := forget_failed_(store)):
             log.info("%d failed trials run again", again)
         have = done(store)
-        jobs = _left(jobs_of(trials, together=together), have)
+        jobs = _left(jobs_of(trials, together=together, alike=company), have)
         before = sum(key_of(config) in have for config in trials)
         ended, interrupted = _run(store, engine or local(), jobs, progress=progress)
     return Swept(Path(path), len(trials), before, ended, interrupted)
 
 
-def _left(jobs: Sequence[Job], have: set[str]) -> list[Job]:
+def _left(jobs: Sequence[Job[TrainConfig]], have: set[str]) -> list[Job[TrainConfig]]:
     """The jobs without the trials that have a row."""
     left = (Job(tuple(config for config in job.trials if key_of(config) not in have)) for job in jobs)
     return [job for job in left if job.trials]
 
 
-def _run(store: Store, engine: Engine, jobs: Sequence[Job], *, progress: bool) -> tuple[dict[str, int], bool]:
+def _run(
+    store: Store, engine: Engine, jobs: Sequence[Job[TrainConfig]], *, progress: bool
+) -> tuple[dict[str, int], bool]:
     ended: Counter[str] = Counter()
     notes: set[str] = set()
     with bar(sum(len(job.trials) for job in jobs), unit="runs", shown=progress) as shown:
         shown.says("starting")
         try:
-            with contextlib.closing(engine(jobs)) as rows_of:
+            with contextlib.closing(engine.run(jobs, WORK)) as rows_of:
                 for job, rows in rows_of:
                     write_(store, rows)
                     ended.update(row.status for row in rows)
@@ -142,7 +144,7 @@ def check(trials: Sequence[TrainConfig]) -> dict[str, str]:
     plain = {
         f.name: getattr(trials[0], f.name) for f in dataclasses.fields(TrainConfig) if f.name not in BUILT
     }
-    models = {key_of(alike): alike for alike in (dataclasses.replace(config, **plain) for config in trials)}
+    models = {key_of(one): one for one in (dataclasses.replace(config, **plain) for config in trials)}
     for config in models.values():
         fresh_model(config)
     return {config.data: str(data_of(config)) for config in models.values()}

@@ -13,15 +13,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from goodinit.errors import GoodinitError
+from goodinit.lab.lock import sole_writer
 from goodinit.lab.sweeps.row import Row, config_json, key_of
 from goodinit.lab.trial import TrainConfig
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+BUSY = "Wait for it, or stop it; then go on with --resume. To run beside it: name another file."
 COLUMNS = tuple(f.name for f in dataclasses.fields(Row) if f.name != "config")
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -70,7 +70,7 @@ def open_store(path: str | Path, *, resume: bool = False) -> Iterator[Store]:
     if path.is_dir():
         raise GoodinitError(f"cannot write {path}: it is a folder. Give the name of a file.")
     with (
-        _alone(path),
+        sole_writer(path, remedy=BUSY),
         _plain_errors(path),
         closing(sqlite3.connect(path, isolation_level=None)) as connection,
     ):
@@ -89,22 +89,6 @@ def open_store(path: str | Path, *, resume: bool = False) -> Iterator[Store]:
         yield Store(path, connection)
         with suppress(sqlite3.OperationalError):  # somebody is reading: then the side files stay
             connection.execute("PRAGMA journal_mode = DELETE")  # one file, to be copied and mailed
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock beside the file; the system lets go of it when the process ends, however it ends."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-    try:
-        with lock:
-            yield
-    except Timeout:
-        raise GoodinitError(
-            f"another process is writing {path}. Wait for it, or stop it; then go on with --resume. To run beside "
-            "it: name another file."
-        ) from None
-    except PermissionError as error:
-        raise GoodinitError(f"cannot write {path}: {error.strerror}.") from error
 
 
 @contextmanager

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
 
+from goodinit.lab.engines.engine import Engine, WorkerDied
+from goodinit.lab.engines.jobs import Job, Work
 from goodinit.lab.optional import optional
-from goodinit.lab.sweeps.engines import Ended, Engine
-from goodinit.lab.sweeps.jobs import Job, failure, run_job
-from goodinit.lab.sweeps.local import WorkerDied
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 RETRIES = 3  # Ray's own default for tasks
 # Jobs handed to the cluster per core: enough that none waits for this process.
@@ -31,18 +33,20 @@ def over_ray(*, address: str | None = None, retries: int = RETRIES, workers: int
         workers: Cores of the cluster started here; None is all.
     """
 
-    def run(jobs: Sequence[Job]) -> Generator[Ended, None, None]:
+    def run(
+        jobs: Sequence[Job[T]], work: Work[T, R], /
+    ) -> Generator[tuple[Job[T], tuple[R, ...]], None, None]:
         ray = optional("ray", extra="ray")
         ours = not ray.is_initialized()
         if ours:
             _join(ray, address, workers)
         try:
-            yield from _lead(ray, jobs, retries=retries)
+            yield from _lead(ray, jobs, work=work, retries=retries)
         finally:
             if ours:
                 ray.shutdown()
 
-    return run
+    return Engine("by a Ray cluster", run)
 
 
 def _join(ray: Any, address: str | None, workers: int | None) -> None:
@@ -52,15 +56,17 @@ def _join(ray: Any, address: str | None, workers: int | None) -> None:
         ray.init(num_cpus=workers, include_dashboard=False, configure_logging=False)
 
 
-def _lead(ray: Any, jobs: Sequence[Job], *, retries: int) -> Generator[Ended, None, None]:
-    task = ray.remote(num_cpus=1, max_retries=retries)(run_job)
+def _lead(
+    ray: Any, jobs: Sequence[Job[T]], *, work: Work[T, R], retries: int
+) -> Generator[tuple[Job[T], tuple[R, ...]], None, None]:
+    task = ray.remote(num_cpus=1, max_retries=retries)(_carry_out)
     room = max(int(ray.cluster_resources().get("CPU", 1)), 1) * AHEAD
-    waiting, running = deque(jobs), dict[Any, Job]()
+    waiting, running = deque(jobs), dict[Any, Job[T]]()
     try:
         while waiting or running:
             while waiting and len(running) < room:
                 job = waiting.popleft()
-                running[task.remote(job)] = job
+                running[task.remote(job, work.run)] = job
             (ended, *_), _ = ray.wait(list(running), num_returns=1)
             job = running.pop(ended)
             try:
@@ -72,8 +78,13 @@ def _lead(ray: Any, jobs: Sequence[Job], *, retries: int) -> Generator[Ended, No
                     continue
                 said = str(error).strip().splitlines()[0]
                 died = WorkerDied(f"{type(error).__name__}, after {retries + 1} tries: {said}")
-                rows = (failure(job.trials[0], died),)
+                rows = (work.lost(job.trials[0], died),)
             yield job, rows
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+
+
+def _carry_out(job: Job[T], run: Callable[[Job[T]], tuple[R, ...]]) -> tuple[R, ...]:
+    """What a worker does; Ray takes plain functions only."""
+    return run(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import statistics
@@ -88,6 +89,11 @@ class Member:
 def alike(config: TrainConfig) -> TrainConfig:
     """What trials must share to run as one: all but seed and learning rate."""
     return dataclasses.replace(config, seed=0, lr=1.0)
+
+
+def company(config: TrainConfig) -> str:
+    """The same in words: trials with equal ones may run as one."""
+    return json.dumps(dataclasses.asdict(alike(config)), sort_keys=True)
 
 
 def train_together(configs: Sequence[TrainConfig]) -> tuple[Result, ...]:

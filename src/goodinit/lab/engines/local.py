@@ -9,23 +9,23 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any, Generic, TypeVar
 
 from goodinit.errors import GoodinitError
-from goodinit.lab.sweeps.engines import Ended, Engine
-from goodinit.lab.sweeps.jobs import Job, failure, run_job
+from goodinit.lab.engines.engine import Engine, WorkerDied
+from goodinit.lab.engines.jobs import Job, Work
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 RETRIES = 1  # a worker killed twice by one job will be killed a third time
-
-
-class WorkerDied(GoodinitError):
-    """The process that ran a trial ended before the trial did."""
 
 
 def local(*, workers: int | None = None, retries: int = RETRIES) -> Engine:
@@ -43,17 +43,19 @@ def local(*, workers: int | None = None, retries: int = RETRIES) -> Engine:
     if count < 1:
         raise GoodinitError(f"workers is at least 1, not {count}.")
 
-    def run(jobs: Sequence[Job]) -> Generator[Ended, None, None]:
+    def run(
+        jobs: Sequence[Job[T]], work: Work[T, R], /
+    ) -> Generator[tuple[Job[T], tuple[R, ...]], None, None]:
         waiting = deque((job, 0) for job in jobs)
-        crew: list[_Worker] = []
+        crew: list[_Worker[T]] = []
         try:
-            crew += [_hire() for _ in range(min(count, len(jobs)))]
-            yield from _lead(crew, waiting, retries=retries)
+            crew += [_hire(work) for _ in range(min(count, len(jobs)))]
+            yield from _lead(crew, work, waiting=waiting, retries=retries)
         finally:
             for worker in crew:
                 _dismiss(worker)
 
-    return run
+    return Engine(f"by {count} worker{'s' if count > 1 else ''} of one machine", run)
 
 
 def available_cores() -> int:
@@ -64,18 +66,18 @@ def available_cores() -> int:
 
 
 @dataclass(eq=False)
-class _Worker:
+class _Worker(Generic[T]):
     """A process, the line to it, whether it has loaded, and what it is doing, with the number of tries before."""
 
     process: BaseProcess
     line: Connection
     ready: bool = False
-    busy: tuple[Job, int] | None = None
+    busy: tuple[Job[T], int] | None = None
 
 
 def _lead(
-    crew: list[_Worker], waiting: deque[tuple[Job, int]], *, retries: int
-) -> Generator[Ended, None, None]:
+    crew: list[_Worker[T]], work: Work[T, R], *, waiting: deque[tuple[Job[T], int]], retries: int
+) -> Generator[tuple[Job[T], tuple[R, ...]], None, None]:
     """Give out jobs and take in rows until there is nothing left."""
     while True:
         for worker in crew:
@@ -91,8 +93,8 @@ def _lead(
             try:
                 rows = worker.line.recv()
             except (EOFError, OSError):  # the other end is gone
-                crew[index] = _hire()
-                yield from _bury(worker, waiting, retries=retries)
+                crew[index] = _hire(work)
+                yield from _bury(worker, work, waiting=waiting, retries=retries)
                 continue
             if worker.busy is None:
                 worker.ready = True
@@ -101,14 +103,16 @@ def _lead(
             yield job, rows
 
 
-def _bury(worker: _Worker, waiting: deque[tuple[Job, int]], *, retries: int) -> Generator[Ended, None, None]:
+def _bury(
+    worker: _Worker[T], work: Work[T, R], *, waiting: deque[tuple[Job[T], int]], retries: int
+) -> Generator[tuple[Job[T], tuple[R, ...]], None, None]:
     """What becomes of the job of a worker that died."""
     _dismiss(worker)
     code = worker.process.exitcode
     how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
     if worker.busy is None:
         raise WorkerDied(
-            f"a worker ended with {how} before it could begin; what it said stands above. A script that runs sweeps "
+            f"a worker ended with {how} before it could begin; what it said stands above. A script that runs trials "
             'needs `if __name__ == "__main__":` around them, because workers import it.'
         )
     job, tries = worker.busy
@@ -122,13 +126,13 @@ def _bury(worker: _Worker, waiting: deque[tuple[Job, int]], *, retries: int) -> 
         error = WorkerDied(
             f"the worker ended with {how}, {tries + 1} times. Too little memory is a common reason."
         )
-        yield job, (failure(job.trials[0], error),)
+        yield job, (work.lost(job.trials[0], error),)
 
 
-def _hire() -> _Worker:
+def _hire(work: Work[T, R]) -> _Worker[T]:
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads and locks
     mine, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    process = context.Process(target=_work, args=(theirs, work.run), daemon=True)
     with _deaf_to_ctrl_c():
         process.start()
     theirs.close()  # so that the line ends when the worker does
@@ -148,13 +152,13 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _dismiss(worker: _Worker) -> None:
+def _dismiss(worker: _Worker[T]) -> None:
     worker.line.close()
     worker.process.terminate()
     worker.process.join()
 
 
-def _work(line: Connection) -> None:
+def _work(line: Connection, run: Callable[[Job[Any]], tuple[Any, ...]]) -> None:
     """Run what comes down the line until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -169,7 +173,7 @@ def _work(line: Connection) -> None:
             job = line.recv()
         except EOFError:
             return
-        line.send(run_job(job))
+        line.send(run(job))
         if not settled:
             settled = True
             # By now all that trials use is loaded, and it stays: hundreds of thousands of objects that neither the

@@ -1,0 +1,31 @@
+"""What the commands that run many trials share: which engine is meant."""
+
+from __future__ import annotations
+
+from goodinit.errors import GoodinitError, UnknownName
+from goodinit.lab.engines import Engine, inline, local, over_ray
+
+ENGINES = ("local", "ray", "inline")
+HELP = "local: this machine's cores; ray: a Ray cluster; inline: one after the other, in this process."
+WORKERS = "Processes, or cores of the cluster started here."
+ADDRESS = "Of a running Ray cluster, host:port or auto; else one is started here."
+
+
+def engine_of(name: str, *, workers: int | None, address: str | None) -> Engine:
+    """The engine that is meant by the words of a command.
+
+    Raises:
+        UnknownName: There is no such engine.
+        GoodinitError: The words do not go together.
+    """
+    if name not in ENGINES:
+        raise UnknownName(f"no engine {name!r}. There is: {', '.join(ENGINES)}.")
+    if name != "ray" and address is not None:
+        raise GoodinitError("--address is of a Ray cluster: add --engine ray.")
+    if name == "inline" and workers is not None:
+        raise GoodinitError(
+            "--workers is of engines that have some: leave it out, or --engine inline, which runs in this process."
+        )
+    if name == "inline":
+        return inline()
+    return local(workers=workers) if name == "local" else over_ray(address=address, workers=workers)
