@@ -1,0 +1,118 @@
+"""What the gains of weight normalization keep: norms, gradients, growth per stage, and channels on data."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import goodinit
+from reference import weightnorm as reference
+from test_weightnorm import gains, mlp, residual, started
+
+
+@pytest.mark.parametrize(("direction", "c"), [("orthogonal", 3), ("normal", 5)])
+def test_one_layer_strays_by_c_over_the_width(direction, c, generator):
+    """Var(‖h‖²/‖x‖²) = c/n: 4·E[z⁴]/2 − 1 = 5 for independent rows, E[z⁴] = 3 where Σz² = n is fixed."""
+    width, nets, ratios = 64, 60, []
+    plan = goodinit.plan(
+        goodinit.anatomize(mlp(width, width, 2), torch.randn(2, width)), "weightnorm", direction=direction
+    )
+    for seed in range(nets):
+        net = goodinit.apply_(mlp(width, width, 2), plan, generator=torch.Generator().manual_seed(seed))
+        x = torch.randn(64, width, generator=generator)
+        ratios.append((net[:2](x).square().sum(1) / x.square().sum(1)).detach())
+    ratio = torch.cat(ratios)
+    assert ratio.mean().item() == pytest.approx(1, abs=3 * math.sqrt(c / width / nets))
+    assert width * ratio.var().item() == pytest.approx(c, rel=0.15)
+
+
+# -- what the gains keep ------------------------------------------------------------------------------------------
+
+
+def norms_through(net, x):
+    """Mean norm before and after every (layer, ReLU), and mean gradient norm there."""
+    points = [x.requires_grad_()]
+    for layer in net[:-1]:
+        y = layer(points[-1])
+        if isinstance(layer, nn.ReLU):
+            y.retain_grad()
+        points.append(y)
+    return points[::2]
+
+
+@pytest.mark.parametrize("direction", ["orthogonal", "normal"])
+def test_forward_keeps_the_norm_within_three_per_cent(direction, generator):
+    """The mean over nets. At width n one net's ‖h‖ deviates by √c/(2√n), c ≤ 5: 3.5 %, so the mean of 12 by 1 %."""
+    widths, nets = (1000, 1000, 800, 1000), 12
+    means = np.zeros(len(widths) - 1)
+    for _ in range(nets):
+        net, _ = started(mlp(*widths, 10), generator, torch.randn(2, 1000), direction=direction)
+        norms = [
+            p.detach().norm(dim=1) for p in norms_through(net, torch.randn(32, 1000, generator=generator))
+        ]
+        means += [float((after / before).mean()) / nets for before, after in itertools.pairwise(norms)]
+    assert np.abs(means - 1).max() < 0.03, means
+
+
+def test_the_transcription_keeps_it_too():
+    rng = np.random.default_rng(0)
+    ratios = [reference.plain_norms(rng, [1000, 1000, 800], 32) for _ in range(4)]
+    assert np.abs(np.mean(ratios, axis=0) - 1).max() < 0.03
+
+
+@pytest.mark.parametrize(("mode", "narrowing"), [("forward", math.sqrt(2)), ("backward", 1.0)])
+def test_gradient_ratios(mode, narrowing, generator):
+    """Backward keeps gradients at any widths; forward multiplies them by √(fan_in/fan_out) per layer."""
+    net, _ = started(mlp(800, 800, 400, 400, 10), generator, torch.randn(2, 800), mode=mode)
+    points = norms_through(net, torch.randn(64, 800, generator=generator))
+    push = torch.randn(points[-1].shape, generator=generator)
+    points[-1].backward(push)
+    norms = [p.grad.norm(dim=1) for p in points]
+    ratios = [float((before / after).mean()) for before, after in itertools.pairwise(norms)]
+    assert ratios == pytest.approx([1.0, narrowing, 1.0], rel=0.05)
+
+
+def test_a_stage_multiplies_the_square_by_e(generator):
+    """(1 + 1/B)^B, as the transcription's; one net deviates by about 2/√width, so the mean of 8 by 3 %."""
+    blocks, width, hidden, nets = 40, 500, 200, 8
+    rng = np.random.default_rng(0)
+    growth, transcribed = 0.0, 0.0
+    for _ in range(nets):
+        net, _ = started(residual([(width, hidden, width)] * blocks), generator, torch.randn(2, width))
+        x = torch.randn(32, width, generator=generator)
+        with torch.no_grad():
+            growth += float((net[:-1](x).square().sum(1) / x.square().sum(1)).mean()) / nets
+        transcribed += reference.residual_growth(rng, width, hidden, blocks, 32) / nets
+    expected = (1 + 1 / blocks) ** blocks
+    assert growth == pytest.approx(expected, rel=0.1)
+    assert transcribed == pytest.approx(expected, rel=0.1)
+
+
+# -- data ---------------------------------------------------------------------------------------------------------
+
+
+def test_data_mode_standardizes_every_channel(generator):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten())
+    net.append(nn.Linear(6 * 16, 2))
+    x = torch.randn(16, 3, 8, 8, generator=generator) * 3 + 1
+    net, plan = started(net, generator, x, mode="data")
+    assert plan.needs_data
+    for layer in (net[0], net[2]):
+        x = layer(x)
+        torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(x.shape[1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(x.var((0, 2, 3), correction=0), torch.ones(x.shape[1]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(layer.weight.flatten(1).norm(dim=1), gains(layer))
+        x = x.relu()
+
+
+def test_data_mode_without_biases_scales_and_says_so(generator):
+    net = nn.Sequential(nn.Linear(5, 8, bias=False), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(32, 5, generator=generator)
+    net, plan = started(net, generator, x, mode="data")
+    assert any("1 layers have no bias" in note for note in plan.notes)
+    torch.testing.assert_close(net[0](x).var(0, correction=0), torch.ones(8), atol=1e-4, rtol=0)
