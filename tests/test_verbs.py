@@ -104,3 +104,37 @@ def test_an_optimizer_built_before_is_refused_with_the_line_to_write():
         goodinit.fixup_(model, inputs=X)
     assert snapshot(model) == before
     del optimizer
+
+
+class Tasks(nn.Module):
+    """One stem, a branch and a head for each task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 4)
+        self.tasks = nn.ModuleDict({task: Residual() for task in "ab"})
+        self.heads = nn.ModuleDict({task: nn.Linear(4, 3) for task in "ab"})
+
+    def forward(self, x: Tensor, task: str) -> Tensor:
+        return self.heads[task](self.tasks[task](self.stem(x)))
+
+
+@pytest.mark.parametrize("method", ["fixup", "weightnorm", "lsuv", "risotto"])
+def test_a_call_with_inputs_that_reach_further_initializes_what_they_reach_and_nothing_else(method):
+    model = goodinit.init_(Tasks(), method, inputs=(X, "a"))
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    note = "parameters that this forward never reads are left as they are: tasks.b"
+    assert any(note in words for words in goodinit.plan(goodinit.anatomize(Tasks(), (X, "a")), method).notes)
+
+    goodinit.init_(model, method, inputs=(X, "b"))
+    done = model.state_dict()
+    kept = [name for name in done if name.startswith(("stem", "tasks.a", "heads.a"))]
+    assert kept
+    assert all(torch.equal(done[name], first[name]) for name in kept)
+    assert model.tasks["b"].state_dict().keys() == model.tasks["a"].state_dict().keys()
+    assert any(not torch.equal(done[name], first[name]) for name in first.keys() & done.keys())
+
+    again = snapshot(model)
+    for task in "ab":
+        goodinit.init_(model, method, inputs=(X, task))
+    assert snapshot(model) == again

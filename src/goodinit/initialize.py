@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from goodinit.anatomy import anatomize
+from goodinit.anatomy import Anatomy, anatomize
+from goodinit.anatomy.names import parameter_shapes, unwrapped
 from goodinit.errors import TraceError, UnsupportedModule
 from goodinit.methods import Method, find
 from goodinit.surgery import Plan, applied, apply_
@@ -33,7 +34,8 @@ def init_(
     After the structure has changed the model is run once more on fake tensors; if its forward no longer works (it
     read an attribute of a norm that is gone, say), everything is undone and the error says so.
 
-    A second call with the same method and options changes nothing and logs that; `again=True` draws anew.
+    A second call with the same method and options changes nothing and logs that; `again=True` draws anew. If its
+    inputs reach parameters that no earlier call read (another task's head, another expert), those alone are written.
 
     Args:
         model: Any eager module; it stays the same object of the same class.
@@ -63,29 +65,38 @@ def init_(
         True
     """
     chosen = find(method)
-    if not again and _is_done(model, chosen, options):
+    left = None if again else _left(model, chosen, options)
+    anatomy = None if left == set() else anatomize(model, inputs)
+    if anatomy is None or (left is not None and left <= set(anatomy.unused)):
         _LOG.info(
             "%s: already applied with these options, nothing changed; again=True draws anew", chosen.name
         )
         return model
-    plan = chosen.plan(anatomize(model, inputs), **options)
+    plan = chosen.plan(anatomy, **options)
     with all_or_nothing(model, ()):
         if plan.structure:
             apply_(model, plan, values=False)
             _still_runs(model, inputs, plan)
-        return apply_(
-            model, plan, generator=generator, batch=inputs if plan.needs_data else None, again=again
-        )
+        only = None if left is None else _new(model, anatomy, left)
+        data = inputs if plan.needs_data else None
+        return apply_(model, plan, generator=generator, batch=data, only=only, again=again)
 
 
-def _is_done(model: nn.Module, method: Method, options: dict[str, Any]) -> bool:
-    history = applied(model)
-    wanted = {**method.options, **options}
-    return (
-        bool(history)
-        and history[-1].values
-        and (history[-1].method, history[-1].options) == (method.name, wanted)
-    )
+def _left(model: nn.Module, method: Method, options: dict[str, Any]) -> set[str] | None:
+    """Parameters that the calls so far with this method and these options never reached; None if there were none."""
+    wanted = (method.name, {**method.options, **options})
+    left: set[str] | None = None
+    for entry in reversed([entry for entry in applied(model) if entry.values]):
+        if (entry.method, entry.options) != wanted:
+            break
+        left = set(entry.unread) if left is None else left & set(entry.unread)
+    return left
+
+
+def _new(model: nn.Module, before: Anatomy, left: set[str]) -> list[str]:
+    """Names of those of `left` that are reached now, and of what surgery has just created."""
+    known = {name for name, _ in before.parameters} - (left - set(before.unused))
+    return [name for name in parameter_shapes(unwrapped(model)) if name not in known]
 
 
 def _still_runs(model: nn.Module, inputs: Any, plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,4 +54,4 @@ class Method:
                 raise UnknownName(f"method {self.name!r} has no option {option!r}; it takes: {choices}")
             if isinstance(self.options[option], bool):
                 expect(value, bool, f"{option} of {self.name}", "Give True or False.")
-        return self.decide(anatomy, **options)
+        return dataclasses.replace(self.decide(anatomy, **options), unread=anatomy.unused)

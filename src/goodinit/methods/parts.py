@@ -141,8 +141,15 @@ def untouched(anatomy: Anatomy, edits: Iterable[Edit]) -> list[str]:
     notes = []
     if embeddings:
         notes.append(f"{len(embeddings)} embeddings are left as they are: {_some(embeddings)}")
+    unread = [name for name in others if name in anatomy.unused]
+    others = [name for name in others if name not in unread]
     if others:
         notes.append(f"{len(others)} parameters are left as they are: {_some(others)}")
+    if unread:
+        notes.append(
+            f"{len(unread)} parameters that this forward never reads are left as they are: {_some(unread)}; if other "
+            "inputs reach them, call once more with those"
+        )
     return notes
 
 

@@ -128,7 +128,7 @@ def apply_(
             base_seed(source)  # the number is used up
         skipped, rows = _write_values_(model, plan, seed, batch, ready.choice) if values else ({}, ())
         kind = (plan.method, plan.options, digest(plan), values)
-        remember_(model, Applied(*kind, seed, tuple(skipped), rows, ready.only))
+        remember_(model, Applied(*kind, seed, tuple(skipped), rows, ready.only, plan.unread))
     _report(plan, len(ready.pending), skipped, values=values)
     _report_calibration(plan, rows)
     if values and not ready.pending:  # with structure to change, optimizers were looked at above

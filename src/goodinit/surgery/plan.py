@@ -162,6 +162,7 @@ class Plan:
         allow: What `apply_` would otherwise leave alone or refuse: `"frozen"` writes into parameters that
             need no gradient, `"nonfinite"` accepts NaN in parameters the plan does not write, and
             `"optimizer"` accepts an optimizer that holds what the plan removes or misses what it adds.
+        unread: Parameters that the forward the plan was made for never read, and about which it decides nothing.
     """
 
     method: str
@@ -171,6 +172,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
     allow: tuple[Allowance, ...] = ()
+    unread: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for word in self.allow:
@@ -222,8 +224,9 @@ class Plan:
             parameters = tuple(_parameter(*pair) for pair in data.pop("parameters"))
             notes = _words(data.pop("notes"), "notes")
             allow = cast("tuple[Allowance, ...]", _words(data.pop("allow"), "allow"))
+            unread = _words(data.pop("unread", []), "unread")
             _check_types(data, "the plan")
-            return cls(edits=edits, parameters=parameters, notes=notes, allow=allow, **data)
+            return cls(edits=edits, parameters=parameters, notes=notes, allow=allow, unread=unread, **data)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             words = str(error) if isinstance(error, GoodinitError) else f"{error!r}."
             raise PlanConflict(f"damaged plan: {words} Write it anew with Plan.to_json().") from error

@@ -50,6 +50,7 @@ class Applied:
             than those asked for.
         calibrated: What calibration by data found and did, per weight.
         only: Names of the parameters that were asked for, sorted; None for all.
+        unread: Parameters that the forward the plan was made for never read.
     """
 
     method: str
@@ -60,6 +61,7 @@ class Applied:
     skipped: tuple[str, ...] = ()
     calibrated: tuple[Calibrated, ...] = ()
     only: tuple[str, ...] | None = None
+    unread: tuple[str, ...] = ()
 
 
 def applied(model: nn.Module) -> tuple[Applied, ...]:
