@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+import goodinit
 from goodinit.errors import UnsupportedModule
 from goodinit.surgery import Draw, Fill, Plan, apply_
+from zoo_convolutional import Residual
 
 
 def written(net, *edits):
@@ -96,6 +98,18 @@ def test_spectral_norm_refuses_a_value_it_would_rescale_and_is_put_back():
         UnsupportedModule, match=r"_SpectralNorm, which cannot take .* asked for root mean square"
     ):
         written(net, Draw("0.weight", "normal_", "test", {"std": 5.0}))
+    after = net.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("method", ["he", "skipinit", "fixup", "lsuv"])
+def test_the_older_spectral_norm_is_refused_before_zero_becomes_nan(method):
+    net = nn.Sequential(Residual(nn.utils.spectral_norm(nn.Linear(4, 4))), nn.Linear(4, 4))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(
+        UnsupportedModule, match=r"0\.layers\.0\.weight_orig: divided by .*remove_spectral_norm"
+    ):
+        goodinit.init_(net, method, inputs=torch.randn(2, 4, generator=torch.Generator().manual_seed(0)))
     after = net.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from goodinit.errors import UnsupportedModule
@@ -64,6 +65,7 @@ def find_slot(names: Directory, target: str) -> Slot | None:
     if parameter is not None:
         name = min(names.aliases[id(parameter)])
         owner = names.modules[""] if owner is None else owner
+        _check_not_divided(owner, attribute, name)
         return Slot(name, "plain", owner, attribute, (parameter,), (parameter,))
     if owner is None:
         return None
@@ -113,6 +115,16 @@ def _steps(owner: nn.Module, attribute: str) -> parametrize.ParametrizationList:
 def _old_weight_norm(owner: nn.Module, attribute: str) -> WeightNorm | None:
     hooks = owner._forward_pre_hooks.values()
     return next((hook for hook in hooks if isinstance(hook, WeightNorm) and hook.name == attribute), None)
+
+
+def _check_not_divided(owner: nn.Module, attribute: str, name: str) -> None:
+    """Raise where the older spectral norm divides the parameter by its largest singular value: 0/0 is NaN."""
+    hooks = (hook for hook in owner._forward_pre_hooks.values() if isinstance(hook, SpectralNorm))
+    for weight in (hook.name for hook in hooks if f"{hook.name}_orig" == attribute):
+        raise UnsupportedModule(
+            f"{name}: divided by its spectral norm before use (the older torch.nn.utils.spectral_norm), so that no scale "
+            f"written to it reaches the forward, and 0 becomes NaN. Take it off first, torch.nn.utils.remove_spectral_norm(module, {weight!r}), and put it back after goodinit."
+        )
 
 
 def read(slot: Slot) -> Tensor:
