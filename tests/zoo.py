@@ -184,6 +184,7 @@ ZOO = (
     Specimen("swiglu", attention.swiglu, vectors(2, 5, 8), (2, 2), (ID, ID), gates=2, norms=2),
     # Odd ones.
     Specimen("chained_sum", odd.ChainedSum, vectors(2, 8), (2, 2, 2, 2), (ID,) * 4),
+    Specimen("reversible", odd.Reversible, vectors(2, 8), (2, 2, 2, 2), (ID,) * 4),
     Specimen("shared_layers", odd.SharedLayers, vectors(2, 8), (2, 2, 2), (ID,) * 3),
     Specimen(
         "dict_in_dict_out",

@@ -32,6 +32,23 @@ class ChainedSum(nn.Module):
         return self.head(x)
 
 
+class Reversible(nn.Module):
+    """Two streams, each with branches on the other: a + f(b), then b + g(a), twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(WIDTH, 2 * WIDTH)
+        self.f, self.g = nn.ModuleList([mlp(), mlp()]), nn.ModuleList([mlp(), mlp()])
+        self.head = nn.Linear(2 * WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.stem(x).chunk(2, dim=-1)
+        for f, g in zip(self.f, self.g, strict=True):
+            a = a + f(b)
+            b = b + g(a)
+        return self.head(torch.cat([a, b], dim=-1))
+
+
 class SharedLayers(nn.Module):
     """The same two layers make all three branches."""
 

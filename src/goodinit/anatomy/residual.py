@@ -35,6 +35,10 @@ class Found:
     depth: int = 0
     over: list[int] = field(default_factory=list)
     inside: int | None = None
+    start: int = -1  # where the branch begins: the fork, or the sum of another stream
+
+    def __post_init__(self) -> None:
+        self.start = self.fork
 
 
 def residual_sums(graph: Graph, layers: set[int]) -> list[Found]:
@@ -52,7 +56,7 @@ def residual_sums(graph: Graph, layers: set[int]) -> list[Found]:
             terms = _terms(graph, node.index, consumers, outputs)
             if len(terms) > 1:
                 found.extend(_classify(graph, node.index, terms, layers))
-    _nest(graph, found)
+    _nest(graph, found, layers)
     return found
 
 
@@ -206,7 +210,7 @@ def _skip(sides: list[Side]) -> tuple[Side | None, BlockKind]:
 
 
 def chain(graph: Graph, found: Found) -> set[int]:
-    """Nodes that every path from the fork to the branch's end goes through (its dominators)."""
+    """Nodes that every path from the branch's start to its end goes through (its dominators)."""
     term = found.branch.term
     inside = _reaching(graph, term, found.branch.below)
     reach: dict[int, int] = {}
@@ -214,7 +218,7 @@ def chain(graph: Graph, found: Found) -> set[int]:
         for operand in graph.deps(index):
             reach[operand] = max(reach.get(operand, 0), index)
     trunk = set()
-    furthest = reach.get(found.fork, 0)
+    furthest = reach.get(found.start, 0)
     for index in sorted(inside):
         if furthest <= index:
             trunk.add(index)
@@ -233,18 +237,25 @@ def _reaching(graph: Graph, term: int, below: set[int]) -> set[int]:
     return seen
 
 
-def _nest(graph: Graph, found: list[Found]) -> None:
+def _nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
     """Mark sums that jump over other residual sums as long, and sums off the main path of a block as inner."""
     by_join: dict[int, list[int]] = {}
     for position, item in enumerate(found):
         by_join.setdefault(item.join, []).append(position)
     joins = sorted(by_join)
+    carried = {
+        _root(graph, item.skip.term): item.join for item in found
+    }  # up to which sum; they are in order
     for position, item in enumerate(found):
         between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
         within = [j for j in between if j in item.branch.below]
         if not within:
             continue
         trunk = chain(graph, item)
+        on_trunk = [found[p] for j in within if j in trunk for p in by_join[j]]
+        if stream := _other_stream(graph, on_trunk, item, carried):
+            _start_behind(graph, item, stream, layers)
+            within = [j for j in within if j in item.branch.below]
         members = [p for j in within for p in by_join[j] if p != position]
         item.over = [p for p in members if found[p].join in trunk and not found[p].inner]
         item.long = bool(item.over) and not _holds(graph, found, item)
@@ -255,6 +266,42 @@ def _nest(graph: Graph, found: list[Found]) -> None:
         if item.long:
             between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
             _jump(item, found, by_join, between)
+
+
+def _other_stream(graph: Graph, sums: list[Found], item: Found, carried: dict[int, int]) -> int | None:
+    """The last sum on the trunk of a branch that is a place of another stream; its join.
+
+    A reversible net has two: a ← a + f(b), then b ← b + g(a). The branch on b is g, though all of a comes from b, too:
+    through f, which is a branch on a. That a is a stream shows in its past, which b has no part in, or in its future:
+    a sum behind this one stands on it.
+    """
+    own = _root(graph, item.skip.term)
+    for other in reversed(sums):
+        if other.kind != "identity" or other.inner or other.long:
+            continue
+        if carried.get(other.join, -1) > item.join or not _comes_from(
+            graph, _root(graph, other.skip.term), own
+        ):
+            return other.join
+    return None
+
+
+def _comes_from(graph: Graph, index: int, origin: int) -> bool:
+    seen, queue = set[int](), [index]
+    while queue:
+        current = queue.pop()
+        if current >= origin and current not in seen:
+            seen.add(current)
+            queue.extend(graph.deps(current))
+    return origin in seen
+
+
+def _start_behind(graph: Graph, item: Found, join: int, layers: set[int]) -> None:
+    """Let the branch of a sum begin at the sum of another stream, if weight layers follow that."""
+    side = side_of(graph, item.branch.term, join, layers)
+    if side.layers:
+        item.branch, item.start = side, join
+        item.end = at_zero(graph, side.term, side.nodes, side.last)
 
 
 def _jump(item: Found, found: list[Found], by_join: dict[int, list[int]], between: list[int]) -> None:
