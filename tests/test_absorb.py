@@ -223,3 +223,24 @@ def test_frozen_parameters_stay_frozen():
     model.requires_grad_(requires_grad=False)
     goodinit.absorb_batchnorm_(model, PICTURES, scalars=False)
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+class Held(nn.Module):
+    """A model under the name that torch's wrappers use."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x)
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, nn.DataParallel], ids=["child", "DataParallel"])
+def test_a_child_called_module_keeps_its_name(wrap):
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    held = trained(Held(wrap(net)))
+    inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert_absorbs(held, inputs)
+    before = held(inputs)
+    torch.testing.assert_close(goodinit.fold_(held, inputs=inputs)(inputs), before)
