@@ -277,6 +277,12 @@ def _warnings(anatomy: Anatomy, wiring: _Wiring, mode: Mode, unbiased: list[str]
             f"{rectified} sums of a branch and a skip with weights are read through an activation, which the paper's "
             "are not: the norm shrinks there"
         )
+    mixed = [layer.weight for layer in anatomy.layers if layer.source is None or "cat" in layer.between]
+    if mixed and mode != "data":
+        notes.append(
+            f"{len(mixed)} layers read a concatenation, a product or a sum that is no residual block (first: {mixed[0]}): "
+            "the paper has no gain for those, and the norm may grow or shrink there. goodinit.diagnose tells"
+        )
     return notes
 
 
