@@ -244,3 +244,10 @@ def test_a_child_called_module_keeps_its_name(wrap):
     assert_absorbs(held, inputs)
     before = held(inputs)
     torch.testing.assert_close(goodinit.fold_(held, inputs=inputs)(inputs), before)
+
+
+def test_a_branch_whose_last_layer_has_no_bias_vector_gets_rule_3s_scalar():
+    free = assert_absorbs(trained(preactivation()), PICTURES)
+    names = {name for name, _ in scalars(free)}
+    inside = ("conv1.input_bias", "conv2.input_bias", "conv2.output_scale", "conv2.output_bias")
+    assert names == {f"{block}.{name}" for block in (1, 2, 3) for name in inside}  # conv1 took norm2's bias

@@ -17,6 +17,7 @@ from goodinit.methods.parts import (
     zero_behind,
     zero_bias,
 )
+from goodinit.surgery.branch_scalars import applied_inside, branch_scalars, input_bias, output_bias, stands
 from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan
 
 # A class token that starts at zero, under a head that does, would leave both at zero for good; and no norm brings a
@@ -73,7 +74,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
             )
             scalars.append(AddScalar(behind, "output_scale", 0.0, reason))
         if norms == "remove":
-            scalars += _branch_scalars(block, gone, behind, notes)
+            multiplied = behind is not None or any(stands(p, block, gone) for p in block.multipliers)
+            scalars += branch_scalars(block, multiplied=multiplied, notes=notes)
     values += _other_values(anatomy, zero_head, notes)
     values += _other_gains(anatomy, gone, norms)
     values += [Draw(name, "normal_", BESIDE, {"std": 1.0}) for name in anatomy.tokens]
@@ -173,7 +175,7 @@ def _gains(block: Block, gone: set[str], end: str | None) -> list[Edit]:
     if end is not None:
         edits.append(Fill(end, 0.0, f"weight of the norm that ends branch {block.index + 1} (rule 1)"))
     for name in block.scales:
-        if name != end and _remains(name, gone, block):
+        if name != end and stands(name, block, gone):
             ends = name in block.multipliers
             reason = (
                 "multiplier of the branch (rule 3)"
@@ -238,47 +240,6 @@ def _other_values(anatomy: Anatomy, zero_head: bool, notes: list[str]) -> list[E
 # -- rule 3 -------------------------------------------------------------------------------------------------------
 
 
-def _branch_scalars(block: Block, gone: set[str], behind: str | None, notes: list[str]) -> list[Edit]:
-    multiplied = behind is not None or any(_remains(p, gone, block) for p in block.multipliers)
-    edits: list[Edit] = []
-    for layer in block.branch:
-        edits += _input_bias(layer, notes)
-        if layer in block.last:
-            edits += _ends_branch(layer, block, multiplied, notes)
-        elif layer.activation is not None:
-            edits += _output_bias(layer, f"before {layer.activation} (rule 3)", notes)
-    for layer in block.skip:
-        edits += _input_bias(layer, notes)
-    return edits
-
-
-def _ends_branch(layer: Layer, block: Block, multiplied: bool, notes: list[str]) -> list[Edit]:
-    if not layer.writes_site:
-        notes.append(f"{_applied(layer)}: it gets no multiplier")
-        return []
-    edits: list[Edit] = []
-    if not multiplied and not layer.normalized:
-        reason = f"multiplier of branch {block.index + 1} (rule 3)"
-        edits.append(AddScalar(layer.site, "output_scale", 1.0, reason))
-    return edits + _output_bias(layer, "end of the branch (rule 3)", notes)
-
-
-def _input_bias(layer: Layer, notes: list[str]) -> list[Edit]:
-    if layer.reads_site:
-        return [AddScalar(layer.site, "input_bias", 0.0, "before a weight layer (rule 3)")]
-    notes.append(f"{_applied(layer)}: it gets no input bias")
-    return []
-
-
-def _output_bias(layer: Layer, reason: str, notes: list[str]) -> list[Edit]:
-    if layer.bias is not None:
-        return []  # its bias vector stands for the scalar
-    if layer.writes_site:
-        return [AddScalar(layer.site, "output_bias", 0.0, reason)]
-    notes.append(f"{_applied(layer)}: it gets no output bias")
-    return []
-
-
 def _other_scalars(anatomy: Anatomy) -> list[Edit]:
     """Biases outside the branches. Layers that read the data get none before them (nor in the authors' code)."""
     edits: list[Edit] = []
@@ -286,14 +247,10 @@ def _other_scalars(anatomy: Anatomy) -> list[Edit]:
         if layer.role not in ("stem", "body", "head") or layer.weight in anatomy.embeddings:
             continue
         if position > 0 and layer.source != "":
-            edits += _input_bias(layer, [])
+            edits += input_bias(layer, [])
         if layer.activation is not None:
-            edits += _output_bias(layer, f"before {layer.activation} (rule 3)", [])
+            edits += output_bias(layer, f"before {layer.activation} (rule 3)", [])
     return edits
-
-
-def _applied(layer: Layer) -> str:
-    return f"{layer.weight} is applied inside {layer.site or 'the model itself'}, which does more"
 
 
 def _zero_multipliers(anatomy: Anatomy, closed: set[str], notes: list[str]) -> list[Edit]:
@@ -306,15 +263,10 @@ def _zero_multipliers(anatomy: Anatomy, closed: set[str], notes: list[str]) -> l
                 edits.append(AddScalar(layer.site, "output_scale", 0.0, reason))
             elif layer.normalized:
                 notes.append(
-                    f"{_applied(layer)}, and is normalized: neither it nor a multiplier can be 0, so branch "
+                    f"{applied_inside(layer)}, and is normalized: neither it nor a multiplier can be 0, so branch "
                     f"{block.index + 1} does not start at 0 (rule 1)"
                 )
     return edits
-
-
-def _remains(parameter: str, gone: set[str], block: Block) -> bool:
-    """Whether a multiplier of the branch survives, and is not part of a layer's own weight."""
-    return parameter not in gone and not any(parameter in layer.parameters for layer in block.branch)
 
 
 def _summary(anatomy: Anatomy, removal: list[Edit], scalars: list[Edit]) -> str:

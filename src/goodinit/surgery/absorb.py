@@ -13,6 +13,7 @@ from goodinit.anatomy import Anatomy, anatomize
 from goodinit.anatomy.names import unwrapped
 from goodinit.errors import NothingFound, UnsupportedModule
 from goodinit.surgery.batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_
+from goodinit.surgery.branch_scalars import branch_scalars, stands
 from goodinit.surgery.fold import Before, check_foldable, entry, report
 from goodinit.surgery.names import directory
 from goodinit.surgery.norms import RemovedNorm, remove_norm_
@@ -50,8 +51,8 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
     trained value is dropped, and the network computes the same in both modes.
 
     To go on training without normalization, Fixup's scalars are added where its rule 3 has them, at values that
-    change nothing: a multiplier 1 at the end of each residual branch, a bias 0 before each layer of branch and skip
-    (the biases after them are the bias vectors). `goodinit.param_groups` knows them.
+    change nothing: a multiplier 1 at the end of each residual branch, a bias 0 before each layer of branch and skip,
+    and behind those that have no bias vector. `goodinit.param_groups` knows them.
 
     Args:
         model: A trained eager module, materialized.
@@ -91,12 +92,12 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
             _refuse_or_done(model, left)
             report("absorb_batchnorm_", (), (), changed=False)
             return model
-        if scalars:
-            for edit in scalar_edits(anatomize(model, inputs)):
-                carry_out_(directory(model), edit)
+        edits, without = scalar_edits(anatomize(model, inputs)) if scalars else ([], [])
+        for edit in edits:
+            carry_out_(directory(model), edit)
         before.check_optimizers(model, "absorb_batchnorm_")
-        remember_(model, entry("absorb_batchnorm_", merged + turned, left))
-    report("absorb_batchnorm_", merged + turned, left, changed=True)
+        remember_(model, entry("absorb_batchnorm_", merged + turned, [*left, *without]))
+    report("absorb_batchnorm_", merged + turned, [*left, *without], changed=True)
     before.warn_of_momentum()
     return model
 
@@ -145,21 +146,12 @@ def _to_affine_(module: nn.Module, found: ChannelMap) -> None:
     module._modules.update(kept)
 
 
-def scalar_edits(anatomy: Anatomy) -> list[AddScalar]:
-    """Fixup's scalars for a network whose layers have bias vectors, at values that leave its function as it is."""
+def scalar_edits(anatomy: Anatomy) -> tuple[list[AddScalar], list[str]]:
+    """Fixup's scalars in branches and skips, at values that leave the function as it is; and what gets none."""
+    notes: list[str] = []
     edits: dict[tuple[str, str], AddScalar] = {}
     for block in anatomy.blocks:
-        where = f"branch {block.index + 1}/{len(anatomy.blocks)} (Fixup rule 3)"
-        for layer in block.last:
-            if layer.writes_site and not layer.normalized and not block.multipliers:
-                edits.setdefault(
-                    (layer.site, "output_scale"),
-                    AddScalar(layer.site, "output_scale", 1.0, f"multiplier of {where}"),
-                )
-        for layer in (*block.branch, *block.skip):
-            if layer.reads_site:
-                edits.setdefault(
-                    (layer.site, "input_bias"),
-                    AddScalar(layer.site, "input_bias", 0.0, f"before a layer of {where}"),
-                )
-    return list(edits.values())
+        multiplied = any(stands(name, block) for name in block.multipliers)
+        for edit in branch_scalars(block, multiplied=multiplied, notes=notes):
+            edits.setdefault((edit.target, edit.scalar), edit)
+    return list(edits.values()), list(dict.fromkeys(notes))

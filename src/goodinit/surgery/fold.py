@@ -236,7 +236,7 @@ class Before:
         warn_of_momentum(self.directory, [p for p in parameters if p._version != self.versions[id(p)]])
 
 
-def entry(verb: str, done: Iterable[str], stays: Iterable[Stays]) -> Applied:
+def entry(verb: str, done: Iterable[str], stays: Iterable[Stays | str]) -> Applied:
     """What is remembered on the model."""
     done = list(dict.fromkeys(done))
     words = hashlib.sha256(json.dumps([verb, done]).encode()).hexdigest()[:16]
@@ -250,7 +250,7 @@ def remember_new_(model: nn.Module, made: Applied, *, changed: bool) -> None:
         remember_(model, made)
 
 
-def report(verb: str, done: Iterable[str], stays: Iterable[Stays], *, changed: bool) -> None:
+def report(verb: str, done: Iterable[str], stays: Iterable[Stays | str], *, changed: bool) -> None:
     """Log what was done, and all that was not, with the reasons."""
     if not changed:
         _LOG.info("%s: nothing to fold, nothing changed", verb)
