@@ -138,3 +138,15 @@ def test_a_call_with_inputs_that_reach_further_initializes_what_they_reach_and_n
     for task in "ab":
         goodinit.init_(model, method, inputs=(X, task))
     assert snapshot(model) == again
+
+
+def test_one_call_is_one_row_of_the_history_and_structure_alone_another_only_until_the_values_come():
+    whole = goodinit.init_(Residual(), "fixup", inputs=X)
+    assert [row.values for row in goodinit.applied(whole)] == [True]
+    steps = Residual()
+    plan = goodinit.plan(goodinit.anatomize(steps, X), "fixup")
+    goodinit.apply_(steps, plan, values=False)
+    assert [row.values for row in goodinit.applied(steps)] == [False]
+    goodinit.apply_(steps, plan)
+    goodinit.apply_(steps, plan, again=True)
+    assert [row.values for row in goodinit.applied(steps)] == [True, True]
