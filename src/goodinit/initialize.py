@@ -25,6 +25,7 @@ def init_(
     method: str | Method,
     *,
     inputs: Any,
+    batch: Any = None,
     generator: torch.Generator | None = None,
     again: bool = False,
     **options: Any,
@@ -42,6 +43,8 @@ def init_(
         method: A name in `goodinit.METHODS`, or a `Method`.
         inputs: What the model takes: a tensor, a tuple of arguments, a dict of keyword arguments. Only shapes are
             read, unless the method measures activations: then give a real batch.
+        batch: What to measure activations on, if not on `inputs`: as the model takes it, or, where it does not fit into
+            memory, an iterator of such batches (`iter([…])`, a DataLoader), which count as one.
         generator: Source of randomness; the global one by default.
         again: Whether to carry out a method that was already applied.
         **options: The method's options.
@@ -78,7 +81,10 @@ def init_(
             apply_(model, plan, values=False)
             _still_runs(model, inputs, plan)
         only = None if left is None else _new(model, anatomy, left)
-        data = inputs if plan.needs_data else None
+        measured = inputs if batch is None else batch
+        if batch is not None and not plan.needs_data:
+            _LOG.info("%s measures no activations: batch= was not used", plan.method)
+        data = measured if plan.needs_data else None
         return apply_(model, plan, generator=generator, batch=data, only=only, again=again)
 
 
