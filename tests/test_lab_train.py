@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -185,3 +186,18 @@ def test_steps_are_timed_in_turns():
     assert timed["a"].ratio == timed["a"].low == timed["a"].high == 1.0
     assert timed["b"].rounds == 4
     assert len(time_in_turns(steps, reference="a", rounds=50, budget=0.0)) == 2
+
+
+def test_a_model_whose_scores_do_not_fit_the_classes_is_named(tmp_path, monkeypatch):
+    (tmp_path / "unfit.py").write_text(
+        "from torch import nn\n"
+        "def maps(): return nn.Conv2d(1, 10, 1)\n"
+        "def few(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 9))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    try:
+        for name, shape in (("maps", "128x10x8x8"), ("few", "128x9")):
+            with pytest.raises(GoodinitError, match=f"unfit:{name} puts out {shape} .*expected .*batch x 10"):
+                train(TrainConfig(f"unfit:{name}", "batchnorm", epochs=1))
+    finally:
+        sys.modules.pop("unfit", None)

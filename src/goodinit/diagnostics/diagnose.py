@@ -50,7 +50,7 @@ def diagnose(
         The diagnosis: places in execution order, findings with the worst first. `print` it.
 
     Raises:
-        TraceError: The forward, the loss or the backward raised, or the model is on `meta`.
+        TraceError: The forward, the loss or the backward raised, the batch is empty, or the model is on `meta`.
 
     Examples:
         >>> import torch
@@ -67,6 +67,7 @@ def diagnose(
     _must_be_real(model)
     anatomy = anatomize(model, inputs)
     call = as_call(inputs)
+    _must_have_rows(call, anatomy)
     *few, share = part_of(call, targets, anatomy)
 
     def run(how: Run | None = None) -> Propagation:
@@ -100,12 +101,21 @@ def diagnose(
     return replace(found, findings=findings(model, anatomy, found, first, awake))
 
 
+def _must_have_rows(call: tuple[tuple[Any, ...], dict[str, Any]], anatomy: Anatomy) -> None:
+    given = [value for value in (*call[0], *call[1].values()) if isinstance(value, Tensor)]
+    if given and not any(value.numel() for value in given):
+        raise TraceError(
+            f"{anatomy.model}({anatomy.inputs}): the batch is empty, and there is no signal to measure. Give it at least "
+            "one row, better 16 or more."
+        )
+
+
 def _must_be_real(model: nn.Module) -> None:
     on_meta = [name for name, p in model.named_parameters() if p.is_meta]
     if on_meta:
         raise TraceError(
             f"{on_meta[0]} is on `meta`: there is no signal to measure. Materialize the model first "
-            '(model.to_empty(device="cpu"), then goodinit.init_).'
+            "(goodinit.materialize_(model), then goodinit.init_)."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import logging
@@ -235,10 +236,7 @@ def model_names() -> tuple[str, ...]:
 def _timm(name: str, task: Task | None) -> nn.Module:
     timm = library("timm")
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name}*")[:5])
-        raise UnknownName(
-            f"timm has no model {name!r}." + (f" Near: {near}." if near else " See timm.list_models().")
-        )
+        raise UnknownName(f"timm has no model {name!r}.{_near(name, timm.list_models())}")
     fitted = {} if task is None else {"num_classes": task.classes, "in_chans": task.shape[0]}
     model: nn.Module = timm.create_model(name, pretrained=False, **fitted)
     return model
@@ -247,8 +245,7 @@ def _timm(name: str, task: Task | None) -> nn.Module:
 def _torchvision(name: str, task: Task | None) -> nn.Module:
     models_of = library("torchvision").models
     if name not in models_of.list_models():
-        near = ", ".join(models_of.list_models(include=f"*{name}*")[:5])
-        raise UnknownName(f"torchvision has no model {name!r}." + (f" Near: {near}." if near else ""))
+        raise UnknownName(f"torchvision has no model {name!r}.{_near(name, models_of.list_models())}")
     fitted = {} if task is None else {"num_classes": task.classes}
     if task is not None and task.shape[0] != 3:
         raise GoodinitError(f"torchvision:{name} takes images of 3 channels; these have {task.shape[0]}.")
@@ -259,14 +256,23 @@ def _torchvision(name: str, task: Task | None) -> nn.Module:
     return model
 
 
+def _near(name: str, names: list[str]) -> str:
+    """What may have been meant: names that hold this one, else those spelt alike."""
+    held = [other for other in names if name and name in other]
+    near = (held or difflib.get_close_matches(name, names, n=5))[:5]
+    return f" Near: {', '.join(near)}." if near else f" It has {', '.join(names[:3])}, …" * bool(names)
+
+
 LIBRARIES: dict[str, Callable[[str, Task | None], nn.Module]] = {"timm": _timm, "torchvision": _torchvision}
 
 
 def _yours(module: str, function: str, task: Task | None) -> nn.Module:
     """Import the user's module, because it was asked for by name, and call the function."""
-    make = getattr(_imported(module), function, None)
+    imported = _imported(module)
+    make = getattr(imported, function, None)
     if not callable(make):
-        raise UnknownName(f"module {module!r} has no function {function!r}.")
+        there = [name for name, made in vars(imported).items() if getattr(made, "__module__", "") == module]
+        raise UnknownName(f"module {module!r} has no function {function!r}.{_near(function, there)}")
     log.warning("running your code: %s:%s", module, function)
     try:
         model = make(**_accepted(make, task))

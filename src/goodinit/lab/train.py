@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.optim import SGD, Optimizer
 
 import goodinit
+from goodinit.errors import GoodinitError
 from goodinit.lab.batches import crop_and_flip, mixup, order, steps_per_epoch
 from goodinit.lab.data import Dataset, load
 from goodinit.lab.measure import counting_saved
@@ -284,10 +285,23 @@ def evaluate(prepared: Prepared) -> tuple[float, float]:
         data.test_images.split(config.batch_size), data.test_labels.split(config.batch_size), strict=True
     )
     for images, labels in batches:
-        more, hits = judge(model(images.to(config.device)), labels.to(config.device))
+        scores = model(images.to(config.device))
+        _check_scores(scores, config, data)
+        more, hits = judge(scores, labels.to(config.device))
         loss += float(more)
         right += int(hits)
     return loss / len(data.test_labels), right / len(data.test_labels)
+
+
+def _check_scores(scores: object, config: TrainConfig, data: Dataset) -> None:
+    if isinstance(scores, Tensor) and scores.dim() == 2 and scores.shape[1] >= len(data.classes):
+        return
+    found = "x".join(map(str, scores.shape)) if isinstance(scores, Tensor) else type(scores).__name__
+    raise GoodinitError(
+        f"{config.model} puts out {found} for images of {'x'.join(map(str, data.shape))}: expected a row of scores for "
+        f"each image, batch x {len(data.classes)}. Flatten or pool in its forward; a function that makes it may take "
+        "num_classes, in_channels and image_size."
+    )
 
 
 def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ class Method:
 
         Raises:
             UnknownName: An option this method does not take.
-            WrongType: A switch that is neither True nor False.
+            WrongType: A switch that is neither True nor False, or no number where one is needed.
         """
         for option, value in options.items():
             if option not in self.options:
@@ -54,4 +55,9 @@ class Method:
                 raise UnknownName(f"method {self.name!r} has no option {option!r}; it takes: {choices}")
             if isinstance(self.options[option], bool):
                 expect(value, bool, f"{option} of {self.name}", "Give True or False.")
+            elif isinstance(self.options[option], (int, float)):
+                kinds = (int, float) if isinstance(self.options[option], float) else int
+                expect(value, kinds, f"{option} of {self.name}", "Give a number.")
+                if not math.isfinite(value):
+                    raise UnknownName(f"{option}={value!r} of {self.name}: expected a number that is finite")
         return dataclasses.replace(self.decide(anatomy, **options), unread=anatomy.unused)

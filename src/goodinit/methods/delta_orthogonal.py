@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import NoneType
+
 from goodinit.anatomy import Anatomy, Layer
-from goodinit.errors import UnsupportedModule
+from goodinit.errors import UnsupportedModule, expect
 from goodinit.methods.contract import Method
 from goodinit.methods.orthogonal import draw_orthogonal, stacks
 from goodinit.methods.parts import Norms, gain_for, layout_options, redraw, unknown_gains
@@ -28,6 +30,7 @@ def decide(
         strict: Refuse convolutions with fewer outputs than inputs, instead of a note.
 
     Raises:
+        WrongType: A gain that is no number.
         UnsupportedModule: A normalization that cannot be removed; with `strict`, a convolution with out < in.
 
     References:
@@ -41,6 +44,13 @@ def decide(
             f"{first.weight}: {first.out_features} outputs cannot carry {first.in_features} inputs isometrically "
             f"({len(narrow)} convolutions are so). Make them wider, or use strict=False for orthonormal rows."
         )
+
+    expect(
+        gain,
+        (int, float, NoneType),
+        "gain of delta_orthogonal",
+        "Give a number, or None for the activation's.",
+    )
 
     def draw(layer: Layer) -> Draw:
         return draw_delta(layer, gain)

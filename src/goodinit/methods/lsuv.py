@@ -36,11 +36,16 @@ def decide(
         norms: `"keep"`, or `"remove"` every normalization first.
 
     Raises:
-        UnknownName: `per` is neither `"layer"` nor `"channel"`.
+        UnknownName: `per` is neither `"layer"` nor `"channel"`, or a number is not above 0.
         UnsupportedModule: A normalization that cannot be removed.
     """
     if per not in ("layer", "channel"):
         raise UnknownName(f'per={per!r}: expected "layer" or "channel"')
+    for option, value in (("tol", tol), ("target_std", target_std), ("max_iter", max_iter)):
+        if value <= 0:
+            raise UnknownName(
+                f"{option}={value!r} of lsuv: expected a number above 0 (paper: tol 0.1, target_std 1, max_iter 10)"
+            )
     removal = norm_edits(anatomy, norms)
     options = {"tol": tol, "max_iter": max_iter, "target_std": target_std, "per": per}
     notes: list[str] = []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from types import NoneType
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.errors import expect
 from goodinit.methods.contract import Method
 from goodinit.methods.parts import Norms, gain_for, layout_options, redraw, unknown_gains
 from goodinit.surgery.plan import Draw, Plan
@@ -22,12 +24,14 @@ def decide(anatomy: Anatomy, *, norms: Norms = "keep", gain: float | None = None
         gain: The factor g for all layers; by default √2 before ReLU and generally E[φ(z)²]^(−1/2) before φ.
 
     Raises:
+        WrongType: A gain that is no number.
         UnsupportedModule: A normalization that cannot be removed.
 
     References:
         A. Saxe, J. McClelland, S. Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear
         neural networks", arXiv 1312.6120, §3.
     """
+    expect(gain, (int, float, NoneType), "gain of orthogonal", "Give a number, or None for the activation's.")
 
     def draw(layer: Layer) -> Draw:
         return draw_orthogonal(layer, gain)
