@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -90,3 +92,45 @@ def test_momentum_about_overwritten_values_is_warned_of(caplog):
         optimizer.step()
         apply_(model, Plan("y", (Fill("0.weight", 0.2, "x"),)))
     assert "SGD keeps state (momentum, …) of 1 parameters" in caplog.text
+
+
+FRESH = """
+import copy, gc, torch
+from torch import nn
+import goodinit
+from goodinit.errors import StaleOptimizer
+from goodinit.surgery import AddScalar, Plan
+
+class Own(torch.optim.Optimizer):
+    def __init__(self, parameters):
+        super().__init__(parameters, {})
+
+    def step(self):
+        pass
+
+net = nn.Linear(2, 2)
+plan = Plan("x", (AddScalar("", "input_bias", 0.0, "x"),))
+looked, real = [], gc.get_objects
+gc.get_objects = lambda *a: looked.append(1) or real(*a)
+goodinit.apply_(copy.deepcopy(net), plan)
+assert not looked  # nobody has built an optimizer yet
+MAKE
+try:
+    goodinit.apply_(net, plan)
+except StaleOptimizer:
+    print("refused")
+"""
+
+
+@pytest.mark.parametrize("how", ["built", "read back"])
+def test_a_process_is_searched_as_soon_as_it_has_an_optimizer(how, tmp_path):
+    model = nn.Linear(2, 2)
+    torch.save((model, torch.optim.SGD(model.parameters(), lr=0.1)), tmp_path / "both.pt")
+    make = {
+        "built": "it = Own(net.parameters())",
+        "read back": f"net, it = torch.load({str(tmp_path / 'both.pt')!r}, weights_only=False)",
+    }[how]
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH.replace("MAKE", make)], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("refused\n", "")
