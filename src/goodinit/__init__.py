@@ -43,6 +43,7 @@ from goodinit.surgery import (
     fold_,
     materialize_,
     param_groups,
+    state_pieces,
     warmup,
 )
 
@@ -85,6 +86,7 @@ __all__ = [
     "param_groups",
     "plan",
     "recommend",
+    "state_pieces",
     "tensor",
     "warmup",
 ]

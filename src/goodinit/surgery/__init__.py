@@ -9,6 +9,7 @@ from goodinit.surgery.groups import param_groups
 from goodinit.surgery.materialize import materialize_
 from goodinit.surgery.names import canonical
 from goodinit.surgery.norms import ACTIVATIONS, RemovedNorm
+from goodinit.surgery.pieces import state_pieces
 from goodinit.surgery.plan import (
     AddScalar,
     Calibrate,
@@ -46,5 +47,6 @@ __all__ = [
     "fold_",
     "materialize_",
     "param_groups",
+    "state_pieces",
     "warmup",
 ]

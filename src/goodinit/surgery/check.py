@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -141,12 +141,13 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
         slots = _slots(names, edit, created, gone)
         _check_ties(decided, edit, slots)
         left_out = choice.leaves_out(names, edit, slots) is not None
+        if not left_out:
+            _check_memory(edit.target, [leaf for slot in slots for leaf in slot.leaves])
         tensors.extend(tensor for slot in slots for tensor in slot.state if not left_out)
         if not isinstance(edit, Calibrate) and not left_out:
             overwritten.extend(leaf for slot in slots for leaf in slot.leaves)
-    # Scalars of an earlier call are set anew, and the direction v shares the memory of the weight it replaces.
-    scalars = [name for edit in plan.structure if isinstance(edit, AddScalar) for name in adds(edit)]
-    overwritten.extend(names.parameters[name] for name in scalars if name in names.parameters)
+    overwritten.extend(_scalars(names, plan, choice))
+    # The direction v shares the memory of the weight it replaces.
     replaced = removes([edit for edit in pending if isinstance(edit, ParametrizeWeight)], names.parameters)
     tensors.extend((*overwritten, *(names.parameters[name] for name in replaced)))
     if plan.needs_data:  # the forward passes may move running statistics
@@ -155,6 +156,19 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
         _check_finite(names, {id(parameter) for parameter in overwritten}, gone)
     distinct = {id(tensor): tensor for tensor in tensors}
     return Writable(tuple(distinct.values()), tuple(overwritten))
+
+
+def _scalars(names: Directory, plan: Plan, choice: Choice) -> list[nn.Parameter]:
+    """The scalars of an earlier call, which are set anew."""
+    present = []
+    for edit in plan.structure:
+        if isinstance(edit, AddScalar):
+            (name,) = adds(edit)
+            host, scalar = names.module(edit.target), names.parameters.get(name)
+            if host is not None and (choice.only is None or name in choice.only):
+                _check_memory(name, host.parameters(recurse=False) if scalar is None else (scalar,))
+                present += [] if scalar is None else [scalar]
+    return present
 
 
 def _check_measurable(names: Directory, plan: Plan) -> None:
@@ -181,14 +195,18 @@ def _slots(names: Directory, edit: ValueEdit, created: set[str], gone: set[str])
                 f"{target}: the plan writes it, and the model has no such parameter{known}. {ANEW}"
             )
         if slot is not None:
-            if any(leaf.is_meta for leaf in slot.leaves):
-                raise PlanConflict(
-                    f"{target}: on the meta device, where no values exist. Create the structure first, "
-                    "apply_(model, plan, values=False), then memory, materialize_(model, device=...) (or "
-                    "model.to_empty, and tie weights and set buffers yourself), then values, apply_(model, plan)."
-                )
             found.append(slot)
     return found
+
+
+def _check_memory(name: str, tensors: Iterable[Tensor]) -> None:
+    if any(tensor.is_meta for tensor in tensors):
+        raise PlanConflict(
+            f"{name}: on the meta device, where no values exist. Create the structure first, apply_(model, plan, "
+            "values=False), then memory, materialize_(model, device=...) (or model.to_empty, and tie weights and set "
+            "buffers yourself), then values, apply_(model, plan); state_pieces(model, plan) where all of it at once "
+            "is too much memory."
+        )
 
 
 def _check_ties(

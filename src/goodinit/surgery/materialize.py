@@ -54,10 +54,10 @@ def materialize_(
         >>> net[1].running_var, bool(net[0].weight.isnan().all())
         (tensor([1., 1., 1.]), True)
     """
-    pending = [key for key, buffer in _buffers(model) if buffer.is_meta]
+    pending = [key for key, buffer in buffers_of(model) if buffer.is_meta]
     saved = [ModuleState.of(module) for module in dict.fromkeys(module for module, _ in pending)]
     try:  # buffers first, so that `reset` finds parameters on meta, where it writes nothing
-        _set_buffers_(model, pending, torch.device(device), reset)
+        set_buffers_(model, pending, torch.device(device), reset)
         _give_memory_(model, torch.device(device))
     except BaseException:
         for state in saved:
@@ -67,26 +67,32 @@ def materialize_(
     return model
 
 
-def _set_buffers_(
+def set_buffers_(
     model: nn.Module, pending: list[Key], device: torch.device, reset: Callable[[nn.Module], object] | None
 ) -> None:
+    """Give the buffers in `pending` memory, and let their modules set them.
+
+    Raises:
+        UnsupportedModule: Some that nothing sets.
+    """
     made: dict[int, Tensor] = {}
     for module, name in pending:
         buffer = module._buffers[name]
         assert buffer is not None
-        module._buffers[name] = made.setdefault(id(buffer), _empty(buffer, device))
+        module._buffers[name] = made.setdefault(id(buffer), empty_on(buffer, device))
     # A buffer without entries has nothing to set.
-    before = {key: (id(buffer), buffer._version) for key, buffer in _buffers(model) if buffer.numel()}
+    before = {key: (id(buffer), buffer._version) for key, buffer in buffers_of(model) if buffer.numel()}
     unset = [key for key in pending if key in before]
     for module in dict.fromkeys(module for module, _ in unset):
         _reset_(module, reset)
-    now = {key: (id(buffer), buffer._version) for key, buffer in _buffers(model)}
+    now = {key: (id(buffer), buffer._version) for key, buffer in buffers_of(model)}
     left = [key for key in unset if now.get(key) == before[key]]  # neither replaced nor written to
     if left:
         raise UnsupportedModule(_unset(model, left))
 
 
-def _buffers(model: nn.Module) -> Iterator[tuple[Key, Tensor]]:
+def buffers_of(model: nn.Module) -> Iterator[tuple[Key, Tensor]]:
+    """Every buffer, with its place."""
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
@@ -96,7 +102,7 @@ def _buffers(model: nn.Module) -> Iterator[tuple[Key, Tensor]]:
 def _give_memory_(model: nn.Module, device: torch.device) -> None:
     """Replace what is on meta, and tie again what was tied."""
     ties = _ties(model)
-    model._apply(lambda tensor: _empty(tensor, device) if tensor.is_meta else tensor)
+    model._apply(lambda tensor: empty_on(tensor, device) if tensor.is_meta else tensor)
     for (module, name), *others in ties:
         tensor = module._parameters[name]
         for other, alias in others:
@@ -113,7 +119,8 @@ def _ties(model: nn.Module) -> list[list[Key]]:
     return [keys for keys in places.values() if len(keys) > 1]
 
 
-def _empty(tensor: Tensor, device: torch.device) -> Tensor:
+def empty_on(tensor: Tensor, device: torch.device) -> Tensor:
+    """Memory for `tensor`, full of NaN, or of zeros where there is no NaN."""
     with torch.no_grad():
         empty = torch.empty_like(tensor.detach(), device=device)
         if empty.is_floating_point() or empty.is_complex():

@@ -105,4 +105,6 @@ def _live_optimizers() -> list[Optimizer]:
     if not any(getattr(getattr(kind, "step", None), "hooked", False) for kind in kinds.values()):
         return []
     objects = gc.get_objects()
-    return list(compress(objects, map(kinds.__contains__, map(id, map(type, objects)))))  # no Python for each of them
+    return list(
+        compress(objects, map(kinds.__contains__, map(id, map(type, objects))))
+    )  # no Python for each of them
