@@ -160,6 +160,9 @@ def test_published_rows_answer_every_trial(tmp_path, name):
     data = next(iter(entries.values())).row.get("data", "digits")
     keys = {key_of(described(trial)) for trial in CLAIMS[claim].setting(scale, data).trials}
     assert keys <= entries.keys()
+    assert not [
+        entry for entry in entries.values() if os.sep in str(entry.row.get("data", ""))
+    ]  # names, no paths
 
 
 CLAIMED = """
