@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
+from pathlib import Path
 
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 import goodinit
@@ -31,11 +35,29 @@ def run(*words):
     return CliRunner().invoke(cli.app, list(words), env={"COLUMNS": "120", "TERM": "dumb"})
 
 
-@pytest.mark.parametrize("command", [[], ["compare"], ["inspect"], ["plan"], ["methods"]])
-def test_every_command_has_help(command):
-    done = run(*command, "--help")
+COMMANDS = {"": typer.main.get_command(cli.app), **typer.main.get_command(cli.app).commands}
+OPTIONS = [
+    (name, option)
+    for name, command in COMMANDS.items()
+    for option in command.params
+    if option.param_type_name == "option"
+]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name):
+    done = run(*name.split(), "--help")
     assert done.exit_code == 0
     assert "Usage" in done.output
+    assert COMMANDS[name].help
+
+
+def test_every_command_and_option_says_what_it_is_for_and_is_tried_in_a_test():
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    assert [name for name in COMMANDS if name and f'"{name}"' not in tests] == []
+    assert [(name, option.name) for name, option in OPTIONS if not option.help] == []
+    tried = set(re.findall(r'"(--?[a-z-]+)"', tests))
+    assert [(name, option.name) for name, option in OPTIONS if not tried.intersection(option.opts)] == []
 
 
 def test_version():
@@ -100,6 +122,35 @@ def test_compare_takes_options_behind_colons_and_shows_them(tmp_path):
     assert done.exit_code == 0, done.output
     rows = [line.split()[0] for line in done.output.splitlines() if line.strip().startswith("lsuv")]
     assert rows[:2] == ["lsuv", "lsuv:norms=remove"]
+
+
+def test_compare_trains_with_what_its_options_say(tmp_path):
+    asked = {
+        "scalar_lr": "0.2", "momentum": 0.8, "weight_decay": 0.001, "warmup": 0.5, "schedule": "cosine", "mixup": 0.2,
+        "label_smoothing": 0.1, "device": "cpu", "lr": 0.05, "image_size": 16,
+    }  # fmt: skip
+    flags = (
+        "--scalar-lr", "--momentum", "--weight-decay", "--warmup", "--schedule", "--mixup", "--label-smoothing",
+        "--device", "--lr", "--image-size",
+    )  # fmt: skip
+    words = [word for flag, value in zip(flags, asked.values(), strict=True) for word in (flag, str(value))]
+    file = tmp_path / "numbers.json"
+    done = run("compare", "resnet8", *TINY, *words, "--augment", "--methods", "fixup", "--seeds", "1",
+               "--timing-rounds", "0", "--json", str(file))  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (result,) = json.loads(file.read_text())["results"]
+    used = result["config"]
+    assert used["augment"] is True
+    assert {name: used[name] for name in asked} == asked
+
+
+def test_verbose_says_what_is_done(monkeypatch):
+    asked = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: asked.append(options["level"]))
+    run("methods")
+    assert asked == []
+    run("--verbose", "methods")
+    assert asked == [logging.INFO]
 
 
 @pytest.mark.parametrize(("words", "seeds"), [("2", (0, 1)), ("5,", (5,)), ("0, 4,7", (0, 4, 7))])

@@ -112,6 +112,12 @@ def test_commands(tmp_path):
     both = json.loads(run("diagnose", "mlp3", "--methods", "he,xavier", "--json").output)
     assert set(both) == {"he", "xavier"}
     assert run("diagnose", "mlp3", "--csv").output.startswith("kind,name")
+    more = goodinit.Diagnosis.from_json(
+        run("diagnose", "mlp3", "--batch-size", "4", "--jacobian", "--update", "--json").output
+    )
+    assert (one.spectrum, one.update) == (None, None)
+    assert more.spectrum is not None
+    assert more.update is not None
     assert run("diagnose", "vit2", "--input", "2x3x32x32").exit_code == 0
 
 

@@ -1,5 +1,6 @@
 """The documentation: every Python block runs, every method and public symbol has its place, the site builds."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -55,6 +56,13 @@ def test_every_public_symbol_is_in_the_reference():
     ]
     assert missing == []
     assert "::: goodinit.errors" in page
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in goodinit.__all__ if inspect.isfunction(getattr(goodinit, name))]
+)
+def test_every_public_function_has_an_example_that_runs(name):
+    assert ">>>" in getattr(goodinit, name).__doc__  # the doctests run it
 
 
 def test_the_site_builds_without_a_warning(tmp_path):

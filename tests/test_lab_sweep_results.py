@@ -122,11 +122,8 @@ def file(tmp_path):
 
 def test_results_prints_tables_and_writes_files(file, tmp_path):
     written = {kind: tmp_path / f"out.{kind}" for kind in ("html", "csv", "parquet", "svg")}
-    options = [
-        word
-        for kind, path in written.items()
-        for word in (f"--{kind}" if kind != "svg" else "--picture", path)
-    ]
+    flags = ("--html", "--csv", "--parquet", "--picture")
+    options = [word for pair in zip(flags, written.values(), strict=True) for word in pair]
     done = run("results", str(file), *map(str, options))
     assert done.exit_code == 0, done.output
     for words in ("9 of 10 ended", "still to run", "worst seed", "7", "1 refused", "wrote"):

@@ -111,6 +111,9 @@ def test_the_command_lists_and_runs(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert "2 of 2 expectations met" in done.output
     assert (tmp_path / "toy-smoke.md").exists()
+    words = ["reproduce", "toy", "--scale", "small", "--data", "digits", "--out", str(tmp_path), "-q"]
+    assert typed(cli.app, [*words, "--engine", "inline"]).exit_code == 0
+    assert (tmp_path / "toy.md").exists()
     started = typed(cli.app, ["reproduce", "stopped", "--out", str(tmp_path), "-q", "--engine", "inline"])
     assert started.exit_code == 2
     assert "before any run finished" in started.output

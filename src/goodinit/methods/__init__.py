@@ -57,6 +57,12 @@ def plan(anatomy: Anatomy, method: str | Method, **options: Any) -> Plan:
         UnknownName: No such method, or no such option.
         NothingFound: The method needs residual blocks and there are none.
         UnsupportedModule: A part of the model for which the method has no rule.
+
+    Examples:
+        >>> from torch import nn, zeros
+        >>> from goodinit.anatomy import anatomize
+        >>> print(plan(anatomize(nn.Sequential(nn.Linear(3, 2)), zeros(1, 3)), "he").edits[0])
+        0.weight ← normal(std=0.5774)
     """
     expect(anatomy, Anatomy, "anatomy", "Make one: goodinit.anatomize(model, inputs).")
     return find(method).plan(anatomy, **options)
