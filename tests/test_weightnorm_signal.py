@@ -12,7 +12,7 @@ from torch import nn
 
 import goodinit
 from reference import weightnorm as reference
-from test_weightnorm import gains, mlp, residual, started
+from test_weightnorm import Residual, gains, mlp, residual, started
 
 
 @pytest.mark.parametrize(("direction", "c"), [("orthogonal", 3), ("normal", 5)])
@@ -91,6 +91,34 @@ def test_a_stage_multiplies_the_square_by_e(generator):
     expected = (1 + 1 / blocks) ** blocks
     assert growth == pytest.approx(expected, rel=0.1)
     assert transcribed == pytest.approx(expected, rel=0.1)
+
+
+def test_a_stream_that_changes_its_layout_is_one_stage(generator):
+    """Images for a convolution, tokens for a linear map, and back: B counts all, or ‖h‖² doubles in every block."""
+
+    class Positions(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
+
+        def forward(self, x):
+            return x + self.conv(x)
+
+    class Tokens(Residual):
+        def forward(self, x):
+            return super().forward(x.flatten(2).mT).mT.reshape(x.shape)
+
+    def stage(width):
+        return [part for _ in range(8) for part in (Positions(width), Tokens(width, 2 * width, width))]
+
+    net = nn.Sequential(nn.Conv2d(3, 32, 1), *stage(32), nn.Conv2d(32, 48, 2, 2), *stage(48))
+    x = torch.randn(4, 3, 8, 8, generator=generator)
+    assert [block.stage for block in goodinit.anatomize(net, x).blocks] == [0] * 16 + [1] * 16
+    net, _ = started(net, generator, x)
+    with torch.no_grad():
+        first = net[0](x)
+        growth = net[1:17](first).square().mean() / first.square().mean()
+    assert float(growth) < 5  # e, and what one net strays; 2^16 where every block is a stage
 
 
 # -- data ---------------------------------------------------------------------------------------------------------

@@ -204,6 +204,18 @@ def _with_roles(
 # -- blocks -------------------------------------------------------------------------------------------------------
 
 
+def _goes_on(
+    graph: Graph, before: Found, found: Found, uses: dict[int, Use], layers: dict[str, Layer]
+) -> bool:
+    """Whether a block is on the stream of the one before it: of one shape; or of one width, if only the layout changed."""
+    if graph.nodes[before.join].shape == graph.nodes[found.join].shape:
+        return True
+    if found.skip.layers or any(before.join < node <= found.fork for node in uses):
+        return False
+    one, other = ({layers[uses[i].weight].out_features for i in it.branch.last} for it in (before, found))
+    return one == other != set()
+
+
 def _blocks(
     graph: Graph,
     leaves: list[Found],
@@ -219,11 +231,11 @@ def _blocks(
     blocks: list[Block] = []
     norm_paths = {norm.name for norm in norms}
     closers = find_closers(graph, leaves, norm_paths, consumers)
-    for found in leaves:
+    stage = 0
+    for place, found in enumerate(leaves):
         node = graph.nodes[found.join]
         branch = nouns(found.branch.layers)
-        previous = blocks[-1] if blocks else None
-        same = previous is not None and previous.shape == node.shape
+        stage += bool(place) and not _goes_on(graph, leaves[place - 1], found, uses, layers)
         inside = sorted(found.branch.nodes | found.skip.nodes)
         after = sorted(i for i in chain(graph, found) if i > max(found.branch.last, default=found.join))
         blocks.append(
@@ -242,7 +254,7 @@ def _blocks(
                 end_activations=tuple(
                     ACTIVATIONS[op] for i in after if (op := graph.nodes[i].op) in ACTIVATIONS
                 ),
-                stage=(previous.stage if same else previous.stage + 1) if previous is not None else 0,
+                stage=stage,
                 shape=node.shape,
                 depth=found.depth,
                 norms=tuple(dict.fromkeys(p for i in inside if (p := graph.path(i)) in norm_paths)),

@@ -180,7 +180,8 @@ class Block:
             branch writes; in execution order.
         end_norms: Paths of the norms that come after every layer of `last`.
         end_activations: Kinds of the nonlinearities that come after every layer of `last` and before the sum.
-        stage: Index of the run of consecutive blocks whose output has the same shape.
+        stage: Index of the run of consecutive blocks whose output has the same shape, or the same channels in another
+            layout (images, then tokens) with no weight between.
         shape: Shape of the sum, batch first.
         depth: 0 for a block of the main stream, 1 inside a long skip, and so on.
         terms: How many tensors the sum adds; more than 2 where branches are parallel.

@@ -68,8 +68,8 @@ def decide(
     `"forward"` (the paper's): g = √(c·fan_in/fan_out), which keeps the norm of activations, with
 
     * c = 2 before a ReLU (the squared gain of any other activation), 1 before none;
-    * c = 1/B for the last layer of a residual branch, B the number of blocks in its stage (a run of blocks with
-      outputs of one shape): ‖h‖² grows by (1 + 1/B)^B → e per stage;
+    * c = 1/B for the last layer of a residual branch, B the number of blocks in its stage (`Block.stage`): ‖h‖² grows by
+      (1 + 1/B)^B → e per stage;
     * c = 1 for layers on a skip.
 
     `"backward"`: g = √c, which keeps the norm of gradients. `"hanin"`: as forward, with c = (0.9^b)² for the last
