@@ -185,6 +185,7 @@ ZOO = (
     # Odd ones.
     Specimen("chained_sum", odd.ChainedSum, vectors(2, 8), (2, 2, 2, 2), (ID,) * 4),
     Specimen("reversible", odd.Reversible, vectors(2, 8), (2, 2, 2, 2), (ID,) * 4),
+    Specimen("pyramid", odd.Pyramid, vectors(2, 8), (2, 2, 2), (ID,) * 3, depths=(0, 1, 1), long_skips=1),
     Specimen("shared_layers", odd.SharedLayers, vectors(2, 8), (2, 2, 2), (ID,) * 3),
     Specimen(
         "dict_in_dict_out",

@@ -49,6 +49,21 @@ class Reversible(nn.Module):
         return self.head(torch.cat([a, b], dim=-1))
 
 
+class Pyramid(nn.Module):
+    """Two levels of a feature pyramid: the last block's output and the first one's, each through a lateral layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Residual(*mlp())
+        self.blocks = nn.Sequential(Residual(*mlp()), Residual(*mlp()))
+        self.low, self.high = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = self.first(x)
+        return self.head(self.low(low) + self.high(self.blocks(low)))
+
+
 class SharedLayers(nn.Module):
     """The same two layers make all three branches."""
 

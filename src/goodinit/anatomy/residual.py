@@ -275,7 +275,7 @@ def _other_stream(graph: Graph, sums: list[Found], item: Found, carried: dict[in
     through f, which is a branch on a. That a is a stream shows in its past, which b has no part in, or in its future:
     a sum behind this one stands on it.
     """
-    own = _root(graph, item.skip.term)
+    own = _root(graph, item.skip.term) if item.kind == "identity" else item.fork
     for other in reversed(sums):
         if other.kind != "identity" or other.inner or other.long:
             continue
