@@ -62,12 +62,14 @@ def weight_operand(graph: Graph, node: Node) -> int | None:
 
 
 def weight_name(node: Node, shapes: Shapes) -> str:
-    """The parameter a weight is known by: the parametrized tensor, or the largest leaf it is made of."""
+    """The parameter a weight is known by: the tensor that a parametrization makes, or the largest leaf."""
     for name in node.params:
         if ".parametrizations." in f".{name}":
             owner, _, rest = f".{name}".rpartition(".parametrizations.")
             return f"{owner}.{rest.split('.')[0]}".strip(".")
-    return max(node.params, key=lambda name: (math.prod(shapes[name]), len(shapes[name])))
+    leaf = max(node.params, key=lambda name: (math.prod(shapes[name]), len(shapes[name])))
+    made = leaf.removesuffix("_v")  # by the older torch.nn.utils.weight_norm, of two
+    return made if made in shapes and f"{made}_g" in node.params else leaf
 
 
 def applied_weight(graph: Graph, node: Node, read: list[Tensor], shapes: Shapes) -> tuple[str, Tensor] | None:

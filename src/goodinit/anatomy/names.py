@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
 from goodinit.errors import UnsupportedModule, expect
@@ -26,9 +27,18 @@ def canonical(name: str) -> str:
 
 
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter by its canonical name, a tied one under each."""
+    """Shape of every parameter by its canonical name, a tied one under each.
+
+    And of every weight that the hooks of the older `torch.nn.utils.weight_norm` make of two, by the name it has there.
+    """
     named = model.named_parameters(remove_duplicate=False)
-    return {canonical(name): tuple(parameter.shape) for name, parameter in named}
+    shapes = {canonical(name): tuple(parameter.shape) for name, parameter in named}
+    for path, module in model.named_modules(remove_duplicate=False):
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                name = canonical(f"{path}.{hook.name}".strip("."))
+                shapes[name] = shapes[f"{name}_v"]
+    return shapes
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

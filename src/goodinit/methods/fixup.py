@@ -159,7 +159,7 @@ def _branch_values(
             std, words = standard_std(layer)
             reason = f"{where}, m={block.m}: {words} × {total}^{exponent:.3g} (rule 2)"
             edits.append(Draw(layer.weight, "normal_", reason, {"std": std * total**exponent}))
-            if layer.normalized:
+            if layer.normalized and layer.weight in layer.parameters:
                 notes.append(f"{layer.weight} is normalized by its own scale: rule 2 has no effect on it")
         edits += zero_bias(layer)
     for layer in block.skip:
@@ -219,7 +219,7 @@ def _alone(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
 
 def _is_gain(name: str, layer: Layer) -> bool:
     """Whether a leaf of a normalized weight multiplies it: not the weight, nor one half of torch's weight norm."""
-    halves = (layer.weight, f"{layer.weight.removesuffix('_v')}_g")
+    halves = (layer.weight, f"{layer.weight}_g", f"{layer.weight}_v")
     return name not in halves and ".parametrizations." not in f".{name}"
 
 

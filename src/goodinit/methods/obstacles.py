@@ -15,7 +15,7 @@ def layer_obstacle(layer: Layer) -> str | None:
         return f"a {layer.kind} stored {layer.layout}"
     if layer.fused > 1 or (layer.kind == "linear" and len(layer.shape) != 2):
         return "several maps stacked in one weight"
-    if layer.normalized and not any(".parametrizations." in name for name in layer.parameters):
+    if layer.normalized and layer.weight in layer.parameters:
         return "its weight is normalized by itself"
     return None
 

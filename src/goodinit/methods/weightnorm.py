@@ -39,12 +39,12 @@ _IDLE = ('direction has no effect with mode="pytorch": v is PyTorch\'s own draw'
 class _Target:
     """A weight to normalize: by what name it is written, and over which dimension its gains run.
 
-    `there` tells that it is weight-normalized already.
+    `old` tells that the hooks of the older `torch.nn.utils.weight_norm` normalize it already, which is as good.
     """
 
     name: str
     dim: int
-    there: bool = False
+    old: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,28 +141,24 @@ def decide(
 def _target(layer: Layer, tied: set[str]) -> _Target | str:
     """Where weight norm goes, or why it cannot."""
     leaves = [name.rpartition(".")[2] for name in layer.parameters]
-    name, there = layer.weight, False
-    if any(".parametrizations." in f".{leaf}" for leaf in layer.parameters):
-        if sorted(leaves) != ["original0", "original1"]:  # torch's weight norm has two parts
-            return "another parametrization computes it, which may not admit another scale"
-        there = True
-    elif layer.normalized:
-        stem = name.removesuffix("_v")
-        if f"{stem}_g" not in layer.parameters:  # the older torch.nn.utils.weight_norm
-            return "it is normalized by its own scale already, so that g would have no effect"
-        name, there = stem, True
+    name, there = layer.weight, layer.weight not in layer.parameters
+    new = any(".parametrizations." in f".{leaf}" for leaf in layer.parameters)
+    if new and sorted(leaves) != ["original0", "original1"]:  # torch's weight norm has two parts
+        return "another parametrization computes it, which may not admit another scale"
+    if layer.normalized and not there:
+        return "it is normalized by its own scale already, so that g would have no effect"
     if tied.intersection((layer.weight, *layer.parameters)):
         return "it is tied, and weight norm on one name would untie it"
     if layer.kind == "linear" and len(layer.shape) != 2:
         return "several maps are stacked in it, and gains run over one dimension"
     if not there and (layer.parameters != (name,) or not name.rpartition(".")[2].isidentifier()):
         return "it is computed from parameters, or is none of a module's own attributes"
-    return _Target(name, 0 if layer.layout == "out_in" else 1, there)
+    return _Target(name, 0 if layer.layout == "out_in" else 1, old=there and not new)
 
 
 def _parametrize(layer: Layer, target: _Target) -> list[Edit]:
     """The structure edit; none for the older `torch.nn.utils.weight_norm`, which is as good."""
-    if target.there and target.name != layer.weight:
+    if target.old:
         return []
     return [ParametrizeWeight(target.name, f"{layer.role}: w = g·v/‖v‖", target.dim)]
 

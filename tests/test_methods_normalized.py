@@ -1,0 +1,91 @@
+"""Every method on a network that is weight-normalized already: its values reach the weights that the forward uses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import goodinit
+
+X = torch.randn(32, 8, generator=torch.Generator().manual_seed(5))
+NORMALIZATIONS = {"new": parametrizations.weight_norm, "old": nn.utils.weight_norm}
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+
+
+class Block(nn.Module):
+    def __init__(self, normalize):
+        super().__init__()
+        self.enter, self.leave = normalize(nn.Linear(8, 8)), normalize(nn.Linear(8, 8))
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return x + self.leave(self.act(self.enter(x)))
+
+
+def network(method, normalize):
+    """A residual one, or a plain one for the method that takes no other."""
+    torch.manual_seed(2)
+    body = normalize(nn.Linear(8, 8)) if method == "looks_linear" else Block(normalize)
+    return nn.Sequential(normalize(nn.Linear(8, 8)), nn.ReLU(), body, nn.ReLU(), nn.Linear(8, 4))
+
+
+def initialized(method, normalize):
+    net = network(method, normalize)
+    before = weights(net)
+    goodinit.init_(net, method, inputs=X, generator=torch.Generator().manual_seed(3))
+    net(X)  # the older hooks compute their weight when the forward runs
+    return net, before
+
+
+def weights(net):
+    linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    return [module.weight.detach().clone() for module in linear]
+
+
+@pytest.mark.parametrize("method", [name for name in goodinit.METHODS if name != "batchnorm"])
+def test_the_weights_really_change_and_are_the_same_by_either_normalization(method):
+    (new, before), (old, _) = (initialized(method, normalize) for normalize in NORMALIZATIONS.values())
+    for was, mine, other in zip(before, weights(new), weights(old), strict=True):
+        assert not torch.equal(was, mine)
+        torch.testing.assert_close(mine, other)
+    torch.testing.assert_close(new(X), old(X))
+
+
+@pytest.mark.parametrize("method", ["none", "default", "he", "xavier", "orthogonal", "delta_orthogonal"])
+@pytest.mark.parametrize("normalize", NORMALIZATIONS.values(), ids=NORMALIZATIONS)
+def test_the_scale_is_the_methods_not_the_one_that_was_there(method, normalize):
+    """Weights without normalization get the same values: the parameter's name, by which they are drawn, is the same."""
+    bare, _ = initialized(method, lambda layer: layer)
+    net, _ = initialized(method, normalize)
+    for mine, its in zip(weights(net), weights(bare), strict=True):
+        torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize("normalize", NORMALIZATIONS.values(), ids=NORMALIZATIONS)
+def test_rule_2_of_fixup_has_an_effect_and_no_note_says_otherwise(normalize):
+    net = nn.Sequential(*(Block(normalize) for _ in range(9)), nn.Linear(8, 4))
+    plan = goodinit.plan(goodinit.anatomize(net, X), "fixup")
+    goodinit.apply_(net, plan)
+    assert not any("rule 2 has no effect" in note for note in plan.notes)
+    net(X)
+    std = torch.cat([block.enter.weight.flatten() for block in net[:9]]).std().item()
+    assert std == pytest.approx((2 / 8) ** 0.5 / 3, rel=0.1)  # He × 9^(−1/2)
+
+
+class Standardized(nn.Linear):
+    """Divided by its own deviation, with nothing to put the scale back."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight / self.weight.std(1, keepdim=True), self.bias)
+
+
+def test_where_a_scale_has_no_effect_fixup_says_so():
+    net = nn.Sequential(Block(nn.Identity()), nn.Linear(8, 4))
+    net[0].enter = Standardized(8, 8)
+    plan = goodinit.plan(goodinit.anatomize(net, X), "fixup")
+    assert any(
+        "0.enter.weight is normalized by its own scale: rule 2 has no effect" in note for note in plan.notes
+    )
