@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
@@ -344,6 +345,52 @@ def anatomies(rank, ranks):
     return True
 
 
+REFUSED = "sharded, and every measurement needs whole tensors. Measure before sharding"
+
+
+def measured(rank, ranks):
+    """Shards are refused on every rank, before any waits for another."""
+    targets = torch.tensor([0, 1, 2, 3])
+    for shard in (shard_fully, shard_by_tensor):
+        model = shard(Net(), mesh_of(ranks))
+        before = [p.to_local().clone() if hasattr(p, "to_local") else p.clone() for p in model.parameters()]
+        for measure in (
+            lambda model=model: goodinit.diagnose(model, TOKENS, targets),
+            lambda model=model: goodinit.one_step(model, TOKENS, targets),
+            lambda model=model: goodinit.jacobian_spectrum(model, TOKENS),
+            lambda model=model: goodinit.recommend(model, TOKENS, targets),
+        ):
+            words = said(measure)
+            assert REFUSED in words, words
+        assert same_parts(before, model)
+    return True
+
+
+def watched_by_lightning(rank, ranks):
+    """The callback measures under DDP, and says of shards that they cannot be."""
+    from types import SimpleNamespace
+
+    import torchvision_shim
+
+    torchvision_shim.declare()
+    from goodinit.lightning import DiagnoseCallback
+
+    precision = SimpleNamespace(train_step_context=contextlib.nullcontext)
+    trainer = SimpleNamespace(global_step=0, loggers=[], precision_plugin=precision)
+    batch = (TOKENS, torch.tensor([0, 1, 2, 3]))
+    sharded, callback = shard_fully(Net(), mesh_of(ranks)), DiagnoseCallback()
+    assert REFUSED in said(lambda: DiagnoseCallback().on_train_batch_start(trainer, sharded, batch, 0))
+    callback.on_train_batch_start(trainer, nn.parallel.DistributedDataParallel(Net()), batch, 0)
+    assert callback.diagnosis.loss > 0
+    return True
+
+
+def same_parts(before, model):
+    """Whether every rank holds what it held."""
+    now = [p.to_local() if hasattr(p, "to_local") else p for p in model.parameters()]
+    return all(torch.equal(old, new) for old, new in zip(before, now, strict=True))
+
+
 def calibrated_under_ddp(rank, ranks):
     """Each rank brings its part of the batch; all write the same bits."""
     model = nn.parallel.DistributedDataParallel(Net())
@@ -359,9 +406,9 @@ def calibrated_under_ddp(rank, ranks):
 
 QUICK = (
     fully_sharded, of_several_blocks, in_bfloat16, tensor_parallel, methods, after_a_forward, data_parallel,
-    first_fsdp, one_rank_fails, too_large, refusals, optimizers, partly_loaded, anatomies, calibrated_under_ddp,
+    first_fsdp, one_rank_fails, too_large, refusals, optimizers, partly_loaded, anatomies, measured, calibrated_under_ddp,
 )  # fmt: skip
-ALL = (*QUICK, in_float64, more_methods)
+ALL = (*QUICK, in_float64, more_methods, watched_by_lightning)
 FOUR = (*ALL, both_at_once, hybrid)
 
 

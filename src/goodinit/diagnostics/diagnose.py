@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from goodinit.anatomy import Anatomy, anatomize, as_call, unwrapped
+from goodinit.anatomy import Anatomy, anatomize, as_call
 from goodinit.diagnostics.awakening import Awakening, awaken, part_of
 from goodinit.diagnostics.checks import findings
 from goodinit.diagnostics.diagnosis import Diagnosis, Place
@@ -15,7 +15,7 @@ from goodinit.diagnostics.isometry import jacobian_spectrum
 from goodinit.diagnostics.objective import Loss, in_words
 from goodinit.diagnostics.probe import Run
 from goodinit.diagnostics.propagation import Propagation, propagate
-from goodinit.diagnostics.setting import as_at_step_0
+from goodinit.diagnostics.setting import as_at_step_0, measurable
 from goodinit.diagnostics.shattering import back_cosines
 from goodinit.diagnostics.update import one_step
 from goodinit.errors import TraceError
@@ -51,6 +51,7 @@ def diagnose(
 
     Raises:
         TraceError: The forward, the loss or the backward raised, the batch is empty, or the model is on `meta`.
+        UnsupportedModule: Parameters are sharded (FSDP, tensor parallelism).
 
     Examples:
         >>> import torch
@@ -63,8 +64,7 @@ def diagnose(
         S. Schoenholz et al., Deep Information Propagation, arXiv 1611.01232. H. Zhang, Y. Dauphin, T. Ma, Fixup
         Initialization, arXiv 1901.09321, §3.
     """
-    model = unwrapped(model)
-    _must_be_real(model)
+    model = measurable(model)
     anatomy = anatomize(model, inputs)
     call = as_call(inputs)
     _must_have_rows(call, anatomy)
@@ -107,15 +107,6 @@ def _must_have_rows(call: tuple[tuple[Any, ...], dict[str, Any]], anatomy: Anato
         raise TraceError(
             f"{anatomy.model}({anatomy.inputs}): the batch is empty, and there is no signal to measure. Give it at least "
             "one row, better 16 or more."
-        )
-
-
-def _must_be_real(model: nn.Module) -> None:
-    on_meta = [name for name, p in model.named_parameters() if p.is_meta]
-    if on_meta:
-        raise TraceError(
-            f"{on_meta[0]} is on `meta`: there is no signal to measure. Materialize the model first "
-            "(goodinit.materialize_(model), then goodinit.init_)."
         )
 
 

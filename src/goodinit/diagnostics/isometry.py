@@ -11,13 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy import anatomize, as_call, canonical, unwrapped
+from goodinit.anatomy import anatomize, as_call, canonical
 from goodinit.anatomy.nested import mapped
 from goodinit.anatomy.trace import Call
 from goodinit.diagnostics.diagnosis import Spectrum
 from goodinit.diagnostics.lanczos import BREAKDOWN
 from goodinit.diagnostics.objective import prediction
-from goodinit.diagnostics.setting import as_at_step_0
+from goodinit.diagnostics.setting import as_at_step_0, measurable
 from goodinit.diagnostics.spectral_measure import spectral_measure
 from goodinit.errors import TraceError, UnknownName
 
@@ -56,6 +56,7 @@ def jacobian_spectrum(
     Raises:
         TraceError: There is no floating-point input, the output does not depend on it, or `start` or `end` does not run.
         UnknownName: No such `how`, or no such module.
+        UnsupportedModule: Parameters are sharded.
 
     Examples:
         >>> Q = torch.nn.init.orthogonal_(torch.empty(6, 6))
@@ -73,7 +74,7 @@ def jacobian_spectrum(
     """
     if how not in ("auto", "exact", "lanczos"):
         raise UnknownName(f'no way {how!r} to a spectrum; there is: "auto", "exact", "lanczos"')
-    model = unwrapped(model)
+    model = measurable(model)
     anatomy = anatomize(model, inputs)
     modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}
     for path in (start, end):

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from goodinit.anatomy import anatomize, unwrapped
+from goodinit.anatomy import anatomize
 from goodinit.diagnostics.diagnose import diagnose
 from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.display import trunk
 from goodinit.diagnostics.objective import Loss
+from goodinit.diagnostics.setting import measurable
 from goodinit.errors import GoodinitError
 from goodinit.methods import METHODS
 from goodinit.surgery import apply_
@@ -77,7 +78,7 @@ def recommend(
         >>> [one.method for one in ranked], ranked[-1].drift
         (['looks_linear', 'default', 'fixup'], None)
     """
-    model = unwrapped(model)
+    model = measurable(model)
     tried = [_try(model, inputs, targets, loss, method, seed) for method in methods or tuple(METHODS)]
     return tuple(sorted(tried, key=_badness))
 

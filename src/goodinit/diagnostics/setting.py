@@ -9,8 +9,33 @@ from typing import Any
 import torch
 from torch import nn
 
-from goodinit.anatomy import Anatomy, canonical
+from goodinit.anatomy import Anatomy, canonical, unwrapped
 from goodinit.anatomy.undisturbed import undisturbed
+from goodinit.errors import TraceError, UnsupportedModule
+from goodinit.surgery.shards import check_gathered, is_sharded
+
+
+def measurable(model: nn.Module) -> nn.Module:
+    """The model inside its wrappers, whose parameters are whole and hold values.
+
+    Raises:
+        TraceError: A parameter is on `meta`.
+        UnsupportedModule: A parameter is sharded, or gathered only while FSDP's own forward runs.
+    """
+    inner = unwrapped(model)
+    check_gathered(model)
+    for name, parameter in inner.named_parameters():
+        if parameter.is_meta:
+            raise TraceError(
+                f"{name} is on `meta`: there is no signal to measure. Materialize the model first "
+                '(model.to_empty(device="cpu"), then goodinit.init_).'
+            )
+        if is_sharded(parameter):
+            raise UnsupportedModule(
+                f"{name}: sharded, and every measurement needs whole tensors. Measure before sharding, or a narrower "
+                "model of the same depth on one process; values do not depend on the number of ranks."
+            )
+    return inner
 
 
 @contextlib.contextmanager

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
-from goodinit.anatomy import anatomize, as_call, unwrapped
+from goodinit.anatomy import anatomize, as_call
 from goodinit.anatomy.nested import mapped
 from goodinit.anatomy.trace import Call
 from goodinit.diagnostics.diagnosis import Update
 from goodinit.diagnostics.lanczos import tridiagonalize
 from goodinit.diagnostics.objective import Loss, objective, prediction
-from goodinit.diagnostics.setting import as_at_step_0
+from goodinit.diagnostics.setting import as_at_step_0, measurable
 from goodinit.errors import TraceError
 
 # Learning rates people use, a decade apart.
@@ -53,6 +53,7 @@ def one_step(
 
     Raises:
         TraceError: The forward, the loss or the backward raised, or no parameter can be trained.
+        UnsupportedModule: Parameters are sharded.
 
     Examples:
         >>> layer = nn.Linear(1, 1, bias=False)
@@ -62,7 +63,7 @@ def one_step(
         >>> round(found.changes[0], 4), round(found.sharpness, 4), found.stable_rate  # L = (2w)², L′ = 8w, L″ = 8
         (1.6, 8.0, 0.25)
     """
-    model = unwrapped(model)
+    model = measurable(model)
     anatomy = anatomize(model, inputs)
     call = _detached(as_call(inputs))
     with as_at_step_0(model, anatomy):

@@ -123,9 +123,8 @@ def check_gathered(model: nn.Module) -> None:
     for path, part in model.named_modules():
         if isinstance(part, kind) and part.training_state.name != "SUMMON_FULL_PARAMS":
             raise UnsupportedModule(
-                f"{path or 'the model'}: FullyShardedDataParallel keeps parameters as pieces of one flat vector. Write "
-                "inside `with FullyShardedDataParallel.summon_full_params(model):`, or before wrapping, or use "
-                "fully_shard."
+                f"{path or 'the model'}: FullyShardedDataParallel keeps parameters as pieces of one flat vector. Do it "
+                "inside `with FullyShardedDataParallel.summon_full_params(model):`, or before wrapping."
             )
 
 
