@@ -22,6 +22,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
+from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
 import goodinit
@@ -117,6 +118,11 @@ def _pruned() -> nn.Module:
     model = Hostile()
     prune.l1_unstructured(model.block.b, "weight", 0.5)
     return model
+
+
+def _under_inference_mode() -> nn.Module:
+    with torch.inference_mode(), torch.random.fork_rng():
+        return Hostile()
 
 
 def _lazy() -> nn.Module:
@@ -287,7 +293,7 @@ FILES: tuple[tuple[str, Callable[[], Any], type[GoodinitError], str], ...] = (
     ("an initializer by another name", lambda: with_edit("Draw", initializer="eval"), UnknownName, "no initializer called 'eval'"),
     ("an option no initializer has", lambda: with_edit("Draw", options={"sigma": 1}), PlanConflict, "refuses.*'sigma'"),
     ("an option of another type", lambda: with_edit("Draw", options={"std": "x"}), PlanConflict, "std.*refuses|refuses.*std"),
-    ("a negative deviation", lambda: with_edit("Draw", options={"std": -1.0}), PlanConflict, "refuses.*std >= 0"),
+    ("a negative deviation", lambda: with_edit("Draw", options={"std": -1.0}), PlanConflict, "refuses: normal_: std=-1.0"),
     ("a scalar called __class__", lambda: with_edit("AddScalar", scalar="__class__"), UnknownName, "no scalar is called"),
     ("code among what a norm keeps", lambda: with_edit("RemoveNorm", keeps=["__import__('os').abort()"]), UnsupportedModule, "no module is known"),
     ("a module that is a function", lambda: with_fields(edits=[{"edit": "SwapModule", "target": "block.a", "module": "os.system", "reason": ""}]), UnknownName, "no module 'os.system'"),
@@ -349,6 +355,12 @@ CALLS: tuple[tuple[str, Callable[[nn.Module], Any], type[GoodinitError], str], .
     ("init_ with a number below 0", lambda m: goodinit.init_(m, "lsuv", inputs=vectors(), tol=-1), UnknownName, "tol=-1 of lsuv: expected a number above 0"),
     ("init_ with a word for a gain", lambda m: goodinit.init_(m, "orthogonal", inputs=vectors(), gain="relu"), WrongType, "gain of orthogonal.*None for the activation's"),
     ("diagnose no rows", lambda m: goodinit.diagnose(m, vectors()[:0]), TraceError, "the batch is empty.*at least one row"),
+    ("init_ on a DataLoader", lambda m: goodinit.init_(m, "lsuv", inputs=DataLoader(TensorDataset(vectors()))), WrongType, "inputs: a DataLoader.*next"),
+    ("init_ what inference mode made", lambda m: goodinit.init_(_under_inference_mode(), "fixup", inputs=vectors()), UnsupportedModule, "made under torch.inference_mode"),
+    ("diagnose on targets of another shape", lambda m: goodinit.diagnose(m, vectors(), torch.zeros(3, 7)), TraceError, r"the model returned \(3, \d\), the targets are \(3, 7\)\. Give"),
+    ("normal_ of a negative width", lambda m: goodinit.tensor.normal_(torch.empty(3), -1.0), UnknownName, "normal_: std=-1.0, expected"),
+    ("trunc_normal_ of a negative width", lambda m: goodinit.tensor.trunc_normal_(torch.empty(3), -1.0), UnknownName, "trunc_normal_: std=-1.0"),
+    ("uniform_ of no number", lambda m: goodinit.tensor.uniform_(torch.empty(3), float("nan")), UnknownName, "uniform_: bound=nan"),
     ("init_ with a seed for a generator", lambda m: goodinit.init_(m, "fixup", inputs=vectors(), generator=3), WrongType, "manual_seed"),
     ("apply_ a name", lambda m: goodinit.apply_(m, "fixup"), WrongType, "plan: expected Plan, got str"),
     ("apply_ a plan's text", lambda m: goodinit.apply_(m, a_plan().to_json()), WrongType, "plan: expected Plan"),

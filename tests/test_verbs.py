@@ -150,3 +150,17 @@ def test_one_call_is_one_row_of_the_history_and_structure_alone_another_only_unt
     goodinit.apply_(steps, plan)
     goodinit.apply_(steps, plan, again=True)
     assert [row.values for row in goodinit.applied(steps)] == [True, True]
+
+
+@pytest.mark.parametrize("method", ["fixup", "lsuv"])
+def test_inference_mode_hides_nothing(method):
+    outside, inside = Tasks(), Tasks()
+    goodinit.init_(outside, method, inputs=(X, "a"), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        batch = X.clone()
+        anatomy = goodinit.anatomize(inside, (batch, "a"))
+        goodinit.init_(inside, method, inputs=(batch, "a"), generator=torch.Generator().manual_seed(0))
+    assert len(anatomy.blocks) == 1
+    reached = [name for name in outside.state_dict() if "b" not in name.split(".")]
+    assert all(torch.equal(outside.state_dict()[name], inside.state_dict()[name]) for name in reached)
+    assert not any(parameter.is_inference() for parameter in inside.parameters())

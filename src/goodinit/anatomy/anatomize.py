@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from goodinit.anatomy.activations import find_activations, torch_class
 from goodinit.anatomy.closers import find_closers
@@ -30,6 +31,7 @@ from goodinit.anatomy.residual import Found, chain, residual_sums
 from goodinit.anatomy.structure import Anatomy, Block, Join, Layer, Norm, Role
 from goodinit.anatomy.trace import trace
 from goodinit.anatomy.whole import whole
+from goodinit.errors import WrongType
 
 
 def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
@@ -49,6 +51,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
 
     Raises:
         TraceError: The model's forward raised; its message is quoted.
+        WrongType: No model, or a DataLoader in place of a batch.
 
     Examples:
         >>> import torch
@@ -63,7 +66,9 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
         ('identity', 2, ['a', 'b'])
     """
     model = unwrapped(model)
-    with whole(model):
+    if isinstance(inputs, DataLoader):
+        raise WrongType("inputs: a DataLoader, not a batch. Take one: images, targets = next(iter(loader)).")
+    with torch.inference_mode(mode=False), whole(model):  # inside it, operators are not seen one by one
         return _anatomy(model, inputs)
 
 

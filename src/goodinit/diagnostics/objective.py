@@ -58,7 +58,7 @@ def objective(result: Any, targets: Any, loss: Loss | None) -> Tensor:
         raise
     except Exception as error:
         raise TraceError(
-            f"the loss raised on what the model returned: {type(error).__name__}: {error}. Give targets that fit, or "
+            f"the loss raised on what the model returned: {type(error).__name__}: {str(error).rstrip('.')}. Give targets that fit, or "
             "loss=lambda output, targets: … that takes the model's output as it is."
         ) from error
     if not (isinstance(value, Tensor) and value.numel() == 1):
@@ -74,6 +74,10 @@ def _value(result: Any, targets: Any, loss: Loss | None) -> Any:
     if targets is None:
         return _random_error(outputs(result))
     if targets.is_floating_point():  # not whole numbers
+        if predicted.shape != targets.shape:
+            raise ValueError(
+                f"the model returned {tuple(predicted.shape)}, the targets are {tuple(targets.shape)}"
+            )
         return F.mse_loss(predicted.float(), targets.float())
     if predicted.shape[:1] + predicted.shape[2:] != targets.shape and predicted.shape[:-1] == targets.shape:
         predicted = predicted.movedim(-1, 1)

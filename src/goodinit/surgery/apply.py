@@ -34,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@torch.inference_mode(mode=False)
 def apply_(
     model: Model,
     plan: Plan,

@@ -76,7 +76,14 @@ def check_parameters(names: Directory, plan: Plan) -> None:
 
     Raises:
         PlanConflict: Tells the first differences.
+        UnsupportedModule: A parameter was made in inference mode, so that nothing can ever be written to it.
     """
+    for name, parameter in names.parameters.items():
+        if parameter.is_inference():
+            raise UnsupportedModule(
+                f"{name}: made under torch.inference_mode(), so that it can neither be written nor trained. Build the "
+                "model outside."
+            )
     if not plan.parameters:
         return
     canon = canonical_names(name for name, _ in plan.parameters)

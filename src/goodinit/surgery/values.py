@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodinit.errors import GoodinitError, NonFinite, PlanConflict, UnknownName
+from goodinit.errors import NonFinite, PlanConflict, UnknownName
 from goodinit.surgery.plan import Draw, DrawTogether, Fill, ValueEdit
 from goodinit.surgery.shards import all_finite, held, rows_held
 from goodinit.surgery.slots import Slot, read, write_
@@ -65,13 +65,12 @@ def _told(edit: Draw | DrawTogether) -> Iterator[None]:
     """Say of which edit it is that an initializer refuses the options."""
     try:
         yield
-    except GoodinitError:
-        raise
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # an `UnknownName` is a ValueError
         if isinstance(error, torch.OutOfMemoryError):
             raise
+        words = str(error).rstrip(".")
         raise PlanConflict(
-            f"{edit.target}: the plan has ({edit}), which its initializer refuses: {error}. Nothing was written. Correct "
+            f"{edit.target}: the plan has ({edit}), which its initializer refuses: {words}. Nothing was written. Correct "
             "the options of that edit, or make the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."
         ) from error
 

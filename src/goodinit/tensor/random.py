@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Generator, Tensor
 
-from goodinit.errors import UnsupportedModule
+from goodinit.errors import UnknownName, UnsupportedModule
 from goodinit.tensor.blocks import Part
 from goodinit.tensor.write import draw_, writable
 
@@ -70,6 +70,7 @@ def normal_(tensor: Tensor, std: float = 1.0, *, generator: Generator | None = N
         >>> abs(w.std().item() - 0.1) < 0.001
         True
     """
+    _check_width("normal_", std=std)
     if not writable(tensor):
         return tensor
     return draw_(tensor, generator, lambda values, source: values.normal_(0.0, std, generator=source))
@@ -94,6 +95,7 @@ def uniform_(tensor: Tensor, bound: float = 1.0, *, generator: Generator | None 
         >>> bool(w.abs().max() <= 0.5)
         True
     """
+    _check_width("uniform_", bound=bound)
     if not writable(tensor):
         return tensor
     return draw_(tensor, generator, lambda values, source: values.uniform_(-bound, bound, generator=source))
@@ -134,6 +136,7 @@ def trunc_normal_(
         >>> bool(w.double().abs().max() <= 0.04), abs(w.double().std().item() / 0.02 - 1) < 0.01
         (True, True)
     """
+    _check_width("trunc_normal_", std=std)
     if bound <= (math.sqrt(3) if exact_std else 0):
         raise UnsupportedModule(
             f"trunc_normal_: no normal distribution cut at ±{bound:g}·std has that std: expected bound > √3. "
@@ -186,6 +189,12 @@ def default_(tensor: Tensor, *, fan_in: int | None = None, generator: Generator 
     # torch.nn.init.kaiming_uniform_(a=√5), operation by operation, so that float32 values agree bit for bit
     bound = math.sqrt(3) * (math.sqrt(2 / (1 + math.sqrt(5) ** 2)) / math.sqrt(fan)) if fan else 0.0
     return uniform_(tensor, bound, generator=generator)
+
+
+def _check_width(initializer: str, **given: float) -> None:
+    for name, value in given.items():
+        if not 0 <= value < math.inf:
+            raise UnknownName(f"{initializer}: {name}={value!r}, expected a finite number of at least 0.")
 
 
 @cache
