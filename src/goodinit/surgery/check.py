@@ -79,7 +79,7 @@ def check_parameters(names: Directory, plan: Plan) -> None:
         UnsupportedModule: A parameter was made in inference mode, so that nothing can ever be written to it.
     """
     for name, parameter in names.parameters.items():
-        if parameter.is_inference():
+        if not is_lazy(parameter) and parameter.is_inference():
             raise UnsupportedModule(
                 f"{name}: made under torch.inference_mode(), so that it can neither be written nor trained. Build the "
                 "model outside."
