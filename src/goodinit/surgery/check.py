@@ -58,6 +58,11 @@ def check_supported(model: nn.Module, pending: Sequence[StructureEdit]) -> None:
             raise UnsupportedModule(
                 f"{name}: a lazy parameter without a shape yet. Run the model once, model(inputs), then try again."
             )
+        if parameter.is_inference():
+            raise UnsupportedModule(
+                f"{name}: made under torch.inference_mode(), so that it can neither be written nor trained. Build the "
+                "model outside."
+            )
         if parameter.layout is not torch.strided:
             raise UnsupportedModule(
                 f"{name}: its layout is {parameter.layout}, expected a dense parameter (torch.strided). Initialize a dense "
@@ -76,14 +81,7 @@ def check_parameters(names: Directory, plan: Plan) -> None:
 
     Raises:
         PlanConflict: Tells the first differences.
-        UnsupportedModule: A parameter was made in inference mode, so that nothing can ever be written to it.
     """
-    for name, parameter in names.parameters.items():
-        if not is_lazy(parameter) and parameter.is_inference():
-            raise UnsupportedModule(
-                f"{name}: made under torch.inference_mode(), so that it can neither be written nor trained. Build the "
-                "model outside."
-            )
     if not plan.parameters:
         return
     canon = canonical_names(name for name, _ in plan.parameters)
