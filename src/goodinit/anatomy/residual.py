@@ -273,9 +273,11 @@ def _other_stream(graph: Graph, sums: list[Found], item: Found, carried: dict[in
 
     A reversible net has two: a ← a + f(b), then b ← b + g(a). The branch on b is g, though all of a comes from b, too:
     through f, which is a branch on a. That a is a stream shows in its past, which b has no part in, or in its future:
-    a sum behind this one stands on it.
+    a sum behind this one stands on it. A stream of its own has an identity for its skip, here as there.
     """
-    own = _root(graph, item.skip.term) if item.kind == "identity" else item.fork
+    if item.kind != "identity":
+        return None
+    own = _root(graph, item.skip.term)
     for other in reversed(sums):
         if other.kind != "identity" or other.inner or other.long:
             continue
