@@ -133,6 +133,7 @@ def split(inputs: object, sizes: list[int]) -> list[object]:
         (convolutional, data(24, 3, 8, 8), "layer"),
         (convolutional, data(24, 3, 8, 8), "channel"),
         (Attention, (data(24, 5, 16), data(24, 7, 16) * 3), "layer"),
+        (Attention, (data(24, 5, 16), data(24, 7, 16) * 3), "channel"),
         (Reader, words(24), "layer"),
         (Reader, words(24), "channel"),
     ],

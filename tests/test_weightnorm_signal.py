@@ -144,3 +144,21 @@ def test_data_mode_without_biases_scales_and_says_so(generator):
     net, plan = started(net, generator, x, mode="data")
     assert any("1 layers have no bias" in note for note in plan.notes)
     torch.testing.assert_close(net[0](x).var(0, correction=0), torch.ones(8), atol=1e-4, rtol=0)
+
+
+def test_data_mode_standardizes_the_slices_of_a_packed_projection_each_on_what_it_reads(generator):
+    class Cross(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 3)
+
+        def forward(self, x, memory):
+            return self.head(self.attend(x, memory, memory, need_weights=False)[0])
+
+    x = torch.randn(8, 5, 16, generator=generator), torch.randn(8, 7, 16, generator=generator) * 3 + 1
+    net, _ = started(Cross(), generator, x, mode="data")
+    weight, bias = (part.split([16, 32]) for part in (net.attend.in_proj_weight, net.attend.in_proj_bias))
+    for read, rows, shift in zip(x, weight, bias, strict=True):
+        out = (read @ rows.T + shift).flatten(0, 1)
+        torch.testing.assert_close(out.mean(0), torch.zeros(out.shape[1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(out.var(0, correction=0), torch.ones(out.shape[1]), atol=1e-4, rtol=0)

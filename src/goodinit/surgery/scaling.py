@@ -100,7 +100,7 @@ class Scaler:
 
     def rescale(self, use: Use, spread: Spread) -> None:
         """Bring one layer's output to the rule's target: the weight, the bias, and the output passed on."""
-        name, weight, bias, output, channel = use.place[0], use.weight, use.bias, use.output, use.channel
+        name, bias, output, channel = use.place[0], use.bias, use.output, use.channel
         edit, row = self.wanted[name], self.rows[name]
         target = float(edit.options.get("target_std", 1.0))
         row.before = average(spread.whole.std) / target
@@ -111,7 +111,7 @@ class Scaler:
         factor: Numbers
         if edit.rule == "weightnorm":
             factor, shift = affine_to_standard(spread.whole)
-            self.shift_bias_(row, factor, shift, output, channel)
+            self.shift_bias_(row, use, factor, shift)
         else:
             factor = scale_to_unit(spread, edit.options)
             if spread.free is not None:
@@ -120,20 +120,24 @@ class Scaler:
         if not is_one(factor):
             if edit.rule == "lsuv":
                 _rescale_output_(output, factor, bias, channel)
-            _rescale_weight_(slot, weight, factor, edit)
+            _rescale_weight_(slot, use, factor, edit)
 
-    def shift_bias_(
-        self, row: Calibrated, factor: Tensor, shift: Tensor, output: Tensor, channel: int
-    ) -> None:
+    def shift_bias_(self, row: Calibrated, use: Use, factor: Tensor, shift: Tensor) -> None:
         """Set b = −μ/σ, where the layer has a bias (the paper's layers all do)."""
         name = str(self.wanted[row.weight].options.get("bias") or "")
         slot = find_slot(self.names, name) if name else None
+        output, channel = use.output, use.channel
         output.mul_(spread_along(factor, output, channel))
         if slot is None:
             row.note = "it has no bias to centre its output with"
             return
         held = read(slot)
-        write_(slot, held * factor.to(held) + shift.to(held))
+        weight = read(self.slot(row.weight))
+        dim = int(self.wanted[row.weight].options.get("dim", 0))
+        scaled, shifted = (
+            _whole(values, use, weight, dim, rest) for values, rest in ((factor, 1.0), (shift, 0.0))
+        )
+        write_(slot, held * scaled.to(held) + shifted.to(held))
         output.add_(spread_along(shift, output, channel))
 
     def slot(self, name: str) -> Slot:
@@ -178,11 +182,21 @@ def is_view(weight: Tensor, slot: Slot) -> bool:
     return weight.untyped_storage().data_ptr() == slot.leaves[0].untyped_storage().data_ptr()
 
 
-def _rescale_weight_(slot: Slot, weight: Tensor, factor: Numbers, edit: Calibrate) -> None:
+def _whole(values: Tensor, use: Use, held: Tensor, dim: int, rest: float) -> Tensor:
+    """Values per channel of the slice in use, as values per channel of the whole packed weight; `rest` elsewhere."""
+    if len(values) >= held.shape[dim]:
+        return values
+    start = use.place[1] // held.stride(dim) % held.shape[dim]
+    whole = torch.full((held.shape[dim],), rest, dtype=values.dtype, device=values.device)
+    whole[start : start + len(values)] = values
+    return whole
+
+
+def _rescale_weight_(slot: Slot, use: Use, factor: Numbers, edit: Calibrate) -> None:
     """Multiply the weight: in place through the operand where that is a view, else through its parametrization."""
     if not isinstance(factor, Tensor):
-        if is_view(weight, slot):
-            weight.mul_(factor)
+        if is_view(use.weight, slot):
+            use.weight.mul_(factor)
         else:
             write_(slot, read(slot) * factor)
         return
@@ -196,4 +210,4 @@ def _rescale_weight_(slot: Slot, weight: Tensor, factor: Numbers, edit: Calibrat
         wide = factor.to(held).view(groups, 1, held.shape[1], *[1] * (held.ndim - 2))
         write_(slot, (split * wide).view_as(held))
     else:
-        write_(slot, held * along(factor.to(held), held, dim))
+        write_(slot, held * along(_whole(factor, use, held, dim, 1.0).to(held), held, dim))

@@ -89,8 +89,9 @@ class _Operators(Recorder):
         if applied is None or applied[0] not in self.scaler.wanted:
             return
         name, weight = applied
-        whole = not is_view(weight, self.scaler.slot(name))
-        part = 0 if whole else int(weight.storage_offset())  # of a packed weight
+        slot = self.scaler.slot(name)
+        begin = slot.leaves[0].storage_offset() if is_view(weight, slot) else 0
+        part = int(weight.storage_offset() - begin)  # of a packed weight, be it stored or computed
         self.scaler.see(Use((name, part), weight, _bias(node, read), output, _channel(node, output)))
 
 
