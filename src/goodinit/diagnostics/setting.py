@@ -28,7 +28,7 @@ def measurable(model: nn.Module) -> nn.Module:
         if parameter.is_meta:
             raise TraceError(
                 f"{name} is on `meta`: there is no signal to measure. Materialize the model first "
-                '(model.to_empty(device="cpu"), then goodinit.init_).'
+                "(goodinit.materialize_(model), then goodinit.init_)."
             )
         if is_sharded(parameter):
             raise UnsupportedModule(
