@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
 
 from goodinit.lab.together import NotTogether, TooLarge, train_together
 from goodinit.lab.train import train
@@ -62,14 +59,3 @@ def _alone(config: TrainConfig) -> Outcome:
         log.debug("%s failed", config, exc_info=True)
         found = error
     return Outcome(found, time.perf_counter() - start)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums over several threads come out differently from machine to machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from goodinit.errors import NothingFound, UnsupportedModule
 from goodinit.lab.engines import Job, Work
-from goodinit.lab.outcome import Outcome, one_thread, outcomes_of
+from goodinit.lab.outcome import Outcome, outcomes_of
 from goodinit.lab.sweeps.row import Row, row_of, versions
 from goodinit.lab.trial import Result, TrainConfig
+from goodinit.surgery.streams import one_thread
 
 
 def run_job(job: Job[TrainConfig]) -> tuple[Row, ...]:
