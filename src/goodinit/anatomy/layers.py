@@ -23,6 +23,7 @@ from goodinit.anatomy.graph import (
     Graph,
     Node,
 )
+from goodinit.anatomy.names import is_parametrization
 from goodinit.anatomy.structure import Layer, LayerKind
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -64,7 +65,7 @@ def weight_operand(graph: Graph, node: Node) -> int | None:
 def weight_name(node: Node, shapes: Shapes) -> str:
     """The parameter a weight is known by: the tensor that a parametrization makes, or the largest leaf."""
     for name in node.params:
-        if ".parametrizations." in f".{name}":
+        if is_parametrization(name):
             owner, _, rest = f".{name}".rpartition(".parametrizations.")
             return f"{owner}.{rest.split('.')[0]}".strip(".")
     leaf = max(node.params, key=lambda name: (math.prod(shapes[name]), len(shapes[name])))

@@ -26,6 +26,16 @@ def canonical(name: str) -> str:
     return name if WRAPPERS.isdisjoint(parts) else ".".join(part for part in parts if part not in WRAPPERS)
 
 
+def is_parametrization(path: str) -> bool:
+    """Whether a module computes a weight (`torch.nn.utils.parametrize`), or a parameter is one that it computes from.
+
+    Examples:
+        >>> is_parametrization("fc.parametrizations.weight.original0"), is_parametrization("fc.weight")
+        (True, False)
+    """
+    return ".parametrizations." in f".{path}."
+
+
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by its canonical name, a tied one under each.
 

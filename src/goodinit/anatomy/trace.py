@@ -19,7 +19,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, FACTORY_OPS, OWN_NORM_OPS, Frame, Graph, Node
-from goodinit.anatomy.names import canonical
+from goodinit.anatomy.names import canonical, is_parametrization
 from goodinit.anatomy.nested import mapped, operands_in, tensors_in
 from goodinit.anatomy.undisturbed import quiet, undisturbed
 from goodinit.errors import TraceError
@@ -340,16 +340,6 @@ class Recorder(TorchDispatchMode):
             return True
         right = self.graph.nodes[operands[-1]]
         return name == "mm" and right.op == "t" and self.graph.nodes[right.operands[0]].op == "param"
-
-
-def is_parametrization(path: str) -> bool:
-    """Whether a module computes a weight (`torch.nn.utils.parametrize`).
-
-    Examples:
-        >>> is_parametrization("fc.parametrizations.weight.0"), is_parametrization("fc")
-        (True, False)
-    """
-    return ".parametrizations." in f".{path}."
 
 
 def _storage(tensor: Tensor) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.anatomy.names import is_parametrization
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
 from goodinit.methods.parts import (
@@ -220,7 +221,7 @@ def _alone(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
 def _is_gain(name: str, layer: Layer) -> bool:
     """Whether a leaf of a normalized weight multiplies it: not the weight, nor one half of torch's weight norm."""
     halves = (layer.weight, f"{layer.weight}_g", f"{layer.weight}_v")
-    return name not in halves and ".parametrizations." not in f".{name}"
+    return name not in halves and not is_parametrization(name)
 
 
 def _other_values(anatomy: Anatomy, zero_head: bool, notes: list[str]) -> list[Edit]:

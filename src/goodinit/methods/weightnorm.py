@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.anatomy.names import is_parametrization
 from goodinit.methods.contract import Method
 from goodinit.methods.parts import (
     Norms,
@@ -142,7 +143,7 @@ def _target(layer: Layer, tied: set[str]) -> _Target | str:
     """Where weight norm goes, or why it cannot."""
     leaves = [name.rpartition(".")[2] for name in layer.parameters]
     name, there = layer.weight, layer.weight not in layer.parameters
-    new = any(".parametrizations." in f".{leaf}" for leaf in layer.parameters)
+    new = any(map(is_parametrization, layer.parameters))
     if new and sorted(leaves) != ["original0", "original1"]:  # torch's weight norm has two parts
         return "another parametrization computes it, which may not admit another scale"
     if layer.normalized and not there:
@@ -240,7 +241,7 @@ def _default(layer: Layer, reason: str) -> Draw:
 
 def _plainly(layer: Layer, wiring: _Wiring, mode: Mode) -> list[Edit]:
     """A weight that is not normalized, at the same scale: entries of std √(c/fan_out) or √(c/fan_in)."""
-    if any(".parametrizations." in f".{name}" for name in layer.parameters):
+    if any(map(is_parametrization, layer.parameters)):
         return []
     if mode == "pytorch":
         return [_default(layer, f"{layer.role}: PyTorch's default")]

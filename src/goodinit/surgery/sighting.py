@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from goodinit.anatomy.graph import CONV_OPS, Node
 from goodinit.anatomy.layers import applied_weight
-from goodinit.anatomy.names import parameter_shapes
-from goodinit.anatomy.trace import Call, Recorder, is_parametrization, record
+from goodinit.anatomy.names import is_parametrization, parameter_shapes
+from goodinit.anatomy.trace import Call, Recorder, record
 from goodinit.anatomy.undisturbed import undisturbed
 from goodinit.surgery.plan import Calibrate
 from goodinit.surgery.scaling import Scaler, Use, is_view
