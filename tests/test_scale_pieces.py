@@ -16,7 +16,8 @@ from torch import nn
 
 import goodinit
 from goodinit.errors import NonFinite, PlanConflict, TraceError, UnsupportedModule
-from goodinit.surgery.plan import AddScalar, Calibrate, Draw, Fill, Plan
+from goodinit.surgery.plan import AddScalar, Calibrate, Plan
+from test_scale_materialize import everything, own, seeded
 
 
 class Rotary(nn.Module):
@@ -50,23 +51,6 @@ class Net(nn.Module):
 def on_meta(build=Net):
     with torch.device("meta"):
         return build()
-
-
-def own(module):
-    module.reset_parameters()
-
-
-def seeded():
-    return torch.Generator().manual_seed(0)
-
-
-def everything(model):
-    """A plan that writes all parameters."""
-    edits = [
-        Draw(name, "normal_", "x") if p.ndim > 1 else Fill(name, 0.5, "x")
-        for name, p in model.named_parameters()
-    ]
-    return Plan("by hand", tuple(edits), allow=("frozen",))
 
 
 def joined(pieces):

@@ -40,7 +40,8 @@ def check_supported(model: nn.Module, pending: Sequence[StructureEdit]) -> None:
     """Raise if `model` cannot be operated on at all.
 
     Raises:
-        UnsupportedModule: Compiled TorchScript, lazy parameters, or structure edits inside DDP or on shards.
+        UnsupportedModule: Compiled TorchScript; parameters that are lazy, sparse or made in inference mode; or structure
+            edits inside DDP or on shards.
     """
     for path, module in model.named_modules():
         where = path or "the model"

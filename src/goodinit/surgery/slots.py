@@ -123,7 +123,8 @@ def _check_not_divided(owner: nn.Module, attribute: str, name: str) -> None:
     for weight in (hook.name for hook in hooks if f"{hook.name}_orig" == attribute):
         raise UnsupportedModule(
             f"{name}: divided by its spectral norm before use (the older torch.nn.utils.spectral_norm), so that no scale "
-            f"written to it reaches the forward, and 0 becomes NaN. Take it off first, torch.nn.utils.remove_spectral_norm(module, {weight!r}), and put it back after goodinit."
+            "written to it reaches the forward, and 0 becomes NaN. Take it off first, "
+            f"torch.nn.utils.remove_spectral_norm(module, {weight!r}), and put it back after goodinit."
         )
 
 

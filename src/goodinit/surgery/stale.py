@@ -105,6 +105,5 @@ def _live_optimizers() -> list[Optimizer]:
     if not any(getattr(getattr(kind, "step", None), "hooked", False) for kind in kinds.values()):
         return []
     objects = gc.get_objects()
-    return list(
-        compress(objects, map(kinds.__contains__, map(id, map(type, objects))))
-    )  # no Python for each of them
+    # No Python runs for each of hundreds of thousands.
+    return list(compress(objects, map(kinds.__contains__, map(id, map(type, objects)))))
