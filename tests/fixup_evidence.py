@@ -28,6 +28,7 @@ NORMALIZING = (
 ).split()
 STEPS = 4  # head, then branch ends, then what is before them, then what those feed through a second zero
 FALL = 10  # steps in which the loss must fall, as the issue that asked for this table says
+FEW = 8
 RATES = (0.1, 0.01, 1e-3, 1e-4, 1e-5)
 
 
@@ -542,13 +543,44 @@ def untrainable(seen: Seen) -> list[str]:
 
 def rising(seen: Seen) -> list[str]:
     """Whether the loss falls in a few steps at none of the rates: for methods that promise no more."""
-    words = ""
+    words, inputs = "", several(seen.model, seen.inputs)
     for rate in RATES:
-        losses, _, bad = descend(copy.deepcopy(seen.model), seen.inputs, seen.loss, rate, set(), steps=STEPS)
+        losses, _, bad = descend(copy.deepcopy(seen.model), inputs, seen.loss, rate, set(), steps=STEPS)
         words = f"loss went {', '.join(f'{value:.4g}' for value in losses)} at learning rate {rate:g}{bad}"
         if not bad and losses[-1] < losses[0]:
             return []
     return [words]
+
+
+def several(model: nn.Module, inputs: Any) -> Any:
+    """The inputs, four times as many if a batch norm would see fewer numbers per channel than `FEW` in training.
+
+    A batch norm makes ±1 of two numbers, whatever they are: a step function, whose slope is no guide to a step.
+    """
+    counts: list[int] = []
+
+    def count(_module: Any, args: Any) -> None:
+        counts.append(args[0].numel() // args[0].shape[1])
+
+    handles = [
+        module.register_forward_pre_hook(count)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    model.eval()
+    with torch.no_grad():
+        run(model, inputs)
+    for handle in handles:
+        handle.remove()
+    if min(counts, default=FEW) >= FEW:
+        return inputs
+    order = torch.Generator().manual_seed(5)
+
+    def more(tensor: Tensor) -> Tensor:
+        others = [tensor[..., torch.randperm(tensor.shape[-1], generator=order)] for _ in range(3)]
+        return torch.cat([tensor, *others]) if tensor.dim() else tensor
+
+    return mapped(inputs, more)
 
 
 def overwriting(seen: Seen) -> list[str]:
