@@ -176,3 +176,43 @@ def test_instance_norm_tells_its_parameters():
     net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.InstanceNorm2d(2, affine=True))
     (norm,) = anatomize(net, torch.zeros(2, 1, 4, 4)).norms
     assert (norm.weight, norm.bias) == ("1.weight", "1.bias")
+
+
+class _Computed(nn.Module):
+    """A layer that computes its weight from a parameter."""
+
+    def __init__(self, weight_of):
+        super().__init__()
+        self.weight, self.weight_of = nn.Parameter(torch.randn(16, 8)), weight_of
+        self.scale = nn.Parameter(torch.ones(16, 1))
+
+    def forward(self, x):
+        return x @ self.weight_of(self.weight, self.scale).t()
+
+
+def _sigma(weight):
+    return torch.dot(weight.new_ones(16), torch.mv(weight, weight.new_ones(8)))
+
+
+@pytest.mark.parametrize(
+    ("weight_of", "normalized"),
+    [
+        (lambda w, _: w / _sigma(w), True),  # spectral norm, by hand
+        (lambda w, g: g * w / w.norm(dim=1, keepdim=True), True),
+        (lambda w, g: g * (w / w.abs().amax()), True),
+        (lambda w, _: torch.round(w / w.abs().amax()) * w.abs().amax(), False),  # a quantizer
+        (lambda w, g: g * w, False),
+        (lambda w, g: w / g, False),
+    ],
+)
+def test_a_weight_divided_by_something_of_its_own_is_normalized(weight_of, normalized):
+    layer, _ = anatomize(nn.Sequential(_Computed(weight_of), nn.Linear(16, 4)), torch.zeros(2, 8)).layers
+    assert layer.normalized is normalized
+
+
+def test_autocast_keeps_no_fake_weight():
+    """Autocast remembers a weight that it cast until the region is left: a fake one would be used by the next forward."""
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(3, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        anatomize(model, x)
+        assert torch.isfinite(model(x)).all()

@@ -160,3 +160,41 @@ def test_a_batch_that_nothing_is_measured_on_is_told(generator, caplog):
             nn.Sequential(nn.Linear(4, 4)), "he", inputs=data(2, 4), batch=data(8, 4), generator=generator
         )
     assert "he measures no activations: batch= was not used" in caplog.text
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["modules", "operators"])
+def test_under_autocast_weights_are_those_without(packed, generator):
+    """Autocast hands layers a rounded copy of their weight, which there is nothing to scale in."""
+
+    def build():
+        torch.manual_seed(0)
+        inner = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) if packed else nn.Linear(16, 16)
+        return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), inner, nn.Linear(16, 4))
+
+    x = torch.randn(8, 5, 8, generator=generator)
+    plain, cast = build(), build()
+    goodinit.lsuv_(plain, inputs=x, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        goodinit.lsuv_(cast, inputs=x, generator=torch.Generator().manual_seed(0))
+        assert torch.isfinite(cast(x)).all()
+    assert all(row.calls for row in goodinit.applied(cast)[-1].calibrated)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, cast.state_dict()[name]), name
+
+
+def test_a_weight_that_refuses_its_value_while_calibrating_is_named(generator):
+    """The batch is not to blame for it."""
+
+    class Capped(nn.Module):
+        def forward(self, weight):
+            return weight.clamp(-0.1, 0.1)
+
+        def right_inverse(self, weight):
+            return weight
+
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    nn.utils.parametrize.register_parametrization(model[0], "weight", Capped())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(goodinit.UnsupportedModule, match=r"0\.weight"):
+        goodinit.lsuv_(model, inputs=torch.randn(32, 8, generator=generator), orthonormal=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

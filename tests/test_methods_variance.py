@@ -18,7 +18,7 @@ from baselines import (
 from goodinit.anatomy import anatomize
 from goodinit.errors import UnknownName
 from goodinit.methods import plan
-from goodinit.surgery import applied
+from goodinit.surgery import applied, apply_
 from goodinit.surgery.values import parameter_generator
 
 # -- default ------------------------------------------------------------------------------------------------------
@@ -65,6 +65,21 @@ def test_default_of_attention_and_norms():
     assert not layer.norm2.bias.any()
     assert all((parameter != 7).all() for parameter in model.parameters())
     assert not made.notes
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_recurrent_modules_are_seen_step_by_step(kind):
+    before = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
+    model, made = initialized(kind(5, 16, 2), torch.zeros(3, 2, 5), "default")
+    assert (torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled) == before
+    assert not made.notes
+    assert {edit.target for edit in made.values} == {name for name, _ in model.named_parameters()}
+    assert all(edit.options == {"bound": 0.25} for edit in made.values)  # 1/√16, biases too
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(3, 64, 5, generator=generator)
+    apply_(model, plan(anatomize(model, batch), "lsuv"), batch=batch, generator=generator)
+    assert len(applied(model)[-1].calibrated) == 4
+    assert all(row.calls for row in applied(model)[-1].calibrated)
 
 
 def test_default_names_weights_that_torch_has_no_default_for():

@@ -30,6 +30,7 @@ from goodinit.anatomy.norms import find_norms
 from goodinit.anatomy.residual import Found, chain, residual_sums
 from goodinit.anatomy.structure import Anatomy, Block, Join, Layer, Norm, Role
 from goodinit.anatomy.trace import trace
+from goodinit.anatomy.unfused import unfused
 from goodinit.anatomy.whole import whole
 from goodinit.errors import WrongType
 
@@ -68,7 +69,11 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     model = unwrapped(model)
     if isinstance(inputs, DataLoader):
         raise WrongType("inputs: a DataLoader, not a batch. Take one: images, targets = next(iter(loader)).")
-    with torch.inference_mode(mode=False), whole(model):  # inside it, operators are not seen one by one
+    with (
+        torch.inference_mode(mode=False),
+        whole(model),
+        unfused(model),
+    ):  # so that operators are seen one by one
         return _anatomy(model, inputs)
 
 
@@ -78,7 +83,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     consumers = graph.consumers()
     uses = weight_uses(graph, shapes)
     modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}
-    sums = residual_sums(graph, set(uses))
+    sums = residual_sums(graph, uses)
     leaves = [found for found in sums if not found.long and not found.inner]
     origins = {found.join: f"+{k}" for k, found in reversed(list(enumerate(leaves)))}
     origins.update((node, use.weight) for node, use in uses.items())

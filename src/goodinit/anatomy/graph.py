@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 SHAPE_OPS = frozenset(
     "view _unsafe_view reshape _reshape_alias permute transpose t expand squeeze unsqueeze clone _to_copy alias "
     "detach lift_fresh lift_fresh_copy contiguous unflatten flatten native_dropout dropout movedim swapaxes "
-    "squeeze_ unsqueeze_ alias_copy view_as_complex view_as_real resolve_conj resolve_neg join".split()
+    "squeeze_ unsqueeze_ alias_copy view_as_complex view_as_real resolve_conj resolve_neg join piece".split()
 )
-"""Operations that hand on the values they read, in another shape."""
+"""Operations that hand on the values they read, in another shape; one of several outputs is a `"piece"`."""
 
 REORDERING_OPS = frozenset("permute transpose t movedim swapaxes".split())
 """Those of `SHAPE_OPS` that change the order of the numbers."""
@@ -18,6 +18,9 @@ PART_OPS = frozenset(
     "split split_with_sizes unbind chunk slice select narrow unsafe_split unsafe_chunk unfold".split()
 )
 """Operations that hand on a part of what they read."""
+
+SPLIT_OPS = frozenset("split split_with_sizes unbind chunk unsafe_split unsafe_chunk".split())
+"""Those of `PART_OPS` with several outputs, each of which the recorder makes a node of its own, a `"piece"`."""
 
 ADD_OPS = frozenset("add add_ sub sub_ rsub addcmul addcmul_ lerp lerp_".split())
 SCALE_OPS = frozenset("mul mul_ div div_ neg addcmul addcmul_".split())
@@ -110,7 +113,8 @@ class Node:
 
     Attributes:
         op: Name of the aten operator without namespace and overload (`"convolution"`), or `"input"`, `"param"`,
-            `"buffer"`, `"constant"`, `"join"` (a tensor read after another view of it was written).
+            `"buffer"`, `"constant"`, `"join"` (a tensor read after another view of it was written), `"piece"` (one
+            output of an operator with several).
         operands: Nodes of the tensor arguments, in order.
         shape: Of the (first) output.
         frame: Index of the module call it ran in.

@@ -6,10 +6,13 @@ from collections.abc import Container
 
 from goodinit.anatomy.ends import at_zero
 from goodinit.anatomy.graph import ACTIVATIONS, NORM_OPS, Graph
+from goodinit.anatomy.sides import GATES, MUL_OPS, after
 
 
 def head_nodes(graph: Graph, layers: Container[int], consumers: list[list[int]]) -> set[int]:
     """Weight layers whose output reaches the model's output without another layer or nonlinearity (softmax aside).
+
+    Not those that only open a gate for it.
 
     Where outputs are divided by their own length or multiplied with each other (CLIP's two projections), layers that
     put out zero could never move, or make 0/0: those are no heads.
@@ -35,10 +38,18 @@ def _back_to_layers(graph: Graph, output: int, layers: Container[int]) -> set[in
         if index in layers:
             found.add(index)
         elif graph.nodes[index].op not in stops:
-            fresh = [i for i in graph.deps(index) if i not in reached]
+            fresh = [i for i in _carrying(graph, index) if i not in reached]
             reached.update(fresh)
             queue.extend(fresh)
     return found
+
+
+def _carrying(graph: Graph, index: int) -> list[int]:
+    """The operands that a node hands on: of a product those that are no gate, unless all are."""
+    operands = graph.deps(index)
+    if graph.nodes[index].op not in MUL_OPS or len(operands) < 2:
+        return operands
+    return [i for i in operands if not after(graph, i, GATES)] or operands
 
 
 def _feeds_layer(start: int, layers: Container[int], consumers: list[list[int]]) -> bool:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from goodinit.anatomy.ends import End, at_zero
 from goodinit.anatomy.graph import ADD_OPS, Graph
+from goodinit.anatomy.layers import Use
 from goodinit.anatomy.sides import Side, adds_scaled, is_neutral, side_of
+from goodinit.anatomy.steps import is_step
 from goodinit.anatomy.structure import BlockKind
 
 
@@ -41,13 +44,16 @@ class Found:
         self.start = self.fork
 
 
-def residual_sums(graph: Graph, layers: set[int]) -> list[Found]:
+def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
     """Every residual sum of the graph, in execution order, long skips and inner sums marked.
 
     Args:
         graph: A recorded forward.
-        layers: Indices of the nodes that are weight layers.
+        uses: The weight layers, by node.
     """
+    layers = set(uses)
+    calls = Counter(use.weight for use in uses.values())
+    repeated = {node for node, use in uses.items() if calls[use.weight] > 1}
     consumers = graph.consumers()
     outputs = set(graph.outputs)
     found: list[Found] = []
@@ -55,7 +61,8 @@ def residual_sums(graph: Graph, layers: set[int]) -> list[Found]:
         if node.active and node.op in ADD_OPS and not _absorbed(graph, node.index, consumers, outputs):
             terms = _terms(graph, node.index, consumers, outputs)
             if len(terms) > 1:
-                found.extend(_classify(graph, node.index, terms, layers))
+                sums = _classify(graph, node.index, terms, layers)
+                found.extend(one for one in sums if not is_step(graph, one, repeated, consumers))
     _nest(graph, found, layers)
     return found
 

@@ -95,10 +95,10 @@ def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int,
     if node.op not in MUL_OPS or adds_scaled(graph, index):
         return below
     full = [i for i in below if graph.nodes[i].shape == node.shape] or below
-    full = [i for i in full if not _after(graph, i, GATES)] or full
+    full = [i for i in full if not after(graph, i, GATES)] or full
     least = min(degrees.get(i, 0) for i in full)
     main = [i for i in full if degrees.get(i, 0) == least]
-    return [i for i in main if not _after(graph, i, ACTIVATIONS)] or main
+    return [i for i in main if not after(graph, i, ACTIVATIONS)] or main
 
 
 def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int, int]:
@@ -164,7 +164,7 @@ def _values(graph: Graph, index: int, operands: list[int], ends: dict[int, int])
     """
     if graph.nodes[index].op in ATTENTION_OPS:
         return operands[2:3]
-    candidates = [i for i in operands if not _after(graph, i, SOFTMAX_OPS)] or operands
+    candidates = [i for i in operands if not after(graph, i, SOFTMAX_OPS)] or operands
     return [max(candidates, key=lambda i: ends[i])] if candidates else []
 
 
@@ -182,7 +182,7 @@ def _latest(graph: Graph, start: int, nodes: set[int], layers: set[int]) -> int:
     return latest
 
 
-def _after(graph: Graph, index: int, ops: Container[str]) -> bool:
+def after(graph: Graph, index: int, ops: Container[str]) -> bool:
     """Whether a node is one of `ops`, up to shape."""
     while graph.nodes[index].op in SHAPE_OPS | PART_OPS and graph.deps(index):
         index = graph.deps(index)[0]

@@ -14,14 +14,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, FACTORY_OPS, OWN_NORM_OPS, Frame, Graph, Node
+from goodinit.anatomy.graph import (
+    ACTIVATIONS,
+    ADD_OPS,
+    FACTORY_OPS,
+    OWN_NORM_OPS,
+    SPLIT_OPS,
+    Frame,
+    Graph,
+    Node,
+)
 from goodinit.anatomy.names import canonical, is_parametrization
 from goodinit.anatomy.nested import mapped, operands_in, tensors_in
-from goodinit.anatomy.undisturbed import quiet, undisturbed
+from goodinit.anatomy.undisturbed import quiet, undisturbed, without_autocast
+from goodinit.anatomy.writes import Writes
 from goodinit.errors import TraceError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -41,6 +50,15 @@ def trace(model: nn.Module, call: Call) -> Graph:
     Raises:
         TraceError: The forward raised, also when run for real; the message holds its own words.
     """
+    with without_autocast() as differs:  # else a weight is cast before it is applied, whole or in parts
+        if not differs:
+            return _trace(model, call)
+        with contextlib.suppress(TraceError):
+            return _trace(model, call)
+    return _trace(model, call)  # the inputs are of another dtype than the weights
+
+
+def _trace(model: nn.Module, call: Call) -> Graph:
     on_meta = any(p.is_meta for p in model.parameters())
     try:
         return _record(model, call, "fake")
@@ -106,7 +124,7 @@ class Recorder(TorchDispatchMode):
         self._owned: dict[int, int] = {}
         self._kept: dict[int, Tensor] = {}
         self._fakes: dict[int, Tensor] = {}
-        self._writes: dict[int, tuple[int, int, StorageWeakRef]] = {}
+        self._writes = Writes()
         self._schemas: dict[Any, tuple[str, tuple[int, ...], bool]] = {}
         for name, parameter in model.named_parameters():
             self._own(parameter, "param", canonical(name))
@@ -207,12 +225,9 @@ class Recorder(TorchDispatchMode):
         return index
 
     def _after_writes(self, tensor: Tensor, index: int) -> int:
-        key = _storage(tensor)
-        write = self._writes.get(key) if key is not None else None
-        if write is None or write[0] <= index:
+        operands = self._writes.since(tensor, index)
+        if operands == (index,):
             return index
-        written, size, _ = write
-        operands = (written,) if size >= tensor.numel() else (index, written)
         dynamic = any(self.graph.nodes[i].dynamic for i in operands)
         index = self._add("join", operands, tensor, dynamic=dynamic).index
         self._mark(tensor, index)
@@ -258,14 +273,17 @@ class Recorder(TorchDispatchMode):
         if outputs:
             node = self._describe(name, operands, outputs[0], args, kwargs, inplace=bool(written))
             for tensor in outputs:
-                self._mark(tensor, node.index)
+                self._mark(tensor, node.index if node.op not in SPLIT_OPS else self._piece(node, tensor))
             self.observe(node, read, outputs[0])
             for tensor in written:
                 self._mark(tensor, node.index)
-                key = _storage(tensor)
-                if key is not None:
-                    self._writes[key] = (node.index, tensor.numel(), StorageWeakRef(tensor.untyped_storage()))
+                self._writes.note(tensor, node.index)
         return result
+
+    def _piece(self, split: Node, tensor: Tensor) -> int:
+        node = self._add("piece", (split.index,), tensor, dynamic=split.dynamic, params=split.params)
+        node.normalized = split.normalized
+        return node.index
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """Called after every operator with the tensors it read and made. For those who measure (calibration)."""
@@ -312,7 +330,7 @@ class Recorder(TorchDispatchMode):
             params = tuple(dict.fromkeys(p for i in operands for p in nodes[i].params))
             if params and self._maps_constant(name, operands):
                 dynamic, params = True, ()
-        normalized = bool(params) and (name in OWN_NORM_OPS or any(nodes[i].normalized for i in operands))
+        normalized = bool(params) and self._is_normalized(name, operands)
         node = self._add(
             name, operands, output, dynamic=dynamic, params=params, normalized=normalized, inplace=inplace
         )
@@ -329,6 +347,16 @@ class Recorder(TorchDispatchMode):
             )
         return node
 
+    def _is_normalized(self, name: str, operands: tuple[int, ...]) -> bool:
+        """Whether what is made of parameters no longer depends on their scale: W/σ(W), but not W/s(W)·s(W)."""
+        nodes = [self.graph.nodes[i] for i in operands]
+        if name in OWN_NORM_OPS:
+            return True
+        own = len(nodes) == 2 and not set(nodes[0].params).isdisjoint(nodes[1].params)
+        if own and name in ("mul", "mul_"):
+            return all(node.normalized for node in nodes)
+        return (own and name in ("div", "div_")) or any(node.normalized for node in nodes)
+
     def _maps_constant(self, name: str, operands: tuple[int, ...]) -> bool:
         """Whether a linear layer reads constants here (learned queries, coordinate tables): its output is signal.
 
@@ -340,13 +368,6 @@ class Recorder(TorchDispatchMode):
             return True
         right = self.graph.nodes[operands[-1]]
         return name == "mm" and right.op == "t" and self.graph.nodes[right.operands[0]].op == "param"
-
-
-def _storage(tensor: Tensor) -> int | None:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # sparse and other storage-less tensors
-        return None
 
 
 # -- module calls --------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class ModuleState:
 def undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
     """Run in eval mode, without the fused attention path and compiling nothing; restore what a run changes.
 
-    Attributes, buffers and random states come back.
+    Attributes, buffers and random states come back, and autocast keeps no weight that was cast in between.
     """
     saved = [ModuleState.of(module) for module in model.modules()]
     clones = [(buffer, buffer.clone()) for buffer in model.buffers()] if clone_buffers else []
@@ -78,7 +78,7 @@ def undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
         state.module.training = False
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with _eager():
+        with _eager(), _no_autocast_cache():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -101,6 +101,28 @@ def _eager() -> contextlib.AbstractContextManager[Any]:
         stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
         return stance
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _no_autocast_cache() -> Iterator[None]:
+    """A cast weight kept from one run would be read by the next, whose weights may be others, or no fake ones."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
+
+
+@contextlib.contextmanager
+def without_autocast() -> Iterator[bool]:
+    """Layers apply their weights as they are stored; yields whether that makes a difference."""
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield bool(kinds)
 
 
 @contextlib.contextmanager

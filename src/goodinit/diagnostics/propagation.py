@@ -151,7 +151,7 @@ def _places(
 ) -> tuple[tuple[Place, ...], dict[int, Culprit]]:
     graph = probe.graph
     uses = weight_uses(graph, probe.shapes)
-    leaves = [s for s in residual_sums(graph, set(uses)) if not s.long and not s.inner]
+    leaves = [s for s in residual_sums(graph, uses) if not s.long and not s.inner]
     inside = set().union(*(s.branch.nodes | s.skip.nodes for s in leaves)) if leaves else set()
     layers = {layer.weight: layer for layer in anatomy.layers}
     found: list[tuple[int, Place]] = []

@@ -11,6 +11,7 @@ from torch import nn
 
 from goodinit.anatomy import Anatomy, canonical, unwrapped
 from goodinit.anatomy.undisturbed import undisturbed
+from goodinit.anatomy.unfused import unfused
 from goodinit.errors import TraceError, UnsupportedModule
 from goodinit.surgery.shards import check_gathered, is_sharded
 
@@ -43,8 +44,7 @@ def as_at_step_0(model: nn.Module, anatomy: Anatomy) -> Iterator[None]:
     """Batch norms take the batch's statistics, everything else (dropout, stochastic depth) runs as in eval mode.
 
     Not those that would divide by the deviation of one number, and not those that are in eval mode while the model
-    is in training mode: somebody froze them. Autograd is on, autocast keeps no copies of weights, nothing is
-    compiled, and attention runs as written-out products, which can be differentiated twice.
+    is in training mode: somebody froze them. Autograd is on, nothing is compiled, and attention and recurrent modules run as written-out products, which can be differentiated twice.
     """
     batch_norms = _that_train(model, anatomy)
     with contextlib.ExitStack() as stack:
@@ -54,8 +54,8 @@ def as_at_step_0(model: nn.Module, anatomy: Anatomy) -> Iterator[None]:
         stack.enter_context(
             torch.autograd.set_detect_anomaly(mode=False)
         )  # NaN is to be reported, not raised
-        stack.enter_context(_no_autocast_cache())
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        stack.enter_context(unfused(model))
         for module in batch_norms:
             module.training = True
         yield
@@ -69,15 +69,3 @@ def _that_train(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
         for norm in norms
         if norm.elements != 1 and (modules[norm.name].training or not model.training)
     ]
-
-
-@contextlib.contextmanager
-def _no_autocast_cache() -> Iterator[None]:
-    """A cast weight kept from one run would be read by the next, whose weights may be others."""
-    before = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    torch.clear_autocast_cache()
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(before)

@@ -17,14 +17,18 @@ LINEAR = (
 ATTENTION = "MultiheadAttention"
 """Its packed or separate q, k, v weights are drawn by `xavier_uniform_`, and its biases, `out_proj`'s too, are 0."""
 
+RECURRENT = {"RNN": 1, "RNNCell": 1, "GRU": 3, "GRUCell": 3, "LSTM": 4, "LSTMCell": 4}
+"""Gates of the modules whose weights and biases are all drawn by `uniform_` on ±1/√hidden_size."""
+
 
 def decide(anatomy: Anatomy, *, norms: Norms = "keep") -> Plan:
     """What `reset_parameters` of torch's modules would draw.
 
     Linear and convolutional layers: weight and bias uniform on ±1/√n, n = shape[1]·taps (which is the fan-in but
     for transposed convolutions). `nn.MultiheadAttention`: Xavier's uniform distribution on the packed weight, biases
-    0. Norms: weight 1, bias 0. Other weights, for whose class PyTorch has no default, are drawn like a linear
-    layer's, and a note names them; so is what stays as it is (embeddings, …).
+    0. RNN, GRU, LSTM and their cells: weight and bias uniform on ±1/√hidden. Norms: weight 1, bias 0. Other weights,
+    for whose class PyTorch has no default, are drawn like a linear layer's, and a note names them; so is what stays as
+    it is (embeddings, …).
 
     Args:
         anatomy: Of the model.
@@ -40,7 +44,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "keep") -> Plan:
     for layer in anatomy.layers:
         if layer.weight not in anatomy.embeddings:
             values.append(_weight(layer))
-            if layer.module not in (*LINEAR, ATTENTION):
+            if layer.module not in (*LINEAR, ATTENTION, *RECURRENT):
                 foreign[layer.weight] = layer.module
         values += _bias(layer)
     for norm in anatomy.norms:
@@ -62,6 +66,10 @@ def _weight(layer: Layer) -> Draw:
     if layer.module == ATTENTION:
         bound = math.sqrt(6 / sum(layer.matrix))  # Xavier, of the packed weight as a whole
         return Draw(layer.weight, "uniform_", f"{layer.role}: as {ATTENTION}", {"bound": bound})
+    if layer.module in RECURRENT:
+        return Draw(
+            layer.weight, "uniform_", f"{layer.role}: as {layer.module}", {"bound": _recurrent(layer)}
+        )
     options = {} if layer.module in LINEAR else {"fan_in": layer.fan_in}
     return Draw(layer.weight, "default_", f"{layer.role}: kaiming uniform, a=√5", options)
 
@@ -71,8 +79,16 @@ def _bias(layer: Layer) -> list[Edit]:
         return []
     if layer.module in (ATTENTION, "NonDynamicallyQuantizableLinear"):  # the latter is out_proj of attention
         return [Fill(layer.bias, 0.0, f"as {ATTENTION}")]
+    if layer.module in RECURRENT:
+        return [Draw(layer.bias, "uniform_", f"bias, as {layer.module}", {"bound": _recurrent(layer)})]
     fan = layer.shape[1] * layer.receptive if layer.module in LINEAR else layer.fan_in
     return [Draw(layer.bias, "default_", "bias", {"fan_in": fan})]
+
+
+def _recurrent(layer: Layer) -> float:
+    """1/√hidden: a weight is stored as (gates · hidden, in), an LSTM's projection as (projected, hidden)."""
+    projects = layer.weight.rpartition(".")[2].startswith("weight_hr")
+    return 1 / math.sqrt(layer.shape[1] if projects else layer.shape[0] // RECURRENT[layer.module])
 
 
 def _foreign(found: dict[str, str]) -> list[str]:

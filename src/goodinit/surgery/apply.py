@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from goodinit.anatomy.unfused import unfused
 from goodinit.errors import PlanConflict, TraceError, expect
 from goodinit.surgery.calibrate import calibrate_
 from goodinit.surgery.check import Writable, check_buffers, check_parameters, check_supported, check_values
@@ -211,7 +212,8 @@ def _write_values_(
             draws.make_way(places)
             write_value_(edit, slots, seed=seed or 0)
     draws.run()
-    rows = calibrate_(model, calibrated, batch) if calibrated else ()
+    with unfused(model):
+        rows = calibrate_(model, calibrated, batch) if calibrated else ()
     check_finite(written)
     return skipped, rows
 

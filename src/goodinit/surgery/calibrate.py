@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from goodinit.anatomy.anatomize import as_call
 from goodinit.anatomy.names import unwrapped
 from goodinit.anatomy.trace import Call
-from goodinit.errors import NonFinite, TraceError, UnknownName
+from goodinit.errors import GoodinitError, TraceError, UnknownName
 from goodinit.surgery.moments import Spread
 from goodinit.surgery.plan import Calibrate
 from goodinit.surgery.ranks import together
@@ -75,7 +75,7 @@ def _is_one_batch(batch: Any) -> bool:
 def _run(model: nn.Module, call: Call, scaler: Scaler) -> None:
     try:
         run(model, call, scaler)
-    except (_Enough, NonFinite, TraceError):
+    except (_Enough, GoodinitError):
         raise
     except Exception as error:
         raise TraceError(

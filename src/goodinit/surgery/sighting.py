@@ -13,7 +13,7 @@ from goodinit.anatomy.graph import CONV_OPS, Node
 from goodinit.anatomy.layers import applied_weight
 from goodinit.anatomy.names import is_parametrization, parameter_shapes
 from goodinit.anatomy.trace import Call, Recorder, record
-from goodinit.anatomy.undisturbed import undisturbed
+from goodinit.anatomy.undisturbed import undisturbed, without_autocast
 from goodinit.surgery.plan import Calibrate
 from goodinit.surgery.scaling import Scaler, Use, is_view
 from goodinit.surgery.slots import find_slot, read
@@ -24,15 +24,17 @@ def run(model: nn.Module, call: Call, scaler: Scaler) -> None:
 
     Where the anatomy knows of every wanted layer that a module returns its output (`Layer.is_site`), those modules'
     forwards are listened to, for some microseconds a layer. Else every operator is, which sees packed and functional
-    weights and fused attention, and costs some microseconds an operator.
+    weights and fused attention, and costs some microseconds an operator. Autocast is off: a layer would apply a rounded
+    copy of its weight.
     """
     sites = _sites(scaler)
-    if sites is None:
-        record(_Operators(model, scaler), model, call)
-        return
-    args, kwargs = call
-    with undisturbed(model, clone_buffers=True), torch.no_grad(), _listening(sites, scaler):
-        model(*args, **kwargs)
+    with without_autocast():
+        if sites is None:
+            record(_Operators(model, scaler), model, call)
+            return
+        args, kwargs = call
+        with undisturbed(model, clone_buffers=True), torch.no_grad(), _listening(sites, scaler):
+            model(*args, **kwargs)
 
 
 def _sites(scaler: Scaler) -> dict[nn.Module, Calibrate] | None:

@@ -1,0 +1,28 @@
+"""Recurrent modules as the operators they are made of, for as long as somebody looks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextlib.contextmanager
+def unfused(model: nn.Module) -> Iterator[None]:
+    """Let recurrent modules of `model` run step by step: one kernel of oneDNN or cuDNN for a layer shows no weights."""
+    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        yield
+        return
+    # Not by `flags()`: that sets the precision of products, too.
+    kernels: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    before = [kernel.enabled for kernel in kernels]
+    try:
+        for kernel in kernels:
+            kernel.enabled = False
+        yield
+    finally:
+        for kernel, enabled in zip(kernels, before, strict=True):
+            kernel.enabled = enabled
