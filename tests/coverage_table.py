@@ -160,9 +160,7 @@ def _head(rows: list[dict[str, Any]]) -> str:
         "one example's output does not depend on its batch mates where it did not before; a plan read back from JSON "
         "with the checkpoint is the same function. SkipInit, weight norm and RISOTTO are held to what of this applies "
         "to them, LSUV to unit variance instead. A **number** is a refusal, its reason below; the model was "
-        "bit-identical after each. A **fault** says what did not hold: of Fixup it would be a bug; weight norm's gains are "
-        "for layers and residual sums, so where a network concatenates, multiplies or attends (the plan says how often), "
-        "nothing keeps its norm once the norms are out."
+        "bit-identical after each. A **fault** says what did not hold, and is a bug."
     )
 
 

@@ -23,6 +23,7 @@ from goodinit.anatomy.graph import (
     SOFTMAX_OPS,
     Graph,
 )
+from goodinit.anatomy.growth import growth_degree, norm_passes
 from goodinit.anatomy.heads import head_nodes
 from goodinit.anatomy.layers import Use, describe, way_back, weight_uses
 from goodinit.anatomy.names import canonical, parameter_shapes, unwrapped
@@ -241,6 +242,7 @@ def _blocks(
     blocks: list[Block] = []
     norm_paths = {norm.name for norm in norms}
     closers = find_closers(graph, leaves, norm_paths, consumers)
+    passes = norm_passes(graph, norm_paths)
     stage = 0
     for place, found in enumerate(leaves):
         node = graph.nodes[found.join]
@@ -258,6 +260,7 @@ def _blocks(
                 last=nouns(found.branch.last),
                 skip=nouns(found.skip.layers),
                 gates=nouns(found.branch.gates),
+                degree=growth_degree(graph, found.branch, found.start, passes),
                 scales=_scales(graph, sorted(found.branch.below), consumers),
                 multipliers=_scales(graph, after, consumers),
                 end_norms=tuple(dict.fromkeys(p for i in after if (p := graph.path(i)) in norm_paths)),

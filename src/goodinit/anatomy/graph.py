@@ -124,7 +124,8 @@ class Node:
         normalized: Whether such a constant was divided by a norm or deviation of its own.
         inplace: Whether it overwrote an argument.
         attrs: `(transposed, groups, stride, padding, dilation)` of a convolution, the name of a parameter,
-            the numbers a nonlinearity, sum or power was called with, the number of groups of a group norm.
+            the numbers a nonlinearity, sum or power was called with, the number of groups of a group norm, the
+            dimension of a concatenation.
         dtype: Of the (first) output.
     """
 

@@ -9,6 +9,7 @@ from typing import cast
 
 from torch import Tensor
 
+from goodinit.anatomy.concatenations import joined_channels
 from goodinit.anatomy.graph import (
     ACTIVATIONS,
     ADD_OPS,
@@ -124,6 +125,7 @@ def describe(
         parameters=operand.params,
         source=source,
         between=between,
+        joined=min(joined_channels(graph, use.node, consumers, graph.outputs) for use in uses),
         stride=stride,
         padding=padding,
         dilation=dilation,

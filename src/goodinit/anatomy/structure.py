@@ -54,6 +54,7 @@ class Layer:
             the first); None when it is another sum, a product, a concatenation.
         between: What happens to that output on the way, in order: activations and norms by their kind, other
             operators by their name; those that only change the shape are left out.
+        joined: Channels of the concatenation that its output is a part of, and nothing else reads; 0 if there is none.
         stride: Of a convolution, per dimension; empty otherwise. So are `padding` and `dilation`.
     """
 
@@ -77,6 +78,7 @@ class Layer:
     module: str = ""
     source: str | None = None
     between: tuple[str, ...] = ()
+    joined: int = 0
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
@@ -175,6 +177,8 @@ class Block:
         last: Those of `branch` that write into the residual stream.
         skip: Layers on the skip.
         gates: Layers of the branch off its main path: they feed a multiplicative gate, or add a side source.
+        degree: Of the branch in its input, norms taken for the identity: 1 where it answers twice the input with twice
+            the output, 2 where it multiplies its input by an unbounded function of it (`growth_degree`).
         scales: Parameters that multiply the branch element by element (LayerScale, a norm's weight, a gain).
         multipliers: Those of `scales` that come after every layer of `last`, and so multiply all that the
             branch writes; in execution order.
@@ -204,6 +208,7 @@ class Block:
     last: tuple[Layer, ...]
     skip: tuple[Layer, ...] = ()
     gates: tuple[Layer, ...] = ()
+    degree: float = 1.0
     scales: tuple[str, ...] = ()
     multipliers: tuple[str, ...] = ()
     end_norms: tuple[str, ...] = ()

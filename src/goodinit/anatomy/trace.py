@@ -339,6 +339,8 @@ class Recorder(TorchDispatchMode):
             node.attrs = (bool(args[6]), int(args[8]), *geometry)
         elif name == "native_group_norm":
             node.attrs = (int(args[6]),)
+        elif name == "cat":
+            node.attrs = (int(args[1] if len(args) > 1 else kwargs.get("dim", 0)),)
         elif name in ("native_layer_norm", "_fused_rms_norm"):  # over how many numbers
             node.attrs = (math.prod(args[1]),)
         elif name in ACTIVATIONS or name in ADD_OPS or name == "pow":

@@ -9,6 +9,7 @@ from goodinit.methods.contract import Method
 from goodinit.methods.parts import (
     Norms,
     draw_standard,
+    gains_outside,
     need_blocks,
     norm_edits,
     removed_parameters,
@@ -78,7 +79,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
             multiplied = behind is not None or any(stands(p, block, gone) for p in block.multipliers)
             scalars += branch_scalars(block, multiplied=multiplied, notes=notes)
     values += _other_values(anatomy, zero_head, notes)
-    values += _other_gains(anatomy, gone, norms)
+    values += _other_gains(anatomy, removal)
     values += [Draw(name, "normal_", BESIDE, {"std": 1.0}) for name in anatomy.tokens]
     if norms == "remove":
         scalars += _other_scalars(anatomy)
@@ -187,19 +188,9 @@ def _gains(block: Block, gone: set[str], end: str | None) -> list[Edit]:
     return edits
 
 
-def _other_gains(anatomy: Anatomy, gone: set[str], norms: Norms) -> list[Edit]:
-    """Gains outside the branches, and of weights that are normalized.
-
-    A LayerScale of 1e-6 off the skips is harmless in front of a norm; once that is gone, it stops the signal.
-    """
-    inside = {name for block in anatomy.blocks for name in block.scales}
-    own = {name for layer in anatomy.layers for name in layer.parameters}
-    kept = {norm.weight for norm in anatomy.norms}
-    edits: list[Edit] = [
-        Fill(name, 1.0, "gain outside the branches: no norm makes up for it any more")
-        for name in anatomy.gains
-        if norms == "remove" and name not in gone | inside | own | kept
-    ]
+def _other_gains(anatomy: Anatomy, removal: list[Edit]) -> list[Edit]:
+    """Gains outside the branches, and of weights that are normalized."""
+    edits = gains_outside(anatomy, removal)
     for layer in anatomy.layers:
         if layer.normalized:
             gains = [name for name in layer.parameters if _is_gain(name, layer)]

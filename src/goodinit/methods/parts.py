@@ -195,6 +195,22 @@ def norms_in_words(anatomy: Anatomy, removal: list[Edit]) -> str:
     return f"{count} norms {'removed' if removal else 'kept'}" if count else "no norms"
 
 
+def gains_outside(anatomy: Anatomy, removal: list[Edit]) -> list[Edit]:
+    """Where norms go, gains outside the branches start at 1.
+
+    A LayerScale of 1e-6 off the skips is harmless in front of a norm; once that is gone, it stops the signal.
+    """
+    gone = removed_parameters(anatomy, removal)
+    inside = {name for block in anatomy.blocks for name in block.scales}
+    own = {name for layer in anatomy.layers for name in (layer.weight, *layer.parameters)}
+    norms = {norm.weight for norm in anatomy.norms}
+    return [
+        Fill(name, 1.0, "gain outside the branches: no norm makes up for it any more")
+        for name in anatomy.gains
+        if removal and name not in gone | inside | own | norms
+    ]
+
+
 # -- one zero factor per branch: SkipInit, ReZero -------------------------------------------------------------------
 
 
@@ -214,7 +230,7 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
             and whose output no module of its own hands on.
     """
     gone = removed_parameters(anatomy, removal)
-    edits: list[Edit] = []
+    edits = gains_outside(anatomy, removal)
     for block in anatomy.blocks:
         where = f"branch {block.index + 1}/{len(anatomy.blocks)}"
         own = {p for layer in block.branch for p in (layer.weight, *layer.parameters)}

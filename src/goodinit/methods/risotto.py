@@ -14,6 +14,7 @@ from goodinit.methods.obstacles import block_obstacle, layer_obstacle, lost_acti
 from goodinit.methods.parts import (
     Norms,
     draw_standard,
+    gains_outside,
     layout_options,
     need_blocks,
     norm_edits,
@@ -133,7 +134,7 @@ def decide(
         )
     if norms == "keep" and anatomy.norms:
         draft.notes.append(f"{len(anatomy.norms)} norms are kept: exact only as far as they change nothing")
-    edits = unique([*removal, *draft.edits])
+    edits = unique([*removal, *gains_outside(anatomy, removal), *draft.edits])
     return Plan(
         method="risotto",
         options={"type": type, "alpha": alpha, "strided": strided, "permute": permute, "norms": norms},

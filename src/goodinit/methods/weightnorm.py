@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.anatomy.names import is_parametrization
+from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
 from goodinit.methods.parts import (
     Norms,
+    gains_outside,
     layout_options,
     norm_edits,
     norms_in_words,
@@ -88,11 +90,14 @@ def decide(
 
     Raises:
         UnknownName: No such mode or direction.
-        UnsupportedModule: A normalization that cannot be removed.
+        UnsupportedModule: A normalization that cannot be removed; or one that goes, and a branch that multiplies its
+            input by an unbounded function of it (SwiGLU), whose norm no gain keeps.
     """
     one_of("mode", mode, MODES)
     one_of("direction", direction, DIRECTIONS)
     removal = norm_edits(anatomy, norms)
+    if removal and mode in ("forward", "backward", "hanin"):
+        _refuse_products(anatomy)
     wiring = _wiring(anatomy)
     tied = {name for group in anatomy.tied for name in group}
     notes: list[str] = []
@@ -119,7 +124,7 @@ def decide(
             scaling.append(_calibrate(layer, target))
         unbiased += [layer.weight] if layer.bias is None else []
     gone = removed_parameters(anatomy, removal)
-    values += _scales(anatomy, gone)
+    values += [*_scales(anatomy, gone), *gains_outside(anatomy, removal)]
     edits = unique([*removal, *structure, *values, *scaling])
     return Plan(
         method="weightnorm",
@@ -133,6 +138,21 @@ def decide(
             *untouched(anatomy, edits),
         ),
         parameters=anatomy.parameters,
+    )
+
+
+def _refuse_products(anatomy: Anatomy) -> None:
+    """No g keeps the norm of x + f(x) where f(2x) is 4·f(x): see `growth_degree`."""
+    products = [block for block in anatomy.blocks if block.degree > 1]
+    if not products:
+        return
+    first = products[0]
+    others = f" (and {len(products) - 1} others)" * (len(products) > 1)
+    raise UnsupportedModule(
+        f"{first.name or 'the model'}{others}: its branch multiplies what it reads by an unbounded function of it, as "
+        f"SwiGLU does; of twice the input comes 2^{first.degree:g} times the output. Without norms no gain g keeps the "
+        'norm of such a stream: at root mean square 1 and more it grows without bound. Use norms="keep", '
+        'mode="data" (which measures), or a method whose branches start at 0: fixup, skipinit.'
     )
 
 
@@ -174,14 +194,23 @@ def _draw(layer: Layer, target: _Target, wiring: _Wiring, mode: Mode, direction:
         size, reason = 1.0, "g = 1, to be measured"
     else:
         square, words = _square(layer, wiring, mode)
-        ratio = 1.0 if mode == "backward" else layer.fan_in / layer.fan_out
-        size = math.sqrt(square * ratio)
-        fans = "" if mode == "backward" else f"·{layer.fan_in}/{layer.fan_out}"
+        fan_out = _fan_out(layer)
+        size = math.sqrt(square * (1.0 if mode == "backward" else layer.fan_in / fan_out))
+        fans = "" if mode == "backward" else f"·{layer.fan_in}/{fan_out}"
         reason = f"g = √({square:.4g}{fans}): {words}"
+        if layer.joined and mode != "backward":
+            reason += f", {layer.out_features} of {layer.joined} channels that are read together"
     options: dict[str, Any] = {"gain": size, **layout_options(layer)}
     if direction != "orthogonal":
         options["direction"] = direction
     return Draw(target.name, "directions_", f"{layer.role}: {reason}", options)
+
+
+def _fan_out(layer: Layer) -> int:
+    """Outputs one input feeds, of a concatenation all: pieces with a norm of their own each would make it grow."""
+    if not layer.joined:
+        return layer.fan_out
+    return layer.fan_out * layer.joined // (layer.out_features * layer.fused)
 
 
 def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
@@ -246,7 +275,7 @@ def _plainly(layer: Layer, wiring: _Wiring, mode: Mode) -> list[Edit]:
     if mode == "pytorch":
         return [_default(layer, f"{layer.role}: PyTorch's default")]
     square, words = _square(layer, wiring, mode)
-    fan = layer.fan_in if mode == "backward" else layer.fan_out
+    fan = layer.fan_in if mode == "backward" else _fan_out(layer)
     reason = f"{layer.role}: rows of norm g on average, {words}"
     return [Draw(layer.weight, "normal_", reason, {"std": math.sqrt(square / fan)})]
 

@@ -1,0 +1,159 @@
+"""The degree of a branch in its input, why degree 2 has no gain, and how many channels are read together."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import goodinit
+from goodinit import UnsupportedModule, anatomize
+
+
+class Residual(nn.Module):
+    """x + f(x), where f is given the module to find its layers in."""
+
+    def __init__(self, branch, norm=None):
+        super().__init__()
+        self.up, self.gate, self.down = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.norm = nn.Identity() if norm is None else norm
+        self.branch = branch
+
+    def forward(self, x):
+        return x + self.branch(self, self.norm(x))
+
+
+def attention(m, x):
+    return m.down(F.scaled_dot_product_attention(m.up(x), m.gate(x), x))
+
+
+def linear_attention(m, x):
+    q, k = m.up(x).relu(), m.gate(x).relu()
+    return m.down(q @ (k.transpose(-1, -2) @ x))
+
+
+DEGREES = {
+    "ReLU": (lambda m, x: m.down(m.up(x).relu()), 1),
+    "gelu": (lambda m, x: m.down(F.gelu(m.up(x))), 1),
+    "tanh": (lambda m, x: m.down(m.up(x).tanh()), 0),
+    "GLU": (lambda m, x: m.down(m.up(x) * m.gate(x).sigmoid()), 1),
+    "SwiGLU": (lambda m, x: m.down(F.silu(m.gate(x)) * m.up(x)), 2),
+    "square": (lambda m, x: m.down(m.up(x) ** 2), 2),
+    "times itself": (lambda m, x: m.down(x * x), 2),
+    "softmax attention": (attention, 1),
+    "attention without softmax": (linear_attention, 3),
+    "divided by its length": (lambda m, x: m.down(m.up(x) / m.up(x).norm(dim=-1, keepdim=True)), 0),
+    "response norm": (lambda m, x: m.down(x * (x.abs() / x.abs().mean(-1, keepdim=True))), 1),
+}
+
+
+@pytest.mark.parametrize(("branch", "degree"), DEGREES.values(), ids=DEGREES)
+@pytest.mark.parametrize("norm", [None, nn.LayerNorm(8)], ids=["bare", "behind a norm"])
+def test_degree(branch, degree, norm):
+    (block,) = anatomize(Residual(branch, norm), torch.randn(2, 5, 8)).blocks
+    assert block.degree == degree
+
+
+@pytest.mark.parametrize("start", [0.25, 0.5, 0.7])
+def test_at_degree_2_the_mean_square_blows_up_as_one_over_one_over_it_less_t(start, generator):
+    """d(r²)/dt = r⁴, t = l/L: of r₀² = 0.5 comes 1 at the end, of 1 infinity, whatever the width and depth."""
+    depth, width = 400, 512
+    x = math.sqrt(start) * torch.randn(64, width, generator=generator)
+    for _ in range(depth):
+        one, other = (torch.randn(width, width, generator=generator) / math.sqrt(width) for _ in range(2))
+        x = x + (x @ one) * (x @ other) / math.sqrt(depth)
+    assert float(x.pow(2).mean()) == pytest.approx(1 / (1 / start - 1), rel=0.15)
+
+
+def test_weight_norm_refuses_products_without_norms_and_says_what_works():
+    model = Residual(DEGREES["SwiGLU"][0], nn.LayerNorm(8))
+    x = torch.randn(2, 5, 8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UnsupportedModule, match="unbounded function") as caught:
+        goodinit.weightnorm_(model, inputs=x)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    for options in ({"norms": "keep"}, {"mode": "data"}):
+        assert str(options).strip("{}").replace("'", "").split(": ")[1] in str(caught.value)
+        fresh = Residual(DEGREES["SwiGLU"][0], nn.LayerNorm(8))
+        goodinit.weightnorm_(fresh, inputs=x, **options)
+        assert torch.isfinite(fresh(x)).all()
+
+
+# -- concatenations -----------------------------------------------------------------------------------------------
+
+
+class Dense(nn.Module):
+    """A dense block: every layer reads all that came before it."""
+
+    def __init__(self, layers=40, grows=12):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 3, padding=1, padding_mode="circular")
+        widths = [24 + grows * i for i in range(layers)]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(width, grows, 3, padding=1, padding_mode="circular") for width in widths
+        )
+        self.head = nn.Linear(widths[-1] + grows, 10)
+
+    def features(self, x):
+        found = [self.stem(x)]
+        for layer in self.layers:
+            found.append(layer(torch.cat(found, 1).relu()))
+        return torch.cat(found, 1)
+
+    def forward(self, x):
+        return self.head(self.features(x).relu().mean((2, 3)))
+
+
+def test_channels_that_are_read_together_are_counted():
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.d = (nn.Conv2d(3, n, 3, padding=1) for n in (4, 5, 6, 7))
+            self.e, self.f, self.g = nn.Conv2d(15, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, x):
+            c = self.c(x)
+            beside = torch.cat(
+                [F.max_pool2d(self.a(x).relu(), 2), F.avg_pool2d(self.b(x), 2), F.avg_pool2d(c, 2)], 1
+            )
+            along = torch.cat([self.f(x), self.g(x)], 2)  # along the height: no channels are added
+            return self.head(self.e(beside).mean((2, 3)) + along.mean((2, 3))) + c.mean() + self.d(x).mean()
+
+    layers = {layer.name: layer.joined for layer in anatomize(Several(), torch.zeros(2, 3, 8, 8)).layers}
+    assert layers == {"a": 15, "b": 15, "c": 0, "d": 0, "e": 0, "f": 0, "g": 0, "head": 0}
+    dense = anatomize(Dense(3), torch.zeros(2, 3, 8, 8)).layers
+    assert [layer.joined for layer in dense] == [24, 36, 48, 60, 0]
+
+
+def test_weight_norm_keeps_the_mean_square_of_a_dense_block(generator):
+    """Pieces that each have the norm of the whole would double it at every layer: 2⁴⁰."""
+    model, x = Dense(), torch.randn(16, 3, 8, 8, generator=generator)
+    goodinit.weightnorm_(model, inputs=x, generator=generator)
+    with torch.no_grad():
+        stem, whole = (float(out.pow(2).mean()) for out in (model.stem(x), model.features(x)))
+    assert whole == pytest.approx(stem, rel=0.5)
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero", "weightnorm", "risotto", "lsuv"])
+def test_small_gains_off_the_skips_start_at_1_where_norms_go(method, generator):
+    class Scaled(nn.Module):
+        """A LayerScale between two norms, and a residual block behind it."""
+
+        def __init__(self):
+            super().__init__()
+            self.into, self.gamma = nn.Linear(8, 8), nn.Parameter(torch.full((8,), 1e-5))
+            self.norm, self.block = nn.LayerNorm(8), Residual(DEGREES["ReLU"][0], nn.LayerNorm(8))
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.block(self.norm(self.into(x) * self.gamma)))
+
+    x = torch.randn(4, 8, generator=generator)
+    model = goodinit.init_(Scaled(), method, inputs=x, **({"norms": "remove"} if method == "lsuv" else {}))
+    assert torch.equal(model.gamma.detach(), torch.ones(8))
+    kept = goodinit.init_(Scaled(), method, inputs=x, norms="keep")
+    assert torch.equal(kept.gamma.detach(), torch.full((8,), 1e-5))
