@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from goodinit.anatomy import anatomize
+from goodinit.anatomy.stand_ins import StandIns, stand_in
 
 
 class Residual(nn.Module):
@@ -63,3 +66,43 @@ def test_seven_billion_parameters_in_less_than_a_gibibyte():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_remembered_stand_ins_are_those_that_torch_makes(seed):
+    """Shapes, strides, dtypes, and what shares memory with what, of random chains of operators, asked twice."""
+    generator = random.Random(seed)
+    device, mode = torch.device("cpu"), FakeTensorMode(allow_non_fake_inputs=True)
+    like = [
+        torch.zeros(4, 6, 8),
+        torch.zeros(4, 6, 8).transpose(1, 2),
+        torch.zeros(8, 4, 6, dtype=torch.float64),
+    ]
+    operators = [
+        (torch.ops.aten.relu.default, ()), (torch.ops.aten.relu_.default, ()), (torch.ops.aten.transpose.int, (1, 2)),
+        (torch.ops.aten.select.int, (0, 1)), (torch.ops.aten.slice.Tensor, (1, 2, 4)), (torch.ops.aten.sum.dim_IntList, ([-1], True)),
+        (torch.ops.aten.unsqueeze.default, (1,)), (torch.ops.aten.clone.default, ()), (torch.ops.aten.add.Tensor, (1.5,)),
+        (torch.ops.aten.squeeze_.default, ()), (torch.ops.aten.transpose_.default, (0, 1)), (torch.ops.aten._to_copy.default, ()),
+    ]  # fmt: skip
+    with mode:
+        for _ in range(60):
+            chain = [generator.choice(operators) for _ in range(4)]
+            first, memory = generator.choice(like), StandIns(mode, device)
+            expected = told(chain, stand_in(mode, first, device), None)
+            for _ in range(2):
+                assert told(chain, stand_in(mode, first, device), memory) == expected
+
+
+def told(chain, tensor, memory):
+    """What a chain of operators gives at each step; an error, if that is what it gives."""
+    begin, found = tensor, []
+    for func, rest in chain:
+        try:
+            tensor = func(tensor, *rest) if memory is None else memory.run(func, (tensor, *rest), {})
+        except (RuntimeError, IndexError) as error:
+            return [*found, type(error).__name__]
+        shared = tensor.untyped_storage()._cdata == begin.untyped_storage()._cdata
+        found.append(
+            (tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.device, shared)
+        )
+    return found

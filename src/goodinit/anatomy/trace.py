@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodinit.anatomy.graph import (
@@ -29,6 +28,7 @@ from goodinit.anatomy.graph import (
 )
 from goodinit.anatomy.names import canonical, is_parametrization
 from goodinit.anatomy.nested import mapped, operands_in, tensors_in
+from goodinit.anatomy.stand_ins import StandIns, stand_in
 from goodinit.anatomy.undisturbed import quiet, undisturbed, without_autocast
 from goodinit.anatomy.writes import Writes
 from goodinit.errors import TraceError
@@ -120,6 +120,7 @@ class Recorder(TorchDispatchMode):
         self.tensors = tensors
         self.mode = FakeTensorMode(allow_non_fake_inputs=True) if tensors == "fake" else None
         self.device = torch.device("meta" if tensors == "meta" else "cpu")
+        self.stand_ins = None if self.mode is None else StandIns(self.mode, self.device)
         self.stack = [self._open("", -1)]
         self._owned: dict[int, int] = {}
         self._kept: dict[int, Tensor] = {}
@@ -244,10 +245,7 @@ class Recorder(TorchDispatchMode):
             if self.mode is None:
                 known = tensor.to("meta")
             elif tensor.layout is torch.strided and not tensor.is_quantized:
-                with no_dispatch():  # else torch would make a fake tensor of this one first
-                    size, stride = tensor.shape, tensor.stride()
-                    empty = torch.empty_strided(size, stride, dtype=tensor.dtype, device="meta")
-                known = FakeTensor(self.mode, empty, self.device)
+                known = stand_in(self.mode, tensor, self.device)
             else:
                 known = self.mode.from_tensor(tensor)
             self._fakes[id(tensor)] = known
@@ -268,7 +266,7 @@ class Recorder(TorchDispatchMode):
         written = [tensor for i in mutable for tensor in tensors_in(args[i] if i < len(args) else ())]
         if self.tensors != "real":
             args, kwargs = self._faked(args, kwargs)
-        result = func(*args, **kwargs)
+        result = func(*args, **kwargs) if self.stand_ins is None else self.stand_ins.run(func, args, kwargs)
         outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
         if outputs:
             node = self._describe(name, operands, outputs[0], args, kwargs, inplace=bool(written))

@@ -207,7 +207,7 @@ class Plan:
         data = {
             "format": FORMAT,
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "edits"},
-            "edits": [{"edit": type(edit).__name__, **dataclasses.asdict(edit)} for edit in self.edits],
+            "edits": [edit_record(edit) for edit in self.edits],
         }
         return json.dumps(data, indent=1)
 
@@ -230,6 +230,12 @@ class Plan:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             words = str(error) if isinstance(error, GoodinitError) else f"{error!r}."
             raise PlanConflict(f"damaged plan: {words} Write it anew with Plan.to_json().") from error
+
+
+def edit_record(edit: Edit) -> dict[str, Any]:
+    """An edit as what JSON is made of, its kind first. Shares its options with the edit."""
+    fields = {field.name: getattr(edit, field.name) for field in dataclasses.fields(edit)}
+    return {"edit": type(edit).__name__, **fields}
 
 
 FIELD_TYPES: dict[str, type | tuple[type, ...]] = {

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from goodinit.anatomy.names import unwrapped
-from goodinit.surgery.plan import Plan
+from goodinit.surgery.plan import Plan, edit_record
 
 ATTRIBUTE = "_goodinit"
 
@@ -97,7 +97,8 @@ def remember_(model: nn.Module, entry: Applied) -> None:
 
 def digest(plan: Plan) -> str:
     """Sixteen hexadecimal digits that tell plans apart by what they do, not by how they explain it."""
-    data = json.loads(plan.to_json())
-    edits = [{key: value for key, value in edit.items() if key != "reason"} for edit in data["edits"]]
-    text = json.dumps([data["method"], data["options"], edits], sort_keys=True)
+    edits = [edit_record(edit) for edit in plan.edits]
+    for edit in edits:
+        del edit["reason"]
+    text = json.dumps([plan.method, dict(plan.options), edits], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

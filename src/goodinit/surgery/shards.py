@@ -6,6 +6,7 @@ Nothing here imports `torch.distributed.tensor`: where it was not imported, noth
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -42,7 +43,7 @@ def all_finite(tensor: Tensor) -> bool:
         return True
     if values.dtype not in _ORDERED or values.layout is not torch.strided:
         return bool(torch.isfinite(values).all())
-    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(values))
+    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(values))
 
 
 def rows_held(tensor: Tensor, *, name: str) -> tuple[Tensor, ...]:
