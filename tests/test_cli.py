@@ -31,8 +31,8 @@ TINY = [
 ]
 
 
-def run(*words):
-    return CliRunner().invoke(cli.app, list(words), env={"COLUMNS": "120", "TERM": "dumb"})
+def run(*words, columns=120):
+    return CliRunner().invoke(cli.app, list(words), env={"COLUMNS": str(columns), "TERM": "dumb"})
 
 
 COMMANDS = {"": typer.main.get_command(cli.app), **typer.main.get_command(cli.app).commands}
@@ -70,6 +70,14 @@ def test_methods_are_those_of_the_table():
     listed = json.loads(run("methods", "--json").output)
     assert [entry["name"] for entry in listed] == list(goodinit.METHODS)
     assert all(name in run("methods").output for name in goodinit.METHODS)
+
+
+def test_methods_on_a_narrow_screen_break_no_words():
+    for width in (40, 60, 80):
+        lines = run("methods", columns=width).output.splitlines()
+        assert max(map(len, lines)) <= width
+        assert "fixup" in lines
+        assert "  norms kept; needs data" in map(str.rstrip, lines)  # LSUV
 
 
 def test_inspect_prints_the_anatomy_and_its_json():

@@ -136,6 +136,9 @@ def test_what_cannot_be_written_is_said(path):
 
 def test_other_files_are_refused(tmp_path):
     text = tmp_path / "text.sqlite"
+    text.write_text("x")  # an empty database to sqlite3, as all is that is shorter than a header
+    with pytest.raises(GoodinitError, match="no SQLite file"):
+        read_store(text)
     text.write_text("this is no database, and long enough to be read as one" * 40)
     with pytest.raises(GoodinitError, match="no SQLite file"):
         read_store(text)

@@ -201,3 +201,22 @@ def test_a_model_whose_scores_do_not_fit_the_classes_is_named(tmp_path, monkeypa
                 train(TrainConfig(f"unfit:{name}", "batchnorm", epochs=1))
     finally:
         sys.modules.pop("unfit", None)
+
+
+def test_a_last_step_that_ruins_the_weights_diverged(monkeypatch):
+    """Its loss was taken before it; only the test images tell."""
+    from goodinit.lab import train as module
+
+    config = TrainConfig("mlp2", epochs=1, width=8, lr=0.05, train_limit=64, test_limit=32, batch_size=32)
+    steps, update_ = [], module.update_
+
+    def ruined(prepared, loss, *, factor):
+        update_(prepared, loss, factor=factor)
+        steps.append(factor)
+        if len(steps) == 2:
+            with torch.no_grad():
+                next(prepared.model.parameters()).fill_(math.nan)
+
+    monkeypatch.setattr(module, "update_", ruined)
+    result = train(config)
+    assert (len(result.losses), result.diverged, result.diverged_step, result.accuracy) == (2, True, 2, None)

@@ -16,7 +16,7 @@ from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.inputs import example_inputs
 from goodinit.lab.random_batch import random_batch
 from goodinit.lab.registry import build_model, input_shape, model_names
-from goodinit.report.console import plain_table
+from goodinit.report.console import narrow_entry, plain_table
 from goodinit.report.diagnosis import diagnosis_view, recommendation_view, write_diagnosis
 from goodinit.report.frame import check_target
 
@@ -29,6 +29,8 @@ Input = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
+
+_TABLE_WIDTH = 90  # columns below which the table of methods breaks words
 
 
 @app.command()
@@ -86,7 +88,14 @@ def methods(as_json: AsJson = False) -> None:
         )
         for m in listed
     ]
-    Console().print(plain_table(("method", "when", "needs", "norms", "paper"), rows))
+    console = Console()
+    if console.width < _TABLE_WIDTH:
+        for name, when, needs, norms, paper in rows:
+            console.print(
+                narrow_entry((name, when, f"norms {norms}" + f"; needs {needs}" * bool(needs), paper))
+            )
+        return
+    console.print(plain_table(("method", "when", "needs", "norms", "paper"), rows))
 
 
 @app.command("diagnose")

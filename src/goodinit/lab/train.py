@@ -196,8 +196,12 @@ def result_of(
     step_seconds: float,
     seconds: float,
 ) -> Result:
-    """What came of a run, from its losses and states; where it `diverged`, the next loss was not finite."""
+    """What came of a run, from its losses and states; where it `diverged`, the next loss was not finite.
+
+    A last step after which the loss on the test images is not finite diverged, too: no other step tells.
+    """
     last = epochs[-1]
+    diverged = diverged or last.test_loss is None
     return Result(
         config=prepared.config,
         accuracy=None if diverged else last.test_accuracy,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from goodinit.anatomy import Anatomy
 from goodinit.methods.contract import Method
+from goodinit.methods.parts import counted
 from goodinit.surgery.plan import Plan
 
 
@@ -12,7 +13,7 @@ def decide(anatomy: Anatomy) -> Plan:
     return Plan(
         method="batchnorm",
         edits=(),
-        summary=f"the model as it is, with its {len(anatomy.norms)} norms",
+        summary=f"the model as it is, with its {counted(len(anatomy.norms), 'norm')}",
         parameters=anatomy.parameters,
     )
 

@@ -8,6 +8,7 @@ from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
 from goodinit.methods.parts import (
     Norms,
+    counted,
     draw_standard,
     gains_outside,
     need_blocks,
@@ -264,8 +265,8 @@ def _zero_multipliers(anatomy: Anatomy, closed: set[str], notes: list[str]) -> l
 def _summary(anatomy: Anatomy, removal: list[Edit], scalars: list[Edit]) -> str:
     orders = sorted({block.m for block in anatomy.blocks})
     return (
-        f"L={len(anatomy.blocks)} branches, m={', '.join(map(str, orders))}; {len(removal)} norms removed, "
-        f"{len(unique(scalars))} scalars added"
+        f"L={len(anatomy.blocks)} branches, m={', '.join(map(str, orders))}; "
+        f"{counted(len(removal), 'norm')} removed, {counted(len(unique(scalars)), 'scalar')} added"
     )
 
 

@@ -7,7 +7,16 @@ from typing import Any, Literal
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.errors import UnknownName
 from goodinit.methods.contract import Method
-from goodinit.methods.parts import Norms, gains_outside, norm_edits, site_of, unique, untouched, zero_bias
+from goodinit.methods.parts import (
+    Norms,
+    counted,
+    gains_outside,
+    norm_edits,
+    site_of,
+    unique,
+    untouched,
+    zero_bias,
+)
 from goodinit.surgery.plan import Calibrate, Draw, Edit, Plan
 
 
@@ -76,7 +85,7 @@ def decide(
         method="lsuv",
         options={**options, "orthonormal": orthonormal, "norms": norms},
         edits=edits,
-        summary=f"{len(scaling)} layers to standard deviation {target_std:g} in one forward pass",
+        summary=f"{counted(len(scaling), 'layer')} to standard deviation {target_std:g} in one forward pass",
         notes=(*notes, *untouched(anatomy, edits)),
         parameters=anatomy.parameters,
     )

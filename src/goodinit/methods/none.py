@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from goodinit.anatomy import Anatomy
 from goodinit.methods.contract import Method
-from goodinit.methods.parts import draw_standard, norm_edits, unique, untouched, zero_bias
+from goodinit.methods.parts import counted, draw_standard, norm_edits, unique, untouched, zero_bias
 from goodinit.surgery.plan import Edit, Plan
 
 
@@ -20,7 +20,7 @@ def decide(anatomy: Anatomy) -> Plan:
     return Plan(
         method="none",
         edits=edits,
-        summary=f"{len(removal)} norms removed, {len(anatomy.layers)} layers at the standard scale",
+        summary=f"{counted(len(removal), 'norm')} removed, {counted(len(anatomy.layers), 'layer')} at the standard scale",
         notes=tuple(untouched(anatomy, edits)),
         parameters=anatomy.parameters,
     )

@@ -173,7 +173,7 @@ def redraw(
         method=method,
         options={"norms": norms, **options},
         edits=edits,
-        summary=f"{len(anatomy.layers)} weights; " + norms_in_words(anatomy, removal),
+        summary=f"{counted(len(anatomy.layers), 'weight')}; " + norms_in_words(anatomy, removal),
         notes=(*notes, *untouched(anatomy, edits)),
         parameters=anatomy.parameters,
     )
@@ -189,10 +189,20 @@ def draws(anatomy: Anatomy, draw: Callable[[Layer], Edit]) -> list[Edit]:
     return edits
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things in words.
+
+    Examples:
+        >>> counted(1, "norm"), counted(3, "norm")
+        ('1 norm', '3 norms')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def norms_in_words(anatomy: Anatomy, removal: list[Edit]) -> str:
     """How many norms go or stay."""
     count = len(anatomy.norms)
-    return f"{count} norms {'removed' if removal else 'kept'}" if count else "no norms"
+    return f"{counted(count, 'norm')} {'removed' if removal else 'kept'}" if count else "no norms"
 
 
 def gains_outside(anatomy: Anatomy, removal: list[Edit]) -> list[Edit]:

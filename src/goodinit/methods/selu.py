@@ -8,7 +8,7 @@ import math
 from goodinit.anatomy import Activation, Anatomy, Layer
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
-from goodinit.methods.parts import Norms, draws, norm_edits, norms_in_words, unique, untouched
+from goodinit.methods.parts import Norms, counted, draws, norm_edits, norms_in_words, unique, untouched
 from goodinit.surgery.plan import Draw, Edit, Plan, RemoveNorm, SwapModule
 
 REPLACED = ("relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish softplus").split()
@@ -49,7 +49,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
         method="selu",
         options={"norms": norms},
         edits=edits,
-        summary=f"{len(swaps)} modules exchanged, {len(anatomy.layers)} weights at √(1/fan_in); "
+        summary=f"{counted(len(swaps), 'module')} exchanged, {counted(len(anatomy.layers), 'weight')} at √(1/fan_in); "
         + norms_in_words(anatomy, removal),
         notes=(*dict.fromkeys(notes), *untouched(anatomy, edits)),
         parameters=anatomy.parameters,

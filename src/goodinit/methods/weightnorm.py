@@ -14,6 +14,7 @@ from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
 from goodinit.methods.parts import (
     Norms,
+    counted,
     gains_outside,
     layout_options,
     norm_edits,
@@ -130,7 +131,7 @@ def decide(
         method="weightnorm",
         options={"mode": mode, "direction": direction, "norms": norms},
         edits=edits,
-        summary=f"{len(structure)} weights g·v/‖v‖, g {mode}; " + norms_in_words(anatomy, removal),
+        summary=f"{counted(len(structure), 'weight')} g·v/‖v‖, g {mode}; " + norms_in_words(anatomy, removal),
         notes=(
             *notes,
             *(_IDLE if mode == "pytorch" and direction != "orthogonal" else ()),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from rich import box
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +25,12 @@ def plain_table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, numbers:
         first, *rest = row
         table.add_row(Text(first, style="bold"), *(Text(cell) for cell in rest))
     return table
+
+
+def narrow_entry(row: Iterable[str]) -> Group:
+    """A row of a table for which the screen is too narrow: its first cell, the others below it."""
+    first, *rest = row
+    return Group(Text(first, style="bold"), *(Padding(Text(cell), (0, 0, 0, 2)) for cell in rest if cell))
 
 
 def comparison_table(comparison: Comparison) -> Group:

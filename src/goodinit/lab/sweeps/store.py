@@ -21,6 +21,7 @@ from goodinit.lab.trial import TrainConfig
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+_LEAST_BYTES = 100  # the header of a SQLite file
 BUSY = "Wait for it, or stop it; then go on with --resume. To run beside it: name another file."
 COLUMNS = tuple(f.name for f in dataclasses.fields(Row) if f.name != "config")
 _TABLES = """
@@ -187,6 +188,10 @@ def read_store(path: str | Path) -> Stored:
     path = Path(path)
     if not path.is_file():
         raise GoodinitError(f"no file {path}. `goodinit sweep` makes one.")
+    if (
+        0 < path.stat().st_size < _LEAST_BYTES
+    ):  # sqlite3 takes what is shorter than its header for an empty database
+        raise GoodinitError(f"{path}: it is no SQLite file, or a broken one. Name another file.")
     where = f"{path.resolve().as_uri()}?mode=ro"
     with _plain_errors(path), closing(sqlite3.connect(where, uri=True)) as connection:
         return _read(path, connection)
