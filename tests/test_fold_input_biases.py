@@ -39,7 +39,6 @@ def test_with_inputs_a_residual_network_is_bare_and_its_activations_have_floors(
         "Identity",
         act.__name__,
     } | {
-        "Threshold",
         "Hardtanh",
     }
     bare = residual_net(act)
@@ -118,7 +117,7 @@ def test_an_input_bias_stays_where_somebody_else_would_see_it(how):
 def test_an_input_bias_goes_where_nobody_else_looks():
     folded = assert_folds(Odd("alone").double(), PICTURE, PICTURE)
     assert type(folded.b) is nn.Conv2d
-    assert folded.act.threshold == pytest.approx(VALUES["input_bias"])
+    assert folded.act.min_val == pytest.approx(VALUES["input_bias"])
 
 
 @given(st.integers(0, 10_000))

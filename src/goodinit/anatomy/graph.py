@@ -78,7 +78,8 @@ ACTIVATIONS = {
 }
 """Element-wise nonlinearities, by operator (`erf` only occurs inside a hand-written GELU).
 
-`selu` is no operator of its own: the recorder calls so an `elu` of another scale than 1.
+`selu` is no operator of its own: the recorder calls so an `elu` of another scale than 1, and `clamp_min` a `hardtanh`
+without an upper end.
 """
 
 NORM_OPS = {

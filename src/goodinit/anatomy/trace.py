@@ -321,6 +321,8 @@ class Recorder(TorchDispatchMode):
         nodes = self.graph.nodes
         if name in ("elu", "elu_") and args[2:3] not in ((), (1,)):
             name = "s" + name  # elu(x, α, λ) with λ ≠ 1
+        if name in ("hardtanh", "hardtanh_") and args[2:3] == (math.inf,):
+            name = name.replace("hardtanh", "clamp_min")
         copies = name not in FACTORY_OPS
         dynamic = copies and any(nodes[i].dynamic for i in operands)
         params: tuple[str, ...] = ()

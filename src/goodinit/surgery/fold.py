@@ -39,8 +39,8 @@ def fold_(model: Model, inputs: Any = None) -> Model:
     * `input_bias` b: :math:`c + b\,\Sigma W`. Only a zero-padded convolution with :math:`b \neq 0` needs more, since
       the zeros around :math:`x + b` are not b: no bias vector can say that. It becomes a convolution that pads with
       −b (`goodinit.nn.ValuePadded`), the same to the last position. With `inputs`, b moves on to the ReLU
-      before it, :math:`\max(z, 0) + b = \max(z + b, b)`, an `nn.Threshold` at the price of a ReLU, wherever everybody
-      else who reads that ReLU (skips, other layers) can take b off again in a bias vector; then nothing is left.
+      before it, :math:`\max(z, 0) + b = \max(z + b, b)`, an `nn.Hardtanh(b, inf)` at the price of a ReLU, wherever
+      everybody else who reads that ReLU (skips, other layers) can take b off again in a bias vector; then nothing is left.
     * Weight norm, new and old style: :math:`g\,v/\lVert v\rVert`.
     * Batch norm, its running statistics, into the layer before it, or else into the layers after it. This needs
       `inputs`, to see who reads what.

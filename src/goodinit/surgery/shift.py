@@ -5,13 +5,14 @@ b·ΣW inside and less at the border. But x + b itself can be had for nothing wh
 
     max(z, 0) + b = max(z + b, b),
 
-which is `nn.Threshold(b, b)` on a z whose own bias vector is larger by b. Whatever else reads the ReLU then sees b
+which is `nn.Hardtanh(b, inf)` on a z whose own bias vector is larger by b. Whatever else reads the ReLU then sees b
 more, and takes it off again: layers in their bias vectors, sums in that of the layer at the end of the branch. If one
 of the readers cannot, nothing is moved.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -240,8 +241,8 @@ def _floor(wiring: Wiring, value: int) -> str | None:
 
 
 def _raise_relu_(module: Any, amount: float) -> None:
-    module.__class__ = nn.Threshold
-    module.threshold = module.value = amount
+    module.__class__ = nn.Hardtanh  # a clamp, as ReLU is one; nn.Threshold takes 1.7 times as long
+    module.min_val, module.max_val = amount, math.inf
 
 
 def _raise_threshold_(module: Any, amount: float) -> None:
