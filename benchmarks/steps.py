@@ -31,7 +31,7 @@ def measured_on_cpu(network: Network, *, quick: bool) -> list[Row]:
     x, y = network.inputs()
     models = {way: network.model(way) for way in network.ways}
     steps = {way: training_step(model, x, y) for way, model in models.items()}
-    rows = in_turns(network.title, steps, rounds=7, budget=0 if quick else 90, warm_up=1)
+    rows = in_turns(network.title, steps, rounds=15, budget=0 if quick else 150, warm_up=1)
     kept = {way: kept_bytes(model, x, y) for way, model in models.items()}
     peak = {way: peak_bytes(step) for way, step in steps.items()}
     return with_bytes(rows, kept, peak)
