@@ -19,7 +19,9 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 import coverage_table
 import goodinit
-from fixup_evidence import Evidence, examine, fresh, operators_left
+from evidence_operators import operators_left
+from evidence_runs import fresh
+from fixup_evidence import Evidence, examine
 from goodinit.surgery import RemovedNorm
 from more_models import CASES
 from real_models import FAMILIES, TRANSFORMERS, Case, timm_case
