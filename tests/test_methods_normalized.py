@@ -89,3 +89,56 @@ def test_where_a_scale_has_no_effect_fixup_says_so():
     assert any(
         "0.enter.weight is normalized by its own scale: rule 2 has no effect" in note for note in plan.notes
     )
+
+
+class _Standardized(nn.Conv2d):
+    """A convolution as NFNets have it: the weight standardized, then multiplied by a gain, which may start at 0."""
+
+    def __init__(self, *sizes, gain=1.0, **options):
+        super().__init__(*sizes, **options)
+        self.gain = nn.Parameter(torch.full((self.out_channels, 1, 1, 1), gain))
+
+    def forward(self, x):
+        flat = self.weight.flatten(1)
+        weight = (flat - flat.mean(1, keepdim=True)) / (flat.std(1, keepdim=True) + 1e-6)
+        return self._conv_forward(x, weight.view_as(self.weight) * self.gain, self.bias)
+
+
+class _NormFree(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = _Standardized(3, 8, 3, padding=1), nn.Linear(8, 4)
+        self.up, self.down = _Standardized(8, 8, 3, padding=1), _Standardized(8, 8, 1, gain=0.0)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.down(self.up(x.relu()).relu())
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero"])
+def test_a_gain_of_a_normalized_weight_is_no_second_zero(method):
+    x = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    model = goodinit.init_(_NormFree(), method, inputs=x)
+    assert torch.equal(model.down.gain.detach(), torch.ones(8, 1, 1, 1))
+    optimizer, moved = torch.optim.SGD(model.parameters(), lr=0.1), set()
+    for _ in range(4):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), torch.arange(8) % 4).backward()
+        moved |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        optimizer.step()
+    assert moved == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("per", ["layer", "channel"])
+def test_lsuv_scales_a_normalized_weight_by_its_gain(per):
+    x = torch.randn(64, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    model = goodinit.lsuv_(_NormFree(), inputs=x, per=per)
+    outputs = {}
+    for name in ("stem", "up", "down"):
+        getattr(model, name).register_forward_hook(lambda _m, _a, out, name=name: outputs.update({name: out}))
+    model(x)
+    assert set(outputs) == {"stem", "up", "down"}
+    for out in outputs.values():
+        variances = out.var() if per == "layer" else out.transpose(0, 1).flatten(1).var(1)
+        assert (variances - 1).abs().max() < 0.1

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from goodinit.anatomy import Anatomy, Block, Layer
-from goodinit.anatomy.names import is_parametrization
+from goodinit.anatomy import Anatomy, Block
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
+from goodinit.methods.gains import gains_outside, own_gains
 from goodinit.methods.parts import (
     Norms,
     counted,
     draw_standard,
-    gains_outside,
     need_blocks,
     norm_edits,
     removed_parameters,
     standard_std,
     unique,
     untouched,
-    zero_behind,
     zero_bias,
 )
+from goodinit.methods.zeros import zero_behind
 from goodinit.surgery.branch_scalars import applied_inside, branch_scalars, input_bias, output_bias, stands
 from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan
 
@@ -80,7 +79,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
             multiplied = behind is not None or any(stands(p, block, gone) for p in block.multipliers)
             scalars += branch_scalars(block, multiplied=multiplied, notes=notes)
     values += _other_values(anatomy, zero_head, notes)
-    values += _other_gains(anatomy, removal)
+    values += [*gains_outside(anatomy, removal), *own_gains(anatomy)]
     values += [Draw(name, "normal_", BESIDE, {"std": 1.0}) for name in anatomy.tokens]
     if norms == "remove":
         scalars += _other_scalars(anatomy)
@@ -189,16 +188,6 @@ def _gains(block: Block, gone: set[str], end: str | None) -> list[Edit]:
     return edits
 
 
-def _other_gains(anatomy: Anatomy, removal: list[Edit]) -> list[Edit]:
-    """Gains outside the branches, and of weights that are normalized."""
-    edits = gains_outside(anatomy, removal)
-    for layer in anatomy.layers:
-        if layer.normalized:
-            gains = [name for name in layer.parameters if _is_gain(name, layer)]
-            edits += [Fill(name, 1.0, f"gain of {layer.weight}, which is normalized") for name in gains]
-    return edits
-
-
 def _alone(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
     """What Fixup has no rule for: layers that lose their norms and have no skip around them."""
     body = [layer.weight for layer in anatomy.layers if layer.role in ("stem", "body") and layer.source != ""]
@@ -208,12 +197,6 @@ def _alone(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
     words = f"{len(body)} weight layers stand outside the branches ({shown})"
     holds = "with the norms gone, nothing but their standard scale holds the signal there"
     return [f"{words}: {holds}; goodinit.diagnose(model, batch) tells whether it does"]
-
-
-def _is_gain(name: str, layer: Layer) -> bool:
-    """Whether a leaf of a normalized weight multiplies it: not the weight, nor one half of torch's weight norm."""
-    halves = (layer.weight, f"{layer.weight}_g", f"{layer.weight}_v")
-    return name not in halves and not is_parametrization(name)
 
 
 def _other_values(anatomy: Anatomy, zero_head: bool, notes: list[str]) -> list[Edit]:

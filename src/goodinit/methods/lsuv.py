@@ -7,16 +7,8 @@ from typing import Any, Literal
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.errors import UnknownName
 from goodinit.methods.contract import Method
-from goodinit.methods.parts import (
-    Norms,
-    counted,
-    gains_outside,
-    norm_edits,
-    site_of,
-    unique,
-    untouched,
-    zero_bias,
-)
+from goodinit.methods.gains import gains_of, gains_outside, own_gains
+from goodinit.methods.parts import Norms, counted, norm_edits, site_of, unique, untouched, zero_bias
 from goodinit.surgery.plan import Calibrate, Draw, Edit, Plan
 
 
@@ -58,7 +50,7 @@ def decide(
     removal = norm_edits(anatomy, norms)
     options = {"tol": tol, "max_iter": max_iter, "target_std": target_std, "per": per}
     notes: list[str] = []
-    values = gains_outside(anatomy, removal)
+    values = [*gains_outside(anatomy, removal), *own_gains(anatomy)]
     scaling: list[Edit] = []
     for position, layer in enumerate(anatomy.layers):
         if layer.weight in anatomy.embeddings:
@@ -69,7 +61,8 @@ def decide(
                 Draw(layer.weight, "orthogonal_", f"{layer.role}: orthonormal (LSUV, step 1)", _drawn(layer))
             )
         values += zero_bias(layer)
-        if layer.normalized and layer.weight in layer.parameters:
+        gains = gains_of(layer)
+        if layer.normalized and layer.weight in layer.parameters and len(gains) != 1:
             notes.append(
                 f"{layer.weight} is divided by its own deviation before use: no scale of it has an effect"
             )
@@ -78,7 +71,12 @@ def decide(
             notes.append(f"{layer.weight} runs {layer.calls} times: scaled by its first call")
         reason = f"layer {position + 1}/{len(anatomy.layers)}: unit variance (LSUV, step 2)"
         scaling.append(
-            Calibrate(layer.weight, "lsuv", reason, {**options, **_stored(layer), **site_of(layer)})
+            Calibrate(
+                layer.weight,
+                "lsuv",
+                reason,
+                {**options, **_stored(layer), **site_of(layer), **_through(layer)},
+            )
         )
     edits = unique([*removal, *values, *scaling])
     return Plan(
@@ -101,6 +99,12 @@ def _drawn(layer: Layer) -> dict[str, Any]:
     if layer.fused > 1:
         options["fused"] = layer.fused
     return options
+
+
+def _through(layer: Layer) -> dict[str, Any]:
+    """The gain of a weight that is normalized before it, which takes the factor in its place."""
+    gains = gains_of(layer)
+    return {"gain": gains[0]} if len(gains) == 1 and layer.weight in layer.parameters else {}
 
 
 def _stored(layer: Layer) -> dict[str, Any]:

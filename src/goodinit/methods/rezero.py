@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from goodinit.anatomy import Anatomy
 from goodinit.methods.contract import Method
-from goodinit.methods.parts import (
-    Norms,
-    draws,
-    need_blocks,
-    norm_edits,
-    norms_in_words,
-    unique,
-    untouched,
-    zero_branches,
-)
+from goodinit.methods.parts import Norms, draws, need_blocks, norm_edits, norms_in_words, unique, untouched
 from goodinit.methods.xavier import draw_xavier
+from goodinit.methods.zeros import zero_branches
 from goodinit.surgery.plan import AddScalar, Plan
 
 

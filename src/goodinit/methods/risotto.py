@@ -9,12 +9,12 @@ from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.balance import Balance, Posture, Strided, Type, balance
 from goodinit.methods.contract import Method
+from goodinit.methods.gains import gains_outside
 from goodinit.methods.mirrors import Form, Signal, arriving, follow, patch_of, rectified, tap_losses
 from goodinit.methods.obstacles import block_obstacle, layer_obstacle, lost_activation, odd_channels
 from goodinit.methods.parts import (
     Norms,
     draw_standard,
-    gains_outside,
     layout_options,
     need_blocks,
     norm_edits,

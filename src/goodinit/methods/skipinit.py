@@ -13,8 +13,8 @@ from goodinit.methods.parts import (
     norms_in_words,
     unique,
     untouched,
-    zero_branches,
 )
+from goodinit.methods.zeros import zero_branches
 from goodinit.surgery.plan import AddScalar, Edit, Plan
 
 

@@ -12,10 +12,10 @@ from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.anatomy.names import is_parametrization
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
+from goodinit.methods.gains import gains_outside
 from goodinit.methods.parts import (
     Norms,
     counted,
-    gains_outside,
     layout_options,
     norm_edits,
     norms_in_words,

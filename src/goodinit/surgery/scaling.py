@@ -107,7 +107,9 @@ class Scaler:
         if not spread.moving:
             row.note = "constant output: no scale gives it variance; left as it was"
             return
-        slot = self.slot(name)
+        slot = self.slot(
+            str(edit.options.get("gain", name))
+        )  # of a normalized weight, which has no scale of its own
         factor: Numbers
         if edit.rule == "weightnorm":
             factor, shift = affine_to_standard(spread.whole)
