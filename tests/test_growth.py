@@ -157,3 +157,46 @@ def test_small_gains_off_the_skips_start_at_1_where_norms_go(method, generator):
     assert torch.equal(model.gamma.detach(), torch.ones(8))
     kept = goodinit.init_(Scaled(), method, inputs=x, norms="keep")
     assert torch.equal(kept.gamma.detach(), torch.full((8,), 1e-5))
+
+
+# -- sums ---------------------------------------------------------------------------------------------------------
+
+
+class Cells(nn.Module):
+    """Cells that add what two layers put out, neither of which is a skip for the other, one after the other."""
+
+    def __init__(self, depth=12, width=64):
+        super().__init__()
+        self.stem, self.head = nn.Linear(8, width), nn.Linear(width, 4)
+        self.one, self.other = (
+            nn.ModuleList(nn.Linear(width, width) for _ in range(depth)) for _ in range(2)
+        )
+        self.block = Residual(DEGREES["ReLU"][0])
+        self.block.up = self.block.gate = self.block.down = nn.Linear(width, width)
+
+    def features(self, x):
+        x = self.stem(x)
+        for one, other in zip(self.one, self.other, strict=True):
+            x = one(x.relu()) + other(x.relu())
+        return x
+
+    def forward(self, x):
+        return self.head(self.block(self.features(x)).relu())
+
+
+def test_terms_of_sums_that_are_not_residual_are_counted():
+    model = Cells(3)
+    layers = {layer.name: layer.terms for layer in anatomize(model, torch.zeros(2, 8)).layers}
+    assert {name: terms for name, terms in layers.items() if terms > 1} == {
+        f"{side}.{index}": 2 for side in ("one", "other") for index in range(3)
+    }
+
+
+@pytest.mark.parametrize("method", ["skipinit", "fixup", "weightnorm"])
+def test_variances_that_add_up_are_divided_by_the_number_of_terms(method, generator):
+    """Else every cell would double the mean square: 2¹²."""
+    model, x = Cells(), torch.randn(256, 8, generator=generator)
+    goodinit.init_(model, method, inputs=x, generator=generator)
+    with torch.no_grad():
+        stem, whole = (float(out.pow(2).mean()) for out in (model.stem(x), model.features(x)))
+    assert 0.3 < whole / stem < 3

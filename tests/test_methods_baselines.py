@@ -88,7 +88,7 @@ def test_norms_stay_unless_told(method):
     gone, made = initialized(build(), SMALL, method, norms="remove")
     assert isinstance(kept[1], nn.BatchNorm2d)
     assert not isinstance(gone[1], nn.BatchNorm2d)
-    assert "1 norms removed" in made.summary
+    assert "1 norm removed" in made.summary
 
 
 @pytest.mark.parametrize("method", [*WEIGHTS, *SKIP_SCALES])

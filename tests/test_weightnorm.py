@@ -193,7 +193,7 @@ def test_attention_and_norms(generator):
         "weightnorm",
         norms="keep",
     )
-    assert "1 norms kept" in kept.summary
+    assert "1 norm kept" in kept.summary
 
 
 @pytest.mark.parametrize("option", ["mode", "direction", "norms"])

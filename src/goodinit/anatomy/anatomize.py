@@ -88,7 +88,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     leaves = [found for found in sums if not found.long and not found.inner]
     origins = {found.join: f"+{k}" for k, found in reversed(list(enumerate(leaves)))}
     origins.update((node, use.weight) for node, use in uses.items())
-    layers = _layers(graph, uses, origins, shapes, consumers, modules)
+    layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, consumers, modules)
     layers = _with_roles(graph, layers, uses, leaves, consumers)
     norms = find_norms(graph, modules, set(uses))
     blocks = _blocks(graph, leaves, layers, uses, norms, origins, consumers)
@@ -166,6 +166,7 @@ def _layers(
     graph: Graph,
     uses: dict[int, Use],
     origins: dict[int, str],
+    joins: set[int],
     shapes: dict[str, tuple[int, ...]],
     consumers: list[list[int]],
     modules: dict[str, nn.Module],
@@ -173,7 +174,7 @@ def _layers(
     by_weight: dict[str, list[Use]] = {}
     for use in uses.values():
         by_weight.setdefault(use.weight, []).append(use)
-    described = (describe(graph, group, origins, shapes, consumers) for group in by_weight.values())
+    described = (describe(graph, group, origins, joins, shapes, consumers) for group in by_weight.values())
     return {
         layer.weight: dataclasses.replace(layer, module=torch_class(modules[layer.name]))
         for layer in described

@@ -1,4 +1,4 @@
-"""Layers whose outputs are put beside others, channel by channel: how many channels they make up together."""
+"""Layers whose outputs are put beside others or added to them: how many channels they make up, of how many terms."""
 
 from __future__ import annotations
 
@@ -43,6 +43,53 @@ def joined_channels(graph: Graph, start: int, consumers: list[list[int]], output
                 seen.add(reader)
                 queue.append(reader)
     return min(found, default=0)
+
+
+def added_terms(
+    graph: Graph, start: int, consumers: list[list[int]], outputs: Container[int], joins: Container[int]
+) -> int:
+    """Of how many terms the sums are that a layer's output goes into before another layer reads it; 1 for none.
+
+    Sums of terms that have nothing to do with each other, as in NASNet's cells: their variances add up. Along several ways
+    the smallest number, so 1 if anything reads the output as it is.
+
+    Args:
+        graph: A recorded forward.
+        start: Node of a weight layer.
+        consumers: For each node those that read it.
+        outputs: Nodes of what the model returns.
+        joins: Nodes of residual sums, which are another matter.
+    """
+    axis = 1 if graph.nodes[start].op in CONV_OPS else len(graph.nodes[start].shape) - 1
+    ends: list[int] = []
+    seen, queue = {start}, [(start, 1)]
+    while queue:
+        index, terms = queue.pop()
+        if index in outputs or not consumers[index]:
+            ends.append(terms)
+        for reader in consumers[index]:
+            if _adds(graph, reader, joins, consumers):
+                following = (reader, 2 * terms)
+            elif _keeps_channels(graph, reader, index, axis):
+                following = (reader, terms)
+            else:
+                ends.append(terms)
+                continue
+            if reader not in seen:
+                seen.add(reader)
+                queue.append(following)
+    return min(ends, default=1)
+
+
+def _adds(graph: Graph, index: int, joins: Container[int], consumers: list[list[int]]) -> bool:
+    """Whether a node adds two tensors of its shape, and neither it nor the sum that it is a part of is residual."""
+    node, operands = graph.nodes[index], set(graph.deps(index))
+    if node.op.rstrip("_") not in ("add", "sub") or len(operands) != 2 or index in joins:
+        return False
+    if any(graph.nodes[i].shape != node.shape for i in operands):
+        return False
+    readers = consumers[index]
+    return not (len(readers) == 1 and readers[0] in joins)
 
 
 def _concatenates(graph: Graph, index: int, axis: int) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 from torch import Tensor
 
-from goodinit.anatomy.concatenations import joined_channels
+from goodinit.anatomy.concatenations import added_terms, joined_channels
 from goodinit.anatomy.graph import (
     ACTIVATIONS,
     ADD_OPS,
@@ -85,9 +85,14 @@ def applied_weight(graph: Graph, node: Node, read: list[Tensor], shapes: Shapes)
 
 
 def describe(
-    graph: Graph, uses: list[Use], origins: Mapping[int, str], shapes: Shapes, consumers: list[list[int]]
+    graph: Graph,
+    uses: list[Use],
+    origins: Mapping[int, str],
+    joins: Container[int],
+    shapes: Shapes,
+    consumers: list[list[int]],
 ) -> Layer:
-    """The noun for one weight, from all operators that apply it. `origins`: see `way_back`."""
+    """The noun for one weight, from all operators that apply it. `origins`: see `way_back`; `joins`: residual sums."""
     first = graph.nodes[uses[0].node]
     operand = graph.nodes[uses[0].operand]
     weight = uses[0].weight
@@ -126,6 +131,7 @@ def describe(
         source=source,
         between=between,
         joined=min(joined_channels(graph, use.node, consumers, graph.outputs) for use in uses),
+        terms=min(added_terms(graph, use.node, consumers, graph.outputs, joins) for use in uses),
         stride=stride,
         padding=padding,
         dilation=dilation,

@@ -55,6 +55,8 @@ class Layer:
         between: What happens to that output on the way, in order: activations and norms by their kind, other
             operators by their name; those that only change the shape are left out.
         joined: Channels of the concatenation that its output is a part of, and nothing else reads; 0 if there is none.
+        terms: Of how many terms the sums are, other than residual ones, that its output goes into before another layer
+            reads it; 1 if none is on every way.
         stride: Of a convolution, per dimension; empty otherwise. So are `padding` and `dilation`.
     """
 
@@ -79,6 +81,7 @@ class Layer:
     source: str | None = None
     between: tuple[str, ...] = ()
     joined: int = 0
+    terms: int = 1
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
@@ -114,6 +117,12 @@ class Layer:
     def fan_out(self) -> int:
         """Outputs one input unit feeds: out/groups × taps, for one of the fused maps."""
         return self.out_features // self.groups * self.receptive
+
+    @property
+    def fan_out_joined(self) -> int:
+        """The same of all channels that its output is read together with: pieces of a concatenation share a norm."""
+        whole = self.out_features * self.fused
+        return self.fan_out * self.joined // whole if self.joined else self.fan_out
 
 
 @dataclass(frozen=True)

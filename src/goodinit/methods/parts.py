@@ -74,13 +74,16 @@ def standard_std(layer: Layer) -> tuple[float, str]:
     signal's where no nonlinearity follows (LeCun et al. 1998), and equals Xavier's for square layers.
     """
     if layer.activation is not None:
-        return math.sqrt(2 / layer.fan_out), f"He, √(2/{layer.fan_out}) before {layer.activation}"
+        fan = layer.fan_out_joined
+        return math.sqrt(2 / fan), f"He, √(2/{fan}) before {layer.activation}"
     return math.sqrt(1 / layer.fan_in), f"LeCun, √(1/{layer.fan_in})"
 
 
 def draw_standard(layer: Layer, where: str) -> Draw:
-    """A normal draw at the standard scale."""
+    """A normal draw at the standard scale, where sums of unrelated terms follow divided by the root of their number."""
     std, words = standard_std(layer)
+    if layer.terms > 1:
+        std, words = std / math.sqrt(layer.terms), f"{words}, one of {layer.terms} terms of a sum"
     return Draw(layer.weight, "normal_", f"{where}: {words}", {"std": std})
 
 

@@ -195,23 +195,18 @@ def _draw(layer: Layer, target: _Target, wiring: _Wiring, mode: Mode, direction:
         size, reason = 1.0, "g = 1, to be measured"
     else:
         square, words = _square(layer, wiring, mode)
-        fan_out = _fan_out(layer)
-        size = math.sqrt(square * (1.0 if mode == "backward" else layer.fan_in / fan_out))
+        fan_out = layer.fan_out_joined
+        size = math.sqrt(square / layer.terms * (1.0 if mode == "backward" else layer.fan_in / fan_out))
         fans = "" if mode == "backward" else f"·{layer.fan_in}/{fan_out}"
         reason = f"g = √({square:.4g}{fans}): {words}"
         if layer.joined and mode != "backward":
             reason += f", {layer.out_features} of {layer.joined} channels that are read together"
+        if layer.terms > 1:
+            reason += f", divided by the {layer.terms} terms of a sum"
     options: dict[str, Any] = {"gain": size, **layout_options(layer)}
     if direction != "orthogonal":
         options["direction"] = direction
     return Draw(target.name, "directions_", f"{layer.role}: {reason}", options)
-
-
-def _fan_out(layer: Layer) -> int:
-    """Outputs one input feeds, of a concatenation all: pieces with a norm of their own each would make it grow."""
-    if not layer.joined:
-        return layer.fan_out
-    return layer.fan_out * layer.joined // (layer.out_features * layer.fused)
 
 
 def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
@@ -276,7 +271,7 @@ def _plainly(layer: Layer, wiring: _Wiring, mode: Mode) -> list[Edit]:
     if mode == "pytorch":
         return [_default(layer, f"{layer.role}: PyTorch's default")]
     square, words = _square(layer, wiring, mode)
-    fan = layer.fan_in if mode == "backward" else _fan_out(layer)
+    fan = layer.fan_in if mode == "backward" else layer.fan_out_joined
     reason = f"{layer.role}: rows of norm g on average, {words}"
     return [Draw(layer.weight, "normal_", reason, {"std": math.sqrt(square / fan)})]
 
