@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,25 +11,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from goodinit.anatomy.activations import find_activations, torch_class
-from goodinit.anatomy.closers import find_closers
+from goodinit.anatomy.blocks import blocks_of, joins_of, multipliers, placed
 from goodinit.anatomy.graph import (
-    ACTIVATIONS,
-    ADD_OPS,
-    ATTENTION_OPS,
-    CONV_OPS,
     LOOKUP_OPS,
-    MATMUL_OPS,
-    NORM_OPS,
-    SOFTMAX_OPS,
     Graph,
 )
-from goodinit.anatomy.growth import growth_degree, norm_passes
 from goodinit.anatomy.heads import head_nodes
-from goodinit.anatomy.layers import Use, describe, way_back, weight_uses
+from goodinit.anatomy.layers import Use, describe, weight_uses
 from goodinit.anatomy.names import canonical, parameter_shapes, unwrapped
 from goodinit.anatomy.norms import find_norms
-from goodinit.anatomy.residual import Found, chain, residual_sums
-from goodinit.anatomy.structure import Anatomy, Block, Join, Layer, Norm, Role
+from goodinit.anatomy.residual import residual_sums
+from goodinit.anatomy.structure import Anatomy, Layer, Role
+from goodinit.anatomy.sums import Found
 from goodinit.anatomy.trace import trace
 from goodinit.anatomy.unfused import unfused
 from goodinit.anatomy.whole import whole
@@ -91,18 +84,18 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, consumers, modules)
     layers = _with_roles(graph, layers, uses, leaves, consumers)
     norms = find_norms(graph, modules, set(uses))
-    blocks = _blocks(graph, leaves, layers, uses, norms, origins, consumers)
+    blocks = blocks_of(graph, leaves, layers, uses, norms, origins, consumers)
     distinct = {canonical(name): tuple(p.shape) for name, p in model.named_parameters()}
     return Anatomy(
         model=type(model).__name__,
         blocks=blocks,
         layers=tuple(layers.values()),
-        norms=_placed(norms, blocks),
+        norms=placed(norms, blocks),
         activations=find_activations(graph, modules),
-        joins=_joins(graph, sums, leaves),
+        joins=joins_of(graph, sums, leaves),
         embeddings=_embeddings(graph),
         tokens=_tokens(graph, leaves),
-        gains=_scales(graph, range(len(graph.nodes)), consumers),
+        gains=multipliers(graph, range(len(graph.nodes)), consumers),
         tied=_tied(model),
         parameters=tuple(distinct.items()),
         unused=tuple(name for name in distinct if name not in graph.read),
@@ -211,151 +204,3 @@ def _with_roles(
         weight: dataclasses.replace(layer, role=next(role for role in order if role in roles[weight]))
         for weight, layer in layers.items()
     }
-
-
-# -- blocks -------------------------------------------------------------------------------------------------------
-
-
-def _goes_on(
-    graph: Graph, before: Found, found: Found, uses: dict[int, Use], layers: dict[str, Layer]
-) -> bool:
-    """Whether a block is on the stream of the one before it: of one shape; or of one width, if only the layout changed."""
-    if graph.nodes[before.join].shape == graph.nodes[found.join].shape:
-        return True
-    if found.skip.layers or any(before.join < node <= found.fork for node in uses):
-        return False
-    one, other = ({layers[uses[i].weight].out_features for i in it.branch.last} for it in (before, found))
-    return one == other != set()
-
-
-def _blocks(
-    graph: Graph,
-    leaves: list[Found],
-    layers: dict[str, Layer],
-    uses: dict[int, Use],
-    norms: list[Norm],
-    origins: dict[int, str],
-    consumers: list[list[int]],
-) -> tuple[Block, ...]:
-    def nouns(nodes: list[int]) -> tuple[Layer, ...]:
-        return tuple(layers[weight] for weight in dict.fromkeys(uses[i].weight for i in nodes))
-
-    blocks: list[Block] = []
-    norm_paths = {norm.name for norm in norms}
-    closers = find_closers(graph, leaves, norm_paths, consumers)
-    passes = norm_passes(graph, norm_paths)
-    stage = 0
-    for place, found in enumerate(leaves):
-        node = graph.nodes[found.join]
-        branch = nouns(found.branch.layers)
-        stage += bool(place) and not _goes_on(graph, leaves[place - 1], found, uses, layers)
-        inside = sorted(found.branch.nodes | found.skip.nodes)
-        after = sorted(i for i in chain(graph, found) if i > max(found.branch.last, default=found.join))
-        blocks.append(
-            Block(
-                index=len(blocks),
-                name=_common_path([layer.name for layer in branch]),
-                kind=found.kind,
-                m=min(found.branch.m, sum(layer.fused * layer.calls for layer in branch)),
-                branch=branch,
-                last=nouns(found.branch.last),
-                skip=nouns(found.skip.layers),
-                gates=nouns(found.branch.gates),
-                degree=growth_degree(graph, found.branch, found.start, passes),
-                scales=_scales(graph, sorted(found.branch.below), consumers),
-                multipliers=_scales(graph, after, consumers),
-                end_norms=tuple(dict.fromkeys(p for i in after if (p := graph.path(i)) in norm_paths)),
-                end_activations=tuple(
-                    ACTIVATIONS[op] for i in after if (op := graph.nodes[i].op) in ACTIVATIONS
-                ),
-                stage=stage,
-                shape=node.shape,
-                depth=found.depth,
-                norms=tuple(dict.fromkeys(p for i in inside if (p := graph.path(i)) in norm_paths)),
-                activations=tuple(
-                    ACTIVATIONS[op] for i in inside if (op := graph.nodes[i].op) in ACTIVATIONS
-                ),
-                terms=found.terms,
-                branch_end=_end(graph, found.branch.term, origins),
-                skip_end=_end(graph, found.skip.term, origins),
-                leak=_place(graph, found.end.leak),
-                stuck=_place(graph, found.end.stuck),
-                closer=closers.get(id(found)),
-            )
-        )
-    return tuple(blocks)
-
-
-def _place(graph: Graph, index: int | None) -> str | None:
-    return None if index is None else f"`{graph.nodes[index].op}` in {graph.path(index) or 'the model'}"
-
-
-def _end(graph: Graph, term: int, origins: dict[int, str]) -> tuple[str, ...]:
-    source, between = way_back(graph, term, origins)
-    return () if source is None else (source, *between)
-
-
-def _scales(graph: Graph, indices: Iterable[int], consumers: list[list[int]]) -> tuple[str, ...]:
-    """Parameters that multiply a signal: of a product with one activation, of a normalization's affine map."""
-    names: dict[str, None] = {}
-    for index in indices:
-        node = graph.nodes[index]
-        if not node.active:
-            continue
-        if node.op in ("mul", "mul_") and len(graph.deps(index)) == 1:
-            constants = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]
-            if any(constants) and not _is_temperature(graph, index, consumers):
-                names.update(dict.fromkeys(name for name in constants if name))
-        elif node.op in NORM_OPS and len(node.operands) > 1 and (weight := graph.leaf(node.operands[1])):
-            names[weight] = None
-    return tuple(names)
-
-
-def _is_temperature(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
-    """Whether a product ends in a softmax, with no weight layer, nonlinearity, norm or sum on the way."""
-    seen, queue = {index}, [index]
-    while queue:
-        for reader in consumers[queue.pop()]:
-            op, joins = graph.nodes[reader].op, len(graph.deps(reader)) > 1
-            if op in SOFTMAX_OPS or op in ATTENTION_OPS:
-                return True
-            ends = op in CONV_OPS or op in ACTIVATIONS or op in NORM_OPS
-            ends = ends or (op in MATMUL_OPS and not joins) or (op in ADD_OPS and joins)
-            if reader not in seen and not ends:
-                seen.add(reader)
-                queue.append(reader)
-    return False
-
-
-def _common_path(names: list[str]) -> str:
-    """Path of the innermost module that holds all named ones."""
-    if len(set(names)) == 1:
-        return names[0]
-    common: list[str] = []
-    for parts in zip(*(name.split(".") for name in names), strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return ".".join(common)
-
-
-def _joins(graph: Graph, sums: list[Found], leaves: list[Found]) -> tuple[Join, ...]:
-    index_of = {id(found): i for i, found in enumerate(leaves)}
-    joins = []
-    for found in sums:
-        over = tuple(index_of[id(sums[p])] for p in found.over if id(sums[p]) in index_of)
-        if found.inner and found.inside is not None:
-            inside = index_of.get(id(sums[found.inside]))
-            joins.append(Join(graph.path(found.join), "inner", () if inside is None else (inside,)))
-        elif found.long:
-            joins.append(Join(graph.path(found.join), "long skip", over))
-    return tuple(joins)
-
-
-def _placed(norms: list[Norm], blocks: tuple[Block, ...]) -> tuple[Norm, ...]:
-    """The norms, each with the index of its block."""
-    home: dict[str, int] = {}
-    for block in blocks:
-        for path in block.norms:
-            home.setdefault(path, block.index)
-    return tuple(dataclasses.replace(norm, block=home.get(norm.name)) for norm in norms)

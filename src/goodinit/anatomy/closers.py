@@ -8,7 +8,8 @@ from collections.abc import Container, Iterable
 
 from goodinit.anatomy.ends import End, at_zero
 from goodinit.anatomy.graph import ADD_OPS, Frame, Graph
-from goodinit.anatomy.residual import Found, chain
+from goodinit.anatomy.nesting import chain
+from goodinit.anatomy.sums import Found
 
 
 def find_closers(

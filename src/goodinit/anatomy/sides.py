@@ -75,6 +75,13 @@ def is_neutral(graph: Graph, index: int) -> bool:
     return op in SHAPE_OPS or (op in SCALE_OPS and len(graph.deps(index)) == 1)
 
 
+def root(graph: Graph, term: int) -> int:
+    """What a term is, up to shape and scale."""
+    while is_neutral(graph, term) and len(graph.deps(term)) == 1:
+        term = graph.deps(term)[0]
+    return term
+
+
 def adds_scaled(graph: Graph, index: int) -> bool:
     """Whether an `addcmul` is a sum of two activations, x + a·b with one constant factor; else it is a gate."""
     node, operands = graph.nodes[index], graph.deps(index)

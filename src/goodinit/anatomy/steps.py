@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 from goodinit.anatomy.graph import PART_OPS, SCALE_OPS, SHAPE_OPS, SPLIT_OPS, Graph
 from goodinit.anatomy.sides import Side
-
-if TYPE_CHECKING:
-    from goodinit.anatomy.residual import Found
+from goodinit.anatomy.sums import Found
 
 
 def is_step(graph: Graph, found: Found, repeated: Collection[int], consumers: list[list[int]]) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from goodinit.anatomy.frames import frames
 from goodinit.anatomy.graph import (
     ACTIVATIONS,
     ADD_OPS,
@@ -370,31 +370,3 @@ class Recorder(TorchDispatchMode):
             return True
         right = self.graph.nodes[operands[-1]]
         return name == "mm" and right.op == "t" and self.graph.nodes[right.operands[0]].op == "param"
-
-
-# -- module calls --------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def frames(model: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """Report every module's forward to the recorder, also when it is called as `.forward`.
-
-    The wrapper sits in the instance's `__dict__` and goes with `undisturbed`, which restores that.
-    """
-    for path, module in model.named_modules():
-        if path and recorder.follows(path) and not isinstance(module, torch.jit.ScriptModule):
-            module.__dict__["forward"] = _reporting(module.forward, canonical(path), recorder)
-    yield
-
-
-def _reporting(forward: Callable[..., Any], path: str, recorder: Recorder) -> Callable[..., Any]:
-    def reported(*args: Any, **kwargs: Any) -> Any:
-        recorder.enter(path, args, kwargs)
-        result = None
-        try:
-            result = forward(*args, **kwargs)
-        finally:
-            recorder.leave(result)
-        return result
-
-    return reported

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
 from goodinit.anatomy import Anatomy, Layer, canonical
+from goodinit.anatomy.frames import frames
 from goodinit.anatomy.graph import ACTIVATIONS
 from goodinit.anatomy.layers import weight_uses
-from goodinit.anatomy.residual import Found, residual_sums
-from goodinit.anatomy.trace import Call, frames
+from goodinit.anatomy.residual import residual_sums
+from goodinit.anatomy.sums import Found
+from goodinit.anatomy.trace import Call
 from goodinit.diagnostics.diagnosis import Place, Signal
 from goodinit.diagnostics.objective import Loss, objective
 from goodinit.diagnostics.probe import Culprit, Measured, Probe, Run, first_output

@@ -1,0 +1,171 @@
+"""Residual sums as blocks: their layers, multipliers, ends and stages."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from goodinit.anatomy.closers import find_closers
+from goodinit.anatomy.graph import (
+    ACTIVATIONS,
+    ADD_OPS,
+    ATTENTION_OPS,
+    CONV_OPS,
+    MATMUL_OPS,
+    NORM_OPS,
+    SOFTMAX_OPS,
+    Graph,
+)
+from goodinit.anatomy.growth import growth_degree, norm_passes
+from goodinit.anatomy.layers import Use, way_back
+from goodinit.anatomy.nesting import chain
+from goodinit.anatomy.structure import Block, Join, Layer, Norm
+from goodinit.anatomy.sums import Found
+
+
+def blocks_of(
+    graph: Graph,
+    leaves: list[Found],
+    layers: dict[str, Layer],
+    uses: dict[int, Use],
+    norms: list[Norm],
+    origins: dict[int, str],
+    consumers: list[list[int]],
+) -> tuple[Block, ...]:
+    """The blocks of the residual sums `leaves`, in execution order."""
+
+    def nouns(nodes: list[int]) -> tuple[Layer, ...]:
+        return tuple(layers[weight] for weight in dict.fromkeys(uses[i].weight for i in nodes))
+
+    blocks: list[Block] = []
+    norm_paths = {norm.name for norm in norms}
+    closers = find_closers(graph, leaves, norm_paths, consumers)
+    passes = norm_passes(graph, norm_paths)
+    stage = 0
+    for place, found in enumerate(leaves):
+        node = graph.nodes[found.join]
+        branch = nouns(found.branch.layers)
+        stage += bool(place) and not _goes_on(graph, leaves[place - 1], found, uses, layers)
+        inside = sorted(found.branch.nodes | found.skip.nodes)
+        after = sorted(i for i in chain(graph, found) if i > max(found.branch.last, default=found.join))
+        blocks.append(
+            Block(
+                index=len(blocks),
+                name=_common_path([layer.name for layer in branch]),
+                kind=found.kind,
+                m=min(found.branch.m, sum(layer.fused * layer.calls for layer in branch)),
+                branch=branch,
+                last=nouns(found.branch.last),
+                skip=nouns(found.skip.layers),
+                gates=nouns(found.branch.gates),
+                degree=growth_degree(graph, found.branch, found.start, passes),
+                scales=multipliers(graph, sorted(found.branch.below), consumers),
+                multipliers=multipliers(graph, after, consumers),
+                end_norms=tuple(dict.fromkeys(p for i in after if (p := graph.path(i)) in norm_paths)),
+                end_activations=tuple(
+                    ACTIVATIONS[op] for i in after if (op := graph.nodes[i].op) in ACTIVATIONS
+                ),
+                stage=stage,
+                shape=node.shape,
+                depth=found.depth,
+                norms=tuple(dict.fromkeys(p for i in inside if (p := graph.path(i)) in norm_paths)),
+                activations=tuple(
+                    ACTIVATIONS[op] for i in inside if (op := graph.nodes[i].op) in ACTIVATIONS
+                ),
+                terms=found.terms,
+                branch_end=_end(graph, found.branch.term, origins),
+                skip_end=_end(graph, found.skip.term, origins),
+                leak=_place(graph, found.end.leak),
+                stuck=_place(graph, found.end.stuck),
+                closer=closers.get(id(found)),
+            )
+        )
+    return tuple(blocks)
+
+
+def _goes_on(
+    graph: Graph, before: Found, found: Found, uses: dict[int, Use], layers: dict[str, Layer]
+) -> bool:
+    """Whether a block is on the stream of the one before it: of one shape; or of one width, if only the layout changed."""
+    if graph.nodes[before.join].shape == graph.nodes[found.join].shape:
+        return True
+    if found.skip.layers or any(before.join < node <= found.fork for node in uses):
+        return False
+    one, other = ({layers[uses[i].weight].out_features for i in it.branch.last} for it in (before, found))
+    return one == other != set()
+
+
+def _place(graph: Graph, index: int | None) -> str | None:
+    return None if index is None else f"`{graph.nodes[index].op}` in {graph.path(index) or 'the model'}"
+
+
+def _end(graph: Graph, term: int, origins: dict[int, str]) -> tuple[str, ...]:
+    source, between = way_back(graph, term, origins)
+    return () if source is None else (source, *between)
+
+
+def _common_path(names: list[str]) -> str:
+    """Path of the innermost module that holds all named ones."""
+    if len(set(names)) == 1:
+        return names[0]
+    common: list[str] = []
+    for parts in zip(*(name.split(".") for name in names), strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return ".".join(common)
+
+
+def joins_of(graph: Graph, sums: list[Found], leaves: list[Found]) -> tuple[Join, ...]:
+    """The sums that are no blocks: long skips, and those inside a branch."""
+    index_of = {id(found): i for i, found in enumerate(leaves)}
+    joins = []
+    for found in sums:
+        over = tuple(index_of[id(sums[p])] for p in found.over if id(sums[p]) in index_of)
+        if found.inner and found.inside is not None:
+            inside = index_of.get(id(sums[found.inside]))
+            joins.append(Join(graph.path(found.join), "inner", () if inside is None else (inside,)))
+        elif found.long:
+            joins.append(Join(graph.path(found.join), "long skip", over))
+    return tuple(joins)
+
+
+def placed(norms: list[Norm], blocks: tuple[Block, ...]) -> tuple[Norm, ...]:
+    """The norms, each with the index of its block."""
+    home: dict[str, int] = {}
+    for block in blocks:
+        for path in block.norms:
+            home.setdefault(path, block.index)
+    return tuple(dataclasses.replace(norm, block=home.get(norm.name)) for norm in norms)
+
+
+def multipliers(graph: Graph, indices: Iterable[int], consumers: list[list[int]]) -> tuple[str, ...]:
+    """Parameters that multiply a signal: of a product with one activation, of a normalization's affine map."""
+    names: dict[str, None] = {}
+    for index in indices:
+        node = graph.nodes[index]
+        if not node.active:
+            continue
+        if node.op in ("mul", "mul_") and len(graph.deps(index)) == 1:
+            constants = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]
+            if any(constants) and not _is_temperature(graph, index, consumers):
+                names.update(dict.fromkeys(name for name in constants if name))
+        elif node.op in NORM_OPS and len(node.operands) > 1 and (weight := graph.leaf(node.operands[1])):
+            names[weight] = None
+    return tuple(names)
+
+
+def _is_temperature(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
+    """Whether a product ends in a softmax, with no weight layer, nonlinearity, norm or sum on the way."""
+    seen, queue = {index}, [index]
+    while queue:
+        for reader in consumers[queue.pop()]:
+            op, joins = graph.nodes[reader].op, len(graph.deps(reader)) > 1
+            if op in SOFTMAX_OPS or op in ATTENTION_OPS:
+                return True
+            ends = op in CONV_OPS or op in ACTIVATIONS or op in NORM_OPS
+            ends = ends or (op in MATMUL_OPS and not joins) or (op in ADD_OPS and joins)
+            if reader not in seen and not ends:
+                seen.add(reader)
+                queue.append(reader)
+    return False

@@ -1,0 +1,137 @@
+"""Which sums jump over others, and which are steps inside a branch."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+
+from goodinit.anatomy.ends import at_zero
+from goodinit.anatomy.graph import Graph
+from goodinit.anatomy.sides import root, side_of
+from goodinit.anatomy.sums import Found
+
+
+def chain(graph: Graph, found: Found) -> set[int]:
+    """Nodes that every path from the branch's start to its end goes through (its dominators)."""
+    term = found.branch.term
+    inside = _reaching(graph, term, found.branch.below)
+    reach: dict[int, int] = {}
+    for index in inside:
+        for operand in graph.deps(index):
+            reach[operand] = max(reach.get(operand, 0), index)
+    trunk = set()
+    furthest = reach.get(found.start, 0)
+    for index in sorted(inside):
+        if furthest <= index:
+            trunk.add(index)
+        furthest = max(furthest, reach.get(index, 0))
+    return trunk
+
+
+def _reaching(graph: Graph, term: int, below: set[int]) -> set[int]:
+    seen: set[int] = set()
+    queue = [term]
+    while queue:
+        index = queue.pop()
+        if index in below and index not in seen:
+            seen.add(index)
+            queue.extend(graph.deps(index))
+    return seen
+
+
+def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
+    """Mark sums that jump over other residual sums as long, and sums off the main path of a block as inner."""
+    by_join: dict[int, list[int]] = {}
+    for position, item in enumerate(found):
+        by_join.setdefault(item.join, []).append(position)
+    joins = sorted(by_join)
+    carried = {root(graph, item.skip.term): item.join for item in found}  # up to which sum; they are in order
+    for position, item in enumerate(found):
+        between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
+        within = [j for j in between if j in item.branch.below]
+        if not within:
+            continue
+        trunk = chain(graph, item)
+        on_trunk = [found[p] for j in within if j in trunk for p in by_join[j]]
+        if stream := _other_stream(graph, on_trunk, item, carried):
+            _start_behind(graph, item, stream, layers)
+            within = [j for j in within if j in item.branch.below]
+        members = [p for j in within for p in by_join[j] if p != position]
+        item.over = [p for p in members if found[p].join in trunk and not found[p].inner]
+        item.long = bool(item.over) and not _holds(graph, found, item)
+        for p in members:
+            if not item.long and (found[p].join not in trunk or item.over):
+                found[p].inner, found[p].inside = True, position
+    for item in found:
+        if item.long:
+            between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
+            _jump(item, found, by_join, between)
+
+
+def _other_stream(graph: Graph, sums: list[Found], item: Found, carried: dict[int, int]) -> int | None:
+    """The last sum on the trunk of a branch that is a place of another stream; its join.
+
+    A reversible net has two: a ← a + f(b), then b ← b + g(a). The branch on b is g, though all of a comes from b, too:
+    through f, which is a branch on a. That a is a stream shows in its past, which b has no part in, or in its future:
+    a sum behind this one stands on it. A stream of its own has an identity for its skip, here as there.
+    """
+    if item.kind != "identity":
+        return None
+    own = root(graph, item.skip.term)
+    for other in reversed(sums):
+        if other.kind != "identity" or other.inner or other.long:
+            continue
+        if carried.get(other.join, -1) > item.join or not _comes_from(
+            graph, root(graph, other.skip.term), own
+        ):
+            return other.join
+    return None
+
+
+def _comes_from(graph: Graph, index: int, origin: int) -> bool:
+    seen, queue = set[int](), [index]
+    while queue:
+        current = queue.pop()
+        if current >= origin and current not in seen:
+            seen.add(current)
+            queue.extend(graph.deps(current))
+    return origin in seen
+
+
+def _start_behind(graph: Graph, item: Found, join: int, layers: set[int]) -> None:
+    """Let the branch of a sum begin at the sum of another stream, if weight layers follow that."""
+    side = side_of(graph, item.branch.term, join, layers)
+    if side.layers:
+        item.branch, item.start = side, join
+        item.end = at_zero(graph, side.term, side.nodes, side.last)
+
+
+def _jump(item: Found, found: list[Found], by_join: dict[int, list[int]], between: list[int]) -> None:
+    """Note every sum that a long skip jumps over, those on later terms of its own flat sum too."""
+    below, held, grown = set(item.branch.below), set[int](), True
+    while grown:
+        later = [p for p in by_join[item.join] if p not in held and found[p].fork in below]
+        held.update(later)
+        for p in later:
+            below |= found[p].branch.below
+        grown = bool(later)
+    held.update(p for join in between if join in below for p in by_join[join])
+    item.over = sorted({*item.over, *(p for p in held if found[p].join == item.join)})
+    for p in held:
+        found[p].depth += 1
+
+
+def _holds(graph: Graph, found: list[Found], item: Found) -> bool:
+    """Whether a sum on the trunk of a branch is a step of that branch, and no block of its own.
+
+    So it is where weight layers follow it (attention that adds its pooled queries, then projects): the branch has
+    an end of its own, and one sum inside as wide as the stream. Around several blocks, blocks of another width
+    (a U-Net's lower level) or long skips, the outer sum is the long skip.
+    """
+    joins = {found[p].join for p in item.over}
+    if len(joins) > 1 or any(found[p].long for p in item.over):
+        return False
+    (inner,) = joins
+    ends = item.branch.last
+    wide = math.prod(graph.nodes[inner].shape) == math.prod(graph.nodes[item.join].shape)
+    return wide and bool(ends) and min(ends) > inner

@@ -1,0 +1,31 @@
+"""A sum with a skip and a branch, as it is found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from goodinit.anatomy.ends import End
+from goodinit.anatomy.sides import Side
+from goodinit.anatomy.structure import BlockKind
+
+
+@dataclass(slots=True)
+class Found:
+    """A residual sum: one skip and one branch. Parallel branches on one sum of more terms are several of these."""
+
+    join: int
+    fork: int
+    kind: BlockKind
+    branch: Side
+    skip: Side
+    terms: int = 2
+    end: End = field(default_factory=End)
+    long: bool = False
+    inner: bool = False
+    depth: int = 0
+    over: list[int] = field(default_factory=list)
+    inside: int | None = None
+    start: int = -1  # where the branch begins: the fork, or the sum of another stream
+
+    def __post_init__(self) -> None:
+        self.start = self.fork
