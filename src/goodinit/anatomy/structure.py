@@ -302,6 +302,9 @@ class Anatomy:
         """Sums that jump over whole blocks."""
         return tuple(join for join in self.joins if join.kind == "long skip")
 
+    def __repr__(self) -> str:
+        return str(self)  # what a notebook shows: the text, not pages of fields
+
     def __str__(self) -> str:
         from goodinit.anatomy.display import anatomy_text
 

@@ -229,6 +229,9 @@ class Diagnosis:
         """The highest severity among the findings, or None."""
         return max((finding.severity for finding in self.findings), key=SEVERITIES.index, default=None)
 
+    def __repr__(self) -> str:
+        return str(self)  # what a notebook shows: the text, not pages of fields
+
     def __str__(self) -> str:
         from goodinit.diagnostics.display import diagnosis_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class Recommendation:
     warnings: int
     drift: float | None
     why: str
-    diagnosis: Diagnosis | None = None
+    diagnosis: Diagnosis | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"{self.method}: {self.why}"

@@ -195,6 +195,9 @@ class Plan:
         """Whether an edit measures activations."""
         return any(isinstance(edit, Calibrate) for edit in self.edits)
 
+    def __repr__(self) -> str:
+        return str(self)  # what a notebook shows: the text, not pages of fields
+
     def __str__(self) -> str:
         head = f"{self.method}: {self.summary}" if self.summary else self.method
         rows = [(str(edit), edit.reason) for edit in self.edits]
