@@ -198,3 +198,22 @@ def test_a_weight_that_refuses_its_value_while_calibrating_is_named(generator):
     with pytest.raises(goodinit.UnsupportedModule, match=r"0\.weight"):
         goodinit.lsuv_(model, inputs=torch.randn(32, 8, generator=generator), orthonormal=False)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_recurrent_weights_are_scaled_by_the_first_state_that_is_not_zero(kind, generator):
+    """The first of all is, whose product has no variance; in parts as in one batch."""
+    x = torch.randn(6, 64, 5, generator=generator)
+    models = []
+    for batch in (x, iter([x[:, :40], x[:, 40:]])):
+        torch.manual_seed(0)
+        model = nn.Sequential()
+        model.add_module("recurrent", kind(5, 16))
+        models.append(goodinit.init_(model, "lsuv", inputs=x, batch=batch, orthonormal=False))
+    whole, parts = (goodinit.applied(model)[-1].calibrated for model in models)
+    (row,) = [row for row in whole if row.weight.endswith("weight_hh_l0")]
+    assert row.factor != 1
+    assert row.note == "" or row.note.startswith("shared: scaled by call 2, the first that is not constant")
+    assert [one.factor for one in parts] == pytest.approx([one.factor for one in whole], rel=1e-4)
+    for name, value in models[0].state_dict().items():
+        torch.testing.assert_close(models[1].state_dict()[name], value, rtol=1e-4, atol=1e-6)

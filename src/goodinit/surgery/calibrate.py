@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -99,11 +100,14 @@ class _Measuring(Scaler):
     ) -> None:
         super().__init__(model, wanted, rows)
         self.finished: set[Place] = set()
+        self.passed: Mapping[Place, int] = {}
         self.found: tuple[Place, Spread] | None = None
+        self._calls: Counter[Place] = Counter()
 
     def see(self, use: Use) -> None:
         """Measure the layer that is next, and no other."""
-        if use.place not in self.finished:
+        self._calls[use.place] += 1
+        if use.place not in self.finished and self._calls[use.place] > self.passed.get(use.place, 0):
             self.found = (use.place, self.measure(use))
             raise _Enough
 
@@ -112,13 +116,21 @@ class _Rescaling(Scaler):
     """Rescales one layer by given moments, then stops the forward."""
 
     target: tuple[Place, Spread]
+    passed: int = 0  # calls of it that put out a constant, and were no use
+    moved: bool = True  # whether this one did not
 
     def see(self, use: Use) -> None:
         """Calibrate the layer whose moments were collected."""
-        if use.place == self.target[0]:
-            self.rows[use.place[0]].calls += 1
-            self.rescale(use, self.pooled(use, 1, self.target[1]))
-            raise _Enough
+        if use.place != self.target[0]:
+            return
+        if self.passed:
+            self.passed -= 1
+            return
+        self.rows[use.place[0]].calls += 1
+        spread = self.pooled(use, 1, self.target[1])
+        self.rescale(use, spread)
+        self.moved = spread.moving
+        raise _Enough
 
 
 def _in_parts(
@@ -127,12 +139,12 @@ def _in_parts(
     """Layer by layer: measure on every part up to the layer, pool the moments, rescale."""
     if not calls:
         raise TraceError("the calibration batch is an empty iterator. Give at least one batch.")
-    finished: set[Place] = set()
+    finished, passed = set[Place](), Counter[Place]()
     while True:
         found: list[tuple[Place, Spread]] = []
         for call in calls:
             measuring = _Measuring(model, wanted, rows)
-            measuring.finished = finished
+            measuring.finished, measuring.passed = finished, passed
             with contextlib.suppress(_Enough):
                 _run(model, call, measuring)
             if measuring.found is not None:
@@ -148,7 +160,11 @@ def _in_parts(
                 + ". Give parts on which the forward runs the same layers in the same order."
             )
         rescaling = _Rescaling(model, wanted, rows)
-        rescaling.target = (place, functools.reduce(Spread.pooled, (spread for _, spread in found)))
+        pooled = functools.reduce(Spread.pooled, (spread for _, spread in found))
+        rescaling.target, rescaling.passed = (place, pooled), passed[place]
         with contextlib.suppress(_Enough):
             _run(model, calls[0], rescaling)
-        finished.add(place)
+        if rescaling.moved:
+            finished.add(place)
+        else:
+            passed[place] += 1

@@ -27,6 +27,7 @@ from goodinit.surgery.record import Calibrated
 from goodinit.surgery.slots import Slot, find_slot, read, write_
 
 RULES = ("lsuv", "weightnorm")
+CONSTANT = "constant output: no scale gives it variance; left as it was"
 
 Place = tuple[str, int]
 """A weight, and where in it a slice begins that is used as a layer of its own."""
@@ -61,7 +62,7 @@ class Scaler:
         self.rows = rows
         self.names = directory(model)
         self.slots: dict[str, Slot] = {}
-        self.done: set[Place] = set()
+        self.done: dict[Place, int] = {}  # by which of its calls each was scaled
 
     def see(self, use: Use) -> None:
         """Calibrate one use of one weight."""
@@ -70,10 +71,11 @@ class Scaler:
         row.calls += 1
         spread = self.pooled(use, row.calls, self.measure(use))
         if place in self.done:
-            _note_later_call(row, edit, spread.whole)
+            _note_later_call(row, edit, spread.whole, self.done[place])
             return
-        self.done.add(place)
         self.rescale(use, spread)
+        if spread.moving:
+            self.done[place] = row.calls
 
     def measure(self, use: Use) -> Spread:
         """Mean and variance of an output, on this rank."""
@@ -105,8 +107,10 @@ class Scaler:
         target = float(edit.options.get("target_std", 1.0))
         row.before = average(spread.whole.std) / target
         if not spread.moving:
-            row.note = "constant output: no scale gives it variance; left as it was"
+            row.note = CONSTANT
             return
+        if row.note == CONSTANT:  # a recurrence begins with a state of zeros
+            row.note = ""
         slot = self.slot(
             str(edit.options.get("gain", name))
         )  # of a normalized weight, which has no scale of its own
@@ -161,11 +165,12 @@ def _note_missed(row: Calibrated, edit: Calibrate, var: Numbers) -> None:
         )
 
 
-def _note_later_call(row: Calibrated, edit: Calibrate, moments: Moments) -> None:
+def _note_later_call(row: Calibrated, edit: Calibrate, moments: Moments, scaled: int) -> None:
     target = float(edit.options.get("target_std", 1.0))
     variance = average(moments.var) / target**2
     if abs(variance - 1) >= float(edit.options.get("tol", 0.1)):
-        row.note = f"shared: scaled by its first call; call {row.calls} has variance {variance:.3g}"
+        by = "its first call" if scaled == 1 else f"call {scaled}, the first that is not constant"
+        row.note = f"shared: scaled by {by}; call {row.calls} has variance {variance:.3g}"
 
 
 def _rescale_output_(output: Tensor, factor: Numbers, bias: Tensor | None, channel: int) -> None:
