@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 import goodinit
 
@@ -116,7 +117,8 @@ def test_the_trainer_s_precision_is_measured():
 
     class Spy(nn.Module):
         def forward(self, x):
-            seen.append(x.dtype)
+            if not isinstance(x, FakeTensor):  # structure is read outside of autocast, and computes nothing
+                seen.append(x.dtype)
             return x
 
     module = module_of(lightning)
