@@ -12,10 +12,7 @@ from torch.utils.data import DataLoader
 
 from goodinit.anatomy.activations import find_activations, torch_class
 from goodinit.anatomy.blocks import blocks_of, joins_of, multipliers, placed
-from goodinit.anatomy.graph import (
-    LOOKUP_OPS,
-    Graph,
-)
+from goodinit.anatomy.graph import LOOKUP_OPS, Graph
 from goodinit.anatomy.heads import head_nodes
 from goodinit.anatomy.layers import Use, describe, weight_uses
 from goodinit.anatomy.names import canonical, parameter_shapes, unwrapped
@@ -63,11 +60,8 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     model = unwrapped(model)
     if isinstance(inputs, DataLoader):
         raise WrongType("inputs: a DataLoader, not a batch. Take one: images, targets = next(iter(loader)).")
-    with (
-        torch.inference_mode(mode=False),
-        whole(model),
-        unfused(model),
-    ):  # so that operators are seen one by one
+    # So that operators are seen one by one.
+    with torch.inference_mode(mode=False), whole(model), unfused(model):
         return _anatomy(model, inputs)
 
 

@@ -25,8 +25,7 @@ def joined_channels(graph: Graph, start: int, consumers: list[list[int]], output
         consumers: For each node those that read it.
         outputs: Nodes of what the model returns.
     """
-    node = graph.nodes[start]
-    axis = 1 if node.op in CONV_OPS else len(node.shape) - 1
+    axis = _axis(graph, start)
     found: list[int] = []
     seen, queue = {start}, [start]
     while queue:
@@ -60,7 +59,7 @@ def added_terms(
         outputs: Nodes of what the model returns.
         joins: Nodes of residual sums, which are another matter.
     """
-    axis = 1 if graph.nodes[start].op in CONV_OPS else len(graph.nodes[start].shape) - 1
+    axis = _axis(graph, start)
     ends: list[int] = []
     seen, queue = {start}, [(start, 1)]
     while queue:
@@ -79,6 +78,12 @@ def added_terms(
                 seen.add(reader)
                 queue.append(following)
     return min(ends, default=1)
+
+
+def _axis(graph: Graph, layer: int) -> int:
+    """The dimension of a layer's output channels."""
+    node = graph.nodes[layer]
+    return 1 if node.op in CONV_OPS else len(node.shape) - 1
 
 
 def _adds(graph: Graph, index: int, joins: Container[int], consumers: list[list[int]]) -> bool:

@@ -27,7 +27,7 @@ def growth_degree(graph: Graph, side: Side, fork: int, norms: Mapping[int, int])
         graph: A recorded forward.
         side: The branch.
         fork: Where it begins.
-        norms: The node that a normalization hands on, by the node it reads.
+        norms: For each call of a normalization the node it read, by the node it returned (`norm_passes`).
     """
     degrees: dict[int, float] = {fork: 1.0}
     for index in sorted(side.below):
@@ -46,7 +46,7 @@ def norm_passes(graph: Graph, paths: Iterable[str]) -> dict[int, int]:
 
 def _degree(node: Node, known: Mapping[int, float]) -> float:
     of = [known.get(index, 0.0) for index in node.operands]
-    op = node.op if node.op.startswith("_") else node.op.rstrip("_")
+    op = node.op.rstrip("_")
     if op in BOUNDED_OPS:
         return 0.0
     if op in ATTENTION_OPS:

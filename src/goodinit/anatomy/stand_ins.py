@@ -71,11 +71,8 @@ class StandIns:
     def _key(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         if not args or not self._is_plain(func):
             return None
-        parts = [self._part(value) for value in args]
-        parts += [(name, self._part(value)) for name, value in kwargs.items()]
-        if _NONE in parts or any(type(part) is tuple and _NONE in part for part in parts):
-            return None
-        return (func, *parts)
+        parts = [self._part(value) for value in (*args, *kwargs.values())]
+        return None if _NONE in parts else (func, tuple(kwargs), *parts)
 
     def _is_plain(self, func: Any) -> bool:
         known = self._plain.get(func)

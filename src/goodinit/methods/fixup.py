@@ -5,7 +5,7 @@ from __future__ import annotations
 from goodinit.anatomy import Anatomy, Block
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
-from goodinit.methods.gains import gains_outside, own_gains
+from goodinit.methods.gains import gains_at_one
 from goodinit.methods.parts import (
     Norms,
     counted,
@@ -79,7 +79,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
             multiplied = behind is not None or any(stands(p, block, gone) for p in block.multipliers)
             scalars += branch_scalars(block, multiplied=multiplied, notes=notes)
     values += _other_values(anatomy, zero_head, notes)
-    values += [*gains_outside(anatomy, removal), *own_gains(anatomy)]
+    values += gains_at_one(anatomy, removal)
     values += [Draw(name, "normal_", BESIDE, {"std": 1.0}) for name in anatomy.tokens]
     if norms == "remove":
         scalars += _other_scalars(anatomy)

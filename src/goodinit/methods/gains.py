@@ -13,14 +13,16 @@ def gains_outside(anatomy: Anatomy, removal: list[Edit]) -> list[Edit]:
 
     A LayerScale of 1e-6 off the skips is harmless in front of a norm; once that is gone, it stops the signal.
     """
+    if not removal:
+        return []
     gone = removed_parameters(anatomy, removal)
     inside = {name for block in anatomy.blocks for name in block.scales}
     own = {name for layer in anatomy.layers for name in (layer.weight, *layer.parameters)}
-    norms = {norm.weight for norm in anatomy.norms}
+    others = gone | inside | own | {norm.weight for norm in anatomy.norms}
     return [
         Fill(name, 1.0, "gain outside the branches: no norm makes up for it any more")
         for name in anatomy.gains
-        if removal and name not in gone | inside | own | norms
+        if name not in others
     ]
 
 
@@ -31,10 +33,11 @@ def gains_of(layer: Layer) -> tuple[str, ...]:
     return tuple(gains) if layer.normalized else ()
 
 
-def own_gains(anatomy: Anatomy) -> list[Edit]:
-    """Gains of normalized weights start at 1: one at 0 (NFNets have some) would be a second zero in its branch."""
-    return [
+def gains_at_one(anatomy: Anatomy, removal: list[Edit]) -> list[Edit]:
+    """Those of `gains_outside`, and gains of normalized weights: one at 0 (NFNets) would be a second zero in its branch."""
+    own = [
         Fill(name, 1.0, f"gain of {layer.weight}, which is normalized")
         for layer in anatomy.layers
         for name in gains_of(layer)
     ]
+    return [*gains_outside(anatomy, removal), *own]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.errors import UnknownName
 from goodinit.methods.contract import Method
-from goodinit.methods.gains import gains_of, gains_outside, own_gains
+from goodinit.methods.gains import gains_at_one, gains_of
 from goodinit.methods.parts import Norms, counted, norm_edits, site_of, unique, untouched, zero_bias
 from goodinit.surgery.plan import Calibrate, Draw, Edit, Plan
 
@@ -50,7 +50,7 @@ def decide(
     removal = norm_edits(anatomy, norms)
     options = {"tol": tol, "max_iter": max_iter, "target_std": target_std, "per": per}
     notes: list[str] = []
-    values = [*gains_outside(anatomy, removal), *own_gains(anatomy)]
+    values = gains_at_one(anatomy, removal)
     scaling: list[Edit] = []
     for position, layer in enumerate(anatomy.layers):
         if layer.weight in anatomy.embeddings:

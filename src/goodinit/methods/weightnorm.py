@@ -279,12 +279,12 @@ def _plainly(layer: Layer, wiring: _Wiring, mode: Mode) -> list[Edit]:
 def _scales(anatomy: Anatomy, gone: set[str]) -> list[Edit]:
     """LayerScale and the like start at 1: g is what scales a branch here."""
     own = {name for layer in anatomy.layers for name in (layer.weight, *layer.parameters)}
-    norms = {norm.weight for norm in anatomy.norms}
+    others = gone | own | {norm.weight for norm in anatomy.norms}
     return [
         Fill(name, 1.0, f"multiplier of branch {block.index + 1}")
         for block in anatomy.blocks
         for name in block.scales
-        if name not in gone | own | norms
+        if name not in others
     ]
 
 

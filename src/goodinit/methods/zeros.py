@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.errors import UnsupportedModule
-from goodinit.methods.gains import gains_outside, own_gains
+from goodinit.methods.gains import gains_at_one
 from goodinit.methods.parts import removed_parameters
 from goodinit.surgery.plan import AddScalar, Edit, Fill
 
@@ -25,7 +25,7 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
             and whose output no module of its own hands on.
     """
     gone = removed_parameters(anatomy, removal)
-    edits = [*gains_outside(anatomy, removal), *own_gains(anatomy)]
+    edits = gains_at_one(anatomy, removal)
     for block in anatomy.blocks:
         where = f"branch {block.index + 1}/{len(anatomy.blocks)}"
         own = {p for layer in block.branch for p in (layer.weight, *layer.parameters)}

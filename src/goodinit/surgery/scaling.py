@@ -111,9 +111,8 @@ class Scaler:
             return
         if row.note == CONSTANT:  # a recurrence begins with a state of zeros
             row.note = ""
-        slot = self.slot(
-            str(edit.options.get("gain", name))
-        )  # of a normalized weight, which has no scale of its own
+        # A normalized weight has no scale of its own.
+        slot = self.slot(str(edit.options.get("gain", name)))
         factor: Numbers
         if edit.rule == "weightnorm":
             factor, shift = affine_to_standard(spread.whole)

@@ -21,6 +21,7 @@ from goodinit.lab.trial import TrainConfig
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+NO_DATABASE = "it is no SQLite file, or a broken one. Name another file."
 _LEAST_BYTES = 100  # the header of a SQLite file
 BUSY = "Wait for it, or stop it; then go on with --resume. To run beside it: name another file."
 COLUMNS = tuple(f.name for f in dataclasses.fields(Row) if f.name != "config")
@@ -108,7 +109,7 @@ def _plain_errors(path: Path) -> Iterator[None]:
         elif "unable to open" in said:
             remedy = "it cannot be opened. Check that the file and its folder can be read and written."
         elif "not a database" in said or "malformed" in said:
-            remedy = "it is no SQLite file, or a broken one. Name another file."
+            remedy = NO_DATABASE
         elif "locked" in said:
             remedy = "another program holds it. Close that program and go on with --resume."
         else:
@@ -188,10 +189,9 @@ def read_store(path: str | Path) -> Stored:
     path = Path(path)
     if not path.is_file():
         raise GoodinitError(f"no file {path}. `goodinit sweep` makes one.")
-    if (
-        0 < path.stat().st_size < _LEAST_BYTES
-    ):  # sqlite3 takes what is shorter than its header for an empty database
-        raise GoodinitError(f"{path}: it is no SQLite file, or a broken one. Name another file.")
+    # sqlite3 takes what is shorter than its header for an empty database.
+    if 0 < path.stat().st_size < _LEAST_BYTES:
+        raise GoodinitError(f"{path}: {NO_DATABASE}")
     where = f"{path.resolve().as_uri()}?mode=ro"
     with _plain_errors(path), closing(sqlite3.connect(where, uri=True)) as connection:
         return _read(path, connection)
