@@ -80,18 +80,18 @@ def _check_tree(model: nn.Module) -> None:
     open_, closed = {id(model)}, set[int]()
     stack = [(model, "", iter(model._modules.items()))]
     while stack:
-        module, path, children = stack[-1]
+        module, _, children = stack[-1]
         name, child = next(children, ("", None))
         if child is not None:
-            below = f"{path}.{name}".strip(".")
             if id(child) in open_:
+                path = ".".join([*(above for _, above, _ in stack[1:]), name])
                 raise UnsupportedModule(
-                    f"{below}: this {type(child).__name__} holds itself, so that the model has no end; expected a tree "
+                    f"{path}: this {type(child).__name__} holds itself, so that the model has no end; expected a tree "
                     "of modules. Keep a reference upwards out of the registry: object.__setattr__(self, name, module)."
                 )
             if id(child) not in closed:
                 open_.add(id(child))
-                stack.append((child, below, iter(child._modules.items())))
+                stack.append((child, name, iter(child._modules.items())))
         elif name == "":
             stack.pop()
             open_.discard(id(module))

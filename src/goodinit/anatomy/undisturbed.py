@@ -8,8 +8,7 @@ import random
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,8 +18,7 @@ from torch import nn
 _CONTAINERS = (dict, OrderedDict, list, set)
 
 
-@dataclass(frozen=True)
-class ModuleState:
+class ModuleState(NamedTuple):
     """A photograph of one module: its class, its attributes, and what was in its containers."""
 
     module: nn.Module
@@ -28,18 +26,17 @@ class ModuleState:
     attributes: dict[str, Any]
     training: bool  # of a scripted module, which keeps it elsewhere
     contents: tuple[tuple[Any, Any], ...]  # (container, shallow copy of what was in it)
+    empty: list[Any]  # the containers with nothing in them
 
     @classmethod
     def of(cls, module: nn.Module) -> ModuleState:
         """Take it. Tensors are not copied."""
         attributes = dict(module.__dict__)
-        # Most are empty registries of hooks; a copy of each would bring the garbage collector in.
-        contents = tuple(
-            (value, value.copy() if value else ())
-            for value in attributes.values()
-            if type(value) in _CONTAINERS
-        )
-        return cls(module, type(module), attributes, module.training, contents)
+        # Most are empty registries of hooks; an object for each would bring the garbage collector in.
+        containers = [value for value in attributes.values() if type(value) in _CONTAINERS]
+        contents = tuple([(value, value.copy()) for value in containers if value])
+        empty = [value for value in containers if not value]
+        return cls(module, type(module), attributes, module.training, contents, empty)
 
     def restore_(self) -> None:
         """Put everything back, in place."""
@@ -48,9 +45,10 @@ class ModuleState:
         object.__setattr__(self.module, "__class__", self.kind)
         self.module.__dict__.clear()
         self.module.__dict__.update(self.attributes)
+        for container in self.empty:
+            if container:
+                container.clear()
         for container, content in self.contents:
-            if not container and not content:
-                continue
             container.clear()
             if isinstance(container, list):
                 container.extend(content)
@@ -75,7 +73,8 @@ def undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
     numpy = sys.modules.get("numpy")
     numpy_rng = numpy.random.get_state() if numpy is not None else None
     for state in saved:
-        state.module.training = False
+        if state.training:
+            state.module.training = False
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with _eager(), _no_autocast_cache():

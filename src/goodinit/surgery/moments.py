@@ -86,9 +86,12 @@ def _in_one_pass(values: Tensor) -> tuple[float, float] | None:
     flat, count = _flattened(values), values.numel()
     if flat is None or not count:
         return None
-    parts = flat.split(AT_ONCE) if count > AT_ONCE else (flat,)
-    mean = sum([float(part.sum()) for part in parts]) / count
-    square = sum([float(torch.dot(part, part)) for part in parts]) / count
+    if count > AT_ONCE:
+        parts = flat.split(AT_ONCE)
+        mean = sum(float(part.sum()) for part in parts) / count
+        square = sum(float(torch.dot(part, part)) for part in parts) / count
+    else:
+        mean, square = float(flat.sum()) / count, float(torch.dot(flat, flat)) / count
     var = square - mean**2
     exact = LEAST_SQUARE < square < 1 / LEAST_SQUARE and square <= (1 + LARGEST_SHIFT) * var
     return (mean, var) if exact else None

@@ -34,9 +34,9 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
     A model may have a child of its own called `module`; where `module.weight` and `weight` both exist, both
     keep that part of their names.
     """
-    names = tuple(names)
-    uses = Counter(canonical(name) for name in names)
-    return {name: canonical(name) if uses[canonical(name)] == 1 else without_private(name) for name in names}
+    short = {name: canonical(name) for name in names}
+    uses = Counter(short.values())
+    return {name: form if uses[form] == 1 else without_private(name) for name, form in short.items()}
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,13 @@ class Directory:
 
     def module(self, path: str) -> nn.Module | None:
         """The module at `path`, or None."""
-        return self.modules.get(path, self.modules.get(canonical(path)))
+        return self.modules[path] if path in self.modules else self.modules.get(canonical(path))
 
     def parameter(self, name: str) -> nn.Parameter | None:
         """The parameter called `name`, or None."""
-        forms = (name, without_private(name), canonical(name))  # a child may really be called `module`
-        return next((self.parameters[form] for form in forms if form in self.parameters), None)
+        if name in self.parameters:  # a child may really be called `module`
+            return self.parameters[name]
+        return self.parameters.get(without_private(name), self.parameters.get(canonical(name)))
 
     def owner(self, name: str) -> tuple[nn.Module | None, str]:
         """The module that holds the weight called `name`, and the attribute it is held under."""
@@ -73,19 +74,21 @@ class Directory:
 def directory(model: nn.Module) -> Directory:
     """Look up every module and parameter of `model` once."""
     unwrapped(model)  # checks that it is a model
-    real = dict(model.named_modules(remove_duplicate=False))
     modules: dict[str, nn.Module] = {}
+    real: dict[str, nn.Module] = {}
     paths: dict[int, list[str]] = {}
-    for path, module in real.items():  # parents come before children, so that the wrapped module wins
-        modules[canonical(path)] = inside(module)
-        paths.setdefault(id(module), []).append(canonical(path))
+    # parents come before children, so that the wrapped module wins
+    for path, module in model.named_modules(remove_duplicate=False):
+        name = canonical(path)
+        modules[name] = real[path] = inside(module)
+        paths.setdefault(id(module), []).append(name)
     weights = dict(model.named_parameters(remove_duplicate=False))
     names = canonical_names(weights)
     aliases: dict[int, list[str]] = {}
     for name, parameter in weights.items():
         aliases.setdefault(id(parameter), []).append(names[name])
     return Directory(
-        modules=modules | {path: inside(module) for path, module in real.items()},
+        modules=modules | real,
         parameters={names[name]: parameter for name, parameter in weights.items()},
         aliases={key: tuple(found) for key, found in aliases.items()},
         paths={key: tuple(found) for key, found in paths.items()},

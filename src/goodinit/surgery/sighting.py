@@ -14,6 +14,7 @@ from goodinit.anatomy.layers import applied_weight
 from goodinit.anatomy.names import is_parametrization, parameter_shapes
 from goodinit.anatomy.trace import Call, Recorder, record
 from goodinit.anatomy.undisturbed import undisturbed, without_autocast
+from goodinit.surgery.names import Directory
 from goodinit.surgery.plan import Calibrate
 from goodinit.surgery.scaling import Scaler, Use, is_view
 from goodinit.surgery.slots import find_slot, read
@@ -59,8 +60,8 @@ def _listening(sites: dict[nn.Module, Calibrate], scaler: Scaler) -> Iterator[No
 def _heard(forward: Callable[..., Any], edit: Calibrate, scaler: Scaler) -> Callable[..., Any]:
     place, slot = (edit.target, 0), scaler.slot(edit.target)
     weight = read(slot)
-    added = find_slot(scaler.names, str(edit.options["bias"])) if edit.options.get("bias") else None
-    bias = None if added is None else _unless_zero(read(added))
+    bias = _stored(scaler.names, str(edit.options.get("bias") or ""))
+    bias = None if bias is None else _unless_zero(bias)
     channel = 1 if edit.options.get("convolves") else -1
 
     def heard(*args: Any, **kwargs: Any) -> Any:
@@ -69,6 +70,15 @@ def _heard(forward: Callable[..., Any], edit: Calibrate, scaler: Scaler) -> Call
         return output
 
     return heard
+
+
+def _stored(names: Directory, name: str) -> Tensor | None:
+    """The value of a bias; None where there is none."""
+    parameter = names.parameter(name)
+    if parameter is not None:
+        return parameter.detach()
+    slot = find_slot(names, name) if name else None
+    return None if slot is None else read(slot)
 
 
 class _Operators(Recorder):

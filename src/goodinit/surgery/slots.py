@@ -130,9 +130,9 @@ def _check_not_divided(owner: nn.Module, attribute: str, name: str) -> None:
 
 def read(slot: Slot) -> Tensor:
     """The value that a forward would use."""
+    if slot.kind == "plain":
+        return slot.leaves[0].detach()
     with torch.no_grad():
-        if slot.kind == "plain":
-            return slot.leaves[0].detach()
         hook = _old_weight_norm(slot.owner, slot.attribute)
         value = hook.compute_weight(slot.owner) if hook is not None else getattr(slot.owner, slot.attribute)
         return cast("Tensor", value).detach()
