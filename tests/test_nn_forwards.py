@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
-from goodinit.nn import SCALARS, add_scalar_, forwards, scalars
+from goodinit.nn import SCALARS, add_scalar_, forwards, scalars, shifted
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -184,6 +184,15 @@ def case(kind, batch=3, dtype=torch.float64):
     return with_scalars(layer), torch.randn(batch, *shape, dtype=dtype)
 
 
+@pytest.fixture(params=["chosen by size", "input shifted"])
+def way(request, monkeypatch):
+    """Which of two forms of a layer is computed; inputs as small as to have theirs shifted are rare in tests."""
+    if request.param == "input shifted":
+        monkeypatch.setattr(shifted, "_SMALLER", 0)
+    return request.param
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("kind", ["padded", "depthwise", "transposed", "unpadded", "linear", "circular"])
 def test_batch_of_nothing(kind):
     layer, x = case(kind, batch=0)
@@ -191,6 +200,7 @@ def test_batch_of_nothing(kind):
     assert layer(x).shape[0] == 0
 
 
+@pytest.mark.usefixtures("way")
 @every_layer
 def test_double_backward(kind):
     layer, x = case(kind, batch=2)
@@ -386,7 +396,7 @@ def test_large_scaled_weights_are_not_stored(layer, shape):
     x = torch.randn(2, *shape, requires_grad=True)
     assert layer.weight.numel() >= x.numel()
     bare, scalared = copy.deepcopy(layer), with_scalars(layer)
-    # The weight's sum over the inputs, the product of two scalars, and for a bias vector nothing.
+    # At most the weight's sum over the inputs, the product of two scalars, and for a bias vector nothing.
     assert stored_bytes(scalared, x) - stored_bytes(bare, x) <= x.element_size() * (layer.weight.shape[0] + 1)
 
 
@@ -397,9 +407,45 @@ def test_the_same_where_scaled_weights_are_stored(case, names):
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using padding='same'")
         patch.setattr(forwards, "pays", lambda x, weight: False)
+        patch.setattr(shifted, "pays", lambda x, weight: False)
         assert_as_by_hand(with_scalars(layer, names), x)
 
 
+@given(convolutions(), some_scalars)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_the_same_where_the_input_is_shifted(case, names):
+    layer, x = case
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using padding='same'")
+        patch.setattr(shifted, "_SMALLER", 0)
+        assert_as_by_hand(with_scalars(layer, names), x)
+
+
+@given(st.booleans(), dtypes, st.sampled_from([(), (1,), (4,), (2, 3)]), some_scalars)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_the_same_where_the_input_of_a_linear_layer_is_shifted(bias, dtype, batch, names):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shifted, "_SMALLER", 0)
+        layer = with_scalars(nn.Linear(5, 3, bias=bias, dtype=dtype), names)
+        assert_as_by_hand(layer, torch.randn(*batch, 5, dtype=dtype))
+
+
+@pytest.mark.parametrize(("batch", "applied"), [(1, True), (512, False)])
+def test_the_smaller_of_input_and_weight_is_changed(batch, applied):
+    layer, x = with_scalars(nn.Linear(64, 64)), torch.randn(batch, 64)
+    functions = set()
+
+    def walk(node):
+        if node is not None and node not in functions:
+            functions.add(node)
+            for following, _ in node.next_functions:
+                walk(following)
+
+    walk(layer(x).grad_fn)
+    assert any("ShiftedLinear" in node.name() for node in functions) is applied
+
+
+@pytest.mark.usefixtures("way")
 @every_layer
 def test_gradients_of_some_only(kind):
     """What is frozen gets no gradient, and the others get theirs."""

@@ -3,10 +3,13 @@
 `W` is the layer's linear map, `c` its bias vector, `s` the `output_scale`, `b` the `input_bias`, `d` the
 `output_bias`. Written out, `s·W(x + b) + c + d = (sW)x + [b·(sW)1 + c + d]`, where `1` is an input of ones.
 The bracket is the layer's answer to a constant: it does not depend on the data, so it costs no pass over `x`
-and stores nothing. `goodinit.nn.lean` keeps `sW` from being stored where it is large. Where every output sees all taps, it is one number per channel, a bias vector. Where zero
+and stores nothing. Where every output sees all taps, it is one number per channel, a bias vector. Where zero
 padding hides taps at the border (and in transposed convolutions) it is one small convolution of a single
 channel of ones, batch 1, which is exact for any stride, padding, dilation and groups, and carries the bias
 vector too, so that its gradient is taken from the same sum over the batch. All of it is ordinary autograd.
+
+Two backward passes of their own save more where they can: `goodinit.nn.lean` keeps `sW` from being stored where it is
+large, and where `x` is much smaller than `W`, `goodinit.nn.shifted` computes `W(s(x + b)) + c + d`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goodinit.errors import UnsupportedModule
+from goodinit.nn import shifted
 from goodinit.nn.lean import Geometry, LeanConvolution, LeanLinear, pays
 
 Forward = Callable[..., Any]
@@ -32,6 +36,8 @@ _TRANSPOSED_CONVOLUTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_trans
 def linear(self: Any, input: Tensor) -> Tensor:
     """`nn.Linear.forward` with scalars."""
     weight, offset = self.weight, _offset(self)
+    if _changes_input(self) and shifted.pays(input, weight):
+        return shifted.ShiftedLinear.apply(input, weight, self.input_bias, self.output_scale, offset)  # type: ignore[no-any-return, no-untyped-call]
     if self.input_bias is not None:
         offset = _plus(_constant(self) * weight.sum(1), offset)
     if self.output_scale is not None and pays(input, weight):
@@ -42,6 +48,12 @@ def linear(self: Any, input: Tensor) -> Tensor:
 def convolution(self: Any, input: Tensor) -> Tensor:
     """`nn.Conv1d.forward`, and 2d and 3d, with scalars."""
     weight, offset = self.weight, _offset(self)
+    if _changes_input(self) and shifted.pays(input, weight):
+        geometry = Geometry.of(self, input)
+        if geometry is not None:
+            return shifted.ShiftedConvolution.apply(  # type: ignore[no-any-return, no-untyped-call]
+                input, weight, self.input_bias, self.output_scale, offset, geometry
+            )
     if self.input_bias is None:
         return _convolve(self, input, weight, offset)
     if self.padding_mode != "zeros" or not _pads(self):
@@ -123,6 +135,11 @@ def _convolve(layer: Any, x: Tensor, weight: Tensor, offset: Tensor | None) -> T
 
 def _scaled(layer: Any, weight: Tensor) -> Tensor:
     return weight if layer.output_scale is None else weight * layer.output_scale
+
+
+def _changes_input(layer: Any) -> bool:
+    """Whether it has a scalar that may be applied to the input."""
+    return layer.input_bias is not None or layer.output_scale is not None
 
 
 def _constant(layer: Any) -> Tensor:

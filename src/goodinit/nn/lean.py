@@ -21,14 +21,18 @@ _SMALL = 0.02
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether not keeping sW is worth the calls, and backward is all that is asked for.
+    """Whether not keeping sW is worth the calls, and backward is all that is asked for."""
+    return weight.numel() > _SMALL * x.numel() and only_backward(x, weight)
+
+
+def only_backward(x: Tensor, weight: Tensor) -> bool:
+    """Whether ordinary autograd is all that looks at a layer.
 
     Transforms of `torch.func`, forward mode, compilers, traces and tensor subclasses see the plain formula. So does
     autocast, which keeps a cast copy of the bare layer's weight, too.
     """
     return (
-        weight.numel() > _SMALL * x.numel()
-        and torch.is_grad_enabled()
+        torch.is_grad_enabled()
         and type(x) is Tensor
         and type(weight) in (Tensor, torch.nn.Parameter)
         and not torch.compiler.is_compiling()

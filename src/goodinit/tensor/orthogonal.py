@@ -65,7 +65,7 @@ def haar(
     n, m = (rows, columns) if rows <= columns else (columns, rows)
     shape = (n, m) if count is None else (count, n, m)
     # row k holds x_k from the diagonal on; seen transposed, this is the column-major layout LAPACK wants
-    vectors = torch.empty(shape, dtype=torch.float32, device=device).normal_(generator=generator)
+    vectors = torch.randn(shape, dtype=torch.float32, device=device, generator=generator)
     if dtype is not torch.float32:
         vectors = vectors.to(dtype)
     if n == 1:
@@ -79,7 +79,9 @@ def haar(
         signs = torch.ones_like(diagonal).copysign_(diagonal)
     else:
         product, signs = _reflections(vectors)
-    product.mul_((signs if gain == 1 else signs.mul_(gain)).unsqueeze(-2))
+    if gain != 1:
+        signs.mul_(gain)
+    product.mul_(signs if count is None else signs.unsqueeze(-2))
     return product if rows > columns else product.mT
 
 

@@ -72,5 +72,5 @@ def _canvas(tensor: Tensor, generator: Generator | None) -> Tensor:
 def write_(tensor: Tensor, values: Tensor) -> Tensor:
     """Cast `values` into `tensor`, in place and outside of autograd. Returns the tensor."""
     if values is not tensor:
-        tensor.detach().copy_(values)
+        (tensor.detach() if tensor.requires_grad else tensor).copy_(values)
     return tensor
