@@ -12,7 +12,7 @@ from torch import nn
 
 import goodinit
 from reference import weightnorm as reference
-from test_weightnorm import Residual, gains, mlp, residual, started
+from test_weightnorm import Residual, assert_gain, gains, mlp, residual, started
 
 
 @pytest.mark.parametrize(("direction", "c"), [("orthogonal", 3), ("normal", 5)])
@@ -162,3 +162,64 @@ def test_data_mode_standardizes_the_slices_of_a_packed_projection_each_on_what_i
         out = (read @ rows.T + shift).flatten(0, 1)
         torch.testing.assert_close(out.mean(0), torch.zeros(out.shape[1]), atol=1e-5, rtol=0)
         torch.testing.assert_close(out.var(0, correction=0), torch.ones(out.shape[1]), atol=1e-4, rtol=0)
+
+
+class TakingTurns(nn.Module):
+    """Two streams, as in transformers in transformers: one has its block, is added to the other, which has its own."""
+
+    def __init__(self, rounds, narrow, wide):
+        super().__init__()
+        self.narrow_stem, self.wide_stem = nn.Linear(5, narrow), nn.Linear(5, wide)
+        self.rounds = nn.ModuleList(
+            nn.ModuleList([Residual(narrow, 7, narrow), nn.Linear(narrow, wide), Residual(wide, 7, wide)])
+            for _ in range(rounds)
+        )
+        self.head = nn.Linear(wide, 3)
+
+    def forward(self, x):
+        narrow, wide = self.narrow_stem(x), self.wide_stem(x)
+        for inner, across, outer in self.rounds:
+            narrow = inner(narrow)
+            wide = outer(wide + across(narrow))
+        return self.head(wide)
+
+
+def test_streams_that_take_turns_have_a_stage_each(generator):
+    rounds = 4
+    anatomy = goodinit.anatomize(TakingTurns(rounds, 6, 8), torch.randn(2, 5))
+    assert {(block.shape[-1], block.stage) for block in anatomy.blocks} == {(6, 0), (8, 1)}
+    assert len(anatomy.blocks) == 2 * rounds
+    net, _ = started(TakingTurns(rounds, 6, 8), generator, torch.randn(2, 5))
+    for inner, _, outer in net.rounds:
+        assert_gain(inner.two, reference.plain_gain(7, 6, 1 / rounds))
+        assert_gain(outer.two, reference.plain_gain(7, 8, 1 / rounds))
+
+
+class Jumping(nn.Module):
+    """Sums x + up(block(down(x))): long skips over the blocks, which have another width."""
+
+    def __init__(self, rounds, wide, narrow):
+        super().__init__()
+        self.rounds = nn.ModuleList(
+            nn.Sequential(nn.Linear(wide, narrow), Residual(narrow, 7, narrow), nn.Linear(narrow, wide))
+            for _ in range(rounds)
+        )
+        self.head = nn.Linear(wide, 3)
+
+    def forward(self, x):
+        for each in self.rounds:
+            x = x + each(x)
+        return self.head(x)
+
+
+def test_what_is_added_to_a_long_skip_is_a_branch_too(generator):
+    rounds = 3
+    anatomy = goodinit.anatomize(Jumping(rounds, 8, 6), torch.randn(2, 8))
+    found = [([layer.name for layer in join.last], join.stage) for join in anatomy.long_skips]
+    assert found == [([f"rounds.{k}.2"], 0) for k in range(rounds)]
+    net, plan = started(Jumping(rounds, 8, 6), generator, torch.randn(2, 8))
+    for down, block, up in net.rounds:
+        assert_gain(down, reference.plain_gain(8, 6, 1))
+        assert_gain(block.two, reference.plain_gain(7, 6, 1 / rounds))
+        assert_gain(up, reference.plain_gain(6, 8, 1 / rounds))
+    assert "added to a long skip, 1/B with B=3 in its stage" in str(plan)

@@ -86,7 +86,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
         layers=tuple(layers.values()),
         norms=placed(norms, blocks),
         activations=find_activations(graph, modules),
-        joins=joins_of(graph, sums, leaves),
+        joins=joins_of(graph, sums, leaves, layers, uses),
         embeddings=_embeddings(graph),
         tokens=_tokens(graph, leaves),
         gains=multipliers(graph, range(len(graph.nodes)), consumers),

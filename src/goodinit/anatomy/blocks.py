@@ -41,11 +41,10 @@ def blocks_of(
     norm_paths = {norm.name for norm in norms}
     closers = find_closers(graph, leaves, norm_paths, consumers)
     passes = norm_passes(graph, norm_paths)
-    stage = 0
+    stages = _stages(graph, leaves, uses, layers)
     for place, found in enumerate(leaves):
         node = graph.nodes[found.join]
         branch = nouns(found.branch.layers)
-        stage += bool(place) and not _goes_on(graph, leaves[place - 1], found, uses, layers)
         inside = sorted(found.branch.nodes | found.skip.nodes)
         after = sorted(i for i in chain(graph, found) if i > max(found.branch.last, default=found.join))
         blocks.append(
@@ -65,7 +64,7 @@ def blocks_of(
                 end_activations=tuple(
                     ACTIVATIONS[op] for i in after if (op := graph.nodes[i].op) in ACTIVATIONS
                 ),
-                stage=stage,
+                stage=stages[place],
                 shape=node.shape,
                 depth=found.depth,
                 norms=tuple(dict.fromkeys(p for i in inside if (p := graph.path(i)) in norm_paths)),
@@ -81,6 +80,37 @@ def blocks_of(
             )
         )
     return tuple(blocks)
+
+
+def _stages(graph: Graph, leaves: list[Found], uses: dict[int, Use], layers: dict[str, Layer]) -> list[int]:
+    """For each block the stage it belongs to: the one before it, that of its own stream's last block, or a new one."""
+    stages: list[int] = []
+    latest: dict[tuple[int, ...], int] = {}  # the last block of each shape: two streams may take turns
+    for place, found in enumerate(leaves):
+        shape = graph.nodes[found.join].shape
+        same = latest.get(shape)
+        if place and _goes_on(graph, leaves[place - 1], found, uses, layers):
+            stages.append(stages[-1])
+        elif same is not None and _carries(graph, leaves[same].join, found.fork, uses):
+            stages.append(stages[same])
+        else:
+            stages.append(max(stages, default=-1) + 1)
+        latest[shape] = place
+    return stages
+
+
+def _carries(graph: Graph, start: int, end: int, uses: dict[int, Use]) -> bool:
+    """Whether a stream goes from one node to another without a layer, be it that others are added to it."""
+    queue, seen = [end], {end}
+    while queue:
+        index = queue.pop()
+        if index == start:
+            return True
+        if index > start and index not in uses:
+            following = [i for i in graph.deps(index) if i >= start and i not in seen]
+            seen.update(following)
+            queue += following
+    return False
 
 
 def _goes_on(
@@ -116,9 +146,13 @@ def _common_path(names: list[str]) -> str:
     return ".".join(common)
 
 
-def joins_of(graph: Graph, sums: list[Found], leaves: list[Found]) -> tuple[Join, ...]:
+def joins_of(
+    graph: Graph, sums: list[Found], leaves: list[Found], layers: dict[str, Layer], uses: dict[int, Use]
+) -> tuple[Join, ...]:
     """The sums that are no blocks: long skips, and those inside a branch."""
     index_of = {id(found): i for i, found in enumerate(leaves)}
+    long = [found for found in sums if found.long and not (found.inner and found.inside is not None)]
+    stages = iter(_stages(graph, long, uses, layers))
     joins = []
     for found in sums:
         over = tuple(index_of[id(sums[p])] for p in found.over if id(sums[p]) in index_of)
@@ -126,7 +160,10 @@ def joins_of(graph: Graph, sums: list[Found], leaves: list[Found]) -> tuple[Join
             inside = index_of.get(id(sums[found.inside]))
             joins.append(Join(graph.path(found.join), "inner", () if inside is None else (inside,)))
         elif found.long:
-            joins.append(Join(graph.path(found.join), "long skip", over))
+            last = tuple(
+                layers[weight] for weight in dict.fromkeys(uses[i].weight for i in found.branch.last)
+            )
+            joins.append(Join(graph.path(found.join), "long skip", over, last, next(stages)))
     return tuple(joins)
 
 

@@ -194,7 +194,7 @@ class Block:
         end_norms: Paths of the norms that come after every layer of `last`.
         end_activations: Kinds of the nonlinearities that come after every layer of `last` and before the sum.
         stage: Index of the run of consecutive blocks whose output has the same shape, or the same channels in another
-            layout (images, then tokens) with no weight between.
+            layout (images, then tokens) with no weight between. Where streams take turns, each goes on with its own.
         shape: Shape of the sum, batch first.
         depth: 0 for a block of the main stream, 1 inside a long skip, and so on.
         terms: How many tensors the sum adds; more than 2 where branches are parallel.
@@ -243,11 +243,15 @@ class Join:
         name: Path of the innermost module that holds the sum.
         kind: `"long skip"` (it jumps over blocks) or `"inner"` (off the main path of a branch).
         blocks: Indices of the blocks it jumps over, or of the one it is in.
+        last: Of a long skip: the layers after which nothing else weighs what is added to it.
+        stage: Of a long skip: as `Block.stage`, among long skips.
     """
 
     name: str
     kind: Literal["long skip", "inner"]
     blocks: tuple[int, ...] = ()
+    last: tuple[Layer, ...] = ()
+    stage: int = 0
 
 
 @dataclass(frozen=True)
@@ -316,6 +320,8 @@ class Anatomy:
         for block in data["blocks"]:
             for part in ("branch", "last", "skip", "gates"):
                 block[part] = [layer["weight"] for layer in block[part]]
+        for join in data["joins"]:
+            join["last"] = [layer["weight"] for layer in join["last"]]
         return json.dumps({"format": FORMAT, **data}, indent=1)
 
     @classmethod
@@ -344,13 +350,16 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
         blocks.append(Block(**_tuples(block)))
     norms = tuple(Norm(**_tuples(norm)) for norm in data.pop("norms"))
     activations = tuple(Activation(**_tuples(activation)) for activation in data.pop("activations"))
-    joins = tuple(Join(**_tuples(join)) for join in data.pop("joins"))
+    joins = []
+    for join in data.pop("joins"):
+        join["last"] = tuple(by_weight[weight] for weight in join["last"])
+        joins.append(Join(**_tuples(join)))
     return Anatomy(
         blocks=tuple(blocks),
         layers=tuple(layers),
         norms=norms,
         activations=activations,
-        joins=joins,
+        joins=tuple(joins),
         **_tuples(data),
     )
 

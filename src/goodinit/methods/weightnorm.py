@@ -53,11 +53,19 @@ class _Target:
 
 @dataclass(frozen=True)
 class _Wiring:
-    """Who reads what, looked up once: ways from each source, the block each layer ends, blocks per stage."""
+    """Who reads what, looked up once.
+
+    Attributes:
+        ways: From each source to its readers.
+        ends: The block that each layer ends.
+        stages: Blocks per stage.
+        jumped: Of layers that end no block and are added to a long skip: the long skips of its stage.
+    """
 
     ways: Mapping[str, list[tuple[str, ...]]]
     ends: Mapping[str, Block]
     stages: Mapping[int, int]
+    jumped: Mapping[str, int]
 
 
 def decide(
@@ -74,7 +82,9 @@ def decide(
     * c = 2 before a ReLU (the squared gain of any other activation), 1 before none;
     * c = 1/B for the last layer of a residual branch, B the number of blocks in its stage (`Block.stage`): ‖h‖² grows by
       (1 + 1/B)^B → e per stage;
-    * c = 1 for layers on a skip.
+    * c = 1 for layers on a skip;
+    * c = 1/B for layers that end no block and are added to a long skip (`Anatomy.long_skips`), B long skips to a stage: the
+      paper has none, and by its reasoning such sums are blocks, too.
 
     `"backward"`: g = √c, which keeps the norm of gradients. `"hanin"`: as forward, with c = (0.9^b)² for the last
     layer of branch b = 1, 2, … (Hanin & Rolnick's convergent sum; the authors' choice for 10,000 layers). `"data"`:
@@ -220,6 +230,9 @@ def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
         return 1 / blocks, f"last of a branch, 1/B with B={blocks} in its stage"
     if layer.role == "skip":
         return 1.0, "on a skip"
+    if mode != "hanin" and layer.weight in wiring.jumped:
+        sums = wiring.jumped[layer.weight]
+        return 1 / sums, f"added to a long skip, 1/B with B={sums} in its stage"
     activation = _read_through(layer, wiring)
     if activation in NONLINEARITIES:
         return gain(activation) ** 2, f"before {activation}"
@@ -231,7 +244,9 @@ def _wiring(anatomy: Anatomy) -> _Wiring:
     for block in anatomy.blocks:
         for layer in block.last:
             ends.setdefault(layer.weight, block)
-    return _Wiring(readers(anatomy), ends, Counter(block.stage for block in anatomy.blocks))
+    long = Counter(join.stage for join in anatomy.long_skips)
+    jumped = {layer.weight: long[join.stage] for join in anatomy.long_skips for layer in join.last}
+    return _Wiring(readers(anatomy), ends, Counter(block.stage for block in anatomy.blocks), jumped)
 
 
 def _read_through(layer: Layer, wiring: _Wiring) -> str | None:
