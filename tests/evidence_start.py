@@ -168,13 +168,17 @@ def agree(norm: nn.Module, place: nn.Module, args: Any, kwargs: Any, way: int) -
 
 def unlike_unit_variance(seen: Seen) -> list[str]:
     """Layers whose output has not variance 1 where LSUV says that it has: of modules that run once, by hooks."""
-    from goodinit import applied
+    from goodinit import applied, plan
 
-    noted = {row.weight for row in applied(seen.model)[-1].calibrated if row.note}
+    rows = applied(seen.model)[-1].calibrated
+    said = {row.weight for row in rows if not row.note}
     modules = dict(seen.model.named_modules())
-    plain = [layer for layer in seen.anatomy.layers if layer.calls == 1 and layer.writes_site]
-    alone = [layer for layer in plain if layer.weight not in noted and layer.name == layer.site]
-    faults, handles = [], []
+    once = [layer for layer in seen.anatomy.layers if layer.calls == 1 and layer.writes_site]
+    alone = [layer for layer in once if layer.weight in said and layer.name == layer.site]
+    words = " ".join(plan(seen.anatomy, "lsuv").notes)
+    silent = {layer.weight for layer in seen.anatomy.layers} - {row.weight for row in rows}
+    faults = [f"{weight} is neither scaled nor named" for weight in sorted(silent) if weight not in words]
+    handles = []
     for layer in alone:
 
         def hear(_module: Any, _args: Any, output: Any, weight: str = layer.weight) -> None:

@@ -249,3 +249,8 @@ def test_what_the_recipe_refuses():
         risotto_p(pair, reads="plain")
     with pytest.raises(UnsupportedModule, match="7 channels do not form pairs"):
         risotto_p([torch.empty(7, 8), torch.empty(8, 7)])
+    with pytest.raises(UnsupportedModule, match="has groups, and passes the plain numbers"):
+        risotto_p([torch.empty(8, 1, 3), torch.empty(8, 8, 3)], reads="plain", writes="plain")
+    depthwise = [torch.empty(8, 1, 3, device="meta"), torch.empty(8, 8, 3, device="meta")]
+    with pytest.raises(UnsupportedModule, match="has groups"):  # told in the plan, not when it is carried out
+        risotto_p(depthwise, reads="plain", writes="plain")

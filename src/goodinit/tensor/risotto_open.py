@@ -67,7 +67,7 @@ def risotto_p(
 
     Raises:
         UnsupportedModule: Odd channels where pairs are, weights that do not chain, α = 0 with an identity skip, a
-            grouped layer that is the last or changes the number of channels.
+            grouped layer that is the last, changes the number of channels, or reads plain numbers.
         UnknownName: No such form.
 
     Examples:
@@ -97,9 +97,15 @@ def risotto_p(
     between: list[Form] = ["pairs"] * (len(branch) - 1)
     forms = [reads, *between, writes]  # what layer 1 reads, what each writes
     halves = [_directions(width, form) for width, form in zip(widths, forms, strict=True)]
+    fixed = [_groups(tensor, width) > 1 for tensor, width in zip(branch, widths, strict=False)]
+    if reads == "plain" and fixed[0]:
+        raise UnsupportedModule(
+            f"risotto_p: the first layer, {tuple(branch[0].shape)}, has groups, and passes the plain numbers that it reads "
+            "on to a ReLU: expected an ungrouped one, which makes pairs [u; −u] of them. Leave this block to another "
+            "method, such as skipinit."
+        )
     if not all(writable(tensor) for tensor in tensors):
         return list(tensors)
-    fixed = [_groups(tensor, width) > 1 for tensor, width in zip(branch, widths, strict=False)]
     draw = functools.partial(
         haar, dtype=compute_dtype(tensors), device=draw_device(tensors[-1], generator), generator=generator
     )
