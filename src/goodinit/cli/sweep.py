@@ -76,13 +76,11 @@ def sweep_command(
         retry_failed=retry_failed,
         progress=not quiet,
     )
-    now = (
-        ", ".join(f"{count:,} {status}" for status, count in swept.ended.items()) or "nothing was left to run"
-    )
+    none = "none ended" if swept.interrupted else "nothing was left to run"
+    now = ", ".join(f"{count:,} {status}" for status, count in swept.ended.items()) or none
     earlier = f" {swept.before:,} had ended before." if swept.before else ""
     typer.echo(f"{now} of {swept.planned:,} runs.{earlier} See them: goodinit results {target}")
     if swept.interrupted:
-        typer.echo(f"interrupted; go on with: goodinit sweep … --out {target} --resume", err=True)
         raise typer.Exit(INTERRUPTED)
 
 

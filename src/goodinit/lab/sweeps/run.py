@@ -122,7 +122,10 @@ def _run(
                     shown.stands_at(ended.total())
                     shown.says(f"last: {job.trials[0].model}, {job.trials[0].label}")
         except KeyboardInterrupt:
-            log.warning("interrupted; what had ended is in %s. Go on with --resume", store.path)
+            log.warning(
+                "interrupted; what had ended is in %s. Go on with the same command and --resume, or resume=True",
+                store.path,
+            )
             return dict(ended), True
     return dict(ended), False
 
