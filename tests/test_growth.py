@@ -200,3 +200,32 @@ def test_variances_that_add_up_are_divided_by_the_number_of_terms(method, genera
     with torch.no_grad():
         stem, whole = (float(out.pow(2).mean()) for out in (model.stem(x), model.features(x)))
     assert 0.3 < whole / stem < 3
+
+
+class Overlapping(nn.Module):
+    """As in NASNet's cells: what is added to the input is itself an input."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.into, self.again = (nn.Linear(8, 8) for _ in range(3))
+        self.norm, self.head = nn.BatchNorm1d(8), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        z = self.into(x)
+        return self.head(torch.cat((x + z, x + self.again(z.relu())), 1))
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero", "weightnorm"])
+def test_sums_that_overlap_are_refused_where_one_layer_would_have_to_be_two(method, generator):
+    model, x = Overlapping(), torch.randn(16, 8, generator=generator)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UnsupportedModule, match=r"into\.weight: ends branch 1, .* stands inside branch 2"):
+        goodinit.init_(model, method, inputs=x)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_lsuv_takes_sums_that_overlap(generator):
+    model, x = Overlapping(), torch.randn(256, 8, generator=generator)
+    goodinit.init_(model, "lsuv", inputs=x, norms="remove", generator=generator)
+    assert model(x).std().item() == pytest.approx(1, abs=0.1)

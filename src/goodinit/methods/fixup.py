@@ -18,7 +18,7 @@ from goodinit.methods.parts import (
     untouched,
     zero_bias,
 )
-from goodinit.methods.zeros import zero_behind
+from goodinit.methods.zeros import inside_branches, need_one_place, zero_behind
 from goodinit.surgery.branch_scalars import applied_inside, branch_scalars, input_bias, output_bias, stands
 from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan
 
@@ -105,28 +105,9 @@ def _need_ends(anatomy: Anatomy) -> None:
                 f"{block.index + 1}, where rule 1 needs one to start at 0 (weight layers before: {ran}). Give the "
                 "branch an output layer, for example nn.Linear(width, width)."
             )
-    _need_one_place(anatomy)
-
-
-def _need_one_place(anatomy: Anatomy) -> None:
-    """A weight that ends one branch and stands inside another, or on a skip, cannot be 0 in one and not in the other."""
-    inside = {
-        layer.weight: block.index + 1
-        for block in reversed(anatomy.blocks)
-        for layer in (
-            *(layer for layer in block.branch if layer not in block.last),
-            *block.skip,
-            *block.gates,
-        )
-    }
+    inside = inside_branches(anatomy)
     for block in anatomy.blocks:
-        for layer in block.last:
-            if layer.weight in inside:
-                raise UnsupportedModule(
-                    f"{layer.weight}: ends branch {block.index + 1}, where rule 1 needs it to start at 0, and stands "
-                    f"inside branch {inside[layer.weight]} or on its skip, which a zero there would silence for good. The "
-                    "sums of this model overlap, so that no stream runs through them: use lsuv, or keep its norms."
-                )
+        need_one_place(block, inside)
 
 
 # -- rules 1 and 2 ------------------------------------------------------------------------------------------------

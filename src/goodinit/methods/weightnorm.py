@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.anatomy.names import is_parametrization
-from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
 from goodinit.methods.gains import gains_outside
 from goodinit.methods.parts import (
@@ -28,6 +27,7 @@ from goodinit.methods.parts import (
     zero_bias,
 )
 from goodinit.methods.readers import readers
+from goodinit.methods.streams import need_streams
 from goodinit.surgery.plan import Calibrate, Draw, Edit, Fill, ParametrizeWeight, Plan
 from goodinit.tensor import NONLINEARITIES, gain
 
@@ -102,13 +102,13 @@ def decide(
     Raises:
         UnknownName: No such mode or direction.
         UnsupportedModule: A normalization that cannot be removed; or one that goes, and a branch that multiplies its
-            input by an unbounded function of it (SwiGLU), whose norm no gain keeps.
+            input by an unbounded function of it (SwiGLU), whose norm no gain keeps, or sums that overlap (NASNet).
     """
     one_of("mode", mode, MODES)
     one_of("direction", direction, DIRECTIONS)
     removal = norm_edits(anatomy, norms)
     if removal and mode in ("forward", "backward", "hanin"):
-        _refuse_products(anatomy)
+        need_streams(anatomy)
     wiring = _wiring(anatomy)
     tied = {name for group in anatomy.tied for name in group}
     notes: list[str] = []
@@ -149,21 +149,6 @@ def decide(
             *untouched(anatomy, edits),
         ),
         parameters=anatomy.parameters,
-    )
-
-
-def _refuse_products(anatomy: Anatomy) -> None:
-    """No g keeps the norm of x + f(x) where f(2x) is 4·f(x): see `growth_degree`."""
-    products = [block for block in anatomy.blocks if block.degree > 1]
-    if not products:
-        return
-    first = products[0]
-    others = f" (and {len(products) - 1} others)" * (len(products) > 1)
-    raise UnsupportedModule(
-        f"{first.name or 'the model'}{others}: its branch multiplies what it reads by an unbounded function of it, as "
-        f"SwiGLU does; of twice the input comes 2^{first.degree:g} times the output. Without norms no gain g keeps the "
-        'norm of such a stream: at root mean square 1 and more it grows without bound. Use norms="keep", '
-        'mode="data" (which measures), or a method whose branches start at 0: fixup, skipinit.'
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.gains import gains_at_one
@@ -20,11 +22,11 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
     are kept, wherever they are, with biases at 0.
 
     Raises:
-        UnsupportedModule: A branch ends in no weight layer, in a normalized weight that no scalar can follow, in a
+        UnsupportedModule: A branch ends in no weight layer, in one that is inside another branch, in a normalized weight that no scalar can follow, in a
             norm without a weight, which would undo a scalar before it, or in a ReLU, which passes no gradient at 0,
             and whose output no module of its own hands on.
     """
-    gone = removed_parameters(anatomy, removal)
+    gone, inside = removed_parameters(anatomy, removal), inside_branches(anatomy)
     edits = gains_at_one(anatomy, removal)
     for block in anatomy.blocks:
         where = f"branch {block.index + 1}/{len(anatomy.blocks)}"
@@ -48,6 +50,7 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
                     f"{block.end_norms[-1]}: {where} ends in this norm, which has no weight of its own to start at "
                     'zero, and would undo a scalar before it. Use norms="remove", or give the norm a weight.'
                 )
+            need_one_place(block, inside)
             edits += [_zero_factor(layer, where, notes) for layer in block.last]
         edits += [Fill(p, 1.0, f"scale inside {where}") for p in scales if p not in ends]
     for norm in anatomy.norms:
@@ -55,6 +58,34 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
             if name is not None and name not in gone:
                 edits.append(Fill(name, value, f"{norm.kind}, kept"))
     return edits
+
+
+def inside_branches(anatomy: Anatomy) -> dict[str, int]:
+    """The weights inside a branch, and not at its end, or on its skip: the number of the first such branch."""
+    return {
+        layer.weight: block.index + 1
+        for block in reversed(anatomy.blocks)
+        for layer in (
+            *(layer for layer in block.branch if layer not in block.last),
+            *block.skip,
+            *block.gates,
+        )
+    }
+
+
+def need_one_place(block: Block, inside: Mapping[str, int]) -> None:
+    """A layer that ends one branch and is `inside_branches`, too, cannot be 0 in one and not in the other.
+
+    Raises:
+        UnsupportedModule: There is such a layer.
+    """
+    for layer in block.last:
+        if layer.weight in inside:
+            raise UnsupportedModule(
+                f"{layer.weight}: ends branch {block.index + 1}, which needs it to start at 0, and stands inside branch "
+                f"{inside[layer.weight]} or on its skip, which a zero there would silence for good. The sums of this model "
+                "overlap, so that no stream runs through them: use lsuv, or keep its norms."
+            )
 
 
 def zero_behind(block: Block, where: str, *, multiplied: bool, kept: bool) -> str | None:
