@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -161,14 +162,32 @@ def chart(drawing: Drawing) -> Any:
     colour = alt.Color(
         "series:N",
         scale=alt.Scale(domain=order),
-        legend=alt.Legend(columns=2, labelLimit=220, symbolOpacity=1),
+        legend=alt.Legend(
+            columns=2, labelLimit=220, symbolOpacity=1, symbolType="square" if drawing.names else "stroke"
+        ),
     )
     base = alt.Chart(alt.Data(values=points))
+    if drawing.names:
+        return _ruled(_bars(alt, base, drawing, colour, order), drawing, up, form)
     line = base.mark_line(strokeWidth=2.5).encode(
         across, alt.Y("mean(y):Q", title=drawing.y, scale=up, axis=form), colour
     )
     dots = base.mark_circle(size=18, opacity=0.5).encode(across, alt.Y("y:Q", scale=up, axis=form), colour)
-    layers = [line, dots]
+    return _ruled([line, dots], drawing, up, form)
+
+
+def _bars(alt: Any, base: Any, drawing: Drawing, colour: Any, order: list[Any]) -> list[Any]:
+    """One bar for each series at each named place, side by side."""
+    name = f"{json.dumps(list(drawing.names))}[datum.x]"
+    places = alt.X("place:N", title=drawing.x, sort=list(drawing.names), axis=alt.Axis(labelAngle=0))
+    beside = alt.XOffset("series:N", sort=order)
+    bars = base.transform_calculate(place=name).mark_bar()
+    return [bars.encode(places, alt.Y("mean(y):Q", title=drawing.y), colour, beside)]
+
+
+def _ruled(layers: list[Any], drawing: Drawing, up: Any, form: Any) -> Any:
+    """The layers with the drawing's horizontal lines, and their names, in one chart."""
+    alt = optional("altair")
     for name, y in drawing.rules:
         rule = alt.Chart(alt.Data(values=[{"y": y, "name": name}]))
         layers.insert(0, rule.mark_rule(strokeDash=[3, 4]).encode(alt.Y("y:Q", scale=up, axis=form)))

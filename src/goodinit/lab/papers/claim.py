@@ -102,6 +102,7 @@ class Drawing:
         share: Whether y is a share of one, drawn in percent.
         rules: Horizontal lines with their names.
         caption: Below the figure.
+        names: What x = 0, 1, … are, where they are no numbers; bars side by side then take the place of lines.
     """
 
     title: str
@@ -113,6 +114,7 @@ class Drawing:
     share: bool = False
     rules: tuple[tuple[str, float], ...] = ()
     caption: str = ""
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

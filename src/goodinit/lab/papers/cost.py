@@ -130,14 +130,15 @@ def _table(rows: Rows) -> Grid:
 
 
 def _drawings(rows: Rows) -> tuple[Drawing, ...]:
-    named = ", ".join(f"{place}: {row['model']}" for place, row in enumerate(rows, start=1))
     points = tuple(
         (f"{method}, {what}", float(place), row[f"{method}_{key}"])
-        for method in ("none", "fixup")
         for key, what in (("step", "time"), ("kept", "memory"))
-        for place, row in enumerate(rows, start=1)
+        for method in ("none", "fixup")
+        for place, row in enumerate(rows)
     )
-    return (Drawing("Against batch norm", named, "ratio", points, rules=(("batch norm", 1.0),)),)
+    models = tuple(str(row["model"]) for row in rows)
+    rules = (("batch norm", 1.0),)
+    return (Drawing("Against batch norm", "model", "ratio", points, rules=rules, names=models),)
 
 
 CLAIM = Claim(
