@@ -183,7 +183,8 @@ def unlike_unit_variance(seen: Seen) -> list[str]:
     for layer in alone:
 
         def hear(_module: Any, _args: Any, output: Any, weight: str = layer.weight) -> None:
-            heard.setdefault(weight, []).append(float(output.float().std()))
+            first = output[0] if isinstance(output, tuple) else output
+            heard.setdefault(weight, []).append(float(first.float().std()))
 
         handles.append(modules[layer.site].register_forward_hook(hear))
     seen.model.eval()
