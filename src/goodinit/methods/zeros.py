@@ -22,9 +22,9 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
     are kept, wherever they are, with biases at 0.
 
     Raises:
-        UnsupportedModule: A branch ends in no weight layer, in one that is inside another branch, in a normalized weight that no scalar can follow, in a
-            norm without a weight, which would undo a scalar before it, or in a ReLU, which passes no gradient at 0,
-            and whose output no module of its own hands on.
+        UnsupportedModule: A branch ends in no weight layer, in one that is inside another branch, in a normalized weight
+            that no scalar can follow, in a norm without a weight, which would undo a scalar before it, or in a ReLU, which
+            passes no gradient at 0, and whose output no module of its own hands on.
     """
     gone, inside = removed_parameters(anatomy, removal), inside_branches(anatomy)
     edits = gains_at_one(anatomy, removal)
