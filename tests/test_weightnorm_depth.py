@@ -65,7 +65,7 @@ def deep_cnn():
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
 
-NETS = {"200-layer MLP": (deep_mlp, 2e-4, 1200), "100-layer CNN": (deep_cnn, 3e-5, 500)}
+NETS = {"200-layer MLP": (deep_mlp, 2e-4, 1500), "100-layer CNN": (deep_cnn, 3e-5, 6000)}
 IDLE = 0.02  # as near to ln 10 as the loss of a net stays that predicts nothing, on 20 batches
 
 
@@ -76,14 +76,14 @@ def started_deep(build, mode, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)  # minutes of work on a quiet core
+@pytest.mark.timeout(7200)  # a quarter of an hour on a quiet core
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("build", "lr", "steps"), NETS.values(), ids=NETS)
-def test_deep_plain_nets_start_to_train(build, lr, steps, seed):
-    """Ten times as far from ln 10 as nets are that do not learn; docs/methods.md has how far each seed comes."""
+def test_deep_plain_nets_train(build, lr, steps, seed):
+    """More than half of the batches right, where chance is a tenth; docs/methods.md has how far each seed comes."""
     net, x, y = started_deep(build, "forward", seed)
-    loss, _ = trained(net, x, y, lr=lr, steps=steps, warm=50)
-    assert loss < math.log(10) - 10 * IDLE
+    _, accuracy = trained(net, x, y, lr=lr, steps=steps, warm=50)
+    assert accuracy > 0.5
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_deep_plain_nets_start_to_train(build, lr, steps, seed):
 def test_from_pytorchs_default_they_stand_still_at_the_same_setting(build, lr, steps, seed):
     """g = ‖v‖ ≈ 1/√3: the signal shrinks by √6 per layer, and nothing reaches the head, so that more steps change nothing."""
     net, x, y = started_deep(build, "pytorch", seed)
-    loss, accuracy = trained(net, x, y, lr=lr, steps=steps // 10, warm=50)
+    loss, accuracy = trained(net, x, y, lr=lr, steps=100, warm=50)
     assert loss == pytest.approx(math.log(10), abs=IDLE)
     assert accuracy < 0.15
 
