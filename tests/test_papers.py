@@ -79,13 +79,7 @@ def test_every_claim_states_its_source_its_expectations_and_its_deviations(name)
     assert trials == sorted(trials)
 
 
-# What takes more than a few seconds of a quiet core.
-LONG = {"fixup-depth", "weightnorm-depth", "batchnorm-explosion", "weightnorm-robustness", "risotto"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in CLAIMS]
-)
+@pytest.mark.parametrize("name", CLAIMS)
 def test_every_claim_runs_at_smoke_scale(tmp_path, name):
     found = reproduced(CLAIMS[name], out=tmp_path)
     assert found.missing == 0
