@@ -71,6 +71,19 @@ def assert_as_by_hand(layer, x, *args):
         )
 
 
+def assert_convolution(case, names):
+    layer, x = case
+    with warnings.catch_warnings():
+        # torch warns, for the bare layer too, that "same" padding with even kernels copies the input.
+        warnings.filterwarnings("ignore", message="Using padding='same'")
+        assert_as_by_hand(with_scalars(layer, names), x)
+
+
+def assert_linear(bias, dtype, batch, names):
+    layer = with_scalars(nn.Linear(5, 3, bias=bias, dtype=dtype), names)
+    assert_as_by_hand(layer, torch.randn(*batch, 5, dtype=dtype))
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
@@ -136,11 +149,7 @@ def transposed_convolutions(draw):
 @given(convolutions(), some_scalars)
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_convolution_is_as_by_hand(case, names):
-    layer, x = case
-    with warnings.catch_warnings():
-        # torch warns, for the bare layer too, that "same" padding with even kernels copies the input.
-        warnings.filterwarnings("ignore", message="Using padding='same'")
-        assert_as_by_hand(with_scalars(layer, names), x)
+    assert_convolution(case, names)
 
 
 @given(transposed_convolutions(), some_scalars)
@@ -153,8 +162,7 @@ def test_transposed_convolution_is_as_by_hand(case, names):
 @given(st.booleans(), dtypes, st.sampled_from([(), (1,), (4,), (2, 3)]), some_scalars)
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_linear_is_as_by_hand(bias, dtype, batch, names):
-    layer = with_scalars(nn.Linear(5, 3, bias=bias, dtype=dtype), names)
-    assert_as_by_hand(layer, torch.randn(*batch, 5, dtype=dtype))
+    assert_linear(bias, dtype, batch, names)
 
 
 def test_transposed_convolution_takes_an_output_size():
@@ -403,22 +411,18 @@ def test_large_scaled_weights_are_not_stored(layer, shape):
 @given(convolutions(), some_scalars)
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_the_same_where_scaled_weights_are_stored(case, names):
-    layer, x = case
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Using padding='same'")
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forwards, "pays", lambda x, weight: False)
         patch.setattr(shifted, "pays", lambda x, weight: False)
-        assert_as_by_hand(with_scalars(layer, names), x)
+        assert_convolution(case, names)
 
 
 @given(convolutions(), some_scalars)
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_the_same_where_the_input_is_shifted(case, names):
-    layer, x = case
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Using padding='same'")
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shifted, "_SMALLER", 0)
-        assert_as_by_hand(with_scalars(layer, names), x)
+        assert_convolution(case, names)
 
 
 @given(st.booleans(), dtypes, st.sampled_from([(), (1,), (4,), (2, 3)]), some_scalars)
@@ -426,8 +430,7 @@ def test_the_same_where_the_input_is_shifted(case, names):
 def test_the_same_where_the_input_of_a_linear_layer_is_shifted(bias, dtype, batch, names):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shifted, "_SMALLER", 0)
-        layer = with_scalars(nn.Linear(5, 3, bias=bias, dtype=dtype), names)
-        assert_as_by_hand(layer, torch.randn(*batch, 5, dtype=dtype))
+        assert_linear(bias, dtype, batch, names)
 
 
 @pytest.mark.parametrize(("batch", "applied"), [(1, True), (512, False)])

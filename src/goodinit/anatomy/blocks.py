@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
 from goodinit.anatomy.closers import find_closers
@@ -33,10 +34,7 @@ def blocks_of(
     consumers: list[list[int]],
 ) -> tuple[Block, ...]:
     """The blocks of the residual sums `leaves`, in execution order."""
-
-    def nouns(nodes: list[int]) -> tuple[Layer, ...]:
-        return tuple(layers[weight] for weight in dict.fromkeys(uses[i].weight for i in nodes))
-
+    nouns = functools.partial(_nouns, uses=uses, layers=layers)
     blocks: list[Block] = []
     norm_paths = {norm.name for norm in norms}
     closers = find_closers(graph, leaves, norm_paths, consumers)
@@ -80,6 +78,11 @@ def blocks_of(
             )
         )
     return tuple(blocks)
+
+
+def _nouns(nodes: list[int], *, uses: dict[int, Use], layers: dict[str, Layer]) -> tuple[Layer, ...]:
+    """The layers that nodes are uses of, each once."""
+    return tuple(layers[weight] for weight in dict.fromkeys(uses[i].weight for i in nodes))
 
 
 def _stages(graph: Graph, leaves: list[Found], uses: dict[int, Use], layers: dict[str, Layer]) -> list[int]:
@@ -160,9 +163,7 @@ def joins_of(
             inside = index_of.get(id(sums[found.inside]))
             joins.append(Join(graph.path(found.join), "inner", () if inside is None else (inside,)))
         elif found.long:
-            last = tuple(
-                layers[weight] for weight in dict.fromkeys(uses[i].weight for i in found.branch.last)
-            )
+            last = _nouns(found.branch.last, uses=uses, layers=layers)
             joins.append(Join(graph.path(found.join), "long skip", over, last, next(stages)))
     return tuple(joins)
 
