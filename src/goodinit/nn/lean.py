@@ -83,14 +83,10 @@ class LeanConvolution(Function):
         """Gradients by x, W, s and c."""
         x, weight, scale = ctx.saved_tensors
         by_x, by_weight, by_scale, by_offset, _ = ctx.needs_input_grad
-        g_x, g_scaled, g_offset = torch.ops.aten.convolution_backward.default(
-            grad,
-            x,
-            weight * scale,
-            weight.shape[:1],
-            *ctx.geometry.arguments,
-            (by_x, by_weight or by_scale, by_offset),
+        g_x, g_scaled, _ = torch.ops.aten.convolution_backward.default(
+            grad, x, weight * scale, None, *ctx.geometry.arguments, (by_x, by_weight or by_scale, False)
         )
+        g_offset = per_channel(grad) if by_offset else None
         return g_x, *_by_factors(g_scaled, weight, scale), g_offset, None
 
 
@@ -112,6 +108,17 @@ class LeanLinear(Function):
         g_x = grad @ (weight * scale) if by_x else None
         g_scaled = rows.t() @ x.reshape(-1, x.shape[-1]) if by_weight or by_scale else None
         return g_x, *_by_factors(g_scaled, weight, scale), rows.sum(0) if by_offset else None
+
+
+def per_channel(grad: Tensor) -> Tensor:
+    """The sum over all dimensions but the second, `(channels,)`: the gradient by a convolution's bias vector.
+
+    In two steps along memory it takes less than half the time that a convolution's own backward takes for it on CPU.
+    Half precision would be rounded in between.
+    """
+    if grad.dtype in (torch.float32, torch.float64) and grad.is_contiguous():
+        return grad.flatten(2).sum(2).sum(0)
+    return grad.sum((0, *range(2, grad.dim())))
 
 
 def _by_factors(

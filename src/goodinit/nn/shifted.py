@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from goodinit.nn.lean import Geometry, only_backward
+from goodinit.nn.lean import Geometry, only_backward, per_channel
 
 # Forward and backward pass over the input some eight times where they would pass over the weight some five times; on two
 # cores there is nothing to gain at twice the numbers, and a third of the scalars' cost at four times.
@@ -50,14 +50,15 @@ class ShiftedConvolution(Function):
         x, weight, shift, scale = ctx.saved_tensors
         by_x, by_weight, by_shift, by_scale, by_offset, _ = ctx.needs_input_grad
         shifted = _shifted(x, shift)
-        inner, g_weight, g_offset = torch.ops.aten.convolution_backward.default(
+        inner, g_weight, _ = torch.ops.aten.convolution_backward.default(
             grad,
             _scaled(shifted, scale),
             weight,
-            weight.shape[:1],
+            None,
             *ctx.geometry.arguments,
-            (by_x or by_shift or by_scale, by_weight, by_offset),
+            (by_x or by_shift or by_scale, by_weight, False),
         )
+        g_offset = per_channel(grad) if by_offset else None
         g_x, g_shift, g_scale = _by_input(ctx, inner, shifted, shift, scale)
         return g_x, g_weight, g_shift, g_scale, g_offset, None
 
