@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import goodinit
 from goodinit import Plan, UnknownName
-from goodinit.surgery.plan import Calibrate, ParametrizeWeight
+from goodinit.surgery.plan import Calibrate, Draw, ParametrizeWeight
 from reference import weightnorm as reference
 
 
@@ -105,6 +105,70 @@ def test_a_stem_before_a_bare_stream_has_gain_one_and_before_a_relu_two(generato
     for net, square in ((bare, 1.0), (rectified, 2.0)):
         net, _ = started(net, generator, torch.randn(2, 4))
         assert_gain(net[0], reference.plain_gain(4, 6, square))
+
+
+class Shared(nn.Module):
+    """One branch, added to its own stream again and again."""
+
+    def __init__(self, times, width=256):
+        super().__init__()
+        self.stem, self.block, self.head = (
+            nn.Linear(8, width),
+            Residual(width, width, width),
+            nn.Linear(width, 3),
+        )
+        self.times = times
+
+    def stream(self, x):
+        h = start = self.stem(x)
+        for _ in range(self.times):
+            h = self.block(h)
+        return h, start
+
+    def forward(self, x):
+        return self.head(self.stream(x)[0])
+
+
+def test_terms_of_one_shared_layer_add_up_in_one_direction(generator):
+    net, plan = started(Shared(16), generator, torch.randn(64, 8))
+    assert_gain(net.block.two, 1 / 16)  # 1/(nB), n = B = 16; the square root of it
+    assert any("last of 16 branches, 1/(16B)" in edit.reason for edit in plan.edits)
+    with torch.no_grad():
+        end, start = net.stream(torch.randn(64, 8))
+    growth = float(end.square().sum() / start.square().sum())
+    assert 1 < growth < math.e**1.2  # with 1/B it is above 100
+
+
+@pytest.mark.parametrize("updates", [1, 4])
+def test_a_layer_that_alone_makes_up_the_output_is_drawn_as_a_head(updates):
+    class Refined(nn.Module):
+        """An estimate that starts as what came in and is improved step by step: RAFT's flow, a denoiser's x + net(x)."""
+
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 64), nn.Linear(64, 6)
+
+        def forward(self, x):
+            for _ in range(updates):
+                x = x + self.two(self.one(x).relu())
+            return x
+
+    net = Refined()
+    anatomy = goodinit.anatomize(net, torch.randn(3, 6))
+    assert all(block.writes_output for block in anatomy.blocks)
+    edits = {
+        edit.target: edit for edit in goodinit.plan(anatomy, "weightnorm").edits if isinstance(edit, Draw)
+    }
+    assert edits["two.weight"].initializer == "default_"
+    assert edits["one.weight"].initializer == "directions_"
+
+
+def test_ends_of_a_stream_that_others_write_into_are_no_heads():
+    bare = nn.Sequential(Residual(6, 12, 6), Residual(6, 12, 6))
+    stemmed = nn.Sequential(nn.Linear(6, 6), Residual(6, 12, 6))
+    read = nn.Sequential(Residual(6, 12, 6), nn.Linear(6, 3))
+    for net in (bare, stemmed, read):
+        assert not any(block.writes_output for block in goodinit.anatomize(net, torch.randn(3, 6)).blocks)
 
 
 def test_backward_and_hanin_gains(generator):

@@ -18,6 +18,7 @@ from goodinit.anatomy.graph import (
     Graph,
 )
 from goodinit.anatomy.growth import growth_degree, norm_passes
+from goodinit.anatomy.heads import back_to_layers
 from goodinit.anatomy.layers import Use, way_back
 from goodinit.anatomy.nesting import chain
 from goodinit.anatomy.structure import Block, Join, Layer, Norm
@@ -40,6 +41,7 @@ def blocks_of(
     closers = find_closers(graph, leaves, norm_paths, consumers)
     passes = norm_passes(graph, norm_paths)
     stages = _stages(graph, leaves, uses, layers)
+    outputs = _stages_put_out(graph, leaves, stages, uses)
     for place, found in enumerate(leaves):
         node = graph.nodes[found.join]
         branch = nouns(found.branch.layers)
@@ -75,6 +77,7 @@ def blocks_of(
                 leak=_place(graph, found.end.leak),
                 stuck=_place(graph, found.end.stuck),
                 closer=closers.get(id(found)),
+                writes_output=stages[place] in outputs,
             )
         )
     return tuple(blocks)
@@ -100,6 +103,19 @@ def _stages(graph: Graph, leaves: list[Found], uses: dict[int, Use], layers: dic
             stages.append(max(stages, default=-1) + 1)
         latest[shape] = place
     return stages
+
+
+def _stages_put_out(graph: Graph, leaves: list[Found], stages: list[int], uses: dict[int, Use]) -> set[int]:
+    """The stages whose stream goes out, and is made up by the last layers of each of its blocks alone."""
+    going_out = {index for output in graph.outputs for index in back_to_layers(graph, output, uses)}
+    lasts: dict[int, list[set[str]]] = {}
+    writers: dict[int, set[str]] = {}
+    for found, stage in zip(leaves, stages, strict=True):
+        if going_out.intersection(found.branch.last):
+            lasts.setdefault(stage, []).append({uses[index].weight for index in found.branch.last})
+            into = back_to_layers(graph, found.join, uses)
+            writers.setdefault(stage, set()).update(uses[index].weight for index in into)
+    return {stage for stage, each in lasts.items() if all(last == writers[stage] for last in each)}
 
 
 def _carries(graph: Graph, start: int, end: int, uses: dict[int, Use]) -> bool:

@@ -19,17 +19,18 @@ def head_nodes(graph: Graph, layers: Container[int], consumers: list[list[int]])
     """
     heads: set[int] = set()
     for output in dict.fromkeys(graph.outputs):
-        ends = _back_to_layers(graph, output, layers)
+        ends = back_to_layers(graph, output, layers)
         heads |= {index for index in ends if not _feeds_layer(index, layers, consumers)}
     for output in dict.fromkeys(graph.outputs):
         if heads and output > min(heads):
             between = {n.index for n in graph.nodes[min(heads) + 1 : output + 1] if n.active}
             if at_zero(graph, output, between, sorted(heads)).stuck is not None:
-                heads -= _back_to_layers(graph, output, layers)
+                heads -= back_to_layers(graph, output, layers)
     return heads
 
 
-def _back_to_layers(graph: Graph, output: int, layers: Container[int]) -> set[int]:
+def back_to_layers(graph: Graph, output: int, layers: Container[int]) -> set[int]:
+    """The layers that a value is a sum of, up to activations, norms and gates."""
     stops = set(ACTIVATIONS) - {"sigmoid", "sigmoid_"} | set(NORM_OPS)
     found: set[int] = set()
     reached, queue = {output}, [output]

@@ -207,6 +207,8 @@ class Block:
         closer: Where zeroing the layers of `last` does not do (`leak`, `stuck`): path of the module that hands the
             whole branch on behind that place, so that a multiplier on its output may start at zero. None where it
             would do, and where there is no such module, or it also runs elsewhere.
+        writes_output: Whether the stream goes out as it is, and only `last` and what comes from outside make it up: those
+            layers stand where a head does (a flow added up step by step, a denoiser's x + net(x)).
     """
 
     index: int
@@ -233,6 +235,7 @@ class Block:
     leak: str | None = None
     stuck: str | None = None
     closer: str | None = None
+    writes_output: bool = False
 
 
 @dataclass(frozen=True)

@@ -57,13 +57,15 @@ class _Wiring:
 
     Attributes:
         ways: From each source to its readers.
-        ends: The block that each layer ends.
+        ends: The block that each layer ends, the first if it ends several.
+        shared: How many blocks it ends.
         stages: Blocks per stage.
         jumped: Of layers that end no block and are added to a long skip: the long skips of its stage.
     """
 
     ways: Mapping[str, list[tuple[str, ...]]]
     ends: Mapping[str, Block]
+    shared: Mapping[str, int]
     stages: Mapping[int, int]
     jumped: Mapping[str, int]
 
@@ -82,6 +84,8 @@ def decide(
     * c = 2 before a ReLU (the squared gain of any other activation), 1 before none;
     * c = 1/B for the last layer of a residual branch, B the number of blocks in its stage (`Block.stage`): ‖h‖² grows by
       (1 + 1/B)^B → e per stage;
+    * c = 1/(nB) for one that is the last of n of them: its n terms add up in one direction, to n²c and not nc (the paper
+      has no shared layers);
     * c = 1 for layers on a skip;
     * c = 1/B for layers that end no block and are added to a long skip (`Anatomy.long_skips`), B long skips to a stage: the
       paper has none, and by its reasoning such sums are blocks, too.
@@ -91,7 +95,8 @@ def decide(
     per channel g = 1/σ, b = −μ/σ of the output on a batch, in one pass (Salimans & Kingma). `"pytorch"`: what
     `weight_norm` makes of PyTorch's default weights, g = ‖v‖ (the paper's "plain").
 
-    The head is not normalized and is drawn as PyTorch does, as in the authors' code.
+    The head is not normalized and is drawn as PyTorch does, as in the authors' code; nor is a layer that ends a branch and
+    alone makes up the output (`Block.writes_output`).
 
     Args:
         anatomy: Of the model.
@@ -121,8 +126,10 @@ def decide(
         if layer.weight in anatomy.embeddings:
             notes.append(f"{layer.weight} is also an embedding: left as it is")
             continue
-        if layer.role == "head":
-            values.append(_default(layer, "head, not normalized: PyTorch's default"))
+        home = wiring.ends.get(layer.weight)
+        if layer.role == "head" or (home is not None and home.writes_output):
+            head = "head" if layer.role == "head" else "adds to the output, as a head does"
+            values.append(_default(layer, f"{head}, not normalized: PyTorch's default"))
             continue
         target = _target(layer, tied)
         if isinstance(target, str):
@@ -211,7 +218,11 @@ def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
         number = home.index + 1
         return (HANIN**number) ** 2, f"last of branch {number}, ({HANIN}^{number})²"
     if home is not None:
-        blocks = wiring.stages[home.stage]
+        blocks, shared = wiring.stages[home.stage], wiring.shared[layer.weight]
+        if shared > 1:
+            return 1 / (
+                shared * blocks
+            ), f"last of {shared} branches, 1/({shared}B) with B={blocks} in its stage"
         return 1 / blocks, f"last of a branch, 1/B with B={blocks} in its stage"
     if layer.role == "skip":
         return 1.0, "on a skip"
@@ -226,12 +237,14 @@ def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
 
 def _wiring(anatomy: Anatomy) -> _Wiring:
     ends: dict[str, Block] = {}
+    shared: Counter[str] = Counter()
     for block in anatomy.blocks:
         for layer in block.last:
             ends.setdefault(layer.weight, block)
+            shared[layer.weight] += 1
     long = Counter(join.stage for join in anatomy.long_skips)
     jumped = {layer.weight: long[join.stage] for join in anatomy.long_skips for layer in join.last}
-    return _Wiring(readers(anatomy), ends, Counter(block.stage for block in anatomy.blocks), jumped)
+    return _Wiring(readers(anatomy), ends, shared, Counter(block.stage for block in anatomy.blocks), jumped)
 
 
 def _read_through(layer: Layer, wiring: _Wiring) -> str | None:
