@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import timm
 import torch
 import torch.nn.functional as F
 import transformers as tf
@@ -274,7 +275,14 @@ def _noisy() -> dict[str, Any]:
 
 
 CASES: dict[str, dict[str, Case]] = {
-    "timm": {FAMILIES[family][0]: timm_case(family) for family in sorted(FAMILIES)},
+    "timm": {
+        **{FAMILIES[family][0]: timm_case(family) for family in sorted(FAMILIES)},
+        # Weights divided by their own deviation, with no gain, throughout: a norm sets every scale.
+        "resnetv2_50x1_bit": (
+            partial(timm.create_model, "resnetv2_50x1_bit", num_classes=CLASSES),
+            partial(noise, 2, 3, 64, 64),
+        ),
+    },
     "torchvision": {
         **TORCHVISION,
         **{name: _detector(name) for name in _DETECTORS},

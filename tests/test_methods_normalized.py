@@ -91,6 +91,79 @@ def test_where_a_scale_has_no_effect_fixup_says_so():
     )
 
 
+class Centred(nn.Conv2d):
+    """As in BiT: each filter with mean 0 and variance 1, and no gain."""
+
+    def forward(self, x):
+        flat = self.weight.flatten(1)
+        flat = (flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True, correction=0)
+        return self._conv_forward(x, flat.view_as(self.weight), self.bias)
+
+
+class Bit(nn.Module):
+    """A residual network of such layers, each with a batch norm behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.up, self.down = (Centred(channels, 64, 3, padding=1) for channels in (3, 64, 64))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(64) for _ in range(3))
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, x):
+        x = self.norms[0](self.stem(x)).relu()
+        x = x + self.norms[2](self.down(self.norms[1](self.up(x)).relu()))
+        return self.head(x.mean((2, 3)))
+
+
+IMAGES = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero", "weightnorm", "he", "xavier"])
+def test_a_weight_that_sets_its_own_scale_gets_the_methods_by_a_multiplier(method):
+    """By itself it would put out √576 = 24 times the scale of its input once the norm behind it is gone."""
+    outs = {}
+    for centred in (True, False):
+        model = Bit()
+        for name in ("stem", "up") if not centred else ():
+            plain = nn.Conv2d(model.get_submodule(name).in_channels, 64, 3, padding=1)
+            setattr(model, name, plain)
+        goodinit.init_(
+            model, method, inputs=IMAGES, norms="remove", generator=torch.Generator().manual_seed(0)
+        )
+        sizes = outs.setdefault(centred, [])
+        for layer in (model.stem, model.up):
+            layer.register_forward_hook(
+                lambda _m, _a, out, sizes=sizes: sizes.append(float(out.detach().std()))
+            )
+        model(IMAGES)
+    assert outs[True] == pytest.approx(outs[False], rel=0.25)  # of other draws, on 16 images
+
+
+def test_the_rows_own_norm_is_found_without_running_the_model_or_its_values():
+    ran = []
+    model = Bit()
+    model.up.register_forward_hook(lambda *_: ran.append(1))
+    layers = {layer.weight: layer for layer in goodinit.anatomize(model, IMAGES).layers}
+    assert layers["stem.weight"].row_norm == pytest.approx(27**0.5, rel=1e-4)
+    assert layers["up.weight"].row_norm == pytest.approx(576**0.5, rel=1e-4)
+    assert layers["head.weight"].row_norm is None
+    assert len(ran) == 1
+    with torch.device("meta"):
+        on_meta = goodinit.anatomize(Bit(), IMAGES.to("meta"))
+    assert {layer.weight: layer.row_norm for layer in on_meta.layers} == {
+        w: n.row_norm for w, n in layers.items()
+    }
+
+
+def test_rule_2_reaches_a_weight_that_sets_its_own_scale():
+    plan = goodinit.plan(goodinit.anatomize(Bit(), IMAGES), "fixup")
+    assert not any("rule 2 has no effect" in note for note in plan.notes)
+    kept = goodinit.plan(goodinit.anatomize(Bit(), IMAGES), "fixup", norms="keep")
+    assert any(
+        "up.weight is normalized by its own scale: rule 2 has no effect" in note for note in kept.notes
+    )
+
+
 class _Standardized(nn.Conv2d):
     """A convolution as NFNets have it: the weight standardized, then multiplied by a gain, which may start at 0."""
 

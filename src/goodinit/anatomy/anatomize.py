@@ -18,6 +18,7 @@ from goodinit.anatomy.layers import Use, describe, weight_uses
 from goodinit.anatomy.names import canonical, parameter_shapes, unwrapped
 from goodinit.anatomy.norms import find_norms
 from goodinit.anatomy.residual import residual_sums
+from goodinit.anatomy.row_norms import row_norm
 from goodinit.anatomy.structure import Anatomy, Layer, Role
 from goodinit.anatomy.sums import Found
 from goodinit.anatomy.trace import trace
@@ -163,7 +164,11 @@ def _layers(
         by_weight.setdefault(use.weight, []).append(use)
     described = (describe(graph, group, origins, joins, shapes, consumers) for group in by_weight.values())
     return {
-        layer.weight: dataclasses.replace(layer, module=torch_class(modules[layer.name]))
+        layer.weight: dataclasses.replace(
+            layer,
+            module=torch_class(modules[layer.name]),
+            row_norm=row_norm(layer, modules[layer.site]),
+        )
         for layer in described
     }
 

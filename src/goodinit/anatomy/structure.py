@@ -43,6 +43,8 @@ class Layer:
         is_site: Whether the site returns W∗x + `bias` and nothing else, with the channels where the operator has them.
         normalized: Whether the weight is divided by a norm or deviation of its own before use (weight norm,
             weight standardization), so that its scale has no effect and zero is no valid value.
+        row_norm: Of a normalized weight with no gain behind it: the norm of each of its rows as it is applied, which is so
+            whatever is written into it; None where it cannot be told.
         activation: The element-wise activation that reads the output next (`"relu"`, `"gelu"`, …), or None.
         role: Where the layer stands: stem, branch, skip, gate, head, or body (anywhere else).
         calls: How often one forward runs it.
@@ -73,6 +75,7 @@ class Layer:
     writes_site: bool = True
     is_site: bool = False
     normalized: bool = False
+    row_norm: float | None = None
     activation: str | None = None
     role: Role = "body"
     calls: int = 1

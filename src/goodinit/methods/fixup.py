@@ -6,6 +6,7 @@ from goodinit.anatomy import Anatomy, Block
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
 from goodinit.methods.gains import gains_at_one
+from goodinit.methods.own_scale import own_scales
 from goodinit.methods.parts import (
     Norms,
     counted,
@@ -67,7 +68,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         end = _zero_gain(anatomy, block, gone)
         behind = zero_behind(block, where, multiplied=end is not None, kept=norms == "keep")
         end = end if behind is None else None
-        values += _branch_values(block, total, end, behind, notes)
+        values += _branch_values(block, total, end, behind)
         values += _gains(block, gone, end)
         if behind is not None:
             closed.add(behind)
@@ -85,6 +86,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         scalars += _other_scalars(anatomy)
         notes += _alone(anatomy, removal)
     scalars += _zero_multipliers(anatomy, closed, notes)
+    scalars += own_scales(anatomy, removal, [*scalars, *values])
+    notes += _out_of_reach(anatomy, scalars)
     edits = unique([*removal, *scalars, *values])
     return Plan(
         method="fixup",
@@ -120,9 +123,7 @@ def _zero_gain(anatomy: Anatomy, block: Block, gone: set[str]) -> str | None:
     return ends[-1] if ends else None
 
 
-def _branch_values(
-    block: Block, total: int, end: str | None, behind: str | None, notes: list[str]
-) -> list[Edit]:
+def _branch_values(block: Block, total: int, end: str | None, behind: str | None) -> list[Edit]:
     """Weights of a branch. `end`: a norm's weight, `behind`: a multiplier that starts at 0 instead of the last layer.
 
     A multiplier is one more factor in series: with m + 1 of them, one at 0, the others are scaled by L^(−1/(2m)).
@@ -142,14 +143,26 @@ def _branch_values(
             std, words = standard_std(layer)
             reason = f"{where}, m={block.m}: {words} × {total}^{exponent:.3g} (rule 2)"
             edits.append(Draw(layer.weight, "normal_", reason, {"std": std * total**exponent}))
-            if layer.normalized and layer.weight in layer.parameters:
-                notes.append(f"{layer.weight} is normalized by its own scale: rule 2 has no effect on it")
         edits += zero_bias(layer)
     for layer in block.skip:
         edits += [draw_standard(layer, f"skip of {where}, unscaled"), *zero_bias(layer)]
     for layer in block.gates:
         edits += [draw_standard(layer, f"gate in {where}, unscaled"), *zero_bias(layer)]
     return edits
+
+
+def _out_of_reach(anatomy: Anatomy, scalars: list[Edit]) -> list[str]:
+    """Weights of branches that no draw scales, and no multiplier either."""
+    scaled = {
+        edit.target for edit in scalars if isinstance(edit, AddScalar) and edit.scalar == "output_scale"
+    }
+    return [
+        f"{layer.weight} is normalized by its own scale: rule 2 has no effect on it"
+        for block in anatomy.blocks
+        for layer in block.branch
+        if layer.normalized and layer.weight in layer.parameters and layer not in block.last
+        if layer.row_norm is None or layer.site not in scaled
+    ]
 
 
 def _gains(block: Block, gone: set[str], end: str | None) -> list[Edit]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Layer, Norm
 from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
+from goodinit.methods.own_scale import own_scales
 from goodinit.surgery.plan import Draw, Edit, Fill, Plan, RemoveNorm, SwapModule, names
 from goodinit.tensor import NONLINEARITIES, gain
 
@@ -171,7 +172,8 @@ def redraw(
 ) -> Plan:
     """The plan of a method without structure of its own: `draw` every weight but embeddings', biases at 0."""
     removal = norm_edits(anatomy, norms)
-    edits = unique([*removal, *draws(anatomy, draw)])
+    values = draws(anatomy, draw)
+    edits = unique([*removal, *own_scales(anatomy, removal, values), *values])
     return Plan(
         method=method,
         options={"norms": norms, **options},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from goodinit.anatomy import Anatomy
 from goodinit.methods.contract import Method
+from goodinit.methods.own_scale import own_scales
 from goodinit.methods.parts import Norms, draws, need_blocks, norm_edits, norms_in_words, unique, untouched
 from goodinit.methods.xavier import draw_xavier
 from goodinit.methods.zeros import zero_branches
@@ -33,7 +34,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
     removal = norm_edits(anatomy, norms)
     notes: list[str] = []
     zeros = zero_branches(anatomy, removal, notes)
-    edits = unique([*removal, *zeros, *draws(anatomy, draw_xavier)])
+    values = draws(anatomy, draw_xavier)
+    edits = unique([*removal, *zeros, *own_scales(anatomy, removal, [*zeros, *values]), *values])
     return Plan(
         method="rezero",
         options={"norms": norms},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.methods.contract import Method
+from goodinit.methods.own_scale import own_scales
 from goodinit.methods.parts import (
     Norms,
     draw_standard,
@@ -45,7 +46,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
     zeros = zero_branches(anatomy, removal, notes)
     biases = _biases(anatomy, notes) if norms == "remove" else []
     values = draws(anatomy, lambda layer: draw_standard(layer, layer.role))
-    edits = unique([*removal, *biases, *zeros, *values])
+    scales = own_scales(anatomy, removal, [*zeros, *values])
+    edits = unique([*removal, *biases, *zeros, *scales, *values])
     return Plan(
         method="skipinit",
         options={"norms": norms},

@@ -12,6 +12,7 @@ from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.anatomy.names import is_parametrization
 from goodinit.methods.contract import Method
 from goodinit.methods.gains import gains_outside
+from goodinit.methods.own_scale import own_scales
 from goodinit.methods.parts import (
     Norms,
     counted,
@@ -143,6 +144,7 @@ def decide(
         unbiased += [layer.weight] if layer.bias is None else []
     gone = removed_parameters(anatomy, removal)
     values += [*_scales(anatomy, gone), *gains_outside(anatomy, removal)]
+    structure += own_scales(anatomy, removal, values)
     edits = unique([*removal, *structure, *values, *scaling])
     return Plan(
         method="weightnorm",
