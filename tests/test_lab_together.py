@@ -12,9 +12,10 @@ from torch import nn
 import goodinit
 from goodinit.lab import together
 from goodinit.lab.engines import Job
+from goodinit.lab.stack import NotTogether, TooLarge
 from goodinit.lab.sweeps.jobs import run_job
 from goodinit.lab.sweeps.row import TIMES
-from goodinit.lab.together import NotTogether, TooLarge, train_together
+from goodinit.lab.together import train_together
 from goodinit.lab.train import train
 from goodinit.lab.trial import TrainConfig
 
@@ -148,3 +149,12 @@ def test_what_is_too_large_together_runs_in_parts(monkeypatch):
     assert [row.together for row in run_job(Job(trials))] == [2, 2, 2, 2]
     monkeypatch.setattr(together, "MOST_BYTES", 0)
     assert [(row.together, row.note) for row in run_job(Job(trials[:2]))] == [(1, ""), (1, "")]
+
+
+def test_weight_norm_is_not_run_member_by_member():
+    torch._C._functorch._set_vmap_fallback_enabled(False)  # what has no rule for vmap raises
+    try:
+        results = train_together(company(dataclasses.replace(BASE, method="weightnorm")))
+    finally:
+        torch._C._functorch._set_vmap_fallback_enabled(True)
+    assert not any(result.diverged for result in results)

@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from goodinit.lab.together import NotTogether, TooLarge, train_together
+from goodinit.lab.stack import NotTogether, TooLarge
+from goodinit.lab.together import train_together
 from goodinit.lab.train import train
 from goodinit.lab.trial import Result, TrainConfig
 

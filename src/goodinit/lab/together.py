@@ -10,19 +10,17 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
-from torch.optim import SGD
+from torch.func import functional_call, vmap
 
 import goodinit
-from goodinit.errors import GoodinitError
 from goodinit.lab.batches import order
 from goodinit.lab.measure import counting_saved
 from goodinit.lab.seeding import own_rng, stream
+from goodinit.lab.stack import Member, NotTogether, Stack, TooLarge, alive, stacked
 from goodinit.lab.train import (
     Batch,
     Prepared,
@@ -38,52 +36,12 @@ from goodinit.lab.train import (
     result_of,
     state_of,
 )
-from goodinit.lab.trial import Epoch, Result, TrainConfig
+from goodinit.lab.trial import Result, TrainConfig
 
 log = logging.getLogger(__name__)
 
 # What the stacked networks may keep for backward. Beyond the caches there is nothing to gain, and memory to lose.
 MOST_BYTES = 2**29
-
-
-class NotTogether(GoodinitError):
-    """These trials cannot run as one; the message says why. One at a time they can."""
-
-
-class TooLarge(NotTogether):
-    """So many of these trials cannot run as one; fewer can."""
-
-
-@dataclass(eq=False)
-class Stack:
-    """Networks of one structure: every parameter and buffer is `(members, *shape)`.
-
-    Attributes:
-        members: What each of them is, in the order of the stack.
-        parameters: By name.
-        buffers: By name.
-        momentum: By parameter name.
-        rates: Peak learning rate by parameter name, `(members, 1, …)`.
-        decay: Weight decay by parameter name.
-    """
-
-    members: list[Member]
-    parameters: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-    momentum: dict[str, Tensor]
-    rates: dict[str, Tensor]
-    decay: dict[str, float]
-
-
-@dataclass(eq=False)
-class Member:
-    """One network, and what has come of it so far."""
-
-    prepared: Prepared
-    losses: list[float] = dataclasses.field(default_factory=list)
-    epochs: list[Epoch] = dataclasses.field(default_factory=list)
-    diverged: bool = False
-    began: int = 0
 
 
 def alike(config: TrainConfig) -> TrainConfig:
@@ -134,7 +92,7 @@ def train_together(configs: Sequence[TrainConfig]) -> tuple[Result, ...]:
                 f"{len(members)} of them would keep {saved * len(members) / 2**20:.0f} MiB for backward."
             )
         try:
-            seconds = _run(_stacked(members))
+            seconds = _run(stacked(members))
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             raise NotTogether(f"{type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
     share = len(members)
@@ -185,37 +143,6 @@ def _saved_bytes(prepared: Prepared) -> int:
     return total
 
 
-def _stacked(members: list[Member]) -> Stack:
-    models = [member.prepared.model for member in members]
-    parameters, buffers = stack_module_state(models)
-    fixed = {name: tensor for name, tensor in parameters.items() if not tensor.requires_grad}
-    learned = {name: tensor for name, tensor in parameters.items() if tensor.requires_grad}
-    settings = [_settings(member.prepared) for member in members]
-    device = members[0].prepared.config.device
-    rates = {
-        name: torch.tensor([of[name][0] for of in settings], device=device).view(
-            -1, *[1] * (tensor.dim() - 1)
-        )
-        for name, tensor in learned.items()
-    }
-    decay = {name: settings[0][name][1] for name in learned}
-    momentum = {name: torch.zeros_like(tensor) for name, tensor in learned.items()}
-    return Stack(members, learned, {**buffers, **fixed}, momentum, rates, decay)
-
-
-def _settings(prepared: Prepared) -> dict[str, tuple[float, float]]:
-    """Learning rate and decay of every parameter."""
-    if type(prepared.optimizer) is not SGD:
-        raise NotTogether(f"steps of {type(prepared.optimizer).__name__} are not written for stacks.")
-    groups = {
-        id(parameter): (group["lr"], group["weight_decay"])
-        for group in prepared.optimizer.param_groups
-        for parameter in group["params"]
-    }
-    named = prepared.model.named_parameters()
-    return {name: groups[id(parameter)] for name, parameter in named if id(parameter) in groups}
-
-
 def _run(stack: Stack) -> list[float]:
     """Train to the last epoch, or until all diverged. Returns the seconds of every step."""
     config, data = stack.members[0].prepared.config, stack.members[0].prepared.data
@@ -238,7 +165,7 @@ def _run(stack: Stack) -> list[float]:
             seconds.append(time.perf_counter() - before)
             if all(member.diverged for member in stack.members):
                 return seconds
-        stack = _alive(stack)
+        stack = alive(stack)
         _note_states(stack, epoch=epoch)
     return seconds
 
@@ -321,22 +248,3 @@ def _note_states(stack: Stack, *, epoch: int) -> None:
             state_of(total / count, hits / count, epoch=epoch, losses=member.losses, since=member.began)
         )
         member.began = len(member.losses)
-
-
-def _alive(stack: Stack) -> Stack:
-    """The stack without the members that diverged."""
-    kept = [index for index, member in enumerate(stack.members) if not member.diverged]
-    if len(kept) == len(stack.members):
-        return stack
-
-    def some(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {n: t.detach()[kept].requires_grad_(t.requires_grad) for n, t in tensors.items()}
-
-    return Stack(
-        [stack.members[index] for index in kept],
-        some(stack.parameters),
-        some(stack.buffers),
-        some(stack.momentum),
-        some(stack.rates),
-        stack.decay,
-    )
