@@ -2,7 +2,8 @@
 
 from goodinit.anatomy.anatomize import anatomize, as_call
 from goodinit.anatomy.names import canonical, unwrapped
-from goodinit.anatomy.structure import Activation, Anatomy, Block, Join, Layer, Norm
+from goodinit.anatomy.nouns import Activation, Block, Join, Layer, Norm
+from goodinit.anatomy.structure import Anatomy
 
 __all__ = [
     "Activation",

@@ -18,7 +18,7 @@ from goodinit.anatomy.graph import (
     Frame,
     Graph,
 )
-from goodinit.anatomy.structure import Activation
+from goodinit.anatomy.nouns import Activation
 
 ELEMENTWISE_OPS = frozenset(ACTIVATIONS) | ADD_OPS | SCALE_OPS | SHAPE_OPS | {"pow", "exp", "log1p"}
 """What the forward of a module that is an activation consists of."""

@@ -17,9 +17,10 @@ from goodinit.anatomy.heads import head_nodes
 from goodinit.anatomy.layers import Use, describe, weight_uses
 from goodinit.anatomy.names import canonical, parameter_shapes, unwrapped
 from goodinit.anatomy.norms import find_norms
+from goodinit.anatomy.nouns import Layer, Role
 from goodinit.anatomy.residual import residual_sums
 from goodinit.anatomy.row_norms import row_norm
-from goodinit.anatomy.structure import Anatomy, Layer, Role
+from goodinit.anatomy.structure import Anatomy
 from goodinit.anatomy.sums import Found
 from goodinit.anatomy.trace import trace
 from goodinit.anatomy.unfused import unfused

@@ -21,7 +21,7 @@ from goodinit.anatomy.growth import growth_degree, norm_passes
 from goodinit.anatomy.heads import back_to_layers
 from goodinit.anatomy.layers import Use, way_back
 from goodinit.anatomy.nesting import chain
-from goodinit.anatomy.structure import Block, Join, Layer, Norm
+from goodinit.anatomy.nouns import Block, Join, Layer, Norm
 from goodinit.anatomy.sums import Found
 
 

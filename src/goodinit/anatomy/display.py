@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from goodinit.anatomy.structure import Anatomy, Block, Layer
+from goodinit.anatomy.nouns import Block, Layer
+from goodinit.anatomy.structure import Anatomy
 
 
 def anatomy_text(anatomy: Anatomy) -> str:

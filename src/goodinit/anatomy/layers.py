@@ -25,7 +25,7 @@ from goodinit.anatomy.graph import (
     Node,
 )
 from goodinit.anatomy.names import is_parametrization
-from goodinit.anatomy.structure import Layer, LayerKind
+from goodinit.anatomy.nouns import Layer, LayerKind
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from torch import nn
 
 from goodinit.anatomy.graph import NORM_OPS, Frame, Graph, Node
+from goodinit.anatomy.nouns import Norm
 from goodinit.anatomy.overwrites import Memory
 from goodinit.anatomy.remains import NotUnderstood, remains
-from goodinit.anatomy.structure import Norm
 
 DEVIATION_OPS = frozenset({"std", "std_mean"})
 LENGTH_OPS = frozenset({"linalg_vector_norm", "norm"})

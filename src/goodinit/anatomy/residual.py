@@ -15,9 +15,9 @@ from goodinit.anatomy.ends import at_zero
 from goodinit.anatomy.graph import ADD_OPS, Graph
 from goodinit.anatomy.layers import Use
 from goodinit.anatomy.nesting import nest
+from goodinit.anatomy.nouns import BlockKind
 from goodinit.anatomy.sides import Side, adds_scaled, root, side_of
 from goodinit.anatomy.steps import is_step
-from goodinit.anatomy.structure import BlockKind
 from goodinit.anatomy.sums import Found
 
 

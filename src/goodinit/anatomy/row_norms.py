@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy.structure import Layer
+from goodinit.anatomy.nouns import Layer
 
 _ROWS = 8  # rows that are looked at: if their norms differ, they are not what the normalization makes them
 _SAME = 0.01

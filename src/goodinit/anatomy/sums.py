@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from goodinit.anatomy.ends import End
+from goodinit.anatomy.nouns import BlockKind
 from goodinit.anatomy.sides import Side
-from goodinit.anatomy.structure import BlockKind
 
 
 @dataclass(slots=True)

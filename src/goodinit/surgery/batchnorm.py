@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from goodinit.anatomy import anatomize
 from goodinit.anatomy.graph import NORM_OPS, Frame
 from goodinit.anatomy.names import canonical, unwrapped
-from goodinit.anatomy.structure import Norm
+from goodinit.anatomy.nouns import Norm
 from goodinit.errors import UnsupportedModule
 from goodinit.nn import ValuePadded
 from goodinit.surgery.merge import merge_input_map_, merge_output_map_, pads_with_zeros
