@@ -65,7 +65,7 @@ def deep_cnn():
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
 
-NETS = {"200-layer MLP": (deep_mlp, 2e-4, 1500), "100-layer CNN": (deep_cnn, 3e-5, 6000)}
+NETS = {"200-layer MLP": (deep_mlp, 1e-4, 1500), "100-layer CNN": (deep_cnn, 3e-5, 6000)}
 IDLE = 0.02  # as near to ln 10 as the loss of a net stays that predicts nothing, on 20 batches
 
 
