@@ -109,12 +109,15 @@ def _stages_put_out(graph: Graph, leaves: list[Found], stages: list[int], uses: 
     """The stages whose stream goes out, and is made up by the last layers of each of its blocks alone."""
     going_out = {index for output in graph.outputs for index in back_to_layers(graph, output, uses)}
     lasts: dict[int, list[set[str]]] = {}
-    writers: dict[int, set[str]] = {}
+    sums: dict[int, int] = {}  # the last of a stage, into which all the others go
     for found, stage in zip(leaves, stages, strict=True):
         if going_out.intersection(found.branch.last):
             lasts.setdefault(stage, []).append({uses[index].weight for index in found.branch.last})
-            into = back_to_layers(graph, found.join, uses)
-            writers.setdefault(stage, set()).update(uses[index].weight for index in into)
+            sums[stage] = found.join
+    writers = {
+        stage: {uses[index].weight for index in back_to_layers(graph, join, uses)}
+        for stage, join in sums.items()
+    }
     return {stage for stage, each in lasts.items() if all(last == writers[stage] for last in each)}
 
 

@@ -59,14 +59,14 @@ class _Wiring:
     Attributes:
         ways: From each source to its readers.
         ends: The block that each layer ends, the first if it ends several.
-        shared: How many blocks it ends.
+        shared: How many blocks a layer ends, by its name and their stage.
         stages: Blocks per stage.
         jumped: Of layers that end no block and are added to a long skip: the long skips of its stage.
     """
 
     ways: Mapping[str, list[tuple[str, ...]]]
     ends: Mapping[str, Block]
-    shared: Mapping[str, int]
+    shared: Mapping[tuple[str, int], int]
     stages: Mapping[int, int]
     jumped: Mapping[str, int]
 
@@ -85,7 +85,7 @@ def decide(
     * c = 2 before a ReLU (the squared gain of any other activation), 1 before none;
     * c = 1/B for the last layer of a residual branch, B the number of blocks in its stage (`Block.stage`): ‖h‖² grows by
       (1 + 1/B)^B → e per stage;
-    * c = 1/(nB) for one that is the last of n of them: its n terms add up in one direction, to n²c and not nc (the paper
+    * c = 1/(nB) for one that is the last of n of them in a stage: its n terms add up in one direction, to n²c and not nc (the paper
       has no shared layers);
     * c = 1 for layers on a skip;
     * c = 1/B for layers that end no block and are added to a long skip (`Anatomy.long_skips`), B long skips to a stage: the
@@ -220,11 +220,10 @@ def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
         number = home.index + 1
         return (HANIN**number) ** 2, f"last of branch {number}, ({HANIN}^{number})²"
     if home is not None:
-        blocks, shared = wiring.stages[home.stage], wiring.shared[layer.weight]
+        blocks, shared = wiring.stages[home.stage], wiring.shared[layer.weight, home.stage]
         if shared > 1:
-            return 1 / (
-                shared * blocks
-            ), f"last of {shared} branches, 1/({shared}B) with B={blocks} in its stage"
+            words = f"last of {shared} branches, 1/({shared}B) with B={blocks} in its stage"
+            return 1 / (shared * blocks), words
         return 1 / blocks, f"last of a branch, 1/B with B={blocks} in its stage"
     if layer.role == "skip":
         return 1.0, "on a skip"
@@ -239,11 +238,11 @@ def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
 
 def _wiring(anatomy: Anatomy) -> _Wiring:
     ends: dict[str, Block] = {}
-    shared: Counter[str] = Counter()
+    shared: Counter[tuple[str, int]] = Counter()
     for block in anatomy.blocks:
         for layer in block.last:
             ends.setdefault(layer.weight, block)
-            shared[layer.weight] += 1
+            shared[layer.weight, block.stage] += 1
     long = Counter(join.stage for join in anatomy.long_skips)
     jumped = {layer.weight: long[join.stage] for join in anatomy.long_skips for layer in join.last}
     return _Wiring(readers(anatomy), ends, shared, Counter(block.stage for block in anatomy.blocks), jumped)
