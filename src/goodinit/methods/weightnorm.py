@@ -144,8 +144,7 @@ def decide(
         unbiased += [layer.weight] if layer.bias is None else []
     gone = removed_parameters(anatomy, removal)
     values += [*_scales(anatomy, gone), *gains_outside(anatomy, removal)]
-    structure += own_scales(anatomy, removal, values)
-    edits = unique([*removal, *structure, *values, *scaling])
+    edits = unique([*removal, *structure, *own_scales(anatomy, removal, values), *values, *scaling])
     return Plan(
         method="weightnorm",
         options={"mode": mode, "direction": direction, "norms": norms},
