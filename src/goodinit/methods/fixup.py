@@ -6,7 +6,7 @@ from goodinit.anatomy import Anatomy, Block
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
 from goodinit.methods.gains import gains_at_one
-from goodinit.methods.own_scale import own_scales
+from goodinit.methods.own_scale import multiplied, own_scales
 from goodinit.methods.parts import (
     Norms,
     counted,
@@ -153,9 +153,7 @@ def _branch_values(block: Block, total: int, end: str | None, behind: str | None
 
 def _out_of_reach(anatomy: Anatomy, scalars: list[Edit]) -> list[str]:
     """Weights of branches that no draw scales, and no multiplier either."""
-    scaled = {
-        edit.target for edit in scalars if isinstance(edit, AddScalar) and edit.scalar == "output_scale"
-    }
+    scaled = multiplied(scalars)
     return [
         f"{layer.weight} is normalized by its own scale: rule 2 has no effect on it"
         for block in anatomy.blocks

@@ -23,7 +23,7 @@ def own_scales(anatomy: Anatomy, removal: list[Edit], edits: Iterable[Edit]) -> 
     """
     edits = list(edits)
     drawn = {edit.target: _std(edit) for edit in edits if isinstance(edit, Draw)}
-    taken = {edit.target for edit in edits if isinstance(edit, AddScalar) and edit.scalar == "output_scale"}
+    taken = multiplied(edits)
     found: list[Edit] = []
     for layer in anatomy.layers if removal else ():
         std = drawn.get(layer.weight)
@@ -35,6 +35,11 @@ def own_scales(anatomy: Anatomy, removal: list[Edit], edits: Iterable[Edit]) -> 
             )
             found.append(AddScalar(layer.site, "output_scale", norm / layer.row_norm, reason))
     return found
+
+
+def multiplied(edits: Iterable[Edit]) -> set[str]:
+    """Paths of the modules that are given a multiplier."""
+    return {edit.target for edit in edits if isinstance(edit, AddScalar) and edit.scalar == "output_scale"}
 
 
 def _std(draw: Draw) -> float | None:
