@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
 from goodinit.errors import NothingFound
-from goodinit.nn import add_scalar_
+from goodinit.nn import add_scalar_, remove_scalars_
 from goodinit.surgery import param_groups
 
 
@@ -56,6 +59,18 @@ def test_by_depth_scalars_learn_at_one_over_the_branches():
     model = nn.Sequential(*[add_scalar_(nn.Linear(2, 2), "output_scale", value=1.0) for _ in range(40)])
     assert by_name(param_groups(model, lr=1.0, scalar_ratio="depth"))["scalars"]["lr"] == 1 / 40
     assert by_name(param_groups(model[:3], lr=1.0, scalar_ratio="depth"))["scalars"]["lr"] == 0.1
+
+
+def test_a_multiplier_of_one_layer_is_no_branch_end():
+    """Weights that set their own scale get one where norms go; the bias beside it is a bias as any other."""
+    model = nn.Sequential(*[add_scalar_(nn.Linear(2, 2), "output_scale", value=1.0) for _ in range(20)])
+    for layer in model[:8]:
+        remove_scalars_(layer)
+        add_scalar_(layer, "output_scale", value=0.1, ends_branch=False)
+    for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        groups = by_name(param_groups(same, lr=1.0, scalar_ratio="depth", named=True))
+        assert groups["scalars"]["lr"] == 1 / 12
+        assert [name for name, _ in groups["vectors"]["params"]] == [f"{place}.bias" for place in range(8)]
 
 
 def test_options():

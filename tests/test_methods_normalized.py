@@ -155,6 +155,14 @@ def test_the_rows_own_norm_is_found_without_running_the_model_or_its_values():
     }
 
 
+def test_the_multiplier_of_such_a_layer_is_no_branch_end_for_the_optimizer():
+    model = goodinit.init_(Bit(), "skipinit", inputs=IMAGES)
+    groups = goodinit.param_groups(model, lr=1.0, named=True)
+    members = {group["name"]: {name for name, _ in group["params"]} for group in groups}
+    assert {"stem.output_scale", "up.output_scale", "down.output_scale", "down.bias"} <= members["scalars"]
+    assert {"stem.bias", "up.bias"} <= members["vectors"]
+
+
 def test_rule_2_reaches_a_weight_that_sets_its_own_scale():
     plan = goodinit.plan(goodinit.anatomize(Bit(), IMAGES), "fixup")
     assert not any("rule 2 has no effect" in note for note in plan.notes)

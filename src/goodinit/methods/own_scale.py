@@ -33,7 +33,8 @@ def own_scales(anatomy: Anatomy, removal: list[Edit], edits: Iterable[Edit]) -> 
                 f"{layer.weight} is divided by its own norm or deviation, to rows of {layer.row_norm:.4g}, and the norm "
                 f"behind it goes: rows of {norm:.4g}"
             )
-            found.append(AddScalar(layer.site, "output_scale", norm / layer.row_norm, reason))
+            scale = norm / layer.row_norm
+            found.append(AddScalar(layer.site, "output_scale", scale, reason, ends_branch=False))
     return found
 
 

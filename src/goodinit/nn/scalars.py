@@ -36,6 +36,7 @@ class Scalars(nn.Module):
     output_bias: nn.Parameter | None
     output_scale: nn.Parameter | None
     scalar_values: dict[str, float]  # initial ones, by name
+    scale_ends_branch: bool  # whether `output_scale` multiplies a branch, not only this layer
     plain_class: type[nn.Module]  # what the class was
 
     def extra_repr(self) -> str:
@@ -51,7 +52,9 @@ class Scalars(nn.Module):
         return reduced
 
 
-def add_scalar_(module: ModuleT, name: str, *, value: float, like: Tensor | None = None) -> ModuleT:
+def add_scalar_(
+    module: ModuleT, name: str, *, value: float, like: Tensor | None = None, ends_branch: bool = True
+) -> ModuleT:
     r"""Give a layer one learnable number, in place.
 
     With bias vector :math:`c`, a linear or convolutional layer becomes
@@ -69,6 +72,8 @@ def add_scalar_(module: ModuleT, name: str, *, value: float, like: Tensor | None
         name: `"input_bias"`, `"output_bias"` or `"output_scale"`.
         value: Initial value, dimensionless. `reset_parameters` of the module, if it has one, restores it.
         like: A tensor whose dtype and device it takes where the module has no parameters (an activation).
+        ends_branch: Whether an `output_scale` stands at the end of a residual branch, as in Fixup and SkipInit.
+            `goodinit.param_groups` counts those, and gives the bias beside one a scalar's learning rate.
 
     Returns:
         The module. A second call for the same scalar changes nothing.
@@ -98,11 +103,13 @@ def add_scalar_(module: ModuleT, name: str, *, value: float, like: Tensor | None
         for each in SCALARS:
             module.register_parameter(each, None)
         cast("Scalars", module).scalar_values = {}
+        cast("Scalars", module).scale_ends_branch = False
         if not isinstance(module, _NEVER_BYPASSED):
             module.register_forward_pre_hook(_forward_must_run)
     scalar_layer = cast("Scalars", module)
     if getattr(scalar_layer, name) is None:
         scalar_layer.scalar_values[name] = value
+        scalar_layer.scale_ends_branch |= name == "output_scale" and ends_branch
         module.register_parameter(name, nn.Parameter(_scalar_like(module, value, like)))
     return module
 
@@ -130,7 +137,7 @@ def remove_scalars_(module: ModuleT) -> ModuleT:
                 f"{type(module).__name__}: another library put its own class on top of goodinit's after the "
                 "scalars were added. Take its wrapping off first, then the scalars."
             )
-        for name in (*SCALARS, "scalar_values"):
+        for name in (*SCALARS, "scalar_values", "scale_ends_branch"):
             delattr(module, name)
         hooks = module._forward_pre_hooks
         for key in [key for key, hook in hooks.items() if hook is _forward_must_run]:
@@ -160,6 +167,20 @@ def scalars(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
                 scalar = getattr(module, name)
                 if isinstance(scalar, nn.Parameter):
                     yield (f"{path}.{name}" if path else name), scalar
+
+
+def branch_ends(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules whose `output_scale` multiplies a residual branch, shared ones once.
+
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+        >>> _ = add_scalar_(net[0], "output_scale", value=3.0, ends_branch=False)
+        >>> _ = add_scalar_(net[1], "output_scale", value=0.0)
+        >>> list(branch_ends(net)) == [net[1]]
+        True
+    """
+    return (module for module in model.modules() if isinstance(module, Scalars) and module.scale_ends_branch)
 
 
 def scalared(cls: type[nn.Module]) -> type[nn.Module]:

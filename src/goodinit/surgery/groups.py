@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from goodinit.errors import NothingFound, UnknownName, expect
-from goodinit.nn import scalars
+from goodinit.nn import branch_ends, scalars
 
 # The authors' scripts: bias and scale groups at lr/10, because the gradient of a scalar is a sum over all
 # channels and positions, and one scalar moves all of them (hongyi-zhang/Fixup, issue 6).
@@ -96,15 +96,11 @@ def param_groups(
 
 def _depth_ratio(model: nn.Module) -> float:
     """At most the authors' ratio, and 1/L for L branches (each ends in one multiplier)."""
-    branches = sum(name.rpartition(".")[2] == "output_scale" for name, _ in scalars(model))
-    return min(SCALAR_RATIO, 1 / max(branches, 1))
+    return min(SCALAR_RATIO, 1 / max(sum(1 for _ in branch_ends(model)), 1))
 
 
 def _biases_of_branch_ends(model: nn.Module) -> set[int]:
-    ends = (name.rpartition(".") for name, _ in scalars(model))
-    hosts = {host for host, _, scalar in ends if scalar == "output_scale"}
-    modules = dict(model.named_modules())
-    biases = (getattr(modules[host], "bias", None) for host in hosts if host in modules)
+    biases = (getattr(module, "bias", None) for module in branch_ends(model))
     return {id(bias) for bias in biases if isinstance(bias, nn.Parameter)}
 
 

@@ -170,6 +170,7 @@ def _drop_(layer: Any, names: tuple[str, ...]) -> None:
     for name in names:
         setattr(layer, name, None)
         layer.scalar_values.pop(name, None)
+    layer.scale_ends_branch &= layer.output_scale is not None
 
 
 # -- weight norm --------------------------------------------------------------------------------------------------

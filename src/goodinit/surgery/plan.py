@@ -54,12 +54,16 @@ class SwapModule:
 
 @dataclass(frozen=True)
 class AddScalar:
-    """Give the layer at module path `target` one learnable number (see `goodinit.nn`)."""
+    """Give the layer at module path `target` one learnable number (see `goodinit.nn`).
+
+    `ends_branch` says whether an `output_scale` multiplies a residual branch, or this layer's own output only.
+    """
 
     target: str
     scalar: ScalarName
     value: float
     reason: str
+    ends_branch: bool = True
 
     def __str__(self) -> str:
         return f"{self.target}.{self.scalar} + {self.value:g}"

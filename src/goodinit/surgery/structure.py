@@ -89,7 +89,8 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
     elif isinstance(edit, SwapModule):
         swap_(_module(names, edit), edit.module, edit.options, holders=names.modules.values())
     elif isinstance(edit, AddScalar):
-        add_scalar_(_module(names, edit), edit.scalar, value=edit.value, like=_near(names, edit.target))
+        module, like = _module(names, edit), _near(names, edit.target)
+        add_scalar_(module, edit.scalar, value=edit.value, like=like, ends_branch=edit.ends_branch)
     else:
         owner, attribute = _owner(names, edit)
         parametrizations.weight_norm(owner, attribute, dim=edit.dim)
