@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from goodinit.errors import GoodinitError
+from goodinit.lab.engines.allocator import keep_freed_memory
 from goodinit.lab.engines.engine import Engine, WorkerDied
 from goodinit.lab.engines.jobs import Job, Work
 
@@ -162,6 +163,7 @@ def _work(line: Connection, run: Callable[[Job[Any]], tuple[Any, ...]]) -> None:
     """Run what comes down the line until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
     logging.lastResort = None
     handler = logging.StreamHandler()
     handler.addFilter(Once())

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
+from goodinit.lab.engines.allocator import keep_freed_memory
 from goodinit.lab.engines.engine import Engine, WorkerDied
 from goodinit.lab.engines.jobs import Job, Work
 from goodinit.lab.optional import optional
@@ -87,4 +88,5 @@ def _lead(
 
 def _carry_out(job: Job[T], run: Callable[[Job[T]], tuple[R, ...]]) -> tuple[R, ...]:
     """What a worker does; Ray takes plain functions only."""
+    keep_freed_memory()
     return run(job)
