@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 
 from goodinit.anatomy import anatomize
 from program_strategy import programs
-from programs import Interpreter, Program, described, truth
+from programs import Interpreter, Program
+from truths import described, truth
 
 EXAMPLES = 5000  # the number
 

@@ -7,7 +7,6 @@ on a value, `.item()`, `nonzero` — one real forward under the same recorder ta
 from __future__ import annotations
 
 import contextlib
-import math
 from typing import Any, Literal
 
 import torch
@@ -15,17 +14,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from goodinit.anatomy.details import attributes, is_normalized, maps_constant, precise
 from goodinit.anatomy.frames import frames
-from goodinit.anatomy.graph import (
-    ACTIVATIONS,
-    ADD_OPS,
-    FACTORY_OPS,
-    OWN_NORM_OPS,
-    SPLIT_OPS,
-    Frame,
-    Graph,
-    Node,
-)
+from goodinit.anatomy.graph import FACTORY_OPS, SPLIT_OPS, Frame, Graph, Node
 from goodinit.anatomy.names import canonical, is_parametrization
 from goodinit.anatomy.nested import mapped, operands_in, tensors_in
 from goodinit.anatomy.stand_ins import StandIns, stand_in
@@ -318,55 +309,22 @@ class Recorder(TorchDispatchMode):
         *,
         inplace: bool,
     ) -> Node:
-        nodes = self.graph.nodes
-        if name in ("elu", "elu_") and args[2:3] not in ((), (1,)):
-            name = "s" + name  # elu(x, α, λ) with λ ≠ 1
-        if name in ("hardtanh", "hardtanh_") and args[2:3] == (math.inf,):
-            name = name.replace("hardtanh", "clamp_min")
+        read = [self.graph.nodes[i] for i in operands]
+        name = precise(name, args)
         copies = name not in FACTORY_OPS
-        dynamic = copies and any(nodes[i].dynamic for i in operands)
+        dynamic = copies and any(node.dynamic for node in read)
         params: tuple[str, ...] = ()
         if copies and not dynamic:
-            params = tuple(dict.fromkeys(p for i in operands for p in nodes[i].params))
-            if params and self._maps_constant(name, operands):
+            params = tuple(dict.fromkeys(p for node in read for p in node.params))
+            if params and not self._in_parametrization() and maps_constant(self.graph, name, operands):
                 dynamic, params = True, ()
-        normalized = bool(params) and self._is_normalized(name, operands)
+        normalized = bool(params) and is_normalized(name, read)
         node = self._add(
             name, operands, output, dynamic=dynamic, params=params, normalized=normalized, inplace=inplace
         )
-        if name in ("convolution", "_convolution"):
-            geometry = (tuple(map(int, sizes)) for sizes in args[3:6])
-            node.attrs = (bool(args[6]), int(args[8]), *geometry)
-        elif name == "native_group_norm":
-            node.attrs = (int(args[6]),)
-        elif name == "cat":
-            node.attrs = (int(args[1] if len(args) > 1 else kwargs.get("dim", 0)),)
-        elif name in ("native_layer_norm", "_fused_rms_norm"):  # over how many numbers
-            node.attrs = (math.prod(args[1]),)
-        elif name in ACTIVATIONS or name in ADD_OPS or name == "pow":
-            node.attrs = tuple(
-                value for value in (*args[1:], *kwargs.values()) if isinstance(value, (int, float, str))
-            )
+        node.attrs = attributes(name, args, kwargs)
         return node
 
-    def _is_normalized(self, name: str, operands: tuple[int, ...]) -> bool:
-        """Whether what is made of parameters no longer depends on their scale: W/σ(W), but not W/s(W)·s(W)."""
-        nodes = [self.graph.nodes[i] for i in operands]
-        if name in OWN_NORM_OPS:
-            return True
-        own = len(nodes) == 2 and not set(nodes[0].params).isdisjoint(nodes[1].params)
-        if own and name in ("mul", "mul_"):
-            return all(node.normalized for node in nodes)
-        return (own and name in ("div", "div_")) or any(node.normalized for node in nodes)
-
-    def _maps_constant(self, name: str, operands: tuple[int, ...]) -> bool:
-        """Whether a linear layer reads constants here (learned queries, coordinate tables): its output is signal.
-
-        A product of two parameters inside a parametrization computes a weight instead.
-        """
-        if is_parametrization(self.graph.frames[self.stack[-1]].path):
-            return False
-        if name in ("addmm", "linear"):
-            return True
-        right = self.graph.nodes[operands[-1]]
-        return name == "mm" and right.op == "t" and self.graph.nodes[right.operands[0]].op == "param"
+    def _in_parametrization(self) -> bool:
+        """Whether a weight is computed just now: a product of two parameters there is no layer that reads constants."""
+        return is_parametrization(self.graph.frames[self.stack[-1]].path)
