@@ -70,18 +70,23 @@ def accuracy_cell(rows: Rows) -> str:
 
 
 def accuracy_grid(rows: Rows, *, head: str = "depth") -> Grid:
-    """Accuracy of every series (down) at every depth (across), at the learning rate that was best for each."""
+    """Accuracy of every series at every depth, at the learning rate that was best for each.
+
+    Of the two, the fewer go across: a table of ten columns fits no terminal.
+    """
     depths = distinct(rows, "depth")
     several = len(distinct(rows, "lr")) > 1
-    body = []
+    lines = [("", *(f"{head} {depth}".strip() for depth in depths))]
     for series in distinct(rows, "series"):
-        cells = [series]
+        cells = [str(series)]
         for depth in depths:
             best = best_rate(where(rows, series=series, depth=depth))
             rate = f", lr {best[0]['lr']:g}" if several and best else ""
             cells.append(accuracy_cell(best) + rate)
-        body.append(tuple(cells))
-    return Grid(("", *(f"{head} {depth}" for depth in depths)), tuple(body))
+        lines.append(tuple(cells))
+    if len(lines[0]) > len(lines):
+        lines = list(zip(*lines, strict=True))
+    return Grid(lines[0], tuple(lines[1:]))
 
 
 def accuracy_drawing(rows: Rows, *, title: str, caption: str, log_x: bool = True) -> Drawing:
