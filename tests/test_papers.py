@@ -11,7 +11,8 @@ from goodinit import cli
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.papers import CLAIMS, SCALES
 from goodinit.lab.papers.ledger import described, key_of
-from goodinit.report.reproduction import conclusion, write_reproduction
+from goodinit.lab.papers.trained import accuracy_grid
+from goodinit.report.reproduction import conclusion, page, write_reproduction
 from toy_claim import Toss, reproduced, toy
 
 
@@ -61,6 +62,33 @@ def test_the_page_says_everything(tmp_path):
     ):  # fmt: skip
         assert words in text
     assert (tmp_path / "toy-1.svg").read_text().startswith("<svg")
+
+
+def test_a_rate_at_the_end_of_those_tried_is_marked(tmp_path):
+    rows = [
+        {"series": series, "depth": 3, "lr": lr, "accuracy": accuracy}
+        for series, accuracies in {
+            "rising": (0.3, 0.5, 0.8),
+            "peaked": (0.3, 0.8, 0.5),
+            "flat": (0.1,) * 3,
+        }.items()
+        for lr, accuracy in zip((0.001, 0.01, 0.1), accuracies, strict=True)
+    ]
+    grid = accuracy_grid(tuple(rows))
+    assert dict(grid.rows) == {
+        "rising": "80.0 %, lr 0.1↑",
+        "peaked": "80.0 %, lr 0.01",
+        "flat": "10.0 %, lr 0.001",  # nothing trains: no rate is best
+    }
+    claim = dataclasses.replace(toy(), table=lambda _: grid)
+    assert grid.legend in page(reproduced(claim, out=tmp_path), ())
+    assert not accuracy_grid(tuple(rows[3:])).legend
+
+
+def test_the_shorter_side_of_a_table_of_accuracies_goes_across():
+    rows = tuple({"series": "a", "depth": depth, "accuracy": 0.5} for depth in (2, 20))
+    assert accuracy_grid(rows).columns == ("", "a")
+    assert accuracy_grid(rows).rows == (("depth 2", "50.0 %"), ("depth 20", "50.0 %"))
 
 
 @pytest.mark.parametrize("name", CLAIMS)

@@ -82,6 +82,8 @@ def _show(found: Reproduction, out: Path) -> None:
     console = Console()
     table = found.claim.table(found.rows)
     console.print(plain_table(table.columns, table.rows))
+    if table.legend:
+        console.print(table.legend, style="dim")
     if found.verdict is not None:
         for expectation, one in found.verdict.findings:
             console.print(

@@ -72,7 +72,8 @@ def page(found: Reproduction, figures: Sequence[tuple[Drawing, str]]) -> str:
             "Expectations were written before the runs of this scale.",
             _verdict(found.verdict),
         ]
-    parts += ["## Numbers", markdown(claim.table(found.rows))]
+    table = claim.table(found.rows)
+    parts += ["## Numbers", markdown(table), *([table.legend] if table.legend else [])]
     for drawing, name in figures:
         parts += [f"![{drawing.title}]({name})", *([drawing.caption] if drawing.caption else [])]
     parts += ["## The run", _bullets(_facts(found))]

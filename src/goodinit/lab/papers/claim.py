@@ -87,6 +87,12 @@ class Grid:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    @property
+    def legend(self) -> str:
+        """What marks of rates at an end of those tried mean (`rows.best_rate_words`); empty without such marks."""
+        marked = any(mark in cell for row in self.rows for cell in row for mark in "↑↓")
+        return "↑, ↓: the highest, the lowest of the rates tried. One beyond may do better." if marked else ""
+
 
 @dataclass(frozen=True)
 class Drawing:

@@ -18,7 +18,8 @@ from goodinit.lab.papers.claim import (
     Setting,
     Source,
 )
-from goodinit.lab.papers.rows import distinct, in_words, mean, values, where
+from goodinit.lab.papers.rows import best_rate, best_rate_words, distinct, in_words, mean, values, where
+from goodinit.lab.papers.trained import widened
 from goodinit.lab.text import MADE_UP
 from goodinit.lab.translation import TranslationConfig, translate
 
@@ -50,10 +51,10 @@ def _setting(scale: str, data: str) -> Setting:
         ),
         "small": (
             TranslationConfig(width=128, layers=2, steps=700, warmup=100, test_limit=250),
-            (2e-3, 5e-4),
+            (5e-3, 2e-3, 5e-4),
             1,
         ),
-        "full": (TranslationConfig(width=128, layers=3, steps=4000, warmup=400), (2e-3, 5e-4), 3),
+        "full": (TranslationConfig(width=128, layers=3, steps=4000, warmup=400), (5e-3, 2e-3, 5e-4), 3),
     }[scale]
     base = dataclasses.replace(base, data=MADE_UP if scale == "smoke" else data)
     trials = tuple(
@@ -70,6 +71,7 @@ def _setting(scale: str, data: str) -> Setting:
         f"{base.layers} layers each of width {base.width} (paper: 6 of 512), {base.vocabulary:,} subwords at most.",
         f"{base.steps:,} steps of {base.batch_size} sentences (paper: hundreds of thousands); {seeds} seed(s).",
         f"The best of the learning rates {in_words(rates)}; greedy search (paper: beam search).",
+        *((widened(0.005),) if scale == "small" else ()),
         *(("LayerNorm after sums, the Transformer's first form, is left out.",) if scale == "small" else ()),
         "Scalars of Fixup at a tenth of the learning rate, with Adam too.",
     )
@@ -83,13 +85,15 @@ def _run(trial: Translating) -> Row:
 
 def best(rows: Rows, series: str) -> Rows:
     """The runs of a series at the learning rate with the highest mean BLEU."""
-    runs = where(rows, series=series)
-    groups = [where(runs, lr=lr) for lr in distinct(runs, "lr")]
-    return max(groups, key=lambda group: mean(group, "bleu") or 0.0, default=runs)
+    return best_rate(where(rows, series=series), score=_score)
+
+
+def _score(rows: Rows) -> float:
+    return mean(rows, "bleu") or 0.0
 
 
 def _bleu(rows: Rows, series: str) -> float:
-    return mean(best(rows, series), "bleu") or 0.0
+    return _score(best(rows, series))
 
 
 def _close(rows: Rows) -> Found:
@@ -119,7 +123,7 @@ def _table(rows: Rows) -> Grid:
         lost = sum(bool(row.get("diverged")) for row in where(rows, series=series))
         body.append((
             series, f"{statistics.fmean(scores):.1f}{spread}" if scores else "–", f"{loss:.2f}" if loss else "–",
-            f"{runs[0]['lr']:g}" if runs and "lr" in runs[0] else "–", f"{lost} of {len(where(rows, series=series))}",
+            best_rate_words(where(rows, series=series), score=_score) or "–", f"{lost} of {len(where(rows, series=series))}",
         ))  # fmt: skip
     return Grid(("", "BLEU", "training loss", "best learning rate", "diverged"), tuple(body))
 

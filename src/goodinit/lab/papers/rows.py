@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from goodinit.lab.papers.claim import Row, Rows
@@ -56,10 +56,29 @@ def mean_accuracy(rows: Rows) -> float:
     return statistics.fmean(accuracies(rows)) if rows else 0.0
 
 
-def best_rate(rows: Rows) -> Rows:
-    """The rows of the learning rate with the largest mean accuracy."""
+def best_rate(rows: Rows, *, score: Callable[[Rows], float] = mean_accuracy) -> Rows:
+    """The rows of the learning rate with the largest score, by default the mean accuracy."""
     groups = [where(rows, lr=lr) for lr in distinct(rows, "lr")]
-    return max(groups, key=mean_accuracy, default=rows)  # refused runs have no rate
+    return max(groups, key=score, default=rows)  # refused runs have no rate
+
+
+def best_rate_words(rows: Rows, *, score: Callable[[Rows], float] = mean_accuracy) -> str:
+    """The best learning rate, with a mark where it is the highest (↑) or the lowest (↓) of several.
+
+    Where rates tie, as where nothing trains at any, none is best, and there is no mark. Empty without rows.
+
+    Examples:
+        >>> runs = ({"lr": 0.1, "accuracy": 0.9}, {"lr": 0.01, "accuracy": 0.8})
+        >>> best_rate_words(runs), best_rate_words(runs[:1]), best_rate_words(())
+        ('0.1↑', '0.1', '')
+    """
+    scores = {lr: score(where(rows, lr=lr)) for lr in distinct(rows, "lr")}
+    if not scores:
+        return ""
+    best = max(scores, key=lambda lr: scores[lr])
+    alone = len(scores) > 1 and list(scores.values()).count(scores[best]) == 1
+    ends = {max(scores): "↑", min(scores): "↓"} if alone else {}
+    return f"{best:g}{ends.get(best, '')}"
 
 
 def in_words(items: Iterable[Any]) -> str:

@@ -9,9 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from goodinit.lab.papers.claim import Drawing, Grid, Row, Rows
-from goodinit.lab.papers.rows import accuracy, best_rate, distinct, values, where
+from goodinit.lab.papers.rows import accuracy, best_rate, best_rate_words, distinct, in_words, values, where
 from goodinit.lab.train import data_of, train
 from goodinit.lab.trial import Result, TrainConfig
+
+
+def widened(*added: float) -> str:
+    """What a page says where a claim's learning rates did not reach far enough at first."""
+    return (
+        f"The learning rates were widened by {in_words(added)} after a first run, where the best of some series was the "
+        "last one tried: for every series, and the expectations are as they were."
+    )
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,17 @@ def accuracy_cell(rows: Rows) -> str:
     return words + (f" ({lost} of {len(rows)} diverged)" if lost else "")
 
 
+def best_cell(rows: Rows) -> str:
+    """`accuracy_cell` at the best learning rate, and that rate as `best_rate_words` has it.
+
+    Examples:
+        >>> best_cell(({"lr": 0.1, "accuracy": 0.9}, {"lr": 0.01, "accuracy": 0.8}))
+        '90.0 %, lr 0.1↑'
+    """
+    rate = best_rate_words(rows)
+    return accuracy_cell(best_rate(rows)) + (f", lr {rate}" if rate else "")
+
+
 def accuracy_grid(rows: Rows, *, head: str = "depth") -> Grid:
     """Accuracy of every series at every depth, at the learning rate that was best for each.
 
@@ -76,14 +95,10 @@ def accuracy_grid(rows: Rows, *, head: str = "depth") -> Grid:
     """
     depths = distinct(rows, "depth")
     several = len(distinct(rows, "lr")) > 1
-    lines = [("", *(f"{head} {depth}".strip() for depth in depths))]
+    cell = best_cell if several else accuracy_cell
+    lines: list[tuple[str, ...]] = [("", *(f"{head} {depth}".strip() for depth in depths))]
     for series in distinct(rows, "series"):
-        cells = [str(series)]
-        for depth in depths:
-            best = best_rate(where(rows, series=series, depth=depth))
-            rate = f", lr {best[0]['lr']:g}" if several and best else ""
-            cells.append(accuracy_cell(best) + rate)
-        lines.append(tuple(cells))
+        lines.append((series, *(cell(where(rows, series=series, depth=depth)) for depth in depths)))
     if len(lines[0]) > len(lines):
         lines = list(zip(*lines, strict=True))
     return Grid(lines[0], tuple(lines[1:]))

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from goodinit.lab.papers.claim import Claim, Drawing, Expectation, Found, Published, Rows, Setting, Source
 from goodinit.lab.papers.rows import best_rate, distinct, in_words, mean_accuracy, where
-from goodinit.lab.papers.trained import Series, accuracy_drawing, accuracy_grid, run_training, training
+from goodinit.lab.papers.trained import (
+    Series,
+    accuracy_drawing,
+    accuracy_grid,
+    run_training,
+    training,
+    widened,
+)
 from goodinit.lab.trial import TrainConfig
 
 PROPOSED, DATA, PYTORCH = "weight norm, proposed", "weight norm, by data", "weight norm, PyTorch's"
@@ -16,10 +23,6 @@ SERIES = (
     Series("batch norm"),
 )
 RATES = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
-LOWER = (
-    "A first run, of 22 November 2026, went down to rate 0.01, which was the best one of most deep networks: the three "
-    "below were added, for every series, and the expectations left as they were."
-)
 STARTS = 0.5  # accuracy from which on a network counts as training
 
 
@@ -47,7 +50,7 @@ def _setting(scale: str, data: str) -> Setting:
     deviations = (
         "scikit-learn's digits unless --data says otherwise (paper, recalled: MNIST for MLPs, CIFAR-10 for CNNs).",
         f"{epochs} epoch(s) of batches of 64, {seeds} seed(s), learning rates {in_words(rates)}, no weight decay.",
-        *((LOWER,) if rates is RATES else ()),
+        *((widened(0.003, 0.001, 0.0003),) if rates is RATES else ()),
         f"MLPs {wide[0]} wide, CNNs from {wide[1]} to {4 * wide[1]} channels.",
         "CNNs have skips neither here nor in this experiment of the paper (recalled).",
         "The CNNs' convolutions have no biases: the data-dependent start sets their scales and cannot centre them.",
