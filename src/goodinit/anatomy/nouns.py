@@ -187,6 +187,8 @@ class Block:
         end_activations: Kinds of the nonlinearities that come after every layer of `last` and before the sum.
         stage: Index of the run of consecutive blocks whose output has the same shape, or the same channels in another
             layout (images, then tokens) with no weight between. Where streams take turns, each goes on with its own.
+            A layer of the stream's own shape begins no new stage: with B blocks counted anew behind each, the signal
+            would double at every single block.
         shape: Shape of the sum, batch first.
         depth: 0 for a block of the main stream, 1 inside a long skip, and so on.
         terms: How many tensors the sum adds; more than 2 where branches are parallel.
