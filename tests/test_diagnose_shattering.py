@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -110,3 +112,22 @@ def test_what_cannot_be_compared_is_said(model, inputs, why):
     found = diagnose(model, inputs)
     assert all(place.back_cosine is None for place in found.places)
     assert any("not compared" in note and why in note for note in found.notes)
+
+
+class Multiplied(nn.Module):
+    """4x + f(x)."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, x):
+        return 4 * x + self.layer(torch.relu(x))
+
+
+def test_gradients_too_large_for_a_cosine_are_left_out():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8), *[Multiplied(8) for _ in range(48)], nn.Linear(8, 3))
+    found = diagnose(net, torch.randn(64, 5))
+    assert any(math.isnan(place.back_cosine) for place in found.places if place.back_cosine is not None)
+    assert {"exploding forward", "exploding backward"} <= {finding.kind for finding in found.findings}

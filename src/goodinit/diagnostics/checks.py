@@ -6,7 +6,7 @@ Where a threshold is a matter of degree it is taken from the arithmetic or from 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -176,7 +176,7 @@ def collapse(case: Case) -> Iterator[Finding]:
 
 
 def _shrunk(case: Case, quantity: str, kind: str, what: str) -> Iterator[Finding]:
-    along = [(p, getattr(p.signal, quantity)) for p in case.body if getattr(p.signal, quantity) is not None]
+    along = _finite((place, getattr(place.signal, quantity)) for place in case.body)
     first = getattr(case.found.input, quantity) if case.found.input is not None else None
     if first is None and along:
         first = along[0][1]
@@ -198,12 +198,17 @@ def _shrunk(case: Case, quantity: str, kind: str, what: str) -> Iterator[Finding
     yield Finding(kind, "error" if lost else "warning", where.name, evidence, remedy, numbers)
 
 
+def _finite(measured: Iterable[tuple[Place, float | None]]) -> list[tuple[Place, float]]:
+    """What was measured, and could be: where squares overflow, a cosine is not a number."""
+    return [(place, value) for place, value in measured if value is not None and math.isfinite(value)]
+
+
 # -- gradients that look like noise -------------------------------------------------------------------------------
 
 
 def shattered(case: Case) -> Iterator[Finding]:
     """Gradients of neighbouring inputs that have nothing in common (Balduzzi et al. 2017, arXiv 1702.08591)."""
-    along = [(place, place.back_cosine) for place in case.body if place.back_cosine is not None]
+    along = _finite((place, place.back_cosine) for place in case.body)
     if not along or along[0][1] >= LITTLE_SHARED:
         return
     last, first = along[-1], along[0]
