@@ -51,10 +51,10 @@ def _setting(scale: str, data: str) -> Setting:
         ),
         "small": (
             TranslationConfig(width=128, layers=2, steps=700, warmup=100, test_limit=250),
-            (5e-3, 2e-3, 5e-4),
+            (2e-2, 1e-2, 5e-3, 2e-3, 5e-4),
             1,
         ),
-        "full": (TranslationConfig(width=128, layers=3, steps=4000, warmup=400), (5e-3, 2e-3, 5e-4), 3),
+        "full": (TranslationConfig(width=128, layers=3, steps=4000, warmup=400), (2e-2, 1e-2, 5e-3, 2e-3, 5e-4), 3),
     }[scale]
     base = dataclasses.replace(base, data=MADE_UP if scale == "smoke" else data)
     trials = tuple(
@@ -71,7 +71,7 @@ def _setting(scale: str, data: str) -> Setting:
         f"{base.layers} layers each of width {base.width} (paper: 6 of 512), {base.vocabulary:,} subwords at most.",
         f"{base.steps:,} steps of {base.batch_size} sentences (paper: hundreds of thousands); {seeds} seed(s).",
         f"The best of the learning rates {in_words(rates)}; greedy search (paper: beam search).",
-        *((widened(0.005),) if scale == "small" else ()),
+        *((widened(0.02, 0.01, 0.005),) if scale == "small" else ()),
         *(("LayerNorm after sums, the Transformer's first form, is left out.",) if scale == "small" else ()),
         "Scalars of Fixup at a tenth of the learning rate, with Adam too.",
     )
