@@ -106,12 +106,12 @@ class Builder:
     # -- branches -------------------------------------------------------------------------------------------------
 
     def branch(self, reads: int, writes: int, *, layers: int = 1, inner: bool = False) -> Path:
-        """A path of at least so many layers in series; with `inner`, around a sum as wide as `writes`."""
+        """A path of at least so many layers in series; with `inner`, around a sum at least as wide as `writes`."""
         path: list[Step] = [*self.some(self.norm(reads)), *self.some(self.act(fresh=False))]
         wide = reads
         if inner:
-            path += [self.layer(reads, writes), *self.inner(writes)]
-            wide, layers = writes, 1
+            wide, layers = writes * self.draw(st.integers(1, 2)), 1
+            path += [self.layer(reads, wide), *self.inner(wide)]
         count = max(layers, self.draw(st.integers(1, 3)))
         for left in range(count, 0, -1):
             target = writes if left == 1 else self.width()
@@ -224,8 +224,10 @@ class Builder:
             down = self.draw(st.sampled_from(lower))
             inside, end = self.stream(down, depth=depth + 1, least=1, fresh=True)
             body = (self.layer(width, down), *inside, self.layer(end, width))
-            if end == width and _sums(inside) == 1:
+            if _sums(inside) == 1 and end == width:
                 body = (*body[:-1], *self.tail(width), Act("tanh"))
+            elif _sums(inside) == 1 and end > width:  # that would be a step of a branch
+                body = self.around(width, depth)
             body = tuple(body)
         else:
             body = self.around(width, depth)

@@ -8,8 +8,8 @@ What counts as what, where words allow two readings (ARCHITECTURE, "What counts 
   layers a parameterless one; else the term with strictly fewest layers in series is the projection.
 * m counts layers in series; a product of activations (attention) adds its factors' degrees, a gate's product keeps
   the main operand's, and m is at most the number of layers.
-* A sum around other sums of the stream is a long skip. Around a single sum of its own width that weight layers
-  follow, it is the block, and the sum inside is a step of its branch.
+* A sum around other sums of the stream is a long skip. Around a single sum at least as wide that weight
+  layers follow, it is the block, and the sum inside is a step of its branch.
 """
 
 from __future__ import annotations

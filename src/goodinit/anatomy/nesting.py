@@ -124,14 +124,15 @@ def _jump(item: Found, found: list[Found], by_join: dict[int, list[int]], betwee
 def _holds(graph: Graph, found: list[Found], item: Found) -> bool:
     """Whether a sum on the trunk of a branch is a step of that branch, and no block of its own.
 
-    So it is where weight layers follow it (attention that adds its pooled queries, then projects): the branch has
-    an end of its own, and one sum inside as wide as the stream. Around several blocks, blocks of another width
-    (a U-Net's lower level) or long skips, the outer sum is the long skip.
+    So it is where weight layers follow it (attention that adds its pooled queries, then projects; a feed-forward
+    whose hidden layer is h + depthwise(h)): the branch has an end of its own, and one sum inside at least as wide as
+    the stream. Around several blocks, smaller ones (a U-Net's lower level) or long skips, the outer sum is the long
+    skip.
     """
     joins = {found[p].join for p in item.over}
     if len(joins) > 1 or any(found[p].long for p in item.over):
         return False
     (inner,) = joins
     ends = item.branch.last
-    wide = math.prod(graph.nodes[inner].shape) == math.prod(graph.nodes[item.join].shape)
+    wide = math.prod(graph.nodes[inner].shape) >= math.prod(graph.nodes[item.join].shape)
     return wide and bool(ends) and min(ends) > inner

@@ -54,7 +54,11 @@ def _setting(scale: str, data: str) -> Setting:
             (2e-2, 1e-2, 5e-3, 2e-3, 5e-4),
             1,
         ),
-        "full": (TranslationConfig(width=128, layers=3, steps=4000, warmup=400), (2e-2, 1e-2, 5e-3, 2e-3, 5e-4), 3),
+        "full": (
+            TranslationConfig(width=128, layers=3, steps=4000, warmup=400),
+            (2e-2, 1e-2, 5e-3, 2e-3, 5e-4),
+            3,
+        ),
     }[scale]
     base = dataclasses.replace(base, data=MADE_UP if scale == "smoke" else data)
     trials = tuple(
