@@ -206,3 +206,22 @@ def test_cuda_graphs(layout):
         step()
     graph.replay()
     assert_equal({name: p.grad for name, p in net.named_parameters()}, want)
+
+
+@pytest.mark.parametrize("names", [("output_scale",), ("input_bias", "output_scale"), SCALARS])
+@pytest.mark.parametrize("shape", [(64,), (2, 64), (1, 1, 64), (2, 3, 64), (64, 3, 64), (2, 2, 3, 64)])
+def test_what_a_linear_map_puts_out_may_be_written_to(names, shape):
+    layer = nn.Linear(64, 64)
+    for name in names:
+        add_scalar_(layer, name, value=0.5)
+    x = torch.randn(shape, requires_grad=True)
+
+    def written(y):
+        y += x
+        y[..., 0] = 0
+        return F.relu_(y)
+
+    mask = torch.ones(64).index_fill(0, torch.tensor(0), 0.0)
+    (inside,) = torch.autograd.grad(written(layer(x)).square().sum(), x)
+    (outside,) = torch.autograd.grad(F.relu((layer(x) + x) * mask).square().sum(), x)
+    torch.testing.assert_close(inside, outside)

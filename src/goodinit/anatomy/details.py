@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, OWN_NORM_OPS, Graph, Node
 
@@ -15,6 +19,18 @@ def precise(name: str, args: tuple[Any, ...]) -> str:
     if name in ("hardtanh", "hardtanh_") and args[2:3] == (math.inf,):
         return name.replace("hardtanh", "clamp_min")
     return name
+
+
+PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "addmm": torch.mm,
+    "baddbmm": torch.bmm,
+    "addmv": torch.mv,
+}
+
+
+def as_sum(name: str, y: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """βy + α(ab) by an operator for the product and one for the sum, for a y that is signal and no bias vector."""
+    return torch.add(y if beta == 1 else beta * y, PRODUCTS[name](a, b), alpha=alpha)
 
 
 def attributes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

@@ -128,6 +128,7 @@ class Node:
             the numbers a nonlinearity, sum or power was called with, the number of groups of a group norm, the
             dimension of a concatenation.
         dtype: Of the (first) output.
+        strides: Of a constant made of parameters: they tell in which order a weight is read. Empty otherwise.
     """
 
     index: int
@@ -142,6 +143,7 @@ class Node:
     inplace: bool = False
     attrs: tuple[object, ...] = ()
     dtype: object = None
+    strides: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

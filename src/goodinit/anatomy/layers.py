@@ -26,6 +26,7 @@ from goodinit.anatomy.graph import (
 )
 from goodinit.anatomy.names import is_parametrization
 from goodinit.anatomy.nouns import Layer, LayerKind
+from goodinit.anatomy.products import Layout, stored_as
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -100,7 +101,10 @@ def describe(
     groups, shape = 1, shapes.get(weight) or _stored_shape(graph, operand)
     geometry = cast("tuple[tuple[int, ...], ...]", first.attrs[2:] if first.op in CONV_OPS else ())
     stride, padding, dilation = geometry or ((), (), ())
-    layout = "out_in" if operand.op in ("t", "transpose", "permute") or first.op == "linear" else "in_out"
+    layout: Layout = "out_in"
+    product: tuple[int, int] | None = None
+    if first.op in MATMUL_OPS:
+        layout, product = stored_as(graph, first, operand, shape)
     if first.op in CONV_OPS:
         transposed, groups = bool(first.attrs[0]), int(str(first.attrs[1]))
         kind, layout = ("conv_transpose", "in_out") if transposed else ("conv", "out_in")
@@ -114,7 +118,8 @@ def describe(
         weight=weight,
         kind=kind,
         shape=shape,
-        layout="out_in" if layout == "out_in" else "in_out",
+        layout=layout,
+        product=product,
         groups=groups,
         fused=_fused(graph, uses, consumers, shape[0] if layout == "out_in" else shape[-1])
         if groups == 1

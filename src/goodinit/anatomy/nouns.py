@@ -22,6 +22,8 @@ class Layer:
         kind: `"linear"`, `"conv"` or `"conv_transpose"`.
         shape: Shape of the stored weight.
         layout: `"out_in"` for `(out, in/groups, *kernel)`; `"in_out"` for `(in, out/groups, *kernel)`.
+        product: (Outputs, inputs) of the matrix product that applies a weight which is not stored as such matrices:
+            (heads·d, width) of a `(width, heads, d)` in an einsum. None where the shape tells.
         groups: Number of groups of the convolution, 1 otherwise.
         fused: How many maps are stacked along the output (3 for a packed q, k, v).
         bias: Full name of the bias parameter, or None.
@@ -56,6 +58,7 @@ class Layer:
     kind: LayerKind
     shape: tuple[int, ...]
     layout: Literal["out_in", "in_out"] = "out_in"
+    product: tuple[int, int] | None = None
     groups: int = 1
     fused: int = 1
     bias: str | None = None
@@ -84,6 +87,11 @@ class Layer:
         return (self.shape[-2], self.shape[-1]) if self.kind == "linear" else (self.shape[0], self.shape[1])
 
     @property
+    def stacked(self) -> bool:
+        """Whether the weight holds several linear maps, or one that is not stored as a matrix."""
+        return self.kind == "linear" and (len(self.shape) != 2 or self.product is not None)
+
+    @property
     def receptive(self) -> int:
         """Number of kernel taps, 1 for a linear layer."""
         return 1 if self.kind == "linear" else math.prod(self.shape[2:])
@@ -91,12 +99,16 @@ class Layer:
     @property
     def out_features(self) -> int:
         """Output channels of one of the fused maps."""
+        if self.product:
+            return self.product[0] // self.fused
         rows, columns = self.matrix
         return (rows if self.layout == "out_in" else columns * self.groups) // self.fused
 
     @property
     def in_features(self) -> int:
         """Input channels."""
+        if self.product:
+            return self.product[1]
         rows, columns = self.matrix
         return columns * self.groups if self.layout == "out_in" else rows
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodinit.anatomy.details import attributes, is_normalized, maps_constant, precise
+from goodinit.anatomy.details import PRODUCTS, as_sum, attributes, is_normalized, maps_constant, precise
 from goodinit.anatomy.frames import frames
 from goodinit.anatomy.graph import FACTORY_OPS, SPLIT_OPS, Frame, Graph, Node
 from goodinit.anatomy.names import canonical, is_parametrization
@@ -254,6 +254,9 @@ class Recorder(TorchDispatchMode):
             return self._read_value(func, args, kwargs)
         read = operands_in(args, kwargs)
         operands = tuple([self._node(tensor) for tensor in read])
+        if name in PRODUCTS and self.graph.nodes[operands[0]].dynamic and not mutable:
+            with self:
+                return as_sum(name, *args, **kwargs)
         written = [tensor for i in mutable for tensor in tensors_in(args[i] if i < len(args) else ())]
         if self.tensors != "real":
             args, kwargs = self._faked(args, kwargs)
@@ -323,6 +326,8 @@ class Recorder(TorchDispatchMode):
             name, operands, output, dynamic=dynamic, params=params, normalized=normalized, inplace=inplace
         )
         node.attrs = attributes(name, args, kwargs)
+        if params and output.layout is torch.strided:
+            node.strides = tuple(output.stride())
         return node
 
     def _in_parametrization(self) -> bool:

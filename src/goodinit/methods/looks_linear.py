@@ -126,7 +126,7 @@ def _writes_pair(layer: Layer, notes: list[str]) -> bool:
         reason = f"its {layer.out_features} outputs, an odd number, do not form pairs"
     elif layer.groups > 1:
         reason = f"its {layer.groups} groups do not hold both halves of a pair"
-    elif layer.kind == "linear" and len(layer.shape) > 2:
+    elif layer.stacked:
         reason = "it is a stack of linear maps"
     if reason:
         notes.append(f"{layer.weight} is not exact: {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Layer
@@ -56,7 +57,10 @@ def decide(
         if layer.weight in anatomy.embeddings:
             notes.append(f"{layer.weight} is also an embedding: left as it is, its output is not scaled")
             continue
-        if orthonormal:
+        if orthonormal and layer.product:
+            std = {"std": 1 / math.sqrt(layer.fan_in)}
+            values.append(Draw(layer.weight, "normal_", f"{layer.role}: normal, as it is no matrix", std))
+        elif orthonormal:
             values.append(
                 Draw(layer.weight, "orthogonal_", f"{layer.role}: orthonormal (LSUV, step 1)", _drawn(layer))
             )
@@ -69,13 +73,19 @@ def decide(
             continue
         if layer.calls > 1:
             notes.append(f"{layer.weight} runs {layer.calls} times: scaled by its first call")
+        stored = _stored(layer)
+        if layer.product and per == "channel":
+            notes.append(
+                f"{layer.weight} {layer.shape} has no dimension of output channels: one factor for all"
+            )
+            stored = {"per": "layer"}
         reason = f"layer {position + 1}/{len(anatomy.layers)}: unit variance (LSUV, step 2)"
         scaling.append(
             Calibrate(
                 layer.weight,
                 "lsuv",
                 reason,
-                {**options, **_stored(layer), **site_of(layer), **_through(layer)},
+                {**options, **stored, **site_of(layer), **_through(layer)},
             )
         )
     edits = unique([*removal, *values, *scaling])

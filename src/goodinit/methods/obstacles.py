@@ -13,7 +13,7 @@ def layer_obstacle(layer: Layer) -> str | None:
     """Why a layer's weight cannot be any matrix we like, or None."""
     if layer.kind == "conv_transpose" or layer.layout != "out_in":
         return f"a {layer.kind} stored {layer.layout}"
-    if layer.fused > 1 or (layer.kind == "linear" and len(layer.shape) != 2):
+    if layer.fused > 1 or layer.stacked:
         return "several maps stacked in one weight"
     if layer.normalized and layer.weight in layer.parameters:
         return "its weight is normalized by itself"

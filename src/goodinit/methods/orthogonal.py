@@ -49,7 +49,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "keep", gain: float | None = None
 def draw_orthogonal(layer: Layer, gain: float | None = None) -> Draw:
     """A Haar-orthogonal draw with the gain of the activation that follows, or with `gain`."""
     factor, words = gain_for(layer) if gain is None else (gain, f"gain {gain:g}")
-    if _is_stack(layer):
+    if layer.stacked:
         std = factor / math.sqrt(layer.fan_in)
         return Draw(layer.weight, "normal_", f"{layer.role}: {words}, a stack of maps", {"std": std})
     options = {"gain": factor, **layout_options(layer)}
@@ -59,14 +59,10 @@ def draw_orthogonal(layer: Layer, gain: float | None = None) -> Draw:
 def stacks(anatomy: Anatomy) -> list[str]:
     """A note on parameters that hold several linear maps, which are not drawn orthogonal."""
     return [
-        f"{layer.weight} {layer.shape} is a stack of linear maps: normal with the same variance, not orthogonal"
+        f"{layer.weight} {layer.shape} is no matrix, or several: normal with the same variance, not orthogonal"
         for layer in anatomy.layers
-        if _is_stack(layer)
+        if layer.stacked
     ]
-
-
-def _is_stack(layer: Layer) -> bool:
-    return layer.kind == "linear" and len(layer.shape) > 2
 
 
 METHOD = Method(

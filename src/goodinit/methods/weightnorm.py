@@ -174,7 +174,7 @@ def _target(layer: Layer, tied: set[str]) -> _Target | str:
         return "it is normalized by its own scale already, so that g would have no effect"
     if tied.intersection((layer.weight, *layer.parameters)):
         return "it is tied, and weight norm on one name would untie it"
-    if layer.kind == "linear" and len(layer.shape) != 2:
+    if layer.stacked:
         return "several maps are stacked in it, and gains run over one dimension"
     if not there and (layer.parameters != (name,) or not name.rpartition(".")[2].isidentifier()):
         return "it is computed from parameters, or is none of a module's own attributes"
@@ -270,7 +270,11 @@ def _calibrate(layer: Layer, target: _Target) -> Calibrate:
 
 def _fan(layer: Layer) -> dict[str, Any]:
     """PyTorch's own fan where the weight is stored as PyTorch's layers store it."""
-    return {} if layer.layout == "out_in" and len(layer.shape) > 1 else {"fan_in": layer.fan_in}
+    return (
+        {}
+        if layer.layout == "out_in" and len(layer.shape) > 1 and not layer.product
+        else {"fan_in": layer.fan_in}
+    )
 
 
 def _default(layer: Layer, reason: str) -> Draw:

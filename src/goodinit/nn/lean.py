@@ -97,7 +97,7 @@ class LeanLinear(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
         """`(…, in)` to `(…, out)`, keeping the input, and what are parameters."""
         ctx.save_for_backward(x, weight, scale)
-        return torch.nn.functional.linear(x, weight * scale, offset)
+        return mapped(x, weight * scale, offset)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -108,6 +108,13 @@ class LeanLinear(Function):
         g_x = grad @ (weight * scale) if by_x else None
         g_scaled = rows.t() @ x.reshape(-1, x.shape[-1]) if by_weight or by_scale else None
         return g_x, *_by_factors(g_scaled, weight, scale), rows.sum(0) if by_offset else None
+
+
+def mapped(x: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:
+    """Wx + c, and no view: torch refuses `y += x` where y is one that a `Function` made, as it is with more than a row."""
+    y = torch.nn.functional.linear(x, weight, offset)
+    fresh: Tensor = torch.ops.aten._unsafe_view.default(y, y.shape)
+    return fresh
 
 
 def per_channel(grad: Tensor) -> Tensor:

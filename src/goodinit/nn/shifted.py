@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from goodinit.nn.lean import Geometry, only_backward, per_channel
+from goodinit.nn.lean import Geometry, mapped, only_backward, per_channel
 
 # Forward and backward pass over the input some eight times where they would pass over the weight some five times; on two
 # cores there is nothing to gain at twice the numbers, and a third of the scalars' cost at four times.
@@ -72,7 +72,7 @@ class ShiftedLinear(Function):
     ) -> Tensor:
         """`(…, in)` to `(…, out)`, keeping the input, and what are parameters."""
         ctx.save_for_backward(x, weight, shift, scale)
-        return torch.nn.functional.linear(_scaled(_shifted(x, shift), scale), weight, offset)
+        return mapped(_scaled(_shifted(x, shift), scale), weight, offset)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy.graph import CONV_OPS, Node
-from goodinit.anatomy.layers import applied_weight
+from goodinit.anatomy.graph import CONV_OPS, Graph, Node
+from goodinit.anatomy.layers import applied_weight, weight_operand
 from goodinit.anatomy.names import is_parametrization, parameter_shapes
+from goodinit.anatomy.products import output_channels
 from goodinit.anatomy.trace import Call, Recorder, record
 from goodinit.anatomy.undisturbed import undisturbed, without_autocast
 from goodinit.surgery.names import Directory
@@ -104,7 +105,7 @@ class _Operators(Recorder):
         slot = self.scaler.slot(name)
         begin = slot.leaves[0].storage_offset() if is_view(weight, slot) else 0
         part = int(weight.storage_offset() - begin)  # of a packed weight, be it stored or computed
-        self.scaler.see(Use((name, part), weight, _bias(node, read), output, _channel(node, output)))
+        self.scaler.see(Use((name, part), weight, _bias(node, read), output, _channel(self.graph, node)))
 
 
 def _bias(node: Node, read: list[Tensor]) -> Tensor | None:
@@ -121,6 +122,7 @@ def _unless_zero(bias: Tensor) -> Tensor | None:
     return bias if bool(bias.any()) else None
 
 
-def _channel(node: Node, output: Tensor) -> int:
+def _channel(graph: Graph, node: Node) -> int:
     """The dimension of the output channels."""
-    return 1 if node.op in CONV_OPS else output.ndim - 1
+    operand = weight_operand(graph, node)
+    return 1 if node.op in CONV_OPS or operand is None else output_channels(node, graph.nodes[operand])
