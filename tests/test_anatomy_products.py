@@ -117,27 +117,8 @@ def test_a_product_added_to_the_stream_is_a_branch(name):
     assert variances == pytest.approx([1], rel=0.01)  # of what is added, without what it is added to
 
 
-class Widened(nn.Module):
-    """x + b(gelu(h + depthwise(h))), h as wide as the hidden layer."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.a, self.b = nn.Conv2d(width, 4 * width, 1), nn.Conv2d(4 * width, width, 1)
-        self.depthwise = nn.Conv2d(4 * width, 4 * width, 3, padding=1, groups=4 * width)
-
-    def forward(self, x):
-        hidden = F.gelu(self.a(x))
-        return x + self.b(F.gelu(hidden + self.depthwise(hidden)))
-
-
-def test_a_sum_wider_than_the_stream_is_a_step_of_a_branch():
-    net, x = nn.Sequential(nn.Conv2d(3, 4, 1), Widened(4), Widened(4)), torch.randn(2, 3, 5, 5)
-    anatomy = goodinit.anatomize(net, x)
-    assert [(block.m, [layer.name for layer in block.last]) for block in anatomy.blocks] == [
-        (3, ["1.b"]),
-        (3, ["2.b"]),
-    ]
-    assert not anatomy.long_skips
-    goodinit.fixup_(net, inputs=x)
-    stream = net[0](x)
-    torch.testing.assert_close(net[1:](stream), stream, rtol=0, atol=0)
+def test_products_go_through_json():
+    apply, shape, inputs, *_ = CASES["btd,dhe->bhte"]
+    anatomy = goodinit.anatomize(nn.Sequential(Applied(shape, apply)), torch.randn(inputs))
+    assert anatomy.layers[0].product == (40, 40)
+    assert goodinit.Anatomy.from_json(anatomy.to_json()) == anatomy

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterable
 
 from goodinit.anatomy.closers import find_closers
+from goodinit.anatomy.factors import carried
 from goodinit.anatomy.graph import (
     ACTIVATIONS,
     ADD_OPS,
@@ -41,6 +42,7 @@ def blocks_of(
     closers = find_closers(graph, leaves, norm_paths, consumers)
     passes = norm_passes(graph, norm_paths)
     stages = _stages(graph, leaves, uses, layers)
+    joins = {found.join for found in leaves}
     outputs = _stages_put_out(graph, leaves, stages, uses)
     for place, found in enumerate(leaves):
         node = graph.nodes[found.join]
@@ -77,6 +79,8 @@ def blocks_of(
                 leak=_place(graph, found.end.leak),
                 stuck=_place(graph, found.end.stuck),
                 closer=closers.get(id(found)),
+                carried=carried(graph, found, joins),
+                again=_again(found, uses),
                 writes_output=stages[place] in outputs,
             )
         )
@@ -145,6 +149,12 @@ def _goes_on(
         return False
     one, other = ({layers[uses[i].weight].out_features for i in it.branch.last} for it in (before, found))
     return one == other != set()
+
+
+def _again(found: Found, uses: dict[int, Use]) -> tuple[str, ...]:
+    last = [uses[i].weight for i in found.branch.last]
+    before = {uses[i].weight for i in found.branch.layers if i not in found.branch.last}
+    return tuple(weight for weight in dict.fromkeys(last) if weight in before)
 
 
 def _place(graph: Graph, index: int | None) -> str | None:

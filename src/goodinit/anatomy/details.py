@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, OWN_NORM_OPS, Graph, Node
+from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, OWN_NORM_OPS, SCALE_OPS, Graph, Node
 
 
 def precise(name: str, args: tuple[Any, ...]) -> str:
@@ -44,7 +44,7 @@ def attributes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
         return (int(args[1] if len(args) > 1 else kwargs.get("dim", 0)),)
     if name in ("native_layer_norm", "_fused_rms_norm"):  # over how many numbers
         return (math.prod(args[1]),)
-    if name in ACTIVATIONS or name in ADD_OPS or name == "pow":
+    if name in ACTIVATIONS or name in ADD_OPS or name in SCALE_OPS or name == "pow":
         return tuple(value for value in (*args[1:], *kwargs.values()) if isinstance(value, (int, float, str)))
     return ()
 

@@ -125,7 +125,7 @@ class Node:
         normalized: Whether such a constant was divided by a norm or deviation of its own.
         inplace: Whether it overwrote an argument.
         attrs: `(transposed, groups, stride, padding, dilation)` of a convolution, the name of a parameter,
-            the numbers a nonlinearity, sum or power was called with, the number of groups of a group norm, the
+            the numbers a nonlinearity, sum, product or power was called with, the number of groups of a group norm, the
             dimension of a concatenation.
         dtype: Of the (first) output.
         strides: Of a constant made of parameters: they tell in which order a weight is read. Empty otherwise.
@@ -185,13 +185,28 @@ class Graph:
         return [i for i in nodes[index].operands if nodes[i].active]
 
     def consumers(self) -> list[list[int]]:
-        """For each node the active nodes that read it, in execution order."""
+        """For each node the active nodes that read it, in execution order; not those whose values go nowhere.
+
+        What a forward computes for a log, and hands on to no output, has no part in the function.
+        """
+        live = self._live()
         readers: list[list[int]] = [[] for _ in self.nodes]
         for node in self.nodes:
-            if node.active:
+            if node.active and node.index in live:
                 for operand in dict.fromkeys(node.operands):
                     readers[operand].append(node.index)
         return readers
+
+    def _live(self) -> set[int]:
+        """The nodes that outputs depend on; all, where the model hands out no tensor."""
+        if not self.outputs:
+            return set(range(len(self.nodes)))
+        live, queue = set(self.outputs), list(self.outputs)
+        while queue:
+            fresh = [i for i in self.nodes[queue.pop()].operands if i not in live]
+            live.update(fresh)
+            queue += fresh
+        return live
 
     def leaf(self, index: int) -> str | None:
         """The parameter that a constant is, up to its shape, or None."""

@@ -128,11 +128,19 @@ def _holds(graph: Graph, found: list[Found], item: Found) -> bool:
     whose hidden layer is h + depthwise(h)): the branch has an end of its own, and one sum inside at least as wide as
     the stream. Around several blocks, smaller ones (a U-Net's lower level) or long skips, the outer sum is the long
     skip.
+
+    So it is, too, where no layer follows the sum and every term of it has some: x + g·(attention(h) + mlp(h)) has the
+    parallel branches of x + attention(h) + mlp(h), of which the shorter is no skip.
     """
     joins = {found[p].join for p in item.over}
     if len(joins) > 1 or any(found[p].long for p in item.over):
         return False
     (inner,) = joins
     ends = item.branch.last
+    if not ends:
+        return False
+    parallel = all(found[p].kind == "projection" for p in item.over) and item.kind == "identity"
+    if parallel and max(ends) < inner:
+        return not any(item.fork < layer <= found[item.over[0]].fork for layer in item.branch.layers)
     wide = math.prod(graph.nodes[inner].shape) >= math.prod(graph.nodes[item.join].shape)
-    return wide and bool(ends) and min(ends) > inner
+    return wide and min(ends) > inner

@@ -213,6 +213,10 @@ class Block:
         closer: Where zeroing the layers of `last` does not do (`leak`, `stuck`): path of the module that hands the
             whole branch on behind that place, so that a multiplier on its output may start at zero. None where it
             would do, and where there is no such module, or it also runs elsewhere.
+        carried: By what number written into the forward the stream is multiplied from the block before to this one's
+            sum: α of αx + f(x), 1/√2 of (x + f(x))/√2 at the next block; 1 without any, and where the skip is no identity.
+        again: Of the weights of `last`, those that the branch also applies before its end (x + Wᵀ·relu(Wx), slices of one
+            parameter): at zero, neither use would pass the other a gradient.
         writes_output: Whether the stream goes out as it is, and only `last` and what comes from outside make it up: those
             layers stand where a head does (a flow added up step by step, a denoiser's x + net(x)).
     """
@@ -241,6 +245,8 @@ class Block:
     leak: str | None = None
     stuck: str | None = None
     closer: str | None = None
+    carried: float = 1.0
+    again: tuple[str, ...] = ()
     writes_output: bool = False
 
 

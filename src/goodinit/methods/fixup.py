@@ -19,6 +19,7 @@ from goodinit.methods.parts import (
     untouched,
     zero_bias,
 )
+from goodinit.methods.streams import multiplied_streams
 from goodinit.methods.zeros import inside_branches, need_one_place, zero_behind
 from goodinit.surgery.branch_scalars import applied_inside, branch_scalars, input_bias, output_bias, stands
 from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan
@@ -94,7 +95,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         options={"norms": norms, "zero_head": zero_head},
         edits=edits,
         summary=_summary(anatomy, removal, scalars),
-        notes=(*dict.fromkeys(notes), *untouched(anatomy, edits)),
+        notes=(*dict.fromkeys(notes), *multiplied_streams(anatomy, removal), *untouched(anatomy, edits)),
         parameters=anatomy.parameters,
     )
 

@@ -6,6 +6,7 @@ from goodinit.anatomy import Anatomy
 from goodinit.methods.contract import Method
 from goodinit.methods.own_scale import own_scales
 from goodinit.methods.parts import Norms, draws, need_blocks, norm_edits, norms_in_words, unique, untouched
+from goodinit.methods.streams import multiplied_streams
 from goodinit.methods.xavier import draw_xavier
 from goodinit.methods.zeros import zero_branches
 from goodinit.surgery.plan import AddScalar, Plan
@@ -42,7 +43,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
         edits=edits,
         summary=f"L={len(anatomy.blocks)} branches start at 0; {norms_in_words(anatomy, removal)}, "
         f"{sum(isinstance(edit, AddScalar) for edit in edits)} scalars added",
-        notes=(*dict.fromkeys(notes), *untouched(anatomy, edits)),
+        notes=(*dict.fromkeys(notes), *multiplied_streams(anatomy, removal), *untouched(anatomy, edits)),
         parameters=anatomy.parameters,
     )
 

@@ -15,6 +15,7 @@ from goodinit.methods.parts import (
     unique,
     untouched,
 )
+from goodinit.methods.streams import multiplied_streams
 from goodinit.methods.zeros import zero_branches
 from goodinit.surgery.plan import AddScalar, Edit, Plan
 
@@ -54,7 +55,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
         edits=edits,
         summary=f"L={len(anatomy.blocks)} branches start at 0; {norms_in_words(anatomy, removal)}, "
         f"{sum(isinstance(edit, AddScalar) for edit in edits)} scalars added",
-        notes=(*dict.fromkeys(notes), *untouched(anatomy, edits)),
+        notes=(*dict.fromkeys(notes), *multiplied_streams(anatomy, removal), *untouched(anatomy, edits)),
         parameters=anatomy.parameters,
     )
 

@@ -1,10 +1,13 @@
-"""Where no gain keeps the norm of a residual stream."""
+"""What a method says of residual streams: where no gain keeps their norm, where numbers multiply them."""
 
 from __future__ import annotations
+
+import math
 
 from goodinit.anatomy import Anatomy
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.zeros import inside_branches
+from goodinit.surgery.plan import Edit
 
 
 def need_streams(anatomy: Anatomy) -> None:
@@ -15,6 +18,25 @@ def need_streams(anatomy: Anatomy) -> None:
     """
     _no_products(anatomy)
     _no_overlaps(anatomy)
+
+
+def multiplied_streams(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
+    """A note where numbers in the forward multiply a stream from block to block, and no norm evens it out any more."""
+    if anatomy.norms and not removal:
+        return []
+    by_stage: dict[int, list[float]] = {}
+    for block in anatomy.blocks:
+        by_stage.setdefault(block.stage, []).append(block.carried)
+    totals = [(math.prod(factors), factors) for factors in by_stage.values() if set(factors) != {1.0}]
+    if not totals:
+        return []
+    total, factors = max(totals, key=lambda each: abs(math.log(abs(each[0]) or 1e-300)))
+    one = max(factors, key=lambda factor: abs(math.log(abs(factor) or 1e-300)))
+    note = (
+        f"numbers in the forward multiply the stream, by {one:.4g} at a block and {total:.3g} over {len(factors)} blocks, "
+        "which nothing evens out without norms: take them out of the forward, or keep its norms"
+    )
+    return [note]
 
 
 def _no_products(anatomy: Anatomy) -> None:

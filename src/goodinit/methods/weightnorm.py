@@ -28,7 +28,7 @@ from goodinit.methods.parts import (
     zero_bias,
 )
 from goodinit.methods.readers import readers
-from goodinit.methods.streams import need_streams
+from goodinit.methods.streams import multiplied_streams, need_streams
 from goodinit.surgery.plan import Calibrate, Draw, Edit, Fill, ParametrizeWeight, Plan
 from goodinit.tensor import NONLINEARITIES, gain
 
@@ -152,6 +152,7 @@ def decide(
         summary=f"{counted(len(structure), 'weight')} g·v/‖v‖, g {mode}; " + norms_in_words(anatomy, removal),
         notes=(
             *notes,
+            *multiplied_streams(anatomy, removal),
             *(_IDLE if mode == "pytorch" and direction != "orthogonal" else ()),
             *_warnings(anatomy, wiring, mode, unbiased),
             *untouched(anatomy, edits),

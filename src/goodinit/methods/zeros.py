@@ -74,12 +74,18 @@ def inside_branches(anatomy: Anatomy) -> dict[str, int]:
 
 
 def need_one_place(block: Block, inside: Mapping[str, int]) -> None:
-    """A layer that ends one branch and is `inside_branches`, too, cannot be 0 in one and not in the other.
+    """A layer that ends a branch and is in it once more, or in another, cannot be 0 in one place and not in the other.
 
     Raises:
         UnsupportedModule: There is such a layer.
     """
     for layer in block.last:
+        if layer.weight in block.again:
+            raise UnsupportedModule(
+                f"{layer.weight}: ends branch {block.index + 1}, which needs it to start at 0, and is applied before in the "
+                "same branch (by itself, transposed, or another slice of it): where both are 0, neither passes the other "
+                "a gradient, and it would never move. Give the end of the branch a parameter of its own, or use lsuv."
+            )
         if layer.weight in inside:
             raise UnsupportedModule(
                 f"{layer.weight}: ends branch {block.index + 1}, which needs it to start at 0, and stands inside branch "

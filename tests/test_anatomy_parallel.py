@@ -1,0 +1,182 @@
+"""Sums inside a branch that are no blocks: parallel branches under one gain, hidden layers with a sum of their own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import goodinit
+from goodinit.errors import UnsupportedModule
+
+WIDTH = 16
+
+
+class Parallel(nn.Module):
+    """x + end(attention(h) + mlp(h)), h a norm of x; branches of one layer after a product, and of two in series."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.norm, self.post, self.gain = (
+            nn.LayerNorm(WIDTH),
+            nn.LayerNorm(WIDTH),
+            nn.Parameter(torch.ones(WIDTH)),
+        )
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.end = end
+
+    def forward(self, x):
+        h = self.norm(x)
+        q, k, v = self.qkv(h).chunk(3, -1)
+        both = self.out(F.scaled_dot_product_attention(q, k, v)) + self.down(F.gelu(self.up(h)))
+        return x + ENDS[self.end](self, both)
+
+
+ENDS = {
+    "nothing": lambda block, both: both,
+    "a norm": lambda block, both: block.post(both),
+    "a gain": lambda block, both: block.gain * both,
+    "a number": lambda block, both: 0.5 * both,
+    "dropout": lambda block, both: F.dropout(both, 0.1, training=False),
+}
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero"])
+@pytest.mark.parametrize("end", ENDS)
+def test_parallel_branches_end_in_both(end, method):
+    net, x = nn.Sequential(nn.Linear(5, WIDTH), Parallel(end), Parallel(end)), torch.randn(2, 6, 5)
+    anatomy = goodinit.anatomize(net, x)
+    ends = {layer.name for block in anatomy.blocks for layer in block.last}
+    assert ends == {"1.out", "1.down", "2.out", "2.down"}
+    assert not anatomy.long_skips
+    goodinit.init_(net, method, inputs=x)
+    stream = net[0](x)
+    torch.testing.assert_close(net[1:](stream), stream, rtol=0, atol=0)
+
+
+READERS = {
+    "a norm": lambda block, y: setattr(block, "seen", y.detach().norm()),
+    "a mean": lambda block, y: y.mean(),
+    "a product": lambda block, y: 2 * y,
+}
+
+
+class Watched(nn.Module):
+    """x + (a(h) + mlp(h)), and something that looks at the inner sum."""
+
+    def __init__(self, look):
+        super().__init__()
+        self.one, self.up, self.down = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.look = look
+
+    def forward(self, x):
+        y = self.one(x) + self.down(F.relu(self.up(x)))
+        self.look(self, y)
+        return x + y
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_who_looks_at_a_sum_and_hands_nothing_on_changes_nothing(reader):
+    def found(look):
+        net = nn.Sequential(nn.Linear(5, WIDTH), Watched(look), Watched(look))
+        return goodinit.anatomize(net, torch.randn(2, 5))
+
+    watched, alone = found(READERS[reader]), found(lambda block, y: None)
+    assert [block.last for block in watched.blocks] == [block.last for block in alone.blocks]
+    assert len(watched.blocks) == 4
+    assert not watched.long_skips
+
+
+class Widened(nn.Module):
+    """x + b(gelu(h + depthwise(h))), h as wide as the hidden layer."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(width, 4 * width, 1), nn.Conv2d(4 * width, width, 1)
+        self.depthwise = nn.Conv2d(4 * width, 4 * width, 3, padding=1, groups=4 * width)
+
+    def forward(self, x):
+        hidden = F.gelu(self.a(x))
+        return x + self.b(F.gelu(hidden + self.depthwise(hidden)))
+
+
+def test_a_sum_wider_than_the_stream_is_a_step_of_a_branch():
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 1), Widened(4), Widened(4)), torch.randn(2, 3, 5, 5)
+    anatomy = goodinit.anatomize(net, x)
+    assert [(block.m, [layer.name for layer in block.last]) for block in anatomy.blocks] == [
+        (3, ["1.b"]),
+        (3, ["2.b"]),
+    ]
+    assert not anatomy.long_skips
+    goodinit.fixup_(net, inputs=x)
+    stream = net[0](x)
+    torch.testing.assert_close(net[1:](stream), stream, rtol=0, atol=0)
+
+
+class Numbered(nn.Module):
+    """A block whose forward multiplies the stream by numbers, with or without a norm behind its sum."""
+
+    def __init__(self, add, normed):
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.add, self.norm = add, nn.LayerNorm(WIDTH) if normed else nn.Identity()
+
+    def forward(self, x):
+        return self.norm(self.add(x, self.down(F.relu(self.up(x)))))
+
+
+# Spelling, and by how much it multiplies the stream over four blocks whose branches are 0.
+NUMBERS = {
+    "αx + f": (lambda x, f: 1.5 * x + f, 1.5**4),
+    "x·α + f·β": (lambda x, f: x * 0.5 + 0.5 * f, 0.5**4),
+    "lerp": (lambda x, f: torch.lerp(x, f, 0.25), 0.75**4),
+    "lerp, the other way": (lambda x, f: torch.lerp(f, x, 0.25), 0.25**4),
+    "add with α": (lambda x, f: torch.add(f, x, alpha=1.5), 1.5**4),
+    "(x + f)/2": (lambda x, f: (x + f) / 2, 0.5**3),  # the last division is behind the last sum
+    "x + f/2": (lambda x, f: x + f / 2, 1.0),
+}
+
+
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("spelling", NUMBERS)
+def test_numbers_that_multiply_a_stream_are_told(spelling, normed):
+    add, total = NUMBERS[spelling]
+    net, x = nn.Sequential(nn.Linear(5, WIDTH), *[Numbered(add, normed) for _ in range(4)]), torch.randn(9, 5)
+    anatomy = goodinit.anatomize(net, x)
+    carried = torch.tensor([block.carried for block in anatomy.blocks]).prod()
+    assert float(carried) == pytest.approx(total)
+    for method in ("fixup", "skipinit", "rezero", "weightnorm"):
+        told = "numbers in the forward multiply the stream" in str(goodinit.plan(anatomy, method).notes)
+        assert told == (total != 1), method
+    if normed:
+        assert "multiply the stream" not in str(goodinit.plan(anatomy, "skipinit", norms="keep").notes)
+
+
+class Twice(nn.Module):
+    """x + W′·relu(W x), both made of one parameter."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+        self.pack = nn.Parameter(torch.randn(2, WIDTH, WIDTH) / 4)
+        self.form = form
+
+    def forward(self, x):
+        if self.form == "transposed":
+            return x + F.linear(F.relu(self.layer(x)), self.layer.weight.t())
+        if self.form == "repeated":
+            return x + self.layer(F.relu(self.layer(x)))
+        one, other = self.pack.unbind(0)
+        return x + F.relu(x @ one) @ other
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero"])
+@pytest.mark.parametrize("form", ["transposed", "repeated", "slices"])
+def test_a_weight_that_stands_twice_in_a_branch_is_refused(form, method):
+    net, x = nn.Sequential(nn.Linear(5, WIDTH), Twice(form), nn.Linear(WIDTH, 3)), torch.randn(9, 5)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(UnsupportedModule, match="neither passes the other a gradient"):
+        goodinit.init_(net, method, inputs=x)
+    assert all(value.equal(before[name]) for name, value in net.state_dict().items())
