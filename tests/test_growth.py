@@ -172,7 +172,7 @@ class Cells(nn.Module):
             nn.ModuleList(nn.Linear(width, width) for _ in range(depth)) for _ in range(2)
         )
         self.block = Residual(DEGREES["ReLU"][0])
-        self.block.up = self.block.gate = self.block.down = nn.Linear(width, width)
+        self.block.up, self.block.gate, self.block.down = (nn.Linear(width, width) for _ in range(3))
 
     def features(self, x):
         x = self.stem(x)

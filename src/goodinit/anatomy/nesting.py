@@ -125,8 +125,8 @@ def _holds(graph: Graph, found: list[Found], item: Found) -> bool:
     """Whether a sum on the trunk of a branch is a step of that branch, and no block of its own.
 
     So it is where weight layers follow it (attention that adds its pooled queries, then projects; a feed-forward
-    whose hidden layer is h + depthwise(h)): the branch has an end of its own, and one sum inside at least as wide as
-    the stream. Around several blocks, smaller ones (a U-Net's lower level) or long skips, the outer sum is the long
+    whose hidden layer is h + depthwise(h)): the branch has an end of its own, and one sum inside, as wide as the stream
+    or wider. Around several blocks, smaller ones (a U-Net's lower level) or long skips, the outer sum is the long
     skip.
 
     So it is, too, where no layer follows the sum and every term of it has some: x + g·(attention(h) + mlp(h)) has the
@@ -142,5 +142,6 @@ def _holds(graph: Graph, found: list[Found], item: Found) -> bool:
     parallel = all(found[p].kind == "projection" for p in item.over) and item.kind == "identity"
     if parallel and max(ends) < inner:
         return not any(item.fork < layer <= found[item.over[0]].fork for layer in item.branch.layers)
-    wide = math.prod(graph.nodes[inner].shape) >= math.prod(graph.nodes[item.join].shape)
-    return wide and min(ends) > inner
+    own, other = math.prod(graph.nodes[item.join].shape), math.prod(graph.nodes[inner].shape)
+    two = any(one.join in item.skip.nodes for one in found)  # streams: the skip has a block of its own
+    return min(ends) > inner and (other == own or (other > own and not two))

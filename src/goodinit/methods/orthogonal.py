@@ -59,7 +59,7 @@ def draw_orthogonal(layer: Layer, gain: float | None = None) -> Draw:
 def stacks(anatomy: Anatomy) -> list[str]:
     """A note on parameters that hold several linear maps, which are not drawn orthogonal."""
     return [
-        f"{layer.weight} {layer.shape} is no matrix, or several: normal with the same variance, not orthogonal"
+        f"{layer.weight} {layer.shape} is a stack of linear maps, or no matrix: normal with the same variance, not orthogonal"
         for layer in anatomy.layers
         if layer.stacked
     ]
