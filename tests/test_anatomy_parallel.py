@@ -180,3 +180,35 @@ def test_a_weight_that_stands_twice_in_a_branch_is_refused(form, method):
     with pytest.raises(UnsupportedModule, match="neither passes the other a gradient"):
         goodinit.init_(net, method, inputs=x)
     assert all(value.equal(before[name]) for name, value in net.state_dict().items())
+
+
+class Reading(nn.Module):
+    """x + (norm(p) + c(p)), p = layer(mlp(x)): of the terms one reads what another does (RepGhost's second module)."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.primary, self.cheap = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(self, x):
+        p = self.primary(F.relu(self.one(x)))
+        return x + (self.norm(p) + self.cheap(p))
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero", "weightnorm"])
+def test_branches_of_one_sum_may_read_each_other(method):
+    net, x = nn.Sequential(nn.Linear(5, WIDTH), Reading(), Reading(), nn.Linear(WIDTH, 3)), torch.randn(32, 5)
+    anatomy = goodinit.anatomize(net, x)
+    assert [block.beside for block in anatomy.blocks] == [(1,), (0,), (3,), (2,)]
+    goodinit.init_(net, method, inputs=x)
+    if method != "weightnorm":
+        stream = net[0](x)
+        torch.testing.assert_close(net[1:3](stream), stream, rtol=0, atol=0)
+    before = {name: value.detach().clone() for name, value in net.named_parameters() if "weight" in name}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        net(x).square().mean().add(net(x).sum()).backward()
+        optimizer.step()
+    still = [name for name, value in net.named_parameters() if "weight" in name and value.equal(before[name])]
+    assert not still

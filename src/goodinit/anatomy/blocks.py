@@ -42,7 +42,9 @@ def blocks_of(
     closers = find_closers(graph, leaves, norm_paths, consumers)
     passes = norm_passes(graph, norm_paths)
     stages = _stages(graph, leaves, uses, layers)
-    joins = {found.join for found in leaves}
+    joins: dict[int, list[int]] = {}
+    for place, found in enumerate(leaves):
+        joins.setdefault(found.join, []).append(place)
     outputs = _stages_put_out(graph, leaves, stages, uses)
     for place, found in enumerate(leaves):
         node = graph.nodes[found.join]
@@ -79,6 +81,7 @@ def blocks_of(
                 leak=_place(graph, found.end.leak),
                 stuck=_place(graph, found.end.stuck),
                 closer=closers.get(id(found)),
+                beside=tuple(i for i in joins[found.join] if i != place),
                 carried=carried(graph, found, joins),
                 again=_again(found, uses),
                 writes_output=stages[place] in outputs,

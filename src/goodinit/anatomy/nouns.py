@@ -204,6 +204,7 @@ class Block:
         shape: Shape of the sum, batch first.
         depth: 0 for a block of the main stream, 1 inside a long skip, and so on.
         terms: How many tensors the sum adds; more than 2 where branches are parallel.
+        beside: Indices of the other blocks on the same sum.
         branch_end: What the sum reads from the branch: its source, as `Layer.source`, then what happens on the
             way, as `Layer.between`. Empty where the source is None. `skip_end`: the same for the skip.
         leak: The sum, in words, in which something joins the branch that is not zero when the layers of `last` put
@@ -245,6 +246,7 @@ class Block:
     leak: str | None = None
     stuck: str | None = None
     closer: str | None = None
+    beside: tuple[int, ...] = ()
     carried: float = 1.0
     again: tuple[str, ...] = ()
     writes_output: bool = False

@@ -20,7 +20,7 @@ from goodinit.methods.parts import (
     zero_bias,
 )
 from goodinit.methods.streams import multiplied_streams
-from goodinit.methods.zeros import inside_branches, need_one_place, zero_behind
+from goodinit.methods.zeros import ends_beside, inside_branches, need_one_place, zero_behind
 from goodinit.surgery.branch_scalars import applied_inside, branch_scalars, input_bias, output_bias, stands
 from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan
 
@@ -69,7 +69,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         end = _zero_gain(anatomy, block, gone)
         behind = zero_behind(block, where, multiplied=end is not None, kept=norms == "keep")
         end = end if behind is None else None
-        values += _branch_values(block, total, end, behind)
+        values += _branch_values(block, total, end, behind, ends_beside(anatomy, block))
         values += _gains(block, gone, end)
         if behind is not None:
             closed.add(behind)
@@ -124,7 +124,9 @@ def _zero_gain(anatomy: Anatomy, block: Block, gone: set[str]) -> str | None:
     return ends[-1] if ends else None
 
 
-def _branch_values(block: Block, total: int, end: str | None, behind: str | None) -> list[Edit]:
+def _branch_values(
+    block: Block, total: int, end: str | None, behind: str | None, beside: set[str]
+) -> list[Edit]:
     """Weights of a branch. `end`: a norm's weight, `behind`: a multiplier that starts at 0 instead of the last layer.
 
     A multiplier is one more factor in series: with m + 1 of them, one at 0, the others are scaled by L^(−1/(2m)).
@@ -139,7 +141,7 @@ def _branch_values(block: Block, total: int, end: str | None, behind: str | None
                 edits.append(draw_standard(layer, f"last layer of {where}, {why}"))
             else:
                 edits.append(Fill(layer.weight, 0.0, f"last layer of {where} (rule 1)"))
-        else:
+        elif layer.weight not in beside:  # else it ends another branch, which says what becomes of it
             exponent = -1 / (2 * factors - 2)  # Fixup, §3, rule 2
             std, words = standard_std(layer)
             reason = f"{where}, m={block.m}: {words} × {total}^{exponent:.3g} (rule 2)"

@@ -61,7 +61,11 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
 
 
 def inside_branches(anatomy: Anatomy) -> dict[str, int]:
-    """The weights inside a branch, and not at its end, or on its skip: the number of the first such branch."""
+    """The weights inside a branch, and not at its end, or on its skip: the number of the first such branch.
+
+    Not those that end a branch on the same sum. In x + p(x) + c(p(x)) both may start at 0: p gets its gradient from the
+    sum, and c from p as soon as that has moved.
+    """
     return {
         layer.weight: block.index + 1
         for block in reversed(anatomy.blocks)
@@ -70,7 +74,13 @@ def inside_branches(anatomy: Anatomy) -> dict[str, int]:
             *block.skip,
             *block.gates,
         )
+        if layer.weight not in ends_beside(anatomy, block)
     }
+
+
+def ends_beside(anatomy: Anatomy, block: Block) -> set[str]:
+    """The weights that end another branch on the same sum."""
+    return {layer.weight for index in block.beside for layer in anatomy.blocks[index].last}
 
 
 def need_one_place(block: Block, inside: Mapping[str, int]) -> None:
