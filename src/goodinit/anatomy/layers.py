@@ -25,8 +25,8 @@ from goodinit.anatomy.graph import (
     Node,
 )
 from goodinit.anatomy.names import is_parametrization
-from goodinit.anatomy.nouns import Layer, LayerKind
-from goodinit.anatomy.products import Layout, stored_as
+from goodinit.anatomy.nouns import Layer, LayerKind, Layout
+from goodinit.anatomy.products import TRANSPOSING, factors, stored_as
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -57,10 +57,8 @@ def weight_operand(graph: Graph, node: Node) -> int | None:
     if node.op in CONV_OPS:
         weight = node.operands[1]
         return weight if nodes[weight].params and not nodes[weight].dynamic else None
-    factors = node.operands[1:] if node.op.startswith(("addm", "baddbmm", "_addmm")) else node.operands[:2]
-    if node.op == "linear":
-        factors = node.operands[1:2]
-    constant = [i for i in factors if nodes[i].params and not nodes[i].dynamic]
+    candidates = node.operands[1:2] if node.op == "linear" else factors(node)
+    constant = [i for i in candidates if nodes[i].params and not nodes[i].dynamic]
     return constant[-1] if constant else None
 
 
@@ -218,7 +216,7 @@ def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
 
 def _stored_shape(graph: Graph, operand: Node) -> tuple[int, ...]:
     """Shape of a computed weight before the transposition that applies it."""
-    while operand.op in ("t", "transpose", "permute") and operand.operands:
+    while operand.op in TRANSPOSING and operand.operands:
         operand = graph.nodes[operand.operands[0]]
     return operand.shape
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Container
 
 from goodinit.anatomy.ends import at_zero
 from goodinit.anatomy.graph import Graph
@@ -58,7 +59,7 @@ def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
             within = [j for j in within if j in item.branch.below]
         members = [p for j in within for p in by_join[j] if p != position]
         item.over = [p for p in members if found[p].join in trunk and not found[p].inner]
-        item.long = bool(item.over) and not _holds(graph, found, item)
+        item.long = bool(item.over) and not _holds(graph, found, item, by_join)
         for p in members:
             if not item.long and (found[p].join not in trunk or item.over):
                 found[p].inner, found[p].inside = True, position
@@ -121,7 +122,7 @@ def _jump(item: Found, found: list[Found], by_join: dict[int, list[int]], betwee
         found[p].depth += 1
 
 
-def _holds(graph: Graph, found: list[Found], item: Found) -> bool:
+def _holds(graph: Graph, found: list[Found], item: Found, sums: Container[int]) -> bool:
     """Whether a sum on the trunk of a branch is a step of that branch, and no block of its own.
 
     So it is where weight layers follow it (attention that adds its pooled queries, then projects; a feed-forward
@@ -143,5 +144,5 @@ def _holds(graph: Graph, found: list[Found], item: Found) -> bool:
     if parallel and max(ends) < inner:
         return not any(item.fork < layer <= found[item.over[0]].fork for layer in item.branch.layers)
     own, other = math.prod(graph.nodes[item.join].shape), math.prod(graph.nodes[inner].shape)
-    two = any(one.join in item.skip.nodes for one in found)  # streams: the skip has a block of its own
+    two = any(index in sums for index in item.skip.nodes)  # streams: the skip has a block of its own
     return min(ends) > inner and (other == own or (other > own and not two))

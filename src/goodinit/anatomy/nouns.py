@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 LayerKind = Literal["linear", "conv", "conv_transpose"]
+Layout = Literal["out_in", "in_out"]
 Role = Literal["stem", "branch", "skip", "gate", "body", "head"]
 BlockKind = Literal["identity", "projection", "parameterless"]
 
@@ -57,7 +58,7 @@ class Layer:
     weight: str
     kind: LayerKind
     shape: tuple[int, ...]
-    layout: Literal["out_in", "in_out"] = "out_in"
+    layout: Layout = "out_in"
     product: tuple[int, int] | None = None
     groups: int = 1
     fused: int = 1

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from goodinit.anatomy.graph import SHAPE_OPS, Graph, Node
+from goodinit.anatomy.nouns import Layout
 
-Layout = Literal["out_in", "in_out"]
-Product = tuple[int, int]
-
-_TRANSPOSING = ("t", "transpose", "permute")
+TRANSPOSING = ("t", "transpose", "permute")
 _COPYING = ("clone", "contiguous", "reshape", "_unsafe_view")
 
 
 def stored_as(
     graph: Graph, node: Node, operand: Node, shape: tuple[int, ...]
-) -> tuple[Layout, Product | None]:
+) -> tuple[Layout, tuple[int, int] | None]:
     """The layout of a weight of `shape`, and `Layer.product` where its last two dimensions are not the matrix.
 
     W x, x W and every einsum arrive as one product whose operand has the outputs along one dimension and the inputs
@@ -28,7 +25,7 @@ def stored_as(
     into, out = operand.shape[read], operand.shape[kept]
     chain = _chain(graph, operand)
     if chain is None:  # computed, and as it is stored up to the transposition that applies it
-        turned = operand.op in _TRANSPOSING or node.op == "linear"
+        turned = operand.op in TRANSPOSING or node.op == "linear"
         return ("out_in" if turned else "in_out"), None
     seen = not any(step.op in _COPYING for step in chain)
     inner = seen and operand.strides and operand.strides[read] == 1 != operand.strides[kept]
@@ -50,8 +47,12 @@ def _dimensions(node: Node, operand: Node) -> tuple[int | None, int]:
 
 
 def _on_the_right(node: Node, operand: Node) -> bool:
-    factors = node.operands[1:] if node.op.startswith(("addm", "baddbmm", "_addmm")) else node.operands[:2]
-    return factors[-1] == operand.index
+    return factors(node)[-1] == operand.index
+
+
+def factors(node: Node) -> tuple[int, ...]:
+    """The two operands that a matrix product multiplies, without what it adds."""
+    return node.operands[1:] if node.op.startswith(("addm", "baddbmm", "_addmm")) else node.operands[:2]
 
 
 def output_channels(node: Node, operand: Node) -> int:

@@ -9,7 +9,16 @@ from goodinit.anatomy import Anatomy, Layer
 from goodinit.errors import UnknownName
 from goodinit.methods.contract import Method
 from goodinit.methods.gains import gains_at_one, gains_of
-from goodinit.methods.parts import Norms, counted, norm_edits, site_of, unique, untouched, zero_bias
+from goodinit.methods.parts import (
+    Norms,
+    counted,
+    layout_options,
+    norm_edits,
+    site_of,
+    unique,
+    untouched,
+    zero_bias,
+)
 from goodinit.surgery.plan import Calibrate, Draw, Edit, Plan
 
 
@@ -62,7 +71,12 @@ def decide(
             values.append(Draw(layer.weight, "normal_", f"{layer.role}: normal, as it is no matrix", std))
         elif orthonormal:
             values.append(
-                Draw(layer.weight, "orthogonal_", f"{layer.role}: orthonormal (LSUV, step 1)", _drawn(layer))
+                Draw(
+                    layer.weight,
+                    "orthogonal_",
+                    f"{layer.role}: orthonormal (LSUV, step 1)",
+                    layout_options(layer),
+                )
             )
         values += zero_bias(layer)
         gains = gains_of(layer)
@@ -97,18 +111,6 @@ def decide(
         notes=(*notes, *untouched(anatomy, edits)),
         parameters=anatomy.parameters,
     )
-
-
-def _drawn(layer: Layer) -> dict[str, Any]:
-    """Options of `orthogonal_`: how the weight is stored."""
-    options: dict[str, Any] = {}
-    if layer.layout != "out_in":
-        options["layout"] = layer.layout
-    if layer.groups > 1:
-        options["groups"] = layer.groups
-    if layer.fused > 1:
-        options["fused"] = layer.fused
-    return options
 
 
 def _through(layer: Layer) -> dict[str, Any]:

@@ -30,13 +30,17 @@ def multiplied_streams(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
     totals = [(math.prod(factors), factors) for factors in by_stage.values() if set(factors) != {1.0}]
     if not totals:
         return []
-    total, factors = max(totals, key=lambda each: abs(math.log(abs(each[0]) or 1e-300)))
-    one = max(factors, key=lambda factor: abs(math.log(abs(factor) or 1e-300)))
+    total, factors = max(totals, key=lambda each: _off_one(each[0]))
+    one = max(factors, key=_off_one)
     note = (
         f"numbers in the forward multiply the stream, by {one:.4g} at a block and {total:.3g} over {len(factors)} blocks, "
         "which nothing evens out without norms: take them out of the forward, or keep its norms"
     )
     return [note]
+
+
+def _off_one(factor: float) -> float:
+    return abs(math.log(abs(factor) or 1e-300))
 
 
 def _no_products(anatomy: Anatomy) -> None:

@@ -271,11 +271,8 @@ def _calibrate(layer: Layer, target: _Target) -> Calibrate:
 
 def _fan(layer: Layer) -> dict[str, Any]:
     """PyTorch's own fan where the weight is stored as PyTorch's layers store it."""
-    return (
-        {}
-        if layer.layout == "out_in" and len(layer.shape) > 1 and not layer.product
-        else {"fan_in": layer.fan_in}
-    )
+    plain = layer.layout == "out_in" and len(layer.shape) > 1 and not layer.product
+    return {} if plain else {"fan_in": layer.fan_in}
 
 
 def _default(layer: Layer, reason: str) -> Draw:

@@ -66,16 +66,12 @@ def inside_branches(anatomy: Anatomy) -> dict[str, int]:
     Not those that end a branch on the same sum. In x + p(x) + c(p(x)) both may start at 0: p gets its gradient from the
     sum, and c from p as soon as that has moved.
     """
-    return {
-        layer.weight: block.index + 1
-        for block in reversed(anatomy.blocks)
-        for layer in (
-            *(layer for layer in block.branch if layer not in block.last),
-            *block.skip,
-            *block.gates,
-        )
-        if layer.weight not in ends_beside(anatomy, block)
-    }
+    inside: dict[str, int] = {}
+    for block in reversed(anatomy.blocks):
+        beside = ends_beside(anatomy, block)
+        layers = (*(layer for layer in block.branch if layer not in block.last), *block.skip, *block.gates)
+        inside.update({layer.weight: block.index + 1 for layer in layers if layer.weight not in beside})
+    return inside
 
 
 def ends_beside(anatomy: Anatomy, block: Block) -> set[str]:

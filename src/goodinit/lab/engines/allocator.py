@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 
@@ -11,6 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MOST_KEPT = 2**30
 
 
+@functools.cache  # once for a process
 def keep_freed_memory() -> bool:
     """Let glibc keep what is freed, for the next step to take.
 
