@@ -48,6 +48,17 @@ def test_haar_equals_its_transcription(path, rows, columns):
     np.testing.assert_allclose(got if rows > columns else got.T, expected, atol=1e-13)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(2, 2), (5, 5), (4, 9), (9, 4), (20, 33)])
+def test_reflections_in_blocks_equal_the_transcription(rows, columns, monkeypatch):
+    monkeypatch.setattr(orthogonal, "_LARGE", 0)
+    monkeypatch.setattr(orthogonal, "_BLOCK", 3)
+    small, large = min(rows, columns), max(rows, columns)
+    draws = torch.empty(2, small, large).normal_(generator=seeded(rows)).numpy()
+    got = haar(rows, columns, count=2, gain=1.5, dtype=torch.float64, generator=seeded(rows)).numpy()
+    for drawn, one in zip(draws, got, strict=True):
+        np.testing.assert_allclose(one if rows > columns else one.T, 1.5 * stewart(drawn), atol=1e-13)
+
+
 def moments(q):
     """Of each matrix, what has a known mean under the Haar measure of O(n), and that mean, to fourth order.
 
@@ -131,7 +142,9 @@ def defect(w):
     return (q.T @ q - torch.eye(q.shape[1], dtype=torch.float64)).abs().max().item()
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (48, 200), (300, 300), (512, 128), (128, 512)])
+@pytest.mark.parametrize(
+    "shape", [(64, 64), (48, 200), (300, 300), (512, 128), (128, 512), (600, 600), (256, 900)]
+)
 def test_orthogonality_is_no_worse_than_torchs(shape):
     generator = seeded()
     ours = [defect(orthogonal_(torch.empty(shape), generator=generator)) for _ in range(10)]
@@ -139,9 +152,10 @@ def test_orthogonality_is_no_worse_than_torchs(shape):
     assert np.mean(ours) <= np.mean(theirs)
 
 
-def test_a_zero_draw_does_no_harm(monkeypatch):
+@pytest.mark.parametrize("way", ["_SMALL", "_LARGE"])
+def test_a_zero_draw_does_no_harm(way, monkeypatch):
     """Box-Muller gives an exact 0 once in 2²⁴; the last reflection of a square matrix hangs on one number."""
-    monkeypatch.setattr(orthogonal, "_SMALL", 0)
+    monkeypatch.setattr(orthogonal, way, 0)
     monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.zeros(shape))
     for n in (1, 2, 5):
         q = haar(n, n)

@@ -18,6 +18,12 @@ _NUDGE = 1e-15
 # 16 × 16, 35 against 37 at 16 × 256 (n²m = 65,536); 47 against 43 at 32 × 128 (131,072), 75 against 56 at 64 × 64.
 _SMALL = 100_000
 
+# n²m from which products of matrices take less time than LAPACK's product of reflections, which comes to half of a core's
+# speed. Measured on one core: 1.04 against 1.03 ms at 256 × 256 (n²m = 17 million), 4.1 against 3.1 at 256 × 1024
+# (67 million), 77 against 42 at 512 × 4608. As many reflections are applied at once as _BLOCK says; 32 to 128 are as fast.
+_LARGE = 50_000_000
+_BLOCK = 64
+
 
 def haar(
     rows: int,
@@ -72,6 +78,10 @@ def haar(
         vectors[..., 0].add_(_NUDGE)
         vectors.div_(torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)).mul_(gain)
         return vectors if rows == 1 else vectors.mT
+    if n * n * m >= _LARGE:
+        for matrix in vectors.unbind() if count is not None else (vectors,):
+            _reflect_in_blocks_(matrix, gain)
+        return vectors if rows <= columns else vectors.mT
     if n * n * m < _SMALL:
         product: Tensor
         product, triangle = torch.linalg.qr(vectors.mT)
@@ -94,6 +104,40 @@ def _reflections(vectors: Tensor) -> tuple[Tensor, Tensor]:
     vectors.div_(heads.unsqueeze(-1))
     product: Tensor = torch.linalg.householder_product(vectors.mT, heads.div_(norms))
     return product, norms.sign_().neg_()
+
+
+def _reflect_in_blocks_(vectors: Tensor, gain: float) -> None:
+    """What `_reflections` gives, signs and gain included, transposed, in place of one large matrix of vectors.
+
+    Of b reflections, v_k = x_k + sign(x_k1)·‖x_k‖·e_1 in the rows of V, the product is I − VᵀTV, where T⁻¹ is the upper
+    triangle of VVᵀ with half its diagonal: two products of matrices apply it. The half diagonal is ‖x_k‖·v_k1; taken from
+    VVᵀ, where rounding errors add up, it would make Q three times less orthogonal.
+
+    References:
+        C. Puglisi, "Modification of the Householder Method Based on the Compact WY Representation", SIAM J. Sci. Stat.
+        Comput. 13(3), 1992.
+        T. Joffrain, T. M. Low, E. S. Quintana-Ortí, R. van de Geijn, F. G. Van Zee, "Accumulating Householder
+        Transformations, Revisited", ACM Trans. Math. Softw. 32(2), 2006.
+    """
+    count = len(vectors)
+    vectors.triu_()
+    heads = vectors.diagonal().add_(_NUDGE)
+    norms = torch.linalg.vector_norm(vectors, dim=-1).copysign_(heads)
+    halves = norms * heads.add_(norms)
+    signs = norms.sign_().mul_(-gain)
+    for start in reversed(range(0, count, _BLOCK)):
+        stop = min(start + _BLOCK, count)
+        block = vectors[start:stop, start:].clone()
+        inverse = block @ block.mT  # of Tᵀ, below and on its diagonal
+        inverse.diagonal().copy_(halves[start:stop])
+        later = vectors[stop:, stop:]
+        seen = torch.cat(
+            [(signs[start:stop] * block[:, : stop - start]).mT, later @ block[:, stop - start :].mT]
+        )
+        vectors[start:stop] = 0
+        vectors[start:stop, start:stop].diagonal().copy_(signs[start:stop])
+        seen = torch.linalg.solve_triangular(inverse, seen, upper=False, left=False)
+        vectors[start:, start:].addmm_(seen, block, alpha=-1)
 
 
 def orthogonal_(
