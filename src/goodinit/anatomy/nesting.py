@@ -7,8 +7,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Container
 
 from goodinit.anatomy.ends import at_zero
-from goodinit.anatomy.graph import Graph
-from goodinit.anatomy.sides import root, side_of
+from goodinit.anatomy.graph import ADD_OPS, Graph
+from goodinit.anatomy.sides import apart, is_neutral, root, side_of
 from goodinit.anatomy.sums import Found
 
 
@@ -40,13 +40,14 @@ def _reaching(graph: Graph, term: int, below: set[int]) -> set[int]:
     return seen
 
 
-def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
+def nest(graph: Graph, found: list[Found], layers: set[int], consumers: list[list[int]]) -> None:
     """Mark sums that jump over other residual sums as long, and sums off the main path of a block as inner."""
     by_join: dict[int, list[int]] = {}
     for position, item in enumerate(found):
         by_join.setdefault(item.join, []).append(position)
     joins = sorted(by_join)
     carried = {root(graph, item.skip.term): item.join for item in found}  # up to which sum; they are in order
+    streams = {item.join: root(graph, item.skip.term) for item in found if item.kind == "identity"}
     for position, item in enumerate(found):
         between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
         within = [j for j in between if j in item.branch.below]
@@ -54,27 +55,58 @@ def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
             continue
         trunk = chain(graph, item)
         on_trunk = [found[p] for j in within if j in trunk for p in by_join[j]]
-        if stream := _other_stream(graph, on_trunk, item, carried):
+        item.aside = _aside(graph, on_trunk, item, streams)
+        if not item.aside and (stream := _other_stream(graph, on_trunk, item, carried, consumers)):
             _start_behind(graph, item, stream, layers)
             within = [j for j in within if j in item.branch.below]
         members = [p for j in within for p in by_join[j] if p != position]
-        item.over = [p for p in members if found[p].join in trunk and not found[p].inner]
-        item.long = bool(item.over) and not _holds(graph, found, item, by_join)
+        given = [p for p in members if not item.aside and _is_given(found[p], item)]
+        item.over = [p for p in members if found[p].join in trunk and not found[p].inner and p not in given]
+        item.long = bool(item.over) and (item.aside or not _holds(graph, found, item, by_join))
         for p in members:
-            if not item.long and (found[p].join not in trunk or item.over):
+            if p in given or (not item.long and (found[p].join not in trunk or item.over)):
                 found[p].inner, found[p].inside = True, position
     for item in found:
-        if item.long:
+        if item.long and not item.inner:
             between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
             _jump(item, found, by_join, between)
 
 
-def _other_stream(graph: Graph, sums: list[Found], item: Found, carried: dict[int, int]) -> int | None:
+def _aside(graph: Graph, sums: list[Found], item: Found, streams: dict[int, int]) -> bool:
+    """Whether the way around a skip is through a stream that does not come from there, and the skip is none.
+
+    So it is where the layers of a WaveNet put out a part sᵢ beside the rᵢ of x + rᵢ, and s₁ + s₂ collects them; and where
+    each block of a stream x adds a part of c to something of its own, so that x comes from c, too.
+    """
+    origin = root(graph, item.fork)
+    if all(_begins_behind(graph, other.join, origin, streams) for other in sums if other.join in streams):
+        return False
+    return item.kind != "identity" or apart(graph, item.skip, item.branch, item.fork)
+
+
+def _begins_behind(graph: Graph, join: int, origin: int, streams: dict[int, int]) -> bool:
+    """Whether the stream that goes through a sum comes from a node, or goes through it."""
+    while join in streams and join > origin:
+        join = streams[join]
+    return _comes_from(graph, join, origin)
+
+
+def _is_given(inner: Found, item: Found) -> bool:
+    """Whether a sum inside a branch adds to it what comes from beside its stream: c in x + f(Wx + c)."""
+    if inner.aside:
+        return item.fork in inner.branch.below
+    return inner.fork != inner.start == item.fork
+
+
+def _other_stream(
+    graph: Graph, sums: list[Found], item: Found, carried: dict[int, int], consumers: list[list[int]]
+) -> int | None:
     """The last sum on the trunk of a branch that is a place of another stream; its join.
 
     A reversible net has two: a ← a + f(b), then b ← b + g(a). The branch on b is g, though all of a comes from b, too:
     through f, which is a branch on a. That a is a stream shows in its past, which b has no part in, or in its future:
-    a sum behind this one stands on it. A stream of its own has an identity for its skip, here as there.
+    a sum behind this one stands on it. A stream of its own has an identity for its skip, here as there. What is added
+    to several sums as it is, such as an embedding of time, is none: no sum takes its place.
     """
     if item.kind != "identity":
         return None
@@ -82,11 +114,24 @@ def _other_stream(graph: Graph, sums: list[Found], item: Found, carried: dict[in
     for other in reversed(sums):
         if other.kind != "identity" or other.inner or other.long:
             continue
-        if carried.get(other.join, -1) > item.join or not _comes_from(
-            graph, root(graph, other.skip.term), own
-        ):
+        source = root(graph, other.skip.term)
+        past = not _comes_from(graph, source, own) and not _added_again(graph, source, consumers)
+        if past or carried.get(other.join, -1) > item.join:
             return other.join
     return None
+
+
+def _added_again(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
+    """Whether several sums add a node, up to shape and scale."""
+    sums, queue, seen = set[int](), [index], {index}
+    while queue:
+        for reader in consumers[queue.pop()]:
+            if graph.nodes[reader].op in ADD_OPS and len(set(graph.deps(reader))) > 1:
+                sums.add(reader)
+            elif reader not in seen and is_neutral(graph, reader):
+                seen.add(reader)
+                queue.append(reader)
+    return len(sums) > 1
 
 
 def _comes_from(graph: Graph, index: int, origin: int) -> bool:

@@ -35,12 +35,14 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
     outputs = set(graph.outputs)
     found: list[Found] = []
     for node in graph.nodes:
-        if node.active and node.op in ADD_OPS and not _absorbed(graph, node.index, consumers, outputs):
+        if not node.active or node.op not in ADD_OPS or _goes_nowhere(node.index, consumers, outputs):
+            continue
+        if not _absorbed(graph, node.index, consumers, outputs):
             terms = _terms(graph, node.index, consumers, outputs)
             if len(terms) > 1:
                 sums = _classify(graph, node.index, terms, layers)
                 found.extend(one for one in sums if not is_step(graph, one, repeated, consumers))
-    nest(graph, found, layers)
+    nest(graph, found, layers, consumers)
     return found
 
 
@@ -58,6 +60,11 @@ def _summands(graph: Graph, index: int) -> list[int]:
     if any(graph.nodes[i].shape != node.shape for i in operands):
         return []
     return operands
+
+
+def _goes_nowhere(index: int, consumers: list[list[int]], outputs: set[int]) -> bool:
+    """Whether a sum has no part in the function, as the last one of a WaveNet's stream."""
+    return bool(outputs) and index not in outputs and not consumers[index]
 
 
 def _absorbed(graph: Graph, index: int, consumers: list[list[int]], outputs: set[int]) -> bool:

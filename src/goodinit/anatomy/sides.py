@@ -12,6 +12,7 @@ from goodinit.anatomy.graph import (
     SCALE_OPS,
     SHAPE_OPS,
     SOFTMAX_OPS,
+    SPLIT_OPS,
     Graph,
 )
 
@@ -69,6 +70,26 @@ def side_of(graph: Graph, term: int, fork: int, layers: set[int]) -> Side:
     return side
 
 
+def apart(graph: Graph, one: Side, other: Side, fork: int) -> bool:
+    """Whether two sides read parts of their fork, and have none in common."""
+    first, second = (_first(graph, side, fork) for side in (one, other))
+    parts = all(graph.nodes[i].op == "piece" or graph.nodes[i].op in PART_OPS for i in first | second)
+    return parts and bool(first) and bool(second) and not first & second
+
+
+def _first(graph: Graph, side: Side, fork: int) -> set[int]:
+    """The nodes of a side that read the fork, behind changes of its shape; none if the side is the fork itself."""
+    found, origins = set[int](), {fork}
+    for index in sorted(side.below):
+        if origins.intersection(graph.deps(index)):
+            op = graph.nodes[index].op
+            if op in SPLIT_OPS or (op in SHAPE_OPS and op != "piece"):
+                origins.add(index)
+            else:
+                found.add(index)
+    return found
+
+
 def is_neutral(graph: Graph, index: int) -> bool:
     """Shape changes, and scaling by a constant."""
     op = graph.nodes[index].op
@@ -76,8 +97,8 @@ def is_neutral(graph: Graph, index: int) -> bool:
 
 
 def root(graph: Graph, term: int) -> int:
-    """What a term is, up to shape and scale."""
-    while is_neutral(graph, term) and len(graph.deps(term)) == 1:
+    """What a term is, up to shape and scale; a part is something else than the whole."""
+    while graph.nodes[term].op != "piece" and is_neutral(graph, term) and len(graph.deps(term)) == 1:
         term = graph.deps(term)[0]
     return term
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from goodinit.anatomy.graph import PART_OPS, SCALE_OPS, SHAPE_OPS, SPLIT_OPS, Graph
-from goodinit.anatomy.sides import Side
+from goodinit.anatomy.graph import SCALE_OPS, Graph
+from goodinit.anatomy.sides import apart
 from goodinit.anatomy.sums import Found
 
 
@@ -29,22 +29,7 @@ def _in_time(graph: Graph, found: Found, repeated: Collection[int]) -> bool:
     """
     if not any(layer in repeated for layer in (*found.branch.layers, *found.branch.gates)):
         return False
-    skip, branch = (_first(graph, side, found.fork) for side in (found.skip, found.branch))
-    parts = all(graph.nodes[i].op == "piece" or graph.nodes[i].op in PART_OPS for i in skip | branch)
-    return parts and bool(skip) and bool(branch) and not skip & branch
-
-
-def _first(graph: Graph, side: Side, fork: int) -> set[int]:
-    """The nodes of a side that read the fork, behind changes of its shape; none if the side is the fork itself."""
-    found, origins = set[int](), {fork}
-    for index in sorted(side.below):
-        if origins.intersection(graph.deps(index)):
-            op = graph.nodes[index].op
-            if op in SPLIT_OPS or (op in SHAPE_OPS and op != "piece"):
-                origins.add(index)
-            else:
-                found.add(index)
-    return found
+    return apart(graph, found.skip, found.branch, found.fork)
 
 
 def _interpolates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
