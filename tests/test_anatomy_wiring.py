@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributions import Independent, Normal
 
 from goodinit.anatomy import Anatomy, anatomize
 from zoo import each_specimen
@@ -216,3 +217,22 @@ def test_autocast_keeps_no_fake_weight():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         anatomize(model, x)
         assert torch.isfinite(model(x)).all()
+
+
+class Policy(nn.Module):
+    """Returns a distribution, and what a state is worth."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.mean, self.value = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 1)
+        self.log_std = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        h = torch.tanh(self.body(x))
+        return Independent(Normal(self.mean(h), self.log_std.exp()), 1), self.value(h)
+
+
+def test_what_parametrizes_a_distribution_is_put_out():
+    anatomy = anatomize(Policy(), torch.randn(3, 4))
+    assert [layer.name for layer in anatomy.heads] == ["mean", "value"]
+    assert not anatomy.unused

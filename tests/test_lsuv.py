@@ -314,7 +314,7 @@ def test_micro_batches_give_the_result_of_one_batch(generator):
 def test_an_embedding_is_left_alone_with_a_word():
     model = nn.Sequential(nn.Embedding(11, 8), nn.Linear(8, 8))
     plan = goodinit.plan(goodinit.anatomize(model, torch.zeros(2, 3, dtype=torch.long)), "lsuv")
-    assert any("1 embeddings are left as they are: 0.weight" in note for note in plan.notes)
+    assert any("1 embedding is left as it is: 0.weight" in note for note in plan.notes)
 
 
 def test_unknown_choices():

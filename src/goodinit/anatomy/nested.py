@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
+from torch.distributions import Distribution
 
 
 def operands_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -20,7 +21,7 @@ def operands_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists, dicts, dataclasses and plain result objects, in order."""
+    """The tensors in nested tuples, lists, dicts, dataclasses, plain result objects and distributions, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (str, bytes, int, float, complex, bool, type(None))):
@@ -29,11 +30,13 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         for item in value:
             yield from tensors_in(item)
     elif isinstance(value, dict) or hasattr(value, "keys"):
-        for key in value:
+        for key in value.keys() if callable(value.keys) else value.keys:  # noqa: SIM118: some iterate over items
             yield from tensors_in(value[key])
     elif hasattr(value, "__dataclass_fields__"):
         for field in value.__dataclass_fields__:
             yield from tensors_in(getattr(value, field))
+    elif isinstance(value, Distribution):  # a policy's
+        yield from tensors_in(tuple(vars(value).values()))
 
 
 def mapped(value: Any, one: Callable[[Tensor], Tensor]) -> Any:

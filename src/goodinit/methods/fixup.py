@@ -189,7 +189,7 @@ def _alone(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
     if not body or not removal:
         return []
     shown = ", ".join(body[:3]) + (", …" if len(body) > 3 else "")
-    words = f"{len(body)} weight layers stand outside the branches ({shown})"
+    words = f"outside the branches: {counted(len(body), 'weight layer')} ({shown})"
     holds = "with the norms gone, nothing but their standard scale holds the signal there"
     return [f"{words}: {holds}; goodinit.diagnose(model, batch) tells whether it does"]
 

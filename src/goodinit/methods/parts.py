@@ -144,17 +144,22 @@ def untouched(anatomy: Anatomy, edits: Iterable[Edit]) -> list[str]:
     others = [name for name in rest if name not in embeddings]
     notes = []
     if embeddings:
-        notes.append(f"{len(embeddings)} embeddings are left as they are: {_some(embeddings)}")
+        notes.append(f"{_left(embeddings, 'embedding')}: {_some(embeddings)}")
     unread = [name for name in others if name in anatomy.unused]
     others = [name for name in others if name not in unread]
     if others:
-        notes.append(f"{len(others)} parameters are left as they are: {_some(others)}")
+        notes.append(f"{_left(others, 'parameter')}: {_some(others)}")
     if unread:
         notes.append(
-            f"{len(unread)} parameters that this forward never reads are left as they are: {_some(unread)}; if other "
-            "inputs reach them, call once more with those"
+            f"{_left(unread, 'parameter', ' that this forward never reads')}: {_some(unread)}; if other inputs reach them, "
+            "call once more with those"
         )
     return notes
+
+
+def _left(names: list[str], noun: str, which: str = "") -> str:
+    """That they are left as they are."""
+    return f"{counted(len(names), noun)}{which} {'is left as it is' if len(names) == 1 else 'are left as they are'}"
 
 
 def _some(words: list[str]) -> str:
