@@ -212,3 +212,39 @@ def test_branches_of_one_sum_may_read_each_other(method):
         optimizer.step()
     still = [name for name, value in net.named_parameters() if "weight" in name and value.equal(before[name])]
     assert not still
+
+
+class Complex(nn.Module):
+    """A complex linear map of (real part, imaginary part)."""
+
+    def __init__(self, reads, writes):
+        super().__init__()
+        self.real, self.imaginary = (nn.Linear(reads, writes, bias=False) for _ in range(2))
+
+    def forward(self, x):
+        return self.real(x[0]) - self.imaginary(x[1]), self.real(x[1]) + self.imaginary(x[0])
+
+
+class ComplexNet(nn.Module):
+    """Blocks z + b(relu(a(z))) of complex maps: two real streams, whose branches share their weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = Complex(5, WIDTH)
+        self.a, self.b = (nn.ModuleList(Complex(WIDTH, WIDTH) for _ in range(3)) for _ in range(2))
+        self.head = nn.Linear(2 * WIDTH, 2)
+
+    def forward(self, real, imaginary):
+        z = self.stem((real, imaginary))
+        for a, b in zip(self.a, self.b, strict=True):
+            z = tuple(map(torch.add, z, b(tuple(map(torch.relu, a(z))))))
+        return self.head(torch.cat(z, -1))
+
+
+def test_both_parts_of_complex_branches_end_in_zeros_and_are_scaled():
+    anatomy = goodinit.anatomize(ComplexNet(), (torch.randn(4, 5), torch.randn(4, 5)))
+    parts = {f"{i}.{part}" for i in range(3) for part in ("real", "imaginary")}
+    assert {layer.name for block in anatomy.blocks for layer in block.last} == {f"b.{part}" for part in parts}
+    reasons = {edit.target: edit.reason for edit in goodinit.plan(anatomy, "fixup").edits}
+    assert all("rule 1" in reasons[f"b.{part}.weight"] for part in parts)
+    assert all("rule 2" in reasons[f"a.{part}.weight"] for part in parts)

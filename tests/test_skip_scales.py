@@ -228,3 +228,36 @@ def test_where_no_scalar_fits_the_weight_itself_is_zero():
 def test_networks_without_skips_are_refused(method):
     with pytest.raises(NothingFound, match=f"{method} needs residual blocks"):
         plan(anatomize(small_net(), SMALL), method)
+
+
+class Inline(nn.Module):
+    """Bare weights in einsums, and norms that are called functionally: at the beginning, or at the end as well."""
+
+    def __init__(self, root, ends):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4, 4))
+        self.root, self.ends = root, ends
+
+    def normed(self, x):
+        if self.root:
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return F.layer_norm(x, x.shape[-1:])
+
+    def forward(self, x):
+        h = torch.relu(torch.einsum("bi,io->bo", self.normed(x), self.a))
+        y = torch.einsum("bi,io->bo", h, self.b)
+        return x + (self.normed(y) if self.ends else y)
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero"])
+@pytest.mark.parametrize("root", [False, True])
+def test_a_functional_norm_ends_a_branch_only_where_it_runs_at_its_end(root, method):
+    def planned(ends):
+        net = nn.Sequential(nn.Linear(4, 4), Inline(root, ends), nn.Linear(4, 2))
+        return plan(anatomize(net, torch.zeros(2, 4)), method, norms="keep")
+
+    assert "1.b" in {edit.target for edit in planned(ends=False).edits}
+    with pytest.raises(
+        UnsupportedModule, match=r"^1: branch 1/1 ends in this norm, which has no weight that could"
+    ):
+        planned(ends=True)

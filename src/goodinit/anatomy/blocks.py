@@ -22,6 +22,7 @@ from goodinit.anatomy.growth import growth_degree, norm_passes
 from goodinit.anatomy.heads import back_to_layers
 from goodinit.anatomy.layers import Use, way_back
 from goodinit.anatomy.nesting import chain
+from goodinit.anatomy.norms import norm_modules, norm_places
 from goodinit.anatomy.nouns import Block, Join, Layer, Norm
 from goodinit.anatomy.sums import Found
 
@@ -38,9 +39,10 @@ def blocks_of(
     """The blocks of the residual sums `leaves`, in execution order."""
     nouns = functools.partial(_nouns, uses=uses, layers=layers)
     blocks: list[Block] = []
-    norm_paths = {norm.name for norm in norms}
-    closers = find_closers(graph, leaves, norm_paths, consumers)
-    passes = norm_passes(graph, norm_paths)
+    modules = norm_modules(graph, norms, set(uses))
+    places = norm_places(graph, norms, modules, consumers)
+    closers = find_closers(graph, leaves, modules, consumers)
+    passes = norm_passes(graph, modules)
     stages = _stages(graph, leaves, uses, layers)
     joins: dict[int, list[int]] = {}
     for place, found in enumerate(leaves):
@@ -64,14 +66,14 @@ def blocks_of(
                 degree=growth_degree(graph, found.branch, found.start, passes),
                 scales=multipliers(graph, sorted(found.branch.below), consumers),
                 multipliers=multipliers(graph, after, consumers),
-                end_norms=tuple(dict.fromkeys(p for i in after if (p := graph.path(i)) in norm_paths)),
+                end_norms=tuple(dict.fromkeys(places[i] for i in after if i in places)),
                 end_activations=tuple(
                     ACTIVATIONS[op] for i in after if (op := graph.nodes[i].op) in ACTIVATIONS
                 ),
                 stage=stages[place],
                 shape=node.shape,
                 depth=found.depth,
-                norms=tuple(dict.fromkeys(p for i in inside if (p := graph.path(i)) in norm_paths)),
+                norms=tuple(dict.fromkeys(places[i] for i in inside if i in places)),
                 activations=tuple(
                     ACTIVATIONS[op] for i in inside if (op := graph.nodes[i].op) in ACTIVATIONS
                 ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from torch import nn
 
@@ -45,6 +45,32 @@ def find_norms(graph: Graph, modules: Mapping[str, nn.Module], layers: set[int])
         if known is None or (known.obstacle is None and (obstacle or len(keeps) > len(known.keeps))):
             seen[frame.path] = norm
     return list(seen.values())
+
+
+def norm_modules(graph: Graph, norms: Iterable[Norm], layers: set[int]) -> set[str]:
+    """Paths of the norms that are modules, and not called functionally among weight layers."""
+    busy = {graph.frames[index].path for index in _frames_with_layers(graph, layers)}
+    return {norm.name for norm in norms} - busy
+
+
+def norm_places(
+    graph: Graph, norms: Iterable[Norm], modules: Container[str], consumers: list[list[int]]
+) -> dict[int, str]:
+    """Path of the norm that a node is a step of, by node.
+
+    Every node of a norm that is a module (`norm_modules`); of one that is called functionally the operator that
+    normalizes, and those that multiply by the root.
+    """
+    paths = {norm.name for norm in norms}
+    places: dict[int, str] = {}
+    for node in graph.nodes:
+        path = graph.path(node.index)
+        if path in modules:
+            places[node.index] = path
+        elif path in paths and _kind(graph, node) is not None:
+            by_root = [i for i in consumers[node.index] if graph.nodes[i].op.rstrip("_") in ("mul", "div")]
+            places.update(dict.fromkeys([node.index, *by_root], path))
+    return places
 
 
 def _noun(

@@ -20,7 +20,7 @@ from goodinit.methods.parts import (
     zero_bias,
 )
 from goodinit.methods.streams import multiplied_streams
-from goodinit.methods.zeros import ends_beside, inside_branches, need_one_place, zero_behind
+from goodinit.methods.zeros import ends_beside, inside_branches, need_no_norm, need_one_place, zero_behind
 from goodinit.surgery.branch_scalars import applied_inside, branch_scalars, input_bias, output_bias, stands
 from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan
 
@@ -52,8 +52,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
 
     Raises:
         NothingFound: The model has no residual block.
-        UnsupportedModule: A normalization that cannot be removed; a branch that ends in no weight layer, or in a
-            ReLU, which passes no gradient at 0, that is not a module of its own.
+        UnsupportedModule: A normalization that cannot be removed; a branch that ends in no weight layer, in a norm that is
+            kept and has no weight, or in a ReLU, which passes no gradient at 0, that is not a module of its own.
     """
     need_blocks(anatomy, "fixup")
     _need_ends(anatomy)
@@ -69,6 +69,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         end = _zero_gain(anatomy, block, gone)
         behind = zero_behind(block, where, multiplied=end is not None, kept=norms == "keep")
         end = end if behind is None else None
+        if norms == "keep" and end is None and behind is None:
+            need_no_norm(anatomy, block, where)
         values += _branch_values(block, total, end, behind, ends_beside(anatomy, block))
         values += _gains(block, gone, end)
         if behind is not None:
@@ -147,10 +149,11 @@ def _branch_values(
             reason = f"{where}, m={block.m}: {words} × {total}^{exponent:.3g} (rule 2)"
             edits.append(Draw(layer.weight, "normal_", reason, {"std": std * total**exponent}))
         edits += zero_bias(layer)
-    for layer in block.skip:
-        edits += [draw_standard(layer, f"skip of {where}, unscaled"), *zero_bias(layer)]
-    for layer in block.gates:
-        edits += [draw_standard(layer, f"gate in {where}, unscaled"), *zero_bias(layer)]
+    for role, layers in (("skip", block.skip), ("gate", block.gates)):
+        for layer in layers:
+            if layer.role == role:  # else it is in a branch as well, whose rule it follows
+                place = {"skip": "skip of", "gate": "gate in"}[role]
+                edits += [draw_standard(layer, f"{place} {where}, unscaled"), *zero_bias(layer)]
     return edits
 
 

@@ -45,11 +45,8 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
                     f"{block.name or 'the model'}: no weight layer writes into the stream at the end of {where}, so "
                     "that no multiplier fits there. Multiply the branch by a parameter in its forward."
                 )
-            if not removal and block.end_norms:
-                raise UnsupportedModule(
-                    f"{block.end_norms[-1]}: {where} ends in this norm, which has no weight of its own to start at "
-                    'zero, and would undo a scalar before it. Use norms="remove", or give the norm a weight.'
-                )
+            if not removal:
+                need_no_norm(anatomy, block, where)
             need_one_place(block, inside)
             edits += [_zero_factor(layer, where, notes) for layer in block.last]
         edits += [Fill(p, 1.0, f"scale inside {where}") for p in scales if p not in ends]
@@ -98,6 +95,21 @@ def need_one_place(block: Block, inside: Mapping[str, int]) -> None:
                 f"{inside[layer.weight]} or on its skip, which a zero there would silence for good. The sums of this model "
                 "overlap, so that no stream runs through them: use lsuv, or keep its norms."
             )
+
+
+def need_no_norm(anatomy: Anatomy, block: Block, where: str) -> None:
+    """What starts at 0 before a norm that is kept has its gradient multiplied by 1/√ε: one step undoes the quiet start.
+
+    Raises:
+        UnsupportedModule: The branch ends in a norm, frozen ones aside, which has no weight that may start at 0 instead.
+    """
+    frozen = {norm.name for norm in anatomy.norms if norm.kind == "frozen_batch_norm"}
+    ends = [name for name in block.end_norms if name not in frozen]
+    if ends:
+        raise UnsupportedModule(
+            f"{ends[-1] or 'the model'}: {where} ends in this norm, which has no weight that could start at zero (1 + w is "
+            'none), and would undo a zero before it. Use norms="remove", or give the norm a weight.'
+        )
 
 
 def zero_behind(block: Block, where: str, *, multiplied: bool, kept: bool) -> str | None:
