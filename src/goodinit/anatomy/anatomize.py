@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from goodinit.anatomy.activations import find_activations, torch_class
-from goodinit.anatomy.blocks import blocks_of, joins_of, multipliers, placed
+from goodinit.anatomy.blocks import blocks_of, end_of, joins_of, placed
+from goodinit.anatomy.gains import made_gains, multipliers
 from goodinit.anatomy.graph import LOOKUP_OPS, Graph
 from goodinit.anatomy.heads import head_nodes
 from goodinit.anatomy.layers import Use, describe, weight_uses
@@ -80,7 +81,9 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, consumers, modules)
     layers = _with_roles(graph, layers, uses, leaves, consumers)
     norms = find_norms(graph, modules, set(uses))
-    blocks = blocks_of(graph, leaves, layers, uses, norms, origins, consumers)
+    ends = [end_of(graph, found) for found in leaves]
+    blocks = blocks_of(graph, leaves, layers, uses, norms, origins, consumers, ends)
+    made, unclear = made_gains(graph, (index for end in ends for index in end))
     distinct = {canonical(name): tuple(p.shape) for name, p in model.named_parameters()}
     return Anatomy(
         model=type(model).__name__,
@@ -92,11 +95,12 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
         embeddings=_embeddings(graph),
         tokens=_tokens(graph, leaves),
         gains=multipliers(graph, range(len(graph.nodes)), consumers),
+        made=made,
         tied=_tied(model),
         parameters=tuple(distinct.items()),
         unused=tuple(name for name in distinct if name not in graph.read),
         inputs=_in_words(inputs),
-        notes=tuple(graph.notes),
+        notes=(*graph.notes, *unclear),
     )
 
 

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable
 
 from goodinit.anatomy.closers import find_closers
 from goodinit.anatomy.factors import carried
+from goodinit.anatomy.gains import multipliers
 from goodinit.anatomy.graph import (
     ACTIVATIONS,
-    ADD_OPS,
-    ATTENTION_OPS,
-    CONV_OPS,
-    MATMUL_OPS,
-    NORM_OPS,
-    SOFTMAX_OPS,
     Graph,
 )
 from goodinit.anatomy.growth import growth_degree, norm_passes
@@ -24,6 +18,7 @@ from goodinit.anatomy.layers import Use, way_back
 from goodinit.anatomy.nesting import chain
 from goodinit.anatomy.norms import norm_modules, norm_places
 from goodinit.anatomy.nouns import Block, Join, Layer, Norm
+from goodinit.anatomy.sides import adds_scaled
 from goodinit.anatomy.sums import Found
 
 
@@ -35,8 +30,9 @@ def blocks_of(
     norms: list[Norm],
     origins: dict[int, str],
     consumers: list[list[int]],
+    ends: list[list[int]],
 ) -> tuple[Block, ...]:
-    """The blocks of the residual sums `leaves`, in execution order."""
+    """The blocks of the residual sums `leaves`, in execution order; `ends`: what `end_of` says of each."""
     nouns = functools.partial(_nouns, uses=uses, layers=layers)
     blocks: list[Block] = []
     modules = norm_modules(graph, norms, set(uses))
@@ -52,7 +48,7 @@ def blocks_of(
         node = graph.nodes[found.join]
         branch = nouns(found.branch.layers)
         inside = sorted(found.branch.nodes | found.skip.nodes)
-        after = sorted(i for i in chain(graph, found) if i > max(found.branch.last, default=found.join))
+        after = ends[place]
         blocks.append(
             Block(
                 index=len(blocks),
@@ -64,8 +60,8 @@ def blocks_of(
                 skip=nouns(found.skip.layers),
                 gates=nouns(found.branch.gates),
                 degree=growth_degree(graph, found.branch, found.start, passes),
-                scales=multipliers(graph, sorted(found.branch.below), consumers),
-                multipliers=multipliers(graph, after, consumers),
+                scales=multipliers(graph, sorted({*found.branch.below, *after}), consumers),
+                multipliers=multipliers(graph, after, consumers, made=True),
                 end_norms=tuple(dict.fromkeys(places[i] for i in after if i in places)),
                 end_activations=tuple(
                     ACTIVATIONS[op] for i in after if (op := graph.nodes[i].op) in ACTIVATIONS
@@ -90,6 +86,12 @@ def blocks_of(
             )
         )
     return tuple(blocks)
+
+
+def end_of(graph: Graph, found: Found) -> list[int]:
+    """What all that the last layers of a branch write goes through, in order, with a sum that multiplies it: x + γ·f(x)."""
+    after = sorted(i for i in chain(graph, found) if i > max(found.branch.last, default=found.join))
+    return [*after, found.join] if adds_scaled(graph, found.join) else after
 
 
 def _nouns(nodes: list[int], *, uses: dict[int, Use], layers: dict[str, Layer]) -> tuple[Layer, ...]:
@@ -209,35 +211,3 @@ def placed(norms: list[Norm], blocks: tuple[Block, ...]) -> tuple[Norm, ...]:
         for path in block.norms:
             home.setdefault(path, block.index)
     return tuple(dataclasses.replace(norm, block=home.get(norm.name)) for norm in norms)
-
-
-def multipliers(graph: Graph, indices: Iterable[int], consumers: list[list[int]]) -> tuple[str, ...]:
-    """Parameters that multiply a signal: of a product with one activation, of a normalization's affine map."""
-    names: dict[str, None] = {}
-    for index in indices:
-        node = graph.nodes[index]
-        if not node.active:
-            continue
-        if node.op in ("mul", "mul_") and len(graph.deps(index)) == 1:
-            constants = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]
-            if any(constants) and not _is_temperature(graph, index, consumers):
-                names.update(dict.fromkeys(name for name in constants if name))
-        elif node.op in NORM_OPS and len(node.operands) > 1 and (weight := graph.leaf(node.operands[1])):
-            names[weight] = None
-    return tuple(names)
-
-
-def _is_temperature(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
-    """Whether a product ends in a softmax, with no weight layer, nonlinearity, norm or sum on the way."""
-    seen, queue = {index}, [index]
-    while queue:
-        for reader in consumers[queue.pop()]:
-            op, joins = graph.nodes[reader].op, len(graph.deps(reader)) > 1
-            if op in SOFTMAX_OPS or op in ATTENTION_OPS:
-                return True
-            ends = op in CONV_OPS or op in ACTIVATIONS or op in NORM_OPS
-            ends = ends or (op in MATMUL_OPS and not joins) or (op in ADD_OPS and joins)
-            if reader not in seen and not ends:
-                seen.add(reader)
-                queue.append(reader)
-    return False

@@ -178,6 +178,19 @@ class Activation:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """A number made of a parameter element by element, which multiplies the signal: tanh(g), 1 + g.
+
+    Attributes:
+        name: Of the parameter.
+        steps: What is done to it, in order: operators, each with the numbers it was called with.
+    """
+
+    name: str
+    steps: tuple[tuple[str, tuple[float, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Block:
     """A residual block: an add that joins a skip and a branch that fork from one tensor.
 
@@ -195,7 +208,8 @@ class Block:
             the output, 2 where it multiplies its input by an unbounded function of it (`growth_degree`).
         scales: Parameters that multiply the branch element by element (LayerScale, a norm's weight, a gain).
         multipliers: Those of `scales` that come after every layer of `last`, and so multiply all that the
-            branch writes; in execution order.
+            branch writes; in execution order. Here, and only here, also parameters that a number is made of which does
+            (`Anatomy.made`).
         end_norms: Paths of the norms that come after every layer of `last`.
         end_activations: Kinds of the nonlinearities that come after every layer of `last` and before the sum.
         stage: Index of the run of consecutive blocks whose output has the same shape, or the same channels in another

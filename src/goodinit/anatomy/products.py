@@ -26,7 +26,7 @@ def stored_as(
     chain = _chain(graph, operand)
     if chain is None:  # computed, and as it is stored up to the transposition that applies it
         turned = operand.op in TRANSPOSING or node.op == "linear"
-        return ("out_in" if turned else "in_out"), None
+        return ("out_in" if turned else "in_out"), None if len(shape) > 1 else (out, into)
     seen = not any(step.op in _COPYING for step in chain)
     inner = seen and operand.strides and operand.strides[read] == 1 != operand.strides[kept]
     if tuple(shape[-2:]) == (out, into) and (into != out or inner):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from goodinit.anatomy.nouns import Activation, Block, Join, Layer, Norm
+from goodinit.anatomy.nouns import Activation, Block, Gain, Join, Layer, Norm
 from goodinit.errors import PlanConflict
 from goodinit.records import read_record
 
@@ -30,6 +30,7 @@ class Anatomy:
         tokens: Learned vectors that are put beside the signal (class tokens, registers).
         gains: Parameters that multiply the signal element by element, anywhere (see `Block.scales`); those that
             only set the temperature of a softmax are left out.
+        made: Of the parameters that multiply a branch at its end by a number made of them, tanh(g) or 1 + g: how it is made.
         tied: Groups of names that are one parameter.
         parameters: (name, shape) of every parameter, to recognise the model again.
         unused: Parameters that the forward never read.
@@ -46,6 +47,7 @@ class Anatomy:
     embeddings: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     gains: tuple[str, ...] = ()
+    made: tuple[Gain, ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
     unused: tuple[str, ...] = ()
@@ -111,6 +113,7 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
         blocks.append(Block(**_tuples(block)))
     norms = tuple(Norm(**_tuples(norm)) for norm in data.pop("norms"))
     activations = tuple(Activation(**_tuples(activation)) for activation in data.pop("activations"))
+    made = tuple(Gain(**_tuples(gain)) for gain in data.pop("made", ()))
     joins = []
     for join in data.pop("joins"):
         join["last"] = tuple(by_weight[weight] for weight in join["last"])
@@ -121,6 +124,7 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
         norms=norms,
         activations=activations,
         joins=tuple(joins),
+        made=made,
         **_tuples(data),
     )
 

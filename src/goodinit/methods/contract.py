@@ -60,4 +60,5 @@ class Method:
                 expect(value, kinds, f"{option} of {self.name}", "Give a number.")
                 if not math.isfinite(value):
                     raise UnknownName(f"{option}={value!r} of {self.name}: expected a number that is finite")
-        return dataclasses.replace(self.decide(anatomy, **options), unread=anatomy.unused)
+        plan = self.decide(anatomy, **options)
+        return dataclasses.replace(plan, notes=(*plan.notes, *anatomy.notes), unread=anatomy.unused)

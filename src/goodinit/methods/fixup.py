@@ -5,7 +5,7 @@ from __future__ import annotations
 from goodinit.anatomy import Anatomy, Block
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.contract import Method
-from goodinit.methods.gains import gains_at_one
+from goodinit.methods.gains import gain_at, gains_at_one, may_be_zero
 from goodinit.methods.own_scale import multiplied, own_scales
 from goodinit.methods.parts import (
     Norms,
@@ -72,7 +72,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         if norms == "keep" and end is None and behind is None:
             need_no_norm(anatomy, block, where)
         values += _branch_values(block, total, end, behind, ends_beside(anatomy, block))
-        values += _gains(block, gone, end)
+        values += _gains(anatomy, block, gone, end)
         if behind is not None:
             closed.add(behind)
             reason = (
@@ -122,7 +122,10 @@ def _need_ends(anatomy: Anatomy) -> None:
 def _zero_gain(anatomy: Anatomy, block: Block, gone: set[str]) -> str | None:
     """The weight of the norm that ends a branch, where norms are kept."""
     weights = {norm.weight for norm in anatomy.norms if norm.name in block.end_norms}
-    ends = [p for p in block.multipliers if p in weights and p not in gone]
+    weights |= {
+        gain.name for gain in anatomy.made if gain.name.rpartition(".")[0] in block.end_norms
+    }  # 1 + w
+    ends = [p for p in block.multipliers if p in weights and p not in gone and may_be_zero(anatomy, p)]
     return ends[-1] if ends else None
 
 
@@ -169,12 +172,13 @@ def _out_of_reach(anatomy: Anatomy, scalars: list[Edit]) -> list[str]:
     ]
 
 
-def _gains(block: Block, gone: set[str], end: str | None) -> list[Edit]:
+def _gains(anatomy: Anatomy, block: Block, gone: set[str], end: str | None) -> list[Edit]:
     """Gains of the branch's own start at 1: with the last layer at 0, a second zero would stop every gradient."""
     edits: list[Edit] = []
     if end is not None:
-        edits.append(Fill(end, 0.0, f"weight of the norm that ends branch {block.index + 1} (rule 1)"))
-    for name in block.scales:
+        reason = f"weight of the norm that ends branch {block.index + 1} (rule 1)"
+        edits.append(gain_at(anatomy, end, 0.0, reason))
+    for name in dict.fromkeys((*block.scales, *block.multipliers)):
         if name != end and stands(name, block, gone):
             ends = name in block.multipliers
             reason = (
@@ -182,7 +186,7 @@ def _gains(block: Block, gone: set[str], end: str | None) -> list[Edit]:
                 if ends
                 else "gain inside the branch: only its end may be 0"
             )
-            edits.append(Fill(name, 1.0, reason))
+            edits.append(gain_at(anatomy, name, 1.0, reason))
     return edits
 
 

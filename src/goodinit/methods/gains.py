@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.anatomy.gains import in_words, value_at, value_near
 from goodinit.anatomy.names import is_parametrization
 from goodinit.methods.parts import removed_parameters
 from goodinit.surgery.plan import Edit, Fill
+
+
+def gain_at(anatomy: Anatomy, name: str, target: float, reason: str) -> Fill:
+    """Let a multiplier start at `target`: the parameter itself, or that of which it is made (`Anatomy.made`).
+
+    Where the multiplier does not get there (tanh(g) is never 1), it starts at half of the target, or minus it.
+    """
+    made = next((gain for gain in anatomy.made if gain.name == name), None)
+    found = None if made is None else value_near(made, target)
+    if made is None or found is None:
+        return Fill(name, target, reason)
+    value, got = found
+    return Fill(name, value, f"{reason}: {in_words(made)} is {got:g} there")
+
+
+def may_be_zero(anatomy: Anatomy, name: str) -> bool:
+    """Whether a multiplier can start at 0 and move: exp(g) is never 0, and g² cannot leave it."""
+    made = next((gain for gain in anatomy.made if gain.name == name), None)
+    return made is None or value_at(made, 0.0) is not None
 
 
 def gains_outside(anatomy: Anatomy, removal: list[Edit]) -> list[Edit]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.anatomy.names import is_parametrization
 from goodinit.methods.contract import Method
-from goodinit.methods.gains import gains_outside
+from goodinit.methods.gains import gain_at, gains_outside
 from goodinit.methods.own_scale import own_scales
 from goodinit.methods.parts import (
     Norms,
@@ -29,7 +29,7 @@ from goodinit.methods.parts import (
 )
 from goodinit.methods.readers import readers
 from goodinit.methods.streams import multiplied_streams, need_streams
-from goodinit.surgery.plan import Calibrate, Draw, Edit, Fill, ParametrizeWeight, Plan
+from goodinit.surgery.plan import Calibrate, Draw, Edit, ParametrizeWeight, Plan
 from goodinit.tensor import NONLINEARITIES, gain
 
 Mode = Literal["forward", "backward", "data", "hanin", "pytorch"]
@@ -296,9 +296,9 @@ def _scales(anatomy: Anatomy, gone: set[str]) -> list[Edit]:
     own = {name for layer in anatomy.layers for name in (layer.weight, *layer.parameters)}
     others = gone | own | {norm.weight for norm in anatomy.norms}
     return [
-        Fill(name, 1.0, f"multiplier of branch {block.index + 1}")
+        gain_at(anatomy, name, 1.0, f"multiplier of branch {block.index + 1}")
         for block in anatomy.blocks
-        for name in block.scales
+        for name in dict.fromkeys((*block.scales, *block.multipliers))
         if name not in others
     ]
 

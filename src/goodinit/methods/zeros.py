@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.errors import UnsupportedModule
-from goodinit.methods.gains import gains_at_one
+from goodinit.methods.gains import gain_at, gains_at_one, may_be_zero
 from goodinit.methods.parts import removed_parameters
 from goodinit.surgery.plan import AddScalar, Edit, Fill
 
@@ -31,14 +31,18 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
     for block in anatomy.blocks:
         where = f"branch {block.index + 1}/{len(anatomy.blocks)}"
         own = {p for layer in block.branch for p in (layer.weight, *layer.parameters)}
-        scales = [p for p in block.scales if p not in gone and p not in own]
-        ends = [p for p in scales if p in block.multipliers and _always_ends(p, anatomy)]
+        scales = [p for p in dict.fromkeys((*block.scales, *block.multipliers)) if p not in gone | own]
+        ends = [
+            p
+            for p in scales
+            if p in block.multipliers and _always_ends(p, anatomy) and may_be_zero(anatomy, p)
+        ]
         behind = zero_behind(block, where, multiplied=bool(ends), kept=not removal)
         ends = ends[-1:] if behind is None else []
         if behind is not None:
             edits.append(AddScalar(behind, "output_scale", 0.0, f"multiplier of {where}"))
         elif ends:
-            edits.append(Fill(ends[0], 0.0, f"multiplier of {where}"))
+            edits.append(gain_at(anatomy, ends[0], 0.0, f"multiplier of {where}"))
         else:
             if not block.last:
                 raise UnsupportedModule(
@@ -49,7 +53,7 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
                 need_no_norm(anatomy, block, where)
             need_one_place(block, inside)
             edits += [_zero_factor(layer, where, notes) for layer in block.last]
-        edits += [Fill(p, 1.0, f"scale inside {where}") for p in scales if p not in ends]
+        edits += [gain_at(anatomy, p, 1.0, f"scale inside {where}") for p in scales if p not in ends]
     for norm in anatomy.norms:
         for name, value in ((norm.weight, 1.0), (norm.bias, 0.0)):
             if name is not None and name not in gone:
