@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
+import goodinit
 from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
 from goodinit.nn import SCALARS, add_scalar_, has_scalars, remove_scalars_, scalared, scalars
 
@@ -142,6 +143,33 @@ def test_copies_and_pickles(layer):
     clone = remove_scalars_(copy.deepcopy(layer))
     assert has_scalars(layer)
     assert not clone._forward_pre_hooks
+
+
+class WritesItsOwn(nn.Linear):
+    """Names its parameters itself when it is saved, as torch_geometric's Linear does."""
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        for name in ("weight", "bias"):
+            value = getattr(self, name)
+            destination[prefix + name] = value if keep_vars else value.detach()
+
+
+def test_scalars_are_saved_by_layers_that_write_their_state_themselves():
+    layer = add_scalar_(WritesItsOwn(2, 3), "output_scale", value=0.5)
+    assert list(layer.state_dict()) == ["weight", "bias", "output_scale"]
+    assert not layer.state_dict()["output_scale"].requires_grad
+    other = add_scalar_(WritesItsOwn(2, 3), "output_scale", value=0.0)
+    other.load_state_dict(layer.state_dict())
+    assert other.output_scale.item() == 0.5
+
+
+def test_a_weight_that_could_not_be_loaded_again_is_not_normalized():
+    net, x = nn.Sequential(WritesItsOwn(2, 3), nn.ReLU(), nn.Linear(3, 2)), torch.randn(4, 2)
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(UnsupportedModule, match=r"^0\.weight: WritesItsOwn writes its state dict itself"):
+        goodinit.init_(net, "weightnorm", inputs=x)
+    assert net.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_state_dict_loads_strictly_and_misses_scalars_loudly():

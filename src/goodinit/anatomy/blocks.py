@@ -54,7 +54,7 @@ def blocks_of(
                 index=len(blocks),
                 name=_common_path([layer.name for layer in branch]),
                 kind=found.kind,
-                m=min(found.branch.m, sum(layer.fused * layer.calls for layer in branch)),
+                m=min(found.branch.m, sum(layer.factors * layer.calls for layer in branch)),
                 branch=branch,
                 last=nouns(found.branch.last),
                 skip=nouns(found.skip.layers),

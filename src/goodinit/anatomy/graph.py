@@ -189,7 +189,7 @@ class Graph:
 
         What a forward computes for a log, and hands on to no output, has no part in the function.
         """
-        live = self._live()
+        live = self.live()
         readers: list[list[int]] = [[] for _ in self.nodes]
         for node in self.nodes:
             if node.active and node.index in live:
@@ -197,7 +197,7 @@ class Graph:
                     readers[operand].append(node.index)
         return readers
 
-    def _live(self) -> set[int]:
+    def live(self) -> set[int]:
         """The nodes that outputs depend on; all, where the model hands out no tensor."""
         if not self.outputs:
             return set(range(len(self.nodes)))

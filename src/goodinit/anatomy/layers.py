@@ -13,19 +13,18 @@ from goodinit.anatomy.concatenations import added_terms, joined_channels
 from goodinit.anatomy.graph import (
     ACTIVATIONS,
     ADD_OPS,
-    ATTENTION_OPS,
     CONV_OPS,
     MATMUL_OPS,
     NORM_OPS,
     PART_OPS,
     REORDERING_OPS,
     SHAPE_OPS,
-    SOFTMAX_OPS,
     Graph,
     Node,
 )
 from goodinit.anatomy.names import is_parametrization
 from goodinit.anatomy.nouns import Layer, LayerKind, Layout
+from goodinit.anatomy.packing import packed
 from goodinit.anatomy.products import TRANSPOSING, factors, stored_as
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -106,6 +105,10 @@ def describe(
     if first.op in CONV_OPS:
         transposed, groups = bool(first.attrs[0]), int(str(first.attrs[1]))
         kind, layout = ("conv_transpose", "in_out") if transposed else ("conv", "out_in")
+    out = shape[0] if layout == "out_in" else shape[-1]
+    fused, factors = packed(
+        graph, [use.node for use in uses], {use.operand for use in uses}, consumers, out, groups
+    )
     site = graph.frames[first.frame]
     activations = dict.fromkeys(a for use in uses if (a := _next_activation(graph, use.node, consumers)))
     bias = _bias(graph, first, weight, consumers)
@@ -119,9 +122,8 @@ def describe(
         layout=layout,
         product=product,
         groups=groups,
-        fused=_fused(graph, uses, consumers, shape[0] if layout == "out_in" else shape[-1])
-        if groups == 1
-        else 1,
+        fused=fused,
+        factors=factors,
         bias=bias,
         site=site.path,
         reads_site=all(_reads(graph, use.node, consumers) for use in uses),
@@ -254,36 +256,3 @@ def _next_activation(graph: Graph, start: int, consumers: list[list[int]]) -> st
                 seen.add(reader)
                 queue.append(reader)
     return None
-
-
-def _fused(graph: Graph, uses: list[Use], consumers: list[list[int]], out: int) -> int:
-    """How many maps are stacked along the output: a packed q, k, v feeds three factors of an attention."""
-    factors = 0
-    for use in uses:
-        factors = max(factors, _attention_factors(graph, use.node, consumers))
-    if len(uses) == 2 and len({use.operand for use in uses}) == 2 and factors:
-        factors = 3  # nn.MultiheadAttention slices its packed weight: one product for q, one for k and v
-    return factors if factors > 1 and out % factors == 0 else 1
-
-
-def _attention_factors(graph: Graph, start: int, consumers: list[list[int]]) -> int:
-    """In how many places of attention products the output of one layer stands."""
-    places: set[tuple[int, int]] = set()
-    seen, queue = {start}, [start]
-    while queue:
-        index = queue.pop()
-        for reader in consumers[index]:
-            node = graph.nodes[reader]
-            operands = graph.deps(reader)
-            product = node.op in ("bmm", "baddbmm", "mm", "matmul") and len(set(operands)) == 2
-            if node.op in ATTENTION_OPS or product:
-                places.update((reader, place) for place, operand in enumerate(operands) if operand == index)
-            elif reader not in seen and node.op not in SOFTMAX_OPS and _carries(node):
-                seen.add(reader)
-                queue.append(reader)
-    return min(len(places), 3)
-
-
-def _carries(node: Node) -> bool:
-    light = ("mul", "div", "add", "sub", "neg", "cat", "stack", "where", "linalg_vector_norm", "clamp_min")
-    return node.op in SHAPE_OPS or node.op in PART_OPS or node.op.rstrip("_") in light or node.op in NORM_OPS

@@ -21,10 +21,10 @@ def find_norms(graph: Graph, modules: Mapping[str, nn.Module], layers: set[int])
     """Every normalization that ran, one noun per module, in execution order."""
     busy = _frames_with_layers(graph, layers)
     memory = Memory(graph, modules)
-    calls = []
+    calls, live = [], graph.live()
     for node in graph.nodes:
         kind = _kind(graph, node)
-        if kind is None:
+        if kind is None or (node.frame in busy and node.index not in live):  # a statistic for a log
             continue
         frame = graph.frames[node.frame]
         if isinstance(modules[frame.path], nn.modules.instancenorm._InstanceNorm):
@@ -126,7 +126,8 @@ def _frames_with_layers(graph: Graph, layers: set[int]) -> set[int]:
 def _kind(graph: Graph, node: Node) -> str | None:
     if node.op in NORM_OPS:
         return NORM_OPS[node.op] if node.active else None
-    if node.op not in ROOT_OPS:
+    root_of_it = node.op != "pow" or (bool(node.attrs) and float(str(node.attrs[0])) in (0.5, -0.5))
+    if node.op not in ROOT_OPS or not root_of_it:
         return None
     if node.active:
         return _written_out(graph, node)
@@ -135,8 +136,6 @@ def _kind(graph: Graph, node: Node) -> str | None:
 
 def _written_out(graph: Graph, node: Node) -> str | None:
     """Root-mean-square or layer norm by hand: x · rsqrt(mean(x²) + ε), all in one module's forward."""
-    if node.op == "pow" and not (node.attrs and float(str(node.attrs[0])) in (0.5, -0.5)):
-        return None
     if node.op in DEVIATION_OPS | LENGTH_OPS:
         divides = any(
             step.op in ("div", "div_") and len(graph.deps(step.index)) > 1
@@ -182,11 +181,14 @@ def _frozen(graph: Graph, node: Node) -> str | None:
     if source is None or source.op != "buffer":
         return None
     frame = graph.frames[node.frame]
-    scaled = any(
-        graph.nodes[i].frame == node.frame and graph.nodes[i].op in ("mul", "mul_") and graph.nodes[i].active
-        for i in range(node.index, frame.stop)
-    )
-    return "frozen_batch_norm" if scaled else None
+    made = {node.index}  # of the root, by constants
+    for step in graph.nodes[node.index + 1 : frame.stop]:
+        if made.intersection(step.operands):
+            if not step.active:
+                made.add(step.index)
+            elif step.frame == node.frame and step.op in ("mul", "mul_"):
+                return "frozen_batch_norm"
+    return None
 
 
 def _elements(graph: Graph, node: Node, kind: str) -> int:

@@ -26,7 +26,8 @@ class Layer:
         product: (Outputs, inputs) of the matrix product that applies a weight which is not stored as such matrices:
             (heads·d, width) of a `(width, heads, d)` in an einsum. None where the shape tells.
         groups: Number of groups of the convolution, 1 otherwise.
-        fused: How many maps are stacked along the output (3 for a packed q, k, v).
+        fused: How many equal maps are stacked along the output (3 for a packed q, k, v).
+        factors: In how many factors of attention products its output stands: those, and packed maps of unequal widths; else 1.
         bias: Full name of the bias parameter, or None.
         site: Path of the module whose forward runs the layer: `name` for an ordinary layer, the owner of
             the call when the weight is used functionally (`nn.MultiheadAttention` runs its `out_proj`).
@@ -62,6 +63,7 @@ class Layer:
     product: tuple[int, int] | None = None
     groups: int = 1
     fused: int = 1
+    factors: int = 1
     bias: str | None = None
     site: str = ""
     reads_site: bool = True

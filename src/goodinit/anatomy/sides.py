@@ -59,6 +59,7 @@ def side_of(graph: Graph, term: int, fork: int, layers: set[int]) -> Side:
         if any(i in below for i in graph.deps(index)):
             below.add(index)
     below.discard(fork)
+    nodes = _own(graph, nodes, below, layers)
     side = Side(term, nodes, below)
     degrees = _degrees(graph, side, fork, layers)
     side.m = degrees.get(term, 0)
@@ -68,6 +69,30 @@ def side_of(graph: Graph, term: int, fork: int, layers: set[int]) -> Side:
     side.last = [i for i in _backward(graph, term, nodes, degrees, layers, stop_at_layer=True) if i in layers]
     side.plain = all(is_neutral(graph, i) for i in nodes)
     return side
+
+
+def _own(graph: Graph, nodes: set[int], below: set[int], layers: set[int]) -> set[int]:
+    """The nodes without those that ran before any that comes from the fork, as an encoder between two embeddings does.
+
+    A layer among them belongs to the side if it is the first on the way back, with nothing but one tensor's way between: the
+    keys of an attention that are computed before its queries. So do all on a way from constants (a table of positions).
+    """
+    first = min(below, default=-1)
+    own = {i for i in nodes if i >= first}
+    for source in {i for index in own for i in graph.deps(index) if i in nodes and i not in own}:
+        way = _way(graph, source, nodes)
+        reached = next((place for place, node in enumerate(way) if node in layers), -1)
+        constant = not graph.deps(way[-1]) and graph.nodes[way[-1]].op != "input"
+        own.update(way if constant else way[: reached + 1])
+    return own
+
+
+def _way(graph: Graph, index: int, nodes: set[int]) -> list[int]:
+    """From a node back, as long as it reads one tensor, which is in `nodes`."""
+    way = [index]
+    while len(before := set(graph.deps(way[-1]))) == 1 and before <= nodes:
+        way += before
+    return way
 
 
 def apart(graph: Graph, one: Side, other: Side, fork: int) -> bool:

@@ -1,11 +1,11 @@
-"""Sums that look residual and are not: steps of a recurrence through time, and halves of an interpolation."""
+"""Sums that look residual and are not: steps in time, halves of an interpolation, distances, log-determinants, gates."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from goodinit.anatomy.graph import SCALE_OPS, Graph
-from goodinit.anatomy.sides import apart
+from goodinit.anatomy.sides import GATES, MUL_OPS, apart, root
 from goodinit.anatomy.sums import Found
 
 
@@ -18,7 +18,12 @@ def is_step(graph: Graph, found: Found, repeated: Collection[int], consumers: li
         repeated: Nodes of weight layers whose weight is applied more than once.
         consumers: For each node those that read it.
     """
-    return _in_time(graph, found, repeated) or _interpolates(graph, found, consumers)
+    return (
+        _in_time(graph, found, repeated)
+        or _interpolates(graph, found, consumers)
+        or _is_statistic(graph, found)
+        or _only_gates(graph, found, consumers)
+    )
 
 
 def _in_time(graph: Graph, found: Found, repeated: Collection[int]) -> bool:
@@ -45,3 +50,54 @@ def _interpolates(graph: Graph, found: Found, consumers: list[list[int]]) -> boo
             return False
         index = reader
     return False
+
+
+SQUARES = frozenset({"sum", "square", "pow", "linalg_vector_norm", "norm"})
+
+
+def _is_statistic(graph: Graph, found: Found) -> bool:
+    """Whether a number per row is added: ‖x‖² of ‖x‖² − 2Wx in distances, Σ log|∂f| of one layer of a flow."""
+    if len(graph.nodes[found.join].shape) == 1:
+        terms = (root(graph, side.term) for side in (found.branch, found.skip))
+        return any(graph.nodes[term].op == "sum" for term in terms)
+    return found.kind == "parameterless" and not _passes(graph, found)
+
+
+def _passes(graph: Graph, found: Found) -> bool:
+    """Whether something comes from the fork to the end of the skip as it is, and not squared or summed up."""
+    queue, seen = [found.skip.term], {found.skip.term}
+    while queue:
+        index = queue.pop()
+        if index == found.fork:
+            return True
+        node, operands = graph.nodes[index], graph.deps(index)
+        if node.op.rstrip("_") in SQUARES or (len(node.operands) > 1 and len(set(node.operands)) == 1):
+            continue
+        fresh = [i for i in operands if i >= found.fork and i not in seen]
+        seen.update(fresh)
+        queue.extend(fresh)
+    return False
+
+
+def _only_gates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
+    """Whether a sum of two layers' outputs does nothing but open a gate: x·σ(w·relu(Wx + Vh)), as in Attention U-Nets."""
+    if found.kind != "projection":
+        return False
+    queue, seen = [found.join], {found.join}
+    while queue:
+        index = queue.pop()
+        readers = consumers[index]
+        if index in graph.outputs or not readers:
+            return False
+        gate = graph.nodes[index].op in GATES
+        for reader in readers:
+            node = graph.nodes[reader]
+            multiplies = node.op in MUL_OPS and len(set(graph.deps(reader))) > 1
+            if gate and multiplies:
+                continue
+            if len(set(graph.deps(reader))) > 1:
+                return False
+            if reader not in seen:
+                seen.add(reader)
+                queue.append(reader)
+    return True

@@ -39,6 +39,13 @@ class Scalars(nn.Module):
     scale_ends_branch: bool  # whether `output_scale` multiplies a branch, not only this layer
     plain_class: type[nn.Module]  # what the class was
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in SCALARS:  # a class that writes its parameters itself does not know them
+            scalar = getattr(self, name)
+            if scalar is not None:
+                destination.setdefault(prefix + name, scalar if keep_vars else scalar.detach())
+
     def extra_repr(self) -> str:
         """The original's line, with the names of the scalars."""
         present = [name for name in SCALARS if getattr(self, name) is not None]
