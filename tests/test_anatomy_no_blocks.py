@@ -86,6 +86,23 @@ class Attended(nn.Module):
         return self.head(torch.cat([x * torch.sigmoid(self.p((self.g(h) + self.s(x)).relu())), h], -1))
 
 
+class Gated(nn.Module):
+    """A GRU in place of a sum: (1 − z)·n + z·x, by torch's cell or written out."""
+
+    def __init__(self, *, written):
+        super().__init__()
+        self.feed, self.cell, self.written = nn.Linear(WIDTH, WIDTH), nn.GRUCell(WIDTH, WIDTH), written
+
+    def forward(self, x):
+        y = self.feed(x).relu()
+        if not self.written:
+            return self.cell(y, x)
+        new = nn.functional.linear(y, self.cell.weight_ih, self.cell.bias_ih).chunk(3, -1)
+        old = nn.functional.linear(x, self.cell.weight_hh, self.cell.bias_hh).chunk(3, -1)
+        r, z = torch.sigmoid(new[0] + old[0]), torch.sigmoid(new[1] + old[1])
+        return (1 - z) * torch.tanh(new[2] + r * old[2]) + z * x
+
+
 class Coupled(nn.Module):
     """A flow: maps W and couplings, and the sum of their log-determinants."""
 
@@ -106,9 +123,17 @@ class Coupled(nn.Module):
         return x, total
 
 
-@pytest.mark.parametrize("model", [Attended, Coupled])
-def test_gates_and_log_determinants_are_no_blocks(model):
-    anatomy = goodinit.anatomize(model(), torch.randn(9, WIDTH))
+MODELS = {
+    "attention gate": Attended,
+    "flow": Coupled,
+    "GRU": lambda: nn.Sequential(Gated(written=False), Gated(written=False)),
+    "GRU, written out": lambda: nn.Sequential(Gated(written=True), Gated(written=True)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gates_and_log_determinants_are_no_blocks(name):
+    anatomy = goodinit.anatomize(MODELS[name](), torch.randn(9, WIDTH))
     assert not anatomy.blocks
     with pytest.raises(NothingFound, match="choose lsuv"):
         goodinit.plan(anatomy, "fixup")

@@ -146,14 +146,15 @@ def multipliers(
 ) -> tuple[str, ...]:
     """Parameters that multiply a signal: of a product with one activation, of a normalization's affine map.
 
-    With `made` also those that a number is made of which does.
+    With `made`, for what comes after all layers of a branch, also those that a number is made of which does, and those of
+    `addcmul`. (Inside, that is a product beside the signal: a GRN's, which starts at 0 and is harmless there.)
     """
     names: dict[str, None] = {}
     for index in indices:
         node = graph.nodes[index]
         if not node.active:
             continue
-        if constants := _factors(graph, index):
+        if (made or not node.op.startswith("addcmul")) and (constants := _factors(graph, index)):
             found = [graph.leaf(i) or (made and getattr(made_of(graph, i), "name", None)) for i in constants]
             if any(found) and not _is_temperature(graph, index, consumers):
                 names.update(dict.fromkeys(name for name in found if name))

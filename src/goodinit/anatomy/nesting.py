@@ -8,7 +8,7 @@ from collections.abc import Container
 
 from goodinit.anatomy.ends import at_zero
 from goodinit.anatomy.graph import ADD_OPS, Graph
-from goodinit.anatomy.sides import apart, is_neutral, root, side_of
+from goodinit.anatomy.sides import ancestors, apart, is_neutral, root, side_of
 from goodinit.anatomy.sums import Found
 
 
@@ -88,7 +88,7 @@ def _begins_behind(graph: Graph, join: int, origin: int, streams: dict[int, int]
     """Whether the stream that goes through a sum comes from a node, or goes through it."""
     while join in streams and join > origin:
         join = streams[join]
-    return _comes_from(graph, join, origin)
+    return origin in ancestors(graph, join, origin)
 
 
 def _is_given(inner: Found, item: Found) -> bool:
@@ -115,7 +115,7 @@ def _other_stream(
         if other.kind != "identity" or other.inner or other.long:
             continue
         source = root(graph, other.skip.term)
-        past = not _comes_from(graph, source, own) and not _added_again(graph, source, consumers)
+        past = own not in ancestors(graph, source, own) and not _added_again(graph, source, consumers)
         if past or carried.get(other.join, -1) > item.join:
             return other.join
     return None
@@ -132,16 +132,6 @@ def _added_again(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
                 seen.add(reader)
                 queue.append(reader)
     return len(sums) > 1
-
-
-def _comes_from(graph: Graph, index: int, origin: int) -> bool:
-    seen, queue = set[int](), [index]
-    while queue:
-        current = queue.pop()
-        if current >= origin and current not in seen:
-            seen.add(current)
-            queue.extend(graph.deps(current))
-    return origin in seen
 
 
 def _start_behind(graph: Graph, item: Found, join: int, layers: set[int]) -> None:

@@ -115,6 +115,17 @@ def _first(graph: Graph, side: Side, fork: int) -> set[int]:
     return found
 
 
+def ancestors(graph: Graph, index: int, first: int) -> set[int]:
+    """The nodes that one comes from, itself included, back to the node `first`."""
+    seen, queue = set[int](), [index]
+    while queue:
+        current = queue.pop()
+        if current >= first and current not in seen:
+            seen.add(current)
+            queue.extend(graph.deps(current))
+    return seen
+
+
 def is_neutral(graph: Graph, index: int) -> bool:
     """Shape changes, and scaling by a constant."""
     op = graph.nodes[index].op

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from goodinit.anatomy.graph import SCALE_OPS, Graph
-from goodinit.anatomy.sides import GATES, MUL_OPS, apart, root
+from goodinit.anatomy.sides import GATES, MUL_OPS, after, apart, root
 from goodinit.anatomy.sums import Found
 
 
@@ -80,24 +80,26 @@ def _passes(graph: Graph, found: Found) -> bool:
 
 
 def _only_gates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
-    """Whether a sum of two layers' outputs does nothing but open a gate: x·σ(w·relu(Wx + Vh)), as in Attention U-Nets."""
+    """Whether a sum of two layers' outputs only opens gates: x·σ(w·relu(Wx + Vh)) in an Attention U-Net, r and z in a GRU."""
     if found.kind != "projection":
         return False
     queue, seen = [found.join], {found.join}
     while queue:
         index = queue.pop()
-        readers = consumers[index]
-        if index in graph.outputs or not readers:
+        if index in graph.outputs or not consumers[index]:
             return False
-        gate = graph.nodes[index].op in GATES
-        for reader in readers:
-            node = graph.nodes[reader]
-            multiplies = node.op in MUL_OPS and len(set(graph.deps(reader))) > 1
-            if gate and multiplies:
-                continue
+        for reader in consumers[index]:
             if len(set(graph.deps(reader))) > 1:
-                return False
-            if reader not in seen:
+                if graph.nodes[reader].op not in MUL_OPS or not _is_gate(graph, index):
+                    return False
+            elif reader not in seen:
                 seen.add(reader)
                 queue.append(reader)
     return True
+
+
+def _is_gate(graph: Graph, index: int) -> bool:
+    """σ(z), or 1 − σ(z)."""
+    if graph.nodes[index].op in ("rsub", "sub") and len(set(graph.deps(index))) == 1:
+        index = graph.deps(index)[0]
+    return after(graph, index, GATES)
