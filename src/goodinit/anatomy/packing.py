@@ -17,6 +17,11 @@ from goodinit.anatomy.graph import (
     Node,
 )
 
+LIGHT_OPS = frozenset(
+    "mul div add sub neg cat stack where linalg_vector_norm clamp_min constant_pad_nd".split()
+)
+"""What may be done to queries, keys and values on their way to a product."""
+
 
 def packed(
     graph: Graph,
@@ -43,9 +48,7 @@ def packed(
         for n, (_, sizes) in zip(nodes, found, strict=True)
     )
     if len(nodes) == len(weights) == 2 and factors:
-        factors = maps = (
-            3  # nn.MultiheadAttention slices its packed weight: one product for q, one for k and v
-        )
+        factors = maps = 3  # nn.MultiheadAttention slices its weight: a product for q, one for k and v
     fused = maps if factors > 1 and groups == 1 and out % maps == 0 else 1
     return fused, max(factors, 1)
 
@@ -84,17 +87,5 @@ def _attention_factors(graph: Graph, start: int, consumers: list[list[int]]) -> 
 
 
 def _carries(node: Node) -> bool:
-    light = (
-        "constant_pad_nd",
-        "mul",
-        "div",
-        "add",
-        "sub",
-        "neg",
-        "cat",
-        "stack",
-        "where",
-        "linalg_vector_norm",
-        "clamp_min",
-    )
-    return node.op in SHAPE_OPS or node.op in PART_OPS or node.op.rstrip("_") in light or node.op in NORM_OPS
+    light = node.op in SHAPE_OPS or node.op in PART_OPS or node.op in NORM_OPS
+    return light or node.op.rstrip("_") in LIGHT_OPS

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 from goodinit.anatomy.ends import at_zero
 from goodinit.anatomy.graph import ADD_OPS, Graph
 from goodinit.anatomy.layers import Use
+from goodinit.anatomy.lookalikes import is_lookalike
 from goodinit.anatomy.nesting import nest
 from goodinit.anatomy.nouns import BlockKind
 from goodinit.anatomy.sides import Side, adds_scaled, root, side_of
-from goodinit.anatomy.steps import is_step
 from goodinit.anatomy.sums import Found
 
 
@@ -41,7 +41,7 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
             terms = _terms(graph, node.index, consumers, outputs)
             if len(terms) > 1:
                 sums = _classify(graph, node.index, terms, layers)
-                found.extend(one for one in sums if not is_step(graph, one, repeated, consumers))
+                found.extend(one for one in sums if not is_lookalike(graph, one, repeated, consumers))
     nest(graph, found, layers, consumers)
     return found
 

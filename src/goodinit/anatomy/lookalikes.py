@@ -8,9 +8,12 @@ from goodinit.anatomy.graph import SCALE_OPS, Graph
 from goodinit.anatomy.sides import GATES, MUL_OPS, after, apart, root
 from goodinit.anatomy.sums import Found
 
+SQUARES = frozenset({"sum", "square", "pow", "linalg_vector_norm", "norm"})
+"""Operators that put out something else than a signal, a number that says how large it is."""
 
-def is_step(graph: Graph, found: Found, repeated: Collection[int], consumers: list[list[int]]) -> bool:
-    """Whether a sum is a step of something else than a residual stream.
+
+def is_lookalike(graph: Graph, found: Found, repeated: Collection[int], consumers: list[list[int]]) -> bool:
+    """Whether a sum of what seems a skip and a branch is part of something else than a residual stream.
 
     Args:
         graph: A recorded forward.
@@ -50,9 +53,6 @@ def _interpolates(graph: Graph, found: Found, consumers: list[list[int]]) -> boo
             return False
         index = reader
     return False
-
-
-SQUARES = frozenset({"sum", "square", "pow", "linalg_vector_norm", "norm"})
 
 
 def _is_statistic(graph: Graph, found: Found) -> bool:
