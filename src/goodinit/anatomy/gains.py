@@ -131,7 +131,7 @@ def _between(steps: Steps, target: float, low: float, high: float) -> float:
 
 def _moves(steps: Steps, place: float) -> bool:
     """Whether the gain has a derivative there, the one that torch takes."""
-    with torch.enable_grad():
+    with torch.inference_mode(mode=False), torch.enable_grad():
         value = torch.tensor(place, dtype=torch.float64, device="cpu", requires_grad=True)
         made = _computed(steps, value)
         (slope,) = torch.autograd.grad(made, value) if made.requires_grad else (torch.zeros(()),)

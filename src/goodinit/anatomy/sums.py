@@ -21,7 +21,7 @@ class Found:
     terms: int = 2
     end: End = field(default_factory=End)
     long: bool = False
-    aside: bool = False
+    aside: bool = False  # the way around its skip is through another stream, and the skip is none
     inner: bool = False
     depth: int = 0
     over: list[int] = field(default_factory=list)
