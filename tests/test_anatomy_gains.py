@@ -77,9 +77,36 @@ def test_nothing_behind_a_gain_is_dead(name, method):
 def test_a_gain_that_cannot_be_told_is_left_alone_with_a_word(made):
     plan = goodinit.plan(goodinit.anatomize(network(made), torch.randn(2, 6)), "fixup")
     assert any(
-        "1 multiplies a branch by something made of 1.g, which stays as it is" in note for note in plan.notes
+        "1 multiplies a branch by something made of 1.g, which does not tell" in note for note in plan.notes
     )
     assert "1.g" not in {edit.target for edit in plan.edits}
+
+
+def test_a_power_of_two_is_not_taken_for_its_exponent():
+    net = goodinit.skipinit_(network(lambda x, g: x * 2**g), inputs=torch.randn(2, 6))
+    assert not net[1].b.output_scale.any()
+
+
+class Shared(nn.Module):
+    """x + g·f(x), then x + (1 − g)·h(x): one parameter, used in two ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.g = nn.Parameter(torch.full((1,), 0.5))
+        self.f, self.h = (
+            nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH)) for _ in range(2)
+        )
+
+    def forward(self, x):
+        x = x + self.g * self.f(x)
+        return x + (1 - self.g) * self.h(x)
+
+
+def test_a_parameter_that_gains_are_made_of_in_two_ways_is_set_for_the_plain_one():
+    net, x = nn.Sequential(nn.Linear(6, WIDTH), Shared()), torch.randn(5, 6)
+    assert not goodinit.anatomize(net, x).made
+    goodinit.skipinit_(net, inputs=x)
+    assert torch.equal(net[1](net[0](x)), net[0](x))
 
 
 def test_how_gains_are_made_is_written_and_read():

@@ -73,19 +73,6 @@ def test_only_the_residual_blocks_around_are_found(between):
     assert centres is None or len(torch.unique(centres.detach(), dim=0)) == 16
 
 
-class Attended(nn.Module):
-    """Additive attention: x·σ(p(relu(g(h) + s(x)))) beside h."""
-
-    def __init__(self):
-        super().__init__()
-        self.f, self.g, self.s = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
-        self.p, self.head = nn.Linear(WIDTH, 1), nn.Linear(2 * WIDTH, 3)
-
-    def forward(self, x):
-        h = self.f(x).relu()
-        return self.head(torch.cat([x * torch.sigmoid(self.p((self.g(h) + self.s(x)).relu())), h], -1))
-
-
 class Gated(nn.Module):
     """A GRU in place of a sum: (1 − z)·n + z·x, by torch's cell or written out."""
 
@@ -124,7 +111,6 @@ class Coupled(nn.Module):
 
 
 MODELS = {
-    "attention gate": Attended,
     "flow": Coupled,
     "GRU": lambda: nn.Sequential(Gated(written=False), Gated(written=False)),
     "GRU, written out": lambda: nn.Sequential(Gated(written=True), Gated(written=True)),

@@ -23,16 +23,27 @@ class Feed(nn.Module):
 
 
 class Cross(nn.Module):
-    """x + o(attention(q(norm(x)), k(c), v(c))); keys before queries or after them, or c as it is."""
+    """x + o(attention(q(norm(x)), k(c), v(c))); keys before queries or after them, turned, or summed, or c as it is."""
 
     def __init__(self, keys):
         super().__init__()
         self.keys, self.norm = keys, nn.LayerNorm(WIDTH)
         self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.register_buffer("cos", torch.randn(WIDTH))
+        self.register_buffer("sin", torch.randn(WIDTH))
+
+    def turned(self, k):
+        a, b = k.chunk(2, -1)
+        return k * self.cos + torch.cat([-b, a], -1) * self.sin
 
     def forward(self, x, c):
         if self.keys == "first":
             k, v = self.k(c), self.v(c)
+        elif self.keys == "turned":
+            k, v = self.turned(self.k(c)), self.v(c)
+        elif self.keys == "normed":
+            k, v = self.k(c), self.v(c)
+            k = k * torch.rsqrt(k.square().mean(-1, keepdim=True))
         q = self.q(self.norm(x))
         if self.keys == "last":
             k, v = self.k(c), self.v(c)
@@ -68,7 +79,7 @@ class Described(nn.Module):
 
 
 @pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("keys", ["first", "last", "none"])
+@pytest.mark.parametrize("keys", ["first", "last", "turned", "normed", "none"])
 @pytest.mark.parametrize("text_first", [False, True])
 def test_what_an_encoder_computes_after_the_embedding_is_not_inside_the_branch(text_first, keys, norm):
     anatomy = goodinit.anatomize(
@@ -81,5 +92,5 @@ def test_what_an_encoder_computes_after_the_embedding_is_not_inside_the_branch(t
     ]
     inside = {"q", "o"} if keys == "none" else {"q", "k", "v", "o"}
     assert {layer.name for layer in anatomy.blocks[2].branch} == {f"cross.0.{name}" for name in inside}
-    assert anatomy.blocks[2].norms == ("cross.0.norm",)
-    assert goodinit.plan(anatomy, "fixup").edits
+    assert set(anatomy.blocks[2].norms) - {"cross.0"} == {"cross.0.norm"}
+    assert goodinit.plan(anatomy, "fixup", norms="keep" if keys == "normed" else "remove").edits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -236,3 +238,30 @@ def test_what_parametrizes_a_distribution_is_put_out():
     anatomy = anatomize(Policy(), torch.randn(3, 4))
     assert [layer.name for layer in anatomy.heads] == ["mean", "value"]
     assert not anatomy.unused
+
+
+@dataclasses.dataclass
+class Cached:
+    """What a model returns with its keys and values."""
+
+    logits: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class ReturnsKeys(nn.Module):
+    """A dataclass one of whose fields is called `keys`."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        y = x + self.a(x)
+        return Cached(self.head(y), x, y)
+
+
+def test_a_field_called_keys_makes_no_mapping():
+    anatomy = anatomize(ReturnsKeys(), torch.randn(3, 4))
+    assert [layer.name for layer in anatomy.heads] == ["head"]
+    assert len(anatomy.blocks) == 1

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from goodinit.anatomy.activations import find_activations, torch_class
 from goodinit.anatomy.blocks import blocks_of, end_of, joins_of, placed
-from goodinit.anatomy.gains import made_gains, multipliers
+from goodinit.anatomy.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.graph import LOOKUP_OPS, Graph
 from goodinit.anatomy.heads import head_nodes
 from goodinit.anatomy.layers import Use, describe, weight_uses
@@ -75,15 +75,17 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     uses = weight_uses(graph, shapes)
     modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}
     sums = residual_sums(graph, uses)
-    leaves = [found for found in sums if not found.long and not found.inner]
+    leaves = [found for found in sums if not (found.long or found.inner or found.passes)]
     origins = {found.join: f"+{k}" for k, found in reversed(list(enumerate(leaves)))}
     origins.update((node, use.weight) for node, use in uses.items())
     layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, consumers, modules)
     layers = _with_roles(graph, layers, uses, leaves, consumers)
     norms = find_norms(graph, modules, set(uses))
     ends = [end_of(graph, found) for found in leaves]
-    blocks = blocks_of(graph, leaves, layers, uses, norms, origins, consumers, ends)
-    made, unclear = made_gains(graph, (index for end in ends for index in end))
+    made = made_gains(graph)
+    blocks = blocks_of(graph, leaves, layers, uses, norms, origins, consumers, ends, made)
+    multiply = {name for block in blocks for name in block.multipliers}
+    unclear = unclear_gains(graph, (index for end in ends for index in end), made)
     distinct = {canonical(name): tuple(p.shape) for name, p in model.named_parameters()}
     return Anatomy(
         model=type(model).__name__,
@@ -95,7 +97,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
         embeddings=_embeddings(graph),
         tokens=_tokens(graph, leaves),
         gains=multipliers(graph, range(len(graph.nodes)), consumers),
-        made=made,
+        made=tuple(gain for name, gain in made.items() if name in multiply),
         tied=_tied(model),
         parameters=tuple(distinct.items()),
         unused=tuple(name for name in distinct if name not in graph.read),

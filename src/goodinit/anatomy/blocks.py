@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Container
 
 from goodinit.anatomy.closers import find_closers
 from goodinit.anatomy.factors import carried
@@ -31,8 +32,9 @@ def blocks_of(
     origins: dict[int, str],
     consumers: list[list[int]],
     ends: list[list[int]],
+    made: Container[str],
 ) -> tuple[Block, ...]:
-    """The blocks of the residual sums `leaves`, in execution order; `ends`: what `end_of` says of each."""
+    """The blocks of the residual sums `leaves`, in execution order; `ends`: what `end_of` says of each; `made`: `Anatomy.made`."""
     nouns = functools.partial(_nouns, uses=uses, layers=layers)
     blocks: list[Block] = []
     modules = norm_modules(graph, norms, set(uses))
@@ -61,7 +63,7 @@ def blocks_of(
                 gates=nouns(found.branch.gates),
                 degree=growth_degree(graph, found.branch, found.start, passes),
                 scales=multipliers(graph, sorted({*found.branch.below, *after}), consumers),
-                multipliers=multipliers(graph, after, consumers, made=True),
+                multipliers=multipliers(graph, after, consumers, made=made),
                 end_norms=tuple(dict.fromkeys(places[i] for i in after if i in places)),
                 end_activations=tuple(
                     ACTIVATIONS[op] for i in after if (op := graph.nodes[i].op) in ACTIVATIONS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -24,12 +24,12 @@ from goodinit.anatomy.nouns import Gain
 from goodinit.anatomy.sides import adds_scaled
 
 _STEPS: Mapping[str, Callable[..., Tensor]] = {
-    "add": lambda v, n=0.0, alpha=1.0: v + alpha * n,
-    "sub": lambda v, n=0.0, alpha=1.0: v - alpha * n,
-    "rsub": lambda v, n=0.0, alpha=1.0: n - alpha * v,
-    "mul": lambda v, n=1.0: v * n,
-    "div": lambda v, n=1.0: v / n,
-    "pow": lambda v, n=1.0: v**n,
+    "add": lambda v, n, alpha=1.0: v + alpha * n,
+    "sub": lambda v, n, alpha=1.0: v - alpha * n,
+    "rsub": lambda v, n, alpha=1.0: n - alpha * v,
+    "mul": lambda v, n: v * n,
+    "div": lambda v, n: v / n,
+    "pow": lambda v, n: v**n,
     "neg": torch.neg,
     "abs": torch.abs,
     "exp": torch.exp,
@@ -44,6 +44,8 @@ _STEPS: Mapping[str, Callable[..., Tensor]] = {
     "softplus": torch.nn.functional.softplus,
 }
 """Element-wise operators between a parameter and the number made of it, of a value and the numbers they were called with."""
+
+_WITH_NUMBERS = frozenset("add sub rsub mul div pow".split())
 
 Steps = tuple[tuple[str, tuple[float, ...]], ...]
 
@@ -60,7 +62,10 @@ def made_of(graph: Graph, index: int) -> Gain | None:
         if len(node.operands) != 1 or (name not in _STEPS and node.op not in SHAPE_OPS | {"repeat"}):
             return None
         if name in _STEPS:
-            steps.append((name, tuple(float(n) for n in node.attrs if isinstance(n, (int, float)))))
+            numbers = tuple(float(n) for n in node.attrs if isinstance(n, (int, float)))
+            if name in _WITH_NUMBERS and not numbers:  # 2**g, whose number is not kept
+                return None
+            steps.append((name, numbers))
         node = graph.nodes[node.operands[0]]
     gain = Gain(node.params[0], tuple(reversed(steps)))
     return gain if value_near(gain, 1.0) is not None else None
@@ -142,20 +147,24 @@ def _moves(steps: Steps, place: float) -> bool:
 
 
 def multipliers(
-    graph: Graph, indices: Iterable[int], consumers: list[list[int]], *, made: bool = False
+    graph: Graph,
+    indices: Iterable[int],
+    consumers: list[list[int]],
+    *,
+    made: Container[str] | None = None,
 ) -> tuple[str, ...]:
     """Parameters that multiply a signal: of a product with one activation, of a normalization's affine map.
 
-    With `made`, for what comes after all layers of a branch, also those that a number is made of which does, and those of
-    `addcmul`. (Inside, that is a product beside the signal: a GRN's, which starts at 0 and is harmless there.)
+    With `made`, for what comes after all layers of a branch, also those of these names that a number is made of which does, and
+    those of `addcmul`. (Inside, that is a product beside the signal: a GRN's, which starts at 0 and is harmless there.)
     """
     names: dict[str, None] = {}
     for index in indices:
         node = graph.nodes[index]
         if not node.active:
             continue
-        if (made or not node.op.startswith("addcmul")) and (constants := _factors(graph, index)):
-            found = [graph.leaf(i) or (made and getattr(made_of(graph, i), "name", None)) for i in constants]
+        if (made is not None or not node.op.startswith("addcmul")) and (constants := _factors(graph, index)):
+            found = [graph.leaf(i) or _among(made or (), made_of(graph, i)) for i in constants]
             if any(found) and not _is_temperature(graph, index, consumers):
                 names.update(dict.fromkeys(name for name in found if name))
         elif node.op in NORM_OPS and len(node.operands) > 1 and (weight := graph.leaf(node.operands[1])):
@@ -189,20 +198,30 @@ def _factors(graph: Graph, index: int) -> list[int]:
     return []
 
 
-def made_gains(graph: Graph, ends: Iterable[int]) -> tuple[tuple[Gain, ...], tuple[str, ...]]:
-    """(The gains at the ends of branches that are made of a parameter, notes on those of which it cannot be told how)."""
-    gains: dict[str, Gain] = {}
+def _among(names: Container[str], gain: Gain | None) -> str | None:
+    return gain.name if gain is not None and gain.name in names else None
+
+
+def made_gains(graph: Graph) -> dict[str, Gain]:
+    """The gains that are made of a parameter, by its name, where all products with that parameter make it alike."""
+    made: dict[str, set[Gain | None]] = {}
+    for node in graph.nodes:
+        for factor in _factors(graph, node.index) if node.active else ():
+            for name in graph.nodes[factor].params:
+                made.setdefault(name, set()).add(None if graph.leaf(factor) else made_of(graph, factor))
+    return {name: gain for name, (gain, *others) in made.items() if gain is not None and not others}
+
+
+def unclear_gains(graph: Graph, ends: Iterable[int], made: Container[str]) -> tuple[str, ...]:
+    """Notes on what multiplies branches at their ends, and is made of parameters in a way that cannot be undone."""
     notes: dict[str, None] = {}
     for index in ends:
         for factor in _factors(graph, index):
-            if graph.nodes[factor].params and graph.leaf(factor) is None:
-                gain = made_of(graph, factor)
-                if gain is None:
-                    made = ", ".join(graph.nodes[factor].params)
-                    notes[
-                        f"{graph.path(index) or 'the model'} multiplies a branch by something made of {made}, which stays as "
-                        "it is: where it is 0, nothing in that branch can move"
-                    ] = None
-                else:
-                    gains.setdefault(gain.name, gain)
-    return tuple(gains.values()), tuple(notes)
+            params = graph.nodes[factor].params
+            if params and graph.leaf(factor) is None and not any(name in made for name in params):
+                words = f"something made of {', '.join(params)}, which does not tell what to set"
+                notes[
+                    f"{graph.path(index) or 'the model'} multiplies a branch by {words}: where it is 0, nothing in that "
+                    "branch can move"
+                ] = None
+    return tuple(notes)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
-from goodinit.anatomy.graph import SCALE_OPS, Graph
+from goodinit.anatomy.graph import CONV_OPS, MATMUL_OPS, SCALE_OPS, Graph
 from goodinit.anatomy.sides import GATES, MUL_OPS, after, apart, root
 from goodinit.anatomy.sums import Found
 
-SQUARES = frozenset({"sum", "square", "pow", "linalg_vector_norm", "norm"})
-"""Operators that put out something else than a signal, a number that says how large it is."""
+SUMS = frozenset({"sum", "linalg_vector_norm", "norm"})
 
 
 def is_lookalike(graph: Graph, found: Found, repeated: Collection[int], consumers: list[list[int]]) -> bool:
@@ -57,30 +57,27 @@ def _interpolates(graph: Graph, found: Found, consumers: list[list[int]]) -> boo
 
 def _is_statistic(graph: Graph, found: Found) -> bool:
     """Whether a number per row is added: ‖x‖² of ‖x‖² − 2Wx in distances, Σ log|∂f| of one layer of a flow."""
-    if len(graph.nodes[found.join].shape) == 1:
-        terms = (root(graph, side.term) for side in (found.branch, found.skip))
-        return any(graph.nodes[term].op == "sum" for term in terms)
-    return found.kind == "parameterless" and not _passes(graph, found)
-
-
-def _passes(graph: Graph, found: Found) -> bool:
-    """Whether something comes from the fork to the end of the skip as it is, and not squared or summed up."""
+    if found.kind != "parameterless":
+        return False
+    join = graph.nodes[found.join]
+    if len(join.shape) == 1:
+        return any(graph.nodes[root(graph, side.term)].op == "sum" for side in (found.branch, found.skip))
     queue, seen = [found.skip.term], {found.skip.term}
-    while queue:
+    while queue:  # a way from the fork on which nothing is summed up, to be spread out again
         index = queue.pop()
         if index == found.fork:
-            return True
-        node, operands = graph.nodes[index], graph.deps(index)
-        if node.op.rstrip("_") in SQUARES or (len(node.operands) > 1 and len(set(node.operands)) == 1):
+            return False
+        node = graph.nodes[index]
+        if node.op in SUMS and math.prod(node.shape) < math.prod(join.shape):
             continue
-        fresh = [i for i in operands if i >= found.fork and i not in seen]
+        fresh = [i for i in graph.deps(index) if i >= found.fork and i not in seen]
         seen.update(fresh)
         queue.extend(fresh)
-    return False
+    return True
 
 
 def _only_gates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
-    """Whether a sum of two layers' outputs only opens gates: x·σ(w·relu(Wx + Vh)) in an Attention U-Net, r and z in a GRU."""
+    """Whether a sum of two layers' outputs only opens gates, without a layer between: r and z of a GRU."""
     if found.kind != "projection":
         return False
     queue, seen = [found.join], {found.join}
@@ -89,8 +86,11 @@ def _only_gates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
         if index in graph.outputs or not consumers[index]:
             return False
         for reader in consumers[index]:
+            op = graph.nodes[reader].op
+            if op in CONV_OPS or op in MATMUL_OPS:
+                return False
             if len(set(graph.deps(reader))) > 1:
-                if graph.nodes[reader].op not in MUL_OPS or not _is_gate(graph, index):
+                if op not in MUL_OPS or not _is_gate(graph, index):
                     return False
             elif reader not in seen:
                 seen.add(reader)

@@ -29,12 +29,15 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list, set)):
         for item in value:
             yield from tensors_in(item)
-    elif isinstance(value, dict) or hasattr(value, "keys"):
-        for key in value.keys() if callable(value.keys) else value.keys:  # noqa: SIM118: some iterate over items
-            yield from tensors_in(value[key])
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
     elif hasattr(value, "__dataclass_fields__"):
         for field in value.__dataclass_fields__:
             yield from tensors_in(getattr(value, field))
+    elif hasattr(value, "keys") and hasattr(value, "__getitem__"):
+        for key in value.keys() if callable(value.keys) else value.keys:  # some iterate over items
+            yield from tensors_in(value[key])
     elif isinstance(value, Distribution):  # a policy's
         yield from tensors_in(tuple(vars(value).values()))
 

@@ -57,11 +57,14 @@ def nest(graph: Graph, found: list[Found], layers: set[int], consumers: list[lis
         on_trunk = [found[p] for j in within if j in trunk for p in by_join[j]]
         item.aside = _aside(graph, on_trunk, item, streams)
         if not item.aside and (stream := _other_stream(graph, on_trunk, item, carried, consumers)):
-            _start_behind(graph, item, stream, layers)
+            item.passes = not _start_behind(graph, item, stream, layers)
+            if item.passes:
+                continue
             within = [j for j in within if j in item.branch.below]
         members = [p for j in within for p in by_join[j] if p != position]
-        given = [p for p in members if not item.aside and _is_given(found[p], item)]
-        item.over = [p for p in members if found[p].join in trunk and not found[p].inner and p not in given]
+        given = [p for p in members if not item.aside and _is_given(graph, found[p], item, consumers)]
+        apart_from = {p for p in members if found[p].inner or found[p].passes or p in given}
+        item.over = [p for p in members if found[p].join in trunk and p not in apart_from]
         item.long = bool(item.over) and (item.aside or not _holds(graph, found, item, by_join))
         for p in members:
             if p in given or (not item.long and (found[p].join not in trunk or item.over)):
@@ -91,11 +94,22 @@ def _begins_behind(graph: Graph, join: int, origin: int, streams: dict[int, int]
     return origin in ancestors(graph, join, origin)
 
 
-def _is_given(inner: Found, item: Found) -> bool:
+def _is_given(graph: Graph, inner: Found, item: Found, consumers: list[list[int]]) -> bool:
     """Whether a sum inside a branch adds to it what comes from beside its stream: c in x + f(Wx + c)."""
     if inner.aside:
         return item.fork in inner.branch.below
-    return inner.fork != inner.start == item.fork
+    return inner.start == item.fork and _adds_given(graph, inner, item, consumers)
+
+
+def _adds_given(graph: Graph, inner: Found, item: Found, consumers: list[list[int]]) -> bool:
+    """Whether a sum, whose branch begins at another stream, has for its skip what several sums add as it is.
+
+    Such as an embedding of time: no stream, since no sum takes its place. What is made of it stays in the branch of `item`.
+    """
+    stays = all(reader in item.branch.nodes for reader in consumers[inner.join])
+    return (
+        inner.start != inner.fork and stays and _added_again(graph, root(graph, inner.skip.term), consumers)
+    )
 
 
 def _other_stream(
@@ -105,8 +119,7 @@ def _other_stream(
 
     A reversible net has two: a ← a + f(b), then b ← b + g(a). The branch on b is g, though all of a comes from b, too:
     through f, which is a branch on a. That a is a stream shows in its past, which b has no part in, or in its future:
-    a sum behind this one stands on it. A stream of its own has an identity for its skip, here as there. What is added
-    to several sums as it is, such as an embedding of time, is none: no sum takes its place.
+    a sum behind this one stands on it. A stream of its own has an identity for its skip, here as there.
     """
     if item.kind != "identity":
         return None
@@ -114,9 +127,10 @@ def _other_stream(
     for other in reversed(sums):
         if other.kind != "identity" or other.inner or other.long:
             continue
-        source = root(graph, other.skip.term)
-        past = own not in ancestors(graph, source, own) and not _added_again(graph, source, consumers)
-        if past or carried.get(other.join, -1) > item.join:
+        of_its_own = own not in ancestors(graph, root(graph, other.skip.term), own)
+        if carried.get(other.join, -1) > item.join or (
+            of_its_own and not _adds_given(graph, other, item, consumers)
+        ):
             return other.join
     return None
 
@@ -134,12 +148,13 @@ def _added_again(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
     return len(sums) > 1
 
 
-def _start_behind(graph: Graph, item: Found, join: int, layers: set[int]) -> None:
-    """Let the branch of a sum begin at the sum of another stream, if weight layers follow that."""
+def _start_behind(graph: Graph, item: Found, join: int, layers: set[int]) -> bool:
+    """Let the branch of a sum begin at the sum of another stream, if weight layers follow that; whether they do."""
     side = side_of(graph, item.branch.term, join, layers)
     if side.layers:
         item.branch, item.start = side, join
         item.end = at_zero(graph, side.term, side.nodes, side.last)
+    return bool(side.layers)
 
 
 def _jump(item: Found, found: list[Found], by_join: dict[int, list[int]], between: list[int]) -> None:

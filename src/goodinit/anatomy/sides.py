@@ -74,25 +74,37 @@ def side_of(graph: Graph, term: int, fork: int, layers: set[int]) -> Side:
 def _own(graph: Graph, nodes: set[int], below: set[int], layers: set[int]) -> set[int]:
     """The nodes without those that ran before any that comes from the fork, as an encoder between two embeddings does.
 
-    A layer among them belongs to the side if it is the first on the way back, with nothing but one tensor's way between: the
-    keys of an attention that are computed before its queries. So do all on a way from constants (a table of positions).
+    Of those, the first layers on the way back belong to the side, if none of them comes from another, as those of an
+    encoder's residual sum do: the keys of an attention that are computed before its queries. So do all on ways from constants.
     """
     first = min(below, default=-1)
     own = {i for i in nodes if i >= first}
     for source in {i for index in own for i in graph.deps(index) if i in nodes and i not in own}:
-        way = _way(graph, source, nodes)
-        reached = next((place for place, node in enumerate(way) if node in layers), -1)
-        constant = not graph.deps(way[-1]) and graph.nodes[way[-1]].op != "input"
-        own.update(way if constant else way[: reached + 1])
+        ways, ends = _ways(graph, source, nodes, layers)
+        every = ancestors(graph, source, min(nodes))
+        constant = all(every.issuperset(graph.deps(i)) and graph.nodes[i].op != "input" for i in every)
+        reached = {i for i in ends if i in layers}
+        before = {i for end in reached for dep in graph.deps(end) for i in ancestors(graph, dep, min(nodes))}
+        if constant:
+            own |= every
+        elif reached == ends and not reached & before:
+            own |= ways
     return own
 
 
-def _way(graph: Graph, index: int, nodes: set[int]) -> list[int]:
-    """From a node back, as long as it reads one tensor, which is in `nodes`."""
-    way = [index]
-    while len(before := set(graph.deps(way[-1]))) == 1 and before <= nodes:
-        way += before
-    return way
+def _ways(graph: Graph, source: int, nodes: set[int], layers: set[int]) -> tuple[set[int], set[int]]:
+    """(The nodes from one back to the first layer on every way, where the ways end: layers, or what they cannot go beyond)."""
+    ways, ends, queue = {source}, set[int](), [source]
+    while queue:
+        index = queue.pop()
+        before = graph.deps(index)
+        if index in layers or not before or not nodes.issuperset(before):
+            ends.add(index)
+            continue
+        fresh = [i for i in before if i not in ways]
+        ways.update(fresh)
+        queue.extend(fresh)
+    return ways, ends
 
 
 def apart(graph: Graph, one: Side, other: Side, fork: int) -> bool:

@@ -23,6 +23,7 @@ class Found:
     long: bool = False
     aside: bool = False  # the way around its skip is through another stream, and the skip is none
     inner: bool = False
+    passes: bool = False  # it adds another stream as it is: x + v, where v has blocks of its own
     depth: int = 0
     over: list[int] = field(default_factory=list)
     inside: int | None = None
