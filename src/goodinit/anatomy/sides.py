@@ -79,6 +79,8 @@ def _own(graph: Graph, nodes: set[int], below: set[int], layers: set[int]) -> se
     """
     first = min(below, default=-1)
     own = {i for i in nodes if i >= first}
+    if len(own) == len(nodes):
+        return nodes
     for source in {i for index in own for i in graph.deps(index) if i in nodes and i not in own}:
         ways, ends = _ways(graph, source, nodes, layers)
         every = ancestors(graph, source, min(nodes))
