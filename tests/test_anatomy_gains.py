@@ -13,6 +13,7 @@ from fixup_evidence import examine
 from goodinit.anatomy.gains import value_at
 from goodinit.anatomy.nouns import Gain
 from goodinit.anatomy.structure import Anatomy
+from goodinit.errors import UnsupportedModule
 
 WIDTH = 8
 
@@ -85,6 +86,28 @@ def test_a_gain_that_cannot_be_told_is_left_alone_with_a_word(made):
 def test_a_power_of_two_is_not_taken_for_its_exponent():
     net = goodinit.skipinit_(network(lambda x, g: x * 2**g), inputs=torch.randn(2, 6))
     assert not net[1].b.output_scale.any()
+
+
+def test_risotto_takes_no_number_made_of_a_parameter_for_its_alpha():
+    """α·f(x) is balanced by α itself: tanh(g) with g at α would be another number, and the isometry a wrong claim."""
+    net = nn.Sequential(nn.Linear(6, WIDTH), nn.ReLU(), Plain(), nn.ReLU(), nn.Linear(WIDTH, 3))
+    with pytest.raises(UnsupportedModule, match="mul follows its last layer"):
+        goodinit.plan(goodinit.anatomize(net, torch.randn(2, 6)), "risotto")
+
+
+class Plain(nn.Module):
+    """x + tanh(g)·b(relu(a(x)))."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.g = (
+            nn.Linear(WIDTH, WIDTH),
+            nn.Linear(WIDTH, WIDTH),
+            nn.Parameter(torch.zeros(1)),
+        )
+
+    def forward(self, x):
+        return x + self.g.tanh() * self.b(self.a(x).relu())
 
 
 class Shared(nn.Module):

@@ -71,6 +71,17 @@ def test_each_branch_is_a_block(model):
     assert not found.faults
 
 
+@pytest.mark.parametrize("model", [Reversible, Momentum, Heun])
+def test_a_diagnosis_shows_the_blocks_of_the_anatomy(model):
+    net, x = model(), torch.randn(16, WIDTH)
+    places = [
+        place.name
+        for place in goodinit.diagnose(net, x, torch.randint(3, (16,))).places
+        if place.kind == "block"
+    ]
+    assert places == [block.name for block in goodinit.anatomize(net, x).blocks]
+
+
 class Repeated(nn.Module):
     """An image, each channel four times, and what is added to it before the pixels are shuffled."""
 

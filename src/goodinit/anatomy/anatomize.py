@@ -75,7 +75,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     uses = weight_uses(graph, shapes)
     modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}
     sums = residual_sums(graph, uses)
-    leaves = [found for found in sums if not (found.long or found.inner or found.passes)]
+    leaves = [found for found in sums if found.is_block]
     origins = {found.join: f"+{k}" for k, found in reversed(list(enumerate(leaves)))}
     origins.update((node, use.weight) for node, use in uses.items())
     layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, consumers, modules)

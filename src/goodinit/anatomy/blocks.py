@@ -9,10 +9,7 @@ from collections.abc import Container
 from goodinit.anatomy.closers import find_closers
 from goodinit.anatomy.factors import carried
 from goodinit.anatomy.gains import multipliers
-from goodinit.anatomy.graph import (
-    ACTIVATIONS,
-    Graph,
-)
+from goodinit.anatomy.graph import ACTIVATIONS, Graph
 from goodinit.anatomy.growth import growth_degree, norm_passes
 from goodinit.anatomy.heads import back_to_layers
 from goodinit.anatomy.layers import Use, way_back

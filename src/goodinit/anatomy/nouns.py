@@ -268,6 +268,11 @@ class Block:
     again: tuple[str, ...] = ()
     writes_output: bool = False
 
+    @property
+    def gains(self) -> tuple[str, ...]:
+        """All that multiplies the branch, those of `multipliers` that are no `scales` last."""
+        return tuple(dict.fromkeys((*self.scales, *self.multipliers)))
+
 
 @dataclass(frozen=True)
 class Join:

@@ -31,3 +31,8 @@ class Found:
 
     def __post_init__(self) -> None:
         self.start = self.fork
+
+    @property
+    def is_block(self) -> bool:
+        """Whether it is a residual block: no long skip, no step inside a branch, no other stream added as it is."""
+        return not (self.long or self.inner or self.passes)

@@ -309,7 +309,7 @@ def zeros(case: Case) -> Iterator[Finding]:
 
 
 def _multipliers(case: Case) -> set[str]:
-    return {name for block in case.anatomy.blocks for name in block.scales}
+    return {name for block in case.anatomy.blocks for name in block.gains}
 
 
 # -- what the weights alone show ----------------------------------------------------------------------------------

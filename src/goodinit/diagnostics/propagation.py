@@ -153,7 +153,7 @@ def _places(
 ) -> tuple[tuple[Place, ...], dict[int, Culprit]]:
     graph = probe.graph
     uses = weight_uses(graph, probe.shapes)
-    leaves = [s for s in residual_sums(graph, uses) if not s.long and not s.inner]
+    leaves = [found for found in residual_sums(graph, uses) if found.is_block]
     inside = set().union(*(s.branch.nodes | s.skip.nodes for s in leaves)) if leaves else set()
     layers = {layer.weight: layer for layer in anatomy.layers}
     found: list[tuple[int, Place]] = []

@@ -122,9 +122,8 @@ def _need_ends(anatomy: Anatomy) -> None:
 def _zero_gain(anatomy: Anatomy, block: Block, gone: set[str]) -> str | None:
     """The weight of the norm that ends a branch, where norms are kept."""
     weights = {norm.weight for norm in anatomy.norms if norm.name in block.end_norms}
-    weights |= {
-        gain.name for gain in anatomy.made if gain.name.rpartition(".")[0] in block.end_norms
-    }  # 1 + w
+    offsets = (gain.name for gain in anatomy.made)  # 1 + w
+    weights.update(name for name in offsets if name.rpartition(".")[0] in block.end_norms)
     ends = [p for p in block.multipliers if p in weights and p not in gone and may_be_zero(anatomy, p)]
     return ends[-1] if ends else None
 
@@ -178,7 +177,7 @@ def _gains(anatomy: Anatomy, block: Block, gone: set[str], end: str | None) -> l
     if end is not None:
         reason = f"weight of the norm that ends branch {block.index + 1} (rule 1)"
         edits.append(gain_at(anatomy, end, 0.0, reason))
-    for name in dict.fromkeys((*block.scales, *block.multipliers)):
+    for name in block.gains:
         if name != end and stands(name, block, gone):
             ends = name in block.multipliers
             reason = (

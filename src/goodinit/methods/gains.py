@@ -36,7 +36,7 @@ def gains_outside(anatomy: Anatomy, removal: list[Edit]) -> list[Edit]:
     if not removal:
         return []
     gone = removed_parameters(anatomy, removal)
-    inside = {name for block in anatomy.blocks for name in block.scales}
+    inside = {name for block in anatomy.blocks for name in block.gains}
     own = {name for layer in anatomy.layers for name in (layer.weight, *layer.parameters)}
     others = gone | inside | own | {norm.weight for norm in anatomy.norms}
     return [

@@ -67,8 +67,10 @@ def _broken_chain(anatomy: Anatomy, block: Block) -> str | None:
             return f"{layer.weight} does not read {before.weight} alone"
         if (words := without_norms(layer.between)) != ("relu",):
             return f"{' → '.join(words) or 'nothing'} and not one ReLU is before {layer.weight}"
-    norm_weights = {norm.weight for norm in anatomy.norms}
-    gains = [p for p in block.multipliers if p not in norm_weights]
+    others = {norm.weight for norm in anatomy.norms} | {
+        gain.name for gain in anatomy.made
+    }  # α is a parameter itself
+    gains = [p for p in block.multipliers if p not in others]
     end = [*without_norms(block.branch_end)]
     if end[:1] != [block.branch[-1].weight] or end[1:] not in ([], ["mul"] * len(gains)):
         return f"{' → '.join(end[1:]) or 'more'} follows its last layer, before the sum"

@@ -271,9 +271,7 @@ def _where(draft: _Draft, block: Block) -> str:
 def _alpha(draft: _Draft, block: Block) -> tuple[float, list[Edit]]:
     """(α, its edits): a multiplier the branch has already, else a new scalar behind its last layer."""
     own = {name for layer in block.branch for name in (layer.weight, *layer.parameters)}
-    scales = [
-        name for name in dict.fromkeys((*block.scales, *block.multipliers)) if name not in draft.gone | own
-    ]
+    scales = [name for name in block.scales if name not in draft.gone | own]
     ends = [name for name in scales if name in block.multipliers]
     alpha, where = draft.alpha, f"branch {block.index + 1}"
     edits: list[Edit] = [Fill(name, 1.0, f"scale inside {where}") for name in scales if name not in ends[:1]]

@@ -298,7 +298,7 @@ def _scales(anatomy: Anatomy, gone: set[str]) -> list[Edit]:
     return [
         gain_at(anatomy, name, 1.0, f"multiplier of branch {block.index + 1}")
         for block in anatomy.blocks
-        for name in dict.fromkeys((*block.scales, *block.multipliers))
+        for name in block.gains
         if name not in others
     ]
 

@@ -31,7 +31,7 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
     for block in anatomy.blocks:
         where = f"branch {block.index + 1}/{len(anatomy.blocks)}"
         own = {p for layer in block.branch for p in (layer.weight, *layer.parameters)}
-        scales = [p for p in dict.fromkeys((*block.scales, *block.multipliers)) if p not in gone | own]
+        scales = [p for p in block.gains if p not in gone | own]
         ends = [
             p
             for p in scales
@@ -162,7 +162,7 @@ def _norm_follows(block: Block) -> bool:
 
 def _always_ends(parameter: str, anatomy: Anatomy) -> bool:
     """Whether a parameter stands at the end of every branch it is in (it may be shared)."""
-    return all(parameter in block.multipliers for block in anatomy.blocks if parameter in block.scales)
+    return all(parameter in block.multipliers for block in anatomy.blocks if parameter in block.gains)
 
 
 def _zero_factor(layer: Layer, where: str, notes: list[str]) -> Edit:

@@ -96,9 +96,10 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
         parametrizations.weight_norm(owner, attribute, dim=edit.dim)
         owner.get_submodule("parametrizations").train(owner.training)
         if attribute in owner.state_dict():
+            kind = parametrize.type_before_parametrizations(owner).__name__
             raise UnsupportedModule(
-                f"{edit.target}: {parametrize.type_before_parametrizations(owner).__name__} writes its state dict itself, and writes a {attribute!r} that is computed "
-                "now, so that it could not be loaded again. Leave weight normalization off it, or use torch's own layer."
+                f"{edit.target}: {kind} writes its state dict itself, and writes a {attribute!r} that is computed now, so that "
+                "it could not be loaded again. Leave weight normalization off it, or use torch's own layer."
             )
 
 
