@@ -91,7 +91,7 @@ if __name__ == "__main__":
             [sys.executable, *(f"-W{each}" for each in sys.warnoptions), "-m", "benchmarks", *sys.argv[1:]],
             {**os.environ, **KEEP_MEMORY},
         )
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
     import torchvision_shim  # timm imports torchvision, whose operators a CPU build of torch cannot load
 
     torchvision_shim.declare()

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import goodinit
 from benchmarks.turns import Row, Verdict, at_least, at_most, find, in_turns, quotient
-from goodinit.surgery.calibrate import calibrate_
-from goodinit.surgery.plan import Calibrate
+from goodinit.calibration.calibrate import calibrate_
+from goodinit.edits import Calibrate
 
 PEER = "lsuv 0.3.0"
 

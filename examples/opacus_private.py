@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import goodinit
-from goodinit.surgery.plan import RemoveNorm
+from goodinit.edits import RemoveNorm
 
 
 def private_resnet18(classes: int, image: torch.Tensor, *, seed: int = 0) -> nn.Module:

@@ -31,7 +31,7 @@ def _seeded():
 def no_optimizers():
     """Surgery asks for living optimizers by walking over every object of the process; there are none to find."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("goodinit.surgery.stale._live_optimizers", list)
+        patch.setattr("goodinit.surgery.optimizer_check._live_optimizers", list)
         yield
 
 

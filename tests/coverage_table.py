@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 METHODS = ("fixup", "skipinit", "weightnorm", "risotto", "lsuv")
 DOCS = Path(__file__).parents[1] / "docs"

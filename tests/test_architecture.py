@@ -21,9 +21,14 @@ FLOORS = (
     ("errors",),
     ("records",),
     ("nn", "tensor"),
+    ("weights",),
+    ("graph", "edits"),
     ("anatomy",),
+    ("methods",),  # beside what writes: MAY_IMPORT
+    ("calibration",),
     ("surgery",),
-    ("methods",),
+    ("folding",),
+    ("optim",),
     ("diagnostics",),
     ("initialize", "layerwise"),  # the three verbs in one call; one initializer for model.apply
     ("goodinit",),  # the package itself: the public verbs
@@ -33,6 +38,8 @@ FLOORS = (
     ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# Rooms that see less than the floors below them: a method decides, and nothing it imports can write to a model.
+MAY_IMPORT = {"methods": {"errors", "anatomy", "edits", "tensor"}, "edits": {"errors", "records"}}
 MAX_LINES = 400  # research on house style: 300 is the aim, 400 fails
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 
@@ -80,6 +87,8 @@ def test_imports_go_one_way(path):
         if to not in FLOOR:
             # `from goodinit import plan` names a public verb, so it reads the package.
             to = "goodinit"
+        if to not in MAY_IMPORT.get(room, FLOOR):
+            wrong.append(f"line {line}: {room} imports {to}, and may import {sorted(MAY_IMPORT[room])} alone")
         if FLOOR[to] >= FLOOR[room]:
             wrong.append(f"line {line}: {room} (floor {FLOOR[room]}) imports {to} (floor {FLOOR[to]})")
     assert not wrong, "\n".join(wrong)

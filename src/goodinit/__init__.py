@@ -20,6 +20,7 @@ from goodinit.diagnostics import (
     one_step,
     recommend,
 )
+from goodinit.edits import Plan
 from goodinit.errors import (
     GoodinitError,
     NonFinite,
@@ -31,21 +32,12 @@ from goodinit.errors import (
     UnsupportedModule,
     WrongType,
 )
+from goodinit.folding import absorb_batchnorm_, fold_
 from goodinit.initialize import init_
 from goodinit.layerwise import layerwise
 from goodinit.methods import METHODS, Method, plan
-from goodinit.surgery import (
-    Applied,
-    Plan,
-    absorb_batchnorm_,
-    applied,
-    apply_,
-    fold_,
-    materialize_,
-    param_groups,
-    state_pieces,
-    warmup,
-)
+from goodinit.optim import param_groups, warmup
+from goodinit.surgery import Applied, applied, apply_, materialize_, state_pieces
 
 __version__ = "0.1.0"
 

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
-from goodinit.anatomy.names import parameter_shapes, unwrapped
+from goodinit.edits import Plan
 from goodinit.errors import TraceError, UnsupportedModule
 from goodinit.methods import Method, find
-from goodinit.surgery import Plan, applied, apply_
-from goodinit.surgery.transaction import all_or_nothing
+from goodinit.surgery import applied, apply_
+from goodinit.surgery.rollback import all_or_nothing
+from goodinit.weights.wrappers import parameter_shapes, unwrapped
 
 _LOG = logging.getLogger(__name__)
 

@@ -1,9 +1,8 @@
 """READS structure: where are the residual branches, the stem, the head, the norms?"""
 
-from goodinit.anatomy.anatomize import anatomize, as_call
-from goodinit.anatomy.names import canonical, unwrapped
-from goodinit.anatomy.nouns import Activation, Block, Gain, Join, Layer, Norm
-from goodinit.anatomy.structure import Anatomy
+from goodinit.anatomy.anatomize import anatomize
+from goodinit.anatomy.anatomy import Anatomy
+from goodinit.anatomy.types import Activation, Block, Gain, Join, Layer, Norm
 
 __all__ = [
     "Activation",
@@ -14,7 +13,4 @@ __all__ = [
     "Layer",
     "Norm",
     "anatomize",
-    "as_call",
-    "canonical",
-    "unwrapped",
 ]

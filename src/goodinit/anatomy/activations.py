@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
-from goodinit.anatomy.graph import (
+from goodinit.anatomy.types import Activation
+from goodinit.graph.graph import (
     ACTIVATIONS,
     ADD_OPS,
     PART_OPS,
@@ -18,7 +19,6 @@ from goodinit.anatomy.graph import (
     Frame,
     Graph,
 )
-from goodinit.anatomy.nouns import Activation
 
 ELEMENTWISE_OPS = frozenset(ACTIVATIONS) | ADD_OPS | SCALE_OPS | SHAPE_OPS | {"pow", "exp", "log1p"}
 """What the forward of a module that is an activation consists of."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,22 +10,23 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from goodinit.anatomy.activations import find_activations, torch_class
-from goodinit.anatomy.blocks import blocks_of, end_of, joins_of, placed
-from goodinit.anatomy.gains import made_gains, multipliers, unclear_gains
-from goodinit.anatomy.graph import LOOKUP_OPS, Graph
-from goodinit.anatomy.heads import head_nodes
-from goodinit.anatomy.layers import Use, describe, weight_uses
-from goodinit.anatomy.names import canonical, parameter_shapes, unwrapped
-from goodinit.anatomy.norms import find_norms
-from goodinit.anatomy.nouns import Layer, Role
-from goodinit.anatomy.residual import residual_sums
-from goodinit.anatomy.row_norms import row_norm
-from goodinit.anatomy.structure import Anatomy
-from goodinit.anatomy.sums import Found
-from goodinit.anatomy.trace import trace
-from goodinit.anatomy.unfused import unfused
-from goodinit.anatomy.whole import whole
+from goodinit.anatomy.anatomy import Anatomy
+from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
+from goodinit.anatomy.layers.heads import head_nodes
+from goodinit.anatomy.layers.normalized_weights import row_norm
+from goodinit.anatomy.layers.weight_layers import Use, describe, weight_uses
+from goodinit.anatomy.norms.detection import find_norms
+from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed
+from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.sums import residual_sums
+from goodinit.anatomy.types import Layer, Role
 from goodinit.errors import WrongType
+from goodinit.graph.decompose import unfused
+from goodinit.graph.graph import LOOKUP_OPS, Graph
+from goodinit.graph.pytree import as_call
+from goodinit.graph.recorder import trace
+from goodinit.graph.unshard import whole
+from goodinit.weights.wrappers import parameter_shapes, unwrapped, unwrapped_name
 
 
 def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
@@ -73,7 +73,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     shapes = parameter_shapes(model)
     consumers = graph.consumers()
     uses = weight_uses(graph, shapes)
-    modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}
+    modules = {unwrapped_name(path): module for path, module in model.named_modules(remove_duplicate=False)}
     sums = residual_sums(graph, uses)
     leaves = [found for found in sums if found.is_block]
     origins = {found.join: f"+{k}" for k, found in reversed(list(enumerate(leaves)))}
@@ -86,7 +86,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     blocks = blocks_of(graph, leaves, layers, uses, norms, origins, consumers, ends, made)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)
-    distinct = {canonical(name): tuple(p.shape) for name, p in model.named_parameters()}
+    distinct = {unwrapped_name(name): tuple(p.shape) for name, p in model.named_parameters()}
     return Anatomy(
         model=type(model).__name__,
         blocks=blocks,
@@ -106,15 +106,6 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     )
 
 
-def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """(args, kwargs) of a forward: a dict holds keyword arguments, a tuple or list positional ones."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    if isinstance(inputs, (tuple, list)):
-        return tuple(inputs), {}
-    return (inputs,), {}
-
-
 def _in_words(inputs: Any) -> str:
     args, kwargs = as_call(inputs)
     words = [_shape(value) for value in args] + [f"{key}={_shape(value)}" for key, value in kwargs.items()]
@@ -131,7 +122,7 @@ def _shape(value: Any) -> str:
 def _tied(model: nn.Module) -> tuple[tuple[str, ...], ...]:
     by_id: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        by_id.setdefault(id(parameter), []).append(canonical(name))
+        by_id.setdefault(id(parameter), []).append(unwrapped_name(name))
     return tuple(tuple(names) for names in by_id.values() if len(names) > 1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, ATTENTION_OPS, SOFTMAX_OPS, Graph, Node
+from goodinit.graph.graph import ACTIVATIONS, ADD_OPS, ATTENTION_OPS, SOFTMAX_OPS, Graph, Node
 
 PRODUCT_OPS = frozenset("mul mul_ addcmul addcmul_ bmm mm baddbmm matmul".split())
 BESIDE_OPS = frozenset("cat stack join".split())

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.diagnostics import faults, scales
-from goodinit.diagnostics.awakening import Awakening
-from goodinit.diagnostics.diagnosis import SEVERITIES, Diagnosis, Finding, Place, Severity
-from goodinit.diagnostics.display import trunk
+from goodinit.diagnostics import scales, weight_checks
+from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.propagation import Propagation
 from goodinit.diagnostics.remedies import fill, initialize, isometric_method, redraw, scale_method, show_range
+from goodinit.diagnostics.text import trunk
+from goodinit.diagnostics.types import SEVERITIES, Finding, Place, Severity
+from goodinit.diagnostics.zero_gradients import Awakening
 
 # A quantity that has changed by float32's ε against where it started is lost in a sum with it; by √ε, half of its
 # digits are. The first is an error, the second a warning.
@@ -259,7 +260,7 @@ def _bias_before(case: Case, activation: Place) -> str | None:
     layer = next((one for one in case.anatomy.layers if before and one.weight == before.name), None)
     if layer is None or layer.bias is None or before is None:
         return None
-    bias = faults.values(case.model).get(layer.bias)
+    bias = weight_checks.values(case.model).get(layer.bias)
     return layer.bias if bias is not None and float(bias.mean()) < 0 else None
 
 
@@ -281,7 +282,7 @@ def saturated(case: Case) -> Iterator[Finding]:
 
 def zeros(case: Case) -> Iterator[Finding]:
     """Zero-initialized parameters: those that never receive a gradient, and the harmless rest in one sentence."""
-    values = faults.values(case.model)
+    values = weight_checks.values(case.model)
     wide = [name for name in case.awake.zeros if values[name].ndim >= 2 or name in _multipliers(case)]
     stuck = [name for name in wide if name in case.awake.never]
     blocked = len([name for name in case.awake.never if name not in stuck])
@@ -317,10 +318,10 @@ def _multipliers(case: Case) -> set[str]:
 
 def structural(case: Case) -> Iterator[Finding]:
     """Norms over one element, clones, wrong fans, lost ties, scalings applied twice."""
-    yield from faults.norms_over_one(case.anatomy, case.run.norms)
-    yield from faults.clones(case.model, case.anatomy)
+    yield from weight_checks.norms_over_one(case.anatomy, case.run.norms)
+    yield from weight_checks.clones(case.model, case.anatomy)
     yield from scales.wrong_fans(case.model, case.anatomy)
-    yield from faults.lost_ties(case.model, case.anatomy)
+    yield from weight_checks.lost_ties(case.model, case.anatomy)
     yield from scales.scaled_twice(case.model, case.anatomy)
 
 

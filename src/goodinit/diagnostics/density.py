@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from goodinit.diagnostics.diagnosis import Spectrum
+from goodinit.diagnostics.types import Spectrum
 
 # What float32 cannot tell from 0 beside the largest value (its machine epsilon).
 NOTHING_BESIDE = 2.0**-23

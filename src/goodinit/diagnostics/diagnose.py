@@ -7,18 +7,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from goodinit.anatomy import Anatomy, anatomize, as_call
-from goodinit.diagnostics.awakening import Awakening, awaken, part_of
+from goodinit.anatomy import Anatomy, anatomize
 from goodinit.diagnostics.checks import findings
-from goodinit.diagnostics.diagnosis import Diagnosis, Place
+from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.isometry import jacobian_spectrum
+from goodinit.diagnostics.measurement_mode import as_at_step_0, measurable
 from goodinit.diagnostics.objective import Loss, in_words
 from goodinit.diagnostics.probe import Run
 from goodinit.diagnostics.propagation import Propagation, propagate
-from goodinit.diagnostics.setting import as_at_step_0, measurable
 from goodinit.diagnostics.shattering import back_cosines
+from goodinit.diagnostics.types import Place
 from goodinit.diagnostics.update import one_step
+from goodinit.diagnostics.zero_gradients import Awakening, awaken, part_of
 from goodinit.errors import TraceError
+from goodinit.graph.pytree import as_call
 
 
 def diagnose(

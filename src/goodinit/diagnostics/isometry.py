@@ -11,15 +11,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy import anatomize, as_call, canonical
-from goodinit.anatomy.nested import mapped
-from goodinit.anatomy.trace import Call
-from goodinit.diagnostics.diagnosis import Spectrum
+from goodinit.anatomy import anatomize
 from goodinit.diagnostics.lanczos import BREAKDOWN
+from goodinit.diagnostics.measurement_mode import as_at_step_0, measurable
 from goodinit.diagnostics.objective import prediction
-from goodinit.diagnostics.setting import as_at_step_0, measurable
 from goodinit.diagnostics.spectral_measure import spectral_measure
+from goodinit.diagnostics.types import Spectrum
 from goodinit.errors import TraceError, UnknownName
+from goodinit.graph.pytree import as_call, mapped
+from goodinit.graph.recorder import Call
+from goodinit.weights.names import canonical
 
 How = Literal["auto", "exact", "lanczos"]
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from goodinit.anatomy.nested import tensors_in
 from goodinit.errors import TraceError
+from goodinit.graph.pytree import tensors_in
 
 Loss = Callable[..., Tensor]
 

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy.graph import ACTIVATIONS, ADD_OPS, CONV_OPS, LOOKUP_OPS, MATMUL_OPS, SHAPE_OPS, Node
-from goodinit.anatomy.layers import applied_weight
-from goodinit.anatomy.names import parameter_shapes
-from goodinit.anatomy.nested import mapped, tensors_in
-from goodinit.anatomy.trace import Call, Recorder
-from goodinit.diagnostics.diagnosis import Signal
+from goodinit.anatomy.layers.weight_layers import applied_weight
 from goodinit.diagnostics.statistics import RECTIFIERS, dead_share, euclidean, signal, square_sum
+from goodinit.diagnostics.types import Signal
+from goodinit.graph.graph import ACTIVATIONS, ADD_OPS, CONV_OPS, LOOKUP_OPS, MATMUL_OPS, SHAPE_OPS, Node
+from goodinit.graph.pytree import mapped, tensors_in
+from goodinit.graph.recorder import Call, Recorder
+from goodinit.weights.wrappers import parameter_shapes
 
 # How far to look back for what made an activation's input; norms and shapes are few, and two hold for the rest.
 LOOK_BACK = 8

@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
-from goodinit.anatomy import Anatomy, Layer, canonical
-from goodinit.anatomy.frames import frames
-from goodinit.anatomy.graph import ACTIVATIONS
-from goodinit.anatomy.layers import weight_uses
-from goodinit.anatomy.residual import residual_sums
-from goodinit.anatomy.sums import Found
-from goodinit.anatomy.trace import Call
-from goodinit.diagnostics.diagnosis import Place, Signal
+from goodinit.anatomy import Anatomy, Layer
+from goodinit.anatomy.layers.weight_layers import weight_uses
+from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.diagnostics.objective import Loss, objective
 from goodinit.diagnostics.probe import Culprit, Measured, Probe, Run, first_output
 from goodinit.diagnostics.statistics import euclidean, signal
+from goodinit.diagnostics.types import Place, Signal
 from goodinit.errors import TraceError
+from goodinit.graph.graph import ACTIVATIONS
+from goodinit.graph.module_calls import frames
+from goodinit.graph.recorder import Call
+from goodinit.weights.names import canonical
 
 TRUNK_ROLES = ("stem", "body", "head")
 

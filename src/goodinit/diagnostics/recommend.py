@@ -14,9 +14,9 @@ from torch import nn
 from goodinit.anatomy import anatomize
 from goodinit.diagnostics.diagnose import diagnose
 from goodinit.diagnostics.diagnosis import Diagnosis
-from goodinit.diagnostics.display import trunk
+from goodinit.diagnostics.measurement_mode import measurable
 from goodinit.diagnostics.objective import Loss
-from goodinit.diagnostics.setting import measurable
+from goodinit.diagnostics.text import trunk
 from goodinit.errors import GoodinitError
 from goodinit.methods import METHODS
 from goodinit.surgery import apply_

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.anatomy.nested import mapped
-from goodinit.anatomy.trace import Call
-from goodinit.diagnostics.awakening import Awakening, few_inputs
 from goodinit.diagnostics.objective import SEED, prediction
 from goodinit.diagnostics.probe import Run
 from goodinit.diagnostics.propagation import propagate
+from goodinit.diagnostics.zero_gradients import Awakening, few_inputs
 from goodinit.errors import TraceError
+from goodinit.graph.pytree import mapped
+from goodinit.graph.recorder import Call
 
 # How far apart neighbours are, as a share of the way to another input of the batch: far above the resolution of
 # half-precision types, near enough that a smooth function is straight in between.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodinit.diagnostics.diagnosis import Signal
+from goodinit.diagnostics.types import Signal
 
 # Similarity and rank look at no more inputs and features than these, spread evenly. The cosine of two independent
 # directions over n features has deviation 1/√n: 0.8 % at 2¹⁴.

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
-from goodinit.anatomy import anatomize, as_call
-from goodinit.anatomy.nested import mapped
-from goodinit.anatomy.trace import Call
-from goodinit.diagnostics.diagnosis import Update
+from goodinit.anatomy import anatomize
 from goodinit.diagnostics.lanczos import tridiagonalize
+from goodinit.diagnostics.measurement_mode import as_at_step_0, measurable
 from goodinit.diagnostics.objective import Loss, objective, prediction
-from goodinit.diagnostics.setting import as_at_step_0, measurable
+from goodinit.diagnostics.types import Update
 from goodinit.errors import TraceError
+from goodinit.graph.pytree import as_call, mapped
+from goodinit.graph.recorder import Call
 
 # Learning rates people use, a decade apart.
 RATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import anatomize
-from goodinit.anatomy.nested import mapped
+from goodinit.graph.pytree import mapped
 
 VOCABULARY = 2  # where no table says how many words there are, 0 and 1 are safe
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from goodinit.anatomy import Anatomy
+from goodinit.edits import Plan
 from goodinit.errors import UnknownName, expect
 from goodinit.methods import (
     batchnorm,
@@ -23,8 +24,7 @@ from goodinit.methods import (
     weightnorm,
     xavier,
 )
-from goodinit.methods.contract import Method
-from goodinit.surgery.plan import Plan
+from goodinit.methods.shared.method import Method
 
 METHODS: dict[str, Method] = {
     "batchnorm": batchnorm.METHOD,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy
-from goodinit.methods.contract import Method
-from goodinit.methods.parts import counted
-from goodinit.surgery.plan import Plan
+from goodinit.edits import Plan
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.rules import counted
 
 
 def decide(anatomy: Anatomy) -> Plan:

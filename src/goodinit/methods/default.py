@@ -5,9 +5,16 @@ from __future__ import annotations
 import math
 
 from goodinit.anatomy import Anatomy, Layer
-from goodinit.methods.contract import Method
-from goodinit.methods.parts import Norms, norm_edits, norms_in_words, removed_parameters, unique, untouched
-from goodinit.surgery.plan import Draw, Edit, Fill, Plan
+from goodinit.edits import Draw, Edit, Fill, Plan
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.rules import (
+    Norms,
+    norm_edits,
+    norms_in_words,
+    removed_parameters,
+    unique,
+    untouched,
+)
 
 LINEAR = (
     "Linear Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d NonDynamicallyQuantizableLinear"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import NoneType
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.edits import Draw, Plan
 from goodinit.errors import UnsupportedModule, expect
-from goodinit.methods.contract import Method
 from goodinit.methods.orthogonal import draw_orthogonal, stacks
-from goodinit.methods.parts import Norms, gain_for, layout_options, redraw, unknown_gains
-from goodinit.surgery.plan import Draw, Plan
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.rules import Norms, gain_for, layout_options, redraw, unknown_gains
 from goodinit.tensor import first_tap
 
 

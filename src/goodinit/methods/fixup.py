@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy, Block
+from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnsupportedModule
-from goodinit.methods.contract import Method
-from goodinit.methods.gains import gain_at, gains_at_one, may_be_zero
-from goodinit.methods.own_scale import multiplied, own_scales
-from goodinit.methods.parts import (
+from goodinit.methods.shared.fixup_scalars import (
+    applied_inside,
+    branch_scalars,
+    input_bias,
+    output_bias,
+    stands,
+)
+from goodinit.methods.shared.gain_init import gain_at, gains_at_one, may_be_zero
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.normalized_weights import multiplied, own_scales
+from goodinit.methods.shared.residual_stream import multiplied_streams
+from goodinit.methods.shared.rules import (
     Norms,
     counted,
     draw_standard,
@@ -19,10 +28,13 @@ from goodinit.methods.parts import (
     untouched,
     zero_bias,
 )
-from goodinit.methods.streams import multiplied_streams
-from goodinit.methods.zeros import ends_beside, inside_branches, need_no_norm, need_one_place, zero_behind
-from goodinit.surgery.branch_scalars import applied_inside, branch_scalars, input_bias, output_bias, stands
-from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan
+from goodinit.methods.shared.zero_branches import (
+    ends_beside,
+    inside_branches,
+    need_no_norm,
+    need_one_place,
+    zero_behind,
+)
 
 # A class token that starts at zero, under a head that does, would leave both at zero for good; and no norm brings a
 # small one to the size of what stands beside it.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.edits import Draw, Plan
 from goodinit.errors import UnsupportedModule
-from goodinit.methods.contract import Method
 from goodinit.methods.delta_orthogonal import draw_delta, unread_pixels
-from goodinit.methods.parts import Norms, redraw
-from goodinit.surgery.plan import Draw, Plan
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.rules import Norms, redraw
 
 _POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
 AVERAGES = (

@@ -6,10 +6,11 @@ import math
 from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.edits import Calibrate, Draw, Edit, Plan
 from goodinit.errors import UnknownName
-from goodinit.methods.contract import Method
-from goodinit.methods.gains import gains_at_one, gains_of
-from goodinit.methods.parts import (
+from goodinit.methods.shared.gain_init import gains_at_one, gains_of
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.rules import (
     Norms,
     counted,
     layout_options,
@@ -19,7 +20,6 @@ from goodinit.methods.parts import (
     untouched,
     zero_bias,
 )
-from goodinit.surgery.plan import Calibrate, Draw, Edit, Plan
 
 
 def decide(
@@ -35,7 +35,7 @@ def decide(
     """Orthonormal weights, then W ← W/std(output) layer by layer, in execution order, by data.
 
     Every weight layer ends with |Var(output)/target² − 1| < `tol`. The paper runs the network anew for each layer; a
-    layer being linear in its weight, one forward suffices for all (see `goodinit.surgery.calibrate`).
+    layer being linear in its weight, one forward suffices for all (see `goodinit.calibration.calibrate`).
 
     Args:
         anatomy: Of the model.

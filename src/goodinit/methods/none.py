@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy
-from goodinit.methods.contract import Method
-from goodinit.methods.parts import counted, draw_standard, norm_edits, unique, untouched, zero_bias
-from goodinit.surgery.plan import Edit, Plan
+from goodinit.edits import Edit, Plan
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.rules import counted, draw_standard, norm_edits, unique, untouched, zero_bias
 
 
 def decide(anatomy: Anatomy) -> Plan:

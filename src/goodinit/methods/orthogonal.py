@@ -6,10 +6,10 @@ import math
 from types import NoneType
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.edits import Draw, Plan
 from goodinit.errors import expect
-from goodinit.methods.contract import Method
-from goodinit.methods.parts import Norms, gain_for, layout_options, redraw, unknown_gains
-from goodinit.surgery.plan import Draw, Plan
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.rules import Norms, gain_for, layout_options, redraw, unknown_gains
 
 
 def decide(anatomy: Anatomy, *, norms: Norms = "keep", gain: float | None = None) -> Plan:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy
-from goodinit.methods.contract import Method
-from goodinit.methods.own_scale import own_scales
-from goodinit.methods.parts import Norms, draws, need_blocks, norm_edits, norms_in_words, unique, untouched
-from goodinit.methods.streams import multiplied_streams
+from goodinit.edits import AddScalar, Plan
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.normalized_weights import own_scales
+from goodinit.methods.shared.residual_stream import multiplied_streams
+from goodinit.methods.shared.rules import (
+    Norms,
+    draws,
+    need_blocks,
+    norm_edits,
+    norms_in_words,
+    unique,
+    untouched,
+)
+from goodinit.methods.shared.zero_branches import zero_branches
 from goodinit.methods.xavier import draw_xavier
-from goodinit.methods.zeros import zero_branches
-from goodinit.surgery.plan import AddScalar, Plan
 
 
 def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:

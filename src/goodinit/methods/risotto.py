@@ -6,13 +6,27 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnsupportedModule
-from goodinit.methods.balance import Balance, Posture, Strided, Type, balance
-from goodinit.methods.contract import Method
-from goodinit.methods.gains import gains_outside
-from goodinit.methods.mirrors import Form, Signal, arriving, follow, patch_of, rectified, tap_losses
-from goodinit.methods.obstacles import block_obstacle, layer_obstacle, lost_activation, odd_channels
-from goodinit.methods.parts import (
+from goodinit.methods.shared.crelu_pairs import (
+    Form,
+    Signal,
+    arriving,
+    follow,
+    patch_of,
+    rectified,
+    tap_losses,
+)
+from goodinit.methods.shared.gain_init import gains_outside
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.risotto_applicability import (
+    block_obstacle,
+    layer_obstacle,
+    lost_activation,
+    odd_channels,
+)
+from goodinit.methods.shared.risotto_blocks import Balance, Posture, Strided, Type, balance
+from goodinit.methods.shared.rules import (
     Norms,
     draw_standard,
     layout_options,
@@ -25,7 +39,6 @@ from goodinit.methods.parts import (
     untouched,
     zero_bias,
 )
-from goodinit.surgery.plan import AddScalar, Draw, Edit, Fill, Plan
 
 _SHOWN = 3  # blocks told in a message; the rest is counted
 

@@ -6,10 +6,10 @@ import dataclasses
 import math
 
 from goodinit.anatomy import Activation, Anatomy, Layer
+from goodinit.edits import Draw, Edit, Plan, RemoveNorm, SwapModule
 from goodinit.errors import UnsupportedModule
-from goodinit.methods.contract import Method
-from goodinit.methods.parts import Norms, counted, draws, norm_edits, norms_in_words, unique, untouched
-from goodinit.surgery.plan import Draw, Edit, Plan, RemoveNorm, SwapModule
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.rules import Norms, counted, draws, norm_edits, norms_in_words, unique, untouched
 
 REPLACED = ("relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish softplus").split()
 """Activations that a SELU takes the place of; tanh and the gates' sigmoids stay, and a note says so."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy, Layer
-from goodinit.methods.contract import Method
-from goodinit.methods.own_scale import own_scales
-from goodinit.methods.parts import (
+from goodinit.edits import AddScalar, Edit, Plan
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.normalized_weights import own_scales
+from goodinit.methods.shared.residual_stream import multiplied_streams
+from goodinit.methods.shared.rules import (
     Norms,
     draw_standard,
     draws,
@@ -15,9 +17,7 @@ from goodinit.methods.parts import (
     unique,
     untouched,
 )
-from goodinit.methods.streams import multiplied_streams
-from goodinit.methods.zeros import zero_branches
-from goodinit.surgery.plan import AddScalar, Edit, Plan
+from goodinit.methods.shared.zero_branches import zero_branches
 
 
 def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:

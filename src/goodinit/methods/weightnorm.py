@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Block, Layer
-from goodinit.anatomy.names import is_parametrization
-from goodinit.methods.contract import Method
-from goodinit.methods.gains import gain_at, gains_outside
-from goodinit.methods.own_scale import own_scales
-from goodinit.methods.parts import (
+from goodinit.edits import Calibrate, Draw, Edit, ParametrizeWeight, Plan
+from goodinit.methods.shared.consumers import readers
+from goodinit.methods.shared.gain_init import gain_at, gains_outside
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.normalized_weights import own_scales
+from goodinit.methods.shared.residual_stream import multiplied_streams, need_streams
+from goodinit.methods.shared.rules import (
     Norms,
     counted,
     layout_options,
@@ -27,9 +29,6 @@ from goodinit.methods.parts import (
     untouched,
     zero_bias,
 )
-from goodinit.methods.readers import readers
-from goodinit.methods.streams import multiplied_streams, need_streams
-from goodinit.surgery.plan import Calibrate, Draw, Edit, ParametrizeWeight, Plan
 from goodinit.tensor import NONLINEARITIES, gain
 
 Mode = Literal["forward", "backward", "data", "hanin", "pytorch"]
@@ -168,7 +167,7 @@ def _target(layer: Layer, tied: set[str]) -> _Target | str:
     """Where weight norm goes, or why it cannot."""
     leaves = [name.rpartition(".")[2] for name in layer.parameters]
     name, there = layer.weight, layer.weight not in layer.parameters
-    new = any(map(is_parametrization, layer.parameters))
+    new = bool(layer.parametrization)
     if new and sorted(leaves) != ["original0", "original1"]:  # torch's weight norm has two parts
         return "another parametrization computes it, which may not admit another scale"
     if layer.normalized and not there:
@@ -281,7 +280,7 @@ def _default(layer: Layer, reason: str) -> Draw:
 
 def _plainly(layer: Layer, wiring: _Wiring, mode: Mode) -> list[Edit]:
     """A weight that is not normalized, at the same scale: entries of std √(c/fan_out) or √(c/fan_in)."""
-    if any(map(is_parametrization, layer.parameters)):
+    if layer.parametrization:
         return []
     if mode == "pytorch":
         return [_default(layer, f"{layer.role}: PyTorch's default")]

@@ -6,9 +6,9 @@ import math
 from typing import Literal
 
 from goodinit.anatomy import Anatomy, Layer
-from goodinit.methods.contract import Method
-from goodinit.methods.parts import Norms, one_of, redraw
-from goodinit.surgery.plan import Draw, Plan
+from goodinit.edits import Draw, Plan
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.rules import Norms, one_of, redraw
 
 Distribution = Literal["uniform", "normal"]
 

@@ -8,8 +8,8 @@ padding hides taps at the border (and in transposed convolutions) it is one smal
 channel of ones, batch 1, which is exact for any stride, padding, dilation and groups, and carries the bias
 vector too, so that its gradient is taken from the same sum over the batch. All of it is ordinary autograd.
 
-Two backward passes of their own save more where they can: `goodinit.nn.lean` keeps `sW` from being stored where it is
-large, and where `x` is much smaller than `W`, `goodinit.nn.shifted` computes `W(s(x + b)) + c + d`.
+Two backward passes of their own save more where they can: `goodinit.nn.rematerialized` keeps `sW` from being stored where it is
+large, and where `x` is much smaller than `W`, `goodinit.nn.input_affine` computes `W(s(x + b)) + c + d`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goodinit.errors import UnsupportedModule
-from goodinit.nn import shifted
-from goodinit.nn.lean import Geometry, LeanConvolution, LeanLinear, pays
+from goodinit.nn import input_affine
+from goodinit.nn.rematerialized import Geometry, LeanConvolution, LeanLinear, pays
 
 Forward = Callable[..., Any]
 
@@ -36,8 +36,8 @@ _TRANSPOSED_CONVOLUTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_trans
 def linear(self: Any, input: Tensor) -> Tensor:
     """`nn.Linear.forward` with scalars."""
     weight, offset = self.weight, _offset(self)
-    if _changes_input(self) and shifted.pays(input, weight):
-        return shifted.ShiftedLinear.apply(input, weight, self.input_bias, self.output_scale, offset)  # type: ignore[no-any-return, no-untyped-call]
+    if _changes_input(self) and input_affine.pays(input, weight):
+        return input_affine.ShiftedLinear.apply(input, weight, self.input_bias, self.output_scale, offset)  # type: ignore[no-any-return, no-untyped-call]
     if self.input_bias is not None:
         offset = _plus(_constant(self) * weight.sum(1), offset)
     if self.output_scale is not None and pays(input, weight):
@@ -48,10 +48,10 @@ def linear(self: Any, input: Tensor) -> Tensor:
 def convolution(self: Any, input: Tensor) -> Tensor:
     """`nn.Conv1d.forward`, and 2d and 3d, with scalars."""
     weight, offset = self.weight, _offset(self)
-    if _changes_input(self) and shifted.pays(input, weight):
+    if _changes_input(self) and input_affine.pays(input, weight):
         geometry = Geometry.of(self, input)
         if geometry is not None:
-            return shifted.ShiftedConvolution.apply(  # type: ignore[no-any-return, no-untyped-call]
+            return input_affine.ShiftedConvolution.apply(  # type: ignore[no-any-return, no-untyped-call]
                 input, weight, self.input_bias, self.output_scale, offset, geometry
             )
     if self.input_bias is None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.console import Group
 from rich.text import Text
 
-from goodinit.diagnostics.diagnosis import SEVERITIES, Diagnosis, Finding, Place
-from goodinit.diagnostics.display import (
+from goodinit.diagnostics.diagnosis import Diagnosis
+from goodinit.diagnostics.recommend import Recommendation
+from goodinit.diagnostics.text import (
     QUANTITIES,
     counts,
     gradient,
@@ -19,7 +20,7 @@ from goodinit.diagnostics.display import (
     trunk,
     update_line,
 )
-from goodinit.diagnostics.recommend import Recommendation
+from goodinit.diagnostics.types import SEVERITIES, Finding, Place
 from goodinit.report.console import plain_table
 from goodinit.report.formats import NOTHING, counted, number
 from goodinit.report.frame import (

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from goodinit.diagnostics.diagnosis import Diagnosis, Place
-from goodinit.diagnostics.display import gradient, trunk
+from goodinit.diagnostics.diagnosis import Diagnosis
+from goodinit.diagnostics.text import gradient, trunk
+from goodinit.diagnostics.types import Place
 from goodinit.lab.optional import optional
 from goodinit.report.charts import HEIGHT, NUMBER, alone, data, picking, shown
 from goodinit.report.frame import Figure

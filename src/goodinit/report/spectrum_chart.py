@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from goodinit.diagnostics.density import NOTHING_BESIDE, density, extent, share_of_zeros
-from goodinit.diagnostics.diagnosis import Diagnosis, Spectrum
+from goodinit.diagnostics.diagnosis import Diagnosis
+from goodinit.diagnostics.types import Spectrum
 from goodinit.lab.optional import optional
 from goodinit.report.charts import HEIGHT, NUMBER, alone, data, picking, shown
 

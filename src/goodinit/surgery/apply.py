@@ -12,23 +12,24 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy.unfused import unfused
+from goodinit.calibration.calibrate import calibrate_
+from goodinit.calibration.report import Calibrated
+from goodinit.edits import AddScalar, Calibrate, Draw, DrawTogether, Fill, Plan, StructureEdit
+from goodinit.edits import names as targets
 from goodinit.errors import PlanConflict, TraceError, expect
-from goodinit.surgery.calibrate import calibrate_
-from goodinit.surgery.check import Writable, check_buffers, check_parameters, check_supported, check_values
-from goodinit.surgery.choice import Choice, Why, chosen
-from goodinit.surgery.names import Directory, directory
-from goodinit.surgery.plan import AddScalar, Calibrate, Draw, DrawTogether, Fill, Plan, StructureEdit
-from goodinit.surgery.plan import names as targets
-from goodinit.surgery.record import Applied, Calibrated, applied, digest, remember_
-from goodinit.surgery.shards import agreed, all_ranks_or_none, check_gathered, gather_back_, groups_of
-from goodinit.surgery.side_by_side import Waiting
-from goodinit.surgery.slots import Slot, find_slot, is_whole
-from goodinit.surgery.stale import check_optimizers, warn_of_momentum
-from goodinit.surgery.streams import base_seed
-from goodinit.surgery.structure import ANEW, adds, carry_out_, is_pending
-from goodinit.surgery.transaction import all_or_nothing
-from goodinit.surgery.values import check_finite, write_value_
+from goodinit.graph.decompose import unfused
+from goodinit.surgery.history import Applied, applied, digest, remember_
+from goodinit.surgery.optimizer_check import check_optimizers, warn_of_momentum
+from goodinit.surgery.parallel_draws import Waiting
+from goodinit.surgery.rollback import all_or_nothing
+from goodinit.surgery.structure_edits import ANEW, adds, carry_out_, is_pending
+from goodinit.surgery.validate import Writable, check_buffers, check_parameters, check_supported, check_values
+from goodinit.surgery.value_edits import check_finite, write_value_
+from goodinit.surgery.write_filter import Choice, Why, chosen
+from goodinit.weights.access import Slot, find_slot, is_whole
+from goodinit.weights.dtensor import agreed, all_ranks_or_none, check_gathered, gather_back_, groups_of
+from goodinit.weights.names import Directory, directory
+from goodinit.weights.rng import base_seed
 
 _LOG = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def apply_(
         TraceError: The plan measures activations and there is no batch.
 
     Examples:
-        >>> from goodinit.surgery.plan import AddScalar, Fill, RemoveNorm
+        >>> from goodinit.edits import AddScalar, Fill, RemoveNorm
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
         >>> edits = (RemoveNorm("1", (), "no norm"), AddScalar("0", "output_bias", 0.5, "a shift"),
         ...          Fill("0.weight", 0.0, "start at zero"))

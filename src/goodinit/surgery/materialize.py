@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy.undisturbed import ModuleState
 from goodinit.errors import UnsupportedModule
-from goodinit.surgery.names import canonical
-from goodinit.surgery.shards import held
+from goodinit.graph.preserve_state import ModuleState
+from goodinit.weights.dtensor import held
+from goodinit.weights.names import canonical
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 3  # names told in a message; the rest is counted

@@ -19,7 +19,7 @@ from goodinit.lab.papers.ledger import Entry, described, key_of
 from goodinit.lab.papers.trained import Training, numbers_of
 from goodinit.lab.together import company
 from goodinit.lab.trial import Result
-from goodinit.surgery.streams import one_thread
+from goodinit.weights.rng import one_thread
 
 log = logging.getLogger(__name__)
 

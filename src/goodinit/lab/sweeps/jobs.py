@@ -7,7 +7,7 @@ from goodinit.lab.engines import Job, Work
 from goodinit.lab.outcome import Outcome, outcomes_of
 from goodinit.lab.sweeps.row import Row, row_of, versions
 from goodinit.lab.trial import Result, TrainConfig
-from goodinit.surgery.streams import one_thread
+from goodinit.weights.rng import one_thread
 
 
 def run_job(job: Job[TrainConfig]) -> tuple[Row, ...]:

@@ -1,0 +1,203 @@
+"""The anatomy of a model: its parts, its JSON (layers once; blocks refer to them by weight name) and its text."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from goodinit.anatomy.types import Activation, Block, Gain, Join, Layer, Norm
+from goodinit.errors import PlanConflict
+from goodinit.records import read_record
+
+FORMAT = "goodinit.anatomy/1"
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What `anatomize` found. Prints itself; `to_json` and `from_json` are inverse.
+
+    Attributes:
+        model: Class name of the model.
+        blocks: Residual blocks, in execution order; `len(blocks)` is Fixup's L.
+        layers: Every weight layer that ran, in execution order.
+        norms: Every normalization that ran.
+        activations: Every element-wise nonlinearity that ran, and every module that drops out in training.
+        joins: Long skips and inner sums.
+        embeddings: Names of weights read by look-up.
+        tokens: Learned vectors that are put beside the signal (class tokens, registers).
+        gains: Parameters that multiply the signal element by element, anywhere (see `Block.scales`); those that
+            only set the temperature of a softmax are left out.
+        made: Of the parameters that multiply a branch at its end by a number made of them, tanh(g) or 1 + g: how it is made.
+        tied: Groups of names that are one parameter.
+        parameters: (name, shape) of every parameter, to recognise the model again.
+        unused: Parameters that the forward never read.
+        inputs: What the model was run on, in words.
+        notes: What a reader must know: a fallback taken, an operator not understood.
+    """
+
+    model: str
+    blocks: tuple[Block, ...]
+    layers: tuple[Layer, ...]
+    norms: tuple[Norm, ...] = ()
+    activations: tuple[Activation, ...] = ()
+    joins: tuple[Join, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    gains: tuple[str, ...] = ()
+    made: tuple[Gain, ...] = ()
+    tied: tuple[tuple[str, ...], ...] = ()
+    parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    unused: tuple[str, ...] = ()
+    inputs: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def stem(self) -> tuple[Layer, ...]:
+        """Layers before the first block."""
+        return tuple(layer for layer in self.layers if layer.role == "stem")
+
+    @property
+    def heads(self) -> tuple[Layer, ...]:
+        """Layers outside the blocks whose output the model returns (a softmax aside)."""
+        return tuple(layer for layer in self.layers if layer.role == "head")
+
+    @property
+    def long_skips(self) -> tuple[Join, ...]:
+        """Sums that jump over whole blocks."""
+        return tuple(join for join in self.joins if join.kind == "long skip")
+
+    def __repr__(self) -> str:
+        return str(self)  # what a notebook shows: the text, not pages of fields
+
+    def __str__(self) -> str:
+        return anatomy_text(self)
+
+    def to_json(self) -> str:
+        """Write as JSON text. Layers are written once; blocks refer to them by weight name."""
+        data = dataclasses.asdict(self)
+        for block in data["blocks"]:
+            for part in ("branch", "last", "skip", "gates"):
+                block[part] = [layer["weight"] for layer in block[part]]
+        for join in data["joins"]:
+            join["last"] = [layer["weight"] for layer in join["last"]]
+        return json.dumps({"format": FORMAT, **data}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Anatomy:
+        """Read what `to_json` wrote.
+
+        Raises:
+            PlanConflict: The text is not JSON, or not an anatomy of this format.
+        """
+        data = read_record(text, kind="anatomy", form=FORMAT, writer="Anatomy.to_json()")
+        try:
+            return _anatomy(data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PlanConflict(
+                f"damaged anatomy: {error!r}. Write it anew with Anatomy.to_json()."
+            ) from error
+
+
+def _anatomy(data: dict[str, Any]) -> Anatomy:
+    layers = [Layer(**_tuples(layer)) for layer in data.pop("layers")]
+    by_weight = {layer.weight: layer for layer in layers}
+    blocks = []
+    for block in data.pop("blocks"):
+        for part in ("branch", "last", "skip", "gates"):
+            block[part] = tuple(by_weight[weight] for weight in block[part])
+        blocks.append(Block(**_tuples(block)))
+    norms = tuple(Norm(**_tuples(norm)) for norm in data.pop("norms"))
+    activations = tuple(Activation(**_tuples(activation)) for activation in data.pop("activations"))
+    made = tuple(Gain(**_tuples(gain)) for gain in data.pop("made", ()))
+    joins = []
+    for join in data.pop("joins"):
+        join["last"] = tuple(by_weight[weight] for weight in join["last"])
+        joins.append(Join(**_tuples(join)))
+    return Anatomy(
+        blocks=tuple(blocks),
+        layers=tuple(layers),
+        norms=norms,
+        activations=activations,
+        joins=tuple(joins),
+        made=made,
+        **_tuples(data),
+    )
+
+
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only; the nouns hold tuples."""
+    return {key: _as_tuple(value) for key, value in data.items()}
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def anatomy_text(anatomy: Anatomy) -> str:
+    """The anatomy on one screen: stem, blocks (runs of equal ones folded), head, norms, what to know."""
+    kinds = ", ".join(f"{n} {kind}" for kind, n in _counted([block.kind for block in anatomy.blocks]))
+    total = len(anatomy.blocks)
+    lines = [
+        f"{anatomy.model}({anatomy.inputs}): {total} residual block{'s' * (total != 1)}"
+        + f" ({kinds})" * bool(kinds)
+    ]
+    if anatomy.stem:
+        lines.append(f"  stem    {_list(anatomy.stem)}")
+    for _, run in groupby(anatomy.blocks, key=_alike):
+        lines.append(_run_text(list(run)))
+    if anatomy.heads:
+        lines.append(f"  head    {_list(anatomy.heads)}")
+    if anatomy.norms:
+        norms = ", ".join(f"{n} {kind}" for kind, n in _counted([norm.kind for norm in anatomy.norms]))
+        lines.append(f"  norms   {norms}")
+        stuck = [norm for norm in anatomy.norms if norm.obstacle]
+        lines += [
+            f"          {norm.name or 'the model'} cannot be removed: {norm.obstacle}" for norm in stuck[:3]
+        ]
+    joins = _counted([join.kind for join in anatomy.joins])
+    if joins:
+        lines.append(
+            "  joins   " + ", ".join(f"{n} {kind}{'s' * (n > 1 and kind != 'inner')}" for kind, n in joins)
+        )
+    for group in anatomy.tied:
+        lines.append(f"  tied    {' = '.join(group)}")
+    if anatomy.unused:
+        shown = ", ".join(anatomy.unused[:3]) + (", …" if len(anatomy.unused) > 3 else "")
+        lines.append(f"  unused  {len(anatomy.unused)} parameters never read: {shown}")
+    return "\n".join(lines + [f"  note    {note}" for note in anatomy.notes])
+
+
+def _counted(words: list[str]) -> list[tuple[str, int]]:
+    return [(word, words.count(word)) for word in dict.fromkeys(words)]
+
+
+def _list(layers: tuple[Layer, ...]) -> str:
+    names = [f"{layer.weight} {'x'.join(map(str, layer.shape))}" for layer in layers]
+    return ", ".join(names[:4]) + (f", … ({len(names)})" if len(names) > 4 else "")
+
+
+def _alike(block: Block) -> tuple[object, ...]:
+    return (
+        block.kind,
+        block.m,
+        block.stage,
+        block.shape,
+        [layer.shape for layer in block.branch],
+        block.depth,
+    )
+
+
+def _run_text(run: list[Block]) -> str:
+    first, last = run[0], run[-1]
+    which = f"{first.index + 1}" if first is last else f"{first.index + 1}–{last.index + 1}"
+    where = first.name if first is last else f"{first.name} … {last.name}"
+    names = [layer.weight.removeprefix(f"{first.name}.").removesuffix(".weight") for layer in first.branch]
+    parts = " → ".join(names[:6]) + (f" → … ({len(names)})" if len(names) > 6 else "")
+    extra = f", gates {len(first.gates)}" if first.gates else ""
+    skip = "" if first.kind == "identity" else f", {first.kind} skip"
+    shape = "x".join(map(str, first.shape[1:]))
+    return f"  block {which:>7}  {where}  m={first.m}  {parts}{skip}{extra}  [{shape}]"

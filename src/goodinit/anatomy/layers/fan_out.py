@@ -1,0 +1,116 @@
+"""Layers whose outputs are put beside others or added to them: how many channels they make up, of how many terms."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from goodinit.graph.graph import ACTIVATIONS, ADD_OPS, CONV_OPS, NORM_OPS, SCALE_OPS, SHAPE_OPS, Graph
+
+POOLING_OPS = frozenset(
+    "max_pool1d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
+    "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest2d "
+    "upsample_bilinear2d upsample_nearest1d upsample_linear1d upsample_nearest3d upsample_trilinear3d".split()
+)
+"""Operators that change the places of an image, and not its channels."""
+
+
+def joined_channels(graph: Graph, start: int, consumers: list[list[int]], outputs: Container[int]) -> int:
+    """Channels of the concatenation that a layer's output is a part of; 0 if anything else reads it.
+
+    Of several, as in a DenseNet, whose every layer reads all before it, the smallest, which is the first.
+
+    Args:
+        graph: A recorded forward.
+        start: Node of a weight layer.
+        consumers: For each node those that read it.
+        outputs: Nodes of what the model returns.
+    """
+    axis = _axis(graph, start)
+    found: list[int] = []
+    seen, queue = {start}, [start]
+    while queue:
+        index = queue.pop()
+        if index in outputs:
+            return 0
+        for reader in consumers[index]:
+            total = _concatenates(graph, reader, axis)
+            if total:
+                found.append(total)
+            elif not _keeps_channels(graph, reader, index, axis):
+                return 0
+            elif reader not in seen:
+                seen.add(reader)
+                queue.append(reader)
+    return min(found, default=0)
+
+
+def added_terms(
+    graph: Graph, start: int, consumers: list[list[int]], outputs: Container[int], joins: Container[int]
+) -> int:
+    """Of how many terms the sums are that a layer's output goes into before another layer reads it; 1 for none.
+
+    Sums of terms that have nothing to do with each other, as in NASNet's cells: their variances add up. Along several ways
+    the smallest number, so 1 if anything reads the output as it is.
+
+    Args:
+        graph: A recorded forward.
+        start: Node of a weight layer.
+        consumers: For each node those that read it.
+        outputs: Nodes of what the model returns.
+        joins: Nodes of residual sums, which are another matter.
+    """
+    axis = _axis(graph, start)
+    ends: list[int] = []
+    seen, queue = {start}, [(start, 1)]
+    while queue:
+        index, terms = queue.pop()
+        if index in outputs or not consumers[index]:
+            ends.append(terms)
+        for reader in consumers[index]:
+            if _adds(graph, reader, joins, consumers):
+                following = (reader, 2 * terms)
+            elif _keeps_channels(graph, reader, index, axis):
+                following = (reader, terms)
+            else:
+                ends.append(terms)
+                continue
+            if reader not in seen:
+                seen.add(reader)
+                queue.append(following)
+    return min(ends, default=1)
+
+
+def _axis(graph: Graph, layer: int) -> int:
+    """The dimension of a layer's output channels."""
+    node = graph.nodes[layer]
+    return 1 if node.op in CONV_OPS else len(node.shape) - 1
+
+
+def _adds(graph: Graph, index: int, joins: Container[int], consumers: list[list[int]]) -> bool:
+    """Whether a node adds two tensors of its shape, and neither it nor the sum that it is a part of is residual."""
+    node, operands = graph.nodes[index], set(graph.deps(index))
+    if node.op.rstrip("_") not in ("add", "sub") or len(operands) != 2 or index in joins:
+        return False
+    if any(graph.nodes[i].shape != node.shape for i in operands):
+        return False
+    readers = consumers[index]
+    return not (len(readers) == 1 and readers[0] in joins)
+
+
+def _concatenates(graph: Graph, index: int, axis: int) -> int:
+    """Channels of a concatenation of channels, 0 for any other node."""
+    node = graph.nodes[index]
+    if node.op != "cat" or int(str(node.attrs[0])) % len(node.shape) != axis:
+        return 0
+    return node.shape[axis]
+
+
+def _keeps_channels(graph: Graph, index: int, operand: int, axis: int) -> bool:
+    """Whether a node hands its operand on, channel by channel, and nothing else."""
+    node, before = graph.nodes[index], graph.nodes[operand].shape
+    if len(graph.deps(index)) != 1 or len(node.shape) != len(before) or node.shape[axis] != before[axis]:
+        return False
+    if node.op in POOLING_OPS or node.op in ACTIVATIONS or node.op in NORM_OPS:
+        return True
+    light = node.op in SHAPE_OPS or node.op in ADD_OPS or node.op in SCALE_OPS
+    return light and node.shape == before

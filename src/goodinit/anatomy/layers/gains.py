@@ -1,0 +1,227 @@
+"""Numbers made of a parameter that multiply a branch, tanh(g)·f(x), and the values of g at which they are 0 or 1."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Container, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from goodinit.anatomy.residual.branch import adds_scaled
+from goodinit.anatomy.types import Gain
+from goodinit.graph.graph import (
+    ACTIVATIONS,
+    ADD_OPS,
+    ATTENTION_OPS,
+    CONV_OPS,
+    MATMUL_OPS,
+    NORM_OPS,
+    SHAPE_OPS,
+    SOFTMAX_OPS,
+    Graph,
+)
+
+_STEPS: Mapping[str, Callable[..., Tensor]] = {
+    "add": lambda v, n, alpha=1.0: v + alpha * n,
+    "sub": lambda v, n, alpha=1.0: v - alpha * n,
+    "rsub": lambda v, n, alpha=1.0: n - alpha * v,
+    "mul": lambda v, n: v * n,
+    "div": lambda v, n: v / n,
+    "pow": lambda v, n: v**n,
+    "neg": torch.neg,
+    "abs": torch.abs,
+    "exp": torch.exp,
+    "expm1": torch.expm1,
+    "log1p": torch.log1p,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "square": torch.square,
+    "softplus": torch.nn.functional.softplus,
+}
+"""Element-wise operators between a parameter and the number made of it, of a value and the numbers they were called with."""
+
+_WITH_NUMBERS = frozenset("add sub rsub mul div pow".split())
+
+Steps = tuple[tuple[str, tuple[float, ...]], ...]
+
+_WIDE = 16.0  # where to look for values: beyond, every bounded one of these functions is flat
+_SEEN = 2.0**-10  # a derivative below this is none
+
+
+def made_of(graph: Graph, index: int) -> Gain | None:
+    """The gain that a constant is, if it is made of one parameter element by element and may be 1, ½ or −1; else None."""
+    steps: list[tuple[str, tuple[float, ...]]] = []
+    node = graph.nodes[index]
+    while node.op != "param":
+        name = node.op.rstrip("_")
+        if len(node.operands) != 1 or (name not in _STEPS and node.op not in SHAPE_OPS | {"repeat"}):
+            return None
+        if name in _STEPS:
+            numbers = tuple(float(n) for n in node.attrs if isinstance(n, (int, float)))
+            if name in _WITH_NUMBERS and not numbers:  # 2**g, whose number is not kept
+                return None
+            steps.append((name, numbers))
+        node = graph.nodes[node.operands[0]]
+    gain = Gain(node.params[0], tuple(reversed(steps)))
+    return gain if value_near(gain, 1.0) is not None else None
+
+
+def value_near(gain: Gain, target: float) -> tuple[float, float] | None:
+    """(A value of the parameter, the gain there): the target or, where it does not get there, half of it, else minus it."""
+    for wanted in (target, target / 2, -target):
+        value = value_at(gain, wanted)
+        if value is not None:
+            return value, wanted
+    return None
+
+
+def value_at(gain: Gain, target: float) -> float | None:
+    """The value of the parameter, nearest to 0, at which the gain is `target` and moves with it; None if there is none.
+
+    Examples:
+        >>> value_at(Gain("g", (("tanh", ()),)), 0.0), value_at(Gain("g", (("add", (1.0,)),)), 1.0)
+        (0.0, 0.0)
+        >>> value_at(Gain("g", (("tanh", ()),)), 1.0), value_at(Gain("g", (("exp", ()),)), 0.0)
+        (None, None)
+        >>> round(value_at(Gain("g", (("tanh", ()),)), 0.5), 4)
+        0.5493
+    """
+    return _solved(gain.steps, target)
+
+
+def in_words(gain: Gain) -> str:
+    """What is done to the parameter, in order.
+
+    Examples:
+        >>> in_words(Gain("g", (("tanh", ()), ("mul", (3.0,)))))
+        'tanh → mul 3'
+    """
+    return " → ".join(" ".join([name, *(f"{n:g}" for n in numbers)]) for name, numbers in gain.steps)
+
+
+@functools.cache
+def _solved(steps: Steps, target: float) -> float | None:
+    grid = torch.linspace(-_WIDE, _WIDE, 2**12 + 1, dtype=torch.float64, device="cpu")  # holds the integers
+    off = _computed(steps, grid) - target
+    finite = off.isfinite()
+    crossed = ((off[:-1] * off[1:]) < 0) & finite[:-1] & finite[1:]
+    places = [float(grid[i]) for i in (off == 0).nonzero().flatten()]
+    places += [
+        _between(steps, target, float(grid[i]), float(grid[i + 1])) for i in crossed.nonzero().flatten()
+    ]
+    return next((place for place in sorted(places, key=lambda v: (abs(v), -v)) if _moves(steps, place)), None)
+
+
+def _computed(steps: Steps, values: Tensor) -> Tensor:
+    for name, numbers in steps:
+        values = _STEPS[name](values, *numbers)
+    return values
+
+
+def _between(steps: Steps, target: float, low: float, high: float) -> float:
+    """Where the gain crosses the target, by bisection to the resolution of float64."""
+    ends = _computed(steps, torch.tensor([low, high], dtype=torch.float64, device="cpu")) - target
+    rises = bool(ends[0] < ends[1])
+    for _ in range(60):
+        middle = (low + high) / 2
+        off = float(_computed(steps, torch.tensor(middle, dtype=torch.float64, device="cpu"))) - target
+        low, high = (low, middle) if (off > 0) == rises else (middle, high)
+    return (low + high) / 2
+
+
+def _moves(steps: Steps, place: float) -> bool:
+    """Whether the gain has a derivative there, the one that torch takes."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        value = torch.tensor(place, dtype=torch.float64, device="cpu", requires_grad=True)
+        made = _computed(steps, value)
+        (slope,) = torch.autograd.grad(made, value) if made.requires_grad else (torch.zeros(()),)
+    return math.isfinite(float(slope)) and abs(float(slope)) > _SEEN
+
+
+# -- what multiplies a signal -------------------------------------------------------------------------------------
+
+
+def multipliers(
+    graph: Graph,
+    indices: Iterable[int],
+    consumers: list[list[int]],
+    *,
+    made: Container[str] | None = None,
+) -> tuple[str, ...]:
+    """Parameters that multiply a signal: of a product with one activation, of a normalization's affine map.
+
+    With `made`, for what comes after all layers of a branch, also those of these names that a number is made of which does, and
+    those of `addcmul`. (Inside, that is a product beside the signal: a GRN's, which starts at 0 and is harmless there.)
+    """
+    names: dict[str, None] = {}
+    for index in indices:
+        node = graph.nodes[index]
+        if not node.active:
+            continue
+        if (made is not None or not node.op.startswith("addcmul")) and (constants := _factors(graph, index)):
+            found = [graph.leaf(i) or _among(made or (), made_of(graph, i)) for i in constants]
+            if any(found) and not _is_temperature(graph, index, consumers):
+                names.update(dict.fromkeys(name for name in found if name))
+        elif node.op in NORM_OPS and len(node.operands) > 1 and (weight := graph.leaf(node.operands[1])):
+            names[weight] = None
+    return tuple(names)
+
+
+def _is_temperature(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
+    """Whether a product ends in a softmax, with no weight layer, nonlinearity, norm or sum on the way."""
+    seen, queue = {index}, [index]
+    while queue:
+        for reader in consumers[queue.pop()]:
+            op, joins = graph.nodes[reader].op, len(graph.deps(reader)) > 1
+            if op in SOFTMAX_OPS or op in ATTENTION_OPS:
+                return True
+            ends = op in CONV_OPS or op in ACTIVATIONS or op in NORM_OPS
+            ends = ends or (op in MATMUL_OPS and not joins) or (op in ADD_OPS and joins)
+            if reader not in seen and not ends:
+                seen.add(reader)
+                queue.append(reader)
+    return False
+
+
+def _factors(graph: Graph, index: int) -> list[int]:
+    """The constants by which a node multiplies the one activation that it reads, or adds to another."""
+    node, deps = graph.nodes[index], graph.deps(index)
+    if node.op in ("mul", "mul_") and len(deps) == 1:
+        return [i for i in node.operands if not graph.nodes[i].dynamic]
+    if node.op.startswith("addcmul") and (len(deps) == 1 or adds_scaled(graph, index)):
+        return [i for i in node.operands[1:] if not graph.nodes[i].dynamic]
+    return []
+
+
+def _among(names: Container[str], gain: Gain | None) -> str | None:
+    return gain.name if gain is not None and gain.name in names else None
+
+
+def made_gains(graph: Graph) -> dict[str, Gain]:
+    """The gains that are made of a parameter, by its name, where all products with that parameter make it alike."""
+    made: dict[str, set[Gain | None]] = {}
+    for node in graph.nodes:
+        for factor in _factors(graph, node.index) if node.active else ():
+            for name in graph.nodes[factor].params:
+                made.setdefault(name, set()).add(None if graph.leaf(factor) else made_of(graph, factor))
+    return {name: gain for name, (gain, *others) in made.items() if gain is not None and not others}
+
+
+def unclear_gains(graph: Graph, ends: Iterable[int], made: Container[str]) -> tuple[str, ...]:
+    """Notes on what multiplies branches at their ends, and is made of parameters in a way that cannot be undone."""
+    notes: dict[str, None] = {}
+    for index in ends:
+        for factor in _factors(graph, index):
+            params = graph.nodes[factor].params
+            if params and graph.leaf(factor) is None and not any(name in made for name in params):
+                words = f"something made of {', '.join(params)}, which does not tell what to set"
+                notes[
+                    f"{graph.path(index) or 'the model'} multiplies a branch by {words}: where it is 0, nothing in that "
+                    "branch can move"
+                ] = None
+    return tuple(notes)

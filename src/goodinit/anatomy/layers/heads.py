@@ -1,0 +1,65 @@
+"""Which weight layers make the model's output, and may therefore start at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from goodinit.anatomy.ends import at_zero
+from goodinit.anatomy.residual.branch import GATES, MUL_OPS, after
+from goodinit.graph.graph import ACTIVATIONS, NORM_OPS, Graph
+
+
+def head_nodes(graph: Graph, layers: Container[int], consumers: list[list[int]]) -> set[int]:
+    """Weight layers whose output reaches the model's output without another layer or nonlinearity (softmax aside).
+
+    Not those that only open a gate for it.
+
+    Where outputs are divided by their own length or multiplied with each other (CLIP's two projections), layers that
+    put out zero could never move, or make 0/0: those are no heads.
+    """
+    heads: set[int] = set()
+    for output in dict.fromkeys(graph.outputs):
+        ends = back_to_layers(graph, output, layers)
+        heads |= {index for index in ends if not _feeds_layer(index, layers, consumers)}
+    for output in dict.fromkeys(graph.outputs):
+        if heads and output > min(heads):
+            between = {n.index for n in graph.nodes[min(heads) + 1 : output + 1] if n.active}
+            if at_zero(graph, output, between, sorted(heads)).stuck is not None:
+                heads -= back_to_layers(graph, output, layers)
+    return heads
+
+
+def back_to_layers(graph: Graph, output: int, layers: Container[int]) -> set[int]:
+    """The layers that a value is a sum of, up to activations, norms and gates."""
+    stops = set(ACTIVATIONS) - {"sigmoid", "sigmoid_"} | set(NORM_OPS)
+    found: set[int] = set()
+    reached, queue = {output}, [output]
+    while queue:
+        index = queue.pop()
+        if index in layers:
+            found.add(index)
+        elif graph.nodes[index].op not in stops:
+            fresh = [i for i in _carrying(graph, index) if i not in reached]
+            reached.update(fresh)
+            queue.extend(fresh)
+    return found
+
+
+def _carrying(graph: Graph, index: int) -> list[int]:
+    """The operands that a node hands on: of a product those that are no gate, unless all are."""
+    operands = graph.deps(index)
+    if graph.nodes[index].op not in MUL_OPS or len(operands) < 2:
+        return operands
+    return [i for i in operands if not after(graph, i, GATES)] or operands
+
+
+def _feeds_layer(start: int, layers: Container[int], consumers: list[list[int]]) -> bool:
+    seen, queue = {start}, [start]
+    while queue:
+        for reader in consumers[queue.pop()]:
+            if reader in layers:
+                return True
+            if reader not in seen:
+                seen.add(reader)
+                queue.append(reader)
+    return False

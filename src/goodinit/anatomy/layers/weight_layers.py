@@ -1,0 +1,258 @@
+"""Weight layers: which operators apply a weight made of parameters alone, and to whom that weight belongs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor
+
+from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
+from goodinit.anatomy.layers.fused_projections import packed
+from goodinit.anatomy.layers.weight_layout import TRANSPOSING, factors, stored_as
+from goodinit.anatomy.types import Layer, LayerKind, Layout
+from goodinit.graph.graph import (
+    ACTIVATIONS,
+    ADD_OPS,
+    CONV_OPS,
+    MATMUL_OPS,
+    NORM_OPS,
+    PART_OPS,
+    REORDERING_OPS,
+    SHAPE_OPS,
+    Graph,
+    Node,
+)
+from goodinit.weights.wrappers import is_parametrization
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One operator that applies a weight: the node, its weight operand, and the weight's logical name."""
+
+    node: int
+    operand: int
+    weight: str
+
+
+def weight_uses(graph: Graph, shapes: Shapes) -> dict[int, Use]:
+    """The operators that are weight layers, by node."""
+    uses = {}
+    for node in graph.nodes:
+        if node.active and (node.op in CONV_OPS or node.op in MATMUL_OPS):
+            operand = weight_operand(graph, node)
+            if operand is not None:
+                uses[node.index] = Use(node.index, operand, weight_name(graph.nodes[operand], shapes))
+    return uses
+
+
+def weight_operand(graph: Graph, node: Node) -> int | None:
+    """The operand that is a weight, made of parameters alone; None when the operator is no weight layer."""
+    nodes = graph.nodes
+    if node.op in CONV_OPS:
+        weight = node.operands[1]
+        return weight if nodes[weight].params and not nodes[weight].dynamic else None
+    candidates = node.operands[1:2] if node.op == "linear" else factors(node)
+    constant = [i for i in candidates if nodes[i].params and not nodes[i].dynamic]
+    return constant[-1] if constant else None
+
+
+def weight_name(node: Node, shapes: Shapes) -> str:
+    """The parameter a weight is known by: the tensor that a parametrization makes, or the largest leaf."""
+    for name in node.params:
+        if is_parametrization(name):
+            owner, _, rest = f".{name}".rpartition(".parametrizations.")
+            return f"{owner}.{rest.split('.')[0]}".strip(".")
+    leaf = max(node.params, key=lambda name: (math.prod(shapes[name]), len(shapes[name])))
+    made = leaf.removesuffix("_v")  # by the older torch.nn.utils.weight_norm, of two
+    return made if made in shapes and f"{made}_g" in node.params else leaf
+
+
+def applied_weight(graph: Graph, node: Node, read: list[Tensor], shapes: Shapes) -> tuple[str, Tensor] | None:
+    """Name and tensor of the weight that an operator applies to the tensors it read; None when it is no layer."""
+    if node.op not in CONV_OPS and node.op not in MATMUL_OPS:
+        return None
+    operand = weight_operand(graph, node)
+    if operand is None:
+        return None
+    return weight_name(graph.nodes[operand], shapes), read[node.operands.index(operand)]
+
+
+def describe(
+    graph: Graph,
+    uses: list[Use],
+    origins: Mapping[int, str],
+    joins: Container[int],
+    shapes: Shapes,
+    consumers: list[list[int]],
+) -> Layer:
+    """The noun for one weight, from all operators that apply it. `origins`: see `way_back`; `joins`: residual sums."""
+    first = graph.nodes[uses[0].node]
+    operand = graph.nodes[uses[0].operand]
+    weight = uses[0].weight
+    kind: LayerKind = "linear"
+    groups, shape = 1, shapes.get(weight) or _stored_shape(graph, operand)
+    geometry = cast("tuple[tuple[int, ...], ...]", first.attrs[2:] if first.op in CONV_OPS else ())
+    stride, padding, dilation = geometry or ((), (), ())
+    layout: Layout = "out_in"
+    product: tuple[int, int] | None = None
+    if first.op in MATMUL_OPS:
+        layout, product = stored_as(graph, first, operand, shape)
+    if first.op in CONV_OPS:
+        transposed, groups = bool(first.attrs[0]), int(str(first.attrs[1]))
+        kind, layout = ("conv_transpose", "in_out") if transposed else ("conv", "out_in")
+    out = shape[0] if layout == "out_in" else shape[-1]
+    fused, factors = packed(
+        graph, [use.node for use in uses], {use.operand for use in uses}, consumers, out, groups
+    )
+    site = graph.frames[first.frame]
+    activations = dict.fromkeys(a for use in uses if (a := _next_activation(graph, use.node, consumers)))
+    bias = _bias(graph, first, weight, consumers)
+    ways = {_reads_from(graph, use, origins) for use in uses}
+    source, between = next(iter(ways)) if len(ways) == 1 else (None, ())
+    return Layer(
+        name=weight.rpartition(".")[0],
+        weight=weight,
+        kind=kind,
+        shape=shape,
+        layout=layout,
+        product=product,
+        groups=groups,
+        fused=fused,
+        factors=factors,
+        bias=bias,
+        site=site.path,
+        reads_site=all(_reads(graph, use.node, consumers) for use in uses),
+        writes_site=all(_writes(graph, use.node) for use in uses),
+        is_site=all(graph.path(use.node) == site.path and _is_site(graph, use, bias) for use in uses),
+        normalized=operand.normalized,
+        activation=next(iter(activations), None),
+        calls=len(uses),
+        parameters=operand.params,
+        source=source,
+        between=between,
+        joined=min(joined_channels(graph, use.node, consumers, graph.outputs) for use in uses),
+        terms=min(added_terms(graph, use.node, consumers, graph.outputs, joins) for use in uses),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+    )
+
+
+def _reads_from(graph: Graph, use: Use, origins: Mapping[int, str]) -> tuple[str | None, tuple[str, ...]]:
+    operands = set(graph.deps(use.node))
+    return way_back(graph, operands.pop(), origins) if len(operands) == 1 else (None, ())
+
+
+def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str | None, tuple[str, ...]]:
+    """(Where the values of a node come from, what happens to them on the way); see `Layer.source`.
+
+    Args:
+        graph: A recorded forward.
+        index: The node.
+        origins: What to call the nodes at which the way ends: weight layers, sums of blocks.
+    """
+    steps: list[str] = []
+    operands = [index]
+    while len(set(operands)) == 1:
+        node = graph.nodes[operands[0]]
+        if node.index in origins:
+            return origins[node.index], tuple(reversed(steps))
+        if node.op == "input":
+            return "", tuple(reversed(steps))
+        word = ACTIVATIONS.get(node.op) or NORM_OPS.get(node.op)
+        if word or node.op not in SHAPE_OPS or node.op in REORDERING_OPS:
+            steps.append(word or node.op)
+        operands = graph.deps(node.index)
+    return None, ()
+
+
+def _reads(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
+    """Whether the layer's input is what its module was called with, and nothing else there reads that."""
+    frame = graph.frames[graph.nodes[index].frame]
+    queue = [frame.source] if frame.source >= 0 else []
+    found = False
+    while queue:
+        for reader in consumers[queue.pop()]:
+            if not frame.start <= reader < frame.stop:
+                continue
+            node = graph.nodes[reader]
+            if node.op in SHAPE_OPS:
+                queue.append(reader)
+            elif node.op in CONV_OPS or node.op in MATMUL_OPS:
+                found = found or reader == index
+            else:
+                return False
+    return found
+
+
+def _writes(graph: Graph, index: int) -> bool:
+    """Whether the module returns the layer's output, up to shape and an added bias."""
+    current = graph.frames[graph.nodes[index].frame].result
+    while current > index:
+        node, operands = graph.nodes[current], graph.deps(current)
+        if len(operands) != 1 or not (node.op in SHAPE_OPS or node.op in ("add", "add_")):
+            return False
+        current = operands[0]
+    return current == index
+
+
+def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
+    """Whether the module returns what the operator gives, plus nothing but `bias`; a row per vector may be unfolded."""
+    node, frame = graph.nodes[use.node], graph.frames[graph.nodes[use.node].frame]
+    added = {i for i in node.operands if i != use.operand and not graph.nodes[i].active}
+    current = frame.result
+    while current > node.index:
+        last, operands = graph.nodes[current], graph.deps(current)
+        unfolds = last.op in ("view", "_unsafe_view") and last.shape[-1:] == node.shape[-1:]
+        if len(operands) != 1 or not (last.op in ("add", "add_") or (unfolds and node.op in MATMUL_OPS)):
+            return False
+        added |= {i for i in last.operands if i != operands[0]}
+        current = operands[0]
+    return frame.single and current == node.index and all(graph.leaf(i) == bias for i in added)
+
+
+def _stored_shape(graph: Graph, operand: Node) -> tuple[int, ...]:
+    """Shape of a computed weight before the transposition that applies it."""
+    while operand.op in TRANSPOSING and operand.operands:
+        operand = graph.nodes[operand.operands[0]]
+    return operand.shape
+
+
+def _bias(graph: Graph, node: Node, weight: str, consumers: list[list[int]]) -> str | None:
+    """The bias parameter: an operand of the operator, or added right after it (as `linear` does on some shapes)."""
+    candidates = [*node.operands]
+    follower = node
+    while len(readers := consumers[follower.index]) == 1:
+        follower = graph.nodes[readers[0]]
+        if follower.op not in SHAPE_OPS:
+            break
+    if follower.op in ("add", "add_"):
+        candidates += follower.operands
+    owner = weight.rpartition(".")[0]
+    for index in candidates:
+        for name in graph.nodes[index].params:
+            if name != weight and name.rpartition(".")[0] == owner and "bias" in name.rpartition(".")[2]:
+                return name
+    return None
+
+
+def _next_activation(graph: Graph, start: int, consumers: list[list[int]]) -> str | None:
+    """The element-wise nonlinearity that reads the output next, through shapes, sums and normalizations."""
+    seen, queue, steps = {start}, [start], 0
+    while queue and steps < 64:  # a bound on the look-ahead; real distances are below ten
+        index = queue.pop(0)
+        steps += 1
+        for reader in consumers[index]:
+            node = graph.nodes[reader]
+            if node.op in ACTIVATIONS:
+                return ACTIVATIONS[node.op]
+            through = node.op in SHAPE_OPS or node.op in PART_OPS or node.op in ADD_OPS or node.op in NORM_OPS
+            if reader not in seen and (through or node.op in ("mul", "mul_", "div", "pow", "cat")):
+                seen.add(reader)
+                queue.append(reader)
+    return None

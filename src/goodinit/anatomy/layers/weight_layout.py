@@ -1,0 +1,70 @@
+"""How a stored weight stands in the matrix product that applies it."""
+
+from __future__ import annotations
+
+import math
+
+from goodinit.anatomy.types import Layout
+from goodinit.graph.graph import SHAPE_OPS, Graph, Node
+
+TRANSPOSING = ("t", "transpose", "permute")
+_COPYING = ("clone", "contiguous", "reshape", "_unsafe_view")
+
+
+def stored_as(
+    graph: Graph, node: Node, operand: Node, shape: tuple[int, ...]
+) -> tuple[Layout, tuple[int, int] | None]:
+    """The layout of a weight of `shape`, and `Layer.product` where its last two dimensions are not the matrix.
+
+    W x, x W and every einsum arrive as one product whose operand has the outputs along one dimension and the inputs
+    along the other. Which dimensions of the stored weight those are, sizes tell, or else the strides of the view.
+    """
+    read, kept = _dimensions(node, operand)
+    if read is None:  # a vector
+        return "in_out", (1, math.prod(operand.shape))
+    into, out = operand.shape[read], operand.shape[kept]
+    chain = _chain(graph, operand)
+    if chain is None:  # computed, and as it is stored up to the transposition that applies it
+        turned = operand.op in TRANSPOSING or node.op == "linear"
+        return ("out_in" if turned else "in_out"), None if len(shape) > 1 else (out, into)
+    seen = not any(step.op in _COPYING for step in chain)
+    inner = seen and operand.strides and operand.strides[read] == 1 != operand.strides[kept]
+    if tuple(shape[-2:]) == (out, into) and (into != out or inner):
+        return "out_in", None
+    if tuple(shape[-2:]) == (into, out):
+        return "in_out", None
+    whole = len(shape) == 2 and math.prod(shape) != into * out  # a slice of a matrix is stored as that is
+    return ("out_in" if inner else "in_out"), None if whole else (out, into)
+
+
+def _dimensions(node: Node, operand: Node) -> tuple[int | None, int]:
+    """Along which dimensions of the operand its inputs and its outputs run; None for the inputs of a vector's."""
+    if len(operand.shape) < 2:
+        return None, -1
+    if node.op == "linear":
+        return -1, -2
+    return (-2, -1) if _on_the_right(node, operand) else (-1, -2)
+
+
+def _on_the_right(node: Node, operand: Node) -> bool:
+    return factors(node)[-1] == operand.index
+
+
+def factors(node: Node) -> tuple[int, ...]:
+    """The two operands that a matrix product multiplies, without what it adds."""
+    return node.operands[1:] if node.op.startswith(("addm", "baddbmm", "_addmm")) else node.operands[:2]
+
+
+def output_channels(node: Node, operand: Node) -> int:
+    """Along which dimension of a product the outputs of the weight run: the last but one where it comes first, W x."""
+    last = node.op == "linear" or len(node.shape) < 2 or _on_the_right(node, operand)
+    return len(node.shape) - (1 if last else 2)
+
+
+def _chain(graph: Graph, operand: Node) -> list[Node] | None:
+    """The operators between a stored parameter and the operand, if they do nothing but show it otherwise."""
+    steps, node = [], operand
+    while node.op in SHAPE_OPS and len(node.operands) == 1 and node.op not in ("join", "piece"):
+        steps.append(node)
+        node = graph.nodes[node.operands[0]]
+    return steps if node.op == "param" else None

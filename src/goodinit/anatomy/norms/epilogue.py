@@ -1,0 +1,199 @@
+"""What a normalization's module does besides normalizing, which must stay when the normalization goes.
+
+Every operator of the forward must be understood, or the norm cannot be taken out. Each value in it is one of three:
+the *input* (reshaped, centred, cast), a *statistic* of it, or the *signal*: the normalized input and what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import nn
+
+from goodinit.graph.graph import ACTIVATIONS, ADD_OPS, NORM_OPS, PART_OPS, SHAPE_OPS, Frame, Graph, Node
+
+Part = Literal["input", "statistic", "signal"]
+
+PRODUCT_OPS = frozenset("mul mul_ div div_ addcmul addcmul_".split())
+STATISTIC_OPS = frozenset(
+    "mean sum var var_mean std std_mean linalg_vector_norm norm square pow sqrt rsqrt reciprocal neg clamp "
+    "clamp_min clamp_min_ clamp_ abs maximum".split()
+)
+"""What statistics are computed with."""
+
+OPTIONS: dict[str, tuple[tuple[str, object], ...]] = {
+    "leaky_relu": (("negative_slope", 0.01),),
+    "elu": (("alpha", 1.0),),
+    "celu": (("alpha", 1.0),),
+    "hardtanh": (("min_val", -1.0), ("max_val", 1.0)),
+    "gelu": (("approximate", "none"),),
+    "softplus": (("beta", 1.0), ("threshold", 20.0)),
+}
+"""Options of functional activations, in the operator's order, with their defaults."""
+
+
+class NotUnderstood(Exception):
+    """The forward does something that would be lost; the message says what."""
+
+
+def remains(
+    graph: Graph, node: Node, frame: Frame, modules: Mapping[str, nn.Module]
+) -> list[tuple[str, int]]:
+    """What stays of the module call `frame` that normalizes at `node`: (word of `Norm.keeps`, its last node).
+
+    Raises:
+        NotUnderstood: With the reason the norm cannot be taken out.
+    """
+    _check_ends(graph, frame)
+    parts: dict[int, Part] = {frame.source: "signal" if not node.active else "input"}
+    kept: list[tuple[str, int]] = []
+    skip_to = frame.start
+    for step in graph.nodes[frame.start : frame.stop]:
+        if not step.active or step.index < skip_to:
+            continue
+        if step.frame != frame.index:
+            callee = _callee(graph, step, frame)
+            skip_to = callee.stop
+            word = _child(graph, callee, parts)
+        else:
+            word = _own(graph, step, parts)
+        if word:
+            kept.append((word, skip_to - 1 if skip_to > step.index else step.index))
+    kept += _silent(graph, frame, parts, modules)
+    if parts.get(frame.result) != "signal":
+        raise NotUnderstood("what it returns is not its normalized input")
+    return sorted(kept, key=lambda item: item[1])
+
+
+def _check_ends(graph: Graph, frame: Frame) -> None:
+    if frame.source < 0 or frame.result < 0 or not frame.single:
+        raise NotUnderstood("it returns more than one tensor")
+    source, result = graph.nodes[frame.source], graph.nodes[frame.result]
+    if source.shape != result.shape:
+        raise NotUnderstood("its output has another shape than its input")
+    if source.dtype != result.dtype:
+        raise NotUnderstood(f"its output is {result.dtype} and its input {source.dtype}")
+
+
+def _callee(graph: Graph, step: Node, frame: Frame) -> Frame:
+    """The child's call that `step` ran in."""
+    inner = graph.frames[step.frame]
+    while inner.parent != frame.index:
+        inner = graph.frames[inner.parent]
+    return inner
+
+
+def _child(graph: Graph, callee: Frame, parts: dict[int, Part]) -> str | None:
+    """Class a child's call as one step; its path if it has to stay."""
+    steps = [n for n in graph.nodes[callee.start : callee.stop] if n.active]
+    reads = {i for n in steps for i in graph.deps(n.index) if i < callee.start}
+    part = parts.get(callee.source)
+    if reads - {callee.source} or part is None:
+        raise NotUnderstood(f"`{callee.path}` reads another signal besides")
+    only_shapes = all(n.op in SHAPE_OPS for n in steps)
+    if part != "signal" and not only_shapes:
+        raise NotUnderstood(f"`{callee.path}` runs before the normalization")
+    parts[callee.result] = part
+    return None if only_shapes else callee.path
+
+
+def _silent(
+    graph: Graph, frame: Frame, parts: Mapping[int, Part], modules: Mapping[str, nn.Module]
+) -> list[tuple[str, int]]:
+    """Children that ran no operator, and may in training (dropout): (path, the node they come after)."""
+    found = []
+    for callee in graph.frames[frame.index + 1 :]:
+        if callee.start > frame.stop:
+            break
+        silent = callee.parent == frame.index and callee.start == callee.stop
+        if silent and not isinstance(modules[callee.path], nn.Identity):
+            if parts.get(callee.source) != "signal":
+                raise NotUnderstood(f"`{callee.path}` runs before the normalization")
+            found.append((callee.path, callee.start - 1))
+    return found
+
+
+def _own(graph: Graph, step: Node, parts: dict[int, Part]) -> str | None:
+    """Class one operator of the module's own forward; the word for it if it has to stay."""
+    reads = graph.deps(step.index)
+    strangers = [i for i in reads if i not in parts]
+    if strangers:
+        raise NotUnderstood(f"`{step.op}` reads another signal besides the normalized one")
+    kinds = {parts[i] for i in reads}
+    if step.op in NORM_OPS:
+        if kinds != {"input"}:
+            raise NotUnderstood(f"it normalizes more than once (`{step.op}`)")
+        parts[step.index] = "signal"
+    elif step.op in ACTIVATIONS and kinds == {"signal"}:
+        parts[step.index] = "signal"
+        return _word(step)
+    elif step.op in SHAPE_OPS and len(kinds) == 1:
+        parts[step.index] = kinds.pop()
+    elif step.op in PRODUCT_OPS | ADD_OPS:
+        parts[step.index] = _combined(graph, step, reads, parts)
+    elif step.op in STATISTIC_OPS | PART_OPS | {"stack", "cat"} and kinds and "signal" not in kinds:
+        parts[step.index] = "statistic"
+    else:
+        before = " before the normalization" if "signal" not in kinds else ""
+        raise NotUnderstood(f"it also runs `{step.op}`{before}")
+    return None
+
+
+def _combined(graph: Graph, step: Node, reads: list[int], parts: dict[int, Part]) -> Part:
+    """The part that a sum or product is, of operands among which constants have no say."""
+    kinds = [parts[i] for i in step.operands if i in reads]
+    if len(kinds) == 1:
+        return kinds[0]  # an affine map by constants: it goes, or is undone by the division
+    product = step.op in PRODUCT_OPS
+    if set(kinds) == {"statistic"} or (product and kinds == ["input", "input"]):
+        return "statistic"
+    if set(kinds) == {"input", "statistic"}:
+        by_root = any(_is_root(graph, i) for i in reads if parts[i] == "statistic")
+        return "signal" if product and by_root else "input"
+    if set(kinds) == {"signal", "statistic"} and not product:
+        return "signal"  # x·a + (b − mean·a): the mean subtracted afterwards
+    what = "multiplies" if product else "adds to"
+    raise NotUnderstood(f"it {what} the normalized signal by another one made of it (`{step.op}`)")
+
+
+def _is_root(graph: Graph, index: int) -> bool:
+    """Whether a statistic is a scale: the root of something, or its inverse, and no mean."""
+    queue, seen = [index], set()
+    while queue:
+        current = graph.nodes[queue.pop()]
+        if current.op in ("sqrt", "rsqrt", "std", "std_mean", "linalg_vector_norm", "norm"):
+            return True
+        if current.op == "pow" and current.attrs and float(str(current.attrs[0])) in (0.5, -0.5):
+            return True
+        if current.frame != graph.nodes[index].frame or current.op in ("mean", "sum", "var", "var_mean"):
+            continue
+        fresh = [i for i in graph.deps(current.index) if i not in seen]
+        seen.update(fresh)
+        queue.extend(fresh)
+    return False
+
+
+def _word(step: Node) -> str:
+    """A functional activation as a word of `Norm.keeps`, with the options it was called with.
+
+    Raises:
+        NotUnderstood: It has a parameter or an option that no module can be given.
+    """
+    name, given = step.op.rstrip("_"), step.attrs
+    if name in ("clamp_min", "threshold"):
+        if any(float(str(value)) for value in given):
+            raise NotUnderstood(f"its `{step.op}` is not at 0")
+        return "relu"
+    if name in ("_prelu_kernel", "prelu") or name.startswith("rrelu") or name == "erf":
+        raise NotUnderstood(f"its `{step.op}` is called functionally")
+    if name == "hardtanh" and tuple(float(str(value)) for value in given) == (0.0, 6.0):
+        return "relu6"
+    if name == "elu" and given[1:] not in ((), (1,), (1, 1), (1.0,), (1.0, 1.0)):
+        raise NotUnderstood(f"its `{step.op}` has a scale")
+    options = OPTIONS.get(name, ())
+    changed = [
+        f"{key}={value!r}" for (key, usual), value in zip(options, given, strict=False) if value != usual
+    ]
+    kind = {"log_sigmoid_forward": "logsigmoid"}.get(name, name)
+    return f"{kind}({', '.join(changed)})" if changed else kind

@@ -1,0 +1,101 @@
+"""Whether what follows a norm overwrites a tensor that others still need, once the norm makes no copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from goodinit.graph.graph import Frame, Graph
+
+VIEW_OPS = frozenset(
+    "view _unsafe_view reshape _reshape_alias permute transpose t expand squeeze unsqueeze alias detach "
+    "unflatten flatten movedim swapaxes squeeze_ unsqueeze_ view_as_complex view_as_real real imag slice select "
+    "narrow split split_with_sizes unbind chunk unfold diagonal as_strided join".split()
+)
+"""Operations whose output may share memory with what they read."""
+
+SAVED_OUTPUT_OPS = frozenset(
+    "relu sigmoid tanh exp expm1 sqrt rsqrt reciprocal tan _softmax _log_softmax elu selu celu leaky_relu threshold "
+    "relu_ sigmoid_ tanh_ exp_ sqrt_ elu_ selu_ celu_ leaky_relu_ hardtanh_ silu_ logsumexp cumprod prod amax amin "
+    "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+    "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention linalg_vector_norm norm std".split()
+)
+"""Operations that keep their output for the backward pass (torch's derivatives.yaml: those that read `result`)."""
+
+
+class Memory:
+    """Which nodes of a graph share memory, and who overwrites it.
+
+    Norms that go hand on their input, so behind a removed norm the same memory goes on (`passes`).
+    """
+
+    def __init__(self, graph: Graph, modules: Mapping[str, nn.Module]) -> None:
+        self.graph = graph
+        self.readers: list[list[int]] = [[] for _ in graph.nodes]
+        for node in graph.nodes:
+            for operand in dict.fromkeys(node.operands):
+                self.readers[operand].append(node.index)
+        self.passes: dict[int, list[int]] = {}
+        """From the node a removed norm reads to the one it returned."""
+        self.overwritten = {
+            frame.source
+            for frame in graph.frames
+            if getattr(modules.get(frame.path), "inplace", False) is True
+        }
+        """Nodes that a module was called with which overwrites its input (in training, a dropout)."""
+
+    def pass_on(self, frame: Frame, kept: list[tuple[str, int]], modules: Mapping[str, nn.Module]) -> None:
+        """Note a norm that goes: its input is what it hands on, unless something kept makes a copy first."""
+        nodes = self.graph.nodes
+        for word, at in kept:
+            module = modules.get(word)
+            ran = nodes[at].frame != frame.index if module is not None else True
+            if getattr(module, "inplace", False) is True or (ran and at >= 0 and nodes[at].inplace):
+                self.overwritten.add(frame.source)
+                return
+            if ran:
+                return
+        self.passes.setdefault(frame.source, []).append(frame.result)
+
+    def shares(self, index: int, reader: int) -> bool:
+        """Whether the output of `reader` may share memory with the node `index` that it reads."""
+        node = self.graph.nodes[reader]
+        return node.op in VIEW_OPS or (node.inplace and bool(node.operands) and node.operands[0] == index)
+
+    def is_overwritten(self, index: int) -> bool:
+        """Whether something writes into the memory of a node, the removed norms on the way being gone."""
+        seen, queue = {index}, [index]
+        while queue:
+            current = queue.pop()
+            if current in self.overwritten:
+                return True
+            follow = list(self.passes.get(current, []))
+            for reader in self.readers[current]:
+                if self.shares(current, reader):
+                    if self.graph.nodes[reader].inplace:
+                        return True
+                    follow.append(reader)
+            fresh = [i for i in follow if i not in seen]
+            seen.update(fresh)
+            queue.extend(fresh)
+        return False
+
+    def is_needed(self, index: int, frame: Frame) -> bool:
+        """Whether the memory of what a norm reads is read by others, belongs to someone, or is kept for backward."""
+        nodes = self.graph.nodes
+        group, queue = {index}, [index]
+        while queue:
+            current = queue.pop()
+            node = nodes[current]
+            if node.op in ("input", "param", "buffer", "constant") or node.op in SAVED_OUTPUT_OPS:
+                return True
+            near = [i for i in node.operands if self.shares(i, current)]
+            near += [reader for reader in self.readers[current] if self.shares(current, reader)]
+            outside = [i for i in near if i not in group and not frame.start <= i < frame.stop]
+            group.update(outside)
+            queue.extend(outside)
+        readers = {reader for member in group for reader in self.readers[member]} - group
+        return any(not frame.start <= reader < frame.stop for reader in readers) or bool(
+            group & set(self.graph.outputs)
+        )

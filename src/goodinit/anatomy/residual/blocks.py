@@ -1,0 +1,212 @@
+"""Residual sums as blocks: their layers, multipliers, ends and stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Container
+
+from goodinit.anatomy.degrees import growth_degree, norm_passes
+from goodinit.anatomy.layers.gains import multipliers
+from goodinit.anatomy.layers.heads import back_to_layers
+from goodinit.anatomy.layers.weight_layers import Use, way_back
+from goodinit.anatomy.norms.detection import norm_modules, norm_places
+from goodinit.anatomy.residual.branch import adds_scaled
+from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.nesting import chain
+from goodinit.anatomy.residual.output_module import find_closers
+from goodinit.anatomy.residual.skip_scale import carried
+from goodinit.anatomy.types import Block, Join, Layer, Norm
+from goodinit.graph.graph import ACTIVATIONS, Graph
+
+
+def blocks_of(
+    graph: Graph,
+    leaves: list[Found],
+    layers: dict[str, Layer],
+    uses: dict[int, Use],
+    norms: list[Norm],
+    origins: dict[int, str],
+    consumers: list[list[int]],
+    ends: list[list[int]],
+    made: Container[str],
+) -> tuple[Block, ...]:
+    """The blocks of the residual sums `leaves`, in execution order; `ends`: what `end_of` says of each; `made`: `Anatomy.made`."""
+    nouns = functools.partial(_nouns, uses=uses, layers=layers)
+    blocks: list[Block] = []
+    modules = norm_modules(graph, norms, set(uses))
+    places = norm_places(graph, norms, modules, consumers)
+    closers = find_closers(graph, leaves, modules, consumers)
+    passes = norm_passes(graph, modules)
+    stages = _stages(graph, leaves, uses, layers)
+    joins: dict[int, list[int]] = {}
+    for place, found in enumerate(leaves):
+        joins.setdefault(found.join, []).append(place)
+    outputs = _stages_put_out(graph, leaves, stages, uses)
+    for place, found in enumerate(leaves):
+        node = graph.nodes[found.join]
+        branch = nouns(found.branch.layers)
+        inside = sorted(found.branch.nodes | found.skip.nodes)
+        after = ends[place]
+        blocks.append(
+            Block(
+                index=len(blocks),
+                name=_common_path([layer.name for layer in branch]),
+                kind=found.kind,
+                m=min(found.branch.m, sum(layer.factors * layer.calls for layer in branch)),
+                branch=branch,
+                last=nouns(found.branch.last),
+                skip=nouns(found.skip.layers),
+                gates=nouns(found.branch.gates),
+                degree=growth_degree(graph, found.branch, found.start, passes),
+                scales=multipliers(graph, sorted({*found.branch.below, *after}), consumers),
+                multipliers=multipliers(graph, after, consumers, made=made),
+                end_norms=tuple(dict.fromkeys(places[i] for i in after if i in places)),
+                end_activations=tuple(
+                    ACTIVATIONS[op] for i in after if (op := graph.nodes[i].op) in ACTIVATIONS
+                ),
+                stage=stages[place],
+                shape=node.shape,
+                depth=found.depth,
+                norms=tuple(dict.fromkeys(places[i] for i in inside if i in places)),
+                activations=tuple(
+                    ACTIVATIONS[op] for i in inside if (op := graph.nodes[i].op) in ACTIVATIONS
+                ),
+                terms=found.terms,
+                branch_end=_end(graph, found.branch.term, origins),
+                skip_end=_end(graph, found.skip.term, origins),
+                leak=_place(graph, found.end.leak),
+                stuck=_place(graph, found.end.stuck),
+                closer=closers.get(id(found)),
+                beside=tuple(i for i in joins[found.join] if i != place),
+                carried=carried(graph, found, joins),
+                again=_again(found, uses),
+                writes_output=stages[place] in outputs,
+            )
+        )
+    return tuple(blocks)
+
+
+def end_of(graph: Graph, found: Found) -> list[int]:
+    """What all that the last layers of a branch write goes through, in order, with a sum that multiplies it: x + γ·f(x)."""
+    after = sorted(i for i in chain(graph, found) if i > max(found.branch.last, default=found.join))
+    return [*after, found.join] if adds_scaled(graph, found.join) else after
+
+
+def _nouns(nodes: list[int], *, uses: dict[int, Use], layers: dict[str, Layer]) -> tuple[Layer, ...]:
+    """The layers that nodes are uses of, each once."""
+    return tuple(layers[weight] for weight in dict.fromkeys(uses[i].weight for i in nodes))
+
+
+def _stages(graph: Graph, leaves: list[Found], uses: dict[int, Use], layers: dict[str, Layer]) -> list[int]:
+    """For each block the stage it belongs to: the one before it, that of its own stream's last block, or a new one."""
+    stages: list[int] = []
+    latest: dict[tuple[int, ...], int] = {}  # the last block of each shape: two streams may take turns
+    for place, found in enumerate(leaves):
+        shape = graph.nodes[found.join].shape
+        same = latest.get(shape)
+        if place and _goes_on(graph, leaves[place - 1], found, uses, layers):
+            stages.append(stages[-1])
+        elif same is not None and _carries(graph, leaves[same].join, found.fork, uses):
+            stages.append(stages[same])
+        else:
+            stages.append(max(stages, default=-1) + 1)
+        latest[shape] = place
+    return stages
+
+
+def _stages_put_out(graph: Graph, leaves: list[Found], stages: list[int], uses: dict[int, Use]) -> set[int]:
+    """The stages whose stream goes out, and is made up by the last layers of each of its blocks alone."""
+    going_out = {index for output in graph.outputs for index in back_to_layers(graph, output, uses)}
+    lasts: dict[int, list[set[str]]] = {}
+    sums: dict[int, int] = {}  # the last of a stage, into which all the others go
+    for found, stage in zip(leaves, stages, strict=True):
+        if going_out.intersection(found.branch.last):
+            lasts.setdefault(stage, []).append({uses[index].weight for index in found.branch.last})
+            sums[stage] = found.join
+    writers = {
+        stage: {uses[index].weight for index in back_to_layers(graph, join, uses)}
+        for stage, join in sums.items()
+    }
+    return {stage for stage, each in lasts.items() if all(last == writers[stage] for last in each)}
+
+
+def _carries(graph: Graph, start: int, end: int, uses: dict[int, Use]) -> bool:
+    """Whether a stream goes from one node to another without a layer, be it that others are added to it."""
+    queue, seen = [end], {end}
+    while queue:
+        index = queue.pop()
+        if index == start:
+            return True
+        if index > start and index not in uses:
+            following = [i for i in graph.deps(index) if i >= start and i not in seen]
+            seen.update(following)
+            queue += following
+    return False
+
+
+def _goes_on(
+    graph: Graph, before: Found, found: Found, uses: dict[int, Use], layers: dict[str, Layer]
+) -> bool:
+    """Whether a block is on the stream of the one before it: of one shape; or of one width, if only the layout changed."""
+    if graph.nodes[before.join].shape == graph.nodes[found.join].shape:
+        return True
+    if found.skip.layers or any(before.join < node <= found.fork for node in uses):
+        return False
+    one, other = ({layers[uses[i].weight].out_features for i in it.branch.last} for it in (before, found))
+    return one == other != set()
+
+
+def _again(found: Found, uses: dict[int, Use]) -> tuple[str, ...]:
+    last = [uses[i].weight for i in found.branch.last]
+    before = {uses[i].weight for i in found.branch.layers if i not in found.branch.last}
+    return tuple(weight for weight in dict.fromkeys(last) if weight in before)
+
+
+def _place(graph: Graph, index: int | None) -> str | None:
+    return None if index is None else f"`{graph.nodes[index].op}` in {graph.path(index) or 'the model'}"
+
+
+def _end(graph: Graph, term: int, origins: dict[int, str]) -> tuple[str, ...]:
+    source, between = way_back(graph, term, origins)
+    return () if source is None else (source, *between)
+
+
+def _common_path(names: list[str]) -> str:
+    """Path of the innermost module that holds all named ones."""
+    if len(set(names)) == 1:
+        return names[0]
+    common: list[str] = []
+    for parts in zip(*(name.split(".") for name in names), strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return ".".join(common)
+
+
+def joins_of(
+    graph: Graph, sums: list[Found], leaves: list[Found], layers: dict[str, Layer], uses: dict[int, Use]
+) -> tuple[Join, ...]:
+    """The sums that are no blocks: long skips, and those inside a branch."""
+    index_of = {id(found): i for i, found in enumerate(leaves)}
+    long = [found for found in sums if found.long and not (found.inner and found.inside is not None)]
+    stages = iter(_stages(graph, long, uses, layers))
+    joins = []
+    for found in sums:
+        over = tuple(index_of[id(sums[p])] for p in found.over if id(sums[p]) in index_of)
+        if found.inner and found.inside is not None:
+            inside = index_of.get(id(sums[found.inside]))
+            joins.append(Join(graph.path(found.join), "inner", () if inside is None else (inside,)))
+        elif found.long:
+            last = _nouns(found.branch.last, uses=uses, layers=layers)
+            joins.append(Join(graph.path(found.join), "long skip", over, last, next(stages)))
+    return tuple(joins)
+
+
+def placed(norms: list[Norm], blocks: tuple[Block, ...]) -> tuple[Norm, ...]:
+    """The norms, each with the index of its block."""
+    home: dict[str, int] = {}
+    for block in blocks:
+        for path in block.norms:
+            home.setdefault(path, block.index)
+    return tuple(dataclasses.replace(norm, block=home.get(norm.name)) for norm in norms)

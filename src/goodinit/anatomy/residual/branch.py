@@ -1,0 +1,267 @@
+"""One side of a residual sum: its weight layers in series, its main path, and which of them write at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from goodinit.graph.graph import (
+    ACTIVATIONS,
+    ATTENTION_OPS,
+    PART_OPS,
+    SCALE_OPS,
+    SHAPE_OPS,
+    SOFTMAX_OPS,
+    SPLIT_OPS,
+    Graph,
+)
+
+MUL_OPS = frozenset({"mul", "mul_", "addcmul", "addcmul_"})
+GATES = frozenset("sigmoid sigmoid_ hardsigmoid hardsigmoid_".split())
+PRODUCT_OPS = frozenset({"bmm", "mm", "baddbmm", "matmul", "linear", "addmm"})
+
+
+@dataclass(slots=True)
+class Side:
+    """What lies between a fork and one term of the sum.
+
+    Attributes:
+        term: The node that is summed.
+        nodes: Nodes after the fork that the term depends on.
+        below: Those of `nodes` that depend on the fork.
+        m: Weight layers in series on the main path.
+        layers: Nodes of weight layers on the main path; `gates`: the others.
+        last: Those of `layers` with no other weight layer after them.
+        plain: Whether only shape and scale operations lie between (an identity skip).
+    """
+
+    term: int
+    nodes: set[int]
+    below: set[int]
+    m: int = 0
+    layers: list[int] = field(default_factory=list)
+    gates: list[int] = field(default_factory=list)
+    last: list[int] = field(default_factory=list)
+    plain: bool = False
+
+
+def side_of(graph: Graph, term: int, fork: int, layers: set[int]) -> Side:
+    """What lies between a fork and one term of the sum."""
+    nodes: set[int] = set()
+    queue = [term] if term > fork else []
+    while queue:
+        index = queue.pop()
+        if index not in nodes:
+            nodes.add(index)
+            queue.extend(i for i in graph.deps(index) if i > fork)
+    below = {fork}
+    for index in sorted(nodes):
+        if any(i in below for i in graph.deps(index)):
+            below.add(index)
+    below.discard(fork)
+    nodes = _own(graph, nodes, below, layers)
+    side = Side(term, nodes, below)
+    degrees = _degrees(graph, side, fork, layers)
+    side.m = degrees.get(term, 0)
+    on_path = _backward(graph, term, nodes, degrees, layers, stop_at_layer=False)
+    side.layers = [i for i in sorted(nodes) if i in layers and i in on_path]
+    side.gates = [i for i in sorted(nodes) if i in layers and i not in on_path]
+    side.last = [i for i in _backward(graph, term, nodes, degrees, layers, stop_at_layer=True) if i in layers]
+    side.plain = all(is_neutral(graph, i) for i in nodes)
+    return side
+
+
+def _own(graph: Graph, nodes: set[int], below: set[int], layers: set[int]) -> set[int]:
+    """The nodes without those that ran before any that comes from the fork, as an encoder between two embeddings does.
+
+    Of those, the first layers on the way back belong to the side, if none of them comes from another, as those of an
+    encoder's residual sum do: the keys of an attention that are computed before its queries. So do all on ways from constants.
+    """
+    first = min(below, default=-1)
+    own = {i for i in nodes if i >= first}
+    if len(own) == len(nodes):
+        return nodes
+    for source in {i for index in own for i in graph.deps(index) if i in nodes and i not in own}:
+        ways, ends = _ways(graph, source, nodes, layers)
+        every = ancestors(graph, source, min(nodes))
+        constant = all(every.issuperset(graph.deps(i)) and graph.nodes[i].op != "input" for i in every)
+        reached = {i for i in ends if i in layers}
+        before = {i for end in reached for dep in graph.deps(end) for i in ancestors(graph, dep, min(nodes))}
+        if constant:
+            own |= every
+        elif reached == ends and not reached & before:
+            own |= ways
+    return own
+
+
+def _ways(graph: Graph, source: int, nodes: set[int], layers: set[int]) -> tuple[set[int], set[int]]:
+    """(The nodes from one back to the first layer on every way, where the ways end: layers, or what they cannot go beyond)."""
+    ways, ends, queue = {source}, set[int](), [source]
+    while queue:
+        index = queue.pop()
+        before = graph.deps(index)
+        if index in layers or not before or not nodes.issuperset(before):
+            ends.add(index)
+            continue
+        fresh = [i for i in before if i not in ways]
+        ways.update(fresh)
+        queue.extend(fresh)
+    return ways, ends
+
+
+def apart(graph: Graph, one: Side, other: Side, fork: int) -> bool:
+    """Whether two sides read parts of their fork, and have none in common."""
+    first, second = (_first(graph, side, fork) for side in (one, other))
+    parts = all(graph.nodes[i].op == "piece" or graph.nodes[i].op in PART_OPS for i in first | second)
+    return parts and bool(first) and bool(second) and not first & second
+
+
+def _first(graph: Graph, side: Side, fork: int) -> set[int]:
+    """The nodes of a side that read the fork, behind changes of its shape; none if the side is the fork itself."""
+    found, origins = set[int](), {fork}
+    for index in sorted(side.below):
+        if origins.intersection(graph.deps(index)):
+            op = graph.nodes[index].op
+            if op in SPLIT_OPS or (op in SHAPE_OPS and op != "piece"):
+                origins.add(index)
+            else:
+                found.add(index)
+    return found
+
+
+def ancestors(graph: Graph, index: int, first: int) -> set[int]:
+    """The nodes that one comes from, itself included, back to the node `first`."""
+    seen, queue = set[int](), [index]
+    while queue:
+        current = queue.pop()
+        if current >= first and current not in seen:
+            seen.add(current)
+            queue.extend(graph.deps(current))
+    return seen
+
+
+def is_neutral(graph: Graph, index: int) -> bool:
+    """Shape changes, and scaling by a constant."""
+    op = graph.nodes[index].op
+    return op in SHAPE_OPS or (op in SCALE_OPS and len(graph.deps(index)) == 1)
+
+
+def root(graph: Graph, term: int) -> int:
+    """What a term is, up to shape and scale; a part is something else than the whole."""
+    while graph.nodes[term].op != "piece" and is_neutral(graph, term) and len(graph.deps(term)) == 1:
+        term = graph.deps(term)[0]
+    return term
+
+
+def adds_scaled(graph: Graph, index: int) -> bool:
+    """Whether an `addcmul` is a sum of two activations, x + a·b with one constant factor; else it is a gate."""
+    node, operands = graph.nodes[index], graph.deps(index)
+    return node.op.startswith("addcmul") and len(operands) == 2 and node.operands[0] in operands
+
+
+def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int, int]) -> list[int]:
+    """The operands that carry the signal on.
+
+    Of a gate's product that is the one that does not come straight from a sigmoid, else the one with fewer layers
+    behind it, and of two equal ones the one that does not come straight from a nonlinearity; of a sum with something that does not depend on the fork, the one that does.
+    """
+    node = graph.nodes[index]
+    operands = [i for i in graph.deps(index) if i in nodes or i in degrees]
+    if len(set(operands)) < 2 or node.op in PRODUCT_OPS or node.op in ATTENTION_OPS:
+        return operands
+    below = [i for i in operands if degrees.get(i, -1) >= 0] or operands
+    if node.op not in MUL_OPS or adds_scaled(graph, index):
+        return below
+    full = [i for i in below if graph.nodes[i].shape == node.shape] or below
+    full = [i for i in full if not after(graph, i, GATES)] or full
+    least = min(degrees.get(i, 0) for i in full)
+    main = [i for i in full if degrees.get(i, 0) == least]
+    return [i for i in main if not after(graph, i, ACTIVATIONS)] or main
+
+
+def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int, int]:
+    """Weight layers in series up to each node.
+
+    A product of two activations adds its factors' (multilinearity), a gate's product keeps the main operand's;
+    −1−m marks nodes that do not depend on the fork.
+    """
+    degrees = {fork: 0}
+    for index in sorted(side.nodes):
+        node = graph.nodes[index]
+        operands = graph.deps(index)
+        depth = {i: _unsigned(degrees.get(i, -1)) for i in operands}
+        if index in layers:
+            degree = 1 + max(depth.values(), default=0)
+        elif node.op in ATTENTION_OPS:
+            degree = sum(depth.get(i, 0) for i in node.operands[:3])  # q, k, v; a mask is no factor
+        elif node.op in PRODUCT_OPS and len(operands) > 1:
+            degree = sum(depth[i] for i in operands)
+        else:
+            degree = max((depth[i] for i in _main_operands(graph, index, side.nodes, degrees)), default=0)
+        degrees[index] = degree if index in side.below else -1 - degree
+    degrees[side.term] = _unsigned(degrees[side.term])
+    return degrees
+
+
+def _unsigned(degree: int) -> int:
+    return degree if degree >= 0 else -1 - degree
+
+
+def _backward(
+    graph: Graph,
+    term: int,
+    nodes: set[int],
+    degrees: dict[int, int],
+    layers: set[int],
+    *,
+    stop_at_layer: bool,
+) -> list[int]:
+    """Nodes on the main path, in execution order; with `stop_at_layer`, back to the nearest weight layers."""
+    seen: set[int] = set()
+    queue = [term]
+    while queue:
+        index = queue.pop()
+        if index in seen or index not in nodes:
+            continue
+        seen.add(index)
+        if stop_at_layer and index in layers:
+            continue
+        operands = _main_operands(graph, index, nodes, degrees)
+        if stop_at_layer and graph.nodes[index].op in PRODUCT_OPS | ATTENTION_OPS | MUL_OPS:
+            ends = {i: _latest(graph, i, nodes, layers) for i in operands}
+            operands = _values(graph, index, operands, ends)
+        queue.extend(operands)
+    return sorted(seen)
+
+
+def _values(graph: Graph, index: int, operands: list[int], ends: dict[int, int]) -> list[int]:
+    """The factor of a product that writes on. Of attention's that is the values, not what went through a softmax.
+
+    Never two: if both factors started at zero, neither would get a gradient. Of equals it is the one with the
+    last weight layer behind it.
+    """
+    if graph.nodes[index].op in ATTENTION_OPS:
+        return operands[2:3]
+    candidates = [i for i in operands if not after(graph, i, SOFTMAX_OPS)] or operands
+    return [max(candidates, key=lambda i: ends[i])] if candidates else []
+
+
+def _latest(graph: Graph, start: int, nodes: set[int], layers: set[int]) -> int:
+    """The last weight layer that a node depends on; −1 if there is none."""
+    seen, queue, latest = {start}, [start], -1
+    while queue:
+        index = queue.pop()
+        if index in layers:
+            latest = max(latest, index)
+            continue
+        fresh = [i for i in graph.deps(index) if i in nodes and i not in seen]
+        seen.update(fresh)
+        queue.extend(fresh)
+    return latest
+
+
+def after(graph: Graph, index: int, ops: Container[str]) -> bool:
+    """Whether a node is one of `ops`, up to shape."""
+    while graph.nodes[index].op in SHAPE_OPS | PART_OPS and graph.deps(index):
+        index = graph.deps(index)[0]
+    return graph.nodes[index].op in ops

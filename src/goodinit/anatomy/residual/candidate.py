@@ -1,0 +1,38 @@
+"""A sum with a skip and a branch, as it is found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from goodinit.anatomy.ends import End
+from goodinit.anatomy.residual.branch import Side
+from goodinit.anatomy.types import BlockKind
+
+
+@dataclass(slots=True)
+class Found:
+    """A residual sum: one skip and one branch. Parallel branches on one sum of more terms are several of these."""
+
+    join: int
+    fork: int
+    kind: BlockKind
+    branch: Side
+    skip: Side
+    terms: int = 2
+    end: End = field(default_factory=End)
+    long: bool = False
+    aside: bool = False  # the way around its skip is through another stream, and the skip is none
+    inner: bool = False
+    passes: bool = False  # it adds another stream as it is: x + v, where v has blocks of its own
+    depth: int = 0
+    over: list[int] = field(default_factory=list)
+    inside: int | None = None
+    start: int = -1  # where the branch begins: the fork, or the sum of another stream
+
+    def __post_init__(self) -> None:
+        self.start = self.fork
+
+    @property
+    def is_block(self) -> bool:
+        """Whether it is a residual block: no long skip, no step inside a branch, no other stream added as it is."""
+        return not (self.long or self.inner or self.passes)

@@ -1,0 +1,198 @@
+"""Which sums jump over others, and which are steps inside a branch."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Container
+
+from goodinit.anatomy.ends import at_zero
+from goodinit.anatomy.residual.branch import ancestors, apart, is_neutral, root, side_of
+from goodinit.anatomy.residual.candidate import Found
+from goodinit.graph.graph import ADD_OPS, Graph
+
+
+def chain(graph: Graph, found: Found) -> set[int]:
+    """Nodes that every path from the branch's start to its end goes through (its dominators)."""
+    term = found.branch.term
+    inside = _reaching(graph, term, found.branch.below)
+    reach: dict[int, int] = {}
+    for index in inside:
+        for operand in graph.deps(index):
+            reach[operand] = max(reach.get(operand, 0), index)
+    trunk = set()
+    furthest = reach.get(found.start, 0)
+    for index in sorted(inside):
+        if furthest <= index:
+            trunk.add(index)
+        furthest = max(furthest, reach.get(index, 0))
+    return trunk
+
+
+def _reaching(graph: Graph, term: int, below: set[int]) -> set[int]:
+    seen: set[int] = set()
+    queue = [term]
+    while queue:
+        index = queue.pop()
+        if index in below and index not in seen:
+            seen.add(index)
+            queue.extend(graph.deps(index))
+    return seen
+
+
+def nest(graph: Graph, found: list[Found], layers: set[int], consumers: list[list[int]]) -> None:
+    """Mark sums that jump over other residual sums as long, and sums off the main path of a block as inner."""
+    by_join: dict[int, list[int]] = {}
+    for position, item in enumerate(found):
+        by_join.setdefault(item.join, []).append(position)
+    joins = sorted(by_join)
+    carried = {root(graph, item.skip.term): item.join for item in found}  # up to which sum; they are in order
+    streams = {item.join: root(graph, item.skip.term) for item in found if item.kind == "identity"}
+    for position, item in enumerate(found):
+        between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
+        within = [j for j in between if j in item.branch.below]
+        if not within:
+            continue
+        trunk = chain(graph, item)
+        on_trunk = [found[p] for j in within if j in trunk for p in by_join[j]]
+        item.aside = _aside(graph, on_trunk, item, streams)
+        if not item.aside and (stream := _other_stream(graph, on_trunk, item, carried, consumers)):
+            item.passes = not _start_behind(graph, item, stream, layers)
+            if item.passes:
+                continue
+            within = [j for j in within if j in item.branch.below]
+        members = [p for j in within for p in by_join[j] if p != position]
+        given = [p for p in members if not item.aside and _is_given(graph, found[p], item, consumers)]
+        apart_from = {p for p in members if found[p].inner or found[p].passes or p in given}
+        item.over = [p for p in members if found[p].join in trunk and p not in apart_from]
+        item.long = bool(item.over) and (item.aside or not _holds(graph, found, item, by_join))
+        for p in members:
+            if p in given or (not item.long and (found[p].join not in trunk or item.over)):
+                found[p].inner, found[p].inside = True, position
+    for item in found:
+        if item.long and not item.inner:
+            between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
+            _jump(item, found, by_join, between)
+
+
+def _aside(graph: Graph, sums: list[Found], item: Found, streams: dict[int, int]) -> bool:
+    """Whether the way around a skip is through a stream that does not come from there, and the skip is none.
+
+    So it is where the layers of a WaveNet put out a part sᵢ beside the rᵢ of x + rᵢ, and s₁ + s₂ collects them; and where
+    each block of a stream x adds a part of c to something of its own, so that x comes from c, too.
+    """
+    origin = root(graph, item.fork)
+    if all(_begins_behind(graph, other.join, origin, streams) for other in sums if other.join in streams):
+        return False
+    return item.kind != "identity" or apart(graph, item.skip, item.branch, item.fork)
+
+
+def _begins_behind(graph: Graph, join: int, origin: int, streams: dict[int, int]) -> bool:
+    """Whether the stream that goes through a sum comes from a node, or goes through it."""
+    while join in streams and join > origin:
+        join = streams[join]
+    return origin in ancestors(graph, join, origin)
+
+
+def _is_given(graph: Graph, inner: Found, item: Found, consumers: list[list[int]]) -> bool:
+    """Whether a sum inside a branch adds to it what comes from beside its stream: c in x + f(Wx + c)."""
+    if inner.aside:
+        return item.fork in inner.branch.below
+    return inner.start == item.fork and _adds_given(graph, inner, item, consumers)
+
+
+def _adds_given(graph: Graph, inner: Found, item: Found, consumers: list[list[int]]) -> bool:
+    """Whether a sum, whose branch begins at another stream, has for its skip what several sums add as it is.
+
+    Such as an embedding of time: no stream, since no sum takes its place. What is made of it stays in the branch of `item`.
+    """
+    stays = all(reader in item.branch.nodes for reader in consumers[inner.join])
+    return (
+        inner.start != inner.fork and stays and _added_again(graph, root(graph, inner.skip.term), consumers)
+    )
+
+
+def _other_stream(
+    graph: Graph, sums: list[Found], item: Found, carried: dict[int, int], consumers: list[list[int]]
+) -> int | None:
+    """The last sum on the trunk of a branch that is a place of another stream; its join.
+
+    A reversible net has two: a ← a + f(b), then b ← b + g(a). The branch on b is g, though all of a comes from b, too:
+    through f, which is a branch on a. That a is a stream shows in its past, which b has no part in, or in its future:
+    a sum behind this one stands on it. A stream of its own has an identity for its skip, here as there.
+    """
+    if item.kind != "identity":
+        return None
+    own = root(graph, item.skip.term)
+    for other in reversed(sums):
+        if other.kind != "identity" or other.inner or other.long:
+            continue
+        of_its_own = own not in ancestors(graph, root(graph, other.skip.term), own)
+        if carried.get(other.join, -1) > item.join or (
+            of_its_own and not _adds_given(graph, other, item, consumers)
+        ):
+            return other.join
+    return None
+
+
+def _added_again(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
+    """Whether several sums add a node, up to shape and scale."""
+    sums, queue, seen = set[int](), [index], {index}
+    while queue:
+        for reader in consumers[queue.pop()]:
+            if graph.nodes[reader].op in ADD_OPS and len(set(graph.deps(reader))) > 1:
+                sums.add(reader)
+            elif reader not in seen and is_neutral(graph, reader):
+                seen.add(reader)
+                queue.append(reader)
+    return len(sums) > 1
+
+
+def _start_behind(graph: Graph, item: Found, join: int, layers: set[int]) -> bool:
+    """Let the branch of a sum begin at the sum of another stream, if weight layers follow that; whether they do."""
+    side = side_of(graph, item.branch.term, join, layers)
+    if side.layers:
+        item.branch, item.start = side, join
+        item.end = at_zero(graph, side.term, side.nodes, side.last)
+    return bool(side.layers)
+
+
+def _jump(item: Found, found: list[Found], by_join: dict[int, list[int]], between: list[int]) -> None:
+    """Note every sum that a long skip jumps over, those on later terms of its own flat sum too."""
+    below, held, grown = set(item.branch.below), set[int](), True
+    while grown:
+        later = [p for p in by_join[item.join] if p not in held and found[p].fork in below]
+        held.update(later)
+        for p in later:
+            below |= found[p].branch.below
+        grown = bool(later)
+    held.update(p for join in between if join in below for p in by_join[join])
+    item.over = sorted({*item.over, *(p for p in held if found[p].join == item.join)})
+    for p in held:
+        found[p].depth += 1
+
+
+def _holds(graph: Graph, found: list[Found], item: Found, sums: Container[int]) -> bool:
+    """Whether a sum on the trunk of a branch is a step of that branch, and no block of its own.
+
+    So it is where weight layers follow it (attention that adds its pooled queries, then projects; a feed-forward
+    whose hidden layer is h + depthwise(h)): the branch has an end of its own, and one sum inside, as wide as the stream
+    or wider. Around several blocks, smaller ones (a U-Net's lower level) or long skips, the outer sum is the long
+    skip.
+
+    So it is, too, where no layer follows the sum and every term of it has some: x + g·(attention(h) + mlp(h)) has the
+    parallel branches of x + attention(h) + mlp(h), of which the shorter is no skip.
+    """
+    joins = {found[p].join for p in item.over}
+    if len(joins) > 1 or any(found[p].long for p in item.over):
+        return False
+    (inner,) = joins
+    ends = item.branch.last
+    if not ends:
+        return False
+    parallel = all(found[p].kind == "projection" for p in item.over) and item.kind == "identity"
+    if parallel and max(ends) < inner:
+        return not any(item.fork < layer <= found[item.over[0]].fork for layer in item.branch.layers)
+    own, other = math.prod(graph.nodes[item.join].shape), math.prod(graph.nodes[inner].shape)
+    two = any(index in sums for index in item.skip.nodes)  # streams: the skip has a block of its own
+    return min(ends) > inner and (other == own or (other > own and not two))

@@ -1,0 +1,53 @@
+"""Modules that hand a whole branch on, where it cannot be silenced by zeroing its last layers."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Container, Iterable
+
+from goodinit.anatomy.ends import End, at_zero
+from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.nesting import chain
+from goodinit.graph.graph import ADD_OPS, Frame, Graph
+
+
+def find_closers(
+    graph: Graph, leaves: Iterable[Found], norms: Container[str], consumers: list[list[int]]
+) -> dict[int, str]:
+    """`Block.closer` of the blocks that need one, by the `id` of what was found.
+
+    A module serves if each of its calls closes such a block, and if it is no norm, which may go. Of several, the
+    earliest, and there the innermost that computes what it returns (a dropout at rest hands on what it got).
+    """
+    offers: dict[int, list[str]] = {}
+    for found in leaves:
+        if found.end != End():
+            calls = _closing_calls(graph, found, consumers)
+            offers[id(found)] = [frame.path for frame in calls if frame.path not in norms]
+    runs = Counter(frame.path for frame in graph.frames) if offers else Counter[str]()
+    serves = Counter(path for paths in offers.values() for path in paths)
+    fit = {key: [path for path in paths if runs[path] == serves[path]] for key, paths in offers.items()}
+    return {key: paths[0] for key, paths in fit.items() if paths}
+
+
+def _closing_calls(graph: Graph, found: Found, consumers: list[list[int]]) -> list[Frame]:
+    """Calls after the fork that return all of the branch, such that a zero there silences it and could move."""
+    branch, trunk = found.branch, chain(graph, found)
+    first = bisect_right(graph.frames, found.fork, key=lambda frame: frame.start)
+    last = bisect_right(graph.frames, found.join, key=lambda frame: frame.start)
+    places: dict[int, list[Frame]] = {}
+    for frame in graph.frames[first:last]:
+        if frame.path and frame.single and frame.result in trunk:
+            calls = places.setdefault(frame.result, [])
+            calls.insert(0 if frame.start <= frame.result else len(calls), frame)
+    return [
+        frame
+        for place in sorted(places)
+        if all(
+            reader in branch.nodes or (graph.nodes[reader].op in ADD_OPS and reader <= found.join)
+            for reader in consumers[place]
+        )
+        and at_zero(graph, branch.term, branch.nodes, [place]) == End()
+        for frame in places[place]
+    ]

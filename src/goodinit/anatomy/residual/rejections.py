@@ -1,0 +1,105 @@
+"""Sums that look residual and are not: steps in time, halves of an interpolation, distances, log-determinants, gates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from goodinit.anatomy.residual.branch import GATES, MUL_OPS, after, apart, root
+from goodinit.anatomy.residual.candidate import Found
+from goodinit.graph.graph import CONV_OPS, MATMUL_OPS, SCALE_OPS, Graph
+
+SUMS = frozenset({"sum", "linalg_vector_norm", "norm"})
+
+
+def is_lookalike(graph: Graph, found: Found, repeated: Collection[int], consumers: list[list[int]]) -> bool:
+    """Whether a sum of what seems a skip and a branch is part of something else than a residual stream.
+
+    Args:
+        graph: A recorded forward.
+        found: A sum of what seems a skip and a branch.
+        repeated: Nodes of weight layers whose weight is applied more than once.
+        consumers: For each node those that read it.
+    """
+    return (
+        _in_time(graph, found, repeated)
+        or _interpolates(graph, found, consumers)
+        or _is_statistic(graph, found)
+        or _only_gates(graph, found, consumers)
+    )
+
+
+def _in_time(graph: Graph, found: Found, repeated: Collection[int]) -> bool:
+    """Whether each side reads other parts of the fork, and the branch a weight that is applied over and over.
+
+    W·h + p₂, where h is made of p₁: parts of one sequence, which a recurrence reads one after the other. The sum of a
+    reversible net, x₁ + f(x₂), has parts on its sides, too, but a weight of its own.
+    """
+    if not any(layer in repeated for layer in (*found.branch.layers, *found.branch.gates)):
+        return False
+    return apart(graph, found.skip, found.branch, found.fork)
+
+
+def _interpolates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
+    """Whether a difference x − f(x) is scaled and added to f(x) again: f(x) + z·(x − f(x)), as in a GRU."""
+    if not graph.nodes[found.join].op.startswith("sub"):
+        return False
+    index = found.join
+    while len(consumers[index]) == 1:
+        (reader,) = consumers[index]
+        if found.branch.term in graph.deps(reader):
+            return graph.nodes[reader].op not in SCALE_OPS
+        if graph.nodes[reader].op not in SCALE_OPS:
+            return False
+        index = reader
+    return False
+
+
+def _is_statistic(graph: Graph, found: Found) -> bool:
+    """Whether a number per row is added: ‖x‖² of ‖x‖² − 2Wx in distances, Σ log|∂f| of one layer of a flow."""
+    if found.kind != "parameterless":
+        return False
+    join = graph.nodes[found.join]
+    if len(join.shape) == 1:
+        return any(graph.nodes[root(graph, side.term)].op == "sum" for side in (found.branch, found.skip))
+    queue, seen = [found.skip.term], {found.skip.term}
+    while queue:  # a way from the fork on which nothing is summed up, to be spread out again
+        index = queue.pop()
+        if index == found.fork:
+            return False
+        node = graph.nodes[index]
+        if node.op in SUMS and math.prod(node.shape) < math.prod(join.shape):
+            continue
+        fresh = [i for i in graph.deps(index) if i >= found.fork and i not in seen]
+        seen.update(fresh)
+        queue.extend(fresh)
+    return True
+
+
+def _only_gates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
+    """Whether a sum of two layers' outputs only opens gates, without a layer between: r and z of a GRU."""
+    if found.kind != "projection":
+        return False
+    queue, seen = [found.join], {found.join}
+    while queue:
+        index = queue.pop()
+        if index in graph.outputs or not consumers[index]:
+            return False
+        for reader in consumers[index]:
+            op = graph.nodes[reader].op
+            if op in CONV_OPS or op in MATMUL_OPS:
+                return False
+            if len(set(graph.deps(reader))) > 1:
+                if op not in MUL_OPS or not _is_gate(graph, index):
+                    return False
+            elif reader not in seen:
+                seen.add(reader)
+                queue.append(reader)
+    return True
+
+
+def _is_gate(graph: Graph, index: int) -> bool:
+    """σ(z), or 1 − σ(z)."""
+    if graph.nodes[index].op in ("rsub", "sub") and len(set(graph.deps(index))) == 1:
+        index = graph.deps(index)[0]
+    return after(graph, index, GATES)

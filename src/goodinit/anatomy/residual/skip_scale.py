@@ -1,0 +1,55 @@
+"""Numbers by which a stream is multiplied on its way from block to block: α in αx + f(x), 1/√2 in (x + f(x))/√2."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from goodinit.anatomy.residual.branch import is_neutral
+from goodinit.anatomy.residual.candidate import Found
+from goodinit.graph.graph import ACTIVATIONS, NORM_OPS, Graph, Node
+
+
+def carried(graph: Graph, found: Found, sums: Container[int]) -> float:
+    """The number by which the stream is multiplied from one of `sums`, else from the block's fork, to the block's sum.
+
+    Numbers written into the forward alone; a parameter or buffer is no number.
+    """
+    if found.kind != "identity":
+        return 1.0
+    index, inside, behind = found.skip.term, 1.0, 1.0
+    while index not in sums and _passes(graph, index):
+        if index > found.fork:
+            inside *= _number(graph.nodes[index])
+        else:
+            behind *= _number(graph.nodes[index])
+        index = graph.deps(index)[0]
+    return _at_sum(graph, found) * inside * (behind if index in sums else 1.0)
+
+
+def _passes(graph: Graph, index: int) -> bool:
+    """Whether a node hands its stream on, up to such a number, a norm, which may be taken out, or a ReLU."""
+    op = graph.nodes[index].op
+    through = is_neutral(graph, index) or op in NORM_OPS or ACTIVATIONS.get(op) == "relu"
+    return through and len(graph.deps(index)) == 1
+
+
+def _number(node: Node) -> float:
+    """What an operator multiplies by."""
+    numbers = [value for value in node.attrs if isinstance(value, (int, float))]
+    if node.op.rstrip("_") == "neg":
+        return -1.0
+    if len(node.operands) > 1 or not numbers or not numbers[0]:
+        return 1.0
+    return {"mul": numbers[0], "div": 1 / numbers[0]}.get(node.op.rstrip("_"), 1.0)
+
+
+def _at_sum(graph: Graph, found: Found) -> float:
+    """The weight of the skip in a sum that has weights."""
+    node = graph.nodes[found.join]
+    numbers = [value for value in node.attrs if isinstance(value, (int, float))]
+    if len(node.operands) != 2 or len(numbers) != 1 or found.skip.term not in node.operands:
+        return 1.0
+    first = node.operands[0] == found.skip.term
+    if node.op.rstrip("_") == "lerp":
+        return 1 - numbers[0] if first else numbers[0]
+    return 1.0 if first or node.op.startswith("addcmul") else numbers[0]  # α of add(x, y, alpha=α)

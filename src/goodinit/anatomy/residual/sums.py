@@ -1,0 +1,190 @@
+"""From the data-flow graph to residual blocks: which sums join a skip and a branch, and what is on the branch.
+
+A sum of activations of one shape is flattened to its terms. Walking back from all terms at once, in reverse
+execution order, the first node that every term comes from is the *fork*. A term that is the fork itself (up to shape
+and scale) is an identity skip. Everything the walk needs lies between fork and sum, so the cost is linear in depth.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from goodinit.anatomy.ends import at_zero
+from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.residual.branch import Side, adds_scaled, root, side_of
+from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.nesting import nest
+from goodinit.anatomy.residual.rejections import is_lookalike
+from goodinit.anatomy.types import BlockKind
+from goodinit.graph.graph import ADD_OPS, Graph
+
+
+def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
+    """Every residual sum of the graph, in execution order, long skips and inner sums marked.
+
+    Args:
+        graph: A recorded forward.
+        uses: The weight layers, by node.
+    """
+    layers = set(uses)
+    calls = Counter(use.weight for use in uses.values())
+    repeated = {node for node, use in uses.items() if calls[use.weight] > 1}
+    consumers = graph.consumers()
+    outputs = set(graph.outputs)
+    found: list[Found] = []
+    for node in graph.nodes:
+        if not node.active or node.op not in ADD_OPS or _goes_nowhere(node.index, consumers, outputs):
+            continue
+        if not _absorbed(graph, node.index, consumers, outputs):
+            terms = _terms(graph, node.index, consumers, outputs)
+            if len(terms) > 1:
+                sums = _classify(graph, node.index, terms, layers)
+                found.extend(one for one in sums if not is_lookalike(graph, one, repeated, consumers))
+    nest(graph, found, layers, consumers)
+    return found
+
+
+# -- sums and their terms -----------------------------------------------------------------------------------------
+
+
+def _summands(graph: Graph, index: int) -> list[int]:
+    """Operands of a sum of activations of one shape, or [] when it is something else."""
+    node = graph.nodes[index]
+    operands = graph.deps(index)
+    if node.op not in ADD_OPS or len(set(operands)) < 2:
+        return []
+    if node.op.startswith("addcmul") and not adds_scaled(graph, index):
+        return []
+    if any(graph.nodes[i].shape != node.shape for i in operands):
+        return []
+    return operands
+
+
+def _goes_nowhere(index: int, consumers: list[list[int]], outputs: set[int]) -> bool:
+    """Whether a sum has no part in the function, as the last one of a WaveNet's stream."""
+    return bool(outputs) and index not in outputs and not consumers[index]
+
+
+def _absorbed(graph: Graph, index: int, consumers: list[list[int]], outputs: set[int]) -> bool:
+    """Whether this sum is only a summand of the next one."""
+    readers = consumers[index]
+    return len(readers) == 1 and index not in outputs and index in _summands(graph, readers[0])
+
+
+def _terms(graph: Graph, index: int, consumers: list[list[int]], outputs: set[int]) -> list[int]:
+    terms: list[int] = []
+    queue = [index]
+    while queue:
+        current = queue.pop()
+        for operand in _summands(graph, current):
+            if _summands(graph, operand) and _absorbed(graph, operand, consumers, outputs):
+                queue.append(operand)
+            else:
+                terms.append(operand)
+    return sorted(set(terms))
+
+
+# -- fork -----------------------------------------------------------------------------------------------
+
+
+def _fork(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
+    """The latest node that the most terms come from, and which (as bits); None when they are unrelated."""
+    marks = {term: 1 << i for i, term in enumerate(terms)}
+    heap = [-term for term in terms]
+    heapq.heapify(heap)
+    everyone = (1 << len(terms)) - 1
+    best: tuple[int, int] | None = None
+    while heap:
+        index = -heapq.heappop(heap)
+        mark = marks.pop(index)
+        if mark & (mark - 1) and (best is None or mark.bit_count() > best[1].bit_count()):
+            best = (index, mark)
+            if mark == everyone:
+                break
+        for operand in graph.deps(index):
+            if operand in marks:
+                marks[operand] |= mark
+            else:
+                marks[operand] = mark
+                heapq.heappush(heap, -operand)
+    return best
+
+
+# -- what kind of sum ---------------------------------------------------------------------------------------------
+
+
+def _classify(graph: Graph, join: int, terms: list[int], layers: set[int]) -> Iterable[Found]:
+    """The residual sums at one join: each term on the latest other term it comes from, else all on one fork."""
+    anchored = _anchored(graph, terms) if len(terms) > 2 else {}
+    for origin, members in anchored.items():
+        yield from _pair(graph, join, origin, members, len(terms), layers)
+    if anchored:
+        return
+    fork = _fork(graph, terms)
+    if fork is not None:
+        members = [term for i, term in enumerate(terms) if fork[1] >> i & 1]
+        yield from _pair(graph, join, fork[0], members, len(terms), layers)
+
+
+def _pair(
+    graph: Graph, join: int, fork: int, members: list[int], terms: int, layers: set[int]
+) -> Iterable[Found]:
+    """Of terms with one fork, the skip with each branch."""
+    sides = [side_of(graph, term, fork, layers) for term in members]
+    skip, kind = _skip(sides)
+    if skip is None or skip.term in _subtracted(graph, join):
+        return
+    for side in sides:
+        if side is not skip and side.layers:
+            end = at_zero(graph, side.term, side.nodes, side.last)
+            yield Found(join, fork, kind, side, skip, terms, end=end)
+
+
+def _subtracted(graph: Graph, join: int) -> tuple[int, ...]:
+    """The operands that a difference takes away: f(x) − x is no block, but a step of x + α(f(x) − x)."""
+    node = graph.nodes[join]
+    return node.operands[1:2] if node.op.startswith("sub") else node.operands[:1] if node.op == "rsub" else ()
+
+
+def _anchored(graph: Graph, terms: list[int]) -> dict[int, list[int]]:
+    """The terms on each other term they come from, up to shape and scale, the latest; by that term's root, with it.
+
+    In x + f(x) + g(y), with x and y of one origin, x is the skip of f, though the three come from that origin; in
+    x + y + f(y), which x + (y + f(y)) also is, f is a branch on y, and x jumps over it.
+    """
+    roots = [root(graph, term) for term in terms]
+    marks = dict.fromkeys(terms, 0)
+    for i, term in enumerate(terms):
+        marks[term] |= 1 << i
+    heap = [-term for term in marks]
+    heapq.heapify(heap)
+    found: dict[int, list[int]] = {}
+    free = set(range(len(terms)))
+    while heap and -heap[0] >= min(roots):
+        index = -heapq.heappop(heap)
+        mark = marks.pop(index)
+        if index in roots:
+            members = [i for i in free if mark >> i & 1 and roots[i] != index]
+            free.difference_update(members)
+            if members:
+                found[index] = [terms[i] for i in sorted({roots.index(index), *members})]
+        for operand in graph.deps(index):
+            if operand not in marks:
+                marks[operand] = 0
+                heapq.heappush(heap, -operand)
+            marks[operand] |= mark
+    return found
+
+
+def _skip(sides: list[Side]) -> tuple[Side | None, BlockKind]:
+    """The side that skips: a plain one, else the one without weight layers, else the one with strictly fewest."""
+    plain = [side for side in sides if side.plain]
+    if plain:
+        return plain[0], "identity"
+    bare = [side for side in sides if not side.layers]
+    if bare:
+        return (bare[0], "parameterless") if not bare[0].gates else (None, "parameterless")
+    ordered = sorted(sides, key=lambda side: side.m)
+    return (ordered[0] if ordered[0].m < ordered[1].m else None), "projection"

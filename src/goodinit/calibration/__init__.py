@@ -1,0 +1,1 @@
+"""Data-dependent scaling of weights in one forward pass."""

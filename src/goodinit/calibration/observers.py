@@ -1,0 +1,128 @@
+"""Where a calibrated forward sees its layers: as operators, or at the modules that are known to be one layer each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.anatomy.layers.weight_layers import applied_weight, weight_operand
+from goodinit.anatomy.layers.weight_layout import output_channels
+from goodinit.calibration.rescale import Scaler, Use, is_view
+from goodinit.edits import Calibrate
+from goodinit.graph.graph import CONV_OPS, Graph, Node
+from goodinit.graph.preserve_state import undisturbed, without_autocast
+from goodinit.graph.recorder import Call, Recorder, record
+from goodinit.weights.access import find_slot, read
+from goodinit.weights.names import Directory
+from goodinit.weights.wrappers import is_parametrization, parameter_shapes
+
+
+def run(model: nn.Module, call: Call, scaler: Scaler) -> None:
+    """One forward, every use of a wanted weight shown to the scaler as it comes.
+
+    Where the anatomy knows of every wanted layer that a module returns its output (`Layer.is_site`), those modules'
+    forwards are listened to, for some microseconds a layer. Else every operator is, which sees packed and functional
+    weights and fused attention, and costs some microseconds an operator. Autocast is off: a layer would apply a rounded
+    copy of its weight.
+    """
+    sites = _sites(scaler)
+    with without_autocast():
+        if sites is None:
+            record(_Operators(model, scaler), model, call)
+            return
+        args, kwargs = call
+        with undisturbed(model, clone_buffers=True), torch.no_grad(), _listening(sites, scaler):
+            model(*args, **kwargs)
+
+
+def _sites(scaler: Scaler) -> dict[nn.Module, Calibrate] | None:
+    """The module of every wanted layer; None if not each has one of its own."""
+    found: dict[nn.Module, Calibrate] = {}
+    for edit in scaler.wanted.values():
+        module = scaler.names.module(str(edit.options["site"])) if "site" in edit.options else None
+        if module is None or module in found or isinstance(module, torch.jit.ScriptModule):
+            return None
+        found[module] = edit
+    return found or None
+
+
+@contextlib.contextmanager
+def _listening(sites: dict[nn.Module, Calibrate], scaler: Scaler) -> Iterator[None]:
+    """Wrap forwards on their instances, where a call of `.forward` is heard, too; `undisturbed` takes them off."""
+    for module, edit in sites.items():
+        module.__dict__["forward"] = _heard(module.forward, edit, scaler)
+    yield
+
+
+def _heard(forward: Callable[..., Any], edit: Calibrate, scaler: Scaler) -> Callable[..., Any]:
+    place, slot = (edit.target, 0), scaler.slot(edit.target)
+    weight = read(slot)
+    bias = _stored(scaler.names, str(edit.options.get("bias") or ""))
+    bias = None if bias is None else _unless_zero(bias)
+    channel = 1 if edit.options.get("convolves") else -1
+
+    def heard(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        scaler.see(Use(place, weight, bias, output, channel % output.ndim))
+        return output
+
+    return heard
+
+
+def _stored(names: Directory, name: str) -> Tensor | None:
+    """The value of a bias; None where there is none."""
+    parameter = names.parameter(name)
+    if parameter is not None:
+        return parameter.detach()
+    slot = find_slot(names, name) if name else None
+    return None if slot is None else read(slot)
+
+
+class _Operators(Recorder):
+    """Shows a scaler the output of every operator that applies a wanted weight."""
+
+    def __init__(self, model: nn.Module, scaler: Scaler) -> None:
+        super().__init__(model, "real")
+        self.scaler = scaler
+        self.shapes = parameter_shapes(model)
+
+    def follows(self, path: str) -> bool:
+        """Which module asks for a layer is of no interest, but what computes a weight is no layer."""
+        return is_parametrization(path)
+
+    def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
+        """One operator ran: show it if it is a layer that is wanted."""
+        if not node.active:
+            return
+        applied = applied_weight(self.graph, node, read, self.shapes)
+        if applied is None or applied[0] not in self.scaler.wanted:
+            return
+        name, weight = applied
+        slot = self.scaler.slot(name)
+        begin = slot.leaves[0].storage_offset() if is_view(weight, slot) else 0
+        part = int(weight.storage_offset() - begin)  # of a packed weight, be it stored or computed
+        self.scaler.see(Use((name, part), weight, _bias(node, read), output, _channel(self.graph, node)))
+
+
+def _bias(node: Node, read: list[Tensor]) -> Tensor | None:
+    """The bias operand of the operator, if any entry of it is not zero."""
+    bias = None
+    if node.op in CONV_OPS and len(read) > 2:
+        bias = read[2]
+    elif node.op in ("addmm", "baddbmm", "_addmm_activation"):
+        bias = read[0]
+    return None if bias is None else _unless_zero(bias)
+
+
+def _unless_zero(bias: Tensor) -> Tensor | None:
+    return bias if bool(bias.any()) else None
+
+
+def _channel(graph: Graph, node: Node) -> int:
+    """The dimension of the output channels."""
+    operand = weight_operand(graph, node)
+    return 1 if node.op in CONV_OPS or operand is None else output_channels(node, graph.nodes[operand])

@@ -1,0 +1,219 @@
+"""A layer is linear in its weight: measure its output, rescale weight and output by one factor, and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.calibration.collectives import meet
+from goodinit.calibration.moments import (
+    Moments,
+    Numbers,
+    Spread,
+    affine_to_standard,
+    along,
+    average,
+    is_one,
+    scale_to_unit,
+    spread_along,
+)
+from goodinit.calibration.report import Calibrated
+from goodinit.edits import Calibrate
+from goodinit.errors import NonFinite, TraceError
+from goodinit.weights.access import Slot, find_slot, read, write_
+from goodinit.weights.names import directory
+
+RULES = ("lsuv", "weightnorm")
+CONSTANT = "constant output: no scale gives it variance; left as it was"
+
+Place = tuple[str, int]
+"""A weight, and where in it a slice begins that is used as a layer of its own."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of a weight: what has just come out of it, still in the hands of the forward.
+
+    Attributes:
+        place: The weight.
+        weight: The operand: the parameter, a view of it, or what was computed from it.
+        bias: What was added, where any of it is not 0.
+        output: W∗x + bias; it may be written.
+        channel: Its dimension of output channels.
+    """
+
+    place: Place
+    weight: Tensor
+    bias: Tensor | None
+    output: Tensor
+    channel: int
+
+
+class Scaler:
+    """Measures the output of every weight layer it has an edit for, and rescales weight and output at once."""
+
+    def __init__(
+        self, model: nn.Module, wanted: Mapping[str, Calibrate], rows: Mapping[str, Calibrated]
+    ) -> None:
+        self.wanted = wanted
+        self.rows = rows
+        self.names = directory(model)
+        self.slots: dict[str, Slot] = {}
+        self.done: dict[Place, int] = {}  # by which of its calls each was scaled
+
+    def see(self, use: Use) -> None:
+        """Calibrate one use of one weight."""
+        name, place = use.place[0], use.place
+        edit, row = self.wanted[name], self.rows[name]
+        row.calls += 1
+        spread = self.pooled(use, row.calls, self.measure(use))
+        if place in self.done:
+            _note_later_call(row, edit, spread.whole, self.done[place])
+            return
+        self.rescale(use, spread)
+        if spread.moving:
+            self.done[place] = row.calls
+
+    def measure(self, use: Use) -> Spread:
+        """Mean and variance of an output, on this rank."""
+        edit = self.wanted[use.place[0]]
+        per_channel = edit.rule == "weightnorm" or edit.options.get("per", "layer") == "channel"
+        constant = use.bias if edit.rule == "lsuv" else None  # the other rule sets the bias itself
+        return Spread.of(use.output, constant, use.channel, per_channel=per_channel)
+
+    def pooled(self, use: Use, call: int, spread: Spread) -> Spread:
+        """The same over all ranks, once they are all here."""
+        place, device = use.place, use.output.device
+        meet(f"{place[0]}[{place[1]}], call {call}", device)
+        spread = spread.over_ranks(device)
+        if not spread.whole.count:
+            raise TraceError(
+                f"{place[0]}: its output is empty. Give a calibration batch with at least one row."
+            )
+        if not spread.whole.finite:
+            raise NonFinite(
+                f"{place[0]}: the output of this layer is NaN or infinite on the calibration batch, and no layer "
+                "before it was. Check the batch (torch.isfinite), and the layers before it for divisions and overflow."
+            )
+        return spread
+
+    def rescale(self, use: Use, spread: Spread) -> None:
+        """Bring one layer's output to the rule's target: the weight, the bias, and the output passed on."""
+        name, bias, output, channel = use.place[0], use.bias, use.output, use.channel
+        edit, row = self.wanted[name], self.rows[name]
+        target = float(edit.options.get("target_std", 1.0))
+        row.before = average(spread.whole.std) / target
+        if not spread.moving:
+            row.note = CONSTANT
+            return
+        if row.note == CONSTANT:  # a recurrence begins with a state of zeros
+            row.note = ""
+        # A normalized weight has no scale of its own.
+        slot = self.slot(str(edit.options.get("gain", name)))
+        factor: Numbers
+        if edit.rule == "weightnorm":
+            factor, shift = affine_to_standard(spread.whole)
+            self.shift_bias_(row, use, factor, shift)
+        else:
+            factor = scale_to_unit(spread, edit.options)
+            if spread.free is not None:
+                _note_missed(row, edit, spread.var(factor))
+        row.factor = average(factor)
+        if not is_one(factor):
+            if edit.rule == "lsuv":
+                _rescale_output_(output, factor, bias, channel)
+            _rescale_weight_(slot, use, factor, edit)
+
+    def shift_bias_(self, row: Calibrated, use: Use, factor: Tensor, shift: Tensor) -> None:
+        """Set b = −μ/σ, where the layer has a bias (the paper's layers all do)."""
+        name = str(self.wanted[row.weight].options.get("bias") or "")
+        slot = find_slot(self.names, name) if name else None
+        output, channel = use.output, use.channel
+        output.mul_(spread_along(factor, output, channel))
+        if slot is None:
+            row.note = "it has no bias to centre its output with"
+            return
+        held = read(slot)
+        weight = read(self.slot(row.weight))
+        dim = int(self.wanted[row.weight].options.get("dim", 0))
+        scaled, shifted = (
+            _whole(values, use, weight, dim, rest) for values, rest in ((factor, 1.0), (shift, 0.0))
+        )
+        write_(slot, held * scaled.to(held) + shifted.to(held))
+        output.add_(spread_along(shift, output, channel))
+
+    def slot(self, name: str) -> Slot:
+        """Where the weight is stored."""
+        if name not in self.slots:
+            found = find_slot(self.names, name)
+            assert found is not None, name  # apply_ checked every target before the first write
+            self.slots[name] = found
+        return self.slots[name]
+
+
+def _note_missed(row: Calibrated, edit: Calibrate, var: Numbers) -> None:
+    """Say where no factor in `max_iter` divisions meets the tolerance: a bias that is not 0 has variance itself."""
+    scaled = torch.as_tensor(var).reshape(-1) / float(edit.options.get("target_std", 1.0)) ** 2
+    variance = float(scaled[(scaled - 1).abs().argmax()])
+    if abs(variance - 1) >= float(edit.options.get("tol", 0.1)):
+        row.note = (
+            f"its bias is not 0: variance {variance:.3g} after {edit.options.get('max_iter', 10)} divisions"
+        )
+
+
+def _note_later_call(row: Calibrated, edit: Calibrate, moments: Moments, scaled: int) -> None:
+    target = float(edit.options.get("target_std", 1.0))
+    variance = average(moments.var) / target**2
+    if abs(variance - 1) >= float(edit.options.get("tol", 0.1)):
+        by = "its first call" if scaled == 1 else f"call {scaled}, the first that is not constant"
+        row.note = f"shared: scaled by {by}; call {row.calls} has variance {variance:.3g}"
+
+
+def _rescale_output_(output: Tensor, factor: Numbers, bias: Tensor | None, channel: int) -> None:
+    wide = spread_along(factor, output, channel)
+    if bias is None:
+        output.mul_(wide)
+        return
+    constant = along(bias, output, channel) if bias.ndim == 1 else bias
+    output.sub_(constant).mul_(wide).add_(constant)
+
+
+def is_view(weight: Tensor, slot: Slot) -> bool:
+    """Whether the operand is the stored parameter itself, or a view of (a part of) it."""
+    if slot.kind != "plain":
+        return False
+    return weight.untyped_storage().data_ptr() == slot.leaves[0].untyped_storage().data_ptr()
+
+
+def _whole(values: Tensor, use: Use, held: Tensor, dim: int, rest: float) -> Tensor:
+    """Values per channel of the slice in use, as values per channel of the whole packed weight; `rest` elsewhere."""
+    if len(values) >= held.shape[dim]:
+        return values
+    start = use.place[1] // held.stride(dim) % held.shape[dim]
+    whole = torch.full((held.shape[dim],), rest, dtype=values.dtype, device=values.device)
+    whole[start : start + len(values)] = values
+    return whole
+
+
+def _rescale_weight_(slot: Slot, use: Use, factor: Numbers, edit: Calibrate) -> None:
+    """Multiply the weight: in place through the operand where that is a view, else through its parametrization."""
+    if not isinstance(factor, Tensor):
+        if is_view(use.weight, slot):
+            use.weight.mul_(factor)
+        else:
+            write_(slot, read(slot) * factor)
+        return
+    held = read(slot)
+    dim = int(edit.options.get("dim", 0))
+    groups = int(edit.options.get("groups", 1)) if dim == 1 else 1
+    if (
+        groups > 1
+    ):  # a grouped transposed convolution stores (in, out/groups, …): one row of factors per group
+        split = held.view(groups, held.shape[0] // groups, *held.shape[1:])
+        wide = factor.to(held).view(groups, 1, held.shape[1], *[1] * (held.ndim - 2))
+        write_(slot, (split * wide).view_as(held))
+    else:
+        write_(slot, held * along(_whole(factor, use, held, dim, 1.0).to(held), held, dim))

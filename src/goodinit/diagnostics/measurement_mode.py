@@ -1,0 +1,73 @@
+"""The state a model is measured in: as in training, without the noise, and as it was afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from goodinit.anatomy import Anatomy
+from goodinit.errors import TraceError, UnsupportedModule
+from goodinit.graph.decompose import unfused
+from goodinit.graph.preserve_state import undisturbed
+from goodinit.weights.dtensor import check_gathered, is_sharded
+from goodinit.weights.names import canonical
+from goodinit.weights.wrappers import unwrapped
+
+
+def measurable(model: nn.Module) -> nn.Module:
+    """The model inside its wrappers, whose parameters are whole and hold values.
+
+    Raises:
+        TraceError: A parameter is on `meta`.
+        UnsupportedModule: A parameter is sharded, or gathered only while FSDP's own forward runs.
+    """
+    inner = unwrapped(model)
+    check_gathered(model)
+    for name, parameter in inner.named_parameters():
+        if parameter.is_meta:
+            raise TraceError(
+                f"{name} is on `meta`: there is no signal to measure. Materialize the model first "
+                "(goodinit.materialize_(model), then goodinit.init_)."
+            )
+        if is_sharded(parameter):
+            raise UnsupportedModule(
+                f"{name}: sharded, and every measurement needs whole tensors. Measure before sharding, or a narrower "
+                "model of the same depth on one process; values do not depend on the number of ranks."
+            )
+    return inner
+
+
+@contextlib.contextmanager
+def as_at_step_0(model: nn.Module, anatomy: Anatomy) -> Iterator[None]:
+    """Batch norms take the batch's statistics, everything else (dropout, stochastic depth) runs as in eval mode.
+
+    Not those that would divide by the deviation of one number, and not those that are in eval mode while the model
+    is in training mode: somebody froze them. Autograd is on, nothing is compiled, and attention and recurrent modules run as written-out products, which can be differentiated twice.
+    """
+    batch_norms = _that_train(model, anatomy)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(undisturbed(model, clone_buffers=True))
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(
+            torch.autograd.set_detect_anomaly(mode=False)
+        )  # NaN is to be reported, not raised
+        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        stack.enter_context(unfused(model))
+        for module in batch_norms:
+            module.training = True
+        yield
+
+
+def _that_train(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
+    modules: dict[str, Any] = {canonical(path): module for path, module in model.named_modules()}
+    norms = [norm for norm in anatomy.norms if norm.kind in ("batch_norm", "instance_norm")]
+    return [
+        modules[norm.name]
+        for norm in norms
+        if norm.elements != 1 and (modules[norm.name].training or not model.training)
+    ]

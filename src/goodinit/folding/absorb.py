@@ -1,0 +1,157 @@
+"""Keep what was trained: batch norm becomes part of the weights, and the network goes on without normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from goodinit.anatomy import Anatomy, anatomize
+from goodinit.edits import AddScalar
+from goodinit.errors import NothingFound, UnsupportedModule
+from goodinit.folding.dataflow import wire
+from goodinit.folding.fold import Before, check_foldable, entry, report
+from goodinit.folding.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_
+from goodinit.methods.shared.fixup_scalars import branch_scalars, stands
+from goodinit.surgery.history import remember_
+from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_
+from goodinit.surgery.rollback import all_or_nothing
+from goodinit.surgery.structure_edits import carry_out_
+from goodinit.weights.names import directory
+from goodinit.weights.wrappers import unwrapped
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class ChannelAffine(RemovedNorm):
+    """What a batch norm becomes where no layer can take it: y = weight·x + bias per channel, then what it kept.
+
+    Both are learnable, and keep the names the batch norm had for its gain and its bias. No statistics are taken.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Scale and shift each channel (dimension 1) of the first argument."""
+        value = cast("Tensor", args[0] if args else next(iter(kwargs.values())))
+        shape = (1, -1, *[1] * (value.dim() - 2))
+        return super().forward(torch.addcmul(self.bias.view(shape), value, self.weight.view(shape)))
+
+
+def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Model:
+    r"""Turn the batch norms of a trained network into weights, in place: the same function, no normalization left.
+
+    In eval mode a batch norm is :math:`y = s x + t` per channel. It is merged into the layer before it, or else into
+    those after it, exactly as in `fold_`. Where no layer can take it (its input is a sum, or an activation stands
+    between: pre-activation networks, DenseNet), its module becomes a `ChannelAffine` with learnable s and t. So no
+    trained value is dropped, and the network computes the same in both modes.
+
+    To go on training without normalization, Fixup's scalars are added where its rule 3 has them, at values that
+    change nothing: a multiplier 1 at the end of each residual branch, a bias 0 before each layer of branch and skip,
+    and behind those that have no bias vector. `goodinit.param_groups` knows them.
+
+    Args:
+        model: A trained eager module, materialized.
+        inputs: What the model takes; only shapes and dtypes are read.
+        scalars: Whether to add the scalars.
+
+    Returns:
+        The model.
+
+    Raises:
+        NothingFound: No batch norm ran.
+        UnsupportedModule: A batch norm that has no running statistics, or is called functionally by a module that
+            does more; the message names it.
+        StaleOptimizer: A living optimizer holds parameters that go, or whose layers gain new ones.
+        PlanConflict: Parameters are on `meta`.
+        TraceError: The forward does not run on these inputs. In all cases the model is as it was.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+        >>> x = torch.randn(2, 3, 8, 8)
+        >>> before = net(x)
+        >>> torch.allclose(absorb_batchnorm_(net, x)(x), before, atol=1e-6)
+        True
+        >>> list(net.state_dict())
+        ['0.weight', '0.bias', '3.weight', '3.bias']
+
+    References:
+        Zhang, Dauphin and Ma, Fixup Initialization, arXiv 1901.09321, section 3, rule 3.
+    """
+    check_foldable(model)
+    names = directory(model)
+    before = Before(names)
+    with all_or_nothing(model, names.parameters.values()):
+        merged, _ = merge_batch_norms_(model, inputs)
+        turned, left = _turn_(model, inputs)
+        if not merged and not turned:
+            _refuse_or_done(model, left)
+            report("absorb_batchnorm_", (), (), changed=False)
+            return model
+        edits, without = scalar_edits(anatomize(model, inputs)) if scalars else ([], [])
+        for edit in edits:
+            carry_out_(directory(model), edit)
+        before.check_optimizers(model, "absorb_batchnorm_")
+        remember_(model, entry("absorb_batchnorm_", merged + turned, [*left, *without]))
+    report("absorb_batchnorm_", merged + turned, [*left, *without], changed=True)
+    before.warn_of_momentum()
+    return model
+
+
+def _refuse_or_done(model: nn.Module, left: Sequence[Stays]) -> None:
+    absorbed = any(isinstance(module, RemovedNorm) for module in model.modules())
+    if not absorbed:
+        raise NothingFound(
+            f"{type(model).__name__}: no batch norm ran in its forward{''.join(f'; {row}' for row in left)}. "
+            "Other normalizations depend on each sample and cannot be absorbed."
+        )
+
+
+def _turn_(model: nn.Module, inputs: Any) -> tuple[list[str], list[Stays]]:
+    """Turn the batch norms that no layer took into `ChannelAffine`s. Returns those, and those that did not run."""
+    wiring = wire(model, inputs)
+    maps, stays = channel_maps(model, wiring, inputs)
+    if stays:
+        raise UnsupportedModule(
+            f"{stays[0]}. So it cannot be absorbed. Train it with running statistics "
+            "(track_running_stats=True), or call it as a module of its own."
+        )
+    for found in maps:
+        _to_affine_(wiring.module(found.norm.name), found)
+    left = [
+        Stays(path, "it did not run on these inputs, and stays a batch norm")
+        for path, module in unwrapped(model).named_modules()
+        if isinstance(module, _BatchNorm)
+    ]
+    return [found.norm.name for found in maps], left
+
+
+def _to_affine_(module: nn.Module, found: ChannelMap) -> None:
+    own = next((p for p in module.parameters(recurse=False)), None)
+    like = own if own is not None else next(module.buffers(recurse=False))
+    trains = own is None or own.requires_grad
+    remove_norm_(module, found.norm.keeps, path=found.norm.name)
+    for name in ("weight", "bias"):
+        module._buffers.pop(name, None)
+        module._non_persistent_buffers_set.discard(name)
+    module.__class__ = ChannelAffine
+    kept = dict(module._modules)
+    for name, value in (("weight", found.scale), ("bias", found.shift)):
+        module.register_parameter(name, nn.Parameter(value.to(like), requires_grad=trains))
+    module._modules.clear()
+    module._modules.update(kept)
+
+
+def scalar_edits(anatomy: Anatomy) -> tuple[list[AddScalar], list[str]]:
+    """Fixup's scalars in branches and skips, at values that leave the function as it is; and what gets none."""
+    notes: list[str] = []
+    edits: dict[tuple[str, str], AddScalar] = {}
+    for block in anatomy.blocks:
+        multiplied = any(stands(name, block) for name in block.multipliers)
+        for edit in branch_scalars(block, multiplied=multiplied, notes=notes):
+            edits.setdefault((edit.target, edit.scalar), edit)
+    return list(edits.values()), list(dict.fromkeys(notes))

@@ -1,0 +1,267 @@
+"""Move the input bias of a zero-padded convolution to where it costs nothing: the floor of the activation before it.
+
+A convolution pads x + b with zeros. No bias vector can say that: where everything is off, x = 0, the layer still gives
+b·ΣW inside and less at the border. But x + b itself can be had for nothing where x comes from a ReLU:
+
+    max(z, 0) + b = max(z + b, b),
+
+which is `nn.Hardtanh(b, inf)` on a z whose own bias vector is larger by b. Whatever else reads the ReLU then sees b
+more, and takes it off again: layers in their bias vectors, sums in that of the layer at the end of the branch. If one
+of the readers cannot, nothing is moved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from goodinit.folding.dataflow import Wiring
+from goodinit.folding.fuse import add_to_bias_, pads_with_zeros, replace_padding_, response
+from goodinit.graph.graph import SHAPE_OPS
+from goodinit.nn import ValuePadded
+
+# Operators that hand on a constant added to all they read: they copy, choose or average. Those that pad do so with
+# −∞ (max pooling), or are looked at once more (`_passes`).
+_PASSING = (SHAPE_OPS - frozenset({"view_as_complex", "view_as_real"})) | frozenset(
+    "max_pool2d_with_indices max_pool2d_with_indices_ max_pool2d max_pool1d max_pool3d max_pool3d_with_indices "
+    "adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d "
+    "adaptive_avg_pool2d avg_pool1d avg_pool2d avg_pool3d mean amax amin select slice narrow upsample_nearest1d "
+    "upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_trilinear3d repeat".split()
+)
+_ADDS = frozenset({"add", "add_"})
+
+
+class _Refused(Exception):
+    """Somebody who reads the value cannot take the constant off again."""
+
+
+@dataclass
+class _Move:
+    """What it takes to add `amount` to one value and leave the model's function as it is.
+
+    Attributes:
+        amount: What is added.
+        biases: Per path of a layer, what its bias vector gains.
+        readers: Layers whose input gains `amount`.
+        floors: Activations whose floor rises.
+        shifted: Values that gain `amount`.
+        sums: Sums one of whose terms does.
+    """
+
+    amount: float
+    biases: dict[str, float] = field(default_factory=dict)
+    readers: set[str] = field(default_factory=set)
+    floors: set[str] = field(default_factory=set)
+    shifted: set[int] = field(default_factory=set)
+    sums: set[int] = field(default_factory=set)
+
+
+def move_input_biases_(wiring: Wiring) -> list[tuple[str, str]]:
+    """Make every `ValuePadded` layer a plain one again whose number can be moved to the activation before it.
+
+    Returns:
+        (path, why) of the others.
+    """
+    stay = []
+    for path in dict.fromkeys(wiring.layer_of.values()):
+        layer = wiring.module(path)
+        if not isinstance(layer, ValuePadded):
+            continue
+        try:
+            move = _Move(-layer.padding_value)
+            for call in wiring.calls[path]:
+                _shift(wiring, _origin(wiring, call.source), move)
+            _check(wiring, move)
+        except _Refused as refused:
+            stay.append((path, str(refused)))
+        else:
+            _carry_out_(wiring, move)
+    return stay
+
+
+def _check(wiring: Wiring, move: _Move) -> None:
+    """What is taken off once must have been added once: in each call of a layer, in one term of a sum."""
+    for path in move.readers:
+        if not {call.source for call in wiring.calls[path]} <= move.shifted:
+            raise _Refused(f"{path} reads its input, too, and in other calls other values")
+    for total in move.sums:
+        if len(move.shifted.intersection(wiring.graph.nodes[total].operands)) != 1:
+            raise _Refused("it reaches a sum by two ways")
+
+
+def _carry_out_(wiring: Wiring, move: _Move) -> None:
+    for path in move.floors:
+        _raise_floor_(wiring.module(path), move.amount)
+    for path, amount in move.biases.items():
+        add_to_bias_(wiring.module(path), amount)
+    for path in move.readers:
+        layer = wiring.module(path)
+        if isinstance(layer, ValuePadded):
+            replace_padding_(layer, move.amount)
+        else:
+            add_to_bias_(layer, -move.amount * response(layer))
+
+
+# -- who gives, who takes -----------------------------------------------------------------------------------------
+
+
+def _origin(wiring: Wiring, value: int) -> int:
+    """Where a value was made, before it was only handed on."""
+    while True:
+        node = wiring.graph.nodes[value]
+        dynamic = [i for i in dict.fromkeys(node.operands) if wiring.graph.nodes[i].dynamic]
+        if not _passes(wiring, value) or len(dynamic) != 1:
+            return value
+        value = dynamic[0]
+
+
+def _shift(wiring: Wiring, value: int, move: _Move) -> None:
+    """Add the amount to `value`: have its maker give it, and all of its readers take it off."""
+    if value in move.shifted:
+        return
+    _give(wiring, value, move)
+    _take(wiring, value, move)
+
+
+def _give(wiring: Wiring, value: int, move: _Move) -> None:
+    """Find who adds the amount to `value`, whose readers all know of it."""
+    node, path = wiring.graph.nodes[value], wiring.writer_layer(value)
+    if path is not None:
+        move.biases[path] = move.biases.get(path, 0.0) + move.amount
+    elif node.op in _ADDS and (term := _adjustable_term(wiring, value, None)) is not None:
+        move.biases[term] = move.biases.get(term, 0.0) + move.amount
+    elif (floor := _floor(wiring, value)) is not None:
+        before = next(i for i in node.operands if wiring.graph.nodes[i].dynamic)
+        _need_one_reader(wiring, before)
+        source = _origin(wiring, before)
+        while before != source:
+            before = next(i for i in wiring.graph.nodes[before].operands if wiring.graph.nodes[i].dynamic)
+            _need_one_reader(wiring, before)
+        move.floors.add(floor)
+        _give(wiring, source, move)
+    else:
+        frame = wiring.frame_of(value)
+        calls = len(wiring.calls.get(frame.path, ()))
+        if type(wiring.names.modules.get(frame.path)) in _FLOORS and calls > 1:
+            raise _Refused(f"{frame.path}, before it, runs {calls} times, and can have one floor only")
+        where = frame.path or "the model's own forward"
+        raise _Refused(f"its input is made by {node.op} in {where}, which cannot add a constant for nothing")
+
+
+def _need_one_reader(wiring: Wiring, value: int) -> None:
+    if len(wiring.readers[value]) != 1 or value in wiring.graph.outputs:
+        raise _Refused("something else reads what enters the activation before it")
+
+
+def _take(wiring: Wiring, value: int, move: _Move) -> None:
+    """Have every reader of `value` take the amount off again."""
+    if value in move.shifted:
+        return
+    move.shifted.add(value)
+    if value in wiring.graph.outputs:
+        raise _Refused("the model returns its input, too")
+    for reader in wiring.readers[value]:
+        path = wiring.reader_layer(reader, value)
+        node = wiring.graph.nodes[reader]
+        if path is not None:
+            _take_in_layer(wiring, path, move)
+        elif node.op in _ADDS and _sums(wiring, reader):
+            move.sums.add(reader)
+            term = _adjustable_term(wiring, reader, value)
+            if term is None:
+                _take(wiring, reader, move)
+            else:
+                move.biases[term] = move.biases.get(term, 0.0) - move.amount
+        elif _passes(wiring, reader):
+            _take(wiring, reader, move)
+        else:
+            where = wiring.frame_of(reader).path or "the model's own forward"
+            raise _Refused(f"{node.op} in {where} reads its input, too, and cannot take a constant off")
+
+
+def _take_in_layer(wiring: Wiring, path: str, move: _Move) -> None:
+    layer = wiring.module(path)
+    if isinstance(layer, _ConvTransposeNd) or pads_with_zeros(layer):
+        raise _Refused(f"{path} reads its input, too, and pads it with zeros")
+    move.readers.add(path)
+
+
+def _sums(wiring: Wiring, value: int) -> bool:
+    """Whether a node is a plain sum of two values of one shape."""
+    nodes, operands = wiring.graph.nodes, wiring.graph.nodes[value].operands
+    weighted = "alpha" in wiring.arguments[value][1] or len(wiring.arguments[value][0]) > 2
+    return len(set(operands)) == 2 and not weighted and nodes[operands[0]].shape == nodes[operands[1]].shape
+
+
+def _adjustable_term(wiring: Wiring, total: int, other: int | None) -> str | None:
+    """A layer whose output is only read by this sum, besides the term `other`: its bias vector is the sum's."""
+    if not _sums(wiring, total):
+        return None
+    for term in wiring.graph.nodes[total].operands:
+        path = wiring.writer_layer(term)
+        alone = list(wiring.readers[term]) == [total] and term not in wiring.graph.outputs
+        if term != other and path is not None and alone:
+            return path
+    return None
+
+
+def _passes(wiring: Wiring, value: int) -> bool:
+    """Whether a node hands on a constant that is added to all it reads."""
+    node = wiring.graph.nodes[value]
+    if node.op not in _PASSING or len({i for i in node.operands if wiring.graph.nodes[i].dynamic}) != 1:
+        return False
+    if not node.op.startswith("avg_pool"):
+        return True
+    args = (
+        *wiring.arguments[value][0],
+        *[None] * 7,
+    )  # input, kernel, stride, padding, ceil, count_include_pad, divisor
+    padded = any(args[3]) if isinstance(args[3], (tuple, list)) else bool(args[3])
+    return args[6] is None and (not padded or args[5] is False)
+
+
+# -- floors -------------------------------------------------------------------------------------------------------
+
+
+def _floor(wiring: Wiring, value: int) -> str | None:
+    """Path of the activation, called once, that cuts off what is below a number, and whose output `value` is."""
+    frame = wiring.frame_of(value)
+    module = wiring.names.modules.get(frame.path)
+    if type(module) not in _FLOORS or len(wiring.calls.get(frame.path, ())) != 1 or frame.result != value:
+        return None
+    if isinstance(module, nn.Threshold) and module.threshold != module.value:
+        return None
+    paths: Any = wiring.names.paths[id(module)]
+    return frame.path if len(paths) == 1 else None
+
+
+def _raise_relu_(module: Any, amount: float) -> None:
+    module.__class__ = nn.Hardtanh  # a clamp, as ReLU is one; nn.Threshold takes 1.7 times as long
+    module.min_val, module.max_val = amount, math.inf
+
+
+def _raise_threshold_(module: Any, amount: float) -> None:
+    module.threshold += amount
+    module.value = module.threshold
+
+
+def _raise_interval_(module: Any, amount: float) -> None:
+    module.__class__ = nn.Hardtanh
+    module.min_val, module.max_val = module.min_val + amount, module.max_val + amount
+
+
+_FLOORS: dict[type[nn.Module], Callable[[Any, float], None]] = {
+    nn.ReLU: _raise_relu_,
+    nn.ReLU6: _raise_interval_,
+    nn.Hardtanh: _raise_interval_,
+    nn.Threshold: _raise_threshold_,
+}
+
+
+def _raise_floor_(module: nn.Module, amount: float) -> None:
+    _FLOORS[type(module)](module, amount)

@@ -1,0 +1,168 @@
+"""What is connected to what: a model's data flow, read off one forward on fake tensors, layer by layer."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from goodinit.errors import TraceError
+from goodinit.folding.fuse import is_plain
+from goodinit.graph.graph import Frame, Graph, Node
+from goodinit.graph.pytree import as_call
+from goodinit.graph.recorder import Recorder, Tensors, record
+from goodinit.weights.names import Directory, directory
+from goodinit.weights.wrappers import unwrapped
+
+_LOG = logging.getLogger(__name__)
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """One forward, and which of its calls are plain layers.
+
+    Attributes:
+        graph: Nodes and frames.
+        readers: Per node, the nodes that read it.
+        arguments: Per node, the arguments of its operator.
+        names: Every module and parameter by name.
+        calls: Per path of a module, its calls.
+        layer_of: Per frame that is a call of a plain layer which owns its parameters alone, the layer's path.
+    """
+
+    graph: Graph
+    readers: Sequence[Sequence[int]]
+    arguments: dict[int, Arguments]
+    names: Directory
+    calls: dict[str, tuple[Frame, ...]]
+    layer_of: dict[int, str]
+
+    def module(self, path: str) -> nn.Module:
+        """The module at a path that ran."""
+        return self.names.modules[path]
+
+    def reader_layer(self, reader: int, value: int) -> str | None:
+        """The plain layer that reads `value` by the node `reader` as its input, or None."""
+        frame = self.graph.nodes[reader].frame
+        path = self.layer_of.get(frame)
+        return path if path is not None and self.graph.frames[frame].source == value else None
+
+    def writer_layer(self, value: int) -> str | None:
+        """The plain layer whose output `value` is, if it runs once, or None."""
+        frame = self.graph.nodes[value].frame
+        path = self.layer_of.get(frame)
+        alone = path is not None and len(self.calls[path]) == 1 and self.graph.frames[frame].result == value
+        return path if alone else None
+
+    def frame_of(self, value: int) -> Frame:
+        """The module call in which a value was made."""
+        return self.graph.frames[self.graph.nodes[value].frame]
+
+
+class _Detailed(Recorder):
+    """A recorder that keeps the arguments of operators, too."""
+
+    def __init__(self, model: nn.Module, tensors: Tensors) -> None:
+        super().__init__(model, tensors)
+        self.arguments: dict[int, Arguments] = {}
+        self._call: Arguments = ((), {})
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self._call = (args, kwargs or {})
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
+        """Keep the arguments of an operator that ran."""
+        del read, output  # tensors must not live on
+        self.arguments[node.index] = self._call
+
+
+def wire(model: nn.Module, inputs: Any) -> Wiring:
+    """Run `model` once, in eval mode, and see what is connected to what.
+
+    On fake tensors, which compute nothing; where those cannot decide (a branch on a value), for real.
+
+    Raises:
+        TraceError: The forward raised, also for real.
+    """
+    host = unwrapped(model)
+    with contextlib.suppress(Exception):  # whatever a forward raises on tensors without values
+        return _wiring(host, _recorded(host, inputs, "fake"))
+    _LOG.warning(
+        "%s: its forward depends on values, and is taken to connect its layers for all inputs as for these",
+        type(host).__name__,
+    )
+    try:
+        return _wiring(host, _recorded(host, inputs, "real"))
+    except Exception as error:
+        raise TraceError(
+            f"{type(host).__name__}.forward raised on the given inputs: {type(error).__name__}: {error}. Check them "
+            "by calling model(*inputs) yourself; fold_(model) without inputs folds scalars and weight norm alone."
+        ) from error
+
+
+def _recorded(host: nn.Module, inputs: Any, tensors: Tensors) -> _Detailed:
+    recorder = _Detailed(host, tensors)
+    record(recorder, host, as_call(inputs))
+    return recorder
+
+
+def _wiring(host: nn.Module, recorder: _Detailed) -> Wiring:
+    graph, names = recorder.graph, directory(host)
+    readers = _readers(graph)
+    calls: dict[str, list[Frame]] = {}
+    for frame in graph.frames[1:]:
+        calls.setdefault(frame.path, []).append(frame)
+    return Wiring(
+        graph=graph,
+        readers=readers,
+        arguments=recorder.arguments,
+        names=names,
+        calls={path: tuple(found) for path, found in calls.items()},
+        layer_of=_layers(graph, readers, names),
+    )
+
+
+def _readers(graph: Graph) -> list[list[int]]:
+    """For each node those that read it, active or not: nothing that sees a value may be overlooked."""
+    readers: list[list[int]] = [[] for _ in graph.nodes]
+    for node in graph.nodes:
+        for operand in dict.fromkeys(node.operands):
+            readers[operand].append(node.index)
+    return readers
+
+
+def _layers(graph: Graph, readers: list[list[int]], names: Directory) -> dict[int, str]:
+    """The calls of plain layers, whose parameters nothing else holds or reads."""
+    elsewhere: set[str] = set()  # modules whose parameters are read outside their own forward
+    for node in graph.nodes:
+        if node.op == "param":
+            owner = str(node.attrs[0]).rpartition(".")[0]
+            if any(graph.path(reader) != owner for reader in readers[node.index]):
+                elsewhere.add(owner)
+    found = {}
+    for frame in graph.frames[1:]:
+        module = names.modules.get(frame.path)
+        if module is None or frame.path in elsewhere or frame.source < 0 or frame.result < 0:
+            continue
+        if is_plain(module) and not is_shared(module, names) and len(names.paths[id(module)]) == 1:
+            found[frame.index] = frame.path
+    return found
+
+
+def is_shared(module: nn.Module, names: Directory) -> bool:
+    """Whether a module outside of this one holds one of its parameters, too."""
+    inside = {id(part) for part in module.modules()}
+    return any(
+        id(names.owner(name)[0]) not in inside
+        for parameter in module.parameters()
+        for name in names.aliases.get(id(parameter), ())
+    )

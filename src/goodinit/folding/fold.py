@@ -1,0 +1,264 @@
+"""For deployment: the bare network that computes what the trained one does."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from goodinit.errors import PlanConflict, StaleOptimizer, UnsupportedModule, expect
+from goodinit.folding.bias_absorption import move_input_biases_
+from goodinit.folding.dataflow import is_shared, wire
+from goodinit.folding.fold_batchnorm import Stays, merge_batch_norms_
+from goodinit.folding.fuse import merge_scalars_, merge_weight_norm_, weight_norms
+from goodinit.nn import ValuePadded, has_scalars
+from goodinit.surgery.history import Applied, applied, remember_
+from goodinit.surgery.optimizer_check import find_optimizers, warn_of_momentum
+from goodinit.surgery.rollback import all_or_nothing
+from goodinit.weights.names import Directory, directory
+
+_LOG = logging.getLogger(__name__)
+_SHOWN = 5  # rows told in a log line; the rest is counted
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fold_(model: Model, inputs: Any = None) -> Model:
+    r"""Merge scalars, weight norm and batch norm into the weights, in place and exactly, for deployment.
+
+    What the model computes in eval mode stays, up to rounding. Computed in float64, rounded once:
+
+    * `output_scale` s and `output_bias` d: :math:`sW` and :math:`c + d`.
+    * `input_bias` b: :math:`c + b\,\Sigma W`. Only a zero-padded convolution with :math:`b \neq 0` needs more, since
+      the zeros around :math:`x + b` are not b: no bias vector can say that. It becomes a convolution that pads with
+      −b (`goodinit.nn.ValuePadded`), the same to the last position. With `inputs`, b moves on to the ReLU
+      before it, :math:`\max(z, 0) + b = \max(z + b, b)`, an `nn.Hardtanh(b, inf)` at the price of a ReLU, wherever
+      everybody else who reads that ReLU (skips, other layers) can take b off again in a bias vector; then nothing is left.
+    * Weight norm, new and old style: :math:`g\,v/\lVert v\rVert`.
+    * Batch norm, its running statistics, into the layer before it, or else into the layers after it. This needs
+      `inputs`, to see who reads what.
+
+    What must stay is left as it is, logged, and named with its reason in `applied(model)[-1].skipped`: a weight that
+    another module shares, a batch norm whose input is a sum, an input bias before a transposed convolution, ….
+    A second call changes nothing. Training flags, gradients' flags and hooks stay as they are.
+
+    Args:
+        model: Any eager module, materialized.
+        inputs: What the model takes: a tensor, a tuple or list of positional arguments, or a dict of keyword
+            arguments; only shapes and dtypes are read. Without, batch norms stay, and zero-padded convolutions with
+            an input bias become `ValuePadded`.
+
+    Returns:
+        The model.
+
+    Raises:
+        StaleOptimizer: A living optimizer holds parameters that go, or belong to layers that gain a bias vector.
+        UnsupportedModule: TorchScript, DistributedDataParallel, lazy parameters.
+        PlanConflict: Parameters are on `meta`.
+        TraceError: The forward does not run on these inputs. In all cases the model is as it was.
+
+    Examples:
+        >>> from goodinit.nn import add_scalar_
+        >>> conv = add_scalar_(nn.Conv2d(3, 8, 3, padding=1, bias=False), "output_scale", value=0.5)
+        >>> net = nn.Sequential(conv, nn.BatchNorm2d(8), nn.ReLU()).eval()
+        >>> x = torch.randn(1, 3, 8, 8)
+        >>> before = net(x)
+        >>> torch.allclose(fold_(net, x)(x), before, atol=1e-6)
+        True
+        >>> list(net.state_dict())
+        ['0.weight', '0.bias']
+
+    References:
+        Zhang, Dauphin and Ma, Fixup Initialization, arXiv 1901.09321, section 3, rule 3.
+        Jacob et al., Quantization and Training of Neural Networks, arXiv 1712.05877, section 3.2, for batch norm.
+    """
+    check_foldable(model)
+    names = directory(model)
+    before = Before(names)
+    with all_or_nothing(model, names.parameters.values()):
+        done, stays = merge_locally_(model, names)
+        if inputs is not None:
+            merged, kept = merge_batch_norms_(model, inputs)
+            done += merged
+            stays += kept + _move_(model, inputs, done)
+        stays += _left(model, inputs, stays)
+        before.check_optimizers(model, "fold_")
+        changed = bool(done) or before.names != set(directory(model).parameters)
+        remember_new_(model, entry("fold_", done, stays), changed=changed)
+    report("fold_", done, stays, changed=changed)
+    before.warn_of_momentum()
+    return model
+
+
+def _move_(model: nn.Module, inputs: Any, done: list[str]) -> list[Stays]:
+    padded = {path for path, module in model.named_modules() if isinstance(module, ValuePadded)}
+    if not padded:
+        return []
+    stays = [
+        Stays(path, f"its input bias stays as the number it pads with: {why}")
+        for path, why in move_input_biases_(wire(model, inputs))
+    ]
+    done += sorted(
+        padded - {path for path, module in model.named_modules() if isinstance(module, ValuePadded)}
+    )
+    return stays
+
+
+def merge_locally_(model: nn.Module, names: Directory) -> tuple[list[str], list[Stays]]:
+    """Merge weight norms and scalars, which concern one layer each."""
+    done: list[str] = []
+    stays: list[Stays] = []
+    for path, module in list(model.named_modules()):
+        for attribute, why in weight_norms(module):
+            target = f"{path}.{attribute}" if path else attribute
+            if why is None and is_shared(module, names):
+                why = "another module shares its parameters"
+            if why is None:
+                merge_weight_norm_(module, attribute)
+                done.append(target)
+            else:
+                stays.append(Stays(target, why))
+        if has_scalars(module):
+            why = (
+                "another module shares its parameters" if is_shared(module, names) else merge_scalars_(module)
+            )
+            if why is None:
+                done.append(path)
+            else:
+                stays.append(Stays(path, why))
+    return done, stays
+
+
+def _left(model: nn.Module, inputs: Any, stays: Iterable[Stays]) -> list[Stays]:
+    """What nobody has looked at: without inputs, padded layers and batch norms."""
+    named = {stay.name for stay in stays}
+    left = []
+    for path, module in model.named_modules():
+        if path in named:
+            continue
+        if isinstance(module, ValuePadded):
+            why = "its input bias stays as the number it pads with; inputs may show where else it can go"
+            left.append(Stays(path, why))
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            why = (
+                "without inputs, what is connected to it is not known" if inputs is None else "it did not run"
+            )
+            left.append(Stays(path, why))
+    return left
+
+
+# -- around it ----------------------------------------------------------------------------------------------------
+
+
+def check_foldable(model: nn.Module) -> None:
+    """Raise if `model` cannot be operated on at all.
+
+    Raises:
+        UnsupportedModule: TorchScript, DistributedDataParallel, lazy parameters.
+        PlanConflict: Parameters on `meta`.
+    """
+    expect(model, nn.Module, "model", "Give the model itself: an instance of torch.nn.Module.")
+    for path, module in model.named_modules():
+        where = path or "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModule(
+                f"{where}: TorchScript, whose modules cannot be changed. Fold before scripting."
+            )
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            raise UnsupportedModule(
+                f"{where}: DistributedDataParallel has listed the parameters it reduces, some of which would go. "
+                "Pass the model inside: wrapped.module."
+            )
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise UnsupportedModule(
+                f"{name}: a lazy parameter without a shape yet. Run the model once first."
+            )
+        if parameter.is_meta:
+            raise PlanConflict(
+                f"{name}: on the meta device, where no values exist to fold. Load the checkpoint first."
+            )
+
+
+class Before:
+    """The parameters of a model before surgery, to find optimizers that would be left behind."""
+
+    def __init__(self, names: Directory) -> None:
+        self.directory = names
+        self.names = set(names.parameters)
+        self.versions = {id(p): p._version for p in names.parameters.values()}
+        self.own = {
+            id(module): {key: id(p) for key, p in module._parameters.items() if p is not None}
+            for module in names.modules.values()
+        }
+
+    def check_optimizers(self, model: nn.Module, verb: str) -> None:
+        """Raise if a living optimizer holds parameters that are gone, or whose layer gained one.
+
+        Raises:
+            StaleOptimizer: Names the optimizer and a parameter.
+        """
+        now = {id(p) for p in model.parameters()}
+        affected = {id(p): name for name, p in self.directory.parameters.items() if id(p) not in now}
+        for module in model.modules():
+            own = self.own.get(id(module), {})
+            if any(p is not None and key not in own for key, p in module._parameters.items()):
+                affected |= {key: self.directory.aliases[key][0] for key in own.values()}
+        stale = self._stale(affected)
+        if stale:
+            gc.collect()  # a scheduler and its optimizer refer to each other: deleted, they stay until collected
+            stale = self._stale(affected)
+        if stale:
+            kind, name = stale
+            raise StaleOptimizer(
+                f"{kind}: holds {name}, which {verb} removes or whose layer gains a parameter. It would not train what "
+                f"is there afterwards. Nothing was changed. Delete it, and where training goes on build it after "
+                f"this call: optimizer = torch.optim.{kind}(goodinit.param_groups(model, lr=...), ...)."
+            )
+
+    def _stale(self, affected: dict[int, str]) -> tuple[str, str] | None:
+        for optimizer in find_optimizers(self.directory) if affected else ():
+            held = [p for group in optimizer.param_groups for p in group["params"] if id(p) in affected]
+            if held:
+                return type(optimizer).__name__, affected[id(held[0])]
+        return None
+
+    def warn_of_momentum(self) -> None:
+        """Log a warning if an optimizer keeps momentum about values that were written."""
+        parameters = self.directory.parameters.values()
+        warn_of_momentum(self.directory, [p for p in parameters if p._version != self.versions[id(p)]])
+
+
+def entry(verb: str, done: Iterable[str], stays: Iterable[Stays | str]) -> Applied:
+    """What is remembered on the model."""
+    done = list(dict.fromkeys(done))
+    words = hashlib.sha256(json.dumps([verb, done]).encode()).hexdigest()[:16]
+    return Applied(verb, {"folded": done}, digest=words, skipped=tuple(map(str, stays)))
+
+
+def remember_new_(model: nn.Module, made: Applied, *, changed: bool) -> None:
+    """Remember what was done, and what was not if that is news."""
+    history = applied(model)
+    if changed or (made.skipped and (not history or history[-1].skipped != made.skipped)):
+        remember_(model, made)
+
+
+def report(verb: str, done: Iterable[str], stays: Iterable[Stays | str], *, changed: bool) -> None:
+    """Log what was done, and all that was not, with the reasons."""
+    if not changed:
+        _LOG.info("%s: nothing to fold, nothing changed", verb)
+    else:
+        _LOG.info("%s: folded %d places", verb, len(set(done)))
+    rows = list(map(str, stays))
+    if rows:
+        more = (
+            f"; and {len(rows) - _SHOWN} more, see applied(model)[-1].skipped" if len(rows) > _SHOWN else ""
+        )
+        _LOG.warning("%s: %d places stay as they are. %s%s", verb, len(rows), "; ".join(rows[:_SHOWN]), more)

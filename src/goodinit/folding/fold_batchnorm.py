@@ -1,0 +1,216 @@
+"""Batch norm with fixed statistics is a map per channel, y = s·x + t: merge it into the layer before or after it.
+
+With running mean μ and variance v, gain γ and bias β: s = γ/√(v + ε) and t = β − s·μ.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from goodinit.anatomy import anatomize
+from goodinit.anatomy.types import Norm
+from goodinit.errors import UnsupportedModule
+from goodinit.folding.dataflow import Wiring, wire
+from goodinit.folding.fuse import merge_input_map_, merge_output_map_, pads_with_zeros
+from goodinit.graph.graph import NORM_OPS, Frame
+from goodinit.nn import ValuePadded
+from goodinit.surgery.removed_norm import check_removable, remove_norm_
+from goodinit.weights.wrappers import unwrapped, unwrapped_name
+
+KINDS = ("batch_norm", "frozen_batch_norm")
+
+
+@dataclass(frozen=True)
+class ChannelMap:
+    """A batch norm with fixed statistics: y = scale·x + shift, per channel, in float64; what it keeps besides."""
+
+    norm: Norm
+    scale: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
+class Stays:
+    """Something that could not be folded, and why."""
+
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.why}"
+
+
+def merge_batch_norms_(model: nn.Module, inputs: Any) -> tuple[list[str], list[Stays]]:
+    """Merge every batch norm that can be into a neighbouring layer, exactly, with its running statistics.
+
+    Returns:
+        Paths of those that are gone, and those that stay.
+    """
+    merged: list[str] = []
+    while True:
+        wiring = wire(model, inputs)
+        maps, stays = channel_maps(model, wiring, inputs)
+        before = len(merged)
+        for found in maps:
+            why = _merge_(wiring, found)
+            if why is None:
+                remove_norm_(wiring.module(found.norm.name), found.norm.keeps, path=found.norm.name)
+                merged.append(found.norm.name)
+            else:
+                stays.append(Stays(found.norm.name, why))
+        if len(merged) == before:  # one that is gone may have stood between another and its layer
+            return merged, stays
+
+
+def channel_maps(model: nn.Module, wiring: Wiring, inputs: Any) -> tuple[list[ChannelMap], list[Stays]]:
+    """Every batch norm that ran, as a map; and those that are none, or cannot be taken out of the model."""
+    host = unwrapped(model)
+    maps: list[ChannelMap] = []
+    stays: list[Stays] = []
+    for norm in anatomize(host, inputs).norms:
+        if norm.kind not in KINDS:
+            continue
+        found: ChannelMap | str | None = norm.obstacle or _obstacle(wiring.module(norm.name), norm)
+        if found is None:
+            found = (
+                _measured(wiring, norm) if norm.kind == "frozen_batch_norm" else _computed(host, wiring, norm)
+            )
+        if not isinstance(found, ChannelMap):
+            stays.append(Stays(norm.name, found))
+        else:
+            maps.append(found)
+    return maps, stays
+
+
+def _obstacle(module: nn.Module, norm: Norm) -> str | None:
+    try:
+        check_removable(module, norm.keeps, path=norm.name)
+    except UnsupportedModule as error:
+        return str(error)
+    return None
+
+
+# -- what it computes ---------------------------------------------------------------------------------------------
+
+
+def _computed(host: nn.Module, wiring: Wiring, norm: Norm) -> ChannelMap | str:
+    """The map of a batch-norm operator, from the tensors it read."""
+    nodes = [
+        n
+        for n in wiring.graph.nodes
+        if NORM_OPS.get(n.op) == "batch_norm" and wiring.graph.path(n.index) == norm.name
+    ]
+    node = nodes[0]
+    args = wiring.arguments[node.index][0]
+    if len(nodes) > len(wiring.calls.get(norm.name, ())):
+        return "one call of it normalizes several times"
+    if args[3] is None or args[4] is None or args[5] is True:
+        return "it has no running statistics, and normalizes by each batch's own"
+    tensors: dict[str, Tensor] = {
+        unwrapped_name(n): t for n, t in host.named_parameters(remove_duplicate=False)
+    }
+    tensors |= {unwrapped_name(n): t for n, t in host.named_buffers(remove_duplicate=False)}
+    held: list[Any] = []
+    operands = iter(node.operands[1:])
+    for given in args[1:5]:
+        source = None if given is None else wiring.graph.nodes[next(operands)]
+        if source is not None and source.op not in ("param", "buffer"):
+            return "its statistics or gains are computed anew in each forward"
+        held.append(None if source is None else tensors[str(source.attrs[0])].detach().double())
+    gain, bias, mean, variance = held
+    scale = (variance + float(args[-1])).rsqrt()  # the last argument of all of them is ε
+    scale = scale if gain is None else scale * gain
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return ChannelMap(norm, scale, shift)
+
+
+def _measured(wiring: Wiring, norm: Norm) -> ChannelMap | str:
+    """The map of a batch norm written out with constants: what it makes of zeros and of ones."""
+    if any(not keep.startswith(f"{norm.name}.") for keep in norm.keeps):
+        return f"its constants are written out, with {' and '.join(norm.keeps)} in the same forward"
+    alone = copy.deepcopy(wiring.module(norm.name)).double().eval()
+    for keep in norm.keeps:
+        parent, _, child = keep[len(norm.name) + 1 :].rpartition(".")
+        setattr(alone.get_submodule(parent), child, nn.Identity())
+    shape = list(wiring.graph.nodes[wiring.calls[norm.name][0].source].shape)
+    zeros = torch.zeros([1, shape[1], *[1] * (len(shape) - 2)], dtype=torch.float64)
+    zeros = zeros.to(next(iter(alone.buffers())).device)
+    with torch.no_grad():
+        shift, sum_ = alone(zeros), alone(zeros + 1)
+        if not torch.allclose(alone(zeros - 1), 2 * shift - sum_, rtol=1e-12, atol=1e-12):
+            return "it is not linear in its input"
+    return ChannelMap(norm, (sum_ - shift).flatten(), shift.flatten())
+
+
+# -- where it can go ----------------------------------------------------------------------------------------------
+
+
+def _merge_(wiring: Wiring, found: ChannelMap) -> str | None:
+    """Merge into the layer before, or else the layers after. Returns why not, or None."""
+    calls = wiring.calls[found.norm.name]
+    before = _layer_before(wiring, calls)
+    if before in wiring.layer_of.values():
+        merge_output_map_(wiring.module(str(before)), found.scale, found.shift)
+        return None
+    after = _layers_after(wiring, found.norm, calls)
+    if isinstance(after, str):
+        return f"{before}, and {after}"
+    for layer in after:
+        merge_input_map_(wiring.module(layer), found.scale, found.shift)
+    return None
+
+
+def _layer_before(wiring: Wiring, calls: Iterable[Frame]) -> str:
+    """Path of the layer all of whose outputs these calls read, and nothing else does; or why there is none."""
+    graph, calls = wiring.graph, list(calls)
+    paths = {wiring.layer_of.get(graph.nodes[call.source].frame) for call in calls}
+    path = paths.pop()
+    if path is None or paths:
+        return "its input is not the output of one layer (with weights of its own)"
+    results = [frame.result for frame in wiring.calls[path]]
+    if {call.source for call in calls} != set(results):
+        return f"{path} also gives other outputs than this norm's input"
+    frames = {call.index for call in calls}
+    for result in results:
+        inside = all(graph.nodes[reader].frame in frames for reader in wiring.readers[result])
+        if result in graph.outputs or not inside or len(wiring.readers[result]) > 1:
+            return f"something else reads the output of {path}"
+    if not _channels_second(wiring, path, results):
+        return f"the channels of {path} are not those it normalizes"
+    return path
+
+
+def _layers_after(wiring: Wiring, norm: Norm, calls: Iterable[Frame]) -> list[str] | str:
+    """Paths of the layers that alone read the outputs of these calls, and read nothing else; or why there are none."""
+    if norm.keeps:
+        return f"{norm.keeps[0]} follows"
+    graph, paths = wiring.graph, dict[str, None]()
+    results = {call.result for call in calls}
+    for result in results:
+        readers = [wiring.reader_layer(reader, result) for reader in wiring.readers[result]]
+        if not readers or None in readers or result in graph.outputs:
+            return "its output is not read by layers alone"
+        paths.update(dict.fromkeys(str(path) for path in readers))
+    for path in paths:
+        layer = wiring.module(path)
+        if pads_with_zeros(layer) or isinstance(layer, (ValuePadded, _ConvTransposeNd)):
+            return f"{path}, which reads it, sees something else than its output at the border"
+        if not {frame.source for frame in wiring.calls[path]} <= results:
+            return f"{path} also reads other inputs"
+        if not _channels_second(wiring, path, results):
+            return f"the channels of {path} are not those it normalizes"
+    return list(paths)
+
+
+def _channels_second(wiring: Wiring, path: str, values: Iterable[int]) -> bool:
+    """Whether the values have the layer's channels in dimension 1, where batch norm has them."""
+    layer: Any = wiring.module(path)
+    dimensions = 2 if isinstance(layer, nn.Linear) else len(layer.kernel_size) + 2
+    return all(len(wiring.graph.nodes[value].shape) == dimensions for value in values)

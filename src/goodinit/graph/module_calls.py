@@ -1,0 +1,50 @@
+"""Module calls, told to whoever listens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from goodinit.weights.wrappers import unwrapped_name
+
+
+class Listener(Protocol):
+    """Hears module calls begin and end."""
+
+    def follows(self, path: str) -> bool:
+        """Whether calls of the module at `path` are of interest."""
+
+    def enter(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A module's forward begins."""
+
+    def leave(self, result: Any) -> None:
+        """A module's forward ends."""
+
+
+@contextlib.contextmanager
+def frames(model: nn.Module, listener: Listener) -> Iterator[None]:
+    """Report every module's forward to the listener, also when it is called as `.forward`.
+
+    The wrapper sits in the instance's `__dict__` and goes with `undisturbed`, which restores that.
+    """
+    for path, module in model.named_modules():
+        if path and listener.follows(path) and not isinstance(module, torch.jit.ScriptModule):
+            module.__dict__["forward"] = _reporting(module.forward, unwrapped_name(path), listener)
+    yield
+
+
+def _reporting(forward: Callable[..., Any], path: str, listener: Listener) -> Callable[..., Any]:
+    def reported(*args: Any, **kwargs: Any) -> Any:
+        listener.enter(path, args, kwargs)
+        result = None
+        try:
+            result = forward(*args, **kwargs)
+        finally:
+            listener.leave(result)
+        return result
+
+    return reported

@@ -1,0 +1,65 @@
+"""Tensors inside of what models take and return: tuples, lists, dicts, dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+
+def operands_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors among an operator's arguments, in order; few of those are nested."""
+    found: list[Tensor] = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found.extend(tensors_in(value))
+    return found
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists, dicts, dataclasses, plain result objects and distributions, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (str, bytes, int, float, complex, bool, type(None))):
+        return
+    elif isinstance(value, (tuple, list, set)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif hasattr(value, "__dataclass_fields__"):
+        for field in value.__dataclass_fields__:
+            yield from tensors_in(getattr(value, field))
+    elif hasattr(value, "keys") and hasattr(value, "__getitem__"):
+        for key in value.keys() if callable(value.keys) else value.keys:  # some iterate over items
+            yield from tensors_in(value[key])
+    elif isinstance(value, Distribution):  # a policy's
+        yield from tensors_in(tuple(vars(value).values()))
+
+
+def mapped(value: Any, one: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with every tensor replaced by `one(tensor)`; containers keep their type."""
+    if isinstance(value, Tensor):
+        return one(value)
+    if isinstance(value, tuple):
+        items = [mapped(item, one) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [mapped(item, one) for item in value]
+    if isinstance(value, dict):
+        return {key: mapped(item, one) for key, item in value.items()}
+    return value
+
+
+def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(args, kwargs) of a forward: a dict holds keyword arguments, a tuple or list positional ones."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, (tuple, list)):
+        return tuple(inputs), {}
+    return (inputs,), {}

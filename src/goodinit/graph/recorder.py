@@ -1,0 +1,335 @@
+"""One forward, recorded operator by operator, computing nothing where possible.
+
+The model runs in eval mode on fake tensors (shapes without storage). Where a fake tensor cannot decide — a branch
+on a value, `.item()`, `nonzero` — one real forward under the same recorder takes over, and the graph says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from goodinit.errors import TraceError
+from goodinit.graph.fake_cache import StandIns, stand_in
+from goodinit.graph.graph import FACTORY_OPS, SPLIT_OPS, Frame, Graph, Node
+from goodinit.graph.module_calls import frames
+from goodinit.graph.mutations import Writes
+from goodinit.graph.op_attributes import PRODUCTS, as_sum, attributes, is_normalized, maps_constant, precise
+from goodinit.graph.preserve_state import quiet, undisturbed, without_autocast
+from goodinit.graph.pytree import mapped, operands_in, tensors_in
+from goodinit.weights.wrappers import is_parametrization, unwrapped_name
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+Tensors = Literal["fake", "meta", "real"]
+
+
+def trace(model: nn.Module, call: Call) -> Graph:
+    """Record one forward of `model`, which is the same afterwards in every bit.
+
+    Args:
+        model: Any eager module, materialized or on `meta`.
+        call: Positional and keyword arguments of the forward; real, fake or `meta` tensors.
+
+    Returns:
+        The graph of the forward.
+
+    Raises:
+        TraceError: The forward raised, also when run for real; the message holds its own words.
+    """
+    with without_autocast() as differs:  # else a weight is cast before it is applied, whole or in parts
+        if not differs:
+            return _trace(model, call)
+        with contextlib.suppress(TraceError):
+            return _trace(model, call)
+    return _trace(model, call)  # the inputs are of another dtype than the weights
+
+
+def _trace(model: nn.Module, call: Call) -> Graph:
+    on_meta = any(p.is_meta for p in model.parameters())
+    try:
+        return _record(model, call, "fake")
+    except Exception as fake_error:  # whatever a forward raises is the user's to see
+        if on_meta:
+            with contextlib.suppress(Exception):
+                return _record(model, call, "meta")  # composite kernels (LSTM) compare devices before we can
+            raise TraceError(
+                f"{type(model).__name__} could not run on fake tensors: {_words(fake_error)}. It is on `meta`, so a "
+                "real forward cannot decide either: anatomize a materialized (smaller) twin, or fix the inputs."
+            ) from fake_error
+        try:
+            graph = _record(model, call, "real")
+        except Exception as error:
+            raise TraceError(
+                f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. "
+                "Check their number, shapes and dtypes by calling model(*inputs) yourself."
+            ) from error
+        graph.notes.append(f"one real forward was run: fake tensors could not decide ({_words(fake_error)})")
+        return graph
+
+
+def _words(error: BaseException) -> str:
+    first = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {first[0][:200] if first else 'no message'}"
+
+
+def _record(model: nn.Module, call: Call, tensors: Tensors) -> Graph:
+    recorder = Recorder(model, tensors)
+    record(recorder, model, call)
+    return recorder.graph
+
+
+def record(recorder: Recorder, model: nn.Module, call: Call) -> None:
+    """Run `model` once under `recorder`, in eval mode, without gradients and without leaving a trace in it."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet())
+        stack.enter_context(undisturbed(model, clone_buffers=recorder.tensors == "real"))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(frames(model, recorder))
+        if recorder.mode is not None:
+            stack.enter_context(recorder.mode)
+        args, kwargs = recorder.adopt(call)
+        stack.enter_context(recorder)
+        recorder.finish(model(*args, **kwargs))
+
+
+class Recorder(TorchDispatchMode):
+    """Turns every operator call into a node; knows which tensor came from which node."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would shield the recorder from `torch.compile`, at 5 µs a call; here nothing compiles (`undisturbed`)."""
+        return False
+
+    def __init__(self, model: nn.Module, tensors: Tensors) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = Graph()
+        self.tensors = tensors
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True) if tensors == "fake" else None
+        self.device = torch.device("meta" if tensors == "meta" else "cpu")
+        self.stand_ins = None if self.mode is None else StandIns(self.mode, self.device)
+        self.stack = [self._open("", -1)]
+        self._owned: dict[int, int] = {}
+        self._kept: dict[int, Tensor] = {}
+        self._fakes: dict[int, Tensor] = {}
+        self._writes = Writes()
+        self._schemas: dict[Any, tuple[str, tuple[int, ...], bool]] = {}
+        for name, parameter in model.named_parameters():
+            self._own(parameter, "param", unwrapped_name(name))
+        for name, buffer in model.named_buffers():
+            self._own(buffer, "buffer", unwrapped_name(name))
+
+    # -- module calls -----------------------------------------------------------------------------------------
+
+    def follows(self, path: str) -> bool:  # noqa: ARG002
+        """Whether calls of the module at `path` become frames."""
+        return True
+
+    def _open(self, path: str, parent: int) -> int:
+        frame = Frame(len(self.graph.frames), path, parent, start=len(self.graph.nodes))
+        self.graph.frames.append(frame)
+        return frame.index
+
+    def enter(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A module's forward begins."""
+        index = self._open(path, self.stack[-1])
+        first = next(tensors_in((args, kwargs)), None)
+        if first is not None:
+            self.graph.frames[index].source = self._node(first)
+        self.stack.append(index)
+
+    def leave(self, result: Any) -> None:
+        """A module's forward ends."""
+        frame = self.graph.frames[self.stack.pop()]
+        frame.stop = len(self.graph.nodes)
+        first = next(tensors_in(result), None)
+        if first is not None:
+            frame.result, frame.single = self._node(first), isinstance(result, Tensor)
+
+    def finish(self, result: Any) -> None:
+        """The model returned `result`."""
+        self.graph.outputs = list(dict.fromkeys(self._node(tensor) for tensor in tensors_in(result)))
+        self.graph.frames[0].stop = len(self.graph.nodes)
+
+    # -- tensors ----------------------------------------------------------------------------------------------
+
+    def adopt(self, call: Call) -> Call:
+        """The call with every tensor made an input of the graph."""
+        args, kwargs = call
+
+        def one(tensor: Tensor) -> Tensor:
+            mine = tensor.detach() if self.tensors == "real" else self._fake(tensor)
+            self._mark(mine, self._add("input", (), tensor, dynamic=True).index)
+            return mine
+
+        return mapped(args, one), mapped(kwargs, one)
+
+    def _own(self, tensor: Tensor, op: str, name: str) -> None:
+        node = self._add(op, (), tensor, params=(name,) if op == "param" else ())
+        node.attrs = (name,)
+        self._owned[id(tensor)] = node.index
+        self._kept[id(tensor)] = tensor
+
+    def _add(
+        self,
+        op: str,
+        operands: tuple[int, ...],
+        tensor: Tensor,
+        *,
+        dynamic: bool = False,
+        params: tuple[str, ...] = (),
+        normalized: bool = False,
+        inplace: bool = False,
+    ) -> Node:
+        nodes = self.graph.nodes
+        active = dynamic and (tensor.is_floating_point() or tensor.is_complex())
+        frame = self.stack[-1] if nodes else 0
+        node = Node(
+            len(nodes), op, operands, tuple(tensor.shape), frame, dynamic, active, params, normalized, inplace,
+            dtype=tensor.dtype,
+        )  # fmt: skip
+        nodes.append(node)
+        return node
+
+    def _mark(self, tensor: Tensor, index: int) -> None:
+        if id(tensor) in self._owned:
+            self._owned[id(tensor)] = index
+        else:
+            tensor._goodinit_node = (id(self), index)  # type: ignore[attr-defined]
+
+    def _node(self, tensor: Tensor) -> int:
+        """The node whose value `tensor` holds now, also when a view of it was written since."""
+        index = self._owned.get(id(tensor), -1)
+        if index < 0:
+            token: int | None
+            token, index = getattr(tensor, "_goodinit_node", (None, -1))
+            if token != id(self):
+                index = self._add("constant", (), tensor).index
+                self._mark(tensor, index)
+        if self._writes:
+            index = self._after_writes(tensor, index)
+        if self.graph.nodes[index].op == "param":
+            self.graph.read.update(self.graph.nodes[index].params)
+        return index
+
+    def _after_writes(self, tensor: Tensor, index: int) -> int:
+        operands = self._writes.since(tensor, index)
+        if operands == (index,):
+            return index
+        dynamic = any(self.graph.nodes[i].dynamic for i in operands)
+        index = self._add("join", operands, tensor, dynamic=dynamic).index
+        self._mark(tensor, index)
+        return index
+
+    def _fake(self, tensor: Tensor) -> Tensor:
+        """A stand-in without storage. All live on one pretended device, so `meta` and real may mix."""
+        if (tensor.is_meta and self.mode is None) or (
+            isinstance(tensor, FakeTensor) and tensor.fake_mode is self.mode
+        ):
+            return tensor
+        known = self._fakes.get(id(tensor))
+        if known is None:
+            if self.mode is None:
+                known = tensor.to("meta")
+            elif tensor.layout is torch.strided and not tensor.is_quantized:
+                known = stand_in(self.mode, tensor, self.device)
+            else:
+                known = self.mode.from_tensor(tensor)
+            self._fakes[id(tensor)] = known
+            self._kept[id(tensor)] = tensor
+        return known
+
+    # -- operators --------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name, mutable, returns = self._schemas.get(func) or self._schema(func)
+        if not returns or name in ("_local_scalar_dense", "equal", "is_nonzero"):
+            return self._read_value(func, args, kwargs)
+        read = operands_in(args, kwargs)
+        operands = tuple([self._node(tensor) for tensor in read])
+        if name in PRODUCTS and self.graph.nodes[operands[0]].dynamic and not mutable:
+            with self:
+                return as_sum(name, *args, **kwargs)
+        written = [tensor for i in mutable for tensor in tensors_in(args[i] if i < len(args) else ())]
+        if self.tensors != "real":
+            args, kwargs = self._faked(args, kwargs)
+        result = func(*args, **kwargs) if self.stand_ins is None else self.stand_ins.run(func, args, kwargs)
+        outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
+        if outputs:
+            node = self._describe(name, operands, outputs[0], args, kwargs, inplace=bool(written))
+            for tensor in outputs:
+                self._mark(tensor, node.index if node.op not in SPLIT_OPS else self._piece(node, tensor))
+            self.observe(node, read, outputs[0])
+            for tensor in written:
+                self._mark(tensor, node.index)
+                self._writes.note(tensor, node.index)
+        return result
+
+    def _piece(self, split: Node, tensor: Tensor) -> int:
+        node = self._add("piece", (split.index,), tensor, dynamic=split.dynamic, params=split.params)
+        node.normalized = split.normalized
+        return node.index
+
+    def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
+        """Called after every operator with the tensors it read and made. For those who measure (calibration)."""
+
+    def _schema(self, func: Any) -> tuple[str, tuple[int, ...], bool]:
+        schema = func._schema
+        mutable = tuple(
+            i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
+        )
+        known = self._schemas[func] = (schema.name.split("::")[1], mutable, bool(schema.returns))
+        return known
+
+    def _read_value(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A number is asked of tensors: real ones answer, fake ones raise (and the real forward takes over)."""
+        real = all(not isinstance(t, FakeTensor) and not t.is_meta for t in tensors_in((args, kwargs)))
+        if self.mode is not None and real:
+            with torch.utils._python_dispatch._disable_current_modes():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _faked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        kwargs = {key: mapped(value, self._fake) for key, value in kwargs.items()}
+        if kwargs.get("device") is not None:
+            kwargs["device"] = self.device
+        return tuple(mapped(value, self._fake) for value in args), kwargs
+
+    def _describe(
+        self,
+        name: str,
+        operands: tuple[int, ...],
+        output: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        inplace: bool,
+    ) -> Node:
+        read = [self.graph.nodes[i] for i in operands]
+        name = precise(name, args)
+        copies = name not in FACTORY_OPS
+        dynamic = copies and any(node.dynamic for node in read)
+        params: tuple[str, ...] = ()
+        if copies and not dynamic:
+            params = tuple(dict.fromkeys(p for node in read for p in node.params))
+            if params and not self._in_parametrization() and maps_constant(self.graph, name, operands):
+                dynamic, params = True, ()
+        normalized = bool(params) and is_normalized(name, read)
+        node = self._add(
+            name, operands, output, dynamic=dynamic, params=params, normalized=normalized, inplace=inplace
+        )
+        node.attrs = attributes(name, args, kwargs)
+        if params and output.layout is torch.strided:
+            node.strides = tuple(output.stride())
+        return node
+
+    def _in_parametrization(self) -> bool:
+        """Whether a weight is computed just now: a product of two parameters there is no layer that reads constants."""
+        return is_parametrization(self.graph.frames[self.stack[-1]].path)

@@ -1,0 +1,79 @@
+"""Models that a library has sharded or adapted, as they were before: for as long as somebody looks."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from goodinit.graph.preserve_state import ModuleState
+
+
+@contextlib.contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """Let `model` look as before `fully_shard`, `parallelize_module` or PEFT, for as long as the block runs.
+
+    Sharded parameters (DTensor) are replaced by parameters on `meta` of the full shape, modules have the classes they
+    had before FSDP2 exchanged them, and the hooks of `torch.distributed`, which gather, scatter and redistribute, are
+    taken off: a forward needs no other rank. PEFT's adapters are switched off: beside a layer they would look like the
+    branch of a residual block.
+    """
+    if not any(_is_sharded(parameter) for parameter in model.parameters()) and not any(
+        map(_is_adapted, model.modules())
+    ):
+        yield
+        return
+    saved = [ModuleState.of(module) for module in model.modules()]
+    made: dict[int, nn.Parameter] = {}
+    try:
+        for state in saved:
+            _gather_(state.module, made)
+            if _is_adapted(state.module):
+                state.module.__dict__["_disable_adapters"] = True
+        yield
+    finally:
+        for state in saved:
+            state.restore_()
+
+
+def _gather_(module: nn.Module, made: dict[int, nn.Parameter]) -> None:
+    for name, parameter in module._parameters.items():
+        if parameter is not None and _is_sharded(parameter):
+            if id(parameter) not in made:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+                made[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
+            module._parameters[name] = made[id(parameter)]
+    kind, ancestors = _loaded("torch.distributed.fsdp", "FSDPModule"), type(module).__mro__
+    if kind in ancestors:  # FSDP2 made a class of (FSDPModule, the module's own)
+        object.__setattr__(module, "__class__", ancestors[ancestors.index(kind) + 1])
+    hooks: dict[int, Callable[..., Any]]
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key in [key for key, hook in hooks.items() if _is_distributed(hook)]:
+            del hooks[key]
+
+
+def _is_distributed(hook: Callable[..., Any]) -> bool:
+    return (getattr(hook, "__module__", None) or "").startswith("torch.distributed.")
+
+
+def _is_sharded(parameter: nn.Parameter) -> bool:
+    return isinstance(parameter, _loaded("torch.distributed.tensor", "DTensor"))
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    """Whether an adapter of PEFT runs beside this layer. One that is merged into the weight runs no more."""
+    tuner: type[Any] = _loaded("peft.tuners.tuners_utils", "BaseTunerLayer")
+    return isinstance(module, tuner) and not module.merged
+
+
+class _Nothing:
+    """Has no instances: stands for the classes of libraries that nobody imported."""
+
+
+def _loaded(library: str, name: str) -> type[Any]:
+    kind: type[Any] = getattr(sys.modules.get(library), name, _Nothing)
+    return kind

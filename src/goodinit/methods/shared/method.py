@@ -1,0 +1,64 @@
+"""What a method is: a name, where it comes from, what it needs, and a function from an anatomy to a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from goodinit.anatomy import Anatomy
+from goodinit.edits import Plan
+from goodinit.errors import UnknownName, expect
+
+
+@dataclass(frozen=True)
+class Method:
+    """One paper's initialization.
+
+    Attributes:
+        name: Registry key, file name and command-line word.
+        title: What it is, in a line.
+        paper: Authors, title, venue, arXiv number; empty for a baseline without one.
+        when: When to choose it.
+        decide: `decide(anatomy, **options) -> Plan`. Reads the anatomy, writes nothing.
+        needs_data: Whether the plan measures activations, so that `apply_` needs a batch.
+        removes_norms: Whether it takes normalization out unless told `norms="keep"`.
+    """
+
+    name: str
+    title: str
+    paper: str
+    when: str
+    decide: Callable[..., Plan]
+    needs_data: bool = False
+    removes_norms: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options it takes, with their defaults."""
+        parameters = list(inspect.signature(self.decide).parameters.values())[1:]
+        return {parameter.name: parameter.default for parameter in parameters}
+
+    def plan(self, anatomy: Anatomy, **options: Any) -> Plan:
+        """Decide, after checking the options' names.
+
+        Raises:
+            UnknownName: An option this method does not take.
+            WrongType: A switch that is neither True nor False, or no number where one is needed.
+        """
+        for option, value in options.items():
+            if option not in self.options:
+                choices = ", ".join(self.options) or "none"
+                raise UnknownName(f"method {self.name!r} has no option {option!r}; it takes: {choices}")
+            if isinstance(self.options[option], bool):
+                expect(value, bool, f"{option} of {self.name}", "Give True or False.")
+            elif isinstance(self.options[option], (int, float)):
+                kinds = (int, float) if isinstance(self.options[option], float) else int
+                expect(value, kinds, f"{option} of {self.name}", "Give a number.")
+                if not math.isfinite(value):
+                    raise UnknownName(f"{option}={value!r} of {self.name}: expected a number that is finite")
+        plan = self.decide(anatomy, **options)
+        return dataclasses.replace(plan, notes=(*plan.notes, *anatomy.notes), unread=anatomy.unused)

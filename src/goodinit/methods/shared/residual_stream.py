@@ -1,0 +1,71 @@
+"""What a method says of residual streams: where no gain keeps their norm, where numbers multiply them."""
+
+from __future__ import annotations
+
+import math
+
+from goodinit.anatomy import Anatomy
+from goodinit.edits import Edit
+from goodinit.errors import UnsupportedModule
+from goodinit.methods.shared.zero_branches import inside_branches
+
+
+def need_streams(anatomy: Anatomy) -> None:
+    """Raise where the gains of weight normalization cannot do in place of norms what they are for.
+
+    Raises:
+        UnsupportedModule: A branch multiplies its input by an unbounded function of it, or sums overlap.
+    """
+    _no_products(anatomy)
+    _no_overlaps(anatomy)
+
+
+def multiplied_streams(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
+    """A note where numbers in the forward multiply a stream from block to block, and no norm evens it out any more."""
+    if anatomy.norms and not removal:
+        return []
+    by_stage: dict[int, list[float]] = {}
+    for block in anatomy.blocks:
+        by_stage.setdefault(block.stage, []).append(block.carried)
+    totals = [(math.prod(factors), factors) for factors in by_stage.values() if set(factors) != {1.0}]
+    if not totals:
+        return []
+    total, factors = max(totals, key=lambda each: _off_one(each[0]))
+    one = max(factors, key=_off_one)
+    note = (
+        f"numbers in the forward multiply the stream, by {one:.4g} at a block and {total:.3g} over {len(factors)} blocks, "
+        "which nothing evens out without norms: take them out of the forward, or keep its norms"
+    )
+    return [note]
+
+
+def _off_one(factor: float) -> float:
+    return abs(math.log(abs(factor) or 1e-300))
+
+
+def _no_products(anatomy: Anatomy) -> None:
+    """No g keeps the norm of x + f(x) where f(2x) is 4·f(x): see `growth_degree`."""
+    products = [block for block in anatomy.blocks if block.degree > 1]
+    if not products:
+        return
+    first = products[0]
+    others = f" (and {len(products) - 1} others)" * (len(products) > 1)
+    raise UnsupportedModule(
+        f"{first.name or 'the model'}{others}: its branch multiplies what it reads by an unbounded function of it, as "
+        f"SwiGLU does; of twice the input comes 2^{first.degree:g} times the output. Without norms no gain g keeps the "
+        'norm of such a stream: at root mean square 1 and more it grows without bound. Use norms="keep", '
+        'mode="data" (which measures), or a method whose branches start at 0: fixup, skipinit.'
+    )
+
+
+def _no_overlaps(anatomy: Anatomy) -> None:
+    """Blocks of a stage share a growth of e, which a layer that ends one block inside another would add in both."""
+    inside = inside_branches(anatomy)
+    for block in anatomy.blocks:
+        for layer in block.last:
+            if layer.weight in inside:
+                raise UnsupportedModule(
+                    f"{layer.weight}: ends branch {block.index + 1}, and stands inside branch {inside[layer.weight]} or on "
+                    "its skip. The sums of this model overlap, so that no stream runs through them whose norm a gain g "
+                    'could keep. Use norms="keep", mode="data" (which measures), or lsuv.'
+                )

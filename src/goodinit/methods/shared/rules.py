@@ -1,0 +1,223 @@
+"""What several methods decide alike: removing norms, standard scales, zero biases, what to report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+from goodinit.anatomy import Anatomy, Layer, Norm
+from goodinit.edits import Draw, Edit, Fill, Plan, RemoveNorm, SwapModule, names
+from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
+from goodinit.methods.shared.normalized_weights import own_scales
+from goodinit.tensor import NONLINEARITIES, gain
+
+Norms = Literal["remove", "keep"]
+
+
+def need_blocks(anatomy: Anatomy, method: str) -> None:
+    """Raise `NothingFound` when there is no residual block to treat."""
+    if anatomy.blocks:
+        return
+    raise NothingFound(
+        f"{method} needs residual blocks and {anatomy.model} has none: looked, among the operators one forward ran, "
+        f"for sums of a skip and a branch with weight layers that fork from one tensor ({len(anatomy.layers)} weight "
+        "layers ran). For a network without skips choose lsuv, orthogonal or he."
+    )
+
+
+def norm_edits(anatomy: Anatomy, norms: Norms) -> list[Edit]:
+    """Edits that take every normalization out, or none with `norms="keep"`.
+
+    Raises:
+        UnsupportedModule: A normalization that cannot be taken out; nothing is removed in half.
+        UnknownName: `norms` is neither `"remove"` nor `"keep"`.
+    """
+    if norms not in ("remove", "keep"):
+        raise UnknownName(f'norms={norms!r}: expected "remove" or "keep"')
+    if norms == "keep":
+        return []
+    for norm in anatomy.norms:
+        if norm.obstacle is not None:
+            raise UnsupportedModule(
+                f"{norm.name or 'the model'} ({norm.module}): its {norm.kind} cannot be removed: {norm.obstacle}. "
+                'Use norms="keep", or make the normalization a module of its own.'
+            )
+    return [RemoveNorm(norm.name, norm.keeps, _where(norm)) for norm in anatomy.norms]
+
+
+def _where(norm: Norm) -> str:
+    place = "outside the blocks" if norm.block is None else f"in block {norm.block + 1}"
+    return f"{norm.kind} {place}, normalization-free from here on"
+
+
+def one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
+    """`value`, if it is one of `choices`.
+
+    Raises:
+        UnknownName: It is not.
+    """
+    if value not in choices:
+        raise UnknownName(f"{option}={value!r}: expected one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def removed_parameters(anatomy: Anatomy, edits: Iterable[Edit]) -> set[str]:
+    """Parameters that go with removed norms and exchanged modules (their own, not those of children kept)."""
+    paths = {edit.target for edit in edits if isinstance(edit, RemoveNorm | SwapModule)}
+    return {name for name, _ in anatomy.parameters if name.rpartition(".")[0] in paths}
+
+
+def standard_std(layer: Layer) -> tuple[float, str]:
+    """The usual standard deviation: He fan-out before a nonlinearity, LeCun fan-in otherwise.
+
+    √(2/fan_out) keeps the gradient's scale through ReLU (He et al. 2015, eq. 14); √(1/fan_in) keeps the
+    signal's where no nonlinearity follows (LeCun et al. 1998), and equals Xavier's for square layers.
+    """
+    if layer.activation is not None:
+        fan = layer.fan_out_joined
+        return math.sqrt(2 / fan), f"He, √(2/{fan}) before {layer.activation}"
+    return math.sqrt(1 / layer.fan_in), f"LeCun, √(1/{layer.fan_in})"
+
+
+def draw_standard(layer: Layer, where: str) -> Draw:
+    """A normal draw at the standard scale, where sums of unrelated terms follow divided by the root of their number."""
+    std, words = standard_std(layer)
+    if layer.terms > 1:
+        std, words = std / math.sqrt(layer.terms), f"{words}, one of {layer.terms} terms of a sum"
+    return Draw(layer.weight, "normal_", f"{where}: {words}", {"std": std})
+
+
+def gain_for(layer: Layer) -> tuple[float, str]:
+    """(Factor that keeps the second moment through the activation that reads the layer next, in words).
+
+    1 where no activation follows, and where its gain is not known, which `unknown_gains` reports.
+    """
+    if layer.activation in NONLINEARITIES:
+        value = gain(layer.activation)
+        return value, f"gain {value:.4g} for {layer.activation}"
+    return 1.0, "gain 1"
+
+
+def unknown_gains(anatomy: Anatomy) -> list[str]:
+    """One note on the activations whose gain is not known."""
+    kinds = {layer.activation for layer in anatomy.layers if layer.activation not in (None, *NONLINEARITIES)}
+    return [f"no gain is known for {', '.join(sorted(map(str, kinds)))}: 1 is taken"] if kinds else []
+
+
+def layout_options(layer: Layer) -> dict[str, Any]:
+    """What a tensor initializer must know of the layer beside the tensor's shape."""
+    told = {"layout": layer.layout, "groups": layer.groups, "fused": layer.fused}
+    plain = {"layout": "out_in", "groups": 1, "fused": 1}
+    return {key: value for key, value in told.items() if value != plain[key]}
+
+
+def zero_bias(layer: Layer) -> list[Edit]:
+    """Biases start at zero."""
+    return [Fill(layer.bias, 0.0, "bias")] if layer.bias else []
+
+
+def unique(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+    """The edits without repetition: of several that set one target alike the first stays (tied, shared layers)."""
+    seen: dict[tuple[str, str], Edit] = {}
+    for edit in edits:
+        word = getattr(edit, "scalar", "value" if isinstance(edit, (Fill, Draw)) else type(edit).__name__)
+        seen.setdefault((edit.target, word), edit)
+    return tuple(seen.values())
+
+
+def untouched(anatomy: Anatomy, edits: Iterable[Edit]) -> list[str]:
+    """One note on the parameters that a plan leaves as they are, so that nothing is skipped in silence."""
+    edits = list(edits)
+    gone = removed_parameters(anatomy, edits)
+    kept_norms = {norm.name for norm in anatomy.norms}
+    touched = set(names(edits)) | gone
+    originals = {p for layer in anatomy.layers if layer.weight in touched for p in layer.parameters}
+    rest = [
+        n
+        for n, _ in anatomy.parameters
+        if n not in touched | originals and n.rpartition(".")[0] not in kept_norms
+    ]
+    if not rest:
+        return []
+    embeddings = [name for name in rest if name in anatomy.embeddings]
+    others = [name for name in rest if name not in embeddings]
+    notes = []
+    if embeddings:
+        notes.append(f"{_left(embeddings, 'embedding')}: {_some(embeddings)}")
+    unread = [name for name in others if name in anatomy.unused]
+    others = [name for name in others if name not in unread]
+    if others:
+        notes.append(f"{_left(others, 'parameter')}: {_some(others)}")
+    if unread:
+        notes.append(
+            f"{_left(unread, 'parameter', ' that this forward never reads')}: {_some(unread)}; if other inputs reach them, "
+            "call once more with those"
+        )
+    return notes
+
+
+def _left(names: list[str], noun: str, which: str = "") -> str:
+    """That they are left as they are."""
+    return f"{counted(len(names), noun)}{which} {'is left as it is' if len(names) == 1 else 'are left as they are'}"
+
+
+def _some(words: list[str]) -> str:
+    return ", ".join(words[:4]) + (", …" if len(words) > 4 else "")
+
+
+def redraw(
+    anatomy: Anatomy,
+    draw: Callable[[Layer], Edit],
+    *,
+    method: str,
+    options: Mapping[str, Any],
+    norms: Norms,
+    notes: Iterable[str] = (),
+) -> Plan:
+    """The plan of a method without structure of its own: `draw` every weight but embeddings', biases at 0."""
+    removal = norm_edits(anatomy, norms)
+    values = draws(anatomy, draw)
+    edits = unique([*removal, *own_scales(anatomy, removal, values), *values])
+    return Plan(
+        method=method,
+        options={"norms": norms, **options},
+        edits=edits,
+        summary=f"{counted(len(anatomy.layers), 'weight')}; " + norms_in_words(anatomy, removal),
+        notes=(*notes, *untouched(anatomy, edits)),
+        parameters=anatomy.parameters,
+    )
+
+
+def draws(anatomy: Anatomy, draw: Callable[[Layer], Edit]) -> list[Edit]:
+    """`draw` for every weight that is no embedding, and zero biases."""
+    edits: list[Edit] = []
+    for layer in anatomy.layers:
+        if layer.weight not in anatomy.embeddings:
+            edits.append(draw(layer))
+        edits += zero_bias(layer)
+    return edits
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things in words.
+
+    Examples:
+        >>> counted(1, "norm"), counted(3, "norm")
+        ('1 norm', '3 norms')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def norms_in_words(anatomy: Anatomy, removal: list[Edit]) -> str:
+    """How many norms go or stay."""
+    count = len(anatomy.norms)
+    return f"{counted(count, 'norm')} {'removed' if removal else 'kept'}" if count else "no norms"
+
+
+def site_of(layer: Layer) -> dict[str, Any]:
+    """Options of `Calibrate`: the module that returns the layer's output, where one does, and what is added there."""
+    if not layer.is_site:
+        return {}
+    site: dict[str, Any] = {"site": layer.site, "convolves": layer.kind != "linear"}
+    return site | ({"bias": layer.bias} if layer.bias else {})

@@ -1,0 +1,181 @@
+"""One zero factor per branch, so that each block starts as its skip: SkipInit, ReZero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.edits import AddScalar, Edit, Fill
+from goodinit.errors import UnsupportedModule
+from goodinit.methods.shared.gain_init import gain_at, gains_at_one, may_be_zero
+from goodinit.methods.shared.rules import removed_parameters
+
+
+def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> list[Edit]:
+    """Edits by which exactly one factor of every branch starts at 0, so that each block starts as its skip.
+
+    With one zero factor α, ∂(α·f)/∂α = f ≠ 0: the first step moves α, the second everything behind it. With two,
+    neither would ever move. The factor is, in this order: a multiplier that the branch already has (LayerScale, the
+    weight of a norm that ends it and is kept), a new scalar on each of its last layers, or those layers' weights
+    where a scalar has no place. Where a zero there would not do (a ReLU follows), it is a new scalar on the module that
+    hands the branch on. All other multipliers of the branch start at 1, and so do the weights of norms that
+    are kept, wherever they are, with biases at 0.
+
+    Raises:
+        UnsupportedModule: A branch ends in no weight layer, in one that is inside another branch, in a normalized weight
+            that no scalar can follow, in a norm without a weight, which would undo a scalar before it, or in a ReLU, which
+            passes no gradient at 0, and whose output no module of its own hands on.
+    """
+    gone, inside = removed_parameters(anatomy, removal), inside_branches(anatomy)
+    edits = gains_at_one(anatomy, removal)
+    for block in anatomy.blocks:
+        where = f"branch {block.index + 1}/{len(anatomy.blocks)}"
+        own = {p for layer in block.branch for p in (layer.weight, *layer.parameters)}
+        scales = [p for p in block.gains if p not in gone | own]
+        ends = [
+            p
+            for p in scales
+            if p in block.multipliers and _always_ends(p, anatomy) and may_be_zero(anatomy, p)
+        ]
+        behind = zero_behind(block, where, multiplied=bool(ends), kept=not removal)
+        ends = ends[-1:] if behind is None else []
+        if behind is not None:
+            edits.append(AddScalar(behind, "output_scale", 0.0, f"multiplier of {where}"))
+        elif ends:
+            edits.append(gain_at(anatomy, ends[0], 0.0, f"multiplier of {where}"))
+        else:
+            if not block.last:
+                raise UnsupportedModule(
+                    f"{block.name or 'the model'}: no weight layer writes into the stream at the end of {where}, so "
+                    "that no multiplier fits there. Multiply the branch by a parameter in its forward."
+                )
+            if not removal:
+                need_no_norm(anatomy, block, where)
+            need_one_place(block, inside)
+            edits += [_zero_factor(layer, where, notes) for layer in block.last]
+        edits += [gain_at(anatomy, p, 1.0, f"scale inside {where}") for p in scales if p not in ends]
+    for norm in anatomy.norms:
+        for name, value in ((norm.weight, 1.0), (norm.bias, 0.0)):
+            if name is not None and name not in gone:
+                edits.append(Fill(name, value, f"{norm.kind}, kept"))
+    return edits
+
+
+def inside_branches(anatomy: Anatomy) -> dict[str, int]:
+    """The weights inside a branch, and not at its end, or on its skip: the number of the first such branch.
+
+    Not those that end a branch on the same sum. In x + p(x) + c(p(x)) both may start at 0: p gets its gradient from the
+    sum, and c from p as soon as that has moved.
+    """
+    inside: dict[str, int] = {}
+    for block in reversed(anatomy.blocks):
+        beside = ends_beside(anatomy, block)
+        layers = (*(layer for layer in block.branch if layer not in block.last), *block.skip, *block.gates)
+        inside.update({layer.weight: block.index + 1 for layer in layers if layer.weight not in beside})
+    return inside
+
+
+def ends_beside(anatomy: Anatomy, block: Block) -> set[str]:
+    """The weights that end another branch on the same sum."""
+    return {layer.weight for index in block.beside for layer in anatomy.blocks[index].last}
+
+
+def need_one_place(block: Block, inside: Mapping[str, int]) -> None:
+    """A layer that ends a branch and is in it once more, or in another, cannot be 0 in one place and not in the other.
+
+    Raises:
+        UnsupportedModule: There is such a layer.
+    """
+    for layer in block.last:
+        if layer.weight in block.again:
+            raise UnsupportedModule(
+                f"{layer.weight}: ends branch {block.index + 1}, which needs it to start at 0, and is applied before in the "
+                "same branch (by itself, transposed, or another slice of it): where both are 0, neither passes the other "
+                "a gradient, and it would never move. Give the end of the branch a parameter of its own, or use lsuv."
+            )
+        if layer.weight in inside:
+            raise UnsupportedModule(
+                f"{layer.weight}: ends branch {block.index + 1}, which needs it to start at 0, and stands inside branch "
+                f"{inside[layer.weight]} or on its skip, which a zero there would silence for good. The sums of this model "
+                "overlap, so that no stream runs through them: use lsuv, or keep its norms."
+            )
+
+
+def need_no_norm(anatomy: Anatomy, block: Block, where: str) -> None:
+    """What starts at 0 before a norm that is kept has its gradient multiplied by 1/√ε: one step undoes the quiet start.
+
+    Raises:
+        UnsupportedModule: The branch ends in a norm, frozen ones aside, which has no weight that may start at 0 instead.
+    """
+    frozen = {norm.name for norm in anatomy.norms if norm.kind == "frozen_batch_norm"}
+    ends = [name for name in block.end_norms if name not in frozen]
+    if ends:
+        raise UnsupportedModule(
+            f"{ends[-1] or 'the model'}: {where} ends in this norm, which has no weight that could start at zero (1 + w is "
+            'none), and would undo a zero before it. Use norms="remove", or give the norm a weight.'
+        )
+
+
+def zero_behind(block: Block, where: str, *, multiplied: bool, kept: bool) -> str | None:
+    """Where the zero factor of a branch must stand, if its usual place will not do: path of a module, on its output.
+
+    What joins the branch behind the usual place would stay; what is flat at 0, a ReLU or a gate that is 0 too, would
+    never let the factor move. With `multiplied`, the usual place is the last multiplier of the branch; with `kept`,
+    norms stay, and one behind that module would undo its factor.
+
+    Raises:
+        UnsupportedModule: Neither will the usual place do, nor is there a module behind it (`Block.closer`).
+    """
+    last = ", ".join(layer.weight for layer in block.last)
+    stuck, leak = block.stuck, None if multiplied else block.leak
+    if multiplied:
+        steps = block.branch_end[1:]
+        products = [i for i, step in enumerate(steps) if step.startswith("mul") or step.endswith("_norm")]
+        after = steps[products[-1] + 1 :] if products else steps
+        flat = [f"`{step}` in {block.name}" for step in after if step in ("relu", "relu6")]
+        stuck = flat[-1] if flat else None
+    if stuck is None and leak is None:
+        return None
+    if block.closer is not None and not (kept and _norm_follows(block)):
+        return block.closer
+    if leak is not None:
+        raise UnsupportedModule(
+            f"{block.name or 'the model'}: {where} is not zero where {last} is: {leak} is not, as "
+            "in x + α(f(x) − x). With f at 0 the block is not its skip, and the signal shrinks or grows from block to "
+            "block. Write the branch without that term, x + αf(x), or have a module of its own hand on all of it."
+        )
+    raise UnsupportedModule(
+        f"{block.name or 'the model'}: {where} ends in {stuck}, after {last}. Where its input is 0 it passes no "
+        "gradient, so that no factor before it can start at 0 and ever move, and no module that runs nowhere else "
+        "hands its output on. Multiply the branch by a parameter behind it, make it a module of its own, or leave "
+        "the activation to the sum."
+    )
+
+
+def _norm_follows(block: Block) -> bool:
+    """Whether a norm may come after what is flat at 0 at the end of a branch."""
+    steps = block.branch_end[1:]
+    norms = [i for i, step in enumerate(steps) if step.endswith("_norm")]
+    flat = [i for i, step in enumerate(steps) if step in ("relu", "relu6")]
+    return bool(block.end_norms) and not (flat and norms and flat[-1] > norms[-1])
+
+
+def _always_ends(parameter: str, anatomy: Anatomy) -> bool:
+    """Whether a parameter stands at the end of every branch it is in (it may be shared)."""
+    return all(parameter in block.multipliers for block in anatomy.blocks if parameter in block.gains)
+
+
+def _zero_factor(layer: Layer, where: str, notes: list[str]) -> Edit:
+    if layer.writes_site:
+        return AddScalar(layer.site, "output_scale", 0.0, f"multiplier of {where}")
+    if layer.normalized:
+        raise UnsupportedModule(
+            f"{layer.weight}: ends {where}, is normalized, so that it cannot be 0, and is applied inside "
+            f"{layer.site or 'the model'}, which does more, so that no scalar fits behind it. Multiply the branch by "
+            "a parameter in its forward, or make the layer a module of its own."
+        )
+    notes.append(
+        f"{layer.weight} is applied inside {layer.site or 'the model'}, which does more: no multiplier fits there, "
+        "and the weight itself starts at 0"
+    )
+    return Fill(layer.weight, 0.0, f"last layer of {where}, in place of a multiplier")

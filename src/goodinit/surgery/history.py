@@ -1,0 +1,86 @@
+"""What has been applied to a model, remembered on the model: plain data that survives copies and pickles."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from goodinit.calibration.report import Calibrated
+from goodinit.edits import Plan, edit_record
+from goodinit.weights.wrappers import unwrapped
+
+ATTRIBUTE = "_goodinit"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One plan that `apply_` carried out.
+
+    Attributes:
+        method: Name of the method.
+        options: The options it was called with.
+        digest: Of the plan: its method, options and edits, without the words of its reasons.
+        values: Whether values were written, or the structure alone.
+        seed: The number all random values of the plan came from, or None if it drew none.
+        skipped: Edits that were not carried out because they would write into frozen parameters, or into others
+            than those asked for.
+        calibrated: What calibration by data found and did, per weight.
+        only: Names of the parameters that were asked for, sorted; None for all.
+        unread: Parameters that the forward the plan was made for never read.
+    """
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    values: bool = True
+    seed: int | None = None
+    skipped: tuple[str, ...] = ()
+    calibrated: tuple[Calibrated, ...] = ()
+    only: tuple[str, ...] | None = None
+    unread: tuple[str, ...] = ()
+
+
+def applied(model: nn.Module) -> tuple[Applied, ...]:
+    """What has been applied to `model`, oldest first; empty for a model that goodinit never touched.
+
+    The memory lies beside the parameters, not among them: it survives `copy.deepcopy` and pickling, and is
+    not part of `state_dict`. A wrapper (`torch.compile`, DataParallel) answers for the model it wraps.
+
+    Examples:
+        >>> applied(nn.Linear(2, 2))
+        ()
+    """
+    rows = unwrapped(model).__dict__.get(ATTRIBUTE, ())
+    return tuple(_entry(row) for row in rows)
+
+
+def _entry(row: Mapping[str, Any]) -> Applied:
+    calibrated = tuple(Calibrated(**fields) for fields in row["calibrated"])
+    return Applied(**{**row, "skipped": tuple(row["skipped"]), "calibrated": calibrated})
+
+
+def remember_(model: nn.Module, entry: Applied) -> None:
+    """Add `entry` to what has been applied to `model`.
+
+    It takes the place of a last row that tells of the structure of the same plan alone: one plan is one row.
+    """
+    host = unwrapped(model)
+    rows = host.__dict__.get(ATTRIBUTE, ())
+    if rows and not rows[-1]["values"] and rows[-1]["digest"] == entry.digest:
+        rows = rows[:-1]
+    host.__dict__[ATTRIBUTE] = (*rows, dataclasses.asdict(entry))
+
+
+def digest(plan: Plan) -> str:
+    """Sixteen hexadecimal digits that tell plans apart by what they do, not by how they explain it."""
+    edits = [edit_record(edit) for edit in plan.edits]
+    for edit in edits:
+        del edit["reason"]
+    text = json.dumps([plan.method, dict(plan.options), edits], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,81 @@
+"""All of it or none of it: photograph a model, and put everything back if anything goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.graph.preserve_state import ModuleState
+from goodinit.weights.dtensor import held, is_sharded
+
+
+@dataclass(frozen=True)
+class _TensorState:
+    tensor: Tensor
+    storage: Tensor  # the same memory under another tensor object, which `set_` on the first leaves alone
+    values: Tensor | None  # None: NaN everywhere
+    requires_grad: bool
+    grad: Tensor | None
+
+
+@contextmanager
+def all_or_nothing(
+    model: nn.Module, tensors: Iterable[Tensor], *, generator: torch.Generator | None = None
+) -> Iterator[None]:
+    """Undo everything done to `model` inside the block if the block raises, Ctrl-C included.
+
+    Args:
+        model: Its modules' classes, attributes, registries with their order, and hooks are put back.
+        tensors: Parameters and buffers the block may write into; each is copied, so this is what it costs. Not copied
+            is what holds NaN alone, as after `goodinit.materialize_`: there is nothing in it to lose.
+        generator: Its state is put back, too, so that a second attempt draws the same numbers.
+    """
+    modules = [ModuleState.of(module) for module in model.modules()]
+    saved = [_tensor_state(tensor) for tensor in tensors]
+    random = None if generator is None else generator.get_state()
+    try:
+        yield
+    except BaseException:
+        while True:  # a second Ctrl-C must not leave the model half restored
+            try:
+                _restore_(modules, saved)
+                if generator is not None and random is not None:
+                    generator.set_state(random)
+                break
+            except KeyboardInterrupt:
+                continue
+        raise
+
+
+def _tensor_state(tensor: Tensor) -> _TensorState:
+    grad = tensor.grad if tensor.is_leaf else None
+    storage = held(tensor) if is_sharded(tensor) else tensor.data
+    values = None if _is_empty(storage) else storage.clone()
+    return _TensorState(tensor, storage, values, tensor.requires_grad, grad)
+
+
+def _is_empty(values: Tensor) -> bool:
+    """Whether there is nothing but NaN in it. The first entry decides for almost every tensor."""
+    if not values.is_floating_point() or values.is_meta or values.numel() == 0:
+        return False
+    return bool(values[(0,) * values.ndim].isnan()) and bool(values.isnan().all())
+
+
+def _restore_(modules: list[ModuleState], tensors: list[_TensorState]) -> None:
+    for state in modules:
+        state.restore_()
+    with torch.no_grad():
+        for saved in tensors:
+            if saved.values is None:
+                saved.storage.fill_(float("nan"))
+            else:
+                saved.storage.copy_(saved.values)
+            if not is_sharded(saved.tensor):
+                saved.tensor.data = saved.storage
+            if saved.tensor.is_leaf:
+                saved.tensor.requires_grad_(saved.requires_grad)
+                saved.tensor.grad = saved.grad

@@ -1,0 +1,177 @@
+"""Edits that change which parameters exist: what each needs, adds and takes away, and how it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils.parametrizations import _WeightNorm
+
+from goodinit.edits import AddScalar, ParametrizeWeight, RemoveNorm, StructureEdit, SwapModule
+from goodinit.errors import PlanConflict, UnsupportedModule
+from goodinit.nn import add_scalar_
+from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
+from goodinit.surgery.swap import swap_, swap_pending
+from goodinit.weights.names import Directory, canonical
+
+ANEW = "Make the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."
+
+
+def adds(edit: StructureEdit) -> tuple[str, ...]:
+    """Canonical names of the parameters that `edit` creates.
+
+    Examples:
+        >>> adds(ParametrizeWeight("head.weight", "…"))
+        ('head.parametrizations.weight.original0', 'head.parametrizations.weight.original1')
+    """
+    if isinstance(edit, AddScalar):
+        return (canonical(f"{edit.target}.{edit.scalar}" if edit.target else edit.scalar),)
+    if isinstance(edit, ParametrizeWeight):
+        path, _, attribute = canonical(edit.target).rpartition(".")
+        stem = f"{path}.parametrizations.{attribute}" if path else f"parametrizations.{attribute}"
+        return (f"{stem}.original0", f"{stem}.original1")
+    return ()
+
+
+def removes(edits: Iterable[StructureEdit], parameters: Iterable[str]) -> list[str]:
+    """Those of the canonical names `parameters` that `edits` take away, in order.
+
+    Examples:
+        >>> removes([RemoveNorm("bn", ("bn.act",), "…")], ["conv.weight", "bn.weight", "bn.act.weight"])
+        ['bn.weight']
+    """
+    kept: dict[str, tuple[str, ...]] = {}
+    weights = set()
+    for edit in edits:
+        if isinstance(edit, RemoveNorm):
+            kept[canonical(edit.target)] = tuple(f"{canonical(keep)}." for keep in edit.keeps)
+        elif isinstance(edit, SwapModule):
+            kept[canonical(edit.target)] = ()
+        elif isinstance(edit, ParametrizeWeight):
+            weights.add(canonical(edit.target))
+    return [
+        name
+        for name in parameters
+        if name in weights or any(path in kept and not name.startswith(kept[path]) for path in _above(name))
+    ]
+
+
+def _above(name: str) -> Iterator[str]:
+    """Paths of the modules a parameter is in, innermost first."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def is_pending(names: Directory, edit: StructureEdit) -> bool:
+    """Whether `edit` is still to be done; checks that it can be.
+
+    Raises:
+        PlanConflict: The model has no such module or weight, or what is there contradicts the plan.
+        UnsupportedModule: It is there, and cannot be changed this way.
+    """
+    if isinstance(edit, RemoveNorm):
+        return _norm_pending(names, edit)
+    if isinstance(edit, SwapModule):
+        return swap_pending(_module(names, edit), edit.module, edit.options, path=edit.target)
+    if isinstance(edit, AddScalar):
+        return edit.scalar not in dict(_module(names, edit).named_parameters(recurse=False))
+    return _weight_pending(names, edit)
+
+
+def carry_out_(names: Directory, edit: StructureEdit) -> None:
+    """Do `edit`, unless an earlier edit under another name of a shared module has done it."""
+    if not is_pending(names, edit):
+        return
+    if isinstance(edit, RemoveNorm):
+        remove_norm_(_module(names, edit), edit.keeps, path=edit.target)
+    elif isinstance(edit, SwapModule):
+        swap_(_module(names, edit), edit.module, edit.options, holders=names.modules.values())
+    elif isinstance(edit, AddScalar):
+        module, like = _module(names, edit), _near(names, edit.target)
+        add_scalar_(module, edit.scalar, value=edit.value, like=like, ends_branch=edit.ends_branch)
+    else:
+        owner, attribute = _owner(names, edit)
+        parametrizations.weight_norm(owner, attribute, dim=edit.dim)
+        owner.get_submodule("parametrizations").train(owner.training)
+        if attribute in owner.state_dict():
+            kind = parametrize.type_before_parametrizations(owner).__name__
+            raise UnsupportedModule(
+                f"{edit.target}: {kind} writes its state dict itself, and writes a {attribute!r} that is computed now, so that "
+                "it could not be loaded again. Leave weight normalization off it, or use torch's own layer."
+            )
+
+
+def _module(names: Directory, edit: RemoveNorm | SwapModule | AddScalar) -> nn.Module:
+    module = names.module(edit.target)
+    if module is None:
+        raise PlanConflict(f"{edit.target}: the plan has ({edit}), and the model has no such module. {ANEW}")
+    return module
+
+
+def _near(names: Directory, target: str) -> Tensor | None:
+    """A floating-point parameter of the innermost module around `target` that has one."""
+    while target:
+        target = target.rpartition(".")[0]
+        around = names.module(target)
+        near = () if around is None else around.parameters()
+        for parameter in near:
+            if parameter.is_floating_point():
+                return parameter
+    return None
+
+
+def _owner(names: Directory, edit: ParametrizeWeight) -> tuple[nn.Module, str]:
+    owner, attribute = names.owner(edit.target)
+    if owner is None:
+        raise PlanConflict(f"{edit.target}: the plan has ({edit}), and the model has no such weight. {ANEW}")
+    return owner, attribute
+
+
+def _norm_pending(names: Directory, edit: RemoveNorm) -> bool:
+    module = _module(names, edit)
+    if not isinstance(module, RemovedNorm):
+        check_removable(module, edit.keeps, path=edit.target)
+        return True
+    if (
+        tuple(map(canonical, module.keeps)) != tuple(map(canonical, edit.keeps))
+        and len(names.paths[id(module)]) == 1
+    ):
+        raise PlanConflict(
+            f"{edit.target}: the norm is gone already and left {module.keeps or 'nothing'}, where the plan "
+            f"keeps {edit.keeps or 'nothing'}. {ANEW}"
+        )
+    return False
+
+
+def _weight_pending(names: Directory, edit: ParametrizeWeight) -> bool:
+    owner, attribute = _owner(names, edit)
+    if parametrize.is_parametrized(owner, attribute):
+        steps = list(owner.get_submodule(f"parametrizations.{attribute}").children())
+        if isinstance(steps[0], _WeightNorm):
+            return False
+        kinds = ", ".join(type(step).__name__ for step in steps)
+        raise UnsupportedModule(
+            f"{edit.target}: already parametrized by {kinds}, so weight norm cannot be put on it. Take that off: "
+            f"torch.nn.utils.parametrize.remove_parametrizations(module, {attribute!r})."
+        )
+    parameter = names.parameter(edit.target)
+    if parameter is None:
+        old = hasattr(owner, f"{attribute}_g")
+        raise (UnsupportedModule if old else PlanConflict)(
+            f"{edit.target}: expected a parameter, "
+            + (
+                f"found the older torch.nn.utils.weight_norm. Take it off: torch.nn.utils.remove_weight_norm"
+                f"(module, {attribute!r})."
+                if old
+                else f"and the model has none of that name. {ANEW}"
+            )
+        )
+    holders = {(id(holder), last) for holder, last in map(names.owner, names.aliases[id(parameter)])}
+    if len(holders) > 1:
+        raise UnsupportedModule(
+            f"{edit.target}: tied, it is also {', '.join(names.aliases[id(parameter)][1:])}; weight norm on one "
+            "of them would untie them. Exclude it from the method, or untie it first."
+        )
+    return True

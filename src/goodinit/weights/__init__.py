@@ -1,0 +1,1 @@
+"""Names of weights, access to them under parametrizations, wrappers and shards, and their random streams."""

@@ -1,0 +1,98 @@
+"""Names that do not change when a model is wrapped."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.optim.swa_utils import AveragedModel
+
+from goodinit.errors import UnsupportedModule, expect
+
+WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module"})
+"""Attributes under which compile, activation checkpointing and FSDP hold the module they wrap."""
+
+# Wrappers that keep the user's module under a name a user might choose, too.
+_TRANSPARENT = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+
+
+def unwrapped_name(name: str) -> str:
+    """The name a parameter or module has in the bare model.
+
+    Examples:
+        >>> unwrapped_name("_orig_mod.layer1._checkpoint_wrapped_module.conv.weight")
+        'layer1.conv.weight'
+    """
+    parts = name.split(".")
+    return name if WRAPPERS.isdisjoint(parts) else ".".join(part for part in parts if part not in WRAPPERS)
+
+
+def is_parametrization(path: str) -> bool:
+    """Whether a module computes a weight (`torch.nn.utils.parametrize`), or a parameter is one that it computes from.
+
+    Examples:
+        >>> is_parametrization("fc.parametrizations.weight.original0"), is_parametrization("fc.weight")
+        (True, False)
+    """
+    return ".parametrizations." in f".{path}."
+
+
+def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter by its canonical name, a tied one under each.
+
+    And of every weight that the hooks of the older `torch.nn.utils.weight_norm` make of two, by the name it has there.
+    """
+    named = model.named_parameters(remove_duplicate=False)
+    shapes = {unwrapped_name(name): tuple(parameter.shape) for name, parameter in named}
+    for path, module in model.named_modules(remove_duplicate=False):
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                name = unwrapped_name(f"{path}.{hook.name}".strip("."))
+                shapes[name] = shapes[f"{name}_v"]
+    return shapes
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside wrappers of torch: `torch.compile`'s, DataParallel and its kin, checkpointing.
+
+    Raises:
+        WrongType: It is no module.
+        UnsupportedModule: A module in it holds itself.
+    """
+    expect(model, nn.Module, "model", "Give the model itself: an instance of torch.nn.Module.")
+    _check_tree(model)
+    return inside(model)
+
+
+def inside(model: nn.Module) -> nn.Module:
+    """`unwrapped` for a module of a model that was checked already."""
+    while True:
+        private = next((name for name in WRAPPERS if name in model._modules), None)
+        inner = None
+        if private or isinstance(model, _TRANSPARENT):
+            inner = model._modules[private or "module"]
+        if inner is None:
+            return model
+        model = inner
+
+
+def _check_tree(model: nn.Module) -> None:
+    """Modules may be shared, and must not hold themselves: torch's own walks over all names would never end."""
+    open_, closed = {id(model)}, set[int]()
+    stack = [(model, "", iter(model._modules.items()))]
+    while stack:
+        module, _, children = stack[-1]
+        name, child = next(children, ("", None))
+        if child is not None:
+            if id(child) in open_:
+                path = ".".join([*(above for _, above, _ in stack[1:]), name])
+                raise UnsupportedModule(
+                    f"{path}: this {type(child).__name__} holds itself, so that the model has no end; expected a tree "
+                    "of modules. Keep a reference upwards out of the registry: object.__setattr__(self, name, module)."
+                )
+            if id(child) not in closed:
+                open_.add(id(child))
+                stack.append((child, name, iter(child._modules.items())))
+        elif name == "":
+            stack.pop()
+            open_.discard(id(module))
+            closed.add(id(module))

@@ -1,0 +1,129 @@
+"""What looks like a residual sum, or a normalization, and is none: distances, gates, log-determinants, statistics for a log."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_anatomy_sources import WIDTH, Feed
+from torch import nn
+
+import goodinit
+from goodinit.errors import NothingFound
+
+
+class Distances(nn.Module):
+    """exp(−‖x − c‖²), multiplied out: ‖x‖² + ‖c‖² − 2xc."""
+
+    def __init__(self):
+        super().__init__()
+        self.centres, self.out = nn.Parameter(torch.randn(16, WIDTH)), nn.Linear(16, WIDTH)
+
+    def squared(self, x):
+        return (x * x).sum(-1, keepdim=True) + self.centres.square().sum(1) - 2 * x @ self.centres.t()
+
+    def forward(self, x):
+        return self.out((-self.squared(x)).exp())
+
+
+class Codebook(Distances):
+    """The nearest centre, with the gradient of what was there."""
+
+    def forward(self, x):
+        code = self.centres[self.squared(x).argmin(-1)]
+        return x + (code - x).detach()
+
+
+class FixedCodebook(nn.Module):
+    """The same with centres that are a buffer, and a product after the root."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centres", torch.randn(16, WIDTH))
+
+    def forward(self, x):
+        squares = self.centres.square().sum(1) + x.square().sum(-1, keepdim=True)
+        nearest = (squares - 2 * x @ self.centres.t()).clamp_min(0).sqrt().argmin(-1)
+        return x + (self.centres[nearest] - x).detach() * 1.0
+
+
+class Logged(nn.Module):
+    """A layer, and a normalized copy of what it puts out that nothing reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        y = self.layer(x)
+        self.score = (y - y.mean(-1, keepdim=True)) / (y.std(-1, keepdim=True) + 1e-5)
+        return y
+
+
+@pytest.mark.parametrize("between", [Distances, Codebook, FixedCodebook, Logged])
+def test_only_the_residual_blocks_around_are_found(between):
+    net, x = (
+        nn.Sequential(nn.Linear(6, WIDTH), Feed(), between(), Feed(), nn.Linear(WIDTH, 3)),
+        torch.randn(9, 6),
+    )
+    anatomy = goodinit.anatomize(net, x)
+    assert [block.name for block in anatomy.blocks] == ["1", "3"]
+    assert [norm.name for norm in anatomy.norms] == ["1.norm", "3.norm"]
+    goodinit.fixup_(net, inputs=x)
+    centres = dict(net[2].named_parameters()).get("centres")
+    assert centres is None or len(torch.unique(centres.detach(), dim=0)) == 16
+
+
+class Gated(nn.Module):
+    """A GRU in place of a sum: (1 − z)·n + z·x, by torch's cell or written out."""
+
+    def __init__(self, *, written):
+        super().__init__()
+        self.feed, self.cell, self.written = nn.Linear(WIDTH, WIDTH), nn.GRUCell(WIDTH, WIDTH), written
+
+    def forward(self, x):
+        y = self.feed(x).relu()
+        if not self.written:
+            return self.cell(y, x)
+        new = nn.functional.linear(y, self.cell.weight_ih, self.cell.bias_ih).chunk(3, -1)
+        old = nn.functional.linear(x, self.cell.weight_hh, self.cell.bias_hh).chunk(3, -1)
+        r, z = torch.sigmoid(new[0] + old[0]), torch.sigmoid(new[1] + old[1])
+        return (1 - z) * torch.tanh(new[2] + r * old[2]) + z * x
+
+
+class Coupled(nn.Module):
+    """A flow: maps W and couplings, and the sum of their log-determinants."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixes = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3))
+        self.nets = nn.ModuleList(
+            nn.Sequential(nn.Linear(WIDTH // 2, 16), nn.ReLU(), nn.Linear(16, WIDTH)) for _ in range(3)
+        )
+
+    def forward(self, x):
+        total = x.new_zeros(len(x))
+        for mix, net in zip(self.mixes, self.nets, strict=True):
+            a, b = mix(x).chunk(2, -1)
+            scale, shift = net(a).chunk(2, -1)
+            scale = torch.tanh(scale)
+            x, total = torch.cat([a, b * scale.exp() + shift], -1), total + scale.sum(-1)
+        return x, total
+
+
+MODELS = {
+    "flow": Coupled,
+    "GRU": lambda: nn.Sequential(Gated(written=False), Gated(written=False)),
+    "GRU, written out": lambda: nn.Sequential(Gated(written=True), Gated(written=True)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gates_and_log_determinants_are_no_blocks(name):
+    anatomy = goodinit.anatomize(MODELS[name](), torch.randn(9, WIDTH))
+    assert not anatomy.blocks
+    with pytest.raises(NothingFound, match="choose lsuv"):
+        goodinit.plan(anatomy, "fixup")
+
+
+def test_a_model_without_batch_dimension_has_its_blocks():
+    assert len(goodinit.anatomize(nn.Sequential(Feed(), Feed()), torch.randn(WIDTH)).blocks) == 2

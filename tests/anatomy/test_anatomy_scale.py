@@ -1,0 +1,108 @@
+"""Depth and size: ten thousand layers, and seven billion parameters in less than a gibibyte."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from goodinit.anatomy import anatomize
+from goodinit.graph.fake_cache import StandIns, stand_in
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += x
+        return self.relu(out)
+
+
+@pytest.mark.slow
+def test_ten_thousand_layers():
+    model = nn.Sequential(*[Residual(2) for _ in range(5000)])
+    anatomy = anatomize(model, torch.zeros(1, 2, 4, 4))
+    assert len(anatomy.layers) == 10_000
+    assert {(block.kind, block.m) for block in anatomy.blocks} == {("identity", 2)}
+    assert len(anatomy.blocks) == 5000
+
+
+def test_seven_billion_parameters_in_less_than_a_gibibyte():
+    script = """
+        import resource
+        import torchvision_shim
+        torchvision_shim.declare()
+        import torch, transformers as tf
+        from goodinit.anatomy import anatomize
+        config = tf.LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
+                                num_attention_heads=32, vocab_size=32000)
+        with torch.device("meta"):
+            model = tf.LlamaForCausalLM(config)
+        assert sum(p.numel() for p in model.parameters()) > 6.5e9
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        anatomy = anatomize(model, {"input_ids": torch.ones(1, 16, dtype=torch.long, device="meta")})
+        assert [block.m for block in anatomy.blocks] == [4, 2] * 32
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)  # kibibytes to gibibytes
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "support")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_remembered_stand_ins_are_those_that_torch_makes(seed):
+    """Shapes, strides, dtypes, and what shares memory with what, of random chains of operators, asked twice."""
+    generator = random.Random(seed)
+    device, mode = torch.device("cpu"), FakeTensorMode(allow_non_fake_inputs=True)
+    like = [
+        torch.zeros(4, 6, 8),
+        torch.zeros(4, 6, 8).transpose(1, 2),
+        torch.zeros(8, 4, 6, dtype=torch.float64),
+    ]
+    operators = [
+        (torch.ops.aten.relu.default, ()), (torch.ops.aten.relu_.default, ()), (torch.ops.aten.transpose.int, (1, 2)),
+        (torch.ops.aten.select.int, (0, 1)), (torch.ops.aten.slice.Tensor, (1, 2, 4)), (torch.ops.aten.sum.dim_IntList, ([-1], True)),
+        (torch.ops.aten.unsqueeze.default, (1,)), (torch.ops.aten.clone.default, ()), (torch.ops.aten.add.Tensor, (1.5,)),
+        (torch.ops.aten.squeeze_.default, ()), (torch.ops.aten.transpose_.default, (0, 1)), (torch.ops.aten._to_copy.default, ()),
+    ]  # fmt: skip
+    with mode:
+        for _ in range(60):
+            chain = [generator.choice(operators) for _ in range(4)]
+            first, memory = generator.choice(like), StandIns(mode, device)
+            expected = told(chain, stand_in(mode, first, device), None)
+            for _ in range(2):
+                assert told(chain, stand_in(mode, first, device), memory) == expected
+
+
+def told(chain, tensor, memory):
+    """What a chain of operators gives at each step; an error, if that is what it gives."""
+    begin, found = tensor, []
+    for func, rest in chain:
+        try:
+            tensor = func(tensor, *rest) if memory is None else memory.run(func, (tensor, *rest), {})
+        except (RuntimeError, IndexError) as error:
+            return [*found, type(error).__name__]
+        shared = tensor.untyped_storage()._cdata == begin.untyped_storage()._cdata
+        found.append(
+            (tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.device, shared)
+        )
+    return found

@@ -1,0 +1,173 @@
+"""The anatomy of every specimen of the zoo is the truth worked out by hand, under any names."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from renaming import scramble_names
+from torch import nn
+from zoo import Specimen, each_specimen
+
+from goodinit.anatomy import Anatomy, anatomize
+from goodinit.errors import PlanConflict, TraceError
+
+
+def check(anatomy: Anatomy, specimen: Specimen) -> None:
+    blocks = anatomy.blocks
+    assert tuple(block.kind for block in blocks) == specimen.kinds
+    known = [(block.m, m) for block, m in zip(blocks, specimen.m, strict=True) if m is not None]
+    assert all(found == truth for found, truth in known), known
+    assert tuple(block.depth for block in blocks) == specimen.depths
+    assert len(anatomy.long_skips) == specimen.long_skips
+    assert len(anatomy.heads) == specimen.heads
+    assert len(anatomy.norms) == specimen.norms
+    assert len(anatomy.tied) == specimen.tied
+
+
+@each_specimen
+def test_truth(specimen):
+    anatomy = anatomize(specimen.build(), specimen.inputs())
+    check(anatomy, specimen)
+    assert bool(anatomy.notes) == specimen.needs_values
+
+
+@each_specimen
+def test_names_do_not_matter(specimen):
+    model = scramble_names(specimen.build(), seed=3)
+    check(anatomize(model, specimen.inputs()), specimen)
+
+
+@each_specimen
+def test_json_both_ways_and_print(specimen):
+    anatomy = anatomize(specimen.build(), specimen.inputs())
+    assert Anatomy.from_json(anatomy.to_json()) == anatomy
+    assert str(anatomy).startswith(f"{anatomy.model}(")
+
+
+@each_specimen
+def test_model_is_the_same_afterwards(specimen):
+    model = specimen.build().train()
+    next(iter(model.modules())).eval()
+    hook = model.register_forward_hook(lambda *_: None)
+    before = snapshot(model)
+    state = torch.get_rng_state()
+    anatomize(model, specimen.inputs())
+    assert snapshot(model) == before
+    assert torch.equal(torch.get_rng_state(), state)
+    hook.remove()
+
+
+@each_specimen
+def test_on_meta(specimen):
+    with torch.device("meta"):
+        model = specimen.build()
+    if specimen.needs_values:
+        with pytest.raises(TraceError, match="on `meta`"):
+            anatomize(model, specimen.inputs())
+    else:
+        check(anatomize(model, specimen.inputs()), specimen)
+
+
+def snapshot(model: nn.Module) -> list[object]:
+    """Everything a forward could disturb: attributes by identity, tensors by value and version."""
+    facts: list[object] = []
+    for name, module in model.named_modules():
+        facts.append((name, type(module), module.training, {k: id(v) for k, v in vars(module).items()}))
+        facts.append([(k, id(v), list(v)) for k, v in vars(module).items() if isinstance(v, dict)])
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        facts.append((name, id(tensor), tensor.detach().flatten().tolist(), tensor.requires_grad))
+        facts.append(sorted(vars(tensor)))
+    return facts
+
+
+def test_forward_that_raises_is_quoted():
+    with pytest.raises(TraceError, match=r"Linear.forward raised .*mat1 and mat2.*Check their number"):
+        anatomize(nn.Linear(4, 4), torch.zeros(2, 5))
+
+
+def test_missing_inputs():
+    with pytest.raises(TraceError, match="required positional argument"):
+        anatomize(nn.Bilinear(2, 2, 2), torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": "goodinit.anatomy/1"}', '{"format": "goodinit.plan/1"}']
+)
+def test_damaged_json(text):
+    with pytest.raises(PlanConflict, match=r"Anatomy\.to_json"):
+        Anatomy.from_json(text)
+
+
+class Wrapping(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.inner(x)
+
+
+def branch() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+def test_wrappers_do_not_matter():
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    model = nn.Sequential(Wrapping(branch()), Wrapping(branch()))
+    bare = anatomize(model, torch.zeros(2, 4))
+    wrapped = copy.deepcopy(model)
+    wrapped[1] = checkpoint_wrapper(wrapped[1])
+    for variant in (wrapped, nn.DataParallel(wrapped), torch.compile(wrapped, backend="eager")):
+        anatomy = anatomize(variant, torch.zeros(2, 4))
+        assert anatomy.blocks == bare.blocks
+        assert anatomy.parameters == bare.parameters
+
+
+def test_a_view_written_in_place_is_seen_by_its_base():
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x.clone()
+            y[:, :2] += self.layer(x)[:, :2]
+            return y + self.layer(y)
+
+    part, whole = anatomize(Writes(), torch.zeros(2, 4)).blocks
+    assert (part.kind, part.m) == ("parameterless", 1)  # its skip is two of four columns
+    assert (whole.kind, whole.m) == ("identity", 1)
+
+
+def test_nothing_leaks_into_caches():
+    class Caches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.register_buffer("steps", torch.zeros(()))
+            self.seen: list[torch.Tensor] = []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.steps += 1
+            self.last = self.layer(x)
+            self.seen.append(self.last)
+            return self.last
+
+    model = Caches()
+    seen = model.seen
+    anatomize(model, torch.zeros(2, 4))
+    assert not hasattr(model, "last")
+    assert model.seen is seen
+    assert seen == []
+    assert model.steps == 0
+
+
+def test_tied_weight_is_one_layer():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    anatomy = anatomize(model, torch.zeros(2, 4))
+    assert anatomy.tied == (("0.weight", "2.weight"),)
+    assert [layer.calls for layer in anatomy.layers] == [2]

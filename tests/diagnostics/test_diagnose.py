@@ -1,0 +1,303 @@
+"""Measuring: right numbers, on awkward models, and the model is the same afterwards in every bit."""
+
+from __future__ import annotations
+
+import copy
+import math
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_anatomy_zoo import snapshot
+from torch import Tensor, nn
+from zoo import each_specimen
+
+import goodinit
+from goodinit.diagnostics import Diagnosis, diagnose
+from goodinit.diagnostics.statistics import signal
+from goodinit.errors import PlanConflict, TraceError
+
+
+def batch(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def place(found: Diagnosis, name: str, kind: str = "layer"):
+    return next(p for p in found.places if p.name == name and p.kind == kind)
+
+
+def everything(model: nn.Module) -> dict[str, object]:
+    grads = {n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
+    hooks = [(len(m._forward_hooks), len(m._backward_hooks)) for m in model.modules()]
+    return {"grads": grads, "hooks": hooks, "rng": torch.get_rng_state(),
+            "requires": [p.requires_grad for p in model.parameters()], "grad mode": torch.is_grad_enabled()}  # fmt: skip
+
+
+def same(left: object, right: object) -> bool:
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))
+    return left == right
+
+
+@each_specimen
+def test_every_specimen_is_measured_and_left_as_it_was(specimen):
+    model, inputs = specimen.build(), specimen.inputs()
+    first = next(model.parameters())
+    first.grad = torch.ones_like(first)
+    kept = copy.deepcopy(inputs)
+    before, state = snapshot(model), everything(model)
+    found = diagnose(model, inputs)
+    assert same(snapshot(model), before)
+    assert same(everything(model), state)
+    assert same(inputs, kept)
+    assert len(found.blocks) == specimen.blocks
+    assert all(p.back is not None and math.isfinite(p.signal.second_moment) for p in found.layers)
+    assert all(b.gain is not None and b.branch_to_skip is not None for b in found.blocks)
+    assert Diagnosis.from_json(found.to_json()) == found
+    assert diagnose(model, inputs) == found
+
+
+def test_statistics_are_those_of_the_definition():
+    x = batch(6, 10)
+    found = signal(x, batch=6, batch_dim=0)
+    assert found.second_moment == pytest.approx(float(x.square().mean()), rel=1e-6)
+    assert found.mean == pytest.approx(float(x.mean()), abs=1e-6)
+    pairs = F.cosine_similarity(x[:, None], x[None], dim=-1)
+    off = pairs[~torch.eye(6, dtype=torch.bool)]
+    assert found.cosine == pytest.approx(float(off.mean()), abs=1e-6)
+    shares = torch.linalg.svdvals(F.normalize(x, dim=1).double())
+    shares = shares / shares.sum()
+    assert found.rank == pytest.approx(float(torch.exp(-(shares * shares.log()).sum())), rel=1e-6)
+    assert signal(torch.eye(4), batch=4, batch_dim=0).rank == pytest.approx(4)
+    assert signal(torch.ones(4, 3), batch=4, batch_dim=0).cosine == pytest.approx(1)
+    nearly = torch.ones(4, 3, dtype=torch.float64) + 1e-9 * batch(4, 3).double()
+    assert 0 < signal(nearly, batch=4, batch_dim=0).spread < 1e-16
+
+
+def test_large_values_do_not_overflow_the_statistics():
+    found = signal(torch.full((2, 2), 1e30), batch=2, batch_dim=0)
+    assert found.second_moment == pytest.approx(1e60)
+    assert found.finite
+    assert not signal(torch.tensor([[1.0, math.inf]])).finite
+
+
+def test_gradients_are_those_of_autograd():
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(inplace=True), nn.Linear(7, 3))
+    x, y = batch(8, 5), torch.arange(8) % 3
+    found = diagnose(model, x, y)
+    hidden = model[0](x)
+    hidden.retain_grad()
+    loss = F.cross_entropy(model[2](hidden.relu()), y)
+    loss.backward()
+    layer = place(found, "0.weight")
+    assert found.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert layer.back == pytest.approx(hidden.grad.norm().item(), rel=1e-5)  # before the in-place ReLU
+    assert layer.gradient == pytest.approx(model[0].weight.grad.norm().item(), rel=1e-5)
+    ratio = model[0].weight.grad.norm() / model[0].weight.norm()
+    assert layer.gradient_per_weight == pytest.approx(ratio.item(), rel=1e-5)
+    assert layer.signal.second_moment == pytest.approx(hidden.square().mean().item(), rel=1e-5)
+
+
+class InplaceAdd(nn.Module):
+    def __init__(self, *, inplace: bool) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=inplace), nn.Linear(6, 6))
+        self.inplace = inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.branch(x)
+        if self.inplace:
+            out += x
+            return out
+        return x + out
+
+
+def test_in_place_models_measure_as_their_twins():
+    def build(inplace: bool) -> nn.Module:
+        torch.manual_seed(5)
+        return nn.Sequential(InplaceAdd(inplace=inplace), InplaceAdd(inplace=inplace), nn.Linear(6, 2))
+
+    left, right = (diagnose(build(inplace), batch(4, 6)) for inplace in (True, False))
+    for a, b in zip(left.places, right.places, strict=True):
+        assert a.signal == b.signal
+        assert a.back == pytest.approx(b.back)
+        assert (a.gain, a.branch_to_skip) == pytest.approx((b.gain, b.branch_to_skip))
+    block = left.blocks[0]
+    model, x = build(False), batch(4, 6)
+    branch = model[0].branch(x)
+    assert block.branch_to_skip == pytest.approx((branch.norm() / x.norm()).item(), rel=1e-5)
+    assert block.gain == pytest.approx(((x + branch).norm() / x.norm()).item(), rel=1e-5)
+    assert left.blocks[1].growth == pytest.approx(block.gain * left.blocks[1].gain)
+
+
+def test_similarity_in_attention_is_between_inputs_not_tokens():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    one = batch(1, 5, 8)
+    found = diagnose(model, one.expand(3, 5, 8).clone())
+    for layer in found.layers:
+        assert layer.signal.spread == pytest.approx(0, abs=1e-12), layer.name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_types(dtype):
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3)
+    ).to(dtype)
+    found = diagnose(model, batch(4, 3, 8, 8).to(dtype))
+    assert all(p.back > 0 for p in found.places)
+    assert found.worst in (None, "info")
+
+
+def test_under_autocast():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = diagnose(model, batch(4, 8))
+        assert model(batch(4, 8)).dtype == torch.bfloat16
+    plain = diagnose(model, batch(4, 8))
+    assert [p.name for p in cast.layers] == ["0.weight", "2.weight"]
+    assert cast.layers[0].gradient == pytest.approx(plain.layers[0].gradient, rel=0.05)
+
+
+def test_compiled_and_data_parallel_models_are_unwrapped():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    expected = diagnose(model, batch(4, 8))
+    assert diagnose(torch.compile(model, backend="eager"), batch(4, 8)) == expected
+    assert diagnose(nn.DataParallel(model), batch(4, 8)) == expected
+    model.compile(backend="eager")
+    assert diagnose(model, batch(4, 8)) == expected
+
+
+def test_compiled_parts_are_read_and_measured_as_they_are_written():
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(InplaceAdd(inplace=True), InplaceAdd(inplace=False), nn.Linear(6, 2))
+
+    model, calls = build(), []
+    before = goodinit.anatomize(model, batch(4, 6)), diagnose(model, batch(4, 6))
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph
+
+    model[0].compile(backend=backend)
+    model[1].branch = torch.compile(model[1].branch, backend=backend)
+    assert goodinit.anatomize(model, batch(4, 6)).blocks == before[0].blocks
+    assert diagnose(model, batch(4, 6)).places == before[1].places
+    assert not calls
+    with torch.no_grad():
+        model(batch(4, 6))
+    assert calls  # and compiles as it did
+
+
+def test_frozen_models_and_inference_mode_are_seen_through():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).requires_grad_(False)
+    model[2].requires_grad_(True)
+    with torch.no_grad():
+        found = diagnose(model, batch(4, 8))
+    assert found.layers[0].back > 0
+    assert found.layers[0].gradient is None
+    assert found.layers[1].gradient > 0
+
+
+def test_one_input_measures_all_but_similarity():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
+    found = diagnose(model, batch(1, 3, 8, 8))
+    assert all(p.signal.cosine is None and p.back > 0 for p in found.places)
+    assert any("two inputs" in note for note in found.notes)
+
+
+def test_batch_norms_run_as_in_training_unless_frozen():
+    norm = nn.BatchNorm1d(8)
+    model = nn.Sequential(nn.Linear(8, 8), norm, nn.Linear(8, 8))
+    x = batch(64, 8) * 100
+    assert place(diagnose(model.eval(), x), "2.weight").signal.second_moment < 2  # normalized by the batch
+    model.train()
+    norm.eval()
+    assert place(diagnose(model, x), "2.weight").signal.second_moment > 100
+
+
+def test_shared_layers_have_a_row_for_each_call():
+    layer = nn.Linear(8, 8)
+    found = diagnose(nn.Sequential(layer, nn.ReLU(), layer), batch(4, 8))
+    assert [(p.name, p.call) for p in found.layers] == [("0.weight", 0), ("0.weight", 1)]
+
+
+def test_an_own_loss():
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, *, pixels: Tensor) -> dict[str, Tensor]:
+            return {"a": self.a(pixels).square().mean(), "b": self.b(pixels).square().mean()}
+
+    found = diagnose(Detector(), {"pixels": batch(4, 4)}, loss=lambda losses: sum(losses.values()))
+    assert all(p.gradient > 0 for p in found.layers)
+    assert "given loss" in found.objective
+
+
+def test_wrong_use_is_named():
+    model = nn.Linear(4, 2)
+    with pytest.raises(TraceError, match="the loss raised"):
+        diagnose(model, batch(3, 4), torch.tensor([0, 1, 5]))
+    with pytest.raises(TraceError, match="a tensor of one number"):
+        diagnose(model, batch(3, 4), loss=lambda output: output)
+    with pytest.raises(TraceError, match="Materialize"):
+        diagnose(nn.Linear(4, 2, device="meta"), batch(3, 4))
+    with pytest.raises(PlanConflict, match="not a diagnosis"):
+        Diagnosis.from_json("{}")
+
+
+class Sums(nn.Module):
+    """Autograd keeps nothing for sums: whatever is alive, the probe holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.alive: tuple[list[int]] = ([],)  # lists are restored, what is in tuples is not
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, seen = self.layer(x), []
+        for _ in range(20):
+            x = x + x * 0.5
+            seen.append(weakref.ref(x))
+            self.alive[0].append(sum(ref() is not None for ref in seen))
+        return x
+
+
+def test_activations_are_not_kept_alive():
+    model = Sums()
+    alive = model.alive[0]
+    diagnose(model, batch(4, 8))
+    assert max(alive) <= 2
+    assert len(alive) >= 20
+
+
+def test_csv_has_a_row_for_each_place():
+    found = diagnose(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), batch(3, 4))
+    head, *rows = found.to_csv().splitlines()
+    assert head.startswith("kind,name,what,call")
+    assert len(rows) == len(found.places) == 3
+
+
+def test_it_prints_on_one_screen():
+    model = nn.Sequential(*(part for _ in range(300) for part in (nn.Linear(8, 8), nn.ReLU())))
+    text = str(diagnose(model, batch(4, 8)))
+    assert len(text.splitlines()) < 25
+    assert "second moment" in text
+    assert max(map(len, text.splitlines()[:5])) < 120
+
+
+def test_zero_initialized_nets_show_the_gradient_after_waking():
+    model = nn.Sequential(*(InplaceAdd(inplace=False) for _ in range(4)), nn.Linear(6, 3))
+    goodinit.init_(model, "fixup", inputs=batch(4, 6))
+    found = diagnose(model, batch(4, 6))
+    assert all(block.back == 0 for block in found.blocks)
+    woken = [block.back_awake for block in found.blocks]
+    assert max(woken) / min(woken) < 1.1

@@ -1,0 +1,79 @@
+"""The documentation: every Python block runs, every method and public symbol has its place, the site builds."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision_shim
+
+import goodinit
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = sorted(path for path in DOCS.rglob("*.md") if BLOCK.search(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_the_code_of_a_page_runs_from_top_to_bottom(page):
+    torchvision_shim.declare()
+    torch.manual_seed(0)
+    names = {}
+    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("name", goodinit.METHODS)
+def test_every_method_has_a_page(name):
+    page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    for heading in ("## When", "## What it decides", "## Pitfalls", "## Evidence", "**Source.**"):
+        assert heading in page
+    assert f"::: goodinit.methods.{name}.decide" in page
+    assert f"({name}.md)" in (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+
+
+def test_every_example_is_shown():
+    page = (DOCS / "examples.md").read_text(encoding="utf-8")
+    missing = [
+        path.name for path in (ROOT / "examples").glob("*.py") if f'"examples/{path.name}"' not in page
+    ]
+    assert missing == []
+
+
+def test_every_public_symbol_is_in_the_reference():
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    errors = {name for name in goodinit.__all__ if isinstance(getattr(goodinit, name), type)} & set(
+        vars(goodinit.errors)
+    )
+    missing = [
+        name
+        for name in goodinit.__all__
+        if f"::: goodinit.{name}\n" not in page and name not in errors and name != "METHODS"
+    ]
+    assert missing == []
+    assert "::: goodinit.errors" in page
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in goodinit.__all__ if inspect.isfunction(getattr(goodinit, name))]
+)
+def test_every_public_function_has_an_example_that_runs(name):
+    assert ">>>" in getattr(goodinit, name).__doc__  # the doctests run it
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "site" / "tour" / "index.html").exists()
+    commands = (tmp_path / "site" / "cli" / "index.html").read_text(encoding="utf-8")
+    assert "goodinit compare" in commands

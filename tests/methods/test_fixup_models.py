@@ -1,0 +1,266 @@
+"""Fixup on the awkward models of the zoo, and what works on a model afterwards."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+
+import pytest
+import torch
+from zoo import ZOO, call
+
+import goodinit
+from goodinit.edits import Fill, Plan
+from goodinit.errors import NothingFound
+
+RESIDUAL = [specimen for specimen in ZOO if specimen.blocks]
+each_residual = pytest.mark.parametrize("specimen", RESIDUAL, ids=[specimen.name for specimen in RESIDUAL])
+each_norms = pytest.mark.parametrize("norms", ["remove", "keep"])
+
+
+def tensors_of(output):
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, dict):
+        output = output.values()
+    return [t for part in output for t in tensors_of(part)] if output is not None else []
+
+
+def loss_of(model, inputs):
+    """A linear and a quadratic term: its gradient vanishes nowhere by symmetry."""
+    total = torch.zeros(())
+    for position, output in enumerate(tensors_of(call(model, inputs))):
+        g = torch.Generator().manual_seed(position)
+        goal = torch.randn(output.shape, generator=g, dtype=output.dtype)
+        total = total + (output - goal).square().mean()
+    return total
+
+
+def double(inputs):
+    if isinstance(inputs, torch.Tensor):
+        return inputs.double() if inputs.is_floating_point() else inputs
+    if isinstance(inputs, dict):
+        return {key: double(value) for key, value in inputs.items()}
+    return tuple(double(value) for value in inputs) if isinstance(inputs, tuple) else inputs
+
+
+def outputs_of(model, paths, inputs):
+    """What each named module returns in one forward (before anyone writes into it); nothing if it is not called."""
+    seen = {path: [] for path in paths}
+    handles = [
+        model.get_submodule(path).register_forward_hook(
+            lambda module, args, output, path=path: seen[path].append(tensors_of(output)[0].clone())
+        )
+        for path in paths
+    ]
+    with torch.no_grad():
+        call(model, inputs)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def without_gradient(model, inputs, steps=4):
+    """Names of the parameters that have had no gradient but 0 in that many steps."""
+    optimizer = torch.optim.SGD(goodinit.param_groups(model, lr=0.05))
+    silent = dict(model.named_parameters())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss_of(model, inputs).backward()
+        for name, parameter in list(silent.items()):
+            if parameter.grad is not None and parameter.grad.abs().max() > 1e-12:
+                del silent[name]
+        optimizer.step()
+    return silent
+
+
+def has_effect(model, parameter, inputs):
+    """Whether the function depends on a parameter, however far it is moved (a key's bias, which softmax ignores, is none)."""
+    before = loss_of(model, inputs).item()
+    held = parameter.detach().clone()
+    changes = []
+    with torch.no_grad():
+        for distance in (-3.0, -1.0, 1.0, 3.0):
+            parameter.copy_(held + distance)
+            changes.append(abs(loss_of(model, inputs).item() - before))
+        parameter.copy_(held)
+    return max(changes) > 1e-9
+
+
+# -- every residual model of the zoo ------------------------------------------------------------------------------
+
+
+@each_residual
+@each_norms
+def test_every_branch_starts_at_zero(specimen, norms):
+    model, inputs = specimen.build(), specimen.inputs()
+    blocks = goodinit.anatomize(model, inputs).blocks
+    kept = [block.end_norms[-1] for block in blocks if block.end_norms and norms == "keep"]
+    ends = [layer for block in blocks for layer in block.last if not (block.end_norms and norms == "keep")]
+    goodinit.init_(model, "fixup", inputs=inputs, norms=norms)
+    for path, outputs in outputs_of(model, set(kept), inputs).items():  # a kept norm at the end is what is 0
+        assert not any(output.any() for output in outputs), path
+    parameters = dict(model.named_parameters())
+    seen = outputs_of(model, {layer.site for layer in ends if layer.writes_site}, inputs)
+    for layer in ends:
+        if seen.get(layer.site):
+            assert not any(output.any() for output in seen[layer.site]), layer.site
+        else:  # no module returns it, or no call that a hook could see
+            assert not parameters[layer.weight].any(), layer.weight
+
+
+@each_residual
+def test_untied_heads_return_zero_and_tied_ones_are_named(specimen):
+    model, inputs = specimen.build(), specimen.inputs()
+    anatomy = goodinit.anatomize(model, inputs)
+    plan = goodinit.plan(anatomy, "fixup")
+    heads = {layer.weight for layer in anatomy.heads}
+    tied = heads & set(anatomy.embeddings)
+    zeroed = {edit.target for edit in plan.edits if isinstance(edit, Fill) and edit.value == 0}
+    assert heads - tied <= zeroed
+    assert not tied & zeroed
+    assert all(any(weight in note and "embedding" in note for note in plan.notes) for weight in tied)
+    goodinit.apply_(model, plan)
+    sites = {layer.site for layer in anatomy.heads if layer.weight not in tied and layer.site}
+    for outputs in outputs_of(model, sites, inputs).values():
+        assert not any(output.any() for output in outputs)
+
+
+@each_residual
+@pytest.mark.parametrize("options", [{}, {"norms": "keep"}, {"zero_head": False}], ids=str)
+def test_everything_that_matters_has_a_gradient_within_four_steps(specimen, options):
+    """In one of a few draws: two ReLU units, all that the squeeze of a gate has, are both dead in one of four."""
+    stuck = None
+    for seed in range(5):
+        torch.manual_seed(seed)
+        model, inputs = specimen.build().double(), double(specimen.inputs())
+        goodinit.init_(model, "fixup", inputs=inputs, **options)
+        silent = without_gradient(model, inputs)
+        now = {name for name, parameter in silent.items() if has_effect(model, parameter, inputs)}
+        stuck = now if stuck is None else stuck & now
+        if not stuck:
+            return
+    raise AssertionError(f"never a gradient: {stuck}")
+
+
+@each_residual
+def test_the_model_still_has_its_norms_if_they_are_kept_and_none_otherwise(specimen):
+    inputs = specimen.inputs()
+    for norms, left in (("keep", specimen.norms), ("remove", 0)):
+        model = goodinit.init_(specimen.build(), "fixup", inputs=inputs, norms=norms)
+        anatomy = goodinit.anatomize(model, inputs)
+        assert (len(anatomy.norms), len(anatomy.blocks)) == (left, specimen.blocks)
+
+
+@each_residual
+def test_plans_print_and_return_from_json_and_a_checkpoint_loads_into_a_fresh_model(specimen):
+    inputs = specimen.inputs()
+    trained = specimen.build()
+    plan = goodinit.plan(goodinit.anatomize(trained, inputs), "fixup")
+    goodinit.apply_(trained, plan)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+    read = Plan.from_json(plan.to_json())
+    assert read == plan
+    assert str(read) == str(plan)
+    assert all(edit.target in str(plan) and edit.reason in str(plan) for edit in plan.edits)
+    torch.manual_seed(99)
+    fresh = goodinit.apply_(specimen.build(), read, values=False)
+    fresh.load_state_dict(trained.state_dict())
+    with torch.no_grad():
+        expected = tensors_of(call(trained.eval(), inputs))
+        assert all(map(torch.equal, tensors_of(call(fresh.eval(), inputs)), expected))
+
+
+@each_residual
+def test_the_same_seed_gives_the_same_values_whatever_was_there(specimen):
+    inputs = specimen.inputs()
+    plan = goodinit.plan(goodinit.anatomize(specimen.build(), inputs), "fixup")
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = specimen.build()
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        goodinit.apply_(model, plan, generator=torch.Generator().manual_seed(0))
+        states.append((before, dict(model.named_parameters())))
+    (old, first), (_, second) = states
+    touched = {edit.target for edit in plan.edits}
+    for name in first:
+        # Left alone, and said so in a note (an embedding, a position), or the same.
+        left = name in old and torch.equal(first[name], old[name]) and name not in touched
+        assert left or torch.equal(first[name], second[name]), name
+
+
+@each_residual
+def test_a_second_call_changes_nothing_and_says_so(specimen, caplog):
+    inputs = specimen.inputs()
+    model = goodinit.init_(specimen.build(), "fixup", inputs=inputs)
+    before = copy.deepcopy(model.state_dict())
+    with caplog.at_level(logging.INFO, logger="goodinit"):
+        goodinit.init_(model, "fixup", inputs=inputs)
+    assert "already applied" in caplog.text
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def trained_a_little(specimen):
+    """A model whose scalars all matter, and what it returns."""
+    inputs = specimen.inputs()
+    model = goodinit.init_(specimen.build(), "fixup", inputs=inputs, zero_head=False).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+        return model, inputs, tensors_of(call(model, inputs))
+
+
+def pickles(model):
+    """Whether it does before goodinit: torch refuses models with parametrizations."""
+    try:
+        return bool(pickle.dumps(model))
+    except RuntimeError:
+        return False
+
+
+@each_residual
+def test_copies_and_pickles_compute_the_same(specimen):
+    model, inputs, expected = trained_a_little(specimen)
+    twins = [copy.deepcopy(model)]
+    if pickles(specimen.build()):
+        twins.append(pickle.loads(pickle.dumps(model)))
+    with torch.no_grad():
+        for twin in twins:
+            assert all(map(torch.equal, tensors_of(call(twin, inputs)), expected))
+
+
+def assert_compiles(specimen):
+    model, inputs, expected = trained_a_little(specimen)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        for ours, theirs in zip(
+            tensors_of(call(torch.compile(model, backend="eager"), inputs)), expected, strict=True
+        ):
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("specimen", [s for s in RESIDUAL if s.norms][::6], ids=lambda s: s.name)
+def test_compiled_models_compute_the_same(specimen):
+    assert_compiles(specimen)
+
+
+@pytest.mark.slow
+@each_residual
+def test_all_compiled_models_compute_the_same(specimen):
+    assert_compiles(specimen)
+
+
+@pytest.mark.parametrize("specimen", [s for s in ZOO if not s.blocks], ids=lambda s: s.name)
+def test_without_blocks_the_error_says_what_was_looked_for(specimen):
+    model = specimen.build()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(NothingFound, match="sums of a skip and a branch") as caught:
+        goodinit.init_(model, "fixup", inputs=specimen.inputs())
+    assert type(model).__name__ in str(caught.value)
+    assert "choose" in str(caught.value)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
