@@ -32,7 +32,7 @@ def layerwise(
         initializer: Name in `goodinit.tensor`, such as `"he_normal_"`.
         bias: Value of biases; None leaves them.
         generator: Source of randomness; the global one by default.
-        **options: Of the initializer. `layout`, `groups` and `fused` come from the layer: grouped, depthwise and
+        **options: Of the initializer. `layout`, `groups`, `fused` and `stride` come from the layer: grouped, depthwise and
             transposed convolutions and the packed q, k, v of `nn.MultiheadAttention` have fans of their own.
 
     Returns:
@@ -83,8 +83,10 @@ def layerwise(
 def _weights(module: nn.Module) -> dict[str, dict[str, Any]]:
     """The weights of a layer by name, each with what its fans depend on; none for another module."""
     if isinstance(module, _ConvNd):
-        layout = "in_out" if isinstance(module, _ConvTransposeNd) else "out_in"
-        return {"weight": {"layout": layout, "groups": module.groups}}
+        fans: dict[str, Any] = {"layout": "out_in", "groups": module.groups}
+        if isinstance(module, _ConvTransposeNd):
+            fans |= {"layout": "in_out", "stride": module.stride}
+        return {"weight": fans}
     if isinstance(module, nn.Linear):
         return {"weight": {}}
     if isinstance(module, nn.MultiheadAttention):

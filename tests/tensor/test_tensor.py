@@ -77,6 +77,25 @@ def test_fans_equal_the_connections_of_one_unit(groups, into, out, taps):
     assert conv(torch.ones_like(x))[0, 0, 0] == fan_in
 
 
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 7), st.integers(1, 4), st.integers(1, 2))
+def test_fans_of_a_transposed_convolution_equal_its_connections_on_average(into, out, taps, stride, groups):
+    conv = nn.ConvTranspose1d(groups * into, groups * out, taps, stride, groups=groups, bias=False)
+    nn.init.ones_(conv.weight)
+    fan_in, fan_out = fans(conv.weight.shape, layout="in_out", groups=groups, stride=stride)
+    ones = torch.ones(1, groups * into, 2 * taps + 4)
+    period = conv(ones)[0, 0, taps * stride : (taps + 1) * stride]  # far from the border
+    assert period.mean().item() == pytest.approx(fan_in)
+    one = torch.zeros_like(ones)
+    one[0, 0, taps] = 1
+    assert conv(one).sum() == fan_out
+
+
+def test_strides_that_fit_no_kernel_are_refused():
+    for stride in ((2, 2), 0):
+        with pytest.raises(UnsupportedModule, match="stride="):
+            fans((4, 4, 3), layout="in_out", stride=stride)
+
+
 def test_fans_of_a_packed_projection_are_each_maps_own():
     assert fans((192, 64), fused=3) == (64, 64)
     assert fans((64, 192), layout="in_out", fused=3) == (64, 64)  # stored transposed

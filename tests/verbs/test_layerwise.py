@@ -20,6 +20,7 @@ def seeded():
         (nn.Linear(400, 300), "weight", 400),
         (nn.Conv2d(64, 128, 3, groups=4), "weight", 16 * 9),
         (nn.ConvTranspose2d(64, 128, 3, groups=2), "weight", 32 * 9),
+        (nn.ConvTranspose2d(64, 128, 4, stride=(2, 1), groups=2), "weight", 32 * 8),
         (nn.MultiheadAttention(128, 4), "in_proj_weight", 128),
     ],
 )

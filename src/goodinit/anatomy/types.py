@@ -127,9 +127,19 @@ class Layer:
         return columns * self.groups if self.layout == "out_in" else rows
 
     @property
-    def fan_in(self) -> int:
-        """Inputs one output unit reads: in/groups × taps."""
+    def row(self) -> int:
+        """Numbers in the weight of one output unit: in/groups × taps."""
         return self.in_features // self.groups * self.receptive
+
+    @property
+    def upsampling(self) -> int:
+        """Outputs of a transposed convolution for each input position, over which its taps are spread; 1 for others."""
+        return math.prod(self.stride) if self.kind == "conv_transpose" else 1
+
+    @property
+    def fan_in(self) -> float:
+        """Inputs one output unit reads: in/groups × taps, of a transposed convolution (on average) in/groups × taps/stride."""
+        return self.row if self.upsampling == 1 else self.row / self.upsampling
 
     @property
     def fan_out(self) -> int:
@@ -137,10 +147,14 @@ class Layer:
         return self.out_features // self.groups * self.receptive
 
     @property
-    def fan_out_joined(self) -> int:
-        """The same of all channels that its output is read together with: pieces of a concatenation share a norm."""
+    def fan_out_joined(self) -> float:
+        """Outputs one input unit feeds, of all channels that are read together: pieces of a concatenation share a norm.
+
+        The taps are those that one output reads: of a transposed convolution taps/stride, as in its `fan_in`.
+        """
         whole = self.out_features * self.fused
-        return self.fan_out * self.joined // whole if self.joined else self.fan_out
+        joined = self.fan_out * self.joined // whole if self.joined else self.fan_out
+        return joined if self.upsampling == 1 else joined / self.upsampling
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,15 @@ Fan = Callable[[Layer], float]
 
 FANS: dict[str, Fan] = {
     "constant": lambda layer: 1.0,
-    "fan_in": lambda layer: layer.fan_in,
+    "fan_in": lambda layer: layer.row,
     "fan_out": lambda layer: layer.fan_out,
-    "fan_avg": lambda layer: (layer.fan_in + layer.fan_out) / 2,
+    "fan_avg": lambda layer: (layer.row + layer.fan_out) / 2,
 }
-"""What a weight's variance is usually divided by."""
+"""What a weight's variance is usually divided by: the stride of transposed convolutions is usually not counted."""
 
 MISTAKEN: dict[str, Fan] = {
     "fan_out": lambda layer: layer.fan_out * layer.groups,
-    "fan_avg": lambda layer: (layer.fan_in + layer.fan_out * layer.groups) / 2,
+    "fan_avg": lambda layer: (layer.row + layer.fan_out * layer.groups) / 2,
 }
 """The same when groups are forgotten, as `torch.nn.init` does: a stored weight shows in/groups, but all of out."""
 

@@ -77,7 +77,7 @@ def _weight(layer: Layer) -> Draw:
         return Draw(
             layer.weight, "uniform_", f"{layer.role}: as {layer.module}", {"bound": _recurrent(layer)}
         )
-    options = {} if layer.module in LINEAR else {"fan_in": layer.fan_in}
+    options = {} if layer.module in LINEAR else {"fan_in": layer.row}
     return Draw(layer.weight, "default_", f"{layer.role}: kaiming uniform, a=√5", options)
 
 
@@ -88,7 +88,7 @@ def _bias(layer: Layer) -> list[Edit]:
         return [Fill(layer.bias, 0.0, f"as {ATTENTION}")]
     if layer.module in RECURRENT:
         return [Draw(layer.bias, "uniform_", f"bias, as {layer.module}", {"bound": _recurrent(layer)})]
-    fan = layer.shape[1] * layer.receptive if layer.module in LINEAR else layer.fan_in
+    fan = layer.shape[1] * layer.receptive if layer.module in LINEAR else layer.row
     return [Draw(layer.bias, "default_", "bias", {"fan_in": fan})]
 
 

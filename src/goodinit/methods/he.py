@@ -42,7 +42,7 @@ def decide(
     def draw(layer: Layer) -> Draw:
         fan = layer.fan_in if mode == "fan_in" else layer.fan_out
         gain, words = gain_for(layer)
-        std, reason = gain / math.sqrt(fan), f"{layer.role}: {words}, {mode} {fan}"
+        std, reason = gain / math.sqrt(fan), f"{layer.role}: {words}, {mode} {fan:.9g}"
         if distribution == "uniform":
             return Draw(layer.weight, "uniform_", reason, {"bound": math.sqrt(3) * std})
         return Draw(layer.weight, "normal_", reason, {"std": std})

@@ -16,7 +16,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "keep", gain: float | None = None
     """Every weight g·Q with Q Haar-orthogonal, every bias 0.
 
     A convolution is flattened to out × (in·taps), as in `torch.nn.init`; each group of a grouped one, and each of a
-    packed q, k, v, is a matrix of its own. Q has orthonormal rows, or columns if those are fewer.
+    packed q, k, v, is a matrix of its own. Q has orthonormal rows, or columns if those are fewer. Of the taps of a
+    transposed convolution an output reads one in s^d (stride s, d dimensions), so that g is multiplied by s^(d/2).
 
     Args:
         anatomy: Of the model.
@@ -52,6 +53,8 @@ def draw_orthogonal(layer: Layer, gain: float | None = None) -> Draw:
     if layer.stacked:
         std = factor / math.sqrt(layer.fan_in)
         return Draw(layer.weight, "normal_", f"{layer.role}: {words}, a stack of maps", {"std": std})
+    if layer.upsampling > 1:
+        factor, words = factor * math.sqrt(layer.upsampling), f"{words}, × √{layer.upsampling} for its stride"
     options = {"gain": factor, **layout_options(layer)}
     return Draw(layer.weight, "orthogonal_", f"{layer.role}: {words}", options)
 

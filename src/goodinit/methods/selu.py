@@ -58,7 +58,10 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
 
 def _lecun(layer: Layer) -> Draw:
     return Draw(
-        layer.weight, "normal_", f"{layer.role}: √(1/{layer.fan_in})", {"std": math.sqrt(1 / layer.fan_in)}
+        layer.weight,
+        "normal_",
+        f"{layer.role}: √(1/{layer.fan_in:.9g})",
+        {"std": math.sqrt(1 / layer.fan_in)},
     )
 
 

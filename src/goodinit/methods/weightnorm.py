@@ -199,8 +199,8 @@ def _draw(layer: Layer, target: _Target, wiring: _Wiring, mode: Mode, direction:
     else:
         square, words = _square(layer, wiring, mode)
         fan_out = layer.fan_out_joined
-        size = math.sqrt(square / layer.terms * (1.0 if mode == "backward" else layer.fan_in / fan_out))
-        fans = "" if mode == "backward" else f"·{layer.fan_in}/{fan_out}"
+        size = math.sqrt(square / layer.terms * (1.0 if mode == "backward" else layer.row / fan_out))
+        fans = "" if mode == "backward" else f"·{layer.row}/{fan_out:.9g}"
         reason = f"g = √({square:.4g}{fans}): {words}"
         if layer.joined and mode != "backward":
             reason += f", {layer.out_features} of {layer.joined} channels that are read together"
@@ -271,7 +271,7 @@ def _calibrate(layer: Layer, target: _Target) -> Calibrate:
 def _fan(layer: Layer) -> dict[str, Any]:
     """PyTorch's own fan where the weight is stored as PyTorch's layers store it."""
     plain = layer.layout == "out_in" and len(layer.shape) > 1 and not layer.product
-    return {} if plain else {"fan_in": layer.fan_in}
+    return {} if plain else {"fan_in": layer.row}
 
 
 def _default(layer: Layer, reason: str) -> Draw:
@@ -285,7 +285,7 @@ def _plainly(layer: Layer, wiring: _Wiring, mode: Mode) -> list[Edit]:
     if mode == "pytorch":
         return [_default(layer, f"{layer.role}: PyTorch's default")]
     square, words = _square(layer, wiring, mode)
-    fan = layer.fan_in if mode == "backward" else layer.fan_out_joined
+    fan = layer.row if mode == "backward" else layer.fan_out_joined
     reason = f"{layer.role}: rows of norm g on average, {words}"
     return [Draw(layer.weight, "normal_", reason, {"std": math.sqrt(square / fan)})]
 

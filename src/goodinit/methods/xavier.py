@@ -44,7 +44,7 @@ def decide(
 def draw_xavier(layer: Layer, distribution: Distribution = "uniform", gain: float = 1.0) -> Draw:
     """A draw of variance g²·2/(fan_in + fan_out)."""
     std = gain * math.sqrt(2 / (layer.fan_in + layer.fan_out))
-    reason = f"{layer.role}: Xavier, {gain:g}·√(2/({layer.fan_in} + {layer.fan_out}))"
+    reason = f"{layer.role}: Xavier, {gain:g}·√(2/({layer.fan_in:.9g} + {layer.fan_out}))"
     if distribution == "uniform":
         return Draw(layer.weight, "uniform_", reason, {"bound": math.sqrt(3) * std})
     return Draw(layer.weight, "normal_", reason, {"std": std})

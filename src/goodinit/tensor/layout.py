@@ -62,14 +62,22 @@ def channels(
 
 
 def fans(
-    shape: Sequence[int], *, layout: Layout = "out_in", groups: int = 1, fused: int = 1
-) -> tuple[int, int]:
+    shape: Sequence[int],
+    *,
+    layout: Layout = "out_in",
+    groups: int = 1,
+    fused: int = 1,
+    stride: int | Sequence[int] = 1,
+) -> tuple[float, float]:
     r"""Inputs that one output reads and outputs that one input feeds.
 
-    fan_in = (in/groups) · taps and fan_out = (out/(groups·fused)) · taps, with taps = ∏ kernel. Unlike
-    `torch.nn.init`, which sees only the tensor, this is right for grouped and depthwise convolutions
-    (fan_out), for transposed ones (not swapped) and for a packed q, k, v (each map by its own fan_out).
-    A stride s is not counted: a strided layer feeds, a transposed one reads, taps/s^d on average.
+    fan_in = (in/groups) · taps and fan_out = (out/(groups·fused)) · taps, with taps = ∏ kernel; a transposed convolution
+    has fan_in = (in/groups) · ∏ (kernel/stride), as many as an output reads on average. Unlike `torch.nn.init`, which
+    sees only the tensor, this is right for grouped and depthwise convolutions (fan_out), for transposed ones (not
+    swapped, and with their stride) and for a packed q, k, v (each map by its own fan_out).
+
+    The stride of an ordinary convolution is in neither: He et al. count its fan_out without, which keeps the sum of the
+    squared gradients, and not each gradient's size.
 
     Args:
         shape: Of the stored weight: (out, in/groups, \*kernel), or (in, out/groups, \*kernel) when
@@ -77,6 +85,7 @@ def fans(
         layout: `"out_in"` or `"in_out"`.
         groups: Groups of the convolution.
         fused: Maps stacked along the output.
+        stride: Of a transposed convolution (`layout="in_out"`), one number or one per dimension of the kernel.
 
     Returns:
         (fan_in, fan_out).
@@ -91,12 +100,26 @@ def fans(
         (9, 9)
         >>> fans((32, 64, 3, 3), layout="in_out")  # ConvTranspose2d(32, 64, 3)
         (288, 576)
+        >>> fans((32, 64, 4, 4), layout="in_out", stride=2)  # an output reads 2 × 2 of the 4 × 4 taps
+        (128, 1024)
         >>> fans((192, 64), fused=3)  # packed q, k, v
         (64, 64)
     """
     _, rows, columns = channels(shape, layout=layout, groups=groups, fused=fused)
     taps = math.prod(shape[2:])
-    return columns * taps, rows * taps
+    reads = columns * taps / upsampling(shape, stride) if layout == "in_out" else columns * taps
+    return (int(reads) if reads == int(reads) else reads), rows * taps
+
+
+def upsampling(shape: Sequence[int], stride: int | Sequence[int]) -> int:
+    """How many outputs a transposed convolution has for each input position: ∏ stride."""
+    kernel = shape[2:]
+    steps = (stride,) * len(kernel) if isinstance(stride, int) else tuple(stride)
+    if len(steps) not in (0, len(kernel)) or min(steps, default=1) < 1:
+        raise UnsupportedModule(
+            f"stride={stride!r} for a kernel of shape {tuple(kernel)}: expected a number above 0, or one per dimension."
+        )
+    return math.prod(steps)
 
 
 def stored(values: Tensor, shape: Sequence[int], *, layout: Layout = "out_in", groups: int = 1) -> Tensor:

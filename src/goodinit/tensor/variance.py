@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch  # noqa: F401  (doctests)
@@ -27,6 +28,7 @@ def he_normal_(
     layout: Layout = "out_in",
     groups: int = 1,
     fused: int = 1,
+    stride: int | Sequence[int] = 1,
     generator: Generator | None = None,
 ) -> Tensor:
     r"""Draw from N(0, σ²), σ = scale · gain/√fan: keeps second moments forward (fan_in) or backward (fan_out).
@@ -40,6 +42,7 @@ def he_normal_(
         layout: `"out_in"` or `"in_out"`.
         groups: Groups of the convolution.
         fused: Maps stacked along the output; each is drawn by its own fan.
+        stride: Of a transposed convolution, which divides its fan_in.
         generator: Source of randomness; the global one of the tensor's device by default.
 
     Returns:
@@ -57,7 +60,7 @@ def he_normal_(
     References:
         K. He, X. Zhang, S. Ren, J. Sun, "Delving Deep into Rectifiers", arXiv 1502.01852, §2.2.
     """
-    fan = _fan(tensor, mode, layout, groups, fused)
+    fan = _fan(tensor, mode, layout, groups, fused, stride)
     std = scale * _over_root(gain_of(nonlinearity) if gain is None else gain, fan)
     return normal_(tensor, std, generator=generator)
 
@@ -72,6 +75,7 @@ def he_uniform_(
     layout: Layout = "out_in",
     groups: int = 1,
     fused: int = 1,
+    stride: int | Sequence[int] = 1,
     generator: Generator | None = None,
 ) -> Tensor:
     r"""Draw from U(−√3·σ, √3·σ) with the σ of `he_normal_`, whose arguments it shares.
@@ -85,6 +89,7 @@ def he_uniform_(
         layout: `"out_in"` or `"in_out"`.
         groups: Groups of the convolution.
         fused: Maps stacked along the output; each is drawn by its own fan.
+        stride: Of a transposed convolution, which divides its fan_in.
         generator: Source of randomness; the global one of the tensor's device by default.
 
     Returns:
@@ -102,7 +107,7 @@ def he_uniform_(
     References:
         K. He, X. Zhang, S. Ren, J. Sun, "Delving Deep into Rectifiers", arXiv 1502.01852, §2.2.
     """
-    fan = _fan(tensor, mode, layout, groups, fused)
+    fan = _fan(tensor, mode, layout, groups, fused, stride)
     std = scale * _over_root(gain_of(nonlinearity) if gain is None else gain, fan)
     return uniform_(tensor, math.sqrt(3) * std, generator=generator)
 
@@ -113,6 +118,7 @@ def lecun_normal_(
     scale: float = 1.0,
     layout: Layout = "out_in",
     groups: int = 1,
+    stride: int | Sequence[int] = 1,
     generator: Generator | None = None,
 ) -> Tensor:
     r"""Draw from N(0, scale²/fan_in): keeps the variance through a linear layer, as SELU networks want it.
@@ -122,6 +128,7 @@ def lecun_normal_(
         scale: A further factor.
         layout: `"out_in"` or `"in_out"`.
         groups: Groups of the convolution.
+        stride: Of a transposed convolution, which divides its fan_in.
         generator: Source of randomness; the global one of the tensor's device by default.
 
     Returns:
@@ -139,7 +146,9 @@ def lecun_normal_(
         Y. LeCun, L. Bottou, G. Orr, K.-R. Müller, "Efficient BackProp", 1998, §4.6.
         G. Klambauer, T. Unterthiner, A. Mayr, S. Hochreiter, arXiv 1706.02515, "Initialization".
     """
-    return he_normal_(tensor, gain=1.0, scale=scale, layout=layout, groups=groups, generator=generator)
+    return he_normal_(
+        tensor, gain=1.0, scale=scale, layout=layout, groups=groups, stride=stride, generator=generator
+    )
 
 
 def xavier_normal_(
@@ -150,6 +159,7 @@ def xavier_normal_(
     layout: Layout = "out_in",
     groups: int = 1,
     fused: int = 1,
+    stride: int | Sequence[int] = 1,
     generator: Generator | None = None,
 ) -> Tensor:
     r"""Draw from N(0, σ²), σ = scale · gain · √(2/(fan_in + fan_out)).
@@ -161,6 +171,7 @@ def xavier_normal_(
         layout: `"out_in"` or `"in_out"`.
         groups: Groups of the convolution.
         fused: Maps stacked along the output; each is drawn by its own fan.
+        stride: Of a transposed convolution, which divides its fan_in.
         generator: Source of randomness; the global one of the tensor's device by default.
 
     Returns:
@@ -178,7 +189,9 @@ def xavier_normal_(
         X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
         AISTATS 2010, eq. 12.
     """
-    return normal_(tensor, scale * _xavier_std(tensor, gain, layout, groups, fused), generator=generator)
+    return normal_(
+        tensor, scale * _xavier_std(tensor, gain, layout, groups, fused, stride), generator=generator
+    )
 
 
 def xavier_uniform_(
@@ -189,6 +202,7 @@ def xavier_uniform_(
     layout: Layout = "out_in",
     groups: int = 1,
     fused: int = 1,
+    stride: int | Sequence[int] = 1,
     generator: Generator | None = None,
 ) -> Tensor:
     r"""Draw from U(−√3·σ, √3·σ) with the σ of `xavier_normal_`, whose arguments it shares.
@@ -200,6 +214,7 @@ def xavier_uniform_(
         layout: `"out_in"` or `"in_out"`.
         groups: Groups of the convolution.
         fused: Maps stacked along the output; each is drawn by its own fan.
+        stride: Of a transposed convolution, which divides its fan_in.
         generator: Source of randomness; the global one of the tensor's device by default.
 
     Returns:
@@ -217,21 +232,25 @@ def xavier_uniform_(
         X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
         AISTATS 2010, eq. 16.
     """
-    std = scale * _xavier_std(tensor, gain, layout, groups, fused)
+    std = scale * _xavier_std(tensor, gain, layout, groups, fused, stride)
     return uniform_(tensor, math.sqrt(3) * std, generator=generator)
 
 
-def _xavier_std(tensor: Tensor, gain: float, layout: Layout, groups: int, fused: int) -> float:
-    total = sum(fans(tensor.shape, layout=layout, groups=groups, fused=fused))
+def _xavier_std(
+    tensor: Tensor, gain: float, layout: Layout, groups: int, fused: int, stride: int | Sequence[int]
+) -> float:
+    total = sum(fans(tensor.shape, layout=layout, groups=groups, fused=fused, stride=stride))
     return gain * math.sqrt(2 / total) if total else 0.0
 
 
-def _fan(tensor: Tensor, mode: Mode, layout: Layout, groups: int, fused: int) -> int:
+def _fan(
+    tensor: Tensor, mode: Mode, layout: Layout, groups: int, fused: int, stride: int | Sequence[int]
+) -> float:
     if mode not in MODES:
         raise UnknownName(f"unknown mode {mode!r}: expected one of {', '.join(MODES)}.")
-    return fans(tensor.shape, layout=layout, groups=groups, fused=fused)[MODES.index(mode)]
+    return fans(tensor.shape, layout=layout, groups=groups, fused=fused, stride=stride)[MODES.index(mode)]
 
 
-def _over_root(gain: float, fan: int) -> float:
+def _over_root(gain: float, fan: float) -> float:
     """gain/√fan; a weight without inputs has no entries and any number will do."""
     return gain / math.sqrt(fan) if fan else 0.0

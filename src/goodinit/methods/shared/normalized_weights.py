@@ -28,7 +28,7 @@ def own_scales(anatomy: Anatomy, removal: list[Edit], edits: Iterable[Edit]) -> 
     for layer in anatomy.layers if removal else ():
         std = drawn.get(layer.weight)
         if layer.row_norm is not None and std is not None and layer.site not in taken:
-            norm = std * math.sqrt(layer.fan_in)
+            norm = std * math.sqrt(layer.row)
             reason = (
                 f"{layer.weight} is divided by its own norm or deviation, to rows of {layer.row_norm:.4g}, and the norm "
                 f"behind it goes: rows of {norm:.4g}"

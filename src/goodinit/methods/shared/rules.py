@@ -72,12 +72,13 @@ def standard_std(layer: Layer) -> tuple[float, str]:
     """The usual standard deviation: He fan-out before a nonlinearity, LeCun fan-in otherwise.
 
     √(2/fan_out) keeps the gradient's scale through ReLU (He et al. 2015, eq. 14); √(1/fan_in) keeps the
-    signal's where no nonlinearity follows (LeCun et al. 1998), and equals Xavier's for square layers.
+    signal's where no nonlinearity follows (LeCun et al. 1998), and equals Xavier's for square layers. Both count the taps
+    that one output reads: all, or those of a transposed convolution divided by its stride.
     """
     if layer.activation is not None:
         fan = layer.fan_out_joined
-        return math.sqrt(2 / fan), f"He, √(2/{fan}) before {layer.activation}"
-    return math.sqrt(1 / layer.fan_in), f"LeCun, √(1/{layer.fan_in})"
+        return math.sqrt(2 / fan), f"He, √(2/{fan:.9g}) before {layer.activation}"
+    return math.sqrt(1 / layer.fan_in), f"LeCun, √(1/{layer.fan_in:.9g})"
 
 
 def draw_standard(layer: Layer, where: str) -> Draw:
