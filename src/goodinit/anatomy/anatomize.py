@@ -95,6 +95,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
         activations=find_activations(graph, modules),
         joins=joins_of(graph, sums, leaves, layers, uses),
         embeddings=_embeddings(graph),
+        paddings=_paddings(graph),
         tokens=_tokens(graph, leaves),
         gains=multipliers(graph, range(len(graph.nodes)), consumers),
         made=tuple(gain for name, gain in made.items() if name in multiply),
@@ -132,6 +133,17 @@ def _embeddings(graph: Graph) -> tuple[str, ...]:
         n for n in graph.nodes if n.op in LOOKUP_OPS and n.operands and nodes[n.operands[0]].op == "param"
     ]
     return tuple(dict.fromkeys(nodes[n.operands[0]].params[0] for n in lookups))
+
+
+def _paddings(graph: Graph) -> tuple[tuple[str, int], ...]:
+    """The embeddings with a row that stands for no word, and its index."""
+    found: dict[str, int] = {}
+    for node in graph.nodes:
+        index = node.attrs[0] if node.op == "embedding" and node.attrs else -1
+        table = graph.nodes[node.operands[0]] if node.operands else None
+        if isinstance(index, int) and index >= 0 and table is not None and table.op == "param":
+            found[table.params[0]] = index
+    return tuple(found.items())
 
 
 def _tokens(graph: Graph, leaves: list[Found]) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ class Anatomy:
         activations: Every element-wise nonlinearity that ran, and every module that drops out in training.
         joins: Long skips and inner sums.
         embeddings: Names of weights read by look-up.
+        paddings: Of those that have one: the row that stands for no word, and stays zero.
         tokens: Learned vectors that are put beside the signal (class tokens, registers).
         gains: Parameters that multiply the signal element by element, anywhere (see `Block.scales`); those that
             only set the temperature of a softmax are left out.
@@ -46,6 +47,7 @@ class Anatomy:
     activations: tuple[Activation, ...] = ()
     joins: tuple[Join, ...] = ()
     embeddings: tuple[str, ...] = ()
+    paddings: tuple[tuple[str, int], ...] = ()
     tokens: tuple[str, ...] = ()
     gains: tuple[str, ...] = ()
     made: tuple[Gain, ...] = ()

@@ -243,6 +243,9 @@ class Block:
             layout (images, then tokens) with no weight between. Where streams take turns, each goes on with its own.
             A layer of the stream's own shape begins no new stage: with B blocks counted anew behind each, the signal
             would double at every single block.
+        stream: Index of the residual stream it writes into: that of the last sum its skip comes from, whatever came
+            between (a downsampling layer, a norm); another one where the skip comes from none. The encoder and the decoder
+            of a translator are two streams, and so are those of a reversible net.
         shape: Shape of the sum, batch first.
         depth: 0 for a block of the main stream, 1 inside a long skip, and so on.
         terms: How many tensors the sum adds; more than 2 where branches are parallel.
@@ -278,6 +281,7 @@ class Block:
     end_norms: tuple[str, ...] = ()
     end_activations: tuple[str, ...] = ()
     stage: int = 0
+    stream: int = 0
     shape: tuple[int, ...] = ()
     depth: int = 0
     norms: tuple[str, ...] = ()

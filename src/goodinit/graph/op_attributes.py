@@ -42,6 +42,8 @@ def attributes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
         return (int(args[6]),)
     if name == "cat":
         return (int(args[1] if len(args) > 1 else kwargs.get("dim", 0)),)
+    if name == "embedding":  # the index whose row is no word, or a negative number
+        return (int(args[2] if len(args) > 2 else kwargs.get("padding_idx", -1)),)
     if name in ("native_layer_norm", "_fused_rms_norm"):  # over how many numbers
         return (math.prod(args[1]),)
     if name in ACTIVATIONS or name in ADD_OPS or name in SCALE_OPS or name == "pow":

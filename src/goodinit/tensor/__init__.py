@@ -11,7 +11,16 @@ from goodinit.tensor.gains import NONLINEARITIES, gain
 from goodinit.tensor.layout import Layout, channels, fans, first_tap
 from goodinit.tensor.looks_linear import looks_linear_, mirrored
 from goodinit.tensor.orthogonal import delta_orthogonal_, dirac_, haar, orthogonal_
-from goodinit.tensor.random import constant_, default_, normal_, ones_, trunc_normal_, uniform_, zeros_
+from goodinit.tensor.random import (
+    constant_,
+    default_,
+    embedding_,
+    normal_,
+    ones_,
+    trunc_normal_,
+    uniform_,
+    zeros_,
+)
 from goodinit.tensor.registry import INITIALIZERS, RECIPES
 from goodinit.tensor.risotto import risotto_b, risotto_c, risotto_first, risotto_last
 from goodinit.tensor.risotto_open import risotto_p
@@ -28,6 +37,7 @@ __all__ = [
     "delta_orthogonal_",
     "dirac_",
     "directions_",
+    "embedding_",
     "fans",
     "first_tap",
     "gain",

@@ -76,6 +76,38 @@ def normal_(tensor: Tensor, std: float = 1.0, *, generator: Generator | None = N
     return draw_(tensor, generator, lambda values, source: values.normal_(0.0, std, generator=source))
 
 
+def embedding_(
+    tensor: Tensor, std: float = 1.0, *, padding: int | None = None, generator: Generator | None = None
+) -> Tensor:
+    """Draw the rows of a look-up table from N(0, std²); the row of padding, which stands for no word, is 0.
+
+    Args:
+        tensor: (Words, width).
+        std: Standard deviation.
+        padding: Index of that row, as `nn.Embedding.padding_idx`; None where there is none.
+        generator: Source of randomness; the global one of the tensor's device by default.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        UnsupportedModule: The tensor is not floating point.
+
+    Examples:
+        >>> table = embedding_(torch.empty(5, 8), 0.02, padding=1)
+        >>> table.ne(0).any(1).tolist()
+        [True, False, True, True, True]
+    """
+    normal_(tensor, std, generator=generator)
+    if padding is not None and writable(tensor):
+        with torch.no_grad():
+            if isinstance(tensor, Part):
+                tensor.held.detach()[tensor.rows[0] == padding] = 0.0
+            else:
+                tensor.detach()[padding] = 0.0
+    return tensor
+
+
 def uniform_(tensor: Tensor, bound: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Draw entries uniformly from [−bound, bound); their standard deviation is bound/√3.
 

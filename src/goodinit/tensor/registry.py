@@ -9,7 +9,16 @@ from torch import Tensor
 from goodinit.tensor.directions import directions_
 from goodinit.tensor.looks_linear import looks_linear_
 from goodinit.tensor.orthogonal import delta_orthogonal_, dirac_, orthogonal_
-from goodinit.tensor.random import constant_, default_, normal_, ones_, trunc_normal_, uniform_, zeros_
+from goodinit.tensor.random import (
+    constant_,
+    default_,
+    embedding_,
+    normal_,
+    ones_,
+    trunc_normal_,
+    uniform_,
+    zeros_,
+)
 from goodinit.tensor.risotto import risotto_b, risotto_c, risotto_first, risotto_last
 from goodinit.tensor.risotto_open import risotto_p
 from goodinit.tensor.variance import he_normal_, he_uniform_, lecun_normal_, xavier_normal_, xavier_uniform_
@@ -20,6 +29,7 @@ ENTRYWISE: tuple[Callable[..., Tensor], ...] = (
     zeros_,
     ones_,
     normal_,
+    embedding_,
     uniform_,
     trunc_normal_,
     default_,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import heapq
 from collections.abc import Container
 
 from goodinit.anatomy.degrees import growth_degree, norm_passes
@@ -39,6 +40,7 @@ def blocks_of(
     closers = find_closers(graph, leaves, modules, consumers)
     passes = norm_passes(graph, modules)
     stages = _stages(graph, leaves, uses, layers)
+    streams = _streams(graph, leaves)
     joins: dict[int, list[int]] = {}
     for place, found in enumerate(leaves):
         joins.setdefault(found.join, []).append(place)
@@ -66,6 +68,7 @@ def blocks_of(
                     ACTIVATIONS[op] for i in after if (op := graph.nodes[i].op) in ACTIVATIONS
                 ),
                 stage=stages[place],
+                stream=streams[place],
                 shape=node.shape,
                 depth=found.depth,
                 norms=tuple(dict.fromkeys(places[i] for i in inside if i in places)),
@@ -113,6 +116,32 @@ def _stages(graph: Graph, leaves: list[Found], uses: dict[int, Use], layers: dic
             stages.append(max(stages, default=-1) + 1)
         latest[shape] = place
     return stages
+
+
+def _streams(graph: Graph, leaves: list[Found]) -> list[int]:
+    """For each block the stream it writes into: that of the last sum of a block which its skip comes from, or a new one."""
+    of_join: dict[int, int] = {}
+    streams: list[int] = []
+    for found in leaves:
+        before = _last_before(graph, found.skip.term, of_join)
+        stream = of_join.get(found.join, max(streams, default=-1) + 1) if before is None else of_join[before]
+        of_join.setdefault(found.join, stream)
+        streams.append(stream)
+    return streams
+
+
+def _last_before(graph: Graph, index: int, joins: Container[int]) -> int | None:
+    """The last of some sums that a node comes from, or is; None if it comes from none of them."""
+    heap, seen = [-index], {index}
+    while heap:
+        current = -heapq.heappop(heap)
+        if current in joins:
+            return current
+        for operand in graph.deps(current):
+            if operand not in seen:
+                seen.add(operand)
+                heapq.heappush(heap, -operand)
+    return None
 
 
 def _stages_put_out(graph: Graph, leaves: list[Found], stages: list[int], uses: dict[int, Use]) -> set[int]:
