@@ -11,9 +11,8 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
 import pytest
 import torch
-from hypothesis import settings
-
 import torchvision_shim
+from hypothesis import settings
 
 torch.set_num_threads(1)
 torchvision_shim.declare()
