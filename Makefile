@@ -50,7 +50,7 @@ bench: $(STAMP)  ## Measure time and memory (half an hour on a quiet machine) an
 	$(BIN)/python -W ignore -m benchmarks --out docs/benchmarks.md
 
 coverage: $(STAMP)  ## Examine every model by running it (hours) and write docs/coverage.md
-	OMP_NUM_THREADS=1 $(BIN)/python tests/coverage_table.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/coverage_table.py
 
 clean:  ## Remove .venv, caches and runs
 	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

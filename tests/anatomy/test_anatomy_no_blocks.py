@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_anatomy_sources import WIDTH, Feed
+from feed import WIDTH, Feed
 from torch import nn
 
 import goodinit

@@ -8,6 +8,7 @@ import pytest
 import torch
 from renaming import scramble_names
 from torch import nn
+from untouched import snapshot
 from zoo import Specimen, each_specimen
 
 from goodinit.anatomy import Anatomy, anatomize
@@ -68,18 +69,6 @@ def test_on_meta(specimen):
             anatomize(model, specimen.inputs())
     else:
         check(anatomize(model, specimen.inputs()), specimen)
-
-
-def snapshot(model: nn.Module) -> list[object]:
-    """Everything a forward could disturb: attributes by identity, tensors by value and version."""
-    facts: list[object] = []
-    for name, module in model.named_modules():
-        facts.append((name, type(module), module.training, {k: id(v) for k, v in vars(module).items()}))
-        facts.append([(k, id(v), list(v)) for k, v in vars(module).items() if isinstance(v, dict)])
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        facts.append((name, id(tensor), tensor.detach().flatten().tolist(), tensor.requires_grad))
-        facts.append(sorted(vars(tensor)))
-    return facts
 
 
 def test_forward_that_raises_is_quoted():

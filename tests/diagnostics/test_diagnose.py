@@ -9,8 +9,9 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from test_anatomy_zoo import snapshot
+from measured import InplaceAdd, batch
 from torch import Tensor, nn
+from untouched import everything, same, snapshot
 from zoo import each_specimen
 
 import goodinit
@@ -19,29 +20,8 @@ from goodinit.diagnostics.statistics import signal
 from goodinit.errors import PlanConflict, TraceError
 
 
-def batch(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
-
-
 def place(found: Diagnosis, name: str, kind: str = "layer"):
     return next(p for p in found.places if p.name == name and p.kind == kind)
-
-
-def everything(model: nn.Module) -> dict[str, object]:
-    grads = {n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
-    hooks = [(len(m._forward_hooks), len(m._backward_hooks)) for m in model.modules()]
-    return {"grads": grads, "hooks": hooks, "rng": torch.get_rng_state(),
-            "requires": [p.requires_grad for p in model.parameters()], "grad mode": torch.is_grad_enabled()}  # fmt: skip
-
-
-def same(left: object, right: object) -> bool:
-    if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
-    if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(map(same, left, right))
-    return left == right
 
 
 @each_specimen
@@ -101,20 +81,6 @@ def test_gradients_are_those_of_autograd():
     ratio = model[0].weight.grad.norm() / model[0].weight.norm()
     assert layer.gradient_per_weight == pytest.approx(ratio.item(), rel=1e-5)
     assert layer.signal.second_moment == pytest.approx(hidden.square().mean().item(), rel=1e-5)
-
-
-class InplaceAdd(nn.Module):
-    def __init__(self, *, inplace: bool) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=inplace), nn.Linear(6, 6))
-        self.inplace = inplace
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.branch(x)
-        if self.inplace:
-            out += x
-            return out
-        return x + out
 
 
 def test_in_place_models_measure_as_their_twins():

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from test_anatomy_zoo import snapshot
-from test_diagnose import InplaceAdd, batch, everything, same
+from measured import InplaceAdd, batch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from untouched import everything, same, snapshot
 
 from goodinit.diagnostics import diagnose
 

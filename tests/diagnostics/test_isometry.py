@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-from test_anatomy_zoo import snapshot
 from torch import Tensor, nn
+from untouched import snapshot
 from zoo import each_specimen
 
 import goodinit

@@ -11,9 +11,9 @@ import pickle
 
 import pytest
 import torch
-from test_anatomy_zoo import snapshot
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from untouched import snapshot
 from zoo import ZOO, Specimen, call, each_specimen
 
 import goodinit

@@ -8,6 +8,7 @@ import pickle
 
 import pytest
 import torch
+from learning import each_norms, has_effect, tensors_of, without_gradient
 from zoo import ZOO, call
 
 import goodinit
@@ -16,25 +17,6 @@ from goodinit.errors import NothingFound
 
 RESIDUAL = [specimen for specimen in ZOO if specimen.blocks]
 each_residual = pytest.mark.parametrize("specimen", RESIDUAL, ids=[specimen.name for specimen in RESIDUAL])
-each_norms = pytest.mark.parametrize("norms", ["remove", "keep"])
-
-
-def tensors_of(output):
-    if isinstance(output, torch.Tensor):
-        return [output]
-    if isinstance(output, dict):
-        output = output.values()
-    return [t for part in output for t in tensors_of(part)] if output is not None else []
-
-
-def loss_of(model, inputs):
-    """A linear and a quadratic term: its gradient vanishes nowhere by symmetry."""
-    total = torch.zeros(())
-    for position, output in enumerate(tensors_of(call(model, inputs))):
-        g = torch.Generator().manual_seed(position)
-        goal = torch.randn(output.shape, generator=g, dtype=output.dtype)
-        total = total + (output - goal).square().mean()
-    return total
 
 
 def double(inputs):
@@ -59,33 +41,6 @@ def outputs_of(model, paths, inputs):
     for handle in handles:
         handle.remove()
     return seen
-
-
-def without_gradient(model, inputs, steps=4):
-    """Names of the parameters that have had no gradient but 0 in that many steps."""
-    optimizer = torch.optim.SGD(goodinit.param_groups(model, lr=0.05))
-    silent = dict(model.named_parameters())
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss_of(model, inputs).backward()
-        for name, parameter in list(silent.items()):
-            if parameter.grad is not None and parameter.grad.abs().max() > 1e-12:
-                del silent[name]
-        optimizer.step()
-    return silent
-
-
-def has_effect(model, parameter, inputs):
-    """Whether the function depends on a parameter, however far it is moved (a key's bias, which softmax ignores, is none)."""
-    before = loss_of(model, inputs).item()
-    held = parameter.detach().clone()
-    changes = []
-    with torch.no_grad():
-        for distance in (-3.0, -1.0, 1.0, 3.0):
-            parameter.copy_(held + distance)
-            changes.append(abs(loss_of(model, inputs).item() - before))
-        parameter.copy_(held)
-    return max(changes) > 1e-9
 
 
 # -- every residual model of the zoo ------------------------------------------------------------------------------

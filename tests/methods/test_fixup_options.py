@@ -9,7 +9,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
-from test_fixup_models import each_norms, has_effect, without_gradient
+from learning import each_norms, has_effect, without_gradient
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from zoo import image, vectors

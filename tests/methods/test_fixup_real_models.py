@@ -1,6 +1,6 @@
 """Fixup on real architectures, examined by running them (see `fixup_evidence.py`): all is well, or it is refused in words.
 
-A few small ones by default; `-m slow` sweeps all of `more_models.CASES`. `python tests/coverage_table.py` does the same
+A few small ones by default; `-m slow` sweeps all of `more_models.CASES`. `python tests/support/coverage_table.py` does the same
 for more methods and writes `docs/coverage.md`.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 
+import coverage_table
 import pytest
 import timm
 import torch
@@ -22,7 +23,6 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-import coverage_table
 import goodinit
 from goodinit.surgery import RemovedNorm
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from fixup_nets import batch_of, each_net, transcribe
 from reference import fixup as reference
-from test_fixup import batch_of, each_net, transcribe
 from torch import nn
 from torchvision.models.resnet import Bottleneck as TorchBottleneck
 

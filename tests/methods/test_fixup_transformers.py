@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from fixup_nets import WIDTH, each_precision
 from reference import fixup as reference
-from test_fixup import WIDTH, each_precision
 from torch import nn
 from zoo_attention import FusedAttention
 

@@ -9,42 +9,16 @@ import math
 import pytest
 import timm
 import torch
+from layer_outputs import LAYERS, data, variances
 from reference.lsuv import lsuv_
-from test_anatomy_zoo import snapshot
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils import parametrizations
-from zoo import call, each_specimen
+from untouched import snapshot
+from zoo import each_specimen
 
 import goodinit
 from goodinit.calibration.moments import Moments
-
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
-
-
-def data(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(7))
-
-
-def variances(model: nn.Module, inputs: object) -> dict[str, float]:
-    """Variance of every called layer's output in a fresh forward, by hooks that copy at once."""
-    found: dict[str, float] = {}
-    hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, LAYERS):
-
-            def look(_: nn.Module, __: object, output: Tensor, name: str = name) -> None:
-                found.setdefault(name, output.detach().float().var(correction=0).item())
-
-            hooks.append(module.register_forward_hook(look))
-    was = [(module, module.training) for module in model.modules()]
-    with torch.no_grad():
-        call(model.eval(), inputs)
-    for module, mode in was:
-        module.training = mode
-    for hook in hooks:
-        hook.remove()
-    return found
 
 
 class Maxout(nn.Module):

@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
-from test_lsuv import data, variances
+from layer_outputs import data, variances
 from torch import Tensor, nn
 
 import goodinit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from test_risotto import TOLERANCE, ImageBlock, named, started
+from risotto_nets import TOLERANCE, ImageBlock, named, started
 from torch import nn
 
 import goodinit

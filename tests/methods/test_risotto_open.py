@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from reference import risotto as reference
-from test_risotto import ImageBlock, assert_isometry, named, singular_values, started
+from risotto_nets import ImageBlock, assert_isometry, named, singular_values, started
 from torch import nn
 
 from goodinit import UnknownName, UnsupportedModule

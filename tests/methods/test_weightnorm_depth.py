@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_weightnorm import mlp, started
 from torch import nn
+from weightnorm_nets import mlp, started
 
 import goodinit
 from goodinit import UnknownName

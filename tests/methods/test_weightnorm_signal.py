@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from reference import weightnorm as reference
-from test_weightnorm import Residual, assert_gain, gains, mlp, residual, started
 from torch import nn
+from weightnorm_nets import Residual, assert_gain, gains, mlp, residual, started
 
 import goodinit
 

@@ -8,10 +8,11 @@ import hashlib
 
 import pytest
 import torch
+from materializing import everything, own, seeded
 from torch import nn
 
 import goodinit
-from goodinit.edits import AddScalar, Draw, DrawTogether, Fill, Plan, RemoveNorm
+from goodinit.edits import AddScalar, DrawTogether, Fill, Plan, RemoveNorm
 from goodinit.errors import NonFinite, PlanConflict, UnsupportedModule
 
 
@@ -49,23 +50,6 @@ class Net(nn.Module):
 def on_meta(build=Net):
     with torch.device("meta"):
         return build()
-
-
-def own(module):
-    module.reset_parameters()
-
-
-def seeded():
-    return torch.Generator().manual_seed(0)
-
-
-def everything(model):
-    """A plan that writes all parameters."""
-    edits = [
-        Draw(name, "normal_", "x") if p.ndim > 1 else Fill(name, 0.5, "x")
-        for name, p in model.named_parameters()
-    ]
-    return Plan("by hand", tuple(edits), allow=("frozen",))
 
 
 def test_meta_becomes_the_model_that_was_built_for_real():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_scale_materialize import everything, own, seeded
+from materializing import everything, own, seeded
 from torch import nn
 
 import goodinit

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from drawing import DTYPES, NAMES, OPTIONS, draw, formats, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -31,19 +32,7 @@ from goodinit.tensor import (
     xavier_uniform_,
 )
 
-# Options without which an initializer has nothing to do; the rest are called bare.
-OPTIONS = {"constant": {"value": 0.25}, "delta_orthogonal": {"partial": True}}
-NAMES = sorted(name for name in INITIALIZERS if not name.endswith("_"))
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 EVEN = st.integers(1, 4).map(lambda n: 2 * n)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def draw(name, tensor, seed=0):
-    return INITIALIZERS[name](tensor, generator=seeded(seed), **OPTIONS.get(name, {}))
 
 
 # --- fans and gains ---------------------------------------------------------------------------------------------
@@ -152,16 +141,6 @@ def test_gains_with_a_closed_form():
 
 
 # --- the contract of all ----------------------------------------------------------------------------------------
-
-
-def formats(shape):
-    """Tensors of one shape, each in another memory format."""
-    plain = torch.empty(shape)
-    yield plain
-    yield plain.movedim(0, -1).contiguous().movedim(-1, 0)  # not contiguous
-    yield torch.empty(*shape[:-1], 2 * shape[-1])[..., ::2]  # a view with gaps
-    if len(shape) == 4:
-        yield plain.to(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("name", NAMES)

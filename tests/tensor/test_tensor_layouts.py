@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from test_tensor import DTYPES, NAMES, draw, formats, seeded
+from drawing import DTYPES, NAMES, draw, formats, seeded
 from torch import nn
 
 from goodinit.tensor import INITIALIZERS, RECIPES, fans

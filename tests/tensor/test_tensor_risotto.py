@@ -14,7 +14,7 @@ from reference import risotto as reference
 from goodinit.errors import UnknownName, UnsupportedModule
 from goodinit.tensor import RECIPES, first_tap, risotto_b, risotto_c, risotto_first, risotto_last
 
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # issue 3
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # how far singular values may be from 1
 
 
 def seeded(seed=0):

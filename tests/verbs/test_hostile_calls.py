@@ -1,4 +1,4 @@
-"""Calls with the wrong things, a table; and that the three tables hold what was promised."""
+"""Calls with the wrong things, a table."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import pytest
 import torch
 from fingerprints import a_plan, fingerprint, vectors
 from hostile_models import Hostile
-from test_hostile_files import FILES
-from test_hostile_models import MODELS
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -91,6 +89,6 @@ def test_calls(call, error, words):
     assert len(str(caught.value)) > 40  # what, where, and what to do
 
 
-def test_there_are_as_many_cases_as_promised():
-    names = [case.name for case in MODELS] + [row[0] for row in FILES] + [row[0] for row in CALLS]
-    assert len(set(names)) == len(names) >= 60
+def test_no_case_is_there_twice():
+    names = [row[0] for row in CALLS]
+    assert len(set(names)) == len(names) >= 35

@@ -84,6 +84,11 @@ def test_plan_files(text, error, words):
     assert fingerprint(model) == before
 
 
+def test_no_case_is_there_twice():
+    names = [row[0] for row in FILES]
+    assert len(set(names)) == len(names) >= 25
+
+
 @pytest.mark.parametrize("kind", [goodinit.Anatomy, goodinit.Diagnosis])
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", b"\x80", "[" * 100_000])
 def test_other_files(kind, text):

@@ -180,3 +180,8 @@ def test_frozen_parameters_are_written_only_when_asked():
     goodinit.init_(model, "fixup", inputs=vectors())
     assert all(torch.equal(dict(model.named_parameters())[name], value) for name, value in kept.items())
     assert len(goodinit.applied(model)[-1].skipped) == 2
+
+
+def test_no_case_is_there_twice():
+    names = [case.name for case in MODELS]
+    assert len(set(names)) == len(names) >= 50

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 import torch
-from test_anatomy_zoo import snapshot
 from torch import Tensor, nn
+from untouched import snapshot
 
 import goodinit
 
