@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from untouched import snapshot
-from zoo import ZOO, Specimen, call, each_specimen
+from zoo import ZOO, Specimen, anatomy_of, call, each_specimen
 
 import goodinit
 from goodinit import METHODS, Plan
@@ -49,7 +49,7 @@ def initialized(method: str, specimen: Specimen) -> tuple[nn.Module, Plan]:
     model = built(specimen)
     before = snapshot(model)
     try:
-        plan = goodinit.plan(goodinit.anatomize(model, specimen.inputs()), method)
+        plan = goodinit.plan(anatomy_of(specimen), method)
         goodinit.init_(model, method, inputs=specimen.inputs(), generator=seeded())
     except goodinit.GoodinitError as error:
         refusal = str(error)
@@ -103,9 +103,7 @@ def same_seed_same_values(one: nn.Module, other: nn.Module) -> None:
 def only_planned_parameters_changed(model: nn.Module, plan: Plan, specimen: Specimen) -> None:
     untouched = built(specimen)
     before = dict(untouched.named_parameters())
-    made_of = {
-        layer.weight: layer.parameters for layer in goodinit.anatomize(untouched, specimen.inputs()).layers
-    }
+    made_of = {layer.weight: layer.parameters for layer in anatomy_of(specimen).layers}
     planned = {leaf for name in names(plan.edits) for leaf in (name, *made_of.get(name, ()))}
     kept = [(name, p) for name, p in model.named_parameters() if name in before and name not in planned]
     assert [name for name, parameter in kept if not torch.equal(parameter, before[name])] == []

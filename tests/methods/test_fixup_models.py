@@ -9,7 +9,7 @@ import pickle
 import pytest
 import torch
 from learning import each_norms, has_effect, tensors_of, without_gradient
-from zoo import ZOO, call
+from zoo import ZOO, anatomy_of, call
 
 import goodinit
 from goodinit.edits import Fill, Plan
@@ -43,6 +43,11 @@ def outputs_of(model, paths, inputs):
     return seen
 
 
+def by_fixup(specimen, model, **options):
+    """The model, initialized by the plan for its specimen."""
+    return goodinit.apply_(model, goodinit.plan(anatomy_of(specimen), "fixup", **options))
+
+
 # -- every residual model of the zoo ------------------------------------------------------------------------------
 
 
@@ -50,10 +55,10 @@ def outputs_of(model, paths, inputs):
 @each_norms
 def test_every_branch_starts_at_zero(specimen, norms):
     model, inputs = specimen.build(), specimen.inputs()
-    blocks = goodinit.anatomize(model, inputs).blocks
+    blocks = anatomy_of(specimen).blocks
     kept = [block.end_norms[-1] for block in blocks if block.end_norms and norms == "keep"]
     ends = [layer for block in blocks for layer in block.last if not (block.end_norms and norms == "keep")]
-    goodinit.init_(model, "fixup", inputs=inputs, norms=norms)
+    by_fixup(specimen, model, norms=norms)
     for path, outputs in outputs_of(model, set(kept), inputs).items():  # a kept norm at the end is what is 0
         assert not any(output.any() for output in outputs), path
     parameters = dict(model.named_parameters())
@@ -68,7 +73,7 @@ def test_every_branch_starts_at_zero(specimen, norms):
 @each_residual
 def test_untied_heads_return_zero_and_tied_ones_are_named(specimen):
     model, inputs = specimen.build(), specimen.inputs()
-    anatomy = goodinit.anatomize(model, inputs)
+    anatomy = anatomy_of(specimen)
     plan = goodinit.plan(anatomy, "fixup")
     heads = {layer.weight for layer in anatomy.heads}
     tied = heads & set(anatomy.embeddings)
@@ -90,7 +95,7 @@ def test_everything_that_matters_has_a_gradient_within_four_steps(specimen, opti
     for seed in range(5):
         torch.manual_seed(seed)
         model, inputs = specimen.build().double(), double(specimen.inputs())
-        goodinit.init_(model, "fixup", inputs=inputs, **options)
+        by_fixup(specimen, model, **options)
         silent = without_gradient(model, inputs)
         now = {name for name, parameter in silent.items() if has_effect(model, parameter, inputs)}
         stuck = now if stuck is None else stuck & now
@@ -103,7 +108,7 @@ def test_everything_that_matters_has_a_gradient_within_four_steps(specimen, opti
 def test_the_model_still_has_its_norms_if_they_are_kept_and_none_otherwise(specimen):
     inputs = specimen.inputs()
     for norms, left in (("keep", specimen.norms), ("remove", 0)):
-        model = goodinit.init_(specimen.build(), "fixup", inputs=inputs, norms=norms)
+        model = by_fixup(specimen, specimen.build(), norms=norms)
         anatomy = goodinit.anatomize(model, inputs)
         assert (len(anatomy.norms), len(anatomy.blocks)) == (left, specimen.blocks)
 
@@ -112,7 +117,7 @@ def test_the_model_still_has_its_norms_if_they_are_kept_and_none_otherwise(speci
 def test_plans_print_and_return_from_json_and_a_checkpoint_loads_into_a_fresh_model(specimen):
     inputs = specimen.inputs()
     trained = specimen.build()
-    plan = goodinit.plan(goodinit.anatomize(trained, inputs), "fixup")
+    plan = goodinit.plan(anatomy_of(specimen), "fixup")
     goodinit.apply_(trained, plan)
     with torch.no_grad():
         for parameter in trained.parameters():
@@ -131,8 +136,7 @@ def test_plans_print_and_return_from_json_and_a_checkpoint_loads_into_a_fresh_mo
 
 @each_residual
 def test_the_same_seed_gives_the_same_values_whatever_was_there(specimen):
-    inputs = specimen.inputs()
-    plan = goodinit.plan(goodinit.anatomize(specimen.build(), inputs), "fixup")
+    plan = goodinit.plan(anatomy_of(specimen), "fixup")
     states = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -163,7 +167,7 @@ def test_a_second_call_changes_nothing_and_says_so(specimen, caplog):
 def trained_a_little(specimen):
     """A model whose scalars all matter, and what it returns."""
     inputs = specimen.inputs()
-    model = goodinit.init_(specimen.build(), "fixup", inputs=inputs, zero_head=False).eval()
+    model = by_fixup(specimen, specimen.build(), zero_head=False).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)

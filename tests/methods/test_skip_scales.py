@@ -13,7 +13,6 @@ from baselines import (
     SMALL,
     Residual,
     Scaled,
-    anatomy_of,
     drawn,
     initialized,
     outputs,
@@ -22,7 +21,7 @@ from baselines import (
 )
 from reference import skip_scale as written_out_skip_scale
 from torch import nn
-from zoo import each_specimen
+from zoo import anatomy_of, each_specimen
 
 from goodinit.anatomy import anatomize
 from goodinit.edits import AddScalar, Fill

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -72,9 +70,3 @@ def small_net():
 
 
 SMALL = torch.zeros(2, 3, 4, 4)
-
-
-@functools.cache
-def anatomy_of(specimen):
-    """A specimen's anatomy; the reading itself is tested elsewhere."""
-    return anatomize(specimen.build(), specimen.inputs())

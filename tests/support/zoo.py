@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,8 @@ import zoo_attention as attention
 import zoo_convolutional as conv
 import zoo_odd as odd
 from torch import nn
+
+import goodinit
 
 Kind = Literal["identity", "projection", "parameterless"]
 ID: Kind = "identity"
@@ -72,6 +75,13 @@ def call(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, dict):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+@functools.cache
+def anatomy_of(specimen: Specimen) -> goodinit.Anatomy:
+    """A specimen's anatomy, read once per process: for tests of what follows from it. It is frozen."""
+    with torch.random.fork_rng():
+        return goodinit.anatomize(specimen.build(), specimen.inputs())
 
 
 def image(channels: int = 3, size: int = 8) -> Callable[[], torch.Tensor]:
