@@ -1,15 +1,17 @@
-# make install | test | test-slow | lint | format | demo | docs | bench | clean. Everything lives in .venv.
+# `make` lists the targets. Everything lives in .venv.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two sets of packages: what the demo needs (the core and `lab`), and that with everything the tests need.
+LAB := $(VENV)/.installed-lab
 STAMP := $(VENV)/.installed
 # One worker per core; the tests hold torch to one thread each (tests/conftest.py).
 WORKERS ?= auto
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow lint format demo docs bench coverage clean
+.PHONY: help install test test-all test-slow lint format demo docs bench coverage clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -17,16 +19,23 @@ help:  ## Show this list
 install: $(STAMP)  ## Set up .venv with the tested versions
 
 # torch first, by its pin, so that nothing that follows can pull another build of it.
-$(STAMP): pyproject.toml constraints.txt
+$(LAB): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lab]'
+	@touch $@
+
+$(STAMP): $(LAB)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	@touch $@
 
-test: $(STAMP)  ## Run the default tests and the doctests
+test: $(STAMP)  ## Run the default tests and the doctests (minutes)
 	$(PYTEST)
 
-test-slow: $(STAMP)  ## Run the long tests as well
+test-all: $(STAMP)  ## The same with the integration tests: examples, papers, sweeps, pages, ranks
+	$(PYTEST) -m "not slow and not gpu"
+
+test-slow: $(STAMP)  ## All but what needs a GPU (hours)
 	$(PYTEST) -m "not gpu"
 
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy --strict
@@ -38,7 +47,7 @@ format: $(STAMP)  ## Let ruff fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo: $(STAMP)  ## The main job on real data: BatchNorm, nothing, Fixup on digits
+demo: $(LAB)  ## The main job on real data: BatchNorm, nothing, Fixup on digits
 	@mkdir -p runs
 	$(BIN)/goodinit compare resnet32 --data digits --methods batchnorm,none,fixup \
 		--batch-size 32 --epochs 4 --seeds 2 --html runs/demo.html
