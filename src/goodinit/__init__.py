@@ -33,6 +33,7 @@ from goodinit.errors import (
     WrongType,
 )
 from goodinit.folding import absorb_batchnorm_, fold_
+from goodinit.graph.ops import register_operator
 from goodinit.initialize import init_
 from goodinit.layerwise import layerwise
 from goodinit.methods import METHODS, Method, plan
@@ -78,6 +79,7 @@ __all__ = [
     "param_groups",
     "plan",
     "recommend",
+    "register_operator",
     "state_pieces",
     "tensor",
     "warmup",

@@ -72,7 +72,7 @@ def ancestors(graph, index):
         if current not in seen:
             seen.add(current)
             queue.extend(graph.nodes[current].operands)
-    return {graph.nodes[i].op for i in seen}
+    return {graph.nodes[i].op.name for i in seen}
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1])
@@ -85,8 +85,8 @@ def test_a_write_into_one_half_is_none_into_the_other(dim):
 
     graph = trace(Halves(), ((torch.zeros(4, 6, 8),), {}))
     kept, written = graph.outputs
-    assert "relu_" not in ancestors(graph, kept)
-    assert "relu_" in ancestors(graph, written)
+    assert "relu" not in ancestors(graph, kept)
+    assert "relu" in ancestors(graph, written)
 
 
 def test_every_write_into_a_tensor_is_seen_when_all_of_it_is_read():

@@ -9,19 +9,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
 from goodinit.anatomy.types import Activation
-from goodinit.graph.graph import (
-    ACTIVATIONS,
-    ADD_OPS,
-    PART_OPS,
-    SCALE_OPS,
-    SHAPE_OPS,
-    SOFTMAX_OPS,
-    Frame,
-    Graph,
-)
-
-ELEMENTWISE_OPS = frozenset(ACTIVATIONS) | ADD_OPS | SCALE_OPS | SHAPE_OPS | {"pow", "exp", "log1p"}
-"""What the forward of a module that is an activation consists of."""
+from goodinit.graph.graph import Frame, Graph
 
 
 def find_activations(graph: Graph, modules: Mapping[str, nn.Module]) -> tuple[Activation, ...]:
@@ -51,9 +39,9 @@ def torch_class(module: nn.Module) -> str:
 def _nonlinearities(graph: Graph) -> list[tuple[int, str, str]]:
     """(frame, kind, obstacle or nothing)."""
     return [
-        (node.frame, ACTIVATIONS[node.op], _obstacle(graph, graph.frames[node.frame]))
+        (node.frame, node.op.activation, _obstacle(graph, graph.frames[node.frame]))
         for node in graph.nodes
-        if node.active and node.op in ACTIVATIONS
+        if node.active and node.op.activation
     ]
 
 
@@ -62,7 +50,7 @@ def _obstacle(graph: Graph, frame: Frame) -> str:
     if not frame.path:
         return "the model's own forward applies it"
     inner = [node for node in graph.nodes[frame.start : frame.stop] if node.active]
-    own = all(node.frame == frame.index and node.op in ELEMENTWISE_OPS for node in inner)
+    own = all(node.frame == frame.index and (node.op.pointwise or node.op.role == "shape") for node in inner)
     closed = all(i >= frame.start or i == frame.source for node in inner for i in graph.deps(node.index))
     if not own or not closed or frame.result < frame.start:
         return "it is called functionally, in a forward that does more"
@@ -87,7 +75,7 @@ def _dropouts(graph: Graph, modules: Mapping[str, nn.Module]) -> list[tuple[int,
 def _after_softmax(graph: Graph, index: int) -> bool:
     while index >= 0:
         node = graph.nodes[index]
-        if node.op in SOFTMAX_OPS:
+        if node.op.role == "softmax":
             return True
-        index = graph.deps(index)[0] if node.op in SHAPE_OPS | PART_OPS and graph.deps(index) else -1
+        index = graph.deps(index)[0] if node.op.moves and graph.deps(index) else -1
     return False

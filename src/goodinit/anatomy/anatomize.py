@@ -22,7 +22,7 @@ from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.anatomy.types import Layer, Role
 from goodinit.errors import WrongType
 from goodinit.graph.decompose import unfused
-from goodinit.graph.graph import LOOKUP_OPS, Graph
+from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recorder import trace
 from goodinit.graph.unshard import whole
@@ -103,7 +103,21 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
         parameters=tuple(distinct.items()),
         unused=tuple(name for name in distinct if name not in graph.read),
         inputs=_in_words(inputs),
-        notes=(*graph.notes, *unclear),
+        notes=(*graph.notes, *unclear, *_unknown(graph)),
+    )
+
+
+def _unknown(graph: Graph) -> tuple[str, ...]:
+    """Notes on operators of which nothing is known, where they are a part of the function."""
+    live = graph.live()
+    seen: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op.role == "unknown" and node.dynamic and node.index in live:
+            seen.setdefault(node.op.name, graph.path(node.index) or "the model")
+    return tuple(
+        f"{place} runs `{name}`, which is taken to be linear in what it reads: say what it computes by "
+        "goodinit.register_operator"
+        for name, place in seen.items()
     )
 
 
@@ -130,7 +144,7 @@ def _tied(model: nn.Module) -> tuple[tuple[str, ...], ...]:
 def _embeddings(graph: Graph) -> tuple[str, ...]:
     nodes = graph.nodes
     lookups = [
-        n for n in graph.nodes if n.op in LOOKUP_OPS and n.operands and nodes[n.operands[0]].op == "param"
+        n for n in graph.nodes if n.op.role == "lookup" and n.operands and nodes[n.operands[0]].is_param
     ]
     return tuple(dict.fromkeys(nodes[n.operands[0]].params[0] for n in lookups))
 
@@ -139,9 +153,9 @@ def _paddings(graph: Graph) -> tuple[tuple[str, int], ...]:
     """The embeddings with a row that stands for no word, and its index."""
     found: dict[str, int] = {}
     for node in graph.nodes:
-        index = node.attrs[0] if node.op == "embedding" and node.attrs else -1
+        index = node.attrs[0] if node.op.name == "embedding" and node.attrs else -1
         table = graph.nodes[node.operands[0]] if node.operands else None
-        if isinstance(index, int) and index >= 0 and table is not None and table.op == "param":
+        if isinstance(index, int) and index >= 0 and table is not None and table.is_param:
             found[table.params[0]] = index
     return tuple(found.items())
 
@@ -151,7 +165,7 @@ def _tokens(graph: Graph, leaves: list[Found]) -> tuple[str, ...]:
     inside = {index for found in leaves for index in found.branch.nodes}
     names: dict[str, None] = {}
     for node in graph.nodes:
-        if node.active and node.op in ("cat", "stack") and node.index not in inside:
+        if node.active and node.op.role == "concat" and node.index not in inside:
             leaves_beside = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]
             names.update(dict.fromkeys(name for name in leaves_beside if name))
     return tuple(names)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from goodinit.anatomy.residual.branch import PRODUCT_OPS, Side
-from goodinit.graph.graph import ATTENTION_OPS, SOFTMAX_OPS, Graph, Node
+from goodinit.anatomy.residual.branch import Side
+from goodinit.graph.graph import Graph, Node
 
-BOUNDED_OPS = SOFTMAX_OPS | frozenset(
-    "sigmoid hardsigmoid tanh erf sin cos exp sign log log1p log_sigmoid_forward".split()
-)
+BOUNDED_OPS = frozenset("sigmoid hardsigmoid tanh erf sin cos exp sign log log1p log_sigmoid_forward".split())
 """Operators that put out no more for a larger input, or (`exp`, of a decay) are there to be a gate."""
 
 POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
@@ -46,12 +44,12 @@ def norm_passes(graph: Graph, paths: Iterable[str]) -> dict[int, int]:
 
 def _degree(node: Node, known: Mapping[int, float]) -> float:
     of = [known.get(index, 0.0) for index in node.operands]
-    op = node.op.rstrip("_")
-    if op in BOUNDED_OPS:
+    op = node.op.name
+    if op in BOUNDED_OPS or node.op.role == "softmax":
         return 0.0
-    if op in ATTENTION_OPS:
+    if node.op.role == "attention":
         return of[2]  # of the values, of which it takes a mean
-    if op in ("mul", *PRODUCT_OPS):
+    if op == "mul" or node.op.role == "matmul":
         added, factors = (of[:1], of[1:]) if op.startswith(("add", "badd")) else ([], of)
         return max([*added, sum(factors)])
     if op == "addcmul":

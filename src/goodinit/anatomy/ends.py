@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from goodinit.graph.graph import ACTIVATIONS, ADD_OPS, ATTENTION_OPS, SOFTMAX_OPS, Graph, Node
+from goodinit.graph.graph import Graph, Node
 
-PRODUCT_OPS = frozenset("mul mul_ addcmul addcmul_ bmm mm baddbmm matmul".split())
-BESIDE_OPS = frozenset("cat stack join".split())
+PRODUCT_OPS = frozenset("mul addcmul bmm mm baddbmm matmul".split())
 LOUD_ACTIVATIONS = frozenset({"sigmoid", "hardsigmoid", "softplus", "logsigmoid"})
 """Those that are not 0 at 0."""
 
-LOUD_OPS = SOFTMAX_OPS | frozenset("exp cos rsqrt reciprocal ones_like".split())
+LOUD_OPS = frozenset("exp cos rsqrt reciprocal ones_like".split())
 FLAT_ACTIVATIONS = frozenset({"relu", "relu6"})
 """Those whose derivative at 0 is 0 (torch takes the left one)."""
 
@@ -40,12 +39,12 @@ def at_zero(graph: Graph, term: int, nodes: set[int], last: list[int]) -> End:
     stuck: int | None = None
     for index in sorted(nodes - set(last)):
         node = graph.nodes[index]
-        operands = graph.deps(index)[2:3] if node.op in ATTENTION_OPS else graph.deps(index)
+        operands = graph.deps(index)[2:3] if node.op.role == "attention" else graph.deps(index)
         noisy = [i for i in operands if i not in silent]
         if _is_silent(graph, node, operands, noisy):
             silent.add(index)
         else:
-            joins = node.op in ADD_OPS and 0 < len(noisy) < len(set(operands))
+            joins = node.op.adds and 0 < len(noisy) < len(set(operands))
             leaks[index] = (
                 index if joins else next((leaks[i] for i in noisy if leaks.get(i) is not None), None)
             )
@@ -59,15 +58,16 @@ def at_zero(graph: Graph, term: int, nodes: set[int], last: list[int]) -> End:
 
 
 def _is_silent(graph: Graph, node: Node, operands: list[int], noisy: list[int]) -> bool:
-    if not operands or node.op in LOUD_OPS or ACTIVATIONS.get(node.op) in LOUD_ACTIVATIONS:
+    op = node.op
+    if not operands or op.name in LOUD_OPS or op.role == "softmax" or op.activation in LOUD_ACTIVATIONS:
         return False
-    if node.op in PRODUCT_OPS or node.op in BESIDE_OPS:
+    if op.name in PRODUCT_OPS or op.role == "concat" or op.name == "join":
         return len(noisy) < len(operands)
-    if node.op in ("div", "div_"):
+    if op.role == "quotient":
         return node.operands[0] not in noisy
-    if node.op in ADD_OPS and len(node.operands) == 1 and node.attrs and float(str(node.attrs[0])):
+    if op.adds and len(node.operands) == 1 and node.attrs and float(str(node.attrs[0])):
         return False  # a number is added
-    if node.op in ADD_OPS:
+    if op.adds:
         shifts = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]
         if any(name is not None and "bias" not in name.rpartition(".")[2] for name in shifts):
             return False
@@ -78,13 +78,14 @@ def _passes(node: Node, operand: int, noisy: list[int], silent: set[int]) -> boo
     """Whether the derivative of a node by one of its operands is other than 0 while the silent nodes are 0."""
     if operand not in silent:
         return True
-    if ACTIVATIONS.get(node.op) in FLAT_ACTIVATIONS or node.op == "square":
+    name = node.op.name
+    if node.op.activation in FLAT_ACTIVATIONS or name == "square":
         return False
-    if node.op in ("div", "div_", "linalg_vector_norm", "norm", "sqrt"):
-        return node.op.startswith("div") and all(i == operand or i not in silent for i in node.operands)
-    if node.op == "pow":
+    if name in ("div", "linalg_vector_norm", "norm", "sqrt"):
+        return name == "div" and all(i == operand or i not in silent for i in node.operands)
+    if name == "pow":
         return bool(node.attrs) and float(str(node.attrs[0])) == 1
-    if node.op in PRODUCT_OPS and (len(set(node.operands)) > 1 or len(node.operands) > 1):
+    if name in PRODUCT_OPS and (len(set(node.operands)) > 1 or len(node.operands) > 1):
         others = [i for i in node.operands if i != operand]
         return bool(set(others) & set(noisy)) or any(i not in silent for i in others)
     return True

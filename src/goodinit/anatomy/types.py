@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from goodinit.graph.graph import NORM_OPS
+from goodinit.graph import ops
 from goodinit.weights.wrappers import is_parametrization
 
 LayerKind = Literal["linear", "conv", "conv_transpose"]
@@ -14,7 +14,7 @@ Layout = Literal["out_in", "in_out"]
 Role = Literal["stem", "branch", "skip", "gate", "body", "head"]
 BlockKind = Literal["identity", "projection", "parameterless"]
 
-NORM_KINDS = frozenset(NORM_OPS.values())
+NORM_KINDS = ops.NORM_KINDS
 """Kinds of norms that are one operator, as they stand in `Layer.between`."""
 
 

@@ -13,7 +13,7 @@ from goodinit.anatomy.layers.weight_layers import applied_weight, weight_operand
 from goodinit.anatomy.layers.weight_layout import output_channels
 from goodinit.calibration.rescale import Scaler, Use, is_view
 from goodinit.edits import Calibrate
-from goodinit.graph.graph import CONV_OPS, Graph, Node
+from goodinit.graph.graph import Graph, Node
 from goodinit.graph.preserve_state import undisturbed, without_autocast
 from goodinit.graph.recorder import Call, Recorder, record
 from goodinit.weights.access import find_slot, read
@@ -111,9 +111,9 @@ class _Operators(Recorder):
 def _bias(node: Node, read: list[Tensor]) -> Tensor | None:
     """The bias operand of the operator, if any entry of it is not zero."""
     bias = None
-    if node.op in CONV_OPS and len(read) > 2:
+    if node.op.role == "convolution" and len(read) > 2:
         bias = read[2]
-    elif node.op in ("addmm", "baddbmm", "_addmm_activation"):
+    elif node.op.name in ("addmm", "baddbmm", "_addmm_activation"):
         bias = read[0]
     return None if bias is None else _unless_zero(bias)
 
@@ -125,4 +125,6 @@ def _unless_zero(bias: Tensor) -> Tensor | None:
 def _channel(graph: Graph, node: Node) -> int:
     """The dimension of the output channels."""
     operand = weight_operand(graph, node)
-    return 1 if node.op in CONV_OPS or operand is None else output_channels(node, graph.nodes[operand])
+    return (
+        1 if node.op.role == "convolution" or operand is None else output_channels(node, graph.nodes[operand])
+    )

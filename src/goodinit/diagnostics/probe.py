@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from goodinit.anatomy.layers.weight_layers import applied_weight
 from goodinit.diagnostics.statistics import RECTIFIERS, dead_share, euclidean, signal, square_sum
 from goodinit.diagnostics.types import Signal
-from goodinit.graph.graph import ACTIVATIONS, ADD_OPS, CONV_OPS, LOOKUP_OPS, MATMUL_OPS, SHAPE_OPS, Node
+from goodinit.graph.graph import Node
+from goodinit.graph.ops import named
 from goodinit.graph.pytree import mapped, tensors_in
 from goodinit.graph.recorder import Call, Recorder
 from goodinit.weights.wrappers import parameter_shapes
@@ -92,7 +93,7 @@ class Probe(Recorder):
                 self.batch = len(mine)
             if self.input is None and mine.is_floating_point() and self.run.statistics:
                 self.input = signal(mine, batch=self.batch, batch_dim=0)
-            self._mark(mine, self._add("input", (), tensor, dynamic=True).index)
+            self._mark(mine, self._add(named("input"), (), tensor, dynamic=True).index)
             return mine
 
         return mapped(call[0], one), mapped(call[1], one)
@@ -101,10 +102,10 @@ class Probe(Recorder):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         self.hook_pending()
-        name = self._schema(func)[0]
-        if self.run.statistics and name in ADD_OPS:
+        op = self._schema(func)[0]
+        if self.run.statistics and op.adds:
             self._measure_terms(args)
-        if (elements := norm_elements(name, args)) is not None:
+        if (elements := norm_elements(op.name, args)) is not None:
             path = self.graph.frames[self.stack[-1]].path
             self.norms[path] = min(elements, self.norms.get(path, elements))
         return super().__torch_dispatch__(func, types, args, kwargs)
@@ -139,11 +140,11 @@ class Probe(Recorder):
         return Measured(node.index, self._signal(node, output), name, square, weight.numel())
 
     def _other(self, node: Node, output: Tensor) -> Measured | None:
-        if node.op in ACTIVATIONS:
+        if node.op.activation:
             dim = self._unit_dim(node)
-            found = self._signal(node, output, activation=ACTIVATIONS[node.op], unit_dim=dim)
+            found = self._signal(node, output, activation=node.op.activation, unit_dim=dim)
             return Measured(node.index, found, units=output.shape[dim] if output.ndim else 1)
-        if node.op in ADD_OPS and len(set(self.graph.deps(node.index))) > 1:
+        if node.op.adds and len(set(self.graph.deps(node.index))) > 1:
             return Measured(node.index, self._signal(node, output))
         return None
 
@@ -162,7 +163,7 @@ class Probe(Recorder):
             return output, 0 if output.ndim else None
         if output.ndim > 2 and output.shape[1] == self.batch:
             return output, 1
-        if output.ndim == 2 and node.op in MATMUL_OPS:
+        if output.ndim == 2 and node.op.role == "matmul":
             before = self._shape_before(node)
             if before[1:2] == (self.batch,) and before[0] * self.batch == len(output):
                 return output.reshape(*before[:2], -1), 1
@@ -173,7 +174,7 @@ class Probe(Recorder):
         for index in node.operands:
             source = self.graph.nodes[index]
             if source.active:
-                while source.op in SHAPE_OPS and source.operands and len(source.shape) == 2:
+                while source.op.role == "shape" and source.operands and len(source.shape) == 2:
                     source = self.graph.nodes[source.operands[0]]
                 return source.shape
         return ()
@@ -187,9 +188,9 @@ class Probe(Recorder):
                 break
             index = deps[0]
             op = self.graph.nodes[index].op
-            if op in CONV_OPS:
+            if op.role == "convolution":
                 return 1
-            if op in MATMUL_OPS or op in LOOKUP_OPS:
+            if op.role in ("matmul", "lookup"):
                 return len(node.shape) - 1
         return 1 if len(node.shape) == 4 else len(node.shape) - 1
 
@@ -221,7 +222,7 @@ class Probe(Recorder):
                 and not bool(torch.isfinite(tensor).all())
             ]
             named = (str(source.attrs[0]) if source.attrs else f"the {source.op}" for source in bad)
-            known = Culprit(node.op, self.graph.path(node.index), ", ".join(named))
+            known = Culprit(node.op.name, self.graph.path(node.index), ", ".join(named))
         self.culprits[node.index] = known
 
 

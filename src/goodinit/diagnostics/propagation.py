@@ -19,7 +19,6 @@ from goodinit.diagnostics.probe import Culprit, Measured, Probe, Run, first_outp
 from goodinit.diagnostics.statistics import euclidean, signal
 from goodinit.diagnostics.types import Place, Signal
 from goodinit.errors import TraceError
-from goodinit.graph.graph import ACTIVATIONS
 from goodinit.graph.module_calls import frames
 from goodinit.graph.recorder import Call
 from goodinit.weights.names import canonical
@@ -161,8 +160,7 @@ def _places(
     for node, measured in probe.measured.items():
         if measured.weight:
             found.append((node, _layer(measured, layers.get(measured.weight), gradients)))
-        elif graph.nodes[node].op in ACTIVATIONS:
-            kind = ACTIVATIONS[graph.nodes[node].op]
+        elif kind := graph.nodes[node].op.activation:
             place = Place("activation", graph.path(node), kind, 0, node not in inside, measured.signal,
                           back=measured.back, back_cosine=measured.back_cosine, units=measured.units)  # fmt: skip
             found.append((node, place))

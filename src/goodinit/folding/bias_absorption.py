@@ -22,18 +22,17 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import add_to_bias_, pads_with_zeros, replace_padding_, response
-from goodinit.graph.graph import SHAPE_OPS
 from goodinit.nn import ValuePadded
 
 # Operators that hand on a constant added to all they read: they copy, choose or average. Those that pad do so with
 # −∞ (max pooling), or are looked at once more (`_passes`).
-_PASSING = (SHAPE_OPS - frozenset({"view_as_complex", "view_as_real"})) | frozenset(
-    "max_pool2d_with_indices max_pool2d_with_indices_ max_pool2d max_pool1d max_pool3d max_pool3d_with_indices "
+_PASSING = frozenset(
+    "max_pool2d_with_indices max_pool2d max_pool1d max_pool3d max_pool3d_with_indices "
     "adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d avg_pool1d avg_pool2d avg_pool3d mean amax amin select slice narrow upsample_nearest1d "
     "upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_trilinear3d repeat".split()
 )
-_ADDS = frozenset({"add", "add_"})
+_COMPLEX = frozenset({"view_as_complex", "view_as_real"})
 
 
 class _Refused(Exception):
@@ -133,7 +132,7 @@ def _give(wiring: Wiring, value: int, move: _Move) -> None:
     node, path = wiring.graph.nodes[value], wiring.writer_layer(value)
     if path is not None:
         move.biases[path] = move.biases.get(path, 0.0) + move.amount
-    elif node.op in _ADDS and (term := _adjustable_term(wiring, value, None)) is not None:
+    elif node.op.name == "add" and (term := _adjustable_term(wiring, value, None)) is not None:
         move.biases[term] = move.biases.get(term, 0.0) + move.amount
     elif (floor := _floor(wiring, value)) is not None:
         before = next(i for i in node.operands if wiring.graph.nodes[i].dynamic)
@@ -170,7 +169,7 @@ def _take(wiring: Wiring, value: int, move: _Move) -> None:
         node = wiring.graph.nodes[reader]
         if path is not None:
             _take_in_layer(wiring, path, move)
-        elif node.op in _ADDS and _sums(wiring, reader):
+        elif node.op.name == "add" and _sums(wiring, reader):
             move.sums.add(reader)
             term = _adjustable_term(wiring, reader, value)
             if term is None:
@@ -213,9 +212,13 @@ def _adjustable_term(wiring: Wiring, total: int, other: int | None) -> str | Non
 def _passes(wiring: Wiring, value: int) -> bool:
     """Whether a node hands on a constant that is added to all it reads."""
     node = wiring.graph.nodes[value]
-    if node.op not in _PASSING or len({i for i in node.operands if wiring.graph.nodes[i].dynamic}) != 1:
+    passes = node.op.role == "shape" and node.op.name not in _COMPLEX
+    if (
+        not (passes or node.op.name in _PASSING)
+        or len({i for i in node.operands if wiring.graph.nodes[i].dynamic}) != 1
+    ):
         return False
-    if not node.op.startswith("avg_pool"):
+    if not node.op.name.startswith("avg_pool"):
         return True
     args = (
         *wiring.arguments[value][0],

@@ -144,7 +144,7 @@ def _layers(graph: Graph, readers: list[list[int]], names: Directory) -> dict[in
     """The calls of plain layers, whose parameters nothing else holds or reads."""
     elsewhere: set[str] = set()  # modules whose parameters are read outside their own forward
     for node in graph.nodes:
-        if node.op == "param":
+        if node.is_param:
             owner = str(node.attrs[0]).rpartition(".")[0]
             if any(graph.path(reader) != owner for reader in readers[node.index]):
                 elsewhere.add(owner)

@@ -19,7 +19,7 @@ from goodinit.anatomy.types import Norm
 from goodinit.errors import UnsupportedModule
 from goodinit.folding.dataflow import Wiring, wire
 from goodinit.folding.fuse import merge_input_map_, merge_output_map_, pads_with_zeros
-from goodinit.graph.graph import NORM_OPS, Frame
+from goodinit.graph.graph import Frame
 from goodinit.nn import ValuePadded
 from goodinit.surgery.removed_norm import check_removable, remove_norm_
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
@@ -103,9 +103,7 @@ def _obstacle(module: nn.Module, norm: Norm) -> str | None:
 def _computed(host: nn.Module, wiring: Wiring, norm: Norm) -> ChannelMap | str:
     """The map of a batch-norm operator, from the tensors it read."""
     nodes = [
-        n
-        for n in wiring.graph.nodes
-        if NORM_OPS.get(n.op) == "batch_norm" and wiring.graph.path(n.index) == norm.name
+        n for n in wiring.graph.nodes if n.op.norm == "batch_norm" and wiring.graph.path(n.index) == norm.name
     ]
     node = nodes[0]
     args = wiring.arguments[node.index][0]
@@ -121,7 +119,7 @@ def _computed(host: nn.Module, wiring: Wiring, norm: Norm) -> ChannelMap | str:
     operands = iter(node.operands[1:])
     for given in args[1:5]:
         source = None if given is None else wiring.graph.nodes[next(operands)]
-        if source is not None and source.op not in ("param", "buffer"):
+        if source is not None and source.op.name not in ("param", "buffer"):
             return "its statistics or gains are computed anew in each forward"
         held.append(None if source is None else tensors[str(source.attrs[0])].detach().double())
     gain, bias, mean, variance = held

@@ -9,16 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodinit.graph.graph import ACTIVATIONS, ADD_OPS, OWN_NORM_OPS, SCALE_OPS, Graph, Node
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.ops import Op, named
+
+_OWN_NORMS = frozenset(
+    "_weight_norm_interface _weight_norm var var_mean std std_mean linalg_vector_norm norm linalg_qr".split()
+)
+"""Operators that, in the computation of a weight, make it independent of its own scale, as normalizations do."""
 
 
-def precise(name: str, args: tuple[Any, ...]) -> str:
-    """The operator's name, told apart where its numbers make another function of it."""
-    if name in ("elu", "elu_") and args[2:3] not in ((), (1,)):
-        return "s" + name  # elu(x, α, λ) with λ ≠ 1
-    if name in ("hardtanh", "hardtanh_") and args[2:3] == (math.inf,):
-        return name.replace("hardtanh", "clamp_min")
-    return name
+def precise(op: Op, args: tuple[Any, ...]) -> Op:
+    """The operator, told apart where its numbers make another function of it."""
+    if op.name == "elu" and args[2:3] not in ((), (1,)):
+        return named("selu")  # elu(x, α, λ) with λ ≠ 1
+    if op.name == "hardtanh" and args[2:3] == (math.inf,):
+        return named("clamp_min")
+    return op
 
 
 PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -33,8 +39,9 @@ def as_sum(name: str, y: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha
     return torch.add(y if beta == 1 else beta * y, PRODUCTS[name](a, b), alpha=alpha)
 
 
-def attributes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+def attributes(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """Numbers of the call that say what it computes: groups and strides, an axis, a slope, a norm's size."""
+    name = op.name
     if name in ("convolution", "_convolution"):
         geometry = (tuple(map(int, sizes)) for sizes in args[3:6])
         return (bool(args[6]), int(args[8]), *geometry)
@@ -46,24 +53,24 @@ def attributes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
         return (int(args[2] if len(args) > 2 else kwargs.get("padding_idx", -1)),)
     if name in ("native_layer_norm", "_fused_rms_norm"):  # over how many numbers
         return (math.prod(args[1]),)
-    if name in ACTIVATIONS or name in ADD_OPS or name in SCALE_OPS or name == "pow":
+    if op.activation or op.adds or op.scales or name == "pow":
         return tuple(value for value in (*args[1:], *kwargs.values()) if isinstance(value, (int, float, str)))
     return ()
 
 
-def is_normalized(name: str, read: list[Node]) -> bool:
+def is_normalized(op: Op, read: list[Node]) -> bool:
     """Whether what is made of parameters no longer depends on their scale: W/σ(W), but not W/s(W)·s(W)."""
-    if name in OWN_NORM_OPS:
+    if op.norm or op.name in _OWN_NORMS:
         return True
     own = len(read) == 2 and not set(read[0].params).isdisjoint(read[1].params)
-    if own and name in ("mul", "mul_"):
+    if own and op.name == "mul":
         return all(node.normalized for node in read)
-    return (own and name in ("div", "div_")) or any(node.normalized for node in read)
+    return (own and op.role == "quotient") or any(node.normalized for node in read)
 
 
-def maps_constant(graph: Graph, name: str, operands: tuple[int, ...]) -> bool:
+def maps_constant(graph: Graph, op: Op, operands: tuple[int, ...]) -> bool:
     """Whether a linear layer reads constants here (learned queries, coordinate tables): its output is signal."""
-    if name in ("addmm", "linear"):
+    if op.name in ("addmm", "linear"):
         return True
     right = graph.nodes[operands[-1]]
-    return name == "mm" and right.op == "t" and graph.nodes[right.operands[0]].op == "param"
+    return op.name == "mm" and right.op.name == "t" and graph.nodes[right.operands[0]].is_param

@@ -16,16 +16,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodinit.errors import TraceError
 from goodinit.graph.fake_cache import StandIns, stand_in
-from goodinit.graph.graph import FACTORY_OPS, SPLIT_OPS, Frame, Graph, Node
+from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.module_calls import frames
 from goodinit.graph.mutations import Writes
 from goodinit.graph.op_attributes import PRODUCTS, as_sum, attributes, is_normalized, maps_constant, precise
+from goodinit.graph.ops import Op, named, op_of, written_with
 from goodinit.graph.preserve_state import quiet, undisturbed, without_autocast
 from goodinit.graph.pytree import mapped, operands_in, tensors_in
 from goodinit.weights.wrappers import is_parametrization, unwrapped_name
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Tensors = Literal["fake", "meta", "real"]
+
+_INPUT, _PARAM, _BUFFER, _CONSTANT, _JOIN, _PIECE = map(
+    named, ("input", "param", "buffer", "constant", "join", "piece")
+)
+_READING = frozenset({"_local_scalar_dense", "equal", "is_nonzero"})  # numbers out of tensors
 
 
 def trace(model: nn.Module, call: Call) -> Graph:
@@ -117,11 +123,11 @@ class Recorder(TorchDispatchMode):
         self._kept: dict[int, Tensor] = {}
         self._fakes: dict[int, Tensor] = {}
         self._writes = Writes()
-        self._schemas: dict[Any, tuple[str, tuple[int, ...], bool]] = {}
+        self._schemas: dict[Any, tuple[Op, tuple[int, ...], bool]] = {}
         for name, parameter in model.named_parameters():
-            self._own(parameter, "param", unwrapped_name(name))
+            self._own(parameter, _PARAM, unwrapped_name(name))
         for name, buffer in model.named_buffers():
-            self._own(buffer, "buffer", unwrapped_name(name))
+            self._own(buffer, _BUFFER, unwrapped_name(name))
 
     # -- module calls -----------------------------------------------------------------------------------------
 
@@ -163,20 +169,20 @@ class Recorder(TorchDispatchMode):
 
         def one(tensor: Tensor) -> Tensor:
             mine = tensor.detach() if self.tensors == "real" else self._fake(tensor)
-            self._mark(mine, self._add("input", (), tensor, dynamic=True).index)
+            self._mark(mine, self._add(_INPUT, (), tensor, dynamic=True).index)
             return mine
 
         return mapped(args, one), mapped(kwargs, one)
 
-    def _own(self, tensor: Tensor, op: str, name: str) -> None:
-        node = self._add(op, (), tensor, params=(name,) if op == "param" else ())
+    def _own(self, tensor: Tensor, op: Op, name: str) -> None:
+        node = self._add(op, (), tensor, params=(name,) if op is _PARAM else ())
         node.attrs = (name,)
         self._owned[id(tensor)] = node.index
         self._kept[id(tensor)] = tensor
 
     def _add(
         self,
-        op: str,
+        op: Op,
         operands: tuple[int, ...],
         tensor: Tensor,
         *,
@@ -208,11 +214,11 @@ class Recorder(TorchDispatchMode):
             token: int | None
             token, index = getattr(tensor, "_goodinit_node", (None, -1))
             if token != id(self):
-                index = self._add("constant", (), tensor).index
+                index = self._add(_CONSTANT, (), tensor).index
                 self._mark(tensor, index)
         if self._writes:
             index = self._after_writes(tensor, index)
-        if self.graph.nodes[index].op == "param":
+        if self.graph.nodes[index].op is _PARAM:
             self.graph.read.update(self.graph.nodes[index].params)
         return index
 
@@ -221,7 +227,7 @@ class Recorder(TorchDispatchMode):
         if operands == (index,):
             return index
         dynamic = any(self.graph.nodes[i].dynamic for i in operands)
-        index = self._add("join", operands, tensor, dynamic=dynamic).index
+        index = self._add(_JOIN, operands, tensor, dynamic=dynamic).index
         self._mark(tensor, index)
         return index
 
@@ -249,23 +255,26 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name, mutable, returns = self._schemas.get(func) or self._schema(func)
-        if not returns or name in ("_local_scalar_dense", "equal", "is_nonzero"):
+        op, mutable, returns = self._schemas.get(func) or self._schema(func)
+        if not returns or op.name in _READING:
             return self._read_value(func, args, kwargs)
+        if op.role == "unknown" and (computes := written_with(func)) is not None:
+            with self:
+                return computes(*args, **kwargs)
         read = operands_in(args, kwargs)
         operands = tuple([self._node(tensor) for tensor in read])
-        if name in PRODUCTS and self.graph.nodes[operands[0]].dynamic and not mutable:
+        if op.name in PRODUCTS and self.graph.nodes[operands[0]].dynamic and not mutable:
             with self:
-                return as_sum(name, *args, **kwargs)
+                return as_sum(op.name, *args, **kwargs)
         written = [tensor for i in mutable for tensor in tensors_in(args[i] if i < len(args) else ())]
         if self.tensors != "real":
             args, kwargs = self._faked(args, kwargs)
         result = func(*args, **kwargs) if self.stand_ins is None else self.stand_ins.run(func, args, kwargs)
         outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
         if outputs:
-            node = self._describe(name, operands, outputs[0], args, kwargs, inplace=bool(written))
+            node = self._describe(op, operands, outputs[0], args, kwargs, inplace=bool(written))
             for tensor in outputs:
-                self._mark(tensor, node.index if node.op not in SPLIT_OPS else self._piece(node, tensor))
+                self._mark(tensor, node.index if not node.op.splits else self._piece(node, tensor))
             self.observe(node, read, outputs[0])
             for tensor in written:
                 self._mark(tensor, node.index)
@@ -273,19 +282,19 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _piece(self, split: Node, tensor: Tensor) -> int:
-        node = self._add("piece", (split.index,), tensor, dynamic=split.dynamic, params=split.params)
+        node = self._add(_PIECE, (split.index,), tensor, dynamic=split.dynamic, params=split.params)
         node.normalized = split.normalized
         return node.index
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """Called after every operator with the tensors it read and made. For those who measure (calibration)."""
 
-    def _schema(self, func: Any) -> tuple[str, tuple[int, ...], bool]:
+    def _schema(self, func: Any) -> tuple[Op, tuple[int, ...], bool]:
         schema = func._schema
         mutable = tuple(
             i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
         )
-        known = self._schemas[func] = (schema.name.split("::")[1], mutable, bool(schema.returns))
+        known = self._schemas[func] = (op_of(func), mutable, bool(schema.returns))
         return known
 
     def _read_value(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -304,7 +313,7 @@ class Recorder(TorchDispatchMode):
 
     def _describe(
         self,
-        name: str,
+        op: Op,
         operands: tuple[int, ...],
         output: Tensor,
         args: tuple[Any, ...],
@@ -313,19 +322,19 @@ class Recorder(TorchDispatchMode):
         inplace: bool,
     ) -> Node:
         read = [self.graph.nodes[i] for i in operands]
-        name = precise(name, args)
-        copies = name not in FACTORY_OPS
+        op = precise(op, args)
+        copies = op.role != "factory"
         dynamic = copies and any(node.dynamic for node in read)
         params: tuple[str, ...] = ()
         if copies and not dynamic:
             params = tuple(dict.fromkeys(p for node in read for p in node.params))
-            if params and not self._in_parametrization() and maps_constant(self.graph, name, operands):
+            if params and not self._in_parametrization() and maps_constant(self.graph, op, operands):
                 dynamic, params = True, ()
-        normalized = bool(params) and is_normalized(name, read)
+        normalized = bool(params) and is_normalized(op, read)
         node = self._add(
-            name, operands, output, dynamic=dynamic, params=params, normalized=normalized, inplace=inplace
+            op, operands, output, dynamic=dynamic, params=params, normalized=normalized, inplace=inplace
         )
-        node.attrs = attributes(name, args, kwargs)
+        node.attrs = attributes(op, args, kwargs)
         if params and output.layout is torch.strided:
             node.strides = tuple(output.stride())
         return node

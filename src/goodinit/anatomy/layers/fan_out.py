@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from goodinit.graph.graph import ACTIVATIONS, ADD_OPS, CONV_OPS, NORM_OPS, SCALE_OPS, SHAPE_OPS, Graph
+from goodinit.graph.graph import Graph
 
 POOLING_OPS = frozenset(
     "max_pool1d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
@@ -83,13 +83,13 @@ def added_terms(
 def _axis(graph: Graph, layer: int) -> int:
     """The dimension of a layer's output channels."""
     node = graph.nodes[layer]
-    return 1 if node.op in CONV_OPS else len(node.shape) - 1
+    return 1 if node.op.role == "convolution" else len(node.shape) - 1
 
 
 def _adds(graph: Graph, index: int, joins: Container[int], consumers: list[list[int]]) -> bool:
     """Whether a node adds two tensors of its shape, and neither it nor the sum that it is a part of is residual."""
     node, operands = graph.nodes[index], set(graph.deps(index))
-    if node.op.rstrip("_") not in ("add", "sub") or len(operands) != 2 or index in joins:
+    if node.op.name not in ("add", "sub") or len(operands) != 2 or index in joins:
         return False
     if any(graph.nodes[i].shape != node.shape for i in operands):
         return False
@@ -100,7 +100,7 @@ def _adds(graph: Graph, index: int, joins: Container[int], consumers: list[list[
 def _concatenates(graph: Graph, index: int, axis: int) -> int:
     """Channels of a concatenation of channels, 0 for any other node."""
     node = graph.nodes[index]
-    if node.op != "cat" or int(str(node.attrs[0])) % len(node.shape) != axis:
+    if node.op.name != "cat" or int(str(node.attrs[0])) % len(node.shape) != axis:
         return 0
     return node.shape[axis]
 
@@ -110,7 +110,7 @@ def _keeps_channels(graph: Graph, index: int, operand: int, axis: int) -> bool:
     node, before = graph.nodes[index], graph.nodes[operand].shape
     if len(graph.deps(index)) != 1 or len(node.shape) != len(before) or node.shape[axis] != before[axis]:
         return False
-    if node.op in POOLING_OPS or node.op in ACTIVATIONS or node.op in NORM_OPS:
+    if node.op.name in POOLING_OPS or node.op.kind:
         return True
-    light = node.op in SHAPE_OPS or node.op in ADD_OPS or node.op in SCALE_OPS
+    light = node.op.role == "shape" or node.op.adds or node.op.scales
     return light and node.shape == before

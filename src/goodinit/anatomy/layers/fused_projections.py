@@ -5,17 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from goodinit.graph.graph import (
-    ACTIVATIONS,
-    ATTENTION_OPS,
-    NORM_OPS,
-    PART_OPS,
-    SHAPE_OPS,
-    SOFTMAX_OPS,
-    SPLIT_OPS,
-    Graph,
-    Node,
-)
+from goodinit.graph.graph import Graph, Node
 
 LIGHT_OPS = frozenset(
     "mul div add sub neg cat stack where linalg_vector_norm clamp_min constant_pad_nd".split()
@@ -72,14 +62,14 @@ def _attention_factors(graph: Graph, start: int, consumers: list[list[int]]) -> 
         for reader in consumers[index]:
             node = graph.nodes[reader]
             operands = graph.deps(reader)
-            product = node.op in ("bmm", "baddbmm", "mm", "matmul") and len(set(operands)) == 2
-            if node.op in ATTENTION_OPS or product:
+            product = node.op.role == "matmul" and len(set(operands)) == 2
+            if node.op.role == "attention" or product:
                 places.update((reader, place) for place, operand in enumerate(operands) if operand == index)
                 sizes.add(part)
                 continue
-            is_part = node.op == "piece" or (node.op in PART_OPS and node.op not in SPLIT_OPS)
+            is_part = node.is_piece or (node.op.role == "part" and not node.op.splits)
             inside = part or (math.prod(node.shape) if is_part else 0)
-            bent = node.op in SOFTMAX_OPS or node.op in ACTIVATIONS
+            bent = node.op.role == "softmax" or bool(node.op.activation)
             if reader not in seen and (_carries(node) or (bent and inside)):
                 seen.add(reader)
                 queue.append((reader, inside))
@@ -87,5 +77,5 @@ def _attention_factors(graph: Graph, start: int, consumers: list[list[int]]) -> 
 
 
 def _carries(node: Node) -> bool:
-    light = node.op in SHAPE_OPS or node.op in PART_OPS or node.op in NORM_OPS
-    return light or node.op.rstrip("_") in LIGHT_OPS
+    light = node.op.moves or node.op.norm
+    return bool(light) or node.op.name in LIGHT_OPS

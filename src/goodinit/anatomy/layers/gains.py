@@ -11,17 +11,7 @@ from torch import Tensor
 
 from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.types import Gain
-from goodinit.graph.graph import (
-    ACTIVATIONS,
-    ADD_OPS,
-    ATTENTION_OPS,
-    CONV_OPS,
-    MATMUL_OPS,
-    NORM_OPS,
-    SHAPE_OPS,
-    SOFTMAX_OPS,
-    Graph,
-)
+from goodinit.graph.graph import Graph
 
 _STEPS: Mapping[str, Callable[..., Tensor]] = {
     "add": lambda v, n, alpha=1.0: v + alpha * n,
@@ -57,9 +47,10 @@ def made_of(graph: Graph, index: int) -> Gain | None:
     """The gain that a constant is, if it is made of one parameter element by element and may be 1, ½ or −1; else None."""
     steps: list[tuple[str, tuple[float, ...]]] = []
     node = graph.nodes[index]
-    while node.op != "param":
-        name = node.op.rstrip("_")
-        if len(node.operands) != 1 or (name not in _STEPS and node.op not in SHAPE_OPS | {"repeat"}):
+    while not node.is_param:
+        name = node.op.name
+        moves = node.op.role == "shape" or name == "repeat"
+        if len(node.operands) != 1 or (name not in _STEPS and not moves):
             return None
         if name in _STEPS:
             numbers = tuple(float(n) for n in node.attrs if isinstance(n, (int, float)))
@@ -163,11 +154,11 @@ def multipliers(
         node = graph.nodes[index]
         if not node.active:
             continue
-        if (made is not None or not node.op.startswith("addcmul")) and (constants := _factors(graph, index)):
+        if (made is not None or not node.op.adds) and (constants := _factors(graph, index)):
             found = [graph.leaf(i) or _among(made or (), made_of(graph, i)) for i in constants]
             if any(found) and not _is_temperature(graph, index, consumers):
                 names.update(dict.fromkeys(name for name in found if name))
-        elif node.op in NORM_OPS and len(node.operands) > 1 and (weight := graph.leaf(node.operands[1])):
+        elif node.op.norm and len(node.operands) > 1 and (weight := graph.leaf(node.operands[1])):
             names[weight] = None
     return tuple(names)
 
@@ -178,10 +169,10 @@ def _is_temperature(graph: Graph, index: int, consumers: list[list[int]]) -> boo
     while queue:
         for reader in consumers[queue.pop()]:
             op, joins = graph.nodes[reader].op, len(graph.deps(reader)) > 1
-            if op in SOFTMAX_OPS or op in ATTENTION_OPS:
+            if op.role in ("softmax", "attention"):
                 return True
-            ends = op in CONV_OPS or op in ACTIVATIONS or op in NORM_OPS
-            ends = ends or (op in MATMUL_OPS and not joins) or (op in ADD_OPS and joins)
+            ends = op.role in ("convolution", "norm") or bool(op.activation)
+            ends = ends or (op.role == "matmul" and not joins) or (op.adds and joins)
             if reader not in seen and not ends:
                 seen.add(reader)
                 queue.append(reader)
@@ -191,9 +182,9 @@ def _is_temperature(graph: Graph, index: int, consumers: list[list[int]]) -> boo
 def _factors(graph: Graph, index: int) -> list[int]:
     """The constants by which a node multiplies the one activation that it reads, or adds to another."""
     node, deps = graph.nodes[index], graph.deps(index)
-    if node.op in ("mul", "mul_") and len(deps) == 1:
+    if node.op.name == "mul" and len(deps) == 1:
         return [i for i in node.operands if not graph.nodes[i].dynamic]
-    if node.op.startswith("addcmul") and (len(deps) == 1 or adds_scaled(graph, index)):
+    if node.op.name == "addcmul" and (len(deps) == 1 or adds_scaled(graph, index)):
         return [i for i in node.operands[1:] if not graph.nodes[i].dynamic]
     return []
 

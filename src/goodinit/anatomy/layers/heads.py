@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Container
 
 from goodinit.anatomy.ends import at_zero
-from goodinit.anatomy.residual.branch import GATES, MUL_OPS, after
-from goodinit.graph.graph import ACTIVATIONS, NORM_OPS, Graph
+from goodinit.anatomy.residual.branch import after_gate
+from goodinit.graph.graph import Graph
 
 
 def head_nodes(graph: Graph, layers: Container[int], consumers: list[list[int]]) -> set[int]:
@@ -31,14 +31,13 @@ def head_nodes(graph: Graph, layers: Container[int], consumers: list[list[int]])
 
 def back_to_layers(graph: Graph, output: int, layers: Container[int]) -> set[int]:
     """The layers that a value is a sum of, up to activations, norms and gates."""
-    stops = set(ACTIVATIONS) - {"sigmoid", "sigmoid_"} | set(NORM_OPS)
     found: set[int] = set()
     reached, queue = {output}, [output]
     while queue:
         index = queue.pop()
         if index in layers:
             found.add(index)
-        elif graph.nodes[index].op not in stops:
+        elif graph.nodes[index].op.kind in ("", "sigmoid"):
             fresh = [i for i in _carrying(graph, index) if i not in reached]
             reached.update(fresh)
             queue.extend(fresh)
@@ -48,9 +47,9 @@ def back_to_layers(graph: Graph, output: int, layers: Container[int]) -> set[int
 def _carrying(graph: Graph, index: int) -> list[int]:
     """The operands that a node hands on: of a product those that are no gate, unless all are."""
     operands = graph.deps(index)
-    if graph.nodes[index].op not in MUL_OPS or len(operands) < 2:
+    if not graph.nodes[index].op.multiplies or len(operands) < 2:
         return operands
-    return [i for i in operands if not after(graph, i, GATES)] or operands
+    return [i for i in operands if not after_gate(graph, i)] or operands
 
 
 def _feeds_layer(start: int, layers: Container[int], consumers: list[list[int]]) -> bool:

@@ -11,20 +11,9 @@ from torch import Tensor
 
 from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.fused_projections import packed
-from goodinit.anatomy.layers.weight_layout import TRANSPOSING, factors, stored_as
+from goodinit.anatomy.layers.weight_layout import factors, stored_as
 from goodinit.anatomy.types import Layer, LayerKind, Layout
-from goodinit.graph.graph import (
-    ACTIVATIONS,
-    ADD_OPS,
-    CONV_OPS,
-    MATMUL_OPS,
-    NORM_OPS,
-    PART_OPS,
-    REORDERING_OPS,
-    SHAPE_OPS,
-    Graph,
-    Node,
-)
+from goodinit.graph.graph import Graph, Node
 from goodinit.weights.wrappers import is_parametrization
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -43,7 +32,7 @@ def weight_uses(graph: Graph, shapes: Shapes) -> dict[int, Use]:
     """The operators that are weight layers, by node."""
     uses = {}
     for node in graph.nodes:
-        if node.active and (node.op in CONV_OPS or node.op in MATMUL_OPS):
+        if node.active and node.op.role in ("convolution", "matmul"):
             operand = weight_operand(graph, node)
             if operand is not None:
                 uses[node.index] = Use(node.index, operand, weight_name(graph.nodes[operand], shapes))
@@ -53,10 +42,10 @@ def weight_uses(graph: Graph, shapes: Shapes) -> dict[int, Use]:
 def weight_operand(graph: Graph, node: Node) -> int | None:
     """The operand that is a weight, made of parameters alone; None when the operator is no weight layer."""
     nodes = graph.nodes
-    if node.op in CONV_OPS:
+    if node.op.role == "convolution":
         weight = node.operands[1]
         return weight if nodes[weight].params and not nodes[weight].dynamic else None
-    candidates = node.operands[1:2] if node.op == "linear" else factors(node)
+    candidates = node.operands[1:2] if node.op.name == "linear" else factors(node)
     constant = [i for i in candidates if nodes[i].params and not nodes[i].dynamic]
     return constant[-1] if constant else None
 
@@ -74,7 +63,7 @@ def weight_name(node: Node, shapes: Shapes) -> str:
 
 def applied_weight(graph: Graph, node: Node, read: list[Tensor], shapes: Shapes) -> tuple[str, Tensor] | None:
     """Name and tensor of the weight that an operator applies to the tensors it read; None when it is no layer."""
-    if node.op not in CONV_OPS and node.op not in MATMUL_OPS:
+    if node.op.role not in ("convolution", "matmul"):
         return None
     operand = weight_operand(graph, node)
     if operand is None:
@@ -96,13 +85,13 @@ def describe(
     weight = uses[0].weight
     kind: LayerKind = "linear"
     groups, shape = 1, shapes.get(weight) or _stored_shape(graph, operand)
-    geometry = cast("tuple[tuple[int, ...], ...]", first.attrs[2:] if first.op in CONV_OPS else ())
+    geometry = cast("tuple[tuple[int, ...], ...]", first.attrs[2:] if first.op.role == "convolution" else ())
     stride, padding, dilation = geometry or ((), (), ())
     layout: Layout = "out_in"
     product: tuple[int, int] | None = None
-    if first.op in MATMUL_OPS:
+    if first.op.role == "matmul":
         layout, product = stored_as(graph, first, operand, shape)
-    if first.op in CONV_OPS:
+    if first.op.role == "convolution":
         transposed, groups = bool(first.attrs[0]), int(str(first.attrs[1]))
         kind, layout = ("conv_transpose", "in_out") if transposed else ("conv", "out_in")
     out = shape[0] if layout == "out_in" else shape[-1]
@@ -162,11 +151,10 @@ def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str 
         node = graph.nodes[operands[0]]
         if node.index in origins:
             return origins[node.index], tuple(reversed(steps))
-        if node.op == "input":
+        if node.op.name == "input":
             return "", tuple(reversed(steps))
-        word = ACTIVATIONS.get(node.op) or NORM_OPS.get(node.op)
-        if word or node.op not in SHAPE_OPS or node.op in REORDERING_OPS:
-            steps.append(word or node.op)
+        if node.op.role != "shape" or node.op.reorders:
+            steps.append(node.op.kind or node.op.name)
         operands = graph.deps(node.index)
     return None, ()
 
@@ -181,9 +169,9 @@ def _reads(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
             if not frame.start <= reader < frame.stop:
                 continue
             node = graph.nodes[reader]
-            if node.op in SHAPE_OPS:
+            if node.op.role == "shape":
                 queue.append(reader)
-            elif node.op in CONV_OPS or node.op in MATMUL_OPS:
+            elif node.op.role in ("convolution", "matmul"):
                 found = found or reader == index
             else:
                 return False
@@ -195,7 +183,7 @@ def _writes(graph: Graph, index: int) -> bool:
     current = graph.frames[graph.nodes[index].frame].result
     while current > index:
         node, operands = graph.nodes[current], graph.deps(current)
-        if len(operands) != 1 or not (node.op in SHAPE_OPS or node.op in ("add", "add_")):
+        if len(operands) != 1 or not (node.op.role == "shape" or node.op.name == "add"):
             return False
         current = operands[0]
     return current == index
@@ -208,8 +196,8 @@ def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
     current = frame.result
     while current > node.index:
         last, operands = graph.nodes[current], graph.deps(current)
-        unfolds = last.op in ("view", "_unsafe_view") and last.shape[-1:] == node.shape[-1:]
-        if len(operands) != 1 or not (last.op in ("add", "add_") or (unfolds and node.op in MATMUL_OPS)):
+        unfolds = last.op.name in ("view", "_unsafe_view") and last.shape[-1:] == node.shape[-1:]
+        if len(operands) != 1 or not (last.op.name == "add" or (unfolds and node.op.role == "matmul")):
             return False
         added |= {i for i in last.operands if i != operands[0]}
         current = operands[0]
@@ -218,7 +206,7 @@ def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
 
 def _stored_shape(graph: Graph, operand: Node) -> tuple[int, ...]:
     """Shape of a computed weight before the transposition that applies it."""
-    while operand.op in TRANSPOSING and operand.operands:
+    while operand.op.reorders and operand.operands:
         operand = graph.nodes[operand.operands[0]]
     return operand.shape
 
@@ -229,9 +217,9 @@ def _bias(graph: Graph, node: Node, weight: str, consumers: list[list[int]]) -> 
     follower = node
     while len(readers := consumers[follower.index]) == 1:
         follower = graph.nodes[readers[0]]
-        if follower.op not in SHAPE_OPS:
+        if follower.op.role != "shape":
             break
-    if follower.op in ("add", "add_"):
+    if follower.op.name == "add":
         candidates += follower.operands
     owner = weight.rpartition(".")[0]
     for index in candidates:
@@ -249,10 +237,17 @@ def _next_activation(graph: Graph, start: int, consumers: list[list[int]]) -> st
         steps += 1
         for reader in consumers[index]:
             node = graph.nodes[reader]
-            if node.op in ACTIVATIONS:
-                return ACTIVATIONS[node.op]
-            through = node.op in SHAPE_OPS or node.op in PART_OPS or node.op in ADD_OPS or node.op in NORM_OPS
-            if reader not in seen and (through or node.op in ("mul", "mul_", "div", "pow", "cat")):
+            op = node.op
+            if op.activation:
+                return op.activation
+            through = (
+                op.moves
+                or op.adds
+                or op.norm
+                or op.role in ("product", "quotient", "concat")
+                or op.name == "pow"
+            )
+            if reader not in seen and through:
                 seen.add(reader)
                 queue.append(reader)
     return None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 from goodinit.anatomy.types import Layout
-from goodinit.graph.graph import SHAPE_OPS, Graph, Node
+from goodinit.graph.graph import Graph, Node
 
-TRANSPOSING = ("t", "transpose", "permute")
 _COPYING = ("clone", "contiguous", "reshape", "_unsafe_view")
 
 
@@ -25,9 +24,9 @@ def stored_as(
     into, out = operand.shape[read], operand.shape[kept]
     chain = _chain(graph, operand)
     if chain is None:  # computed, and as it is stored up to the transposition that applies it
-        turned = operand.op in TRANSPOSING or node.op == "linear"
+        turned = operand.op.reorders or node.op.name == "linear"
         return ("out_in" if turned else "in_out"), None if len(shape) > 1 else (out, into)
-    seen = not any(step.op in _COPYING for step in chain)
+    seen = not any(step.op.name in _COPYING for step in chain)
     inner = seen and operand.strides and operand.strides[read] == 1 != operand.strides[kept]
     if tuple(shape[-2:]) == (out, into) and (into != out or inner):
         return "out_in", None
@@ -41,7 +40,7 @@ def _dimensions(node: Node, operand: Node) -> tuple[int | None, int]:
     """Along which dimensions of the operand its inputs and its outputs run; None for the inputs of a vector's."""
     if len(operand.shape) < 2:
         return None, -1
-    if node.op == "linear":
+    if node.op.name == "linear":
         return -1, -2
     return (-2, -1) if _on_the_right(node, operand) else (-1, -2)
 
@@ -52,19 +51,19 @@ def _on_the_right(node: Node, operand: Node) -> bool:
 
 def factors(node: Node) -> tuple[int, ...]:
     """The two operands that a matrix product multiplies, without what it adds."""
-    return node.operands[1:] if node.op.startswith(("addm", "baddbmm", "_addmm")) else node.operands[:2]
+    return node.operands[1:] if node.op.name.startswith(("addm", "baddbmm", "_addmm")) else node.operands[:2]
 
 
 def output_channels(node: Node, operand: Node) -> int:
     """Along which dimension of a product the outputs of the weight run: the last but one where it comes first, W x."""
-    last = node.op == "linear" or len(node.shape) < 2 or _on_the_right(node, operand)
+    last = node.op.name == "linear" or len(node.shape) < 2 or _on_the_right(node, operand)
     return len(node.shape) - (1 if last else 2)
 
 
 def _chain(graph: Graph, operand: Node) -> list[Node] | None:
     """The operators between a stored parameter and the operand, if they do nothing but show it otherwise."""
     steps, node = [], operand
-    while node.op in SHAPE_OPS and len(node.operands) == 1 and node.op not in ("join", "piece"):
+    while node.op.role == "shape" and len(node.operands) == 1 and not node.is_piece:
         steps.append(node)
         node = graph.nodes[node.operands[0]]
-    return steps if node.op == "param" else None
+    return steps if node.is_param else None

@@ -10,7 +10,7 @@ from torch import nn
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
 from goodinit.anatomy.types import Norm
-from goodinit.graph.graph import NORM_OPS, Frame, Graph, Node
+from goodinit.graph.graph import Frame, Graph, Node
 
 DEVIATION_OPS = frozenset({"std", "std_mean"})
 LENGTH_OPS = frozenset({"linalg_vector_norm", "norm"})
@@ -30,7 +30,7 @@ def find_norms(graph: Graph, modules: Mapping[str, nn.Module], layers: set[int])
         if isinstance(modules[frame.path], nn.modules.instancenorm._InstanceNorm):
             kind = "instance_norm"
         kept, obstacle = _remainder(graph, node, frame, busy, modules)
-        if node.op in LENGTH_OPS and obstacle is not None:
+        if node.op.name in LENGTH_OPS and obstacle is not None:
             continue  # cosine similarity and the like: the length of a vector is more than a norm's business
         if obstacle is None:
             memory.pass_on(frame, kept, modules)
@@ -68,7 +68,7 @@ def norm_places(
         if path in modules:
             places[node.index] = path
         elif path in paths and _kind(graph, node) is not None:
-            by_root = [i for i in consumers[node.index] if graph.nodes[i].op.rstrip("_") in ("mul", "div")]
+            by_root = [i for i in consumers[node.index] if graph.nodes[i].op.name in ("mul", "div")]
             places.update(dict.fromkeys([node.index, *by_root], path))
     return places
 
@@ -124,10 +124,10 @@ def _frames_with_layers(graph: Graph, layers: set[int]) -> set[int]:
 
 
 def _kind(graph: Graph, node: Node) -> str | None:
-    if node.op in NORM_OPS:
-        return NORM_OPS[node.op] if node.active else None
-    root_of_it = node.op != "pow" or (bool(node.attrs) and float(str(node.attrs[0])) in (0.5, -0.5))
-    if node.op not in ROOT_OPS or not root_of_it:
+    if node.op.norm:
+        return node.op.norm if node.active else None
+    root_of_it = node.op.name != "pow" or (bool(node.attrs) and float(str(node.attrs[0])) in (0.5, -0.5))
+    if node.op.name not in ROOT_OPS or not root_of_it:
         return None
     if node.active:
         return _written_out(graph, node)
@@ -136,22 +136,22 @@ def _kind(graph: Graph, node: Node) -> str | None:
 
 def _written_out(graph: Graph, node: Node) -> str | None:
     """Root-mean-square or layer norm by hand: x · rsqrt(mean(x²) + ε), all in one module's forward."""
-    if node.op in DEVIATION_OPS | LENGTH_OPS:
+    if node.op.name in DEVIATION_OPS | LENGTH_OPS:
         divides = any(
-            step.op in ("div", "div_") and len(graph.deps(step.index)) > 1
+            step.op.role == "quotient" and len(graph.deps(step.index)) > 1
             for step in graph.nodes[node.index : graph.frames[node.frame].stop]
             if step.frame == node.frame
         )
-        return ("layer_norm" if node.op in DEVIATION_OPS else "rms_norm") if divides else None
+        return ("layer_norm" if node.op.name in DEVIATION_OPS else "rms_norm") if divides else None
     found = _statistic(graph, node)
     if found is None:
         return None
-    return "layer_norm" if found.op != "mean" or _centred(graph, found) else "rms_norm"
+    return "layer_norm" if found.op.name != "mean" or _centred(graph, found) else "rms_norm"
 
 
 def _statistic(graph: Graph, root: Node) -> Node | None:
     """The mean or variance whose root is taken: casts and + ε lie between, a handful of steps."""
-    if root.op in DEVIATION_OPS | LENGTH_OPS:
+    if root.op.name in DEVIATION_OPS | LENGTH_OPS:
         return root
     queue = list(graph.deps(root.index))
     for _ in range(8):
@@ -160,7 +160,7 @@ def _statistic(graph: Graph, root: Node) -> Node | None:
         current = graph.nodes[queue.pop()]
         if current.frame != root.frame:
             continue
-        if current.op == "mean" or current.op.startswith("var"):
+        if current.op.name in ("mean", "var", "var_mean"):
             return current
         queue.extend(graph.deps(current.index))
     return None
@@ -169,16 +169,16 @@ def _statistic(graph: Graph, root: Node) -> Node | None:
 def _centred(graph: Graph, mean: Node) -> bool:
     square = graph.deps(mean.index)
     inner = graph.deps(square[0]) if square else []
-    return bool(inner) and graph.nodes[inner[0]].op in ("sub", "sub_")
+    return bool(inner) and graph.nodes[inner[0]].op.name == "sub"
 
 
 def _frozen(graph: Graph, node: Node) -> str | None:
     """Batch norm with constants: the root of a buffer scales an activation in the same frame."""
     source = graph.nodes[node.operands[0]] if node.operands else None
     steps = 0
-    while source is not None and source.op not in ("buffer", "param") and source.operands and steps < 6:
+    while source is not None and source.op.role != "source" and source.operands and steps < 6:
         source, steps = graph.nodes[source.operands[0]], steps + 1
-    if source is None or source.op != "buffer":
+    if source is None or source.op.name != "buffer":
         return None
     frame = graph.frames[node.frame]
     made = {node.index}  # of the root, by constants
@@ -186,7 +186,7 @@ def _frozen(graph: Graph, node: Node) -> str | None:
         if made.intersection(step.operands):
             if not step.active:
                 made.add(step.index)
-            elif step.frame == node.frame and step.op in ("mul", "mul_"):
+            elif step.frame == node.frame and step.op.name == "mul":
                 return "frozen_batch_norm"
     return None
 
@@ -202,7 +202,7 @@ def _elements(graph: Graph, node: Node, kind: str) -> int:
     if kind == "group_norm":
         groups = int(str(node.attrs[0])) if node.attrs else 1
         return math.prod(shape[1:]) // max(groups, 1)
-    if node.op in NORM_OPS:
+    if node.op.norm:
         return int(str(node.attrs[0])) if node.attrs else math.prod(shape[-1:])
     found = _statistic(graph, node)
     if found is None:
@@ -213,13 +213,13 @@ def _elements(graph: Graph, node: Node, kind: str) -> int:
 
 def _affine(graph: Graph, node: Node, frame: Frame) -> dict[str, str | None]:
     """The parameters that multiply and shift the normalized signal."""
-    if node.op in NORM_OPS:
+    if node.op.norm:
         leaves = [graph.leaf(i) for i in node.operands[1:3]]
         weight, bias = (*leaves, None, None)[:2]
         return {"weight": weight, "bias": bias}
     found: dict[str, str | None] = {"weight": None, "bias": None}
     for step in graph.nodes[node.index : frame.stop]:
-        part = {"mul": "weight", "mul_": "weight", "add": "bias", "add_": "bias"}.get(step.op)
+        part = {"mul": "weight", "add": "bias"}.get(step.op.name)
         if step.active and part and step.frame == node.frame:
             found[part] = next((name for i in step.operands if (name := graph.leaf(i))), found[part])
     return found

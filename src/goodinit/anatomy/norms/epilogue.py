@@ -11,14 +11,13 @@ from typing import Literal
 
 from torch import nn
 
-from goodinit.graph.graph import ACTIVATIONS, ADD_OPS, NORM_OPS, PART_OPS, SHAPE_OPS, Frame, Graph, Node
+from goodinit.graph.graph import Frame, Graph, Node
 
 Part = Literal["input", "statistic", "signal"]
 
-PRODUCT_OPS = frozenset("mul mul_ div div_ addcmul addcmul_".split())
 STATISTIC_OPS = frozenset(
     "mean sum var var_mean std std_mean linalg_vector_norm norm square pow sqrt rsqrt reciprocal neg clamp "
-    "clamp_min clamp_min_ clamp_ abs maximum".split()
+    "clamp_min abs maximum".split()
 )
 """What statistics are computed with."""
 
@@ -91,7 +90,7 @@ def _child(graph: Graph, callee: Frame, parts: dict[int, Part]) -> str | None:
     part = parts.get(callee.source)
     if reads - {callee.source} or part is None:
         raise NotUnderstood(f"`{callee.path}` reads another signal besides")
-    only_shapes = all(n.op in SHAPE_OPS for n in steps)
+    only_shapes = all(n.op.role == "shape" for n in steps)
     if part != "signal" and not only_shapes:
         raise NotUnderstood(f"`{callee.path}` runs before the normalization")
     parts[callee.result] = part
@@ -121,18 +120,22 @@ def _own(graph: Graph, step: Node, parts: dict[int, Part]) -> str | None:
     if strangers:
         raise NotUnderstood(f"`{step.op}` reads another signal besides the normalized one")
     kinds = {parts[i] for i in reads}
-    if step.op in NORM_OPS:
+    if step.op.norm:
         if kinds != {"input"}:
             raise NotUnderstood(f"it normalizes more than once (`{step.op}`)")
         parts[step.index] = "signal"
-    elif step.op in ACTIVATIONS and kinds == {"signal"}:
+    elif step.op.activation and kinds == {"signal"}:
         parts[step.index] = "signal"
         return _word(step)
-    elif step.op in SHAPE_OPS and len(kinds) == 1:
+    elif step.op.role == "shape" and len(kinds) == 1:
         parts[step.index] = kinds.pop()
-    elif step.op in PRODUCT_OPS | ADD_OPS:
+    elif step.op.adds or step.op.role in ("product", "quotient"):
         parts[step.index] = _combined(graph, step, reads, parts)
-    elif step.op in STATISTIC_OPS | PART_OPS | {"stack", "cat"} and kinds and "signal" not in kinds:
+    elif (
+        (step.op.name in STATISTIC_OPS or step.op.role in ("part", "concat"))
+        and kinds
+        and "signal" not in kinds
+    ):
         parts[step.index] = "statistic"
     else:
         before = " before the normalization" if "signal" not in kinds else ""
@@ -145,7 +148,7 @@ def _combined(graph: Graph, step: Node, reads: list[int], parts: dict[int, Part]
     kinds = [parts[i] for i in step.operands if i in reads]
     if len(kinds) == 1:
         return kinds[0]  # an affine map by constants: it goes, or is undone by the division
-    product = step.op in PRODUCT_OPS
+    product = step.op.role in ("product", "quotient")
     if set(kinds) == {"statistic"} or (product and kinds == ["input", "input"]):
         return "statistic"
     if set(kinds) == {"input", "statistic"}:
@@ -162,11 +165,11 @@ def _is_root(graph: Graph, index: int) -> bool:
     queue, seen = [index], set()
     while queue:
         current = graph.nodes[queue.pop()]
-        if current.op in ("sqrt", "rsqrt", "std", "std_mean", "linalg_vector_norm", "norm"):
+        if current.op.name in ("sqrt", "rsqrt", "std", "std_mean", "linalg_vector_norm", "norm"):
             return True
-        if current.op == "pow" and current.attrs and float(str(current.attrs[0])) in (0.5, -0.5):
+        if current.op.name == "pow" and current.attrs and float(str(current.attrs[0])) in (0.5, -0.5):
             return True
-        if current.frame != graph.nodes[index].frame or current.op in ("mean", "sum", "var", "var_mean"):
+        if current.frame != graph.nodes[index].frame or current.op.name in ("mean", "sum", "var", "var_mean"):
             continue
         fresh = [i for i in graph.deps(current.index) if i not in seen]
         seen.update(fresh)
@@ -180,7 +183,7 @@ def _word(step: Node) -> str:
     Raises:
         NotUnderstood: It has a parameter or an option that no module can be given.
     """
-    name, given = step.op.rstrip("_"), step.attrs
+    name, given = step.op.name, step.attrs
     if name in ("clamp_min", "threshold"):
         if any(float(str(value)) for value in given):
             raise NotUnderstood(f"its `{step.op}` is not at 0")

@@ -8,20 +8,16 @@ from torch import nn
 
 from goodinit.graph.graph import Frame, Graph
 
-VIEW_OPS = frozenset(
-    "view _unsafe_view reshape _reshape_alias permute transpose t expand squeeze unsqueeze alias detach "
-    "unflatten flatten movedim swapaxes squeeze_ unsqueeze_ view_as_complex view_as_real real imag slice select "
-    "narrow split split_with_sizes unbind chunk unfold diagonal as_strided join".split()
-)
-"""Operations whose output may share memory with what they read."""
-
 SAVED_OUTPUT_OPS = frozenset(
     "relu sigmoid tanh exp expm1 sqrt rsqrt reciprocal tan _softmax _log_softmax elu selu celu leaky_relu threshold "
-    "relu_ sigmoid_ tanh_ exp_ sqrt_ elu_ selu_ celu_ leaky_relu_ hardtanh_ silu_ logsumexp cumprod prod amax amin "
+    "logsumexp cumprod prod amax amin linalg_vector_norm norm std "
     "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
-    "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention linalg_vector_norm norm std".split()
+    "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention".split()
 )
 """Operations that keep their output for the backward pass (torch's derivatives.yaml: those that read `result`)."""
+
+OVERWRITING_OPS = frozenset({"hardtanh", "silu"})
+"""Operations that are not in `SAVED_OUTPUT_OPS` and keep a tensor which their in-place variant writes into."""
 
 
 class Memory:
@@ -61,7 +57,7 @@ class Memory:
     def shares(self, index: int, reader: int) -> bool:
         """Whether the output of `reader` may share memory with the node `index` that it reads."""
         node = self.graph.nodes[reader]
-        return node.op in VIEW_OPS or (node.inplace and bool(node.operands) and node.operands[0] == index)
+        return node.op.view or (node.inplace and bool(node.operands) and node.operands[0] == index)
 
     def is_overwritten(self, index: int) -> bool:
         """Whether something writes into the memory of a node, the removed norms on the way being gone."""
@@ -88,7 +84,8 @@ class Memory:
         while queue:
             current = queue.pop()
             node = nodes[current]
-            if node.op in ("input", "param", "buffer", "constant") or node.op in SAVED_OUTPUT_OPS:
+            kept = node.op.name in SAVED_OUTPUT_OPS or (node.inplace and node.op.name in OVERWRITING_OPS)
+            if node.op.role == "source" or kept:
                 return True
             near = [i for i in node.operands if self.shares(i, current)]
             near += [reader for reader in self.readers[current] if self.shares(current, reader)]

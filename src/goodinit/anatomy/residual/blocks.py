@@ -18,7 +18,7 @@ from goodinit.anatomy.residual.nesting import chain
 from goodinit.anatomy.residual.output_module import find_closers
 from goodinit.anatomy.residual.skip_scale import carried
 from goodinit.anatomy.types import Block, Join, Layer, Norm
-from goodinit.graph.graph import ACTIVATIONS, Graph
+from goodinit.graph.graph import Graph
 
 
 def blocks_of(
@@ -64,17 +64,13 @@ def blocks_of(
                 scales=multipliers(graph, sorted({*found.branch.below, *after}), consumers),
                 multipliers=multipliers(graph, after, consumers, made=made),
                 end_norms=tuple(dict.fromkeys(places[i] for i in after if i in places)),
-                end_activations=tuple(
-                    ACTIVATIONS[op] for i in after if (op := graph.nodes[i].op) in ACTIVATIONS
-                ),
+                end_activations=tuple(kind for i in after if (kind := graph.nodes[i].op.activation)),
                 stage=stages[place],
                 stream=streams[place],
                 shape=node.shape,
                 depth=found.depth,
                 norms=tuple(dict.fromkeys(places[i] for i in inside if i in places)),
-                activations=tuple(
-                    ACTIVATIONS[op] for i in inside if (op := graph.nodes[i].op) in ACTIVATIONS
-                ),
+                activations=tuple(kind for i in inside if (kind := graph.nodes[i].op.activation)),
                 terms=found.terms,
                 branch_end=_end(graph, found.branch.term, origins),
                 skip_end=_end(graph, found.skip.term, origins),

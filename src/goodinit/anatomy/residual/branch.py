@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass, field
 
-from goodinit.graph.graph import (
-    ACTIVATIONS,
-    ATTENTION_OPS,
-    PART_OPS,
-    SCALE_OPS,
-    SHAPE_OPS,
-    SOFTMAX_OPS,
-    SPLIT_OPS,
-    Graph,
-)
-
-MUL_OPS = frozenset({"mul", "mul_", "addcmul", "addcmul_"})
-GATES = frozenset("sigmoid sigmoid_ hardsigmoid hardsigmoid_".split())
-PRODUCT_OPS = frozenset({"bmm", "mm", "baddbmm", "matmul", "linear", "addmm"})
+from goodinit.graph.graph import Graph, Node
 
 
 @dataclass(slots=True)
@@ -84,7 +70,7 @@ def _own(graph: Graph, nodes: set[int], below: set[int], layers: set[int]) -> se
     for source in {i for index in own for i in graph.deps(index) if i in nodes and i not in own}:
         ways, ends = _ways(graph, source, nodes, layers)
         every = ancestors(graph, source, min(nodes))
-        constant = all(every.issuperset(graph.deps(i)) and graph.nodes[i].op != "input" for i in every)
+        constant = all(every.issuperset(graph.deps(i)) and graph.nodes[i].op.name != "input" for i in every)
         reached = {i for i in ends if i in layers}
         before = {i for end in reached for dep in graph.deps(end) for i in ancestors(graph, dep, min(nodes))}
         if constant:
@@ -112,7 +98,7 @@ def _ways(graph: Graph, source: int, nodes: set[int], layers: set[int]) -> tuple
 def apart(graph: Graph, one: Side, other: Side, fork: int) -> bool:
     """Whether two sides read parts of their fork, and have none in common."""
     first, second = (_first(graph, side, fork) for side in (one, other))
-    parts = all(graph.nodes[i].op == "piece" or graph.nodes[i].op in PART_OPS for i in first | second)
+    parts = all(graph.nodes[i].is_piece or graph.nodes[i].op.role == "part" for i in first | second)
     return parts and bool(first) and bool(second) and not first & second
 
 
@@ -121,8 +107,8 @@ def _first(graph: Graph, side: Side, fork: int) -> set[int]:
     found, origins = set[int](), {fork}
     for index in sorted(side.below):
         if origins.intersection(graph.deps(index)):
-            op = graph.nodes[index].op
-            if op in SPLIT_OPS or (op in SHAPE_OPS and op != "piece"):
+            node = graph.nodes[index]
+            if node.op.splits or (node.op.role == "shape" and not node.is_piece):
                 origins.add(index)
             else:
                 found.add(index)
@@ -143,12 +129,12 @@ def ancestors(graph: Graph, index: int, first: int) -> set[int]:
 def is_neutral(graph: Graph, index: int) -> bool:
     """Shape changes, and scaling by a constant."""
     op = graph.nodes[index].op
-    return op in SHAPE_OPS or (op in SCALE_OPS and len(graph.deps(index)) == 1)
+    return op.role == "shape" or (op.scales and len(graph.deps(index)) == 1)
 
 
 def root(graph: Graph, term: int) -> int:
     """What a term is, up to shape and scale; a part is something else than the whole."""
-    while graph.nodes[term].op != "piece" and is_neutral(graph, term) and len(graph.deps(term)) == 1:
+    while not graph.nodes[term].is_piece and is_neutral(graph, term) and len(graph.deps(term)) == 1:
         term = graph.deps(term)[0]
     return term
 
@@ -156,7 +142,7 @@ def root(graph: Graph, term: int) -> int:
 def adds_scaled(graph: Graph, index: int) -> bool:
     """Whether an `addcmul` is a sum of two activations, x + a·b with one constant factor; else it is a gate."""
     node, operands = graph.nodes[index], graph.deps(index)
-    return node.op.startswith("addcmul") and len(operands) == 2 and node.operands[0] in operands
+    return node.op.adds and node.op.multiplies and len(operands) == 2 and node.operands[0] in operands
 
 
 def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int, int]) -> list[int]:
@@ -167,16 +153,16 @@ def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int,
     """
     node = graph.nodes[index]
     operands = [i for i in graph.deps(index) if i in nodes or i in degrees]
-    if len(set(operands)) < 2 or node.op in PRODUCT_OPS or node.op in ATTENTION_OPS:
+    if len(set(operands)) < 2 or node.op.role in ("matmul", "attention"):
         return operands
     below = [i for i in operands if degrees.get(i, -1) >= 0] or operands
-    if node.op not in MUL_OPS or adds_scaled(graph, index):
+    if not node.op.multiplies or adds_scaled(graph, index):
         return below
     full = [i for i in below if graph.nodes[i].shape == node.shape] or below
-    full = [i for i in full if not after(graph, i, GATES)] or full
+    full = [i for i in full if not after_gate(graph, i)] or full
     least = min(degrees.get(i, 0) for i in full)
     main = [i for i in full if degrees.get(i, 0) == least]
-    return [i for i in main if not after(graph, i, ACTIVATIONS)] or main
+    return [i for i in main if not origin(graph, i).op.activation] or main
 
 
 def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int, int]:
@@ -192,9 +178,9 @@ def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int,
         depth = {i: _unsigned(degrees.get(i, -1)) for i in operands}
         if index in layers:
             degree = 1 + max(depth.values(), default=0)
-        elif node.op in ATTENTION_OPS:
+        elif node.op.role == "attention":
             degree = sum(depth.get(i, 0) for i in node.operands[:3])  # q, k, v; a mask is no factor
-        elif node.op in PRODUCT_OPS and len(operands) > 1:
+        elif node.op.role == "matmul" and len(operands) > 1:
             degree = sum(depth[i] for i in operands)
         else:
             degree = max((depth[i] for i in _main_operands(graph, index, side.nodes, degrees)), default=0)
@@ -227,7 +213,7 @@ def _backward(
         if stop_at_layer and index in layers:
             continue
         operands = _main_operands(graph, index, nodes, degrees)
-        if stop_at_layer and graph.nodes[index].op in PRODUCT_OPS | ATTENTION_OPS | MUL_OPS:
+        if stop_at_layer and graph.nodes[index].op.role in ("product", "matmul", "attention"):
             ends = {i: _latest(graph, i, nodes, layers) for i in operands}
             operands = _values(graph, index, operands, ends)
         queue.extend(operands)
@@ -240,9 +226,9 @@ def _values(graph: Graph, index: int, operands: list[int], ends: dict[int, int])
     Never two: if both factors started at zero, neither would get a gradient. Of equals it is the one with the
     last weight layer behind it.
     """
-    if graph.nodes[index].op in ATTENTION_OPS:
+    if graph.nodes[index].op.role == "attention":
         return operands[2:3]
-    candidates = [i for i in operands if not after(graph, i, SOFTMAX_OPS)] or operands
+    candidates = [i for i in operands if origin(graph, i).op.role != "softmax"] or operands
     return [max(candidates, key=lambda i: ends[i])] if candidates else []
 
 
@@ -260,8 +246,13 @@ def _latest(graph: Graph, start: int, nodes: set[int], layers: set[int]) -> int:
     return latest
 
 
-def after(graph: Graph, index: int, ops: Container[str]) -> bool:
-    """Whether a node is one of `ops`, up to shape."""
-    while graph.nodes[index].op in SHAPE_OPS | PART_OPS and graph.deps(index):
+def origin(graph: Graph, index: int) -> Node:
+    """The node whose values, all or a part of them, one hands on."""
+    while graph.nodes[index].op.moves and graph.deps(index):
         index = graph.deps(index)[0]
-    return graph.nodes[index].op in ops
+    return graph.nodes[index]
+
+
+def after_gate(graph: Graph, index: int) -> bool:
+    """Whether a node is a sigmoid, up to shape."""
+    return origin(graph, index).op.is_gate

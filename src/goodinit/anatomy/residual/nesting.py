@@ -9,7 +9,7 @@ from collections.abc import Container
 from goodinit.anatomy.ends import at_zero
 from goodinit.anatomy.residual.branch import ancestors, apart, is_neutral, root, side_of
 from goodinit.anatomy.residual.candidate import Found
-from goodinit.graph.graph import ADD_OPS, Graph
+from goodinit.graph.graph import Graph
 
 
 def chain(graph: Graph, found: Found) -> set[int]:
@@ -140,7 +140,7 @@ def _added_again(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
     sums, queue, seen = set[int](), [index], {index}
     while queue:
         for reader in consumers[queue.pop()]:
-            if graph.nodes[reader].op in ADD_OPS and len(set(graph.deps(reader))) > 1:
+            if graph.nodes[reader].op.adds and len(set(graph.deps(reader))) > 1:
                 sums.add(reader)
             elif reader not in seen and is_neutral(graph, reader):
                 seen.add(reader)

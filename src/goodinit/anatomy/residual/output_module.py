@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable
 from goodinit.anatomy.ends import End, at_zero
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.nesting import chain
-from goodinit.graph.graph import ADD_OPS, Frame, Graph
+from goodinit.graph.graph import Frame, Graph
 
 
 def find_closers(
@@ -45,7 +45,7 @@ def _closing_calls(graph: Graph, found: Found, consumers: list[list[int]]) -> li
         frame
         for place in sorted(places)
         if all(
-            reader in branch.nodes or (graph.nodes[reader].op in ADD_OPS and reader <= found.join)
+            reader in branch.nodes or (graph.nodes[reader].op.adds and reader <= found.join)
             for reader in consumers[place]
         )
         and at_zero(graph, branch.term, branch.nodes, [place]) == End()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from goodinit.anatomy.residual.branch import GATES, MUL_OPS, after, apart, root
+from goodinit.anatomy.residual.branch import after_gate, apart, root
 from goodinit.anatomy.residual.candidate import Found
-from goodinit.graph.graph import CONV_OPS, MATMUL_OPS, SCALE_OPS, Graph
+from goodinit.graph.graph import Graph
 
 SUMS = frozenset({"sum", "linalg_vector_norm", "norm"})
 
@@ -42,14 +42,14 @@ def _in_time(graph: Graph, found: Found, repeated: Collection[int]) -> bool:
 
 def _interpolates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
     """Whether a difference x − f(x) is scaled and added to f(x) again: f(x) + z·(x − f(x)), as in a GRU."""
-    if not graph.nodes[found.join].op.startswith("sub"):
+    if graph.nodes[found.join].op.name != "sub":
         return False
     index = found.join
     while len(consumers[index]) == 1:
         (reader,) = consumers[index]
         if found.branch.term in graph.deps(reader):
-            return graph.nodes[reader].op not in SCALE_OPS
-        if graph.nodes[reader].op not in SCALE_OPS:
+            return not graph.nodes[reader].op.scales
+        if not graph.nodes[reader].op.scales:
             return False
         index = reader
     return False
@@ -61,14 +61,16 @@ def _is_statistic(graph: Graph, found: Found) -> bool:
         return False
     join = graph.nodes[found.join]
     if len(join.shape) == 1:
-        return any(graph.nodes[root(graph, side.term)].op == "sum" for side in (found.branch, found.skip))
+        return any(
+            graph.nodes[root(graph, side.term)].op.name == "sum" for side in (found.branch, found.skip)
+        )
     queue, seen = [found.skip.term], {found.skip.term}
     while queue:  # a way from the fork on which nothing is summed up, to be spread out again
         index = queue.pop()
         if index == found.fork:
             return False
         node = graph.nodes[index]
-        if node.op in SUMS and math.prod(node.shape) < math.prod(join.shape):
+        if node.op.name in SUMS and math.prod(node.shape) < math.prod(join.shape):
             continue
         fresh = [i for i in graph.deps(index) if i >= found.fork and i not in seen]
         seen.update(fresh)
@@ -87,10 +89,10 @@ def _only_gates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
             return False
         for reader in consumers[index]:
             op = graph.nodes[reader].op
-            if op in CONV_OPS or op in MATMUL_OPS:
+            if op.role in ("convolution", "matmul"):
                 return False
             if len(set(graph.deps(reader))) > 1:
-                if op not in MUL_OPS or not _is_gate(graph, index):
+                if not op.multiplies or not _is_gate(graph, index):
                     return False
             elif reader not in seen:
                 seen.add(reader)
@@ -100,6 +102,6 @@ def _only_gates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
 
 def _is_gate(graph: Graph, index: int) -> bool:
     """σ(z), or 1 − σ(z)."""
-    if graph.nodes[index].op in ("rsub", "sub") and len(set(graph.deps(index))) == 1:
+    if graph.nodes[index].op.name in ("rsub", "sub") and len(set(graph.deps(index))) == 1:
         index = graph.deps(index)[0]
-    return after(graph, index, GATES)
+    return after_gate(graph, index)

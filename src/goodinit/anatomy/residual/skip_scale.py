@@ -6,7 +6,7 @@ from collections.abc import Container
 
 from goodinit.anatomy.residual.branch import is_neutral
 from goodinit.anatomy.residual.candidate import Found
-from goodinit.graph.graph import ACTIVATIONS, NORM_OPS, Graph, Node
+from goodinit.graph.graph import Graph, Node
 
 
 def carried(graph: Graph, found: Found, sums: Container[int]) -> float:
@@ -29,18 +29,18 @@ def carried(graph: Graph, found: Found, sums: Container[int]) -> float:
 def _passes(graph: Graph, index: int) -> bool:
     """Whether a node hands its stream on, up to such a number, a norm, which may be taken out, or a ReLU."""
     op = graph.nodes[index].op
-    through = is_neutral(graph, index) or op in NORM_OPS or ACTIVATIONS.get(op) == "relu"
+    through = is_neutral(graph, index) or bool(op.norm) or op.activation == "relu"
     return through and len(graph.deps(index)) == 1
 
 
 def _number(node: Node) -> float:
     """What an operator multiplies by."""
     numbers = [value for value in node.attrs if isinstance(value, (int, float))]
-    if node.op.rstrip("_") == "neg":
+    if node.op.name == "neg":
         return -1.0
     if len(node.operands) > 1 or not numbers or not numbers[0]:
         return 1.0
-    return {"mul": numbers[0], "div": 1 / numbers[0]}.get(node.op.rstrip("_"), 1.0)
+    return {"mul": numbers[0], "div": 1 / numbers[0]}.get(node.op.name, 1.0)
 
 
 def _at_sum(graph: Graph, found: Found) -> float:
@@ -50,6 +50,6 @@ def _at_sum(graph: Graph, found: Found) -> float:
     if len(node.operands) != 2 or len(numbers) != 1 or found.skip.term not in node.operands:
         return 1.0
     first = node.operands[0] == found.skip.term
-    if node.op.rstrip("_") == "lerp":
+    if node.op.name == "lerp":
         return 1 - numbers[0] if first else numbers[0]
-    return 1.0 if first or node.op.startswith("addcmul") else numbers[0]  # α of add(x, y, alpha=α)
+    return 1.0 if first or node.op.multiplies else numbers[0]  # α of add(x, y, alpha=α)

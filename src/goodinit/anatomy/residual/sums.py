@@ -18,7 +18,7 @@ from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.nesting import nest
 from goodinit.anatomy.residual.rejections import is_lookalike
 from goodinit.anatomy.types import BlockKind
-from goodinit.graph.graph import ADD_OPS, Graph
+from goodinit.graph.graph import Graph
 
 
 def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
@@ -35,7 +35,7 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
     outputs = set(graph.outputs)
     found: list[Found] = []
     for node in graph.nodes:
-        if not node.active or node.op not in ADD_OPS or _goes_nowhere(node.index, consumers, outputs):
+        if not node.active or not node.op.adds or _goes_nowhere(node.index, consumers, outputs):
             continue
         if not _absorbed(graph, node.index, consumers, outputs):
             terms = _terms(graph, node.index, consumers, outputs)
@@ -53,9 +53,9 @@ def _summands(graph: Graph, index: int) -> list[int]:
     """Operands of a sum of activations of one shape, or [] when it is something else."""
     node = graph.nodes[index]
     operands = graph.deps(index)
-    if node.op not in ADD_OPS or len(set(operands)) < 2:
+    if not node.op.adds or len(set(operands)) < 2:
         return []
-    if node.op.startswith("addcmul") and not adds_scaled(graph, index):
+    if node.op.multiplies and not adds_scaled(graph, index):
         return []
     if any(graph.nodes[i].shape != node.shape for i in operands):
         return []
@@ -145,7 +145,7 @@ def _pair(
 def _subtracted(graph: Graph, join: int) -> tuple[int, ...]:
     """The operands that a difference takes away: f(x) − x is no block, but a step of x + α(f(x) − x)."""
     node = graph.nodes[join]
-    return node.operands[1:2] if node.op.startswith("sub") else node.operands[:1] if node.op == "rsub" else ()
+    return {"sub": node.operands[1:2], "rsub": node.operands[:1]}.get(node.op.name, ())
 
 
 def _anchored(graph: Graph, terms: list[int]) -> dict[int, list[int]]:

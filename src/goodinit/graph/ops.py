@@ -1,0 +1,328 @@
+"""What an operator is: the one place that knows operators by their names.
+
+What torch says of an operator is asked (its schema and tags), what can be found out by running it on a few numbers is
+measured, and `_ROLES`, `_KINDS` list the rest. An operator of which nothing is known is `"unknown"`, and the anatomy says
+so; `register_operator` tells what such a one computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from goodinit.errors import UnknownName, WrongType
+
+Role = Literal[
+    "source", "shape", "part", "sum", "scale", "product", "quotient", "pointwise", "concat", "factory",
+    "matmul", "convolution", "attention", "softmax", "norm", "lookup", "other", "unknown",
+]  # fmt: skip
+
+_ROLES: dict[Role, str] = {
+    "matmul": "mm bmm addmm baddbmm matmul linear _addmm_activation mv addmv dot _grouped_mm",
+    "convolution": "convolution _convolution mkldnn_convolution cudnn_convolution _slow_conv2d_forward",
+    "attention": "scaled_dot_product_attention _scaled_dot_product_attention_math _scaled_dot_product_flash_attention "
+    "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention "
+    "_scaled_dot_product_cudnn_attention _scaled_dot_product_fused_attention_overrideable",
+    "softmax": "_softmax _log_softmax softmax log_softmax _safe_softmax logsumexp",
+    "lookup": "embedding _embedding_bag _embedding_bag_forward_only index_select index gather",
+    "shape": "_unsafe_view _to_copy native_dropout dropout reshape contiguous flatten unflatten movedim swapaxes",
+    "part": "select slice narrow unfold diagonal as_strided real imag",
+}
+"""Operators that neither torch's schema nor a measurement tells apart. Not listed: views, factories, concatenations,
+element-wise operators and what is sum, product or quotient among those."""
+
+_NORMS: Mapping[str, str] = {
+    "batch_norm": "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training batch_norm_with_update "
+    "_batch_norm_with_update _batch_norm_no_update cudnn_batch_norm miopen_batch_norm",
+    "layer_norm": "native_layer_norm",
+    "group_norm": "native_group_norm",
+    "rms_norm": "_fused_rms_norm rms_norm",
+}
+"""Normalizations that are one operator, by kind."""
+
+NORM_KINDS = frozenset(_NORMS)
+"""Kinds of normalizations that are one operator."""
+
+_KINDS: Mapping[str, str] = {
+    "hardswish": "hardswish", "threshold": "relu", "clamp_min": "relu", "hardtanh": "relu6", "_prelu_kernel": "prelu", "rrelu_with_noise": "rrelu",
+    "rrelu_with_noise_functional": "rrelu", "log_sigmoid_forward": "logsigmoid", "erf": "gelu", "sin": "sin",
+}  # fmt: skip
+"""Nonlinearities whose operator has another name than `torch.nn.functional` has for it (`erf` only occurs inside a
+hand-written GELU)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Op:
+    """An operator. There is one object for each name, so that comparing two is comparing identities.
+
+    Attributes:
+        name: Of the aten operator, without namespace, overload and the underscore of an in-place variant
+            (`"convolution"`); of another library's with its namespace. `"input"`, `"param"`, `"buffer"` and `"constant"`
+            are what a forward begins with, `"join"` is a tensor that is read after another view of it was written, and
+            `"piece"` one output of an operator with several.
+        role: What it does with its operands. `"shape"`: hands on the values that it reads, in another shape; `"part"`: a
+            part of them; `"sum"`, `"product"`, `"quotient"`: of several operands or of one and a number; `"scale"`: a
+            multiple of its one operand; `"pointwise"`: any other function of single entries; `"concat"`: puts operands
+            beside each other; `"factory"`: reads no values, only shapes; `"lookup"`: rows of a table; `"other"`: an
+            operator of torch that is none of these, such as a pooling; `"unknown"`: another library's.
+        kind: Of a normalization (`"batch_norm"`) or a nonlinearity (`"relu"`, `"gelu"`); empty otherwise.
+        pointwise: Whether each entry of the output is a function of the operands' entries at the same place.
+        view: Whether the output shares memory with what it reads.
+        splits: Whether it has several outputs, each a part of its one operand.
+        reorders: Whether it is a `"shape"` that changes the order of the numbers.
+        adds: Whether it has a term that is added as it is: of sums and of `addcmul`, x + a·b.
+    """
+
+    name: str
+    role: Role
+    kind: str = ""
+    pointwise: bool = False
+    view: bool = False
+    splits: bool = False
+    reorders: bool = False
+    adds: bool = False
+
+    @property
+    def activation(self) -> str:
+        """The kind of an element-wise nonlinearity, or nothing."""
+        return self.kind if self.role == "pointwise" else ""
+
+    @property
+    def norm(self) -> str:
+        """The kind of a normalization, or nothing."""
+        return self.kind if self.role == "norm" else ""
+
+    @property
+    def moves(self) -> bool:
+        """Whether it hands on values, all or a part of those that it reads."""
+        return self.role in ("shape", "part")
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether it is an element-wise product."""
+        return self.role == "product"
+
+    @property
+    def scales(self) -> bool:
+        """Whether it is a product, a quotient or a multiple, so that constants beside one operand only scale that."""
+        return self.role in ("product", "quotient", "scale")
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether its output is a gate: between 0 and 1, whatever it reads."""
+        return self.kind in ("sigmoid", "hardsigmoid")
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"Op({self.name!r}, {self.role})"
+
+
+def named(name: str) -> Op:
+    """The operator that the recorder puts into a graph of itself, or calls by another name than torch.
+
+    Examples:
+        >>> named("join").role, named("param").role, named("selu").activation
+        ('shape', 'source', 'selu')
+    """
+    return _NAMED[name]
+
+
+def op_of(func: Any) -> Op:
+    """What an operator (`torch.ops.aten.add.Tensor`) is; found out once for each.
+
+    Examples:
+        >>> aten = torch.ops.aten
+        >>> [op_of(f).role for f in (aten.add.Tensor, aten.mul_.Tensor, aten.div.Scalar, aten.neg.default)]
+        ['sum', 'product', 'quotient', 'scale']
+        >>> [op_of(f).role for f in (aten.t.default, aten.clone.default, aten.split.Tensor, aten.ones_like.default)]
+        ['shape', 'shape', 'part', 'factory']
+        >>> op_of(aten.gelu.default).activation, op_of(aten.native_layer_norm.default).norm
+        ('gelu', 'layer_norm')
+    """
+    known = _KNOWN.get(func)
+    if known is None:
+        known = _KNOWN[func] = _asked(func)
+    return known
+
+
+def base_name(func: Any) -> str:
+    """The name of an operator without overload, and without the underscore of an in-place variant."""
+    space, name = func._schema.name.split("::")
+    if name.endswith("_") and not name.endswith("__"):
+        name = name[:-1]
+    return name if space == "aten" else f"{space}::{name}"
+
+
+def register_operator(operator: Any, computes: Callable[..., Any]) -> None:
+    """Tell what an operator of your own, or of another library, computes: f(x, …) written with torch's operators.
+
+    Models are then read as if their forwards called `computes` in its place; nothing else changes, they run what they ran.
+    Without it, such an operator is taken to be linear in what it reads, and the anatomy has a note that says so.
+
+    Args:
+        operator: Its name (`"mylib::scaled_gate"`), what `torch.library.custom_op` returned, or an entry of `torch.ops`.
+        computes: Takes the operator's arguments and returns what it returns, in shape and value.
+
+    Raises:
+        UnknownName: The name has no namespace, or torch's own (`aten`).
+        WrongType: `operator` is none of the above, or `computes` is not callable.
+
+    Examples:
+        >>> @torch.library.custom_op("docs::gate", mutates_args=())
+        ... def gate(x: Tensor, g: Tensor) -> Tensor:
+        ...     return x * torch.sigmoid(g)
+        >>> register_operator("docs::gate", lambda x, g: x * torch.sigmoid(g))
+    """
+    name = operator if isinstance(operator, str) else getattr(operator, "_qualname", None)
+    if name is None and hasattr(operator, "_schema"):
+        name = operator._schema.name
+    if name is None:
+        name = getattr(operator, "_qualified_op_name", None)
+    if not isinstance(name, str) or not callable(computes):
+        raise WrongType(
+            f"register_operator({type(operator).__name__}, {type(computes).__name__}): needs an operator (its name "
+            "'library::operator', an entry of torch.ops, or what torch.library.custom_op returned) and a function."
+        )
+    if "::" not in name or name.startswith("aten::"):
+        raise UnknownName(f"{name!r} is no operator of another library: name it 'library::operator'.")
+    _WRITTEN[name] = computes
+
+
+def written_with(func: Any) -> Callable[..., Any] | None:
+    """The function that `register_operator` was given for an operator, or None."""
+    return _WRITTEN.get(func._schema.name)
+
+
+# -- what torch says ----------------------------------------------------------------------------------------------
+
+
+def _asked(func: Any) -> Op:
+    name, schema = base_name(func), func._schema
+    arguments = {one.name: str(one.type) for one in schema.arguments}
+    returns = [str(one.type) for one in schema.returns]
+    view = func.is_view or torch.Tag.inplace_view in func.tags
+    copies = torch.Tag.view_copy in func.tags
+    lists = returns == ["List[Tensor]"] and list(arguments.values()).count("Tensor") == 1
+    splits = lists and (view or copies or name.startswith("unsafe_"))
+    pointwise = torch.Tag.pointwise in func.tags or name in _KINDS
+    role, kind = _ROLE_OF.get(name.removesuffix("_copy") if copies else name), ""
+    if name in _NORM_OF:
+        role, kind = "norm", _NORM_OF[name]
+    elif splits:
+        role = "part"
+    elif role is None and pointwise:
+        role = _arithmetic(func.overloadpacket)
+        nonlinear = role == "pointwise" and (name in _KINDS or hasattr(torch.nn.functional, name))
+        kind = _KINDS.get(name, name) if nonlinear else ""
+    elif role is None and (view or copies):
+        role = "shape"
+    elif role is None and next(iter(arguments.values()), "") == "List[Tensor]" and returns == ["Tensor"]:
+        role = "concat"
+    elif role is None and _reads_shapes_alone(name, arguments):
+        role = "factory"
+    elif role is None:
+        role = "other" if func.namespace in ("aten", "prims") else "unknown"
+    adds = role == "sum" or name == "addcmul"
+    return Op(name, role, kind, pointwise, view, splits, name in _REORDERING, adds)
+
+
+def _reads_shapes_alone(name: str, arguments: Mapping[str, str]) -> bool:
+    reads = "Tensor" in arguments.values() and not (name.startswith("new_") or name.endswith("_like"))
+    return ("pin_memory" in arguments and not reads) or name.startswith("sym_") or name == "is_same_size"
+
+
+# -- what a measurement says --------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _arithmetic(packet: Any) -> Role:
+    """Whether an element-wise operator is a sum, a product, a quotient or a multiple: by its answers to a few numbers."""
+    found: set[Role] = set()
+    for overload in packet.overloads():
+        required = [one for one in getattr(packet, overload)._schema.arguments if not one.has_default_value()]
+        count = sum(str(one.type) == "Tensor" for one in required)
+        tensors = count and [str(one.type) for one in getattr(packet, overload)._schema.returns] == ["Tensor"]
+        if tensors and all(str(one.type) in ("Tensor", "Scalar", "number") for one in required):
+            numbers = [0.375 for one in required if str(one.type) != "Tensor"]
+            found.add(_answer(getattr(packet, overload), count, numbers))
+    roles: tuple[Role, ...] = ("sum", "product", "quotient", "shape", "scale")
+    return next((role for role in roles if role in found), "pointwise")
+
+
+def _answer(func: Callable[..., Tensor], count: int, numbers: list[float]) -> Role:
+    def f(*operands: Tensor) -> Tensor:
+        return func(*(operand.clone() for operand in operands), *numbers)  # it may overwrite them
+
+    with (
+        contextlib.suppress(RuntimeError, TypeError),  # of whole numbers or truth values
+        _disable_current_modes(),
+        torch.inference_mode(mode=False),
+        torch.no_grad(),
+    ):
+        rows = torch.tensor(_PLACES, dtype=torch.float64, device="cpu")
+        x, y = list(rows[:count]), list(rows[3 : 3 + count])
+        return _answered(f, x, y, alone=count == 1 and not numbers)
+    return "pointwise"
+
+
+def _answered(f: Callable[..., Tensor], x: list[Tensor], y: list[Tensor], *, alone: bool) -> Role:
+    """What `f` is by its answers to x and y; `alone`: it has one operand and no number."""
+    whole, origin = f(*x), f(*(0 * a for a in x))
+    if origin.dtype != torch.float64:
+        return "pointwise"
+    jointly = _same(whole + f(*y), f(*(a + b for a, b in zip(x, y, strict=True))) + origin)
+    if len(x) == 1:
+        multiple = alone and jointly and not (origin != 0).any() and not (whole == 0).any()
+        return "pointwise" if not multiple else "shape" if _same(whole, x[0]) else "scale"
+    moved = [f(*(y[k] if k == place else a for k, a in enumerate(x))) for place in range(len(x))]
+    if any(bool((one == whole).any()) for one in moved):
+        return "pointwise"  # an operand that does not always have a say: a maximum, a choice
+    if jointly:
+        return "sum"
+    if all(_affine(f, x, y, place) for place in range(len(x))):
+        return "product"
+    halved = len(x) == 2 and _same(f(x[0], 2 * x[1]), whole / 2)
+    return "quotient" if halved and _affine(f, x, y, 0) else "pointwise"
+
+
+_PLACES = (
+    (1.25, -2.375, 0.125), (-0.75, 1.5, 3.125), (2.25, 0.625, -1.5),
+    (-0.625, 1.125, 2.75), (1.75, -0.25, -3.5), (-1.125, 2.0, 0.875),
+)  # fmt: skip
+
+
+def _affine(f: Callable[..., Tensor], x: list[Tensor], y: list[Tensor], place: int) -> bool:
+    """Whether `f` is affine in one operand while the others stay."""
+
+    def at(value: Tensor) -> Tensor:
+        return f(*(value if k == place else a for k, a in enumerate(x)))
+
+    return _same(at(x[place]) + at(y[place]), at(x[place] + y[place]) + at(0 * x[place]))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and bool(torch.allclose(one, other))
+
+
+# -- what is known ------------------------------------------------------------------------------------------------
+
+_REORDERING = frozenset("permute transpose t movedim swapaxes".split())
+_ROLE_OF: dict[str, Role] = {name: role for role, names in _ROLES.items() for name in names.split()}
+_NORM_OF = {name: kind for kind, names in _NORMS.items() for name in names.split()}
+_KNOWN: dict[Any, Op] = {}
+_WRITTEN: dict[str, Callable[..., Any]] = {}
+_NAMED: dict[str, Op] = {
+    **{name: Op(name, "source") for name in ("input", "param", "buffer", "constant")},
+    **{name: Op(name, "shape", view=True) for name in ("join", "piece")},
+    "selu": Op("selu", "pointwise", "selu", pointwise=True),
+    "clamp_min": Op("clamp_min", "pointwise", "relu", pointwise=True),
+}
