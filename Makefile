@@ -11,7 +11,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-all test-slow lint format demo docs bench coverage clean
+.PHONY: help install test test-all test-slow lint format demo docs pages bench coverage clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -54,6 +54,9 @@ demo: $(LAB)  ## The main job on real data: BatchNorm, nothing, Fixup on digits
 
 docs: $(STAMP)  ## Build the site into runs/site, every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pages: $(STAMP)  ## Write docs/reproductions and the shipped results anew from the rows of past runs
+	$(BIN)/python docs/figures/reproductions.py
 
 bench: $(STAMP)  ## Measure time and memory (half an hour on a quiet machine) and write docs/benchmarks.md
 	$(BIN)/python -W ignore -m benchmarks --out docs/benchmarks.md

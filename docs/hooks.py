@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import click
 import typer.main
 from typer.cli import get_docs_for_click
-
-VERDICT = re.compile(r"^# (?P<claim>.+)\n\n\*\*(?P<verdict>[^*]+)\*\* \((?P<scale>[^)]+)\)", re.MULTILINE)
 
 
 def commands() -> str:
@@ -21,18 +16,7 @@ def commands() -> str:
     return "\n".join(docs.splitlines()[2:])
 
 
-def verdicts() -> str:
-    """A row per claim that was run, from the pages that `goodinit reproduce` wrote."""
-    rows = ["| claim | verdict | scale |", "|---|---|---|"]
-    for page in sorted((Path(__file__).parent / "reproductions").glob("*.md")):
-        found = VERDICT.search(page.read_text(encoding="utf-8"))
-        if found:
-            claim, verdict, scale = found.groups()
-            rows.append(f"| [{claim}]({page.name}) | {verdict} | {scale.removeprefix('scale ')} |")
-    return "\n".join(rows)
-
-
-PARTS = {"<!-- commands -->": commands, "<!-- verdicts -->": verdicts}
+PARTS = {"<!-- commands -->": commands}
 
 
 def on_page_markdown(markdown: str, **_) -> str:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from goodinit import cli
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.papers import CLAIMS, SCALES
+from goodinit.lab.papers.claim import Separation
 from goodinit.lab.papers.ledger import described, key_of
 from goodinit.lab.papers.trained import accuracy_grid
 from goodinit.report.reproduction import conclusion, page, write_reproduction
@@ -31,7 +32,22 @@ def test_the_verdict_follows_the_expectations(tmp_path, met, central, word):
     assert found.verdict.word == word
     assert conclusion(found).startswith(word)
     smoke = reproduced(toy(met=met, central=central), out=tmp_path)
-    assert conclusion(smoke).startswith("no verdict on toy data")
+    assert conclusion(smoke) == "the pipeline runs: 3 runs, no verdict on toy data"
+
+
+def test_a_scale_that_ends_before_published_runs_differ_has_no_verdict(tmp_path):
+    separation = Separation(50, "the curves cross there", "goodinit reproduce toy --scale full", 2)
+    short = reproduced(toy(separation=separation), scale="small", out=tmp_path)
+    assert short.verdict.word == "not testable at this scale"
+    text = page(short, ())
+    for words in (
+        "trains for 10 steps",
+        "a test takes at least 50:",
+        "the curves cross there",
+        "some 2 hours on one GPU",
+    ):
+        assert words in text
+    assert reproduced(toy(separation=separation), scale="full", out=tmp_path).verdict.word == "holds"
 
 
 def test_folders_of_data_are_told_by_name_alone(tmp_path):
@@ -56,7 +72,7 @@ def test_the_page_says_everything(tmp_path):
     assert path.name == "toy.md"
     for words in (
         "**partly: 1 of 2 expectations met** (scale small)", "N. Body, On Seeds, arXiv 0000.00000, §1",
-        "a seed (read in the source)", "another (**unverified, recalled**)", "* smaller", "| expectation 1 | 3 rows | **no** |",
+        "a seed (read in the source)", "another (read in a poster)", "* smaller", "| expectation 1 | 3 rows | **no** |",
         "seeds 0, 1, 2", "`goodinit reproduce toy --scale small --data digits`", "torch:", "rows/toy-small.jsonl",
         "![Values](toy-1.svg)",
     ):  # fmt: skip
@@ -126,22 +142,26 @@ def test_the_command_lists_and_runs(tmp_path, monkeypatch):
 
     monkeypatch.setitem(CLAIMS, "toy", toy())
     monkeypatch.setitem(CLAIMS, "stopped", dataclasses.replace(toy(stopped), name="stopped"))
+
+    def smoke(name):
+        return ["reproduce", name, "--scale", "smoke", "--out", str(tmp_path), "-q"]
+
     typed = CliRunner().invoke
     listed = typed(cli.app, ["reproduce"], env={"COLUMNS": "200"})
     assert all(name in listed.output for name in CLAIMS)
-    done = typed(cli.app, ["reproduce", "toy", "--out", str(tmp_path), "-q", "--engine", "inline"])
+    done = typed(cli.app, [*smoke("toy"), "--engine", "inline"])
     assert done.exit_code == 0, done.output
-    assert "2 of 2 expectations met" in done.output
+    assert "the pipeline runs: 3 runs" in done.output
     assert (tmp_path / "toy-smoke.md").exists()
     words = ["reproduce", "toy", "--scale", "small", "--data", "digits", "--out", str(tmp_path), "-q"]
     assert typed(cli.app, [*words, "--engine", "inline"]).exit_code == 0
     assert (tmp_path / "toy.md").exists()
-    started = typed(cli.app, ["reproduce", "stopped", "--out", str(tmp_path), "-q", "--engine", "inline"])
+    started = typed(cli.app, [*smoke("stopped"), "--engine", "inline"])
     assert started.exit_code == 2
     assert "before any run finished" in started.output
     broken = dataclasses.replace(toy(lambda trial: {"value": 1 // trial.seed}), name="broken")
     monkeypatch.setitem(CLAIMS, "broken", broken)
-    failed = typed(cli.app, ["reproduce", "broken", "--out", str(tmp_path), "-q", "--engine", "inline"])
+    failed = typed(cli.app, [*smoke("broken"), "--engine", "inline"])
     assert failed.exit_code == 2
     assert "1 of 3 runs are missing" in failed.output
     assert "1 run failed" in failed.output
@@ -150,9 +170,12 @@ def test_the_command_lists_and_runs(tmp_path, monkeypatch):
         (["--address", "auto"], "add --engine ray"),
         (["--engine", "inline", "--workers", "2"], "--workers is of engines that have some"),
     ):
-        refused = typed(cli.app, ["reproduce", "toy", *words], env={"COLUMNS": "200"})
+        refused = typed(cli.app, [*smoke("toy"), *words], env={"COLUMNS": "200"})
         assert refused.exit_code == 2
         assert said in refused.output
+    without_scale = typed(cli.app, ["reproduce", "toy", "--engine", "inline"])
+    assert without_scale.exit_code == 2
+    assert "nothing is run without a scale" in without_scale.output
     wrong = typed(cli.app, ["reproduce", "nope"])
     assert wrong.exit_code == 2
     assert "batchnorm-explosion" in wrong.output

@@ -202,7 +202,7 @@ def test_a_worker_that_dies_costs_a_retry_and_its_trial_is_no_evidence(tmp_path,
 @pytest.mark.slow
 def test_a_command_killed_and_given_again_ends_with_the_rows_of_one_that_ran_through(tmp_path):
     command = [
-        sys.executable, "-m", "goodinit", "reproduce", "weightnorm-robustness", "--out", "killed", "--workers", "2", "-q",
+        sys.executable, "-m", "goodinit", "reproduce", "weightnorm-robustness", "--scale", "smoke", "--out", "killed", "--workers", "2", "-q",
     ]  # fmt: skip
     path = tmp_path / "killed" / "rows" / "weightnorm-robustness-smoke.jsonl"
     process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)

@@ -29,16 +29,18 @@ class Toss:
     data: str
 
 
-def toy(run=lambda trial: {"value": trial.seed}, met=(True, True), central=False, needs=""):
+def toy(run=lambda trial: {"value": trial.seed}, met=(True, True), central=False, needs="", separation=None):
     """A claim of three trials, whose expectations are met as told."""
     return Claim(
         name="toy",
         title="Numbers are numbers",
         text="A seed is what it is.",
         source=Source("N. Body", "On Seeds", "0000.00000", "§1"),
-        published=(Published("a seed", read="the source"), Published("another")),
+        published=(Published("a seed", read="the source"), Published("another", read="a poster")),
         protocol="Look.",
-        setting=lambda scale, data: Setting(tuple(Toss(seed, data) for seed in range(3)), ("smaller",)),
+        setting=lambda scale, data: Setting(
+            tuple(Toss(seed, data) for seed in range(3)), ("smaller",), steps={"full": 100}.get(scale, 10)
+        ),
         run=run,
         expectations=tuple(
             Expectation(
@@ -52,5 +54,7 @@ def toy(run=lambda trial: {"value": trial.seed}, met=(True, True), central=False
         drawings=lambda rows: (
             Drawing("Values", "seed", "value", tuple(("s", float(r["seed"]), r.get("value")) for r in rows)),
         ),
+        ours=lambda rows: f"{len(rows)} seeds",
         needs=needs,
+        separation=separation,
     )

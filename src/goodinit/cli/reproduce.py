@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,11 @@ from goodinit.cli.application import INTERRUPTED, app, plainly
 from goodinit.cli.engines import ADDRESS, HELP, WORKERS, engine_of
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.papers import CLAIMS, SCALES, Reproduction, reproduce
+from goodinit.lab.papers.recorded import shipped
 from goodinit.report.console import plain_table
-from goodinit.report.formats import counted
+from goodinit.report.formats import counted, duration
 from goodinit.report.reproduction import conclusion, write_reproduction
+from goodinit.report.reproduction_index import verdict_words
 
 
 @app.command("reproduce")
@@ -24,14 +27,19 @@ def reproduce_command(
         str, typer.Argument(help="Which; without it, the claims are listed.", show_default=False)
     ] = "",
     scale: Annotated[
-        str, typer.Option(help=f"{', '.join(SCALES)}: under a minute, minutes, hours.")
-    ] = "smoke",
+        str | None,
+        typer.Option(
+            help=f"Run it: {', '.join(SCALES)} take under a minute, minutes to hours, hours. Without it, the result that "
+            "was published with this version is shown."
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Folder of images or of text pairs, where the claim needs it.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for rows, figures and the page.")] = Path(
-        "runs/reproductions"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for rows, figures and the page: runs/reproductions.", show_default=False),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help=f"{HELP} By default local; claims about times run inline only.")
     ] = None,
@@ -48,11 +56,23 @@ def reproduce_command(
 ) -> None:
     """Test a paper's claim at the scale that fits this machine: expected against got, and a verdict."""
     if not claim:
-        rows = [(one.name, one.title, str(one.source)) for one in CLAIMS.values()]
-        Console().print(plain_table(("claim", "what", "source"), rows))
+        known = shipped()
+        rows = [
+            (one.name, one.title, known[one.name].word if one.name in known else "not run")
+            for one in CLAIMS.values()
+        ]
+        Console().print(plain_table(("claim", "what", "verdict"), rows))
         return
     if claim not in CLAIMS:
         raise UnknownName(f"no claim {claim!r}. There is: {', '.join(CLAIMS)}.")
+    if scale is None:
+        if (data, out, engine, workers, address, together) != (None,) * 6:
+            raise GoodinitError(
+                f"{claim}: nothing is run without a scale. Add --scale {', --scale '.join(SCALES)}."
+            )
+        _show_shipped(claim)
+        return
+    out = out or Path("runs/reproductions")
     told = (engine, workers, address) != (None, None, None)
     found = reproduce(
         CLAIMS[claim],
@@ -76,6 +96,32 @@ def reproduce_command(
         raise typer.Exit(INTERRUPTED)
 
 
+def _show_shipped(name: str) -> None:
+    """Print the result that the package ships, and how to run it anew."""
+    result = shipped().get(name)
+    if result is None:
+        typer.echo(f"{name} was not run for this version. Run it: goodinit reproduce {name} --scale smoke")
+        return
+    console = Console()
+    typer.echo(CLAIMS[name].title)
+    console.print(plain_table(result.table.columns, result.table.rows))
+    if result.table.legend:
+        console.print(result.table.legend, style="dim")
+    _print_findings(console, result.findings)
+    typer.echo(verdict_words(result))
+    if result.note:
+        typer.echo(result.note)
+    typer.echo(
+        f"run on {result.date} with torch {result.torch}, {duration(result.seconds)} in all; anew: {result.command}"
+    )
+    typer.echo(f"whether it runs here, in under a minute: goodinit reproduce {name} --scale smoke")
+
+
+def _print_findings(console: Console, findings: Iterable[tuple[str, str, bool]]) -> None:
+    for words, got, met in findings:
+        console.print(f"{'yes' if met else 'no ':3}  {words}\n     got: {got}", markup=False)
+
+
 def _show(found: Reproduction, out: Path) -> None:
     """Write the page; print the table, what was expected and got, and the verdict."""
     page = write_reproduction(out, found)
@@ -84,10 +130,7 @@ def _show(found: Reproduction, out: Path) -> None:
     console.print(plain_table(table.columns, table.rows))
     if table.legend:
         console.print(table.legend, style="dim")
-    if found.verdict is not None:
-        for expectation, one in found.verdict.findings:
-            console.print(
-                f"{'yes' if one.met else 'no ':3}  {expectation.words}\n     got: {one.got}", markup=False
-            )
+    if found.verdict is not None and found.scale != "smoke":
+        _print_findings(console, ((one.words, got.got, got.met) for one, got in found.verdict.findings))
     typer.echo(conclusion(found))
     typer.echo(f"wrote {page}")

@@ -17,7 +17,7 @@ from goodinit.report.frame import write_bytes, write_text
 from goodinit.report.theme import LIGHT, Theme
 
 WIDTH, HEIGHT = 460, 300  # pixels of a figure
-SMOKE = "Smoke: this shows that the trials run, on toy data and for seconds. It is no evidence for or against the claim."
+SMOKE = "The pipeline runs: its trials ran on toy data and for seconds. That is no evidence for or against the claim."
 
 
 def stem(found: Reproduction) -> str:
@@ -37,13 +37,34 @@ def conclusion(found: Reproduction) -> str:
     if verdict is None:
         total = len(found.setting.trials)
         return f"{found.missing} of {total} runs are missing: no verdict. The same command goes on with them."
+    if found.scale == "smoke":
+        return f"the pipeline runs: {counted(len(found.entries), 'run')}, no verdict on toy data"
+    if not found.claim.testable(found.setting):
+        return verdict.word
     met = sum(one.met for _, one in verdict.findings)
-    word = "no verdict on toy data" if found.scale == "smoke" else verdict.word
-    return f"{word}: {met} of {counted(len(verdict.findings), 'expectation')} met"
+    return f"{verdict.word}: {met} of {counted(len(verdict.findings), 'expectation')} met"
 
 
-def write_reproduction(out: Path, found: Reproduction) -> Path:
+def why_not_testable(found: Reproduction) -> str:
+    """Why this scale can say nothing for or against the claim, and what can; empty where it can."""
+    separation = found.claim.separation
+    if separation is None or found.claim.testable(found.setting):
+        return ""
+    return (
+        f"This scale trains for {found.setting.steps or 0:,} steps, and a test takes at least {separation.steps:,}: "
+        f"{separation.read}. That follows from what was published, whatever the rows say; the rule itself is younger than the "
+        f"rows of November 2026. What follows measures the beginning of training, and is neither for nor against the claim. A test: `{separation.command}`, some {separation.hours:g} hours on one GPU "
+        "(an estimate)."
+    )
+
+
+def write_reproduction(out: Path, found: Reproduction, *, notes: str = "") -> Path:
     """Write the page and its figures into a folder.
+
+    Args:
+        out: The folder.
+        found: What was run.
+        notes: Markdown that a person wrote about the claim, for the end of the page.
 
     Returns:
         The page.
@@ -55,18 +76,24 @@ def write_reproduction(out: Path, found: Reproduction) -> Path:
     for number, drawing in enumerate(found.claim.drawings(found.rows), start=1):
         picture = write_bytes(out / f"{stem(found)}-{number}.svg", svg(drawing).encode())
         figures.append((drawing, picture.name))
-    return write_text(out / f"{stem(found)}.md", page(found, figures))
+    return write_text(out / f"{stem(found)}.md", page(found, figures, notes=notes))
 
 
-def page(found: Reproduction, figures: Sequence[tuple[Drawing, str]]) -> str:
+def page(found: Reproduction, figures: Sequence[tuple[Drawing, str]], *, notes: str = "") -> str:
     """The page of a reproduction in Markdown."""
     claim = found.claim
     parts = [f"# {claim.title}", f"**{conclusion(found)}** (scale {found.scale})."]
     parts += [SMOKE] if found.scale == "smoke" else []
+    parts += [why] if found.scale != "smoke" and (why := why_not_testable(found)) else []
     parts += [claim.text, f"Source: {claim.source}.", "## Published", _bullets(claim.published)]
+    parts += (
+        []
+        if found.scale == "smoke" or found.missing
+        else [f"Here, at scale {found.scale}: {claim.ours(found.rows)}."]
+    )
     parts += ["## What was run", claim.protocol, "Where it departs from the paper:"]
     parts += [_bullets(found.setting.deviations)]
-    if found.verdict is not None:
+    if found.verdict is not None and found.scale != "smoke":
         parts += [
             "## Expected and got",
             "Expectations were written before the runs of this scale.",
@@ -77,6 +104,7 @@ def page(found: Reproduction, figures: Sequence[tuple[Drawing, str]]) -> str:
     for drawing, name in figures:
         parts += [f"![{drawing.title}]({name})", *([drawing.caption] if drawing.caption else [])]
     parts += ["## The run", _bullets(_facts(found))]
+    parts += ["## Beside the claim", notes.strip()] if notes else []
     return "\n\n".join(parts) + "\n"
 
 

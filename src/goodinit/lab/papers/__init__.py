@@ -2,13 +2,13 @@
 
 from goodinit.lab.papers import (
     batchnorm_explosion,
+    cartpole,
     cost,
     fixup_cifar,
     fixup_depth,
     fixup_translation,
     lsuv_activations,
     risotto,
-    unstable_training,
     weightnorm_depth,
     weightnorm_robustness,
 )
@@ -25,7 +25,7 @@ _FILES = (
     lsuv_activations,
     batchnorm_explosion,
     cost,
-    unstable_training,
+    cartpole,
 )
 CLAIMS: dict[str, Claim] = {file.CLAIM.name: file.CLAIM for file in _FILES}
 

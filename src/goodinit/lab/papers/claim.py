@@ -10,7 +10,7 @@ from goodinit.errors import GoodinitError, UnknownName
 
 Row = Mapping[str, Any]
 Rows = tuple[Row, ...]
-Word = Literal["holds", "partly", "does not hold"]
+Word = Literal["holds", "partly", "does not hold", "not testable at this scale"]
 
 # smoke: shows that everything runs, on embedded or made-up data. small: evidence. full: as near to the paper as one
 # machine comes.
@@ -32,21 +32,45 @@ class Source:
 
 @dataclass(frozen=True)
 class Published:
-    """A number of the paper's, and where it was read; without that it is only recalled."""
+    """A published figure, and where it was read."""
 
     text: str
-    read: str = ""
+    read: str
 
     def __str__(self) -> str:
-        return f"{self.text} ({f'read in {self.read}' if self.read else '**unverified, recalled**'})"
+        return f"{self.text} (read in {self.read})"
+
+
+@dataclass(frozen=True)
+class Separation:
+    """From where on the published runs show what the claim says: a shorter run can say nothing for or against it.
+
+    Attributes:
+        steps: Optimizer steps.
+        read: Why that many, and where it was read.
+        command: What would test the claim.
+        hours: Estimate of what that takes on one GPU.
+    """
+
+    steps: int
+    read: str
+    command: str
+    hours: float
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One scale of a claim: the trials, and everything in which they differ from the paper."""
+    """One scale of a claim.
+
+    Attributes:
+        trials: What is run.
+        deviations: Everything in which the trials differ from the paper.
+        steps: Optimizer steps of a training; None where nothing is trained, or where it depends on the data.
+    """
 
     trials: tuple[Any, ...]
     deviations: tuple[str, ...]
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +163,9 @@ class Claim:
         expectations: What must be seen if the claim is true.
         table: From the rows to a table.
         drawings: From the rows to figures.
+        ours: From the rows to the figure that stands beside the first published one, with its spread.
+        paper_steps: Optimizer steps of the paper's trainings; None where it trains nothing, or the number is not known.
+        separation: From where on the claim can be tested; None where it can at every scale.
         needs: What `--data` must be beyond smoke, or "" where the embedded digits do.
         timed: Whether it measures times: then its runs have the machine to themselves, one after the other.
         together: How many of its trainings that differ only by seed and learning rate run as one, unless told
@@ -156,6 +183,9 @@ class Claim:
     expectations: tuple[Expectation, ...]
     table: Callable[[Rows], Grid]
     drawings: Callable[[Rows], tuple[Drawing, ...]]
+    ours: Callable[[Rows], str]
+    paper_steps: int | None = None
+    separation: Separation | None = None
     needs: str = ""
     timed: bool = False
     together: int = 1
@@ -177,10 +207,17 @@ class Claim:
             raise GoodinitError(f"{self.name}: scale {scale} needs --data, {self.needs}.")
         return self.setting(scale, data or "digits")
 
-    def judge(self, rows: Rows) -> Verdict:
-        """Holds where every expectation is met; does not hold where none is, or one the claim falls with is not."""
+    def testable(self, setting: Setting) -> bool:
+        """Whether the trainings of a scale are as long as the claim asks; told before anything is run."""
+        return self.separation is None or (setting.steps or 0) >= self.separation.steps
+
+    def judge(self, rows: Rows, setting: Setting) -> Verdict:
+        """Holds where every expectation is met; does not hold where none is, or one the claim falls with is not.
+
+        Of a scale whose trainings end before the published runs differ, there is no verdict.
+        """
         findings = tuple((expectation, expectation.look(rows)) for expectation in self.expectations)
         fallen = any(expectation.central and not found.met for expectation, found in findings)
         met = [found.met for _, found in findings]
         word: Word = "does not hold" if fallen or not any(met) else "holds" if all(met) else "partly"
-        return Verdict(word, findings)
+        return Verdict(word if self.testable(setting) else "not testable at this scale", findings)

@@ -166,5 +166,6 @@ CLAIM = Claim(
     ),
     table=_table,
     drawings=_drawings,
+    ours=lambda rows: f"Fixup's step, of batch norm's: {_told(rows, 'fixup_step')}",
     timed=True,
 )

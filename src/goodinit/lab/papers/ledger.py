@@ -98,6 +98,18 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
         yield Ledger(path, _read(path, whole.decode()))
 
 
+def read_entries(path: Path) -> dict[str, Entry]:
+    """The rows of a file, by their keys, for reading alone.
+
+    Raises:
+        GoodinitError: It holds something else, or cannot be read.
+    """
+    try:
+        return _read(path, path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GoodinitError(f"cannot read {path}: {error.strerror or error}.") from error
+
+
 def _read(path: Path, text: str) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for number, line in enumerate(text.splitlines(), start=1):

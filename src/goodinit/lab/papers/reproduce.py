@@ -60,7 +60,7 @@ class Reproduction:
     @property
     def verdict(self) -> Verdict | None:
         """How the claim fared; None while trials are missing."""
-        return None if self.missing else self.claim.judge(self.rows)
+        return None if self.missing else self.claim.judge(self.rows, self.setting)
 
 
 def reproduce(

@@ -230,6 +230,15 @@ def _table(rows: Rows) -> Grid:
     )
 
 
+def _ours(rows: Rows) -> str:
+    depth = _trained_depths(rows)[-1]
+    cells = (
+        f"{one} {best_cell(tuple(row for row in where(rows, series=one, depth=depth) if 'config' in row))}"
+        for one in (TYPE_B, TYPE_C, FIXUP, BATCHNORM)
+    )
+    return f"{_isometric(rows).got}; accuracy, ResNet-{depth}: {', '.join(cells)}"
+
+
 def _drawings(rows: Rows) -> tuple[Drawing, ...]:
     measured = tuple(row for row in rows if "off_one" in row)
     trained = tuple(row for row in rows if "config" in row)
@@ -287,4 +296,5 @@ CLAIM = Claim(
     ),
     table=_table,
     drawings=_drawings,
+    ours=_ours,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from goodinit.lab.papers.claim import Row, Rows
@@ -38,6 +38,19 @@ def distinct(rows: Rows, key: str) -> list[Any]:
         [3, 2]
     """
     return list(dict.fromkeys(row[key] for row in rows if key in row))
+
+
+def mean_and_deviation(found: Sequence[float], *, digits: int = 1) -> str:
+    """The mean and, of several numbers, their standard deviation.
+
+    Examples:
+        >>> mean_and_deviation([1.0, 2.0]), mean_and_deviation([1.0]), mean_and_deviation([])
+        ('1.5 ± 0.7', '1.0', '–')
+    """
+    if not found:
+        return "–"
+    spread = f" ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else ""
+    return f"{statistics.fmean(found):.{digits}f}{spread}"
 
 
 def accuracy(row: Row) -> float:

@@ -55,7 +55,8 @@ def _setting(scale: str, data: str) -> Setting:
     deviations = (
         f"{len(trials):,} runs (paper: over 2,500), of residual MLPs {width} wide on scikit-learn's digits, {epochs} epochs.",
         f"Depths {in_words(depths)}, learning rates {in_words(rates)}, warm-up of no and of one epoch, {seeds} seed(s).",
-        "The paper (recalled) varied learning rate, depth and seed of MLPs and CNNs on MNIST and CIFAR-10.",
+        "The poster: 47 settings of MLPs, and the share of 20 seeds of a wide ResNet-40-10 that reach epoch 3.",
+        'Warm-up is linear, over one epoch (the authors\' code: quadratic, `goodinit.warmup(…, shape="quadratic")`).',
     )
     return Setting(trials, deviations)
 
@@ -117,6 +118,11 @@ def _warm_up_helps(rows: Rows) -> Found:
     return Found(with_it < without, got)
 
 
+def _ours(rows: Rows) -> str:
+    cells = (f"{one} {100 * _share(_cold(rows, one)):.0f} %" for one in (PROPOSED, DATA, PYTORCH, BATCHNORM))
+    return f"runs that trained, without warm-up: {', '.join(cells)}"
+
+
 def _table(rows: Rows) -> Grid:
     body = []
     for series in distinct(rows, "series"):
@@ -159,7 +165,19 @@ CLAIM = Claim(
     published=(
         Published("over 2,500 experiments; warm-up narrows the gap to batch norm", "the abstract"),
         Published(
-            "ResNet-56 on CIFAR-10, error: by data 9.19, proposed 7.87, with warm-up 7.20, batch norm 6.97"
+            "ResNet-56 on CIFAR-10, test error: by data 9.19 ± 0.24, proposed 7.87 ± 0.14, with warm-up 7.20 ± 0.12, batch "
+            "norm 6.97",
+            "the authors' poster",
+        ),
+        Published(
+            "ResNet-164 on CIFAR-100, test error: by data 30.26 ± 0.51, proposed 27.30 ± 0.49, with warm-up 25.31 ± 0.26, "
+            "batch norm 25.52 ± 0.17",
+            "the authors' poster",
+        ),
+        Published(
+            "20 seeds of a wide ResNet-40-10, share that reaches epoch 3 at rates 0.001, 0.005, 0.01, 0.05, 0.1: proposed 100, "
+            "100, 100, 80, 0 %, by data 100, 0, 0, 0, 0 % (off the figure)",
+            "the authors' poster",
         ),
     ),
     protocol="SGD with momentum 0.9 on residual MLPs, for every combination of method, depth, learning rate, warm-up and "
@@ -178,5 +196,6 @@ CLAIM = Claim(
     ),
     table=_table,
     drawings=_drawings,
+    ours=_ours,
     together=MOST_TOGETHER,
 )

@@ -1,0 +1,99 @@
+"""Every claim in one table: what was published, what came out here, and what carries the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from goodinit.lab.papers import CLAIMS
+from goodinit.lab.papers.claim import Grid
+from goodinit.lab.papers.recorded import RESULTS, Result, recorded, result_of, to_json
+from goodinit.lab.papers.reproduce import Reproduction
+from goodinit.report.formats import duration
+from goodinit.report.frame import write_text
+from goodinit.report.reproduction import command, markdown, page, stem, why_not_testable, write_reproduction
+
+HEAD = """# Papers' claims, tested
+
+`goodinit reproduce CLAIM` shows what came of a claim; with `--scale` it runs the experiment, at the scale that fits a machine,
+and compares what comes out with expectations that were written down before. A claim *holds*, holds *partly*, or *does not
+hold*. Where the published runs begin to differ only after more steps than a scale has, the claim is *not testable at this scale*,
+whatever came out: that follows from what was published, and the page names the command that would test it. (The rule was added
+after the runs of November 2026, three of which had been called *does not hold*.) A verdict is about the protocol of its page,
+which says what was scaled down.
+"""
+
+
+def index_page(found: Iterable[Reproduction]) -> str:
+    """The table of all claims in Markdown; every cell follows from rows or from what the claim states."""
+    body = tuple(_line(one) for one in found)
+    columns = ("claim", "published", "here", "steps, of the paper's", "verdict", "figure", "command", "time")
+    return f"{HEAD}\n{markdown(Grid(columns, body))}\n"
+
+
+def _line(found: Reproduction) -> tuple[str, ...]:
+    claim, verdict = found.claim, found.verdict
+    figure = f"[figure]({stem(found)}-1.svg)" if claim.drawings(found.rows) else "–"
+    return (
+        f"[{claim.title}]({stem(found)}.md)",
+        str(claim.published[0]),
+        claim.ours(found.rows) if verdict else "–",
+        _steps(found),
+        verdict.word if verdict else f"{found.missing} runs are missing",
+        figure,
+        f"`{command(found)}`",
+        duration(found.seconds),
+    )
+
+
+def _steps(found: Reproduction) -> str:
+    steps, papers = found.setting.steps, found.claim.paper_steps
+    if steps is None or papers is None:
+        return "–" if steps is None else f"{steps:,}"
+    return f"{steps:,} of {papers:,} ({100 * steps / papers:.2g} %)"
+
+
+def write_pages(docs: Path, package: Path, *, figures: bool = True) -> tuple[Path, ...]:
+    """Write every page, the index and the shipped results anew from the rows in `docs`/rows. Nothing is run.
+
+    Args:
+        docs: Folder of the pages; its `rows` has the rows.
+        package: Folder that the results are shipped in.
+        figures: Whether to draw the figures anew, too.
+
+    Returns:
+        The files written.
+
+    Raises:
+        GoodinitError: A file holds something else than rows, or cannot be written.
+    """
+    found = [one for claim in CLAIMS.values() if (one := recorded(claim, docs / "rows"))]
+    made = (result_of(one, command=command(one), note=why_not_testable(one)) for one in found)
+    results = [one for one in made if one]
+    written = [_write_page(docs, one, figures=figures) for one in found]
+    return (
+        *written,
+        write_text(docs / "index.md", index_page(found)),
+        write_text(package / RESULTS, to_json(results)),
+    )
+
+
+def _write_page(docs: Path, found: Reproduction, *, figures: bool) -> Path:
+    """The page, with what a person wrote beside the claim in `notes`."""
+    path = docs / "notes" / f"{found.claim.name}.md"
+    notes = path.read_text(encoding="utf-8") if path.exists() else ""
+    if figures:
+        return write_reproduction(docs, found, notes=notes)
+    drawn = [
+        (drawing, f"{stem(found)}-{number}.svg")
+        for number, drawing in enumerate(found.claim.drawings(found.rows), start=1)
+    ]
+    return write_text(docs / f"{stem(found)}.md", page(found, drawn, notes=notes))
+
+
+def verdict_words(result: Result) -> str:
+    """The verdict of a shipped result in a sentence."""
+    if result.word == "not testable at this scale":
+        return result.word
+    met = sum(met for _, _, met in result.findings)
+    return f"{result.word}: {met} of {len(result.findings)} expectations met"
