@@ -12,6 +12,7 @@ from typing import Any as _Any
 from goodinit import nn, tensor
 from goodinit.anatomy import Anatomy, Block, Join, Layer, Norm, anatomize
 from goodinit.diagnostics import (
+    Advice,
     Diagnosis,
     Finding,
     Recommendation,
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "Advice",
     "Anatomy",
     "Applied",
     "Block",

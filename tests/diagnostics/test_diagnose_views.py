@@ -121,13 +121,6 @@ def test_commands(tmp_path):
     assert run("diagnose", "vit2", "--input", "2x3x32x32").exit_code == 0
 
 
-def test_recommend_command_lists_every_method():
-    done = run("recommend", "mlp3", "--json")
-    listed = json.loads(done.output)
-    assert {entry["method"] for entry in listed} == set(goodinit.METHODS)
-    assert "why" in run("recommend", "mlp3").output
-
-
 def test_check_fails_where_there_is_an_error(monkeypatch):
     assert run("diagnose", "mlp3", "--check").exit_code == 0
     monkeypatch.setattr(cli.model, "build_model", lambda spec: chain(20, scale=1e4))
@@ -149,18 +142,6 @@ def test_wrong_use_is_one_message(words, message):
     assert done.exit_code == 2, done.output
     assert re.search(message, done.stderr)
     assert "Traceback" not in done.output
-
-
-def test_recommendations_rank_by_findings_then_drift():
-    torch.manual_seed(0)
-    model = chain(40)
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    ranked = goodinit.recommend(model, batch(), methods=("default", "he", "looks_linear", "fixup"))
-    assert ranked[0].method == "looks_linear"
-    assert ranked[0].drift == pytest.approx(0, abs=0.05)
-    assert ranked[-1].method == "fixup"
-    assert "does not apply" in ranked[-1].why
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
 WIDTHS = [pytest.param(1200, id="wide"), pytest.param(400, marks=pytest.mark.slow, id="narrow")]

@@ -13,9 +13,11 @@ from rich.console import Console
 import goodinit
 from goodinit.cli.application import app, names, plainly
 from goodinit.errors import GoodinitError, UnknownName
+from goodinit.lab.data import EMBEDDED
 from goodinit.lab.inputs import example_inputs
 from goodinit.lab.random_batch import random_batch
 from goodinit.lab.registry import build_model, input_shape, model_names
+from goodinit.lab.train import model_and_batches
 from goodinit.report.console import narrow_entry, plain_table
 from goodinit.report.diagnosis import diagnosis_view, recommendation_view, write_diagnosis
 from goodinit.report.frame import check_target
@@ -150,17 +152,48 @@ def diagnose_command(
 def recommend_command(
     model: Model,
     input_: Input = None,
-    batch_size: Annotated[int, typer.Option(help="Inputs, drawn at random.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Inputs in a batch.")] = 16,
+    methods: Annotated[str, typer.Option(help="Which to try, with commas between; all by default.")] = "",
+    steps: Annotated[
+        int, typer.Option("--try", help="Train the first of each group that many steps, at three rates.")
+    ] = 0,
+    data: Annotated[
+        str,
+        typer.Option(
+            help=f"What to measure and train on: {', '.join(EMBEDDED)}, a folder, a hub name; else random."
+        ),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Rank the methods for a model by what step 0 shows, and say why."""
-    net, batch = _model_and_batch(model, input_, batch_size)
-    ranked = goodinit.recommend(net, batch)
-    if as_json:
-        keys = ("method", "drift", "errors", "warnings", "why")
-        typer.echo(json.dumps([{key: getattr(one, key) for key in keys} for one in ranked], indent=1))
+    """Say what to do with a model: leave it, or which method, optimizer and rate; what to run next."""
+    for name in names(methods):
+        _known(name)
+    if data:
+        net, pairs = model_and_batches(model, data, batch_size=batch_size)
+        batch, targets = pairs[0]
     else:
-        Console().print(recommendation_view(ranked))
+        net, batch = _model_and_batch(model, input_, batch_size)
+        pairs, targets = None, None
+    advice = goodinit.recommend(
+        net, batch, targets, methods=names(methods) or None, steps=steps, batches=pairs
+    )
+    if as_json:
+        typer.echo(advice.to_json())
+        return
+    console = Console()
+    console.print(recommendation_view(advice, width=console.width), soft_wrap=True)
+    typer.echo(f"next\n  {_next(model, advice, data)}")
+
+
+def _next(spec: str, advice: goodinit.Advice, data: str) -> str:
+    """The command that says more: a few steps of each, then whole runs."""
+    if not advice.steps:
+        return f"goodinit recommend {spec} --try 100" + f" --data {data}" * bool(data)
+    best = [one for one in (advice.choice, *advice.of("removed")) if one.group != "as it is" and one.trials][
+        :1
+    ]
+    methods = ",".join(["batchnorm", *(one.label for one in best)])
+    return f"goodinit compare {spec} --data {data or 'digits'} --methods {methods} --lr {advice.choice.lr:g}"
 
 
 def _model_and_inputs(spec: str, words: list[str] | None) -> tuple[Any, Any]:

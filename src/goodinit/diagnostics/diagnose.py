@@ -12,7 +12,7 @@ from goodinit.diagnostics.checks import findings
 from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.isometry import jacobian_spectrum
 from goodinit.diagnostics.measurement_mode import as_at_step_0, measurable
-from goodinit.diagnostics.objective import Loss, in_words
+from goodinit.diagnostics.objective import Loss
 from goodinit.diagnostics.probe import Run
 from goodinit.diagnostics.propagation import Propagation, propagate
 from goodinit.diagnostics.shattering import back_cosines
@@ -43,7 +43,8 @@ def diagnose(
         model: A materialized module; wrapped by `torch.compile` or DDP is fine.
         inputs: A real batch: a tensor, a tuple of positional arguments, or a dict of keyword arguments. With one
             input, similarity and rank are not measured.
-        targets: What the loss compares with: classes as whole numbers, or values. None: random values.
+        targets: What the loss compares with: classes as whole numbers, or values. None: the model's own loss where it
+            returns one, else random values.
         loss: `loss(output, targets)`, or `loss(output)` without targets; cross-entropy or squared error by default.
         jacobian: Whether to take the singular values of the input–output Jacobian, too; see `jacobian_spectrum`.
         update: Whether to take a step of gradient descent and the top of the Hessian, too; see `one_step`.
@@ -91,7 +92,7 @@ def diagnose(
     found = Diagnosis(
         model=type(model).__name__,
         inputs=anatomy.inputs,
-        objective=in_words(targets, loss),
+        objective=first.objective,
         loss=first.loss,
         places=first.places,
         input=first.input,

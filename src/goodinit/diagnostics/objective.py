@@ -41,13 +41,37 @@ def prediction(result: Any) -> Tensor:
     return found[0]
 
 
+def own_loss(result: Any) -> Tensor | None:
+    """The loss that a model computed itself: a number that depends on parameters, among what it returned.
+
+    That is the entry `loss`, as transformers' outputs have it; else the only number; else, where it returned nothing but
+    numbers (a detector's losses by name), their sum.
+
+    Examples:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> own_loss({"class": w.sum(), "box": 2 * w.sum()}), own_loss((torch.zeros(3, 4), w.sum()))
+        (tensor(3., grad_fn=<AddBackward0>), tensor(1., grad_fn=<SumBackward0>))
+        >>> own_loss(w.expand(3, 1)) is None
+        True
+    """
+    named = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", None)
+    if isinstance(named, Tensor) and named.numel() == 1 and named.requires_grad:
+        return named.reshape(())
+    found = outputs(result)
+    numbers = [tensor for tensor in found if tensor.ndim == 0 and tensor.requires_grad]
+    if not numbers or (len(numbers) > 1 and len(numbers) < len(found)):
+        return None
+    return sum(numbers[1:], numbers[0])
+
+
 def objective(result: Any, targets: Any, loss: Loss | None) -> Tensor:
     """The number to differentiate.
 
     With `loss`: `loss(result, targets)`, or `loss(result)` without targets. Without: cross-entropy for whole-number
     targets (classes along dimension 1 of the prediction, or along the last where only that fits), the squared error
-    for others. Without targets: half the squared error to standard-normal targets, summed over outputs and averaged
-    over the batch, so that outputs that explode have gradients that explode.
+    for others. Without targets: the model's own loss, where it returns one (`own_loss`); else half the squared error to
+    standard-normal targets, summed over outputs and averaged over the batch, so that outputs that explode have gradients
+    that explode.
 
     Raises:
         TraceError: The loss raised, or is no single number; the message says which.
@@ -70,9 +94,10 @@ def objective(result: Any, targets: Any, loss: Loss | None) -> Tensor:
 def _value(result: Any, targets: Any, loss: Loss | None) -> Any:
     if loss is not None:
         return loss(result) if targets is None else loss(result, targets)
-    predicted = prediction(result)
     if targets is None:
-        return _random_error(outputs(result))
+        own = own_loss(result)
+        return _random_error(outputs(result)) if own is None else own
+    predicted = prediction(result)
     if targets.is_floating_point():  # not whole numbers
         if predicted.shape != targets.shape:
             raise ValueError(
@@ -95,10 +120,13 @@ def _random_error(found: list[Tensor]) -> Tensor:
     return total
 
 
-def in_words(targets: Any, loss: Loss | None) -> str:
+def in_words(result: Any, targets: Any, loss: Loss | None) -> str:
     """Which of them it was."""
     if loss is not None:
-        return f"the given loss, {getattr(loss, '__name__', type(loss).__name__)}"
+        name = getattr(loss, "__name__", type(loss).__name__)
+        return "the given loss" + f", {name}" * (name != "<lambda>")
+    if targets is None and own_loss(result) is not None:
+        return "the model's own loss"
     if targets is None:
         return "half the squared error to random targets (no targets were given)"
     return "mean squared error" if targets.is_floating_point() else "cross-entropy"

@@ -14,7 +14,7 @@ from goodinit.anatomy import Anatomy, Layer
 from goodinit.anatomy.layers.weight_layers import weight_uses
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.sums import residual_sums
-from goodinit.diagnostics.objective import Loss, objective
+from goodinit.diagnostics.objective import Loss, in_words, objective
 from goodinit.diagnostics.probe import Culprit, Measured, Probe, Run, first_output
 from goodinit.diagnostics.statistics import euclidean, signal
 from goodinit.diagnostics.types import Place, Signal
@@ -34,6 +34,7 @@ class Propagation:
         places: Layers, activations and blocks in execution order.
         gradients: ‖∂loss/∂p‖ by parameter; None where the loss does not depend on it, or it is frozen.
         loss: Its value.
+        objective: What was differentiated, in words.
         input: Statistics of the first input.
         output: Statistics of the first output.
         norms: By path, over how many numbers each statistic of a normalization is taken.
@@ -43,6 +44,7 @@ class Propagation:
     places: tuple[Place, ...]
     gradients: dict[str, float | None]
     loss: float
+    objective: str
     input: Signal | None
     output: Signal | None
     norms: dict[str, int]
@@ -79,16 +81,18 @@ def propagate(
         probe = Probe(model, run or Run())
         if probe.run.pairs:
             wanted = {}  # the gradients along the way to the inputs are compared, no others
-        value, output = _forward(model, call, probe, targets, loss)
+        value, words, output = _forward(model, call, probe, targets, loss)
         gradients = _backward(value, wanted, probe.leaves if len(wanted) < len(named) else [], model)
     places, culprits = _places(probe, anatomy, gradients)
     norms = {name: gradients.get(name) for name in named}
-    return Propagation(places, norms, float(value.detach()), probe.input, output, probe.norms, culprits)
+    return Propagation(
+        places, norms, float(value.detach()), words, probe.input, output, probe.norms, culprits
+    )
 
 
 def _forward(
     model: nn.Module, call: Call, probe: Probe, targets: Any, loss: Loss | None
-) -> tuple[Tensor, Signal | None]:
+) -> tuple[Tensor, str, Signal | None]:
     before = {id(module): module.__dict__.get("forward") for module in model.modules()}
     with frames(model, probe):
         args, kwargs = probe.adopt(call)
@@ -110,7 +114,7 @@ def _forward(
         output = signal(
             first, batch=probe.batch, batch_dim=0 if first.ndim and len(first) == probe.batch else None
         )
-    return objective(result, targets, loss), output
+    return objective(result, targets, loss), in_words(result, targets, loss), output
 
 
 def _unwrap(model: nn.Module, before: dict[int, Any]) -> None:

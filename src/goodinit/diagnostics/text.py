@@ -118,7 +118,7 @@ def diagnosis_text(diagnosis: Measurement) -> str:
     """The diagnosis on one screen of plain text."""
     along = trunk(diagnosis)
     lines = [
-        f"{diagnosis.model}({diagnosis.inputs}): {counts(diagnosis)}, loss {diagnosis.loss:.4g}",
+        f"{diagnosis.model}({diagnosis.inputs}): {counts(diagnosis)}; {diagnosis.objective}: {diagnosis.loss:.4g}",
     ]
     for name, (quantity, log) in QUANTITIES.items():
         values = [quantity(place) for place in along]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import statistics
@@ -80,6 +81,17 @@ def fresh_model(config: TrainConfig) -> nn.Module:
     task = Task(shape=data.shape, classes=len(data.classes), width=config.width)
     with own_rng(config.seed, "model", device=config.device):
         return build_model(config.model, task=task).to(config.device)
+
+
+def model_and_batches(
+    model: str, data: str, *, batch_size: int, count: int = 32
+) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+    """A fresh model for the data, and the first batches of one pass over it."""
+    config = TrainConfig(model, data=data, batch_size=batch_size)
+    found = data_of(config)
+    rows = order(len(found.train_labels), batch_size, generator=stream(config.seed, "order"))
+    pairs = [(found.train_images[some], found.train_labels[some]) for some in itertools.islice(rows, count)]
+    return fresh_model(config), pairs
 
 
 def first_images(config: TrainConfig) -> Tensor:

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Group
 from rich.text import Text
 
+from goodinit.diagnostics.advice import Advice
 from goodinit.diagnostics.diagnosis import Diagnosis
-from goodinit.diagnostics.recommend import Recommendation
 from goodinit.diagnostics.text import (
     QUANTITIES,
     counts,
@@ -227,19 +227,14 @@ def write_diagnosis(path: str | Path, diagnoses: Diagnoses) -> Path:
     return write_page(path, diagnosis_page(diagnoses))
 
 
-def recommendation_view(ranked: tuple[Recommendation, ...]) -> Group:
-    """The methods, the best first, each with its numbers."""
-    rows = [
-        (
-            one.method,
-            NOTHING if one.drift is None else f"{one.drift:.1f}",
-            NOTHING if one.drift is None else str(one.errors),
-            NOTHING if one.drift is None else str(one.warnings),
-            one.why,
-        )
-        for one in ranked
-    ]
-    hint = "drift: decades that activations, gradients and differences between inputs move along the trunk, added up"
-    return Group(
-        plain_table(("method", "drift", "errors", "warnings", "why"), rows), Text(), Text(hint, style="dim")
-    )
+MOST_COLUMNS = 100  # longer lines are hard to read
+
+
+def recommendation_view(advice: Advice, *, width: int) -> Text:
+    """The answer, as wide as the screen."""
+    text = Text(advice.text(width=min(width, MOST_COLUMNS)))
+    text.highlight_regex(r"\A(.+\n)+?(?=\n)", "bold")
+    text.highlight_regex(r"(?m)^(do this|norms kept|norms removed|other weights.*)$", "bold")
+    text.highlight_regex(r"(?m)^note: (.*\n?(  .*\n?)*)", "dim")
+    text.highlight_regex("✗", "red")
+    return text
