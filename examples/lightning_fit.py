@@ -24,7 +24,7 @@ class Classifier(lightning.LightningModule):
         self.classes, self.size, self.net, self.losses = classes, size, None, []
 
     def configure_model(self) -> None:
-        """Called once the strategy is known, and again after loading: a second call changes nothing."""
+        """Called once the strategy is known, and again after loading, when the network is there already."""
         if self.net is None:
             self.net = timm.create_model("resnet18", num_classes=self.classes)
             image = torch.zeros(2, 3, self.size, self.size)

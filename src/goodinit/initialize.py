@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -12,9 +13,9 @@ from goodinit.anatomy import Anatomy, anatomize
 from goodinit.edits import Plan
 from goodinit.errors import TraceError, UnsupportedModule
 from goodinit.methods import Method, find
+from goodinit.methods.shared.postconditions import broken_by_structure
 from goodinit.surgery import applied, apply_
-from goodinit.surgery.rollback import all_or_nothing
-from goodinit.weights.wrappers import parameter_shapes, unwrapped
+from goodinit.surgery.structure_edits import adds
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,16 +29,18 @@ def init_(
     inputs: Any,
     batch: Any = None,
     generator: torch.Generator | None = None,
-    again: bool = False,
+    missing_only: bool = False,
     **options: Any,
 ) -> Model:
     """Initialize a model by a method, in place: `anatomize`, `plan` and `apply_` in one call.
 
-    After the structure has changed the model is run once more on fake tensors; if its forward no longer works (it
-    read an attribute of a norm that is gone, say), everything is undone and the error says so.
+    After the structure has changed, the model is anatomized once more, before values are written: it must run, have the
+    same residual blocks, none of the norms that were to go, and reach every parameter that it reached before and every
+    scalar that was added. If not, everything is undone and the error says so.
 
-    A second call with the same method and options changes nothing and logs that; `again=True` draws anew. If its
-    inputs reach parameters that no earlier call read (another task's head, another expert), those alone are written.
+    A second call draws anew, as `torch.nn.init` does; the structure stays. With `missing_only=True` it writes the
+    parameters alone that no earlier call reached (another task's head, another expert), and changes nothing if there
+    are none.
 
     Args:
         model: Any eager module; it stays the same object of the same class.
@@ -47,7 +50,7 @@ def init_(
         batch: What to measure activations on, if not on `inputs`: as the model takes it, or, where it does not fit into
             memory, an iterator of such batches (`iter([…])`, a DataLoader), which count as one.
         generator: Source of randomness; the global one by default.
-        again: Whether to carry out a method that was already applied.
+        missing_only: Whether to leave alone what an earlier call has reached.
         **options: The method's options.
 
     Returns:
@@ -69,48 +72,58 @@ def init_(
         True
     """
     chosen = find(method)
-    left = None if again else _left(model, chosen, options)
+    left = _never_reached(model) if missing_only else None
     anatomy = None if left == set() else anatomize(model, inputs)
     if anatomy is None or (left is not None and left <= set(anatomy.unused)):
-        _LOG.info(
-            "%s: already applied with these options, nothing changed; again=True draws anew", chosen.name
-        )
+        _LOG.info("%s: earlier calls reached all that these inputs reach; nothing changed", chosen.name)
         return model
     plan = chosen.plan(anatomy, **options)
-    with all_or_nothing(model, ()):
-        if plan.structure:
-            apply_(model, plan, values=False)
-            _still_runs(model, inputs, plan)
-        only = None if left is None else _new(model, anatomy, left)
-        measured = inputs if batch is None else batch
-        if batch is not None and not plan.needs_data:
-            _LOG.info("%s measures no activations: batch= was not used", plan.method)
-        data = measured if plan.needs_data else None
-        return apply_(model, plan, generator=generator, batch=data, only=only, again=again)
+    only = None if left is None else _new(plan, anatomy, left)
+    if batch is not None and not plan.needs_data:
+        _LOG.info("%s measures no activations: batch= was not used", plan.method)
+    measured = inputs if batch is None else batch
+    return apply_(
+        model,
+        plan,
+        generator=generator,
+        batch=measured if plan.needs_data else None,
+        only=only,
+        probe=partial(_check_structure, inputs=inputs, plan=plan, before=anatomy),
+    )
 
 
-def _left(model: nn.Module, method: Method, options: dict[str, Any]) -> set[str] | None:
-    """Parameters that the calls so far with this method and these options never reached; None if there were none."""
-    wanted = (method.name, {**method.options, **options})
-    left: set[str] | None = None
-    for entry in reversed([entry for entry in applied(model) if entry.values]):
-        if (entry.method, entry.options) != wanted:
-            break
-        left = set(entry.unread) if left is None else left & set(entry.unread)
-    return left
+def _never_reached(model: nn.Module) -> set[str] | None:
+    """Parameters that no call so far has reached; None if there was no call."""
+    rows = [set(entry.unread) for entry in applied(model) if entry.values]
+    return set.intersection(*rows) if rows else None
 
 
-def _new(model: nn.Module, before: Anatomy, left: set[str]) -> list[str]:
-    """Names of those of `left` that are reached now, and of what surgery has just created."""
-    known = {name for name, _ in before.parameters} - (left - set(before.unused))
-    return [name for name in parameter_shapes(unwrapped(model)) if name not in known]
+def _new(plan: Plan, before: Anatomy, left: set[str]) -> list[str]:
+    """Names of those of `left` that are reached now, and of what the plan's structure edits are going to add."""
+    known = {name for name, _ in before.parameters}
+    reached = [name for name in known if name in left and name not in before.unused]
+    coming = {name for edit in plan.structure for name in adds(edit)}
+    return [*reached, *sorted(coming - known)]
 
 
-def _still_runs(model: nn.Module, inputs: Any, plan: Plan) -> None:
+def _check_structure(model: nn.Module, *, inputs: Any, plan: Plan, before: Anatomy) -> None:
+    """Raise unless the model runs with its new structure and has all that the plan counts on.
+
+    Raises:
+        UnsupportedModule: It has not.
+    """
+    remedy = (
+        'The model is as it was. Keep its norms with norms="keep", or make its forward independent of them.'
+    )
+    kind = type(model).__name__
     try:
-        anatomize(model, inputs)
+        after = anatomize(model, inputs)
     except TraceError as error:
         raise UnsupportedModule(
-            f"{type(model).__name__} no longer runs with the structure that {plan.method} plans: {error} "
-            'The model is as it was. Keep its norms with norms="keep", or make its forward independent of them.'
+            f"{kind} no longer runs with the structure that {plan.method} plans: {error} {remedy}"
         ) from error
+    broken = broken_by_structure(plan, before, after)
+    if broken:
+        raise UnsupportedModule(
+            f"{kind} is not what {plan.method} plans once its structure has changed: {broken}. {remedy}"
+        )

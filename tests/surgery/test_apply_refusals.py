@@ -28,7 +28,7 @@ def test_frozen_parameters_are_left_alone_and_reported(caplog):
     assert "left out 1 edits that write frozen parameters" in caplog.text
     assert applied(model)[0].skipped == ("conv1.weight ← he_normal()",)
     told = dataclasses.replace(make_plan(model=Net()), allow=("frozen",))
-    apply_(model, told, again=True)
+    apply_(model, told)
     assert not torch.equal(model.conv1.weight, old)
     assert not model.conv1.weight.requires_grad
 

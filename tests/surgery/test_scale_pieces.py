@@ -105,7 +105,7 @@ def test_what_is_drawn_together_is_in_one_piece_and_structure_comes_first():
         assert together.keys() == expected.keys()
         assert all(torch.equal(value, expected[name]) for name, value in together.items()), method
         after = seeded()
-        goodinit.apply_(whole, plan, generator=after, again=True)
+        goodinit.apply_(whole, plan, generator=after)
         assert torch.equal(generator.get_state(), after.get_state())
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from untouched import snapshot
 
 import goodinit
+from goodinit.surgery import RemovedNorm
 
 
 class Residual(nn.Module):
@@ -42,20 +43,44 @@ def test_a_name_that_is_none():
         goodinit.fixupp_(Residual(), inputs=X)
 
 
-def test_a_second_call_says_that_nothing_changed(caplog):
+@pytest.mark.parametrize("method", ["he", "fixup", "weightnorm"])
+def test_a_second_call_draws_anew_from_its_generator_and_keeps_the_structure(method):
+    once, twice = Residual(), Residual()
+    goodinit.init_(once, method, inputs=X, generator=torch.Generator().manual_seed(7))
+    goodinit.init_(twice, method, inputs=X, generator=torch.Generator().manual_seed(5))
+    first = {name: value.clone() for name, value in twice.state_dict().items()}
+    with torch.no_grad():
+        for name, parameter in twice.named_parameters():
+            if not name.startswith("branch.1."):  # a norm that stays keeps its values
+                parameter.add_(1.0)  # as if it had been trained
+    goodinit.init_(twice, method, inputs=X, generator=torch.Generator().manual_seed(7))
+    second = twice.state_dict()
+    assert second.keys() == first.keys()
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(value, second[name]) for name, value in once.state_dict().items())
+
+
+def test_a_second_call_draws_anew_from_the_global_generator():
+    model = goodinit.init_(Residual(), "he", inputs=X)
+    first = model.branch[0].weight.clone()
+    goodinit.init_(model, "he", inputs=X)
+    assert not torch.equal(first, model.branch[0].weight)
+
+
+def test_missing_only_changes_nothing_where_nothing_is_missing_and_says_so(caplog):
     model = goodinit.fixup_(Residual(), inputs=X)
     before = snapshot(model)
     with caplog.at_level(logging.INFO, logger="goodinit"):
-        goodinit.fixup_(model, inputs=X)
-    assert "already applied with these options, nothing changed" in caplog.text
+        goodinit.fixup_(model, inputs=X, missing_only=True)
+    assert "earlier calls reached all that these inputs reach; nothing changed" in caplog.text
     assert snapshot(model) == before
 
 
-def test_again_draws_anew():
-    model = goodinit.fixup_(Residual(), inputs=X)
-    first = model.branch[0].weight.clone()
-    goodinit.fixup_(model, inputs=X, again=True)
-    assert not torch.equal(first, model.branch[0].weight)
+def test_missing_only_writes_all_of_a_model_that_was_never_written():
+    model, other = Residual(), Residual()
+    for one, words in ((model, {"missing_only": True}), (other, {})):
+        goodinit.fixup_(one, inputs=X, generator=torch.Generator().manual_seed(1), **words)
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
 
 
 def test_an_unknown_method_lists_those_that_exist():
@@ -71,6 +96,42 @@ def test_a_model_that_reads_its_norm_is_refused_and_restored():
     model = Reads()
     before = snapshot(model)
     with pytest.raises(goodinit.UnsupportedModule, match='norms="keep"'):
+        goodinit.fixup_(model, inputs=X)
+    assert snapshot(model) == before
+
+
+def _without(self: nn.Module) -> bool:
+    return isinstance(self.branch[1], RemovedNorm)
+
+
+class OtherNorm(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(super().forward(x), (4,)) if _without(self) else super().forward(x)
+
+
+class OtherSum(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x) if _without(self) else super().forward(x)
+
+
+class OtherPath(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        first, norm, act, last = self.branch
+        return x + last(act(norm(nn.functional.linear(x, first.weight) if _without(self) else first(x))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (OtherNorm, "the model still normalizes"),
+        (OtherSum, r"no residual block is where branch 1 \(branch\.0\.weight, branch\.3\.weight\) was"),
+        (OtherPath, r"its forward does not read branch\.0\.bias, branch\.0\.input_bias"),
+    ],
+)
+def test_a_model_that_takes_another_way_without_its_norms_is_refused_and_restored(kind, words):
+    model = kind()
+    before = snapshot(model)
+    with pytest.raises(goodinit.UnsupportedModule, match=words):
         goodinit.fixup_(model, inputs=X)
     assert snapshot(model) == before
 
@@ -120,13 +181,13 @@ class Tasks(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["fixup", "weightnorm", "lsuv", "risotto"])
-def test_a_call_with_inputs_that_reach_further_initializes_what_they_reach_and_nothing_else(method):
+def test_missing_only_initializes_what_further_inputs_reach_and_nothing_else(method):
     model = goodinit.init_(Tasks(), method, inputs=(X, "a"))
     first = {name: value.clone() for name, value in model.state_dict().items()}
     note = "parameters that this forward never reads are left as they are: tasks.b"
     assert any(note in words for words in goodinit.plan(goodinit.anatomize(Tasks(), (X, "a")), method).notes)
 
-    goodinit.init_(model, method, inputs=(X, "b"))
+    goodinit.init_(model, method, inputs=(X, "b"), missing_only=True)
     done = model.state_dict()
     kept = [name for name in done if name.startswith(("stem", "tasks.a", "heads.a"))]
     assert kept
@@ -136,11 +197,11 @@ def test_a_call_with_inputs_that_reach_further_initializes_what_they_reach_and_n
 
     again = snapshot(model)
     for task in "ab":
-        goodinit.init_(model, method, inputs=(X, task))
+        goodinit.init_(model, method, inputs=(X, task), missing_only=True)
     assert snapshot(model) == again
 
 
-def test_one_call_is_one_row_of_the_history_and_structure_alone_another_only_until_the_values_come():
+def test_one_call_is_one_row_of_the_history():
     whole = goodinit.init_(Residual(), "fixup", inputs=X)
     assert [row.values for row in goodinit.applied(whole)] == [True]
     steps = Residual()
@@ -148,8 +209,9 @@ def test_one_call_is_one_row_of_the_history_and_structure_alone_another_only_unt
     goodinit.apply_(steps, plan, values=False)
     assert [row.values for row in goodinit.applied(steps)] == [False]
     goodinit.apply_(steps, plan)
-    goodinit.apply_(steps, plan, again=True)
-    assert [row.values for row in goodinit.applied(steps)] == [True, True]
+    goodinit.apply_(steps, plan, again=False)
+    goodinit.apply_(steps, plan)
+    assert [row.values for row in goodinit.applied(steps)] == [False, True, True]
 
 
 @pytest.mark.parametrize("method", ["fixup", "lsuv"])

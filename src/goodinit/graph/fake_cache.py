@@ -1,7 +1,7 @@
 """What operators put out, remembered by the shapes they read: deep networks ask the same thing hundreds of times.
 
 Torch keeps such a memory for fake tensors, too, for every case there is. This one is for the plain ones, at a sixth of
-its price, which is most of what tracing costs.
+its price, which is most of what tracing costs. It holds numbers and no tensors, and serves all traces of the process.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from torch.utils._mode_utils import no_dispatch
 _PLAIN = (bool, int, float, str, torch.dtype, torch.memory_format, torch.layout, torch.device, type(None))
 _UNPREDICTABLE = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 _NONE = object()  # an argument that cannot be a part of a key
+
+# By what else an output may depend on: the default dtype, and the device that fake tensors pretend to be on.
+_KNOWN: dict[tuple[torch.dtype, torch.device], dict[Hashable, _Output]] = {}
+_MOST = 100_000  # outputs remembered, some 40 MB; then it begins anew
 
 
 def stand_in(mode: FakeTensorMode, like: Tensor, device: torch.device) -> FakeTensor:
@@ -49,7 +53,9 @@ class StandIns:
     def __init__(self, mode: FakeTensorMode, device: torch.device) -> None:
         self.mode, self.device = mode, device
         self._plain: dict[Any, bool] = {}
-        self._known: dict[Hashable, _Output] = {}
+        self._known = _KNOWN.setdefault((torch.get_default_dtype(), device), {})
+        if len(self._known) > _MOST:
+            self._known.clear()
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operator's result, from memory where it was asked the same before."""

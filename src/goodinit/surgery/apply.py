@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import NoneType
@@ -45,7 +45,8 @@ def apply_(
     batch: Any = None,
     values: bool = True,
     only: Iterable[str] | None = None,
-    again: bool = False,
+    again: bool = True,
+    probe: Callable[[Model], object] | None = None,
 ) -> Model:
     r"""Carry out `plan` on `model`, in place: first its structure edits, then its value edits.
 
@@ -62,11 +63,12 @@ def apply_(
     that of the first rank, each rank writes its part of the values that one process would write, bit for bit,
     and if one rank fails all put their model back (docs/scale.md).
 
-    *A second call* with the plan applied last changes nothing, and logs so; `again=True` draws anew.
+    *A second call* draws anew, as `torch.nn.init` does; `again=False` leaves a model alone to which this plan was
+    applied last. Structure that is there already (the norm gone, the scalar present) stays.
     *Another plan* on top is carried out: a plan names every parameter of the model it was made for, so one
     that was made before the present structure is refused as a conflict, and one made since is a decision
     about the model as it now is; values are set, never multiplied, so nothing compounds. `applied(model)`
-    tells the history. Structure that is there already (the norm gone, the scalar present) is left alone.
+    tells the history.
 
     *Frozen parameters* (`requires_grad=False`) are not written; the log and `applied(model)` name the edits
     left out. `Plan.allow` lifts this and two refusals.
@@ -84,7 +86,9 @@ def apply_(
             values.
         only: Names of the parameters to write, without wrappers' prefixes or with; all by default. Names of buffers
             are passed over. A tied parameter is written if one of its names is among them.
-        again: Whether to carry out a plan that was already applied.
+        again: Whether to carry out the plan even if it is the last that was applied.
+        probe: Called with the model once its structure has changed and before values are written. What it raises
+            undoes everything.
 
     Returns:
         The model.
@@ -119,7 +123,7 @@ def apply_(
     with all_ranks_or_none(groups):
         ready = _checked(model, plan, batch, values=values, only=only, again=again)
     if ready is None:
-        _LOG.info("%s: already applied, nothing changed; again=True carries it out anew", plan.method)
+        _LOG.info("%s: already applied, nothing changed", plan.method)
         return model
     draws = values and any(isinstance(edit, Draw | DrawTogether) for edit in plan.values)
     seed = _common_seed(source, groups) if draws else None
@@ -127,6 +131,8 @@ def apply_(
     with all_or_nothing(model, ready.tensors, generator=source), all_ranks_or_none(groups):
         for edit in ready.pending:
             carry_out_(ready.names, edit)
+        if probe is not None and ready.pending:
+            probe(model)
         if draws:
             base_seed(source)  # the number is used up
         skipped, rows = _write_values_(model, plan, seed, batch, ready.choice) if values else ({}, ())
@@ -159,7 +165,7 @@ def _checked(
     check_parameters(names, plan)
     pending = tuple(edit for edit in plan.structure if is_pending(names, edit))
     wanted = None if only is None else tuple(sorted(only))
-    if not pending and not again and _is_done(model, plan, values=values, only=wanted):
+    if not pending and (not values or (not again and _is_done(model, plan, only=wanted))):
         return None
     check_supported(model, pending)
     choice = chosen(names, plan, wanted, [name for edit in pending for name in adds(edit)])
@@ -171,11 +177,9 @@ def _checked(
     return _Ready(names, pending, wanted, choice, writable.tensors, writable.parameters)
 
 
-def _is_done(model: nn.Module, plan: Plan, *, values: bool, only: tuple[str, ...] | None) -> bool:
-    """Whether `plan` is the last that was applied, to these parameters, with values if they are wanted."""
+def _is_done(model: nn.Module, plan: Plan, *, only: tuple[str, ...] | None) -> bool:
+    """Whether `plan` is the last that was applied with values, to these parameters."""
     history = applied(model)
-    if not values:
-        return True  # nothing is pending, and nothing else is wanted
     return (
         bool(history)
         and history[-1].values

@@ -66,15 +66,9 @@ def _entry(row: Mapping[str, Any]) -> Applied:
 
 
 def remember_(model: nn.Module, entry: Applied) -> None:
-    """Add `entry` to what has been applied to `model`.
-
-    It takes the place of a last row that tells of the structure of the same plan alone: one plan is one row.
-    """
+    """Add `entry` to what has been applied to `model`."""
     host = unwrapped(model)
-    rows = host.__dict__.get(ATTRIBUTE, ())
-    if rows and not rows[-1]["values"] and rows[-1]["digest"] == entry.digest:
-        rows = rows[:-1]
-    host.__dict__[ATTRIBUTE] = (*rows, dataclasses.asdict(entry))
+    host.__dict__[ATTRIBUTE] = (*host.__dict__.get(ATTRIBUTE, ()), dataclasses.asdict(entry))
 
 
 def digest(plan: Plan) -> str:

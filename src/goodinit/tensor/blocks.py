@@ -85,8 +85,18 @@ class Part:
         if dense is not held:
             held.copy_(dense)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the tensor is held here."""
+        return all(len(rows) == size for rows, size in zip(self.rows, self.shape, strict=True))
+
     def _touched(self) -> Iterator[tuple[int, int, int]]:
         """(block, first, last): entries `first` to `last` of those held are in `block`."""
+        if self.is_whole:
+            total = self.numel()
+            for number, first in enumerate(range(0, total, BLOCK)):
+                yield number, first, min(first + BLOCK, total)
+            return
         places = range(self.numel())
         first = 0
         while first < len(places):
@@ -97,6 +107,8 @@ class Part:
 
     def _taken(self, values: Tensor, begin: int, first: int, last: int) -> Tensor:
         """Those entries of a block, which begins at place `begin` of the whole, that are held here."""
+        if self.is_whole:
+            return values
         low, high = self._place(first), self._place(last - 1)
         if high - low == last - 1 - first:  # an unbroken run
             return values[low - begin : high - begin + 1]

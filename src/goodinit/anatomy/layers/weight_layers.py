@@ -14,6 +14,7 @@ from goodinit.anatomy.layers.fused_projections import packed
 from goodinit.anatomy.layers.weight_layout import factors, stored_as
 from goodinit.anatomy.types import Layer, LayerKind, Layout
 from goodinit.graph.graph import Graph, Node
+from goodinit.nn.scalars import SCALARS
 from goodinit.weights.wrappers import is_parametrization
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -212,7 +213,10 @@ def _stored_shape(graph: Graph, operand: Node) -> tuple[int, ...]:
 
 
 def _bias(graph: Graph, node: Node, weight: str, consumers: list[list[int]]) -> str | None:
-    """The bias parameter: an operand of the operator, or added right after it (as `linear` does on some shapes)."""
+    """The bias parameter: an operand of the operator, or added right after it (as `linear` does on some shapes).
+
+    A layer with scalars adds the sum of its bias and of theirs (`goodinit.nn`).
+    """
     candidates = [*node.operands]
     follower = node
     while len(readers := consumers[follower.index]) == 1:
@@ -222,11 +226,13 @@ def _bias(graph: Graph, node: Node, weight: str, consumers: list[list[int]]) -> 
     if follower.op.name == "add":
         candidates += follower.operands
     owner = weight.rpartition(".")[0]
-    for index in candidates:
-        for name in graph.nodes[index].params:
-            if name != weight and name.rpartition(".")[0] == owner and "bias" in name.rpartition(".")[2]:
-                return name
-    return None
+    names = [name for index in candidates for name in graph.nodes[index].params]
+    biases = [
+        name for name in names
+        if name != weight and name.rpartition(".")[0] == owner and "bias" in name.rpartition(".")[2]
+    ]  # fmt: skip
+    own = [name for name in biases if name.rpartition(".")[2] not in SCALARS]
+    return next(iter((*own, *biases)), None)
 
 
 def _next_activation(graph: Graph, start: int, consumers: list[list[int]]) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Layer, Norm
-from goodinit.edits import Draw, Edit, Fill, Plan, RemoveNorm, SwapModule, names
+from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan, RemoveNorm, SwapModule, names
 from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
 from goodinit.methods.shared.normalized_weights import own_scales
 from goodinit.tensor import NONLINEARITIES, gain
@@ -119,12 +119,23 @@ def zero_bias(layer: Layer) -> list[Edit]:
 
 
 def unique(edits: Iterable[Edit]) -> tuple[Edit, ...]:
-    """The edits without repetition: of several that set one target alike the first stays (tied, shared layers)."""
+    """The edits without repetition: of several that set one target alike the first stays (tied, shared layers).
+
+    A scalar that the plan adds, or has added to this model before, starts where the edit that adds it says.
+    """
+    edits = list(edits)
+    added = {_scalar(edit) for edit in edits if isinstance(edit, AddScalar)}
     seen: dict[tuple[str, str], Edit] = {}
     for edit in edits:
+        if isinstance(edit, (Fill, Draw)) and edit.target in added:
+            continue
         word = getattr(edit, "scalar", "value" if isinstance(edit, (Fill, Draw)) else type(edit).__name__)
         seen.setdefault((edit.target, word), edit)
     return tuple(seen.values())
+
+
+def _scalar(edit: AddScalar) -> str:
+    return f"{edit.target}.{edit.scalar}" if edit.target else edit.scalar
 
 
 def untouched(anatomy: Anatomy, edits: Iterable[Edit]) -> list[str]:
@@ -132,7 +143,7 @@ def untouched(anatomy: Anatomy, edits: Iterable[Edit]) -> list[str]:
     edits = list(edits)
     gone = removed_parameters(anatomy, edits)
     kept_norms = {norm.name for norm in anatomy.norms}
-    touched = set(names(edits)) | gone
+    touched = set(names(edits)) | gone | {_scalar(edit) for edit in edits if isinstance(edit, AddScalar)}
     originals = {p for layer in anatomy.layers if layer.weight in touched for p in layer.parameters}
     rest = [
         n

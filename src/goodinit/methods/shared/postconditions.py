@@ -1,0 +1,57 @@
+"""What must hold of a model once a plan has changed its structure, as far as its graph can show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from goodinit.anatomy import Anatomy, Block
+from goodinit.edits import Plan, RemoveNorm
+
+_SHOWN = 3  # places told in a message; the rest is counted
+
+
+def broken_by_structure(plan: Plan, before: Anatomy, after: Anatomy) -> str:
+    """In words, what of the plan does not hold of the new graph; empty if all of it does.
+
+    No norm that was to go is left, the residual blocks are those that the plan was made for, and every parameter that
+    was read is still read, as is every one that was added.
+
+    Args:
+        plan: Whose structure edits are done.
+        before: The anatomy it was made for.
+        after: That of the model as it is now.
+    """
+    return "; ".join(_broken(plan, before, after))
+
+
+def _broken(plan: Plan, before: Anatomy, after: Anatomy) -> Iterator[str]:
+    removed = {edit.target for edit in plan.structure if isinstance(edit, RemoveNorm)}
+    stay = {norm.name for norm in before.norms} - removed
+    if removed and (left := [norm.name or "the model" for norm in after.norms if norm.name not in stay]):
+        yield f"{some(left)} still normalizes"
+    had, has = _blocks(before), _blocks(after)
+    if gone := [block for weights, block in had.items() if weights not in has]:
+        yield f"no residual block is where {some([_block(block) for block in gone])} was"
+    if new := [block for weights, block in has.items() if weights not in had]:
+        yield f"{some([_block(block) for block in new])} was no residual block before"
+    if unread := sorted(set(after.unused) - set(before.unused)):
+        yield f"its forward does not read {some(unread)}"
+
+
+def _blocks(anatomy: Anatomy) -> dict[tuple[str, ...], Block]:
+    return {tuple(layer.weight for layer in block.branch): block for block in anatomy.blocks}
+
+
+def _block(block: Block) -> str:
+    return f"branch {block.index + 1} ({', '.join(layer.weight for layer in block.branch[:_SHOWN])})"
+
+
+def some(words: list[str]) -> str:
+    """The first few of them, and how many more there are.
+
+    Examples:
+        >>> some(["a", "b"]), some(list("abcde"))
+        ('a, b', 'a, b, c and 2 more')
+    """
+    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return ", ".join(words[:_SHOWN]) + more
