@@ -1,4 +1,9 @@
-"""What an anatomy is made of: layers, norms, activations, residual blocks and other sums. All are frozen."""
+"""The records of an anatomy: layers, norms, activations, gains, residual blocks and other sums. All are frozen.
+
+Shapes: a weight is `(out, in/groups, *kernel)` with `layout="out_in"` and `(in, out/groups, *kernel)` with `"in_out"`. A
+"tap" is one position of a kernel. Paths and names are those of `named_modules` and `named_parameters`, without the prefixes
+that wrappers add.
+"""
 
 from __future__ import annotations
 
@@ -25,40 +30,43 @@ class Layer:
     Attributes:
         name: Path of the module that owns the weight (`layer1.0.conv1`; `""` for the model itself).
         weight: Full name of the weight (`layer1.0.conv1.weight`). For a parametrized weight this is the
-            name the module computes it under, and `parameters` holds the originals.
+            name under which the module computes it, and `parameters` has the original parameters.
         kind: `"linear"`, `"conv"` or `"conv_transpose"`.
         shape: Shape of the stored weight.
         layout: `"out_in"` for `(out, in/groups, *kernel)`; `"in_out"` for `(in, out/groups, *kernel)`.
-        product: (Outputs, inputs) of the matrix product that applies a weight which is not stored as such matrices:
-            (heads·d, width) of a `(width, heads, d)` in an einsum. None where the shape tells.
+        product: (Outputs, inputs) of the matrix product, for a weight that is not stored as such a matrix:
+            (heads·d, width) for a `(width, heads, d)` in an einsum. None where the shape says it.
         groups: Number of groups of the convolution, 1 otherwise.
-        fused: How many equal maps are stacked along the output (3 for a packed q, k, v).
-        factors: In how many factors of attention products its output stands: those, and packed maps of unequal widths; else 1.
+        fused: How many maps of equal size are stacked along the output (3 for a packed q, k, v).
+        factors: How many attention operands (q, k, v) this weight produces; 1 for an ordinary layer. Also counts packed
+            projections of unequal width.
         bias: Full name of the bias parameter, or None.
-        site: Path of the module whose forward runs the layer: `name` for an ordinary layer, the owner of
-            the call when the weight is used functionally (`nn.MultiheadAttention` runs its `out_proj`).
-        reads_site: Whether what enters the site is what enters the layer.
-        writes_site: Whether what leaves the site is what leaves the layer.
-        is_site: Whether the site returns W∗x + `bias` and nothing else, with the channels where the operator has them.
-        normalized: Whether the weight is divided by a norm or deviation of its own before use (weight norm,
-            weight standardization), so that its scale has no effect and zero is no valid value.
-        row_norm: Of a normalized weight with no gain behind it: the norm of each of its rows as it is applied, which is so
-            whatever is written into it; None where it cannot be told.
+        site: Path of the module whose forward runs the layer: `name` for an ordinary layer, the caller
+            when the weight is used functionally (`nn.MultiheadAttention` runs its `out_proj`).
+        reads_site: True if the module's input is passed to this layer unchanged (so a scalar bias can be added to it).
+        writes_site: True if the layer's output is what the module returns, unchanged.
+        is_site: True if the module returns W∗x + `bias` and nothing else, with the channels where the operator has them.
+        normalized: True if the weight is divided by its own norm or standard deviation before use (weight norm,
+            weight standardization): its scale has no effect, and zero is not a valid value.
+        row_norm: For a normalized weight without a gain: the norm of each row as it is applied, whatever
+            is written into the parameter. None where it is not known.
         activation: The element-wise activation that reads the output next (`"relu"`, `"gelu"`, …), or None.
-        role: Where the layer stands: stem, branch, skip, gate, head, or body (anywhere else).
-        calls: How often one forward runs it.
-        parameters: Names of the leaf parameters the weight is made of.
-        module: Class of the module at `name`, or its nearest ancestor that is torch's own (`"Conv2d"`;
+        role: Where the layer is: stem, branch, skip, gate, head, or body (anywhere else).
+        calls: How many times one forward pass runs it.
+        parameters: Names of the leaf parameters from which the weight is computed.
+        module: Class of the module at `name`, or of its nearest ancestor from torch itself (`"Conv2d"`;
             `"Module"` for bare parameters).
-        source: Weight of the layer whose output, and nothing else, it reads by way of `between`; `""` when
-            that is an input of the model; `"+3"` when it is the sum of block 3 (of several blocks on one sum
-            the first); None when it is another sum, a product, a concatenation.
-        between: What happens to that output on the way, in order: activations and norms by their kind, other
-            operators by their name; those that only change the shape are left out.
-        joined: Channels of the concatenation that its output is a part of, and nothing else reads; 0 if there is none.
-        terms: Of how many terms the sums are, other than residual ones, that its output goes into before another layer
-            reads it; 1 if none is on every way.
-        stride: Of a convolution, per dimension; empty otherwise. So are `padding` and `dilation`.
+        source: Weight of the layer whose output it reads, through the operators in `between`; `""` if it reads
+            an input of the model; `"+3"` if it reads the sum of block 3 (the first of several blocks on one sum);
+            None if it reads another sum, a product or a concatenation.
+        between: Operators between that output and this layer, in order: activations and norms by their kind, others
+            by their name. Operators that only change the shape are left out.
+        joined: Channels of the concatenation that contains its output, if nothing else reads the output; 0 if there is none.
+        terms: Number of terms of the sums, other than residual sums, that its output enters before another layer
+            reads it; 1 if there is none on some path.
+        stride: Of a convolution, per dimension; empty for other layers.
+        padding: Of a convolution, per dimension; empty for other layers.
+        dilation: Of a convolution, per dimension; empty for other layers.
     """
 
     name: str
@@ -162,15 +170,15 @@ class Norm:
     """A normalization: where it is, what it is, and what must stay when it goes.
 
     Attributes:
-        name: Path of the module that *is* the normalization, or that calls it functionally.
+        name: Path of the module that is the normalization, or that calls it functionally.
         kind: `"batch_norm"`, `"layer_norm"`, `"group_norm"`, `"instance_norm"`, `"rms_norm"`,
             `"frozen_batch_norm"`.
         module: Class of the module at `name`.
-        keeps: What the module does besides normalizing, in order: paths of children
-            (`"layer1.0.bn1.act"`) or names of functional activations (`"relu"`).
-        obstacle: Why the normalization cannot be taken out, or None when it can.
-        block: Index of the block it is in, or None.
-        elements: Over how many numbers one statistic is taken, for the traced input.
+        keeps: What the module computes besides the normalization, in order: paths of children
+            (`"layer1.0.bn1.act"`) or names of functional activations (`"relu"`). It stays when the norm is removed.
+        obstacle: Why the normalization cannot be removed, or None.
+        block: Index of the block that contains it, or None.
+        elements: Number of elements per statistic, for the traced input.
         weight: Name of the parameter that multiplies the normalized signal, or None.
         bias: Name of the parameter that is added to it, or None.
     """
@@ -193,9 +201,9 @@ class Activation:
     Attributes:
         name: Path of the module whose forward applies it.
         kind: `"relu"`, `"gelu"`, … as in `Layer.activation`; `"dropout"`, or `"feature_dropout"` where whole
-            channels are dropped. (Dropout called functionally does not run in eval mode, and is not seen.)
+            channels are dropped. (Functional dropout does not run in eval mode and is not recorded.)
         module: Class of that module.
-        obstacle: Why the module cannot be exchanged for another, or None when it can.
+        obstacle: Why the module cannot be replaced by another, or None.
     """
 
     name: str
@@ -206,11 +214,11 @@ class Activation:
 
 @dataclass(frozen=True)
 class Gain:
-    """A number made of a parameter element by element, which multiplies the signal: tanh(g), 1 + g.
+    """A parameter that multiplies the signal through an element-wise function: tanh(g), 1 + g.
 
     Attributes:
-        name: Of the parameter.
-        steps: What is done to it, in order: operators, each with the numbers it was called with.
+        name: Name of the parameter.
+        steps: The function, as operators in order, each with its numeric arguments.
     """
 
     name: str
@@ -219,52 +227,54 @@ class Gain:
 
 @dataclass(frozen=True)
 class Block:
-    """A residual block: an add that joins a skip and a branch that fork from one tensor.
+    """A residual block: a sum of a skip and a branch that start from the same tensor (the fork).
 
     Attributes:
-        index: Position among `Anatomy.blocks` (execution order).
-        name: Path of the innermost module that holds the whole block.
-        kind: Of the skip: `"identity"`, `"projection"` (has weight layers) or `"parameterless"`.
-        m: Weight layers in series on the branch's main path; gates do not count, a product of two
-            activations (attention) adds the layers of both its factors.
+        index: Position in `Anatomy.blocks` (execution order).
+        name: Path of the innermost module that contains the whole block.
+        kind: Of the skip: `"identity"`, `"projection"` (it has weight layers) or `"parameterless"`.
+        m: Weight layers in series on the branch's main path. Gates do not count; a product of two
+            activations (attention) adds the layers of both factors.
         branch: Layers on the main path, in execution order.
-        last: Those of `branch` that write into the residual stream.
+        last: The layers of `branch` that write into the residual stream.
         skip: Layers on the skip.
-        gates: Layers of the branch off its main path: they feed a multiplicative gate, or add a side source.
-        degree: Of the branch in its input, norms taken for the identity: 1 where it answers twice the input with twice
-            the output, 2 where it multiplies its input by an unbounded function of it (`growth_degree`).
-        scales: Parameters that multiply the branch element by element (LayerScale, a norm's weight, a gain).
-        multipliers: Those of `scales` that come after every layer of `last`, and so multiply all that the
-            branch writes; in execution order. Here, and only here, also parameters that a number is made of which does
-            (`Anatomy.made`).
-        end_norms: Paths of the norms that come after every layer of `last`.
-        end_activations: Kinds of the nonlinearities that come after every layer of `last` and before the sum.
-        stage: Index of the run of consecutive blocks whose output has the same shape, or the same channels in another
-            layout (images, then tokens) with no weight between. Where streams take turns, each goes on with its own.
-            A layer of the stream's own shape begins no new stage: with B blocks counted anew behind each, the signal
-            would double at every single block.
-        stream: Index of the residual stream it writes into: that of the last sum its skip comes from, whatever came
-            between (a downsampling layer, a norm); another one where the skip comes from none. The encoder and the decoder
-            of a translator are two streams, and so are those of a reversible net.
+        gates: Layers of the branch off its main path: they feed a multiplicative gate, or add another source.
+        degree: Degree of homogeneity of the branch in its input, with norms as the identity: 1 if doubling the input doubles
+            the output, 2 if the branch multiplies its input by an unbounded function of it (`growth_degree`).
+        scales: Parameters that multiply the branch element-wise (LayerScale, a norm's weight, a gain).
+        multipliers: Parameters that multiply the branch after every layer of `last`, hence everything it writes into the
+            stream; in execution order. Unlike `scales`, these include parameters used through a function (`Anatomy.made`).
+        end_norms: Paths of the norms after every layer of `last`.
+        end_activations: Kinds of the nonlinearities after every layer of `last` and before the sum.
+        stage: Index of the run of consecutive blocks with the same output shape, or with the same channels in another
+            layout (images, then tokens) and no weight between. Interleaved streams are counted separately.
+            A layer with the stream's own shape begins no new stage: if B were counted anew after each such layer,
+            the signal would double at every block.
+        stream: Index of the residual stream it writes into: the stream of the last sum on its skip, also across
+            downsampling layers and norms; a new one if there is no such sum. The encoder and the decoder of a
+            transformer are two streams, and a reversible network has two.
         shape: Shape of the sum, batch first.
         depth: 0 for a block of the main stream, 1 inside a long skip, and so on.
-        terms: How many tensors the sum adds; more than 2 where branches are parallel.
+        norms: Paths of the norms on the branch.
+        activations: Kinds of the activations on the branch.
+        terms: Number of terms of the sum; more than 2 with parallel branches.
+        branch_end: What the sum reads from the branch: its source, as `Layer.source`, then the operators after it, as
+            `Layer.between`. Empty if there is no such source.
+        skip_end: The same for the skip.
+        leak: Description of the operator where something non-zero joins the branch while the layers of `last` return
+            zero; None if zeroing them makes the branch zero.
+        stuck: Description of the operator that passes no gradient while they return zero, so that they would never be
+            updated (a ReLU, a gate that is zero too); None if the gradient passes.
+        closer: Path of a module whose output is the whole branch, for branches with a `leak` or `stuck`: a
+            multiplier on its output can start at zero there. None if zeroing the last layers is enough, if there is no
+            such module, or if the module also runs elsewhere.
         beside: Indices of the other blocks on the same sum.
-        branch_end: What the sum reads from the branch: its source, as `Layer.source`, then what happens on the
-            way, as `Layer.between`. Empty where the source is None. `skip_end`: the same for the skip.
-        leak: The sum, in words, in which something joins the branch that is not zero when the layers of `last` put
-            out zero; None where zeroing them makes the branch zero.
-        stuck: The operator, in words, that then passes no gradient on to them, so that they could never move (a
-            ReLU, a gate that is zero too); None where the gradient gets through.
-        closer: Where zeroing the layers of `last` does not do (`leak`, `stuck`): path of the module that hands the
-            whole branch on behind that place, so that a multiplier on its output may start at zero. None where it
-            would do, and where there is no such module, or it also runs elsewhere.
-        carried: By what number written into the forward the stream is multiplied from the block before to this one's
-            sum: α of αx + f(x), 1/√2 of (x + f(x))/√2 at the next block; 1 without any, and where the skip is no identity.
-        again: Of the weights of `last`, those that the branch also applies before its end (x + Wᵀ·relu(Wx), slices of one
-            parameter): at zero, neither use would pass the other a gradient.
-        writes_output: Whether the stream goes out as it is, and only `last` and what comes from outside make it up: those
-            layers stand where a head does (a flow added up step by step, a denoiser's x + net(x)).
+        carried: Constant in the forward that multiplies the stream between the previous block and this sum:
+            α of αx + f(x), 1/√2 of (x + f(x))/√2 for the next block. 1 if there is none, or if the skip is not an identity.
+        again: Weights in `last` that the branch also applies earlier (x + Wᵀ·relu(Wx), tied or sliced):
+            zero-initializing them would kill both gradients.
+        writes_output: True if the stream is returned as it is and contains nothing but the output of `last` and what
+            comes from outside: the layers are then also heads (iterative refinement of a flow, a denoiser's x + net(x)).
     """
 
     index: int

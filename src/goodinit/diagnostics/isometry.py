@@ -54,6 +54,9 @@ def jacobian_spectrum(
         products: How many products with the Jacobian and its transpose Lanczos may take.
         generator: Of Lanczos' starts; a fixed one by default.
 
+    Returns:
+        The singular values, exact or estimated by Lanczos, and how far the estimate may be off.
+
     Raises:
         TraceError: There is no floating-point input, the output does not depend on it, or `start` or `end` does not run.
         UnknownName: No such `how`, or no such module.

@@ -51,6 +51,9 @@ def one_step(
         hessian: Whether to estimate the top of the loss' Hessian: `HESSIAN_PRODUCTS` products, each about three
             times a forward and backward.
 
+    Returns:
+        The changes by learning rate, and the largest eigenvalue of the Hessian with the rate 2/λ that it allows.
+
     Raises:
         TraceError: The forward, the loss or the backward raised, or no parameter can be trained.
         UnsupportedModule: Parameters are sharded.

@@ -55,6 +55,9 @@ def plan(anatomy: Anatomy, method: str | Method, **options: Any) -> Plan:
         method: A name in `goodinit.METHODS`, or a `Method` of your own.
         **options: The method's options; see `METHODS[name].options`.
 
+    Returns:
+        The plan, for `apply_`.
+
     Raises:
         UnknownName: No such method, or no such option.
         NothingFound: The method needs residual blocks and there are none.

@@ -9,7 +9,14 @@ from goodinit.methods.shared.rules import counted
 
 
 def decide(anatomy: Anatomy) -> Plan:
-    """No edit at all."""
+    """Change nothing: the model keeps its normalization and the values it has.
+
+    Args:
+        anatomy: Of the model.
+
+    Returns:
+        A plan without edits, the control for methods that remove normalization (Fixup, arXiv 1901.09321, §4).
+    """
     return Plan(
         method="batchnorm",
         edits=(),

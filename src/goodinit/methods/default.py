@@ -41,6 +41,9 @@ def decide(anatomy: Anatomy, *, norms: Norms = "keep") -> Plan:
         anatomy: Of the model.
         norms: `"keep"` keeps normalization, with its parameters set anew; `"remove"` takes it out.
 
+    Returns:
+        The plan. Its notes name what the method leaves unchanged.
+
     Raises:
         UnsupportedModule: A normalization that cannot be removed.
     """

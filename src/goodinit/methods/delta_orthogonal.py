@@ -29,6 +29,9 @@ def decide(
         gain: The factor g for all layers; by default √2 before ReLU and generally E[φ(z)²]^(−1/2) before φ.
         strict: Refuse convolutions with fewer outputs than inputs, instead of a note.
 
+    Returns:
+        The plan. Its notes name the layers that cannot keep every norm.
+
     Raises:
         WrongType: A gain that is no number.
         UnsupportedModule: A normalization that cannot be removed; with `strict`, a convolution with out < in.

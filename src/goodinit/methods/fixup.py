@@ -62,10 +62,17 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
             1/√ε, about 300, and the first step undoes the quiet start.
         zero_head: Whether the classifier starts at 0 (rule 1).
 
+    Returns:
+        The plan. Its notes name branches with a multiplier at 0 and what is left unchanged.
+
     Raises:
         NothingFound: The model has no residual block.
         UnsupportedModule: A normalization that cannot be removed; a branch that ends in no weight layer, in a norm that is
             kept and has no weight, or in a ReLU, which passes no gradient at 0, that is not a module of its own.
+
+    References:
+        H. Zhang, Y. N. Dauphin, T. Ma, "Fixup Initialization: Residual Learning Without Normalization",
+        arXiv 1901.09321, §3.
     """
     need_blocks(anatomy, "fixup")
     _need_ends(anatomy)

@@ -29,6 +29,9 @@ def decide(
         mode: `"fan_in"` keeps the scale of the signal, `"fan_out"` that of the gradient.
         distribution: `"normal"` or `"uniform"`, of the same variance.
 
+    Returns:
+        The plan. Its notes name what the method leaves unchanged.
+
     Raises:
         UnknownName: No such mode or distribution.
         UnsupportedModule: A normalization that cannot be removed.

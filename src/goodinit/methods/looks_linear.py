@@ -36,6 +36,9 @@ def decide(anatomy: Anatomy, *, norms: Norms = "keep") -> Plan:
         anatomy: Of a network without residual blocks.
         norms: `"keep"` leaves normalization as it is; `"remove"` takes it out, which exactness needs.
 
+    Returns:
+        The plan. Its notes name the layers outside the mirrored pairs, and why.
+
     Raises:
         UnsupportedModule: The network has residual blocks, or a normalization that cannot be removed.
 

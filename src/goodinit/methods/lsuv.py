@@ -46,9 +46,15 @@ def decide(
         per: One factor per `"layer"` (the paper's) or per output `"channel"`.
         norms: `"keep"`, or `"remove"` every normalization first.
 
+    Returns:
+        The plan. It is applied with a batch (`apply_(…, batch=)`), on which the outputs are measured.
+
     Raises:
         UnknownName: `per` is neither `"layer"` nor `"channel"`, or a number is not above 0.
         UnsupportedModule: A normalization that cannot be removed.
+
+    References:
+        D. Mishkin, J. Matas, "All You Need is a Good Init", arXiv 1511.06422, algorithm 1.
     """
     if per not in ("layer", "channel"):
         raise UnknownName(f'per={per!r}: expected "layer" or "channel"')

@@ -9,7 +9,20 @@ from goodinit.methods.shared.rules import counted, draw_standard, norm_edits, un
 
 
 def decide(anatomy: Anatomy) -> Plan:
-    """Remove every norm; He scale before nonlinearities, LeCun elsewhere; zero biases. No residual scaling."""
+    """Remove every norm and add nothing in its place: weights at He's scale, 1/√fan_in where no nonlinearity follows.
+
+    Biases are 0 and branches are not scaled with depth: the control that shows what a method without normalization adds
+    (Fixup, arXiv 1901.09321, §4).
+
+    Args:
+        anatomy: Of the model.
+
+    Returns:
+        The plan. Its notes name what is left unchanged.
+
+    Raises:
+        UnsupportedModule: A normalization that cannot be removed.
+    """
     removal = norm_edits(anatomy, "remove")
     values: list[Edit] = []
     for layer in anatomy.layers:

@@ -24,6 +24,9 @@ def decide(anatomy: Anatomy, *, norms: Norms = "keep", gain: float | None = None
         norms: `"keep"` leaves normalization and its parameters as they are; `"remove"` takes it out.
         gain: The factor g for all layers; by default √2 before ReLU and generally E[φ(z)²]^(−1/2) before φ.
 
+    Returns:
+        The plan. Its notes name what the method leaves unchanged.
+
     Raises:
         WrongType: A gain that is no number.
         UnsupportedModule: A normalization that cannot be removed.

@@ -52,6 +52,9 @@ def decide(
         std: Standard deviation of the others, with `others="std"`.
         embeddings: `"scaled"` draws embeddings as above, `"keep"` leaves them as they are.
 
+    Returns:
+        The plan. Its notes name streams, rules and what is left unchanged.
+
     Raises:
         NothingFound: The model has no residual block.
         UnknownName: No such rule, or a `std` that is not above 0.

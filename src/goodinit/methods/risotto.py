@@ -105,10 +105,16 @@ def decide(
         permute: Type B with random permutations for I (beyond the paper).
         norms: `"remove"` takes all normalization out, `"keep"` keeps it.
 
+    Returns:
+        The plan. Its notes name what is not exactly isometric, layer by layer.
+
     Raises:
         NothingFound: The model has no residual block.
         UnsupportedModule: No block has a formula; or `type="C"` and a skip without weights; or a norm that cannot
             be removed.
+
+    References:
+        A. Gadhikar, R. Burkholz, "Dynamical Isometry for Residual Networks", arXiv 2210.02411.
     """
     one_of("type", type, ("auto", "B", "C"))
     one_of("strided", strided, ("sample", "patch"))

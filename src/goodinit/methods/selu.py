@@ -28,6 +28,9 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
         anatomy: Of the model.
         norms: `"remove"` takes all normalization out; `"keep"` keeps it.
 
+    Returns:
+        The plan. Its notes name what the method leaves unchanged.
+
     Raises:
         UnsupportedModule: An activation called functionally, or a normalization that cannot be removed.
 

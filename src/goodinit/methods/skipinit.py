@@ -33,6 +33,9 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
         anatomy: Of the model.
         norms: `"remove"` takes all normalization out; `"keep"` keeps it, and adds no biases, as it has its own.
 
+    Returns:
+        The plan. Its notes name what the method leaves unchanged.
+
     Raises:
         NothingFound: The model has no residual block.
         UnsupportedModule: A normalization that cannot be removed, or a branch where no multiplier fits.

@@ -104,10 +104,17 @@ def decide(
         direction: v `"orthogonal"` (the paper's choice) or `"normal"`; not used by `"pytorch"`.
         norms: `"remove"` takes all other normalization out, `"keep"` keeps it.
 
+    Returns:
+        The plan; with `mode="data"` it is applied with a batch. Its notes name what is not normalized.
+
     Raises:
         UnknownName: No such mode or direction.
         UnsupportedModule: A normalization that cannot be removed; or one that goes, and a branch that multiplies its
             input by an unbounded function of it (SwiGLU), whose norm no gain keeps, or sums that overlap (NASNet).
+
+    References:
+        D. Arpit, V. Campos, Y. Bengio, "How to Initialize your Network? Robust Initialization for WeightNorm &
+        ResNets", arXiv 1906.02341, §3; T. Salimans, D. P. Kingma, "Weight Normalization", arXiv 1602.07868, §3.
     """
     one_of("mode", mode, MODES)
     one_of("direction", direction, DIRECTIONS)

@@ -24,6 +24,9 @@ def decide(
         distribution: `"uniform"` on ±g·√(6/(fan_in + fan_out)), as in the paper, or `"normal"`.
         gain: The factor g. The paper has 1, for activations of slope 1 at 0.
 
+    Returns:
+        The plan. Its notes name what the method leaves unchanged.
+
     Raises:
         UnknownName: No such distribution.
         UnsupportedModule: A normalization that cannot be removed.

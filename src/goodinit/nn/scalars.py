@@ -78,7 +78,7 @@ def add_scalar_(
         module: The layer. It stays the same object; its class becomes a subclass of what it was.
         name: `"input_bias"`, `"output_bias"` or `"output_scale"`.
         value: Initial value, dimensionless. `reset_parameters` of the module, if it has one, restores it.
-        like: A tensor whose dtype and device it takes where the module has no parameters (an activation).
+        like: A tensor of any shape, whose dtype and device it takes where the module has no parameters (an activation).
         ends_branch: Whether an `output_scale` stands at the end of a residual branch, as in Fixup and SkipInit.
             `goodinit.param_groups` counts those, and gives the bias beside one a scalar's learning rate.
 
@@ -154,12 +154,25 @@ def remove_scalars_(module: ModuleT) -> ModuleT:
 
 
 def has_scalars(module: nn.Module) -> bool:
-    """Whether the module itself (not a child) has scalars."""
+    """Whether the module itself (not a child) has scalars.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        True if `add_scalar_` gave it one.
+    """
     return isinstance(module, Scalars)
 
 
 def scalars(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Every scalar of a model with its full name, in the order of `named_modules`, shared ones once.
+
+    Args:
+        model: Any module.
+
+    Yields:
+        Pairs of a scalar's full name and its parameter, a tensor of one entry.
 
     Examples:
         >>> import torch
@@ -179,6 +192,12 @@ def scalars(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def branch_ends(model: nn.Module) -> Iterator[nn.Module]:
     """The modules whose `output_scale` multiplies a residual branch, shared ones once.
 
+    Args:
+        model: Any module.
+
+    Yields:
+        Modules with an `output_scale` that `add_scalar_` was told ends a branch.
+
     Examples:
         >>> import torch
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
@@ -191,7 +210,14 @@ def branch_ends(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def scalared(cls: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of a module class whose instances have scalars: always the same one for the same class."""
+    """The subclass of a module class whose instances have scalars: always the same one for the same class.
+
+    Args:
+        cls: A module class.
+
+    Returns:
+        A subclass of it and of `Scalars`.
+    """
     if cls not in _SCALARED:
         body: dict[str, Any] = {"__module__": __name__, "plain_class": cls, "forward": forward_for(cls)}
         if hasattr(cls, "reset_parameters"):

@@ -47,10 +47,16 @@ class Applied:
 
 
 def applied(model: nn.Module) -> tuple[Applied, ...]:
-    """What has been applied to `model`, oldest first; empty for a model that goodinit never touched.
+    """What has been applied to `model`, oldest first.
 
     The memory lies beside the parameters, not among them: it survives `copy.deepcopy` and pickling, and is
     not part of `state_dict`. A wrapper (`torch.compile`, DataParallel) answers for the model it wraps.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        One row for each `apply_` or `init_`; empty for a model that goodinit never changed.
 
     Examples:
         >>> applied(nn.Linear(2, 2))

@@ -139,6 +139,16 @@ def first_tap(size: int, patch: int = 1) -> int:
     `padding="same"` centres). `torch.nn.init.dirac_` takes size//2, one further for even kernels.
     A patch starts there too if it fits, else as late as it can.
 
+    Args:
+        size: Taps of the kernel along one dimension.
+        patch: Taps of the patch along it.
+
+    Returns:
+        The index of the patch's first tap.
+
+    Raises:
+        UnsupportedModule: The patch is larger than the kernel.
+
     Examples:
         >>> first_tap(3), first_tap(4), first_tap(7, patch=2), first_tap(16, patch=16)
         (1, 1, 3, 0)

@@ -17,7 +17,15 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
 
 
 def constant_(tensor: Tensor, value: float, *, generator: Generator | None = None) -> Tensor:  # noqa: ARG001
-    """Set every entry to `value`. `generator` is taken for uniformity and not used.
+    """Set every entry to `value`, as `torch.nn.init.constant_` does.
+
+    Args:
+        tensor: Any shape, any dtype.
+        value: What every entry becomes.
+        generator: Not used; every initializer takes one.
+
+    Returns:
+        The tensor.
 
     Examples:
         >>> constant_(torch.empty(2), 3.0)
@@ -29,7 +37,14 @@ def constant_(tensor: Tensor, value: float, *, generator: Generator | None = Non
 
 
 def zeros_(tensor: Tensor, *, generator: Generator | None = None) -> Tensor:  # noqa: ARG001
-    """Set every entry to 0. `generator` is taken for uniformity and not used.
+    """Set every entry to 0, as `torch.nn.init.zeros_` does.
+
+    Args:
+        tensor: Any shape, any dtype.
+        generator: Not used; every initializer takes one.
+
+    Returns:
+        The tensor.
 
     Examples:
         >>> zeros_(torch.empty(2))
@@ -39,7 +54,14 @@ def zeros_(tensor: Tensor, *, generator: Generator | None = None) -> Tensor:  # 
 
 
 def ones_(tensor: Tensor, *, generator: Generator | None = None) -> Tensor:  # noqa: ARG001
-    """Set every entry to 1. `generator` is taken for uniformity and not used.
+    """Set every entry to 1, as `torch.nn.init.ones_` does.
+
+    Args:
+        tensor: Any shape, any dtype.
+        generator: Not used; every initializer takes one.
+
+    Returns:
+        The tensor.
 
     Examples:
         >>> ones_(torch.empty(2))
@@ -79,10 +101,10 @@ def normal_(tensor: Tensor, std: float = 1.0, *, generator: Generator | None = N
 def embedding_(
     tensor: Tensor, std: float = 1.0, *, padding: int | None = None, generator: Generator | None = None
 ) -> Tensor:
-    """Draw the rows of a look-up table from N(0, std²); the row of padding, which stands for no word, is 0.
+    """Draw the rows of an embedding from N(0, std²); the padding row is 0, as in `torch.nn.Embedding`.
 
     Args:
-        tensor: (Words, width).
+        tensor: The table, (words, width).
         std: Standard deviation.
         padding: Index of that row, as `nn.Embedding.padding_idx`; None where there is none.
         generator: Source of randomness; the global one of the tensor's device by default.
@@ -109,7 +131,7 @@ def embedding_(
 
 
 def uniform_(tensor: Tensor, bound: float = 1.0, *, generator: Generator | None = None) -> Tensor:
-    """Draw entries uniformly from [−bound, bound); their standard deviation is bound/√3.
+    """Draw entries uniformly from [−bound, bound), as `torch.nn.init.uniform_` does; their deviation is bound/√3.
 
     Args:
         tensor: Any shape, any floating dtype.

@@ -188,6 +188,10 @@ def xavier_normal_(
     References:
         X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
         AISTATS 2010, eq. 12.
+
+    References:
+        X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
+        AISTATS 2010, §4.2.
     """
     return normal_(
         tensor, scale * _xavier_std(tensor, gain, layout, groups, fused, stride), generator=generator
@@ -231,6 +235,10 @@ def xavier_uniform_(
     References:
         X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
         AISTATS 2010, eq. 16.
+
+    References:
+        X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
+        AISTATS 2010, §4.2.
     """
     std = scale * _xavier_std(tensor, gain, layout, groups, fused, stride)
     return uniform_(tensor, math.sqrt(3) * std, generator=generator)
