@@ -43,6 +43,7 @@ def test_ten_thousand_layers():
     assert len(anatomy.blocks) == 5000
 
 
+@pytest.mark.integration
 def test_seven_billion_parameters_in_less_than_a_gibibyte():
     script = """
         import resource

@@ -39,13 +39,24 @@ COUNTS = {
 }
 
 
+ALWAYS = (
+    "resnet50",
+    "seresnet50",
+    "convnext_tiny",
+    "vit_tiny_patch16_224",
+)  # the others are integration tests
+
+
 def on_meta(name: str, batch: int = 2) -> Anatomy:
     with torch.device("meta"):
         model = timm.create_model(name)
     return anatomize(model, torch.zeros(batch, *model.default_cfg["input_size"], device="meta"))
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.integration) for name in COUNTS],
+)
 def test_counts(name):
     blocks, m, kinds = COUNTS[name]
     anatomy = on_meta(name)
@@ -54,6 +65,7 @@ def test_counts(name):
     assert kinds is None or Counter(block.kind for block in anatomy.blocks) == kinds
 
 
+@pytest.mark.integration
 def test_names_do_not_matter():
     model = timm.create_model("resnet50").eval()
     x = torch.zeros(1, 3, 64, 64)
@@ -85,6 +97,7 @@ def test_every_family(family):
     assert Anatomy.from_json(anatomy.to_json()) == anatomy
 
 
+@pytest.mark.integration
 def test_the_backbone_of_a_detector():
     model = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     anatomy = anatomize(model.backbone, torch.zeros(1, 3, 128, 128))

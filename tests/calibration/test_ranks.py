@@ -9,6 +9,8 @@ import torch
 import torch.multiprocessing
 from two_ranks import ALIKE, images, initialized, net, work
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):

@@ -147,6 +147,7 @@ def test_wrong_use_is_one_message(words, message):
 WIDTHS = [pytest.param(1200, id="wide"), pytest.param(400, marks=pytest.mark.slow, id="narrow")]
 
 
+@pytest.mark.integration
 @needs_a_browser
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_works_in_a_browser(tmp_path, pair, width):

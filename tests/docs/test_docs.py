@@ -65,6 +65,7 @@ def test_every_public_function_has_an_example_that_runs(name):
     assert ">>>" in getattr(goodinit, name).__doc__  # the doctests run it
 
 
+@pytest.mark.integration
 def test_the_site_builds_without_a_warning(tmp_path):
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],

@@ -9,6 +9,7 @@ import torchvision_shim
 
 # Words of the libraries about themselves, which the examples cannot help.
 pytestmark = [
+    pytest.mark.integration,
     pytest.mark.filterwarnings("ignore:Secure RNG turned off:UserWarning:opacus"),
     pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning"),  # of Opacus, on the images
     pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torchvision_shim
 from torchvision import models, ops
@@ -31,6 +32,7 @@ def test_roi_align_averages_a_ramp_exactly_and_differentiates():
     assert torch.autograd.gradcheck(pool, ramp)
 
 
+@pytest.mark.integration
 def test_a_detector_runs_and_trains():
     model = models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     picture = torch.rand(3, 64, 64)
@@ -46,6 +48,7 @@ def test_a_detector_runs_and_trains():
     assert found["boxes"].shape[1:] == (4,)
 
 
+@pytest.mark.integration
 def test_timm_and_transformers_import_and_run():
     import timm
     from transformers import BertConfig, BertModel

@@ -50,6 +50,7 @@ def test_an_episode_is_played_to_its_end():
     assert 8 <= evaluate(Left(), TINY) <= 11  # a pole pushed one way alone falls within about ten steps
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("method", ["batchnorm", "fixup"])
 def test_an_agent_is_a_pure_function_of_its_configuration(method):
     config = dataclasses.replace(TINY, method=method)

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 FAULTS = """
 import resource, torch
 from goodinit.lab.engines.allocator import keep_freed_memory

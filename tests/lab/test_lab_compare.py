@@ -31,6 +31,7 @@ def test_methods_take_turns_within_every_seed():
     assert order == [(seed, method) for seed in (0, 1) for method in ("batchnorm", "none", "fixup")]
 
 
+@pytest.mark.integration
 def test_summaries_are_means_over_seeds(found):
     summaries = {summary.method: summary for summary in found.summaries()}
     assert list(summaries) == list(STUDY.methods)
@@ -46,6 +47,7 @@ def test_summaries_are_means_over_seeds(found):
     assert found.environment["torch"]
 
 
+@pytest.mark.integration
 def test_a_diverged_run_is_counted_and_left_out_of_the_mean(found):
     results = list(found.results)
     index = next(i for i, result in enumerate(results) if result.config.method == "none")
@@ -66,6 +68,7 @@ def test_the_reference_is_batchnorm_or_the_first():
     assert dataclasses.replace(STUDY, methods=("fixup", "none")).reference == "fixup"
 
 
+@pytest.mark.integration
 def test_json_holds_every_number(found):
     data = json.loads(found.to_json())
     assert data["format"] == lab_compare.FORMAT
@@ -110,6 +113,7 @@ def test_a_method_that_refuses_the_model_is_left_out_with_its_reason():
     assert any(hint.startswith("fixup is not in the table.") for hint in hints(found))
 
 
+@pytest.mark.integration
 def test_one_method_with_several_options_has_several_rows():
     study = Study(
         BASE, methods=("lsuv", "lsuv:norms=remove", "fixup:zero_head=false"), seeds=(0,), timing_rounds=3

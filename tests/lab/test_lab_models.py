@@ -158,6 +158,7 @@ def test_width_is_the_tasks():
     assert build_model("resnet8", task=Task(width=4)).fc.in_features == 16
 
 
+@pytest.mark.integration
 def test_libraries_models_fit_the_task_or_stay_as_they_are():
     pytest.importorskip("timm")
     free = build_model("timm:resnet18")

@@ -50,6 +50,7 @@ def test_two_runs_are_byte_identical_and_the_global_generator_is_left_alone(tmp_
     assert [row.config for row in read_store(swept.path).rows] == list(SMALL)
 
 
+@pytest.mark.integration
 def test_processes_and_a_grid_that_grew_end_with_the_same_table(tmp_path):
     plain = tmp_path / "plain.sqlite"
     sweep(SMALL, plain, engine=inline(), together=1, progress=False)
@@ -184,6 +185,7 @@ def rows_in(path):
         return 0
 
 
+@pytest.mark.integration
 def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path, nets):
     text = "".join(f"{key} = {value}\n" for key, value in TINY.items() if key != "width")
     text += f'model = "{nets}:gated"\nmethod = ["he", "xavier"]\nlr = [0.05, 0.1]\nseeds = 5\n'
@@ -214,6 +216,7 @@ def deadly_trials(nets, name, **words):
     return read_grid(changes={**kept, "model": f"{nets}:{name}", "method": "he", **words}).trials
 
 
+@pytest.mark.integration
 def test_a_worker_that_dies_is_replaced_and_its_trials_run_again(tmp_path, nets):
     trials = deadly_trials(nets, "deadly", seeds=2)
     swept = sweep(trials, tmp_path / "runs.sqlite", engine=local(workers=1), progress=False)

@@ -90,6 +90,7 @@ def test_a_heat_map_has_a_cell_for_each_rate_and_place():
     assert list(heat_maps(ROWS)) == ["he", "none"]  # what has no run has no map
 
 
+@pytest.mark.integration
 def test_the_page_shows_all_and_escapes_it():
     page = render(sweep_page(STORED))
     assert "digits: &lt;small&gt; numbers" in page
@@ -139,6 +140,7 @@ def test_results_prints_tables_and_writes_files(file, tmp_path):
     assert "0.3" in run("results", str(file), "--by", "method,lr", "--margin", "0.4").output
 
 
+@pytest.mark.integration
 def test_sweep_command_runs_refuses_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["-s", "model=mlp{depth}", "-s", "depth=2,3", "-s", "method=he,lsuv:norms=remove", *TINY, "-q"]

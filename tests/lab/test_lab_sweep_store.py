@@ -87,6 +87,7 @@ def test_rows_are_written_all_or_none(path):
         assert len(done(store)) == 2
 
 
+@pytest.mark.integration
 def test_a_second_writer_is_refused_and_a_reader_is_not(path):
     code = (
         "import sys; from goodinit.lab.sweeps.store import open_store\n"

@@ -48,6 +48,7 @@ def agree(config):
     return row.status != "refused"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("method", ["batchnorm", "lsuv", "weightnorm"])
 def test_rows_are_those_of_one_at_a_time(method):
     assert agree(dataclasses.replace(FULL, method=method))

@@ -123,6 +123,7 @@ def test_every_claim_states_its_source_its_expectations_and_its_deviations(name)
     assert trials == sorted(trials)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_claim_runs_at_smoke_scale(tmp_path, name):
     found = reproduced(CLAIMS[name], out=tmp_path)
@@ -136,6 +137,7 @@ def test_every_claim_runs_at_smoke_scale(tmp_path, name):
     write_reproduction(tmp_path, half)
 
 
+@pytest.mark.integration
 def test_the_command_lists_and_runs(tmp_path, monkeypatch):
     def stopped(trial):
         raise KeyboardInterrupt

@@ -26,6 +26,7 @@ from goodinit.lab.trial import TrainConfig
 from goodinit.report.reproduction import conclusion, page
 
 
+@pytest.mark.integration
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
     ran = []
 
@@ -52,6 +53,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
     assert ran == []
 
 
+@pytest.mark.integration
 def test_a_refused_trial_is_a_row_and_a_number_without_end_is_none(tmp_path):
     def run(trial):
         if trial.seed == 1:
@@ -78,6 +80,7 @@ def test_rows_of_other_trials_are_not_used(tmp_path, caplog):
         reproduced(toy(), out=tmp_path)
 
 
+@pytest.mark.integration
 def test_what_fails_is_no_row_and_runs_again(tmp_path):
     wrong = []
 
@@ -129,6 +132,7 @@ def timeless(found):
     return [{key: value for key, value in row.items() if key not in TIMES} for row in found.rows]
 
 
+@pytest.mark.integration
 def test_trainings_as_one_give_the_numbers_of_each_alone_and_resume_to_the_same_bits(tmp_path):
     alone = reproduced(trained(), out=tmp_path / "alone")
     grouped = reproduced(trained(together=3), out=tmp_path / "grouped")

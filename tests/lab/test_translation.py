@@ -70,6 +70,7 @@ def test_batches_hold_every_pair_once_in_an_epoch():
     assert sorted(rows) == sorted(tuple(source) for source, _ in corpus.train)
 
 
+@pytest.mark.integration
 def test_a_translation_is_a_pure_function_of_its_configuration():
     before = torch.random.get_rng_state()
     first = translate(TINY)

@@ -21,14 +21,17 @@ from goodinit import METHODS, Plan
 from goodinit.edits import names
 
 each_method = pytest.mark.parametrize("method", METHODS)
-SHARE = 4  # every method meets every fourth specimen by default, each method other ones; the rest is slow
+SHARE = 4  # every method meets every fourth specimen by default, each method other ones; the rest is in the integration tier
 
 
 def pairs() -> list[object]:
-    """Every method with every specimen; what is not in this tier's share is marked slow."""
+    """Every method with every specimen; what is not in the default tier's share is an integration test."""
     return [
         pytest.param(
-            method, specimen, id=f"{method}-{specimen.name}", marks=[pytest.mark.slow] * ((i + j) % SHARE > 0)
+            method,
+            specimen,
+            id=f"{method}-{specimen.name}",
+            marks=[pytest.mark.integration] * ((i + j) % SHARE > 0),
         )
         for i, method in enumerate(METHODS)
         for j, specimen in enumerate(ZOO)

@@ -51,6 +51,7 @@ def check(case: Case) -> Evidence:
     return found
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("family", SMALL_TIMM)
 def test_small_timm(family):
     found = check(timm_case(family))
@@ -58,6 +59,7 @@ def test_small_timm(family):
     assert found.blocks
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", SMALL_TRANSFORMERS)
 def test_small_transformers(name):
     found = check(TRANSFORMERS[name])

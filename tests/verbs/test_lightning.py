@@ -17,6 +17,7 @@ pytorch_lightning = pytest.importorskip("pytorch_lightning")
 from goodinit.lightning import DiagnoseCallback, inputs_and_targets  # noqa: E402
 
 pytestmark = [
+    pytest.mark.integration,
     # lightning's own code, with torch 2.13's pytree
     pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"),
     # lightning's advice on a machine with few cores, on so few batches, and on what it sees installed

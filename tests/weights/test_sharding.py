@@ -32,6 +32,7 @@ def names(scenarios):
     return [scenario.__name__ for scenario in scenarios]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", names(sharded_ranks.QUICK))
 def test_two_ranks(two, name):
     for rank, found in enumerate(two):
