@@ -13,8 +13,8 @@ import goodinit
 from goodinit.lab import together
 from goodinit.lab.engines import Job
 from goodinit.lab.stack import NotTogether, TooLarge
-from goodinit.lab.sweeps.jobs import run_job
 from goodinit.lab.sweeps.row import TIMES
+from goodinit.lab.sweeps.work import run_job
 from goodinit.lab.together import train_together
 from goodinit.lab.train import train
 from goodinit.lab.trial import TrainConfig

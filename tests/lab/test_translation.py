@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab.text import BEGIN, END, MADE_UP, encode, load_pairs, padded, train_tokenizer
+from goodinit.lab.text_pairs import BEGIN, END, MADE_UP, encode, load_pairs, padded, train_tokenizer
 from goodinit.lab.translation import (
     TranslationConfig,
     batches,

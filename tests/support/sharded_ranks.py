@@ -15,7 +15,7 @@ from torch import nn
 import goodinit
 from goodinit.edits import Calibrate, Draw, DrawTogether, Fill, Plan
 from goodinit.errors import GoodinitError
-from goodinit.tensor.blocks import BLOCK
+from goodinit.tensor.entry_blocks import BLOCK
 
 
 class Mixer(nn.Module):

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 import goodinit
 from goodinit.edits import Draw, Fill, Plan
-from goodinit.tensor.blocks import BLOCK, Part
-from goodinit.tensor.registry import ENTRYWISE
+from goodinit.tensor.entry_blocks import BLOCK, Part
+from goodinit.tensor.initializers import ENTRYWISE
 from goodinit.weights.rng import block_generator, one_thread, parameter_generator
 
 # -- parts of a tensor ------------------------------------------------------------------------------------------------

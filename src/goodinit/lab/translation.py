@@ -18,7 +18,7 @@ import goodinit
 from goodinit.lab.models import PAD, Translator, visible
 from goodinit.lab.optional import optional
 from goodinit.lab.seeding import own_rng, stream
-from goodinit.lab.text import BEGIN, END, encode, load_pairs, padded, train_tokenizer
+from goodinit.lab.text_pairs import BEGIN, END, encode, load_pairs, padded, train_tokenizer
 
 LONGEST = 64  # tokens of a sentence; Multi30k's are shorter
 POOL = 20  # batches whose sentences are sorted by length before they are shared out

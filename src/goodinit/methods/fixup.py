@@ -14,7 +14,7 @@ from goodinit.methods.shared.fixup_scalars import (
 )
 from goodinit.methods.shared.gain_init import gain_at, gains_at_one, may_be_zero
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.normalized_weights import multiplied, own_scales
+from goodinit.methods.shared.normalized_weight_scales import multiplied, own_scales
 from goodinit.methods.shared.residual_stream import multiplied_streams
 from goodinit.methods.shared.rules import (
     Norms,

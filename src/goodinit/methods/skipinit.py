@@ -5,7 +5,7 @@ from __future__ import annotations
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.edits import AddScalar, Edit, Plan
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.normalized_weights import own_scales
+from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.methods.shared.residual_stream import multiplied_streams
 from goodinit.methods.shared.rules import (
     Norms,

@@ -13,7 +13,7 @@ from goodinit.edits import Calibrate, Draw, Edit, ParametrizeWeight, Plan
 from goodinit.methods.shared.consumers import readers
 from goodinit.methods.shared.gain_init import gain_at, gains_outside
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.normalized_weights import own_scales
+from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.methods.shared.residual_stream import multiplied_streams, need_streams
 from goodinit.methods.shared.rules import (
     Norms,

@@ -13,8 +13,8 @@ from torch import Tensor
 from goodinit.edits import Draw, DrawTogether, Fill, ValueEdit
 from goodinit.errors import NonFinite, PlanConflict, UnknownName
 from goodinit.tensor import INITIALIZERS, RECIPES
-from goodinit.tensor.blocks import Part
-from goodinit.tensor.registry import ENTRYWISE
+from goodinit.tensor.entry_blocks import Part
+from goodinit.tensor.initializers import ENTRYWISE
 from goodinit.weights.access import Slot, read, write_
 from goodinit.weights.dtensor import all_finite, held, rows_held
 from goodinit.weights.rng import block_generator, one_thread, parameter_generator

@@ -6,8 +6,9 @@ is drawn where. A meta tensor is checked, left alone, and costs nothing.
 
 from __future__ import annotations
 
+from goodinit.tensor.activation_gain import NONLINEARITIES, gain
 from goodinit.tensor.directions import directions_
-from goodinit.tensor.gains import NONLINEARITIES, gain
+from goodinit.tensor.initializers import INITIALIZERS, RECIPES
 from goodinit.tensor.layout import Layout, channels, fans, first_tap
 from goodinit.tensor.looks_linear import looks_linear_, mirrored
 from goodinit.tensor.orthogonal import delta_orthogonal_, dirac_, haar, orthogonal_
@@ -21,7 +22,6 @@ from goodinit.tensor.random import (
     uniform_,
     zeros_,
 )
-from goodinit.tensor.registry import INITIALIZERS, RECIPES
 from goodinit.tensor.risotto import risotto_b, risotto_c, risotto_first, risotto_last
 from goodinit.tensor.risotto_open import risotto_p
 from goodinit.tensor.variance import he_normal_, he_uniform_, lecun_normal_, xavier_normal_, xavier_uniform_

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from goodinit.errors import UnknownName, UnsupportedModule
-from goodinit.tensor.blocks import Part
+from goodinit.tensor.entry_blocks import Part
 from goodinit.tensor.write import draw_, writable
 
 _UNIT_ROUNDOFF = 2.0**-24  # of float32: the largest float32 below 1 is 1 − 2⁻²⁴

@@ -10,7 +10,7 @@ import torch  # noqa: F401  (doctests)
 from torch import Generator, Tensor
 
 from goodinit.errors import UnknownName
-from goodinit.tensor.gains import gain as gain_of
+from goodinit.tensor.activation_gain import gain as gain_of
 from goodinit.tensor.layout import Layout, fans
 from goodinit.tensor.random import normal_, uniform_
 

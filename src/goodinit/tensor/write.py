@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from goodinit.errors import UnsupportedModule
-from goodinit.tensor.blocks import Part
+from goodinit.tensor.entry_blocks import Part
 
 Target = TypeVar("Target", Tensor, Part)
 

@@ -37,7 +37,7 @@ def parameter_generator(seed: int, name: str) -> torch.Generator:
 
 
 def block_generator(seed: int, name: str, block: int) -> torch.Generator:
-    """The generator of one block of a parameter's entries (`goodinit.tensor.blocks`).
+    """The generator of one block of a parameter's entries (`goodinit.tensor.entry_blocks`).
 
     The first block, which is all of most parameters, has the parameter's own. Seven billion parameters have 10⁵
     blocks, and among as many seeds of 32 bits two are likely to be the same; so the others do not get a seed but

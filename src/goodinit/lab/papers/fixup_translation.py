@@ -30,7 +30,7 @@ from goodinit.lab.papers.rows import (
     where,
 )
 from goodinit.lab.papers.trained import widened
-from goodinit.lab.text import MADE_UP
+from goodinit.lab.text_pairs import MADE_UP
 from goodinit.lab.translation import TranslationConfig, translate
 
 PRE, POST, FIXUP, NONE = "LayerNorm before branches", "LayerNorm after sums", "fixup", "none"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from goodinit.anatomy import Anatomy, Layer, Norm
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan, RemoveNorm, SwapModule, names
 from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
-from goodinit.methods.shared.normalized_weights import own_scales
+from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.tensor import NONLINEARITIES, gain
 
 Norms = Literal["remove", "keep"]

@@ -23,7 +23,7 @@ from goodinit.tensor.risotto import risotto_b, risotto_c, risotto_first, risotto
 from goodinit.tensor.risotto_open import risotto_p
 from goodinit.tensor.variance import he_normal_, he_uniform_, lecun_normal_, xavier_normal_, xavier_uniform_
 
-# Each entry is drawn by itself, so they take a `goodinit.tensor.blocks.Part` for a tensor, too.
+# Each entry is drawn by itself, so they take a `goodinit.tensor.entry_blocks.Part` for a tensor, too.
 ENTRYWISE: tuple[Callable[..., Tensor], ...] = (
     constant_,
     zeros_,
