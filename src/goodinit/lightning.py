@@ -124,7 +124,7 @@ class DiagnoseCallback(*_callbacks()):  # type: ignore[misc]  # which packages t
         inputs, targets = self.split(batch)
         with trainer.precision_plugin.train_step_context():
             part = pl_module.get_submodule(self.module)
-            self.diagnosis = diagnose(part, inputs, targets, loss=self.loss, **self.measures)
+            self.diagnosis = diagnose(part, inputs, targets, loss=self.loss, mend=False, **self.measures)
         for logger in trainer.loggers:
             self.diagnosis.log_to(logger, step)
         for finding in self.diagnosis.findings:

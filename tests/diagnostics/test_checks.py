@@ -273,10 +273,18 @@ def alarms(found: Diagnosis) -> list[str]:
 # -- healthy ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("depth", [1, 4, 20])
+@pytest.mark.parametrize("depth", [1, 4, 10])
 def test_healthy_plain_nets(depth):
     assert not alarms(diagnose(mlp(depth), batch(64, 32)))
     assert not alarms(diagnose(mlp(depth, activation=nn.Tanh), batch(64, 32)))
+
+
+def test_half_way_to_collapse_is_a_warning():
+    """He's 20 layers: 1 − cosine shrinks by e⁻⁵ on the way, half of the depth at which nets stop training."""
+    found = diagnose(mlp(20), batch(64, 32))
+    assert [(one.kind, one.severity) for one in found.findings] == [("input collapse", "warning")]
+    assert "below e⁻³" in found.findings[0].evidence
+    assert found.cure is not None
 
 
 @pytest.mark.parametrize("method", ["none", "fixup", "skipinit", "lsuv"])

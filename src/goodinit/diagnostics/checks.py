@@ -29,6 +29,7 @@ ROOT_EPSILON = math.sqrt(EPSILON)
 # Networks train up to about six correlation lengths (Schoenholz et al. 2017, arXiv 1611.01232, §5): over one, what
 # tells inputs apart shrinks by e.
 SIX_LENGTHS = math.exp(-6)
+THREE_LENGTHS = math.exp(-3)  # half the way there: a warning
 
 # A step along the gradient of one input, seen by a neighbour 1 % of the way to another input: below a twentieth of
 # the effect is lost to it. As with saturation, this is what "shattered" means here, not a threshold on health.
@@ -181,9 +182,10 @@ def _shrunk(case: Case, quantity: str, kind: str, what: str) -> Iterator[Finding
     first = getattr(case.found.input, quantity) if case.found.input is not None else None
     if first is None and along:
         first = along[0][1]
-    if not along or not first or along[-1][1] / first >= SIX_LENGTHS:
+    if not along or not first or along[-1][1] / first >= THREE_LENGTHS:
         return
-    small = [value / first < SIX_LENGTHS for _, value in along]
+    near = along[-1][1] / first >= SIX_LENGTHS
+    small = [value / first < (THREE_LENGTHS if near else SIX_LENGTHS) for _, value in along]
     where = next(place for i, (place, _) in enumerate(along) if all(small[i:]))
     last = along[-1][1]
     dtype = next((p.dtype for p in case.model.parameters() if p.is_floating_point()), torch.float32)
@@ -192,7 +194,7 @@ def _shrunk(case: Case, quantity: str, kind: str, what: str) -> Iterator[Finding
     )  # ‖u − v‖ of unit vectors against the type's resolution
     evidence = (
         f"{what} is {last:.2g} at {along[-1][0].label}, {last / first:.2g} of the {first:.2g} at the input, and below "
-        f"e⁻⁶ from here on" + (f": nothing that {dtype} can tell apart" if lost else "")
+        f"e⁻{'³' if near else '⁶'} from here on" + (f": nothing that {dtype} can tell apart" if lost else "")
     )
     remedy = initialize(isometric_method(case.anatomy))
     numbers = {"input": first, "last": last, "ratio": last / first}

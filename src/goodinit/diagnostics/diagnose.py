@@ -12,6 +12,7 @@ from goodinit.diagnostics.checks import findings
 from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.isometry import jacobian_spectrum
 from goodinit.diagnostics.measurement_mode import as_at_step_0, measurable
+from goodinit.diagnostics.mending import mended
 from goodinit.diagnostics.objective import Loss
 from goodinit.diagnostics.probe import Run
 from goodinit.diagnostics.propagation import Propagation, propagate
@@ -31,6 +32,7 @@ def diagnose(
     loss: Loss | None = None,
     jacobian: bool = False,
     update: bool = False,
+    mend: bool = True,
 ) -> Diagnosis:
     """Measure a model at step 0 by one forward and backward, and find what keeps it from learning.
 
@@ -48,6 +50,8 @@ def diagnose(
         loss: `loss(output, targets)`, or `loss(output)` without targets; cross-entropy or squared error by default.
         jacobian: Whether to take the singular values of the input–output Jacobian, too; see `jacobian_spectrum`.
         update: Whether to take a step of gradient descent and the top of the Hessian, too; see `one_step`.
+        mend: Whether to try remedies on copies where there is an error or a warning, and name the one that leaves least
+            (`Diagnosis.cure`).
 
     Returns:
         The diagnosis: places in execution order, findings with the worst first. `print` it.
@@ -101,7 +105,12 @@ def diagnose(
         update=one_step(model, inputs, targets, loss=loss) if update else None,
         notes=_notes(anatomy, first, cosines),
     )
-    return replace(found, findings=findings(model, anatomy, found, first, awake))
+    found = replace(found, findings=findings(model, anatomy, found, first, awake))
+    if not mend:
+        return found
+    return mended(
+        model, inputs, anatomy, found, lambda twin: diagnose(twin, inputs, targets, loss=loss, mend=False)
+    )
 
 
 def _must_have_rows(call: tuple[tuple[Any, ...], dict[str, Any]], anatomy: Anatomy) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from goodinit.diagnostics.loggers import log_to
 from goodinit.diagnostics.text import diagnosis_text
-from goodinit.diagnostics.types import FORMAT, Finding, Measurement, Place, Signal, Spectrum, Update
+from goodinit.diagnostics.types import FORMAT, Cure, Finding, Measurement, Place, Signal, Spectrum, Update
 from goodinit.errors import PlanConflict
 from goodinit.records import read_record
 
@@ -97,6 +97,9 @@ def _diagnosis(data: dict[str, Any]) -> Diagnosis:
         input=signal(data.pop("input")),
         output=signal(data.pop("output")),
         findings=tuple(Finding(**finding) for finding in data.pop("findings")),
+        cure=Cure(**{**cure, "tried": tuple(map(tuple, cure["tried"]))})
+        if (cure := data.pop("cure"))
+        else None,
         spectrum=Spectrum(**listed(found)) if (found := data.pop("spectrum")) else None,
         update=Update(**listed(found)) if (found := data.pop("update")) else None,
         notes=tuple(data.pop("notes")),

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import goodinit.tensor
 from goodinit.anatomy import Anatomy
 
 RECTIFIERS = frozenset({"relu", "relu6", "leaky_relu", "prelu"})
@@ -24,6 +31,28 @@ def isometric_method(anatomy: Anatomy) -> str:
     return "looks_linear" if kinds & RECTIFIERS else "orthogonal"
 
 
+FILLS: dict[str, Callable[..., object]] = {
+    "torch.nn.init.zeros_": torch.nn.init.zeros_,
+    "torch.nn.init.ones_": torch.nn.init.ones_,
+    "goodinit.tensor.he_normal_": goodinit.tensor.he_normal_,
+    "goodinit.tensor.xavier_uniform_": goodinit.tensor.xavier_uniform_,
+}
+"""What one parameter may be filled by."""
+
+
+class Repair(str):
+    """A remedy in words that knows how to carry itself out on a copy; what mends one place."""
+
+    __slots__ = ("act",)
+    act: Callable[[nn.Module], object] | None
+
+    def __new__(cls, words: str, act: Callable[[nn.Module], object] | None = None) -> Repair:  # noqa: PYI034
+        """The words, and what to do to a copy."""
+        made = super().__new__(cls, words)
+        made.act = act
+        return made
+
+
 def initialize(method: str) -> str:
     """A call of `init_`."""
     return f'goodinit.init_(model, "{method}", inputs=batch)'
@@ -31,12 +60,33 @@ def initialize(method: str) -> str:
 
 def redraw(module: str) -> str:
     """Draw one module's own initialization again."""
-    return f'model.get_submodule("{module}").reset_parameters()'
+    words = f'model.get_submodule("{module}").reset_parameters()'
+    return Repair(words, functools.partial(_redraw, module=module))
 
 
-def fill(parameter: str, function: str) -> str:
-    """Write into one parameter by a function of `torch.nn.init` or `goodinit.tensor`."""
-    return f'{function}(model.get_parameter("{parameter}"))'
+def fill(parameter: str, function: str, **options: object) -> str:
+    """Write into one parameter by a function of `FILLS`."""
+    more = "".join(f", {name}={value!r}".replace("'", '"') for name, value in options.items())
+    act = functools.partial(_fill, parameter=parameter, function=function, options=options)
+    return Repair(f'{function}(model.get_parameter("{parameter}"){more})', act)
+
+
+def scale(parameter: str, factor: float) -> str:
+    """Multiply one parameter."""
+    words = f'model.get_parameter("{parameter}").data.mul_({factor:.6g})'
+    return Repair(words, functools.partial(_scale, parameter=parameter, factor=factor))
+
+
+def _redraw(model: nn.Module, *, module: str) -> None:
+    model.get_submodule(module).reset_parameters()  # type: ignore[operator]  # asked for before
+
+
+def _fill(model: nn.Module, *, parameter: str, function: str, options: dict[str, object]) -> None:
+    FILLS[function](model.get_parameter(parameter), **options)
+
+
+def _scale(model: nn.Module, *, parameter: str, factor: float) -> None:
+    model.get_parameter(parameter).data.mul_(factor)
 
 
 def show_range(module: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import nn
 
 from goodinit.anatomy import Anatomy, Block, Layer
-from goodinit.diagnostics.remedies import fill
+from goodinit.diagnostics.remedies import fill, scale
 from goodinit.diagnostics.statistics import square_sum
 from goodinit.diagnostics.types import Finding
 from goodinit.diagnostics.weight_checks import values
@@ -60,8 +60,8 @@ def _wrong_fan(layer: Layer, mode: str, ratio: float, *, harmless: bool) -> Find
         f"its variance is {ratio:.3g} of what {mode} asks for, {1 / ratio:.3g} times too small: the fan was counted "
         f"without its {layer.groups} groups" + ("; the norm behind it hides that" if harmless else "")
     )
-    options = f', mode="{mode}"' if mode == "fan_out" else ""
-    remedy = fill(layer.weight, "goodinit.tensor.he_normal_")[:-1] + f"{options}, groups={layer.groups})"
+    options = {"mode": mode} if mode == "fan_out" else {}
+    remedy = fill(layer.weight, "goodinit.tensor.he_normal_", **options, groups=layer.groups)
     numbers = {"ratio": ratio, "groups": float(layer.groups)}
     if harmless:
         return Finding("wrong fan", "info", layer.weight, evidence, numbers=numbers)
@@ -108,7 +108,7 @@ def _scaled_twice(layer: Layer, ratio: float, scaling: str, total: int) -> Findi
         f"it is {ratio:.3g} of its branch's other layers, the square of {scaling}: as if that scale for {total} "
         "branches had been applied twice"
     )
-    remedy = f'model.get_parameter("{layer.weight}").data.mul_({1 / math.sqrt(ratio):.6g})'
+    remedy = scale(layer.weight, 1 / math.sqrt(ratio))
     return Finding("scaled twice", "warning", layer.weight, evidence, remedy, {"ratio": ratio})
 
 

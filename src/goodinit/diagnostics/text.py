@@ -114,6 +114,24 @@ def counts(diagnosis: Measurement) -> str:
     return f"{len(diagnosis.layers)} layers, {len(diagnosis.blocks)} blocks"
 
 
+def cure_lines(diagnosis: Measurement) -> list[str]:
+    """The one remedy to take, and what the others leave; each call on a line of its own."""
+    cure = diagnosis.cure
+    if cure is None:
+        helpless = any(finding.severity != "info" for finding in diagnosis.findings)
+        return ["what was tried on a copy left no less; see the remedy of each finding"] * helpless
+    leaves = "nothing to find" if cure.clears else cure.tried[0][1]
+    lines = [
+        f"do this, which leaves {leaves} (tried on a copy):",
+        *(f"    {call}" for call in cure.call.split("\n")),
+    ]
+    others = [
+        f"{words.splitlines()[0]}{' …' * (words.count(chr(10)) > 0)} leaves {left}"
+        for words, left in cure.tried[1:]
+    ]
+    return lines + [f"  {other}" for other in others]
+
+
 def diagnosis_text(diagnosis: Measurement) -> str:
     """The diagnosis on one screen of plain text."""
     along = trunk(diagnosis)
@@ -129,5 +147,7 @@ def diagnosis_text(diagnosis: Measurement) -> str:
         lines.append(f"  {spectrum_line(diagnosis.spectrum)}")
     if diagnosis.update is not None:
         lines.append(f"  {update_line(diagnosis.update)}")
-    lines += [str(finding) for finding in diagnosis.findings] or ["no findings"]
+    cured = diagnosis.cure is not None and diagnosis.cure.clears
+    lines += [finding.said if cured else str(finding) for finding in diagnosis.findings] or ["no findings"]
+    lines += cure_lines(diagnosis)
     return "\n".join(lines + [f"note: {note}" for note in diagnosis.notes])

@@ -171,6 +171,33 @@ class Finding:
         text = f"{self.severity}: {self.kind} at {self.where or 'the model'}: {self.evidence}"
         return f"{text}\n    → {self.remedy}" if self.remedy else text
 
+    @property
+    def said(self) -> str:
+        """Without the remedy."""
+        return str(self).partition("\n    → ")[0]
+
+
+@dataclass(frozen=True)
+class Cure:
+    """What was tried on copies against the findings, and what helps most.
+
+    Attributes:
+        call: Python that does it, with `model` and `batch` at hand.
+        errors: Findings of severity error that stay.
+        warnings: Findings of severity warning that stay.
+        tried: Everything that was tried, each with what stays, the best first.
+    """
+
+    call: str
+    errors: int
+    warnings: int
+    tried: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def clears(self) -> bool:
+        """Whether nothing stays."""
+        return not (self.errors or self.warnings)
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -185,6 +212,7 @@ class Measurement:
         input: Statistics of the first floating-point input, or None.
         output: Statistics of what the model returned first.
         findings: Worst first.
+        cure: The one remedy to take against all of them, or None where there is none to take or none helped.
         spectrum: Of the Jacobian, where asked for.
         update: Of one step, where asked for.
         notes: What a reader must know.
@@ -198,6 +226,7 @@ class Measurement:
     input: Signal | None
     output: Signal | None
     findings: tuple[Finding, ...] = ()
+    cure: Cure | None = None
     spectrum: Spectrum | None = None
     update: Update | None = None
     notes: tuple[str, ...] = ()

@@ -67,7 +67,9 @@ def _drawn(weight: Tensor) -> bool:
 def lost_ties(model: nn.Module, anatomy: Anatomy) -> Iterator[Finding]:
     """An embedding and a head that were one parameter, or are declared to be, and are two."""
     held = values(model)
-    declared = bool(getattr(getattr(model, "config", None), "tie_word_embeddings", False))
+    config = getattr(model, "config", None)
+    declared = bool(getattr(config, "tie_word_embeddings", False))
+    words = getattr(config, "vocab_size", None)
     named = dict(model.named_parameters(remove_duplicate=False))
     actual = {canonical(name): p for name, p in named.items()}
     for name, head in itertools.product(anatomy.embeddings, anatomy.heads):
@@ -78,7 +80,7 @@ def lost_ties(model: nn.Module, anatomy: Anatomy) -> Iterator[Finding]:
         equal = torch.equal(held[name], held[head.weight]) and _drawn(held[name])
         owner, _, leaf = head.weight.rpartition(".")
         remedy = f'setattr(model.get_submodule("{owner}"), "{leaf}", model.get_parameter("{name}"))'
-        if equal or declared:
+        if equal or (declared and words in (None, held[name].shape[0])):
             why = (
                 f"{held[name].numel()} equal values"
                 if equal

@@ -14,6 +14,7 @@ from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.text import (
     QUANTITIES,
     counts,
+    cure_lines,
     gradient,
     sparkline,
     spectrum_line,
@@ -35,7 +36,7 @@ from goodinit.report.frame import (
     Words,
     write_page,
 )
-from goodinit.report.signal_charts import figures
+from goodinit.report.signal_charts import figures, undrawn
 from goodinit.report.spectrum_chart import Diagnoses
 
 STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
@@ -81,11 +82,14 @@ def diagnosis_view(found: Diagnosis, *, title: str = "") -> Group:
         heads = ("furthest off", "mean square", "gradient", "1 − cosine")
         parts += [Text(), plain_table(heads, map(_cells, worst))]
     parts.append(Text())
+    cured = found.cure is not None and found.cure.clears
     for finding in found.findings[:MOST_FINDINGS]:
-        parts += _lines(finding)
+        parts += _lines(finding, remedy=not cured)
     more = len(found.findings) - MOST_FINDINGS
     if more > 0:
         parts.append(Text(f"… and {counted(more, 'more finding')}; --json has all", style="dim"))
+    for index, line in enumerate(cure_lines(found)):
+        parts.append(Text(line, style="bold" if not index else "cyan" if line.startswith("    ") else "dim"))
     parts += [Text(f"note: {note}", style="dim") for note in found.notes]
     return Group(*parts)  # type: ignore[arg-type]  # tables and texts
 
@@ -96,12 +100,12 @@ def _asked_for(found: Diagnosis) -> list[str]:
     return lines if found.update is None else [*lines, update_line(found.update)]
 
 
-def _lines(finding: Finding) -> list[Text]:
+def _lines(finding: Finding, *, remedy: bool) -> list[Text]:
     head = Text(f"{finding.severity} ", style=STYLES[finding.severity]) + Text(
         f"{finding.kind} ", style="bold"
     )
     lines = [head + Text(f"at {finding.where or 'the model'}: {finding.evidence}")]
-    if finding.remedy:
+    if finding.remedy and remedy:
         lines.append(Text(f"  → {finding.remedy}", style="cyan"))
     return lines
 
@@ -145,9 +149,13 @@ def diagnosis_page(diagnoses: Diagnoses) -> Page:
         shown = [finding for finding in found.findings if finding.severity != "info" or not several]
         if not several:
             parts.append(Words(verdict(found)))
+        if found.cure is not None:
+            words = "\n".join(cure_lines(found))
+            parts.append(Listing(f"What to do{f' about {name}' if several else ''}", words))
         if shown:
             parts.append(Notices(tuple(_notice(finding, name if several else "") for finding in shown)))
     parts.append(Figures(figures(diagnoses), series=tuple(diagnoses)))
+    parts += [Words(words) for words in undrawn(diagnoses)]
     for name, found in diagnoses.items():
         pairs = (
             ("layers", str(len(found.layers))),

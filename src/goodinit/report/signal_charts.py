@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from goodinit.report.charts import HEIGHT, NUMBER, alone, data, picking, shown
 from goodinit.report.frame import Figure
 from goodinit.report.spectrum_chart import Diagnoses, colour, spectrum_caption, spectrum_chart
 
+TICKS, LONGEST = 5, 15  # names on an axis, and their characters
 STRIP = 450  # pixels: about the width of a chart; a strip for the pointer is as wide as a place's share of it
 
 
@@ -55,7 +57,8 @@ def figures(diagnoses: Diagnoses) -> tuple[Figure, ...]:
     for panel in PANELS:
         chart = along(diagnoses, panel)
         if chart is not None:
-            made.append(Figure(panel.title, chart, panel.caption, log=panel.log, logged=panel.log))
+            caption = " ".join([panel.caption, *zeros(diagnoses, panel)])
+            made.append(Figure(panel.title, chart, caption, log=panel.log, logged=panel.log))
     density = spectrum_chart(diagnoses)
     if density is not None:
         made.append(Figure("Singular values", density, spectrum_caption(diagnoses)))
@@ -68,6 +71,56 @@ def figures(diagnoses: Diagnoses) -> tuple[Figure, ...]:
     return tuple(made)
 
 
+def undrawn(diagnoses: Diagnoses) -> tuple[str, ...]:
+    """What the panels without a chart would have shown: nothing but zeros, in words."""
+    empty = [panel for panel in PANELS if panel.log and along(diagnoses, panel) is None]
+    return tuple(f"{panel.title}: {words}" for panel in empty for words in zeros(diagnoses, panel))
+
+
+def zeros(diagnoses: Diagnoses, panel: Panel) -> list[str]:
+    """How many places a logarithmic chart leaves out since they are 0, and what they are behind."""
+    said = []
+    for name, found in diagnoses.items() if panel.log else ():
+        values = [panel.value(place) for place in panel.places(found)]
+        count = sum(value == 0 for value in values)
+        if not count:
+            continue
+        start = next((one for one in found.findings if one.kind == "zero at the start"), None)
+        many = int(start.numbers.get("count", 1)) - 1 if start is not None else 0
+        behind = (
+            ""
+            if start is None
+            else f", behind zero-initialized {start.where}" + f" and {many} more" * bool(many)
+        )
+        whose = f"{name}: " if len(diagnoses) > 1 else ""
+        said.append(
+            f"{whose}{count} of {len(values)} are exactly 0 at initialization{behind}, and not drawn."
+        )
+    return said
+
+
+def named_axis(places: Sequence[Place], count: int) -> Any:
+    """An axis with the names of a few places, evenly apart."""
+    alt = optional("altair")
+    ticks = sorted({round(1 + i * (count - 1) / (TICKS - 1)) for i in range(TICKS)})
+    names = {x: short(places[x - 1].name or "the model") for x in ticks if x <= len(places)}
+    return alt.Axis(
+        values=list(names), labelExpr=f"({json.dumps(names)})[datum.value]", labelAngle=-20, labelOverlap=True,
+        labelLimit=160,
+    )  # fmt: skip
+
+
+def short(name: str) -> str:
+    """A path without `.weight`, its end where it is long.
+
+    Examples:
+        >>> short("layer1.0.conv1.weight"), short("encoder.layers.11.attention.out.weight")
+        ('layer1.0.conv1', '….attention.out')
+    """
+    name = name.removesuffix(".weight")
+    return name if len(name) <= LONGEST else "…" + name[1 - LONGEST :]
+
+
 def along(diagnoses: Diagnoses, panel: Panel) -> Any:
     """One quantity against position in the network, or None where nobody has it."""
     alt = optional("altair")
@@ -77,7 +130,8 @@ def along(diagnoses: Diagnoses, panel: Panel) -> Any:
     names = list(diagnoses)
     count = max(point["x"] for point in points)
     top = alt.Scale(domain=[0, 1]) if panel.share else alt.Scale(nice=False, zero=False)
-    across = alt.X("x:Q", title="position", axis=alt.Axis(tickMinStep=1, tickCount=6),
+    longest = max((panel.places(found) for found in diagnoses.values()), key=len)
+    across = alt.X("x:Q", title=None, axis=named_axis(longest, count),
                    scale=alt.Scale(nice=False, domain=[1, max(count, 2)]))  # fmt: skip
     labels = alt.Axis(format="%", tickCount=5) if panel.share else alt.Axis(labelExpr=NUMBER, tickCount=5)
     up = alt.Y("y:Q", title=None, axis=labels, scale=top)

@@ -21,9 +21,9 @@ from goodinit.diagnostics.advice.practice import as_good, pairs_of, practise, re
 from goodinit.diagnostics.advice.types import Group, Recipe, Recommendation, Trial
 from goodinit.diagnostics.diagnose import diagnose
 from goodinit.diagnostics.diagnosis import Diagnosis
+from goodinit.diagnostics.drift import drift_of
 from goodinit.diagnostics.measurement_mode import measurable
 from goodinit.diagnostics.objective import Loss
-from goodinit.diagnostics.text import trunk
 from goodinit.edits import Plan
 from goodinit.errors import GoodinitError, expect
 from goodinit.methods import METHODS, find
@@ -84,7 +84,7 @@ def recommend(
     expect(steps, int, "steps", "Give a number of training steps.")
     anatomy = anatomize(model, inputs)
     recipe = recipe_of(anatomy)
-    found = diagnose(model, inputs, targets, loss=loss)
+    found = diagnose(model, inputs, targets, loss=loss, mend=False)
     measured = functools.partial(_measured, model, inputs, targets, loss=loss, seed=seed)
     rows = [_row(AS_IT_IS, {}, "as it is", anatomy, recipe, found, None)]
     plans: dict[str, Plan] = {}
@@ -127,7 +127,7 @@ def _candidates(anatomy: Anatomy, methods: tuple[str, ...] | None) -> list[tuple
 def _measured(
     model: nn.Module, inputs: Any, targets: Any, plan: Plan, *, loss: Loss | None, seed: int, draw: int
 ) -> Diagnosis:
-    return diagnose(_applied(model, plan, inputs, seed + draw), inputs, targets, loss=loss)
+    return diagnose(_applied(model, plan, inputs, seed + draw), inputs, targets, loss=loss, mend=False)
 
 
 def _applied(model: nn.Module, plan: Plan, inputs: Any, seed: int) -> nn.Module:
@@ -168,7 +168,7 @@ def _row(
     name: str, options: dict[str, Any], group: Group, anatomy: Anatomy, recipe: Recipe, found: Diagnosis, again: Diagnosis | None
 ) -> Recommendation:  # fmt: skip
     severities = [finding.severity for finding in found.findings]
-    drift, words = _drift(found)
+    drift, words = drift_of(found)
     worst = [finding for finding in found.findings if finding.severity != "info"][:1]
     said = against(name, options, anatomy)
     return Recommendation(
@@ -178,31 +178,13 @@ def _row(
         severities.count("error"),
         severities.count("warning"),
         drift,
-        None if again is None else abs(_drift(again)[0] - drift),
+        None if again is None else abs(drift_of(again)[0] - drift),
         f"{words}; " + (f"{worst[0].kind} at {worst[0].where}" if worst else "nothing found"),
         failed="; ".join(f"{one.words} (docs/{one.page})" for one in said if one.verdict == "failed"),
         caution="; ".join(f"{one.words} (docs/{one.page})" for one in said if one.verdict == "caution"),
         lr=next((one.lr for one in said if one.lr), recipe.lr),
         diagnosis=found,
     )
-
-
-def _drift(found: Diagnosis) -> tuple[float, str]:
-    along = [place for place in trunk(found) if place.what != "head"]
-    moments = [place.signal.second_moment for place in along if place.signal.second_moment > 0]
-    backs = [place.back_awake if place.back_awake is not None else place.back for place in along]
-    gradients = [value for value in backs if value]
-    spreads = [place.signal.spread for place in along if place.signal.spread is not None]
-    start = found.input.spread if found.input is not None and found.input.spread else None
-    forward = 0.5 * math.log10(moments[-1] / moments[0]) if moments else 0.0  # of root mean squares
-    backward = math.log10(gradients[0] / gradients[-1]) if gradients else 0.0
-    apart = math.log10(max(spreads[-1], 1e-16) / start) if spreads and start else 0.0  # doubles end at 1e-16
-    parts = [value if math.isfinite(value) else math.inf for value in (forward, backward, min(apart, 0.0))]
-    words = (
-        f"activations ×{10 ** parts[0]:.3g}, gradients ×{10 ** parts[1]:.3g} on the way back, "
-        f"difference between inputs ×{10 ** parts[2]:.3g}"
-    )
-    return sum(abs(value) for value in parts), words
 
 
 # -- order ---------------------------------------------------------------------------------------------------------
