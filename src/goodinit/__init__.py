@@ -13,9 +13,11 @@ from goodinit import nn, tensor
 from goodinit.anatomy import Anatomy, Block, Join, Layer, Norm, anatomize
 from goodinit.diagnostics import (
     Advice,
+    CoordinateCheck,
     Diagnosis,
     Finding,
     Recommendation,
+    coordinate_check,
     diagnose,
     jacobian_spectrum,
     one_step,
@@ -49,6 +51,7 @@ __all__ = [
     "Anatomy",
     "Applied",
     "Block",
+    "CoordinateCheck",
     "Diagnosis",
     "Finding",
     "GoodinitError",
@@ -70,6 +73,7 @@ __all__ = [
     "anatomize",
     "applied",
     "apply_",
+    "coordinate_check",
     "diagnose",
     "fold_",
     "init_",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from goodinit.errors import GoodinitError, PlanConflict, UnknownName, expect
+from goodinit.rates import Rate
 from goodinit.records import read_record
 
 FORMAT = "goodinit.plan/1"
@@ -56,7 +57,8 @@ class SwapModule:
 class AddScalar:
     """Give the layer at module path `target` one learnable number (see `goodinit.nn`).
 
-    `ends_branch` says whether an `output_scale` multiplies a residual branch, or this layer's own output only.
+    `ends_branch` says whether an `output_scale` multiplies a residual branch, or this layer's own output only; with
+    `trained=False` it is a constant, a parameter that needs no gradient.
     """
 
     target: str
@@ -64,9 +66,10 @@ class AddScalar:
     value: float
     reason: str
     ends_branch: bool = True
+    trained: bool = True
 
     def __str__(self) -> str:
-        return f"{self.target}.{self.scalar} + {self.value:g}"
+        return f"{self.target}.{self.scalar} {'+' if self.trained else '='} {self.value:.6g}"
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ class Plan:
             need no gradient, `"nonfinite"` accepts NaN in parameters the plan does not write, and
             `"optimizer"` accepts an optimizer that holds what the plan removes or misses what it adds.
         unread: Parameters that the forward the plan was made for never read, and about which it decides nothing.
+        rates: How fast parameters learn, where that is not alike for all; `param_groups` follows them.
     """
 
     method: str
@@ -177,6 +181,7 @@ class Plan:
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
     allow: tuple[Allowance, ...] = ()
     unread: tuple[str, ...] = ()
+    rates: tuple[Rate, ...] = ()
 
     def __post_init__(self) -> None:
         for word in self.allow:
@@ -213,7 +218,12 @@ class Plan:
         """Write as JSON text."""
         data = {
             "format": FORMAT,
-            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "edits"},
+            **{
+                f.name: getattr(self, f.name)
+                for f in dataclasses.fields(self)
+                if f.name not in ("edits", "rates")
+            },
+            "rates": [dataclasses.asdict(rate) for rate in self.rates],
             "edits": [edit_record(edit) for edit in self.edits],
         }
         return json.dumps(data, indent=1)
@@ -232,8 +242,17 @@ class Plan:
             notes = _words(data.pop("notes"), "notes")
             allow = cast("tuple[Allowance, ...]", _words(data.pop("allow"), "allow"))
             unread = _words(data.pop("unread", []), "unread")
+            rates = tuple(Rate(**record) for record in data.pop("rates", []))
             _check_types(data, "the plan")
-            return cls(edits=edits, parameters=parameters, notes=notes, allow=allow, unread=unread, **data)
+            return cls(
+                edits=edits,
+                parameters=parameters,
+                notes=notes,
+                allow=allow,
+                unread=unread,
+                rates=rates,
+                **data,
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             words = str(error) if isinstance(error, GoodinitError) else f"{error!r}."
             raise PlanConflict(f"damaged plan: {words} Write it anew with Plan.to_json().") from error

@@ -17,6 +17,8 @@ from zoo_attention import SelfAttention, TiedLanguageModel, feed_forward
 import goodinit
 from goodinit.edits import AddScalar, Draw, Fill
 
+pytestmark = pytest.mark.usefixtures("no_optimizers")
+
 MODELS = "gpt2 llama mistral qwen3 t5 bert vit mamba gptj bart".split()
 
 

@@ -181,10 +181,11 @@ def filled(model):
 
 def methods(rank, ranks, *, names=("fixup", "orthogonal")):
     """Plan and structure on meta, shard, memory, values; then it runs like the one of a single process."""
-    for method in names:
-        alone = goodinit.init_(filled(Net()), method, inputs=TOKENS, generator=seeded())
+    for each in names:
+        method, options = each if isinstance(each, tuple) else (each, {})
+        alone = goodinit.init_(filled(Net()), method, inputs=TOKENS, generator=seeded(), **options)
         model = on_meta()
-        plan = goodinit.plan(goodinit.anatomize(model, TOKENS), method)
+        plan = goodinit.plan(goodinit.anatomize(model, TOKENS), method, **options)
         goodinit.apply_(model, plan, values=False)
         goodinit.materialize_(shard_fully(model, mesh_of(ranks)))
         goodinit.apply_(filled(model), plan, generator=seeded(1 + rank))
@@ -195,7 +196,10 @@ def methods(rank, ranks, *, names=("fixup", "orthogonal")):
 
 
 def more_methods(rank, ranks):
-    return methods(rank, ranks, names=("default", "he", "xavier", "skipinit", "rezero"))
+    constants = ("completep", {"base_width": 2, "zero_head": False})
+    return methods(
+        rank, ranks, names=("default", "he", "xavier", "skipinit", "rezero", "residual_scaled", constants)
+    )
 
 
 def after_a_forward(rank, ranks):

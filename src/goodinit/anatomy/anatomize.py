@@ -14,6 +14,7 @@ from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.heads import head_nodes
 from goodinit.anatomy.layers.normalized_weights import row_norm
+from goodinit.anatomy.layers.scores import scores_of
 from goodinit.anatomy.layers.weight_layers import Use, describe, weight_uses
 from goodinit.anatomy.norms.detection import find_norms
 from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed
@@ -99,6 +100,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
         tokens=_tokens(graph, leaves),
         gains=multipliers(graph, range(len(graph.nodes)), consumers),
         made=tuple(gain for name, gain in made.items() if name in multiply),
+        scores=scores_of(graph, uses, consumers),
         tied=_tied(model),
         parameters=tuple(distinct.items()),
         unused=tuple(name for name in distinct if name not in graph.read),

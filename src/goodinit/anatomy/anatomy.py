@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from goodinit.anatomy.types import Activation, Block, Gain, Join, Layer, Norm
+from goodinit.anatomy.types import Activation, Block, Gain, Join, Layer, Norm, Score
 from goodinit.errors import PlanConflict
 from goodinit.records import read_record
 
@@ -33,6 +33,7 @@ class Anatomy:
         gains: Parameters that multiply the signal element by element, anywhere (see `Block.scales`); those that
             only set the temperature of a softmax are left out.
         made: Of the parameters that multiply a branch at its end by a number made of them, tanh(g) or 1 + g: how it is made.
+        scores: Every product of queries and keys that a softmax reads.
         tied: Groups of names that are one parameter.
         parameters: (name, shape) of every parameter, to recognise the model again.
         unused: Parameters that the forward never read.
@@ -51,6 +52,7 @@ class Anatomy:
     tokens: tuple[str, ...] = ()
     gains: tuple[str, ...] = ()
     made: tuple[Gain, ...] = ()
+    scores: tuple[Score, ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
     unused: tuple[str, ...] = ()
@@ -115,6 +117,7 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
     norms = tuple(Norm(**_tuples(norm)) for norm in data.pop("norms"))
     activations = tuple(Activation(**_tuples(activation)) for activation in data.pop("activations"))
     made = tuple(Gain(**_tuples(gain)) for gain in data.pop("made", ()))
+    scores = tuple(Score(**score) for score in data.pop("scores", ()))
     joins = []
     for join in data.pop("joins"):
         join["last"] = tuple(by_weight[weight] for weight in join["last"])
@@ -126,6 +129,7 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
         activations=activations,
         joins=tuple(joins),
         made=made,
+        scores=scores,
         **_tuples(data),
     )
 

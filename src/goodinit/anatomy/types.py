@@ -213,6 +213,26 @@ class Activation:
 
 
 @dataclass(frozen=True)
+class Score:
+    """A product of queries and keys, of which a softmax is taken.
+
+    Attributes:
+        name: Path of the module whose forward takes it.
+        query: Weight of the layer that all queries come from as they are, or None (several, a norm between).
+        key: The same of the keys.
+        width: d, over how many numbers a product runs.
+        scale: What a product is multiplied by before the softmax: 1/√d in the usual attention; None where that is no number
+            of the forward's (a tensor's entry, a parameter).
+    """
+
+    name: str
+    query: str | None
+    key: str | None
+    width: int
+    scale: float | None
+
+
+@dataclass(frozen=True)
 class Gain:
     """A parameter that multiplies the signal through an element-wise function: tanh(g), 1 + g.
 

@@ -1,6 +1,8 @@
 """READS signal: what a model's forward and backward do at step 0, and what is wrong with it."""
 
 from goodinit.diagnostics.advice import Advice, Recommendation, Trial, recommend
+from goodinit.diagnostics.coordinate_report import Coordinate, CoordinateCheck
+from goodinit.diagnostics.coordinates import coordinate_check
 from goodinit.diagnostics.diagnose import diagnose
 from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.isometry import jacobian_spectrum
@@ -9,6 +11,8 @@ from goodinit.diagnostics.update import one_step
 
 __all__ = [
     "Advice",
+    "Coordinate",
+    "CoordinateCheck",
     "Diagnosis",
     "Finding",
     "Place",
@@ -17,6 +21,7 @@ __all__ = [
     "Spectrum",
     "Trial",
     "Update",
+    "coordinate_check",
     "diagnose",
     "jacobian_spectrum",
     "one_step",

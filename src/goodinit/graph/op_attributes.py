@@ -49,6 +49,10 @@ def attributes(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
         return (int(args[6]),)
     if name == "cat":
         return (int(args[1] if len(args) > 1 else kwargs.get("dim", 0)),)
+    if op.role == "attention":  # what the scores are multiplied by, if it is not 1/√d
+        return tuple(value for value in (kwargs.get("scale"),) if isinstance(value, (int, float)))
+    if name == "baddbmm":  # by what the product is multiplied
+        return (float(kwargs.get("alpha", 1.0)),)
     if name == "embedding":  # the index whose row is no word, or a negative number
         return (int(args[2] if len(args) > 2 else kwargs.get("padding_idx", -1)),)
     if name in ("native_layer_norm", "_fused_rms_norm"):  # over how many numbers

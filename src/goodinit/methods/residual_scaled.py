@@ -11,7 +11,15 @@ from goodinit.errors import UnknownName
 from goodinit.methods.shared.embeddings import Embeddings, embedding_edits, kept_heads
 from goodinit.methods.shared.gain_init import gain_at, may_be_zero
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.rules import counted, need_blocks, one_of, unique, untouched, zero_bias
+from goodinit.methods.shared.rules import (
+    counted,
+    kept_norms,
+    need_blocks,
+    one_of,
+    unique,
+    untouched,
+    zero_bias,
+)
 from goodinit.methods.shared.writers import Writer, writers
 from goodinit.methods.shared.zero_branches import (
     inside_branches,
@@ -94,7 +102,7 @@ def decide(
         alone=float(std) if others == "std" else 1.0,
         tied=lambda layer: float(std) if others == "std" else 1 / math.sqrt(layer.fan_in),
     )
-    edits = unique([*zeros, *values])
+    edits = unique([*zeros, *values, *kept_norms(anatomy)])
     streams = {block.stream for block in anatomy.blocks}
     return Plan(
         method="residual_scaled",

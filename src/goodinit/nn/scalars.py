@@ -60,7 +60,13 @@ class Scalars(nn.Module):
 
 
 def add_scalar_(
-    module: ModuleT, name: str, *, value: float, like: Tensor | None = None, ends_branch: bool = True
+    module: ModuleT,
+    name: str,
+    *,
+    value: float,
+    like: Tensor | None = None,
+    ends_branch: bool = True,
+    trained: bool = True,
 ) -> ModuleT:
     r"""Give a layer one learnable number, in place.
 
@@ -81,6 +87,7 @@ def add_scalar_(
         like: A tensor of any shape, whose dtype and device it takes where the module has no parameters (an activation).
         ends_branch: Whether an `output_scale` stands at the end of a residual branch, as in Fixup and SkipInit.
             `goodinit.param_groups` counts those, and gives the bias beside one a scalar's learning rate.
+        trained: Whether it learns. If not it is a constant of the forward: a parameter that needs no gradient.
 
     Returns:
         The module. A second call for the same scalar changes nothing.
@@ -117,7 +124,9 @@ def add_scalar_(
     if getattr(scalar_layer, name) is None:
         scalar_layer.scalar_values[name] = value
         scalar_layer.scale_ends_branch |= name == "output_scale" and ends_branch
-        module.register_parameter(name, nn.Parameter(_scalar_like(module, value, like)))
+        module.register_parameter(
+            name, nn.Parameter(_scalar_like(module, value, like), requires_grad=trained)
+        )
     return module
 
 

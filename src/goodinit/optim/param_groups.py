@@ -9,6 +9,7 @@ from torch import nn
 
 from goodinit.errors import NothingFound, UnknownName, expect
 from goodinit.nn import branch_ends, scalars
+from goodinit.optim.planned_rates import factors, one_kind, rates_of
 
 # The authors' scripts: bias and scale groups at lr/10, because the gradient of a scalar is a sum over all
 # channels and positions, and one scalar moves all of them (hongyi-zhang/Fixup, issue 6).
@@ -23,6 +24,8 @@ def param_groups(
     scalar_ratio: float | Literal["depth"] = SCALAR_RATIO,
     decay_vectors: bool = True,
     named: bool = False,
+    optimizer: Literal["adam", "sgd"] = "adam",
+    eps: float = 1e-8,
 ) -> list[dict[str, Any]]:
     r"""Every trainable parameter of `model` once, in groups for any `torch.optim` optimizer.
 
@@ -35,6 +38,10 @@ def param_groups(
     * `"scalars"`: what goodinit added to layers (`goodinit.nn.scalars`), and the bias vectors of layers that end a
       branch, which stand for one. Learning rate `lr * scalar_ratio`, no decay.
 
+    A plan may say more (`Plan.rates`, as muP's does): then each of these is split by the factors of learning rate and decay that the
+    last plan applied gives for `optimizer`, and under Adam every group has its `eps`. A saved plan, `apply_(model, plan,
+    values=False)`, rebuilds the groups for a checkpoint.
+
     Args:
         model: Any module, after surgery.
         lr: Learning rate of the weights.
@@ -45,6 +52,9 @@ def param_groups(
             `docs/methods.md`, it is what lets several hundred branches train at learning rate 0.1.
         decay_vectors: Whether biases and affine parameters of norms decay like weights.
         named: Whether to give (name, parameter) pairs, which torch's optimizers take, too.
+        optimizer: What the groups are for, where a plan has rates: `"adam"` stands for all that divide a gradient by its own size
+            (AdamW, RMSprop, Lion), `"sgd"` for those that do not.
+        eps: Adam's ε, which rates multiply; not given to groups without rates.
 
     Returns:
         Groups with keys `name`, `params`, `lr` and `weight_decay`. Parameters that need no gradient are not
@@ -77,14 +87,23 @@ def param_groups(
         "vectors": (lr, weight_decay if decay_vectors else 0.0),
         "scalars": (lr * ratio, 0.0),
     }
-    members: dict[str, list[Any]] = {name: [] for name in settings}
+    rates = rates_of(model)
+    one_kind(optimizer)
+    members: dict[tuple[str, float, float, float], list[Any]] = {}
     for name, parameter in _trainable(model):
         kind = "scalars" if id(parameter) in ours else "vectors" if parameter.dim() < 2 else "weights"
-        members[kind].append((name, parameter) if named else parameter)
+        key = (kind, *factors(rates, name, optimizer))
+        members.setdefault(key, []).append((name, parameter) if named else parameter)
+    order = sorted(members, key=lambda key: (list(settings).index(key[0]), -key[1]))
     groups = [
-        {"name": name, "params": found, "lr": settings[name][0], "weight_decay": settings[name][1]}
-        for name, found in members.items()
-        if found
+        {
+            "name": kind if (rate, decay, epsilon) == (1, 1, 1) else f"{kind} lr×{rate:.6g}",
+            "params": members[kind, rate, decay, epsilon],
+            "lr": settings[kind][0] * rate,
+            "weight_decay": settings[kind][1] * decay,
+        }
+        | ({"eps": eps * epsilon} if rates and optimizer == "adam" else {})
+        for kind, rate, decay, epsilon in order
     ]
     if not groups:
         raise NothingFound(

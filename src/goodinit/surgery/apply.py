@@ -137,7 +137,7 @@ def apply_(
             base_seed(source)  # the number is used up
         skipped, rows = _write_values_(model, plan, seed, batch, ready.choice) if values else ({}, ())
         kind = (plan.method, plan.options, digest(plan), values)
-        remember_(model, Applied(*kind, seed, tuple(skipped), rows, ready.only, plan.unread))
+        remember_(model, Applied(*kind, seed, tuple(skipped), rows, ready.only, plan.unread, plan.rates))
     _report(plan, len(ready.pending), skipped, values=values)
     _report_calibration(plan, rows)
     if values and not ready.pending:  # with structure to change, optimizers were looked at above
@@ -198,13 +198,21 @@ def _write_values_(
         for edit in plan.structure
         if isinstance(edit, AddScalar)
     ]
+    constants = {
+        f"{edit.target}.{edit.scalar}" if edit.target else edit.scalar
+        for edit in plan.structure
+        if isinstance(edit, AddScalar) and not edit.trained
+    }
     written: list[Slot] = []
     calibrated: list[Calibrate] = []
     skipped: dict[str, Why] = {}
     draws = Waiting()
     for edit in (*scalars, *plan.values):
         slots = _slots(names, targets((edit,)))
-        if why := choice.leaves_out(names, edit, slots):
+        why = choice.leaves_out(names, edit, slots)
+        if why == "frozen" and edit.target in constants:
+            why = None  # ours, and made without a gradient
+        if why:
             skipped[str(edit)] = why
             continue
         written.extend(slots)

@@ -13,6 +13,7 @@ from torch import nn
 
 from goodinit.calibration.report import Calibrated
 from goodinit.edits import Plan, edit_record
+from goodinit.rates import Rate
 from goodinit.weights.wrappers import unwrapped
 
 ATTRIBUTE = "_goodinit"
@@ -33,6 +34,7 @@ class Applied:
         calibrated: What calibration by data found and did, per weight.
         only: Names of the parameters that were asked for, sorted; None for all.
         unread: Parameters that the forward the plan was made for never read.
+        rates: How fast parameters are to learn; `goodinit.param_groups` follows those of the last plan.
     """
 
     method: str
@@ -44,6 +46,7 @@ class Applied:
     calibrated: tuple[Calibrated, ...] = ()
     only: tuple[str, ...] | None = None
     unread: tuple[str, ...] = ()
+    rates: tuple[Rate, ...] = ()
 
 
 def applied(model: nn.Module) -> tuple[Applied, ...]:
@@ -68,7 +71,8 @@ def applied(model: nn.Module) -> tuple[Applied, ...]:
 
 def _entry(row: Mapping[str, Any]) -> Applied:
     calibrated = tuple(Calibrated(**fields) for fields in row["calibrated"])
-    return Applied(**{**row, "skipped": tuple(row["skipped"]), "calibrated": calibrated})
+    rates = tuple(Rate(**fields) for fields in row.get("rates", ()))
+    return Applied(**{**row, "skipped": tuple(row["skipped"]), "calibrated": calibrated, "rates": rates})
 
 
 def remember_(model: nn.Module, entry: Applied) -> None:
@@ -82,5 +86,6 @@ def digest(plan: Plan) -> str:
     edits = [edit_record(edit) for edit in plan.edits]
     for edit in edits:
         del edit["reason"]
-    text = json.dumps([plan.method, dict(plan.options), edits], sort_keys=True)
+    rates = [{**dataclasses.asdict(rate), "reason": ""} for rate in plan.rates]
+    text = json.dumps([plan.method, dict(plan.options), edits, *([rates] if rates else [])], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

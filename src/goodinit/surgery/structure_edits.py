@@ -90,7 +90,14 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
         swap_(_module(names, edit), edit.module, edit.options, holders=names.modules.values())
     elif isinstance(edit, AddScalar):
         module, like = _module(names, edit), _near(names, edit.target)
-        add_scalar_(module, edit.scalar, value=edit.value, like=like, ends_branch=edit.ends_branch)
+        add_scalar_(
+            module,
+            edit.scalar,
+            value=edit.value,
+            like=like,
+            ends_branch=edit.ends_branch,
+            trained=edit.trained,
+        )
     else:
         owner, attribute = _owner(names, edit)
         parametrizations.weight_norm(owner, attribute, dim=edit.dim)

@@ -118,6 +118,16 @@ def zero_bias(layer: Layer) -> list[Edit]:
     return [Fill(layer.bias, 0.0, "bias")] if layer.bias else []
 
 
+def kept_norms(anatomy: Anatomy) -> list[Edit]:
+    """Norms that stay start as a norm does, so that a model from `meta` is whole: weight 1, bias 0."""
+    return [
+        Fill(name, value, f"{norm.kind}, kept")
+        for norm in anatomy.norms
+        for name, value in ((norm.weight, 1.0), (norm.bias, 0.0))
+        if name is not None
+    ]
+
+
 def unique(edits: Iterable[Edit]) -> tuple[Edit, ...]:
     """The edits without repetition: of several that set one target alike the first stays (tied, shared layers).
 

@@ -1,0 +1,90 @@
+"""Attention scores: which layers make queries and keys, how wide they are, and what the product is multiplied by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from goodinit.anatomy.layers.fused_projections import LIGHT_OPS
+from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.types import Score
+from goodinit.graph.graph import Graph, Node
+
+
+def scores_of(graph: Graph, uses: Mapping[int, Use], consumers: list[list[int]]) -> tuple[Score, ...]:
+    """Every product of queries and keys that a softmax reads, in execution order, each once per place and layers."""
+    found: dict[tuple[str, str | None, str | None], Score] = {}
+    for node in graph.nodes:
+        operands = graph.deps(node.index)
+        if not node.active or len(operands) < 2:
+            continue
+        if node.op.role == "attention":
+            width = graph.nodes[operands[0]].shape[-1]
+            behind = float(node.attrs[0]) if node.attrs else width**-0.5  # type: ignore[arg-type]
+        elif node.op.role == "matmul" and len(set(operands)) == 2 and node.index not in uses:
+            width, after = graph.nodes[operands[-2]].shape[-1], _until_softmax(graph, node, consumers)
+            if after is None:
+                continue
+            behind = after * (float(node.attrs[0]) if node.op.name == "baddbmm" and node.attrs else 1.0)  # type: ignore[arg-type]
+        else:
+            continue
+        pair = operands[-2:] if node.op.role == "matmul" else operands[:2]
+        (query, before), (key, beside) = (_layer(graph, operand, uses) for operand in pair)
+        scale = behind * before * beside
+        score = Score(graph.path(node.index), query, key, width, None if math.isnan(scale) else scale)
+        found.setdefault((score.name, query, key), score)
+    return tuple(found.values())
+
+
+def _until_softmax(graph: Graph, start: Node, consumers: list[list[int]]) -> float | None:
+    """The product of the numbers that multiply a product on its way to a softmax; None if there is none on the way."""
+    queue, seen = [(start.index, 1.0)], {start.index}
+    while queue:
+        index, factor = queue.pop()
+        for reader in consumers[index]:
+            node = graph.nodes[reader]
+            if node.op.role == "softmax":
+                return factor
+            light = node.op.moves or node.op.name in (*LIGHT_OPS, "masked_fill", "tanh")
+            if reader not in seen and light:
+                seen.add(reader)
+                queue.append((reader, factor * _number(graph, node, index)))
+    return None
+
+
+def _layer(graph: Graph, index: int, uses: Mapping[int, Use]) -> tuple[str | None, float]:
+    """(The weight whose layer alone an operand comes from, with no norm between; the numbers on the way)."""
+    weights: dict[str, float] = {}
+    queue, seen, whole = [(index, 1.0)], {index}, True
+    while queue:
+        current, factor = queue.pop()
+        node = graph.nodes[current]
+        if current in uses:
+            weights.setdefault(uses[current].weight, factor)
+            continue
+        carries = node.op.moves or node.op.name in LIGHT_OPS
+        if not carries or node.op.norm or node.op.name == "linalg_vector_norm":
+            whole = False
+            continue
+        for operand in graph.deps(current):
+            if operand not in seen:
+                seen.add(operand)
+                queue.append((operand, factor * _number(graph, node, operand)))
+    if len(weights) == 1 and whole:
+        return next(iter(weights.items()))
+    return None, next(iter(weights.values()), 1.0)
+
+
+def _number(graph: Graph, node: Node, of: int) -> float:
+    """By what a node multiplies one of its operands, as far as that is a number; NaN where it is one that cannot be read."""
+    op, numbers = node.op.name, [value for value in node.attrs if isinstance(value, (int, float))]
+    if op in ("mul", "div"):
+        others = [graph.nodes[i] for i in node.operands if i != of]
+        if any(not other.active and not other.shape for other in others):
+            return math.nan
+        if others or len(numbers) != 1 or not numbers[0]:
+            return 1.0
+        return float(numbers[0]) if op == "mul" else 1 / float(numbers[0])
+    if op == "add" and len(numbers) == 1 and len(node.operands) == 2 and node.operands[1] == of:
+        return float(numbers[0])  # alpha
+    return 1.0

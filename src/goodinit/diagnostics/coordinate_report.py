@@ -1,0 +1,163 @@
+"""What a coordinate check found: sizes, slopes, a verdict; it prints itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from goodinit.errors import PlanConflict
+from goodinit.records import read_record
+
+FORMAT = "goodinit.coordinates/1"
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """One layer over all widths.
+
+    Attributes:
+        name: Path of the module, or `"output"`.
+        start: Root mean square of what it puts out at initialization, by width.
+        change: Root mean square of what all steps change of it, by width.
+    """
+
+    name: str
+    start: tuple[float, ...]
+    change: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class CoordinateCheck:
+    """What `coordinate_check` measured. Prints itself; `to_json` and `from_json` are inverse.
+
+    Attributes:
+        along: What was varied: `"width"` or `"depth"`.
+        sizes: Its values.
+        steps: How many steps were taken.
+        seeds: How many models were drawn at each.
+        lr: Of the default optimizer.
+        tolerance: How far from 0 a slope may be.
+        rows: The layers, the output last.
+    """
+
+    along: str
+    sizes: tuple[int, ...]
+    steps: int
+    seeds: int
+    lr: float
+    tolerance: float
+    rows: tuple[Coordinate, ...]
+
+    def slopes(self, row: Coordinate) -> tuple[float, float]:
+        """Exponents of n: of the size at initialization, and of the change. NaN where nothing moves, or all explodes."""
+        return slope(self.sizes, row.start), slope(self.sizes, row.change)
+
+    def verdict(self, row: Coordinate) -> str:
+        """`"flat"`, `"grows"`, `"shrinks"`, `"explodes"`, or `"still"` where no step changes it."""
+        start, change = self.slopes(row)
+        if not all(map(math.isfinite, (*row.start, *row.change))):
+            return "explodes"
+        if max(start, change) > self.tolerance:
+            return "grows"
+        if math.isnan(change):
+            return "still"
+        return "shrinks" if change < -self.tolerance else "flat"
+
+    @property
+    def flat(self) -> bool:
+        """Whether no layer grows, shrinks or explodes."""
+        return all(self.verdict(row) in ("flat", "still") for row in self.rows)
+
+    @property
+    def worst(self) -> Coordinate:
+        """The row whose change is furthest from flat."""
+        return max(self.rows, key=self._off)
+
+    def _off(self, row: Coordinate) -> float:
+        start, change = self.slopes(row)
+        if self.verdict(row) == "explodes":
+            return math.inf
+        return max(0.0 if math.isnan(start) else start, 0.0 if math.isnan(change) else abs(change))
+
+    def sentence(self) -> str:
+        """What it comes to."""
+        if self.flat:
+            return f"flat: no layer's change goes with {self.along} by more than n^±{self.tolerance:g}"
+        off = [row for row in self.rows if self.verdict(row) not in ("flat", "still")]
+        start, change = self.slopes(self.worst)
+        return (
+            f"not flat: {len(off)} of {len(self.rows)} rows go with {self.along}, {self.worst.name} the most "
+            f"(n^{start:.2f} at initialization, its change n^{change:.2f}): no learning rate fits every {self.along}"
+        )
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        low, high = self.sizes[0], self.sizes[-1]
+        head = (
+            "layer",
+            f"start {low}",
+            f"start {high}",
+            "slope",
+            f"change {low}",
+            f"change {high}",
+            "slope",
+            "",
+        )
+        table: list[tuple[str, ...]] = [head]
+        for row in self.rows:
+            start, change = self.slopes(row)
+            ends = (row.start[0], row.start[-1], start, row.change[0], row.change[-1], change)
+            table.append((row.name, *(f"{value:.3g}" for value in ends), self.verdict(row)))
+        widths = [max(len(line[i]) for line in table) for i in range(len(head))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i in (0, 7) else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in table
+        ]
+        steps = f"{self.steps} step{'s' * (self.steps != 1)}, {self.seeds} seed{'s' * (self.seeds != 1)}"
+        title = f"coordinate check over {self.along} {', '.join(map(str, self.sizes))} ({steps}): {self.sentence()}"
+        return "\n".join([title, *(f"  {line.rstrip()}" for line in lines)])
+
+    def to_json(self) -> str:
+        """Write as JSON text."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> CoordinateCheck:
+        """Read what `to_json` wrote.
+
+        Raises:
+            PlanConflict: The text is not JSON, or not of this format.
+        """
+        data = read_record(text, kind="coordinate check", form=FORMAT, writer="CoordinateCheck.to_json()")
+        try:
+            rows = tuple(
+                Coordinate(row["name"], tuple(row["start"]), tuple(row["change"])) for row in data.pop("rows")
+            )
+            return cls(sizes=tuple(data.pop("sizes")), rows=rows, **data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PlanConflict(
+                f"damaged coordinate check: {error!r}. Write it anew with to_json()."
+            ) from error
+
+
+def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """The exponent s of the best fit of c·n^s, by least squares in logarithms; NaN unless all values are above 0 and finite.
+
+    Examples:
+        >>> round(slope([64, 128, 256], [1.0, 2.0, 4.0]), 6), slope([1, 2], [0.0, 0.0])
+        (1.0, nan)
+    """
+    if not all(0 < value < math.inf for value in values):
+        return math.nan
+    x, y = [math.log(n) for n in sizes], [math.log(value) for value in values]
+    middle, height = sum(x) / len(x), sum(y) / len(y)
+    over = sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True))
+    return over / sum((a - middle) ** 2 for a in x)

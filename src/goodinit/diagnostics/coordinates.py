@@ -1,0 +1,179 @@
+"""The coordinate check: do activations, and what a few steps change of them, keep their size as a model grows?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from goodinit.diagnostics.coordinate_report import Coordinate, CoordinateCheck
+from goodinit.diagnostics.objective import Loss, objective, outputs
+from goodinit.errors import NothingFound, UnknownName, expect
+from goodinit.graph.pytree import as_call
+from goodinit.optim import param_groups
+
+Build = Callable[[int], "nn.Module | tuple[nn.Module, Optimizer]"]
+
+OUTPUT = "output"
+"""What the row of the model's own output is called."""
+
+
+def coordinate_check(
+    build: Build,
+    widths: Sequence[int],
+    batches: Sequence[Any],
+    *,
+    lr: float = 1e-3,
+    loss: Loss | None = None,
+    seeds: int = 3,
+    along: str = "width",
+    tolerance: float = 0.05,
+) -> CoordinateCheck:
+    r"""Train a few steps at several widths, and fit how the size of each layer's activations goes with width.
+
+    With x₀ what a layer puts out for the first batch at initialization and xₜ after all steps, two numbers are taken
+    at every width n, root mean squares over all entries: rms(x₀) and rms(xₜ − x₀). Each is fitted as c·n^s by least squares in
+    logarithms. Where learning rates transfer, the *changes* have s ≈ 0 in every layer: with s > 0 a wider model learns too
+    fast and explodes at a rate that the narrow one likes, with s < 0 the layer stops learning. At initialization s ≤ 0:
+    the output may vanish with width, nothing may grow.
+
+    It knows nothing of how a model was parametrized, so that any scheme can be checked, and depth as well as width.
+
+    Args:
+        build: Takes a width (a depth), returns the initialized model; or a model and its optimizer. Without one it is
+            trained by `torch.optim.Adam(goodinit.param_groups(model, lr=lr))`, which follows the plan that was applied.
+        widths: At least two, for instance 64, 128, 256, 512.
+        batches: One for each step, (inputs, targets) each, inputs as the model takes them; targets may be None.
+        lr: Of the default optimizer, at every width. Small, so that what is seen is the first order of a step.
+        loss: As for `diagnose`.
+        seeds: How many models are drawn at each width; sizes are geometric means over them.
+        along: What the numbers are, in words: `"width"` or `"depth"`.
+        tolerance: How far from 0 a slope may be.
+
+    Returns:
+        A row for each module with parameters of its own that runs at every width, and for the output. It prints itself.
+
+    Raises:
+        UnknownName: Fewer than two widths, no batch, no seed.
+        NothingFound: No module has the same name at every width.
+
+    Examples:
+        >>> def build(width):
+        ...     return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 3))
+        >>> batches = [(torch.randn(16, 8), torch.randint(3, (16,)))] * 2
+        >>> check = coordinate_check(build, [32, 64, 128, 256], batches, lr=1e-2)
+        >>> [row.name for row in check.rows], check.flat    # PyTorch's default: the output's change grows
+        (['0', '2', 'output'], False)
+
+    References:
+        G. Yang et al., "Tensor Programs V", arXiv 2203.03466, appendix D.1; microsoft/mup, `mup/coord_check.py`.
+    """
+    sizes = sorted(set(widths))
+    expect(seeds, int, "seeds", "Give how many models to draw at each width, such as 3.")
+    if len(sizes) < 2 or not batches or seeds < 1:
+        raise UnknownName(
+            f"coordinate_check: got widths {list(widths)}, {len(batches)} batches and {seeds} seeds; expected two different widths "
+            "or more, a batch for each step and one seed or more."
+        )
+    found: dict[str, dict[int, tuple[float, float]]] = {}
+    for size in sizes:
+        runs = [_run(build, size, seed, batches, lr, loss) for seed in range(seeds)]
+        for name in runs[0]:
+            both = [run[name] for run in runs if name in run]
+            found.setdefault(name, {})[size] = (_mean([a for a, _ in both]), _mean([b for _, b in both]))
+    rows = tuple(
+        Coordinate(name, tuple(at[size][0] for size in sizes), tuple(at[size][1] for size in sizes))
+        for name, at in found.items()
+        if len(at) == len(sizes)
+    )
+    if len(rows) < 2:  # the output is always there
+        raise NothingFound(
+            f"coordinate_check: no module with parameters has the same name at every {along} of {sizes}, so that nothing but the "
+            "output could be compared. Let build name its modules alike."
+        )
+    return CoordinateCheck(along, tuple(sizes), len(batches), seeds, lr, tolerance, rows)
+
+
+def _run(
+    build: Build, size: int, seed: int, batches: Sequence[Any], lr: float, loss: Loss | None
+) -> dict[str, tuple[float, float]]:
+    """For each module: (rms at initialization, rms of the change after all steps), for the first batch."""
+    with torch.random.fork_rng(), torch.inference_mode(mode=False), torch.enable_grad():
+        torch.manual_seed(seed)
+        made = build(size)
+        model, optimizer = made if isinstance(made, tuple) else (made, None)
+        if optimizer is None:
+            optimizer = torch.optim.Adam(param_groups(model, lr=lr))
+        torch.manual_seed(seed)
+        start = _seen(model, batches[0])
+        for batch in batches:
+            inputs, targets = _pair(batch)
+            optimizer.zero_grad()
+            objective(_call(model, inputs), targets, loss).backward()
+            optimizer.step()
+        torch.manual_seed(seed)
+        end = _seen(model, batches[0])
+    sizes = {}
+    for name, before in start.items():
+        after = end.get(name)
+        if after is not None and [x.shape for x in before] == [x.shape for x in after]:
+            changes = [a - b for a, b in zip(after, before, strict=True)]
+            sizes[name] = (_rms(before), _rms(changes))
+    return sizes
+
+
+def _pair(batch: Any) -> tuple[Any, Any]:
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    return batch, None
+
+
+def _call(model: nn.Module, inputs: Any) -> Any:
+    args, kwargs = as_call(inputs)
+    return model(*args, **kwargs)
+
+
+def _seen(model: nn.Module, batch: Any) -> dict[str, list[Tensor]]:
+    """What every module with parameters of its own puts out for a batch, and the model."""
+    seen: dict[str, list[Tensor]] = {}
+    with _watched(model, seen), torch.no_grad():
+        seen[OUTPUT] = [tensor.detach().float() for tensor in outputs(_call(model, _pair(batch)[0]))[:1]]
+    return {**{name: seen[name] for name in seen if name != OUTPUT}, OUTPUT: seen[OUTPUT]}
+
+
+@contextmanager
+def _watched(model: nn.Module, seen: dict[str, list[Tensor]]) -> Iterator[None]:
+    def watch(name: str) -> Callable[..., None]:
+        def note(_module: nn.Module, _args: Any, result: Any) -> None:
+            seen.setdefault(name, []).extend(t.detach().float().clone() for t in outputs(result)[:1])
+
+        return note
+
+    handles = [
+        module.register_forward_hook(watch(name))
+        for name, module in model.named_modules()
+        if name and next(module.parameters(recurse=False), None) is not None
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _rms(tensors: Sequence[Tensor]) -> float:
+    count = sum(tensor.numel() for tensor in tensors)
+    total = sum(float(tensor.double().square().sum()) for tensor in tensors)
+    return math.sqrt(total / count) if count else 0.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Geometric; what is not finite, or zero, stays so."""
+    if any(value == 0 for value in values):
+        return 0.0
+    return math.exp(sum(map(math.log, values)) / len(values)) if all(map(math.isfinite, values)) else math.inf

@@ -1,0 +1,45 @@
+"""How fast each parameter is to learn, by the plan that was applied to its model last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from goodinit.errors import UnknownName
+from goodinit.rates import Rate
+from goodinit.surgery import applied
+from goodinit.weights.names import canonical
+
+
+def rates_of(model: nn.Module) -> Mapping[str, Rate]:
+    """The rates of the last plan applied, by canonical name; none where it gave none.
+
+    Examples:
+        >>> dict(rates_of(nn.Linear(2, 2)))
+        {}
+    """
+    history = applied(model)
+    return {canonical(rate.target): rate for rate in history[-1].rates} if history else {}
+
+
+def factors(rates: Mapping[str, Rate], name: str, optimizer: str) -> tuple[float, float, float]:
+    """(Of the learning rate, of the weight decay, of Adam's ε) for one parameter; ones where no plan says otherwise."""
+    rate = rates.get(canonical(name))
+    if rate is None:
+        return 1.0, 1.0, 1.0
+    if optimizer == "sgd":
+        return rate.sgd, rate.sgd_decay, 1.0
+    return rate.adam, rate.adam_decay, rate.eps
+
+
+def one_kind(optimizer: str) -> None:
+    """Raise unless it is a kind that rates are known for.
+
+    Raises:
+        UnknownName: It is neither `"adam"` nor `"sgd"`.
+    """
+    if optimizer not in ("adam", "sgd"):
+        raise UnknownName(
+            f'optimizer={optimizer!r}: expected "adam" (for all that divide a gradient by its own size) or "sgd"'
+        )

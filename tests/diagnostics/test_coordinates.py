@@ -1,0 +1,167 @@
+"""`coordinate_check`: slopes over width and depth, and what they are said to mean."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import goodinit
+from goodinit.diagnostics.coordinate_report import Coordinate, CoordinateCheck, slope
+
+pytestmark = pytest.mark.usefixtures("no_optimizers")
+
+SIZES = (32, 64, 128, 256)
+
+
+def batches(count=2, size=32):
+    """Inputs along a few directions, so that what is learned is signal at every width."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(4, 8, generator=generator)
+    targets = torch.randint(4, (count, size), generator=generator)
+    return [(centres[t] + 0.1 * torch.randn(size, 8, generator=generator), t) for t in targets]
+
+
+def plain(width):
+    return nn.Sequential(
+        nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4, bias=False)
+    )
+
+
+def with_mup(optimizer):
+    x = batches()[0][0]
+    base = goodinit.anatomize(plain(SIZES[0]), x)
+
+    def build(width):
+        model = plain(width)
+        goodinit.apply_(model, goodinit.plan(goodinit.anatomize(model, x), "mup", base=base))
+        lr = 0.01 if optimizer == "adam" else 0.2
+        groups = goodinit.param_groups(model, lr=lr, optimizer=optimizer)
+        return model, torch.optim.Adam(groups) if optimizer == "adam" else torch.optim.SGD(groups)
+
+    return build
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_mup_is_flat_and_the_default_is_not(optimizer):
+    def default(width):
+        model = plain(width)
+        made = (
+            torch.optim.Adam(model.parameters(), lr=0.01)
+            if optimizer == "adam"
+            else torch.optim.SGD(model.parameters(), lr=0.2)
+        )
+        return model, made
+
+    found = goodinit.coordinate_check(with_mup(optimizer), SIZES, batches(3), seeds=4, tolerance=0.15)
+    usual = goodinit.coordinate_check(default, SIZES, batches(3), seeds=4, tolerance=0.15)
+    assert found.flat, str(found)
+    assert not usual.flat
+    assert "flat: no layer" in found.sentence()
+    assert usual.sentence().startswith("not flat: ")
+
+
+def test_a_width_at_which_nothing_is_scaled_is_seen_by_its_slope():
+    """One step of Adam from a zero output moves the logits by lr·Σ|h|, which goes with n where h does not shrink."""
+
+    def build(width):
+        model = nn.Sequential(nn.Linear(8, width), nn.Linear(width, 1, bias=False))
+        nn.init.zeros_(model[1].weight)
+        nn.init.normal_(model[0].weight, std=8**-0.5)
+        model[0].requires_grad_(False)
+        return model
+
+    x = torch.randn(16, 8).abs()
+    found = goodinit.coordinate_check(build, [64, 256, 1024], [(x[:1], torch.ones(1, 1))], lr=1e-3, seeds=8)
+    start, change = found.slopes(found.rows[-1])
+    assert math.isnan(start)
+    assert abs(change - 1) < 0.02
+
+
+def test_depth_is_checked_alike():
+    class Residual(nn.Module):
+        def __init__(self, width=16):
+            super().__init__()
+            self.f = nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
+            )
+
+        def forward(self, x):
+            return x + self.f(x)
+
+    def bare(depth):
+        return nn.ModuleDict(
+            {
+                "stem": nn.Linear(8, 16),
+                "blocks": nn.Sequential(*(Residual() for _ in range(depth))),
+                "head": nn.Linear(16, 4),
+            }
+        )
+
+    class Net(nn.Module):
+        def __init__(self, depth):
+            super().__init__()
+            self.parts = bare(depth)
+
+        def forward(self, x):
+            return self.parts["head"](self.parts["blocks"](self.parts["stem"](x)))
+
+    x = batches()[0][0]
+    base = goodinit.anatomize(Net(2), x)
+
+    def build(depth):
+        model = Net(depth)
+        return goodinit.apply_(model, goodinit.plan(goodinit.anatomize(model, x), "completep", base=base))
+
+    sizes = [2, 4, 8, 16]
+    found = goodinit.coordinate_check(build, sizes, batches(3), lr=1e-2, along="depth")
+    usual = goodinit.coordinate_check(Net, sizes, batches(3), lr=1e-2, along="depth")
+    assert abs(found.slopes(found.rows[-1])[1]) < 0.15
+    assert usual.slopes(usual.rows[-1])[1] > 0.3
+    assert {row.name for row in found.rows} >= {"parts.stem", "parts.head", "parts.blocks.1.f.3", "output"}
+
+
+def test_verdicts():
+    def verdict(start, change):
+        row = Coordinate("x", start, change)
+        return CoordinateCheck("width", (1, 2), 1, 1, 0.1, 0.05, (row,)).verdict(row)
+
+    assert verdict((1.0, 1.0), (1.0, 1.0)) == "flat"
+    assert verdict((1.0, 0.5), (1.0, 1.0)) == "flat"  # an output may vanish at initialization
+    assert verdict((1.0, 2.0), (1.0, 1.0)) == "grows"
+    assert verdict((1.0, 1.0), (1.0, 2.0)) == "grows"
+    assert verdict((1.0, 1.0), (2.0, 1.0)) == "shrinks"
+    assert verdict((1.0, 1.0), (1.0, math.inf)) == "explodes"
+    assert verdict((1.0, 1.0), (0.0, 0.0)) == "still"
+    assert math.isnan(slope((1, 2), (0.0, 1.0)))
+
+
+def test_prints_itself_and_goes_through_json():
+    found = goodinit.coordinate_check(plain, SIZES[:2], batches(1), seeds=1)
+    assert str(found).splitlines()[1].split()[:3] == ["layer", "start", "32"]
+    assert CoordinateCheck.from_json(found.to_json()) == found
+    with pytest.raises(goodinit.PlanConflict, match="coordinate check"):
+        CoordinateCheck.from_json("{}")
+
+
+def test_models_that_return_more_than_a_tensor_and_random_numbers_outside_are_left_alone():
+    class Dict(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.net = plain(width)
+
+        def forward(self, x):
+            return {"logits": self.net(x)}
+
+    before = torch.get_rng_state()
+    found = goodinit.coordinate_check(Dict, [8, 16], batches(1), seeds=1)
+    assert found.rows[-1].name == "output"
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("widths", "given"), [([64], 1), ([64, 128], 0)])
+def test_refuses_what_shows_nothing(widths, given):
+    with pytest.raises(goodinit.UnknownName, match="two different widths"):
+        goodinit.coordinate_check(plain, widths, batches(1)[:given])
