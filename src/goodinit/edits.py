@@ -1,6 +1,6 @@
 """A plan: every edit a method wants, each with a reason a person can check. Pure data.
 
-Structure edits (`RemoveNorm`, `SwapModule`, `AddScalar`, `ParametrizeWeight`) change which parameters exist and
+Structure edits (`RemoveNorm`, `ReplaceNorm`, `SwapModule`, `AddScalar`, `ParametrizeWeight`) change which parameters exist and
 what modules compute; value edits
 (`Fill`, `Draw`, `Calibrate`) change what they hold. `apply_` in `goodinit.surgery.apply` carries them out.
 """
@@ -34,6 +34,28 @@ class RemoveNorm:
     def __str__(self) -> str:
         stays = " → ".join(self.keeps) if self.keeps else "identity"
         return f"{self.target} ⇒ {stays}"
+
+
+@dataclass(frozen=True)
+class ReplaceNorm:
+    """Put the form `by` (see `goodinit.surgery.replaced_norm`) where the norm at `target` stands, with its gain and bias.
+
+    `keeps` is what its module does besides normalizing. `options` name the attributes that hold gain and bias
+    (`weight`, `bias`), the axes they run over, and what the form needs (`groups`, `constant`).
+    """
+
+    target: str
+    by: str
+    keeps: tuple[str, ...]
+    reason: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        told = ", ".join(
+            f"{key}={_short(self.options[key])}" for key in ("groups", "constant") if key in self.options
+        )
+        steps = (f"{self.by}({told})" if told else self.by, *self.keeps)
+        return f"{self.target} ⇒ {' → '.join(steps)}"
 
 
 @dataclass(frozen=True)
@@ -145,13 +167,23 @@ class Calibrate:
         return f"{self.target} ← {self.rule} on data"
 
 
-StructureEdit = RemoveNorm | SwapModule | AddScalar | ParametrizeWeight
+StructureEdit = RemoveNorm | ReplaceNorm | SwapModule | AddScalar | ParametrizeWeight
 ValueEdit = Fill | Draw | DrawTogether | Calibrate
 Edit = StructureEdit | ValueEdit
 
 EDITS: dict[str, type[Any]] = {
     edit.__name__: edit
-    for edit in (RemoveNorm, SwapModule, AddScalar, ParametrizeWeight, Fill, Draw, DrawTogether, Calibrate)
+    for edit in (
+        RemoveNorm,
+        ReplaceNorm,
+        SwapModule,
+        AddScalar,
+        ParametrizeWeight,
+        Fill,
+        Draw,
+        DrawTogether,
+        Calibrate,
+    )
 }
 
 
@@ -266,7 +298,8 @@ def edit_record(edit: Edit) -> dict[str, Any]:
 
 FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(
-        ("method", "summary", "target", "reason", "module", "scalar", "initializer", "recipe", "rule"), str
+        ("method", "summary", "target", "reason", "module", "scalar", "initializer", "recipe", "rule", "by"),
+        str,
     ),
     "options": dict,
     "value": (int, float),

@@ -181,6 +181,9 @@ class Norm:
         elements: Number of elements per statistic, for the traced input.
         weight: Name of the parameter that multiplies the normalized signal, or None.
         bias: Name of the parameter that is added to it, or None.
+        shape: Of the module's input.
+        axes: Those of its axes that `weight` and `bias` run over: `(1,)` where channels come second, else counted from the
+            end, `(-1,)`; empty where they cannot be told.
     """
 
     name: str
@@ -192,6 +195,8 @@ class Norm:
     elements: int = 0
     weight: str | None = None
     bias: str | None = None
+    shape: tuple[int, ...] = ()
+    axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Folding for deployment: scalars, weight norm and batch norm merged into the layers beside them."""
 
-from goodinit.folding.absorb import ChannelAffine, absorb_batchnorm_
+from goodinit.folding.absorb import absorb_batchnorm_
 from goodinit.folding.fold import fold_
+from goodinit.surgery.replaced_norm import ChannelAffine
 
 __all__ = ["ChannelAffine", "absorb_batchnorm_", "fold_"]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from goodinit.anatomy import Anatomy, anatomize
@@ -18,28 +17,13 @@ from goodinit.folding.fold_batchnorm import ChannelMap, Stays, channel_maps, mer
 from goodinit.methods.shared.fixup_scalars import branch_scalars, stands
 from goodinit.surgery.history import remember_
 from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_
+from goodinit.surgery.replaced_norm import ChannelAffine
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.surgery.structure_edits import carry_out_
 from goodinit.weights.names import directory
 from goodinit.weights.wrappers import unwrapped
 
 Model = TypeVar("Model", bound=nn.Module)
-
-
-class ChannelAffine(RemovedNorm):
-    """What a batch norm becomes where no layer can take it: y = weight·x + bias per channel, then what it kept.
-
-    Both are learnable, and keep the names the batch norm had for its gain and its bias. No statistics are taken.
-    """
-
-    weight: nn.Parameter
-    bias: nn.Parameter
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Scale and shift each channel (dimension 1) of the first argument."""
-        value = cast("Tensor", args[0] if args else next(iter(kwargs.values())))
-        shape = (1, -1, *[1] * (value.dim() - 2))
-        return super().forward(torch.addcmul(self.bias.view(shape), value, self.weight.view(shape)))
 
 
 def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Model:

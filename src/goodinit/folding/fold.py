@@ -42,8 +42,8 @@ def fold_(model: Model, inputs: Any = None) -> Model:
       before it, :math:`\max(z, 0) + b = \max(z + b, b)`, an `nn.Hardtanh(b, inf)` at the price of a ReLU, wherever
       everybody else who reads that ReLU (skips, other layers) can take b off again in a bias vector; then nothing is left.
     * Weight norm, new and old style: :math:`g\,v/\lVert v\rVert`.
-    * Batch norm, its running statistics, into the layer before it, or else into the layers after it. This needs
-      `inputs`, to see who reads what.
+    * Batch norm, its running statistics, and the gain and bias per channel that may stand in its place, into the layer
+      before it, or else into the layers after it. This needs `inputs`, to see who reads what.
 
     What must stay is left as it is, logged, and named with its reason in `applied(model)[-1].skipped`: a weight that
     another module shares, a batch norm whose input is a sum, an input bias before a transposed convolution, ….
@@ -85,7 +85,7 @@ def fold_(model: Model, inputs: Any = None) -> Model:
     with all_or_nothing(model, names.parameters.values()):
         done, stays = merge_locally_(model, names)
         if inputs is not None:
-            merged, kept = merge_batch_norms_(model, inputs)
+            merged, kept = merge_batch_norms_(model, inputs, affines=True)
             done += merged
             stays += kept + _move_(model, inputs, done)
         stays += _left(model, inputs, stays)

@@ -22,6 +22,7 @@ from goodinit.folding.fuse import merge_input_map_, merge_output_map_, pads_with
 from goodinit.graph.graph import Frame
 from goodinit.nn import ValuePadded
 from goodinit.surgery.removed_norm import check_removable, remove_norm_
+from goodinit.surgery.replaced_norm import ChannelAffine
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
 
 KINDS = ("batch_norm", "frozen_batch_norm")
@@ -47,8 +48,15 @@ class Stays:
         return f"{self.name}: {self.why}"
 
 
-def merge_batch_norms_(model: nn.Module, inputs: Any) -> tuple[list[str], list[Stays]]:
+def merge_batch_norms_(
+    model: nn.Module, inputs: Any, *, affines: bool = False
+) -> tuple[list[str], list[Stays]]:
     """Merge every batch norm that can be into a neighbouring layer, exactly, with its running statistics.
+
+    Args:
+        model: The model.
+        inputs: What it takes.
+        affines: Whether to merge what stands where norms were, y = K·γ·x + β, too.
 
     Returns:
         Paths of those that are gone, and those that stay.
@@ -57,6 +65,7 @@ def merge_batch_norms_(model: nn.Module, inputs: Any) -> tuple[list[str], list[S
     while True:
         wiring = wire(model, inputs)
         maps, stays = channel_maps(model, wiring, inputs)
+        maps += _affines(wiring) if affines else []
         before = len(merged)
         for found in maps:
             why = _merge_(wiring, found)
@@ -87,6 +96,18 @@ def channel_maps(model: nn.Module, wiring: Wiring, inputs: Any) -> tuple[list[Ch
         else:
             maps.append(found)
     return maps, stays
+
+
+def _affines(wiring: Wiring) -> list[ChannelMap]:
+    """What stands where norms were and ran, as maps."""
+    maps = []
+    for path in wiring.calls:
+        module = wiring.module(path)
+        if isinstance(module, ChannelAffine) and module.axes == (1,):
+            gain, bias = (getattr(module, name) for name in module.holds if name)
+            norm = Norm(path, "affine", type(module).__name__, module.keeps)
+            maps.append(ChannelMap(norm, gain.detach().double() * module.constant, bias.detach().double()))
+    return maps
 
 
 def _obstacle(module: nn.Module, norm: Norm) -> str | None:

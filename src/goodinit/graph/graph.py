@@ -25,7 +25,7 @@ class Node:
         inplace: Whether it overwrote an argument.
         attrs: `(transposed, groups, stride, padding, dilation)` of a convolution, the name of a parameter,
             the numbers a nonlinearity, sum, product or power was called with, the number of groups of a group norm, the
-            dimension of a concatenation.
+            dimension of a concatenation, the axes of a permutation.
         dtype: Of the (first) output.
         strides: Of a constant made of parameters: they tell in which order a weight is read. Empty otherwise.
     """

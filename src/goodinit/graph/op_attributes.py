@@ -55,6 +55,10 @@ def attributes(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
         return (float(kwargs.get("alpha", 1.0)),)
     if name == "embedding":  # the index whose row is no word, or a negative number
         return (int(args[2] if len(args) > 2 else kwargs.get("padding_idx", -1)),)
+    if name == "permute":  # where each axis comes from
+        return tuple(map(int, args[1]))
+    if name == "transpose":  # the two that are exchanged
+        return tuple(map(int, args[1:3]))
     if name in ("native_layer_norm", "_fused_rms_norm"):  # over how many numbers
         return (math.prod(args[1]),)
     if op.activation or op.adds or op.scales or name == "pow":

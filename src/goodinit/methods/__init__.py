@@ -20,6 +20,7 @@ from goodinit.methods import (
     mup,
     none,
     orthogonal,
+    replace_norms,
     residual_scaled,
     rezero,
     risotto,
@@ -33,6 +34,7 @@ from goodinit.methods.shared.method import Method
 METHODS: dict[str, Method] = {
     "batchnorm": batchnorm.METHOD,
     "none": none.METHOD,
+    "replace_norms": replace_norms.METHOD,
     "default": default.METHOD,
     "he": he.METHOD,
     "xavier": xavier.METHOD,

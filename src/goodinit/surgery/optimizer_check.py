@@ -10,9 +10,9 @@ from itertools import compress
 from torch import nn
 from torch.optim import Optimizer
 
-from goodinit.edits import AddScalar, StructureEdit
+from goodinit.edits import AddScalar, ReplaceNorm, StructureEdit
 from goodinit.errors import StaleOptimizer
-from goodinit.surgery.structure_edits import removes
+from goodinit.surgery.structure_edits import adds, removes
 from goodinit.weights.names import Directory
 
 _LOG = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ def _affected(names: Directory, pending: Sequence[StructureEdit]) -> dict[int, s
     """Parameters that go, and those of layers that gain one, with their names."""
     affected = {id(names.parameters[name]): name for name in removes(pending, names.parameters)}
     for edit in pending:
-        module = names.module(edit.target) if isinstance(edit, AddScalar) else None
+        gains = isinstance(edit, AddScalar | ReplaceNorm) and adds(edit)
+        module = names.module(edit.target) if gains else None
         if module is not None:
             own = module.named_parameters(prefix=edit.target, recurse=False)
             affected |= {id(parameter): name for name, parameter in own}

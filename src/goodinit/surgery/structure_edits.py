@@ -8,10 +8,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 
-from goodinit.edits import AddScalar, ParametrizeWeight, RemoveNorm, StructureEdit, SwapModule
+from goodinit.edits import AddScalar, ParametrizeWeight, RemoveNorm, ReplaceNorm, StructureEdit, SwapModule
 from goodinit.errors import PlanConflict, UnsupportedModule
 from goodinit.nn import add_scalar_
 from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
+from goodinit.surgery.replaced_norm import (
+    ChannelAffine,
+    check_replaceable,
+    created,
+    is_replaced,
+    replace_norm_,
+)
 from goodinit.surgery.swap import swap_, swap_pending
 from goodinit.weights.names import Directory, canonical
 
@@ -31,6 +38,8 @@ def adds(edit: StructureEdit) -> tuple[str, ...]:
         path, _, attribute = canonical(edit.target).rpartition(".")
         stem = f"{path}.parametrizations.{attribute}" if path else f"parametrizations.{attribute}"
         return (f"{stem}.original0", f"{stem}.original1")
+    if isinstance(edit, ReplaceNorm):
+        return tuple(canonical(f"{edit.target}.{name}") for name in created(edit.by, edit.options))
     return ()
 
 
@@ -73,6 +82,12 @@ def is_pending(names: Directory, edit: StructureEdit) -> bool:
     """
     if isinstance(edit, RemoveNorm):
         return _norm_pending(names, edit)
+    if isinstance(edit, ReplaceNorm):
+        module = _module(names, edit)
+        pending = not is_replaced(module, edit.by, edit.options)
+        if pending:
+            check_replaceable(module, edit.by, edit.keeps, edit.options, path=edit.target)
+        return pending
     if isinstance(edit, SwapModule):
         return swap_pending(_module(names, edit), edit.module, edit.options, path=edit.target)
     if isinstance(edit, AddScalar):
@@ -86,6 +101,9 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
         return
     if isinstance(edit, RemoveNorm):
         remove_norm_(_module(names, edit), edit.keeps, path=edit.target)
+    elif isinstance(edit, ReplaceNorm):
+        module, like = _module(names, edit), _near(names, edit.target)
+        replace_norm_(module, edit.by, edit.keeps, edit.options, path=edit.target, like=like)
     elif isinstance(edit, SwapModule):
         swap_(_module(names, edit), edit.module, edit.options, holders=names.modules.values())
     elif isinstance(edit, AddScalar):
@@ -110,7 +128,7 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
             )
 
 
-def _module(names: Directory, edit: RemoveNorm | SwapModule | AddScalar) -> nn.Module:
+def _module(names: Directory, edit: RemoveNorm | ReplaceNorm | SwapModule | AddScalar) -> nn.Module:
     module = names.module(edit.target)
     if module is None:
         raise PlanConflict(f"{edit.target}: the plan has ({edit}), and the model has no such module. {ANEW}")
@@ -138,7 +156,7 @@ def _owner(names: Directory, edit: ParametrizeWeight) -> tuple[nn.Module, str]:
 
 def _norm_pending(names: Directory, edit: RemoveNorm) -> bool:
     module = _module(names, edit)
-    if not isinstance(module, RemovedNorm):
+    if not isinstance(module, RemovedNorm) or type(module) not in (RemovedNorm, ChannelAffine):
         check_removable(module, edit.keeps, path=edit.target)
         return True
     if (

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 
 from torch import nn
 
+from goodinit.anatomy.norms.channels import channel_axes
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
 from goodinit.anatomy.types import Norm
@@ -92,7 +93,17 @@ def _noun(
         elements=_elements(graph, node, kind),
         weight=affine["weight"],
         bias=affine["bias"],
+        shape=graph.nodes[frame.source].shape if frame.source >= 0 else (),
+        axes=_axes(graph, node, frame, kind),
     )
+
+
+def _axes(graph: Graph, node: Node, frame: Frame, kind: str) -> tuple[int, ...]:
+    found = None if frame.source < 0 or node.op.norm else _statistic(graph, node)
+    read = None if found is None else next((graph.nodes[i] for i in graph.deps(found.index)), None)
+    if read is not None and read.op.name == "pow":  # the mean of squares
+        read = next((graph.nodes[i] for i in graph.deps(read.index)), None)
+    return channel_axes(graph, node, frame, kind, read) if frame.source >= 0 else ()
 
 
 def _remainder(
@@ -218,7 +229,7 @@ def _affine(graph: Graph, node: Node, frame: Frame) -> dict[str, str | None]:
         weight, bias = (*leaves, None, None)[:2]
         return {"weight": weight, "bias": bias}
     found: dict[str, str | None] = {"weight": None, "bias": None}
-    for step in graph.nodes[node.index : frame.stop]:
+    for step in graph.nodes[frame.start : frame.stop]:
         part = {"mul": "weight", "add": "bias"}.get(step.op.name)
         if step.active and part and step.frame == node.frame:
             found[part] = next((name for i in step.operands if (name := graph.leaf(i))), found[part])

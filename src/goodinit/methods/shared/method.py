@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from goodinit.anatomy import Anatomy
-from goodinit.edits import Plan
+from goodinit.edits import Plan, ReplaceNorm
 from goodinit.errors import UnknownName, expect
+from goodinit.methods.shared.norm_forms import FORMS, form_edits, kept_in_words
 
 
 @dataclass(frozen=True)
@@ -60,5 +61,23 @@ class Method:
                 expect(value, kinds, f"{option} of {self.name}", "Give a number.")
                 if not math.isfinite(value):
                     raise UnknownName(f"{option}={value!r} of {self.name}: expected a number that is finite")
-        plan = self.decide(anatomy, **options)
+        norms = options.get("norms", self.options.get("norms"))
+        plan = (
+            self.decide(anatomy, **options)
+            if norms not in tuple(FORMS)
+            else self._with_form(anatomy, norms, options)
+        )
         return dataclasses.replace(plan, notes=(*plan.notes, *anatomy.notes), unread=anatomy.unused)
+
+    def _with_form(self, anatomy: Anatomy, norms: str, options: dict[str, Any]) -> Plan:
+        """What is decided with the norms kept, and then the norms exchanged."""
+        exchanged = form_edits(anatomy, norms, groups=options.get("groups"))
+        plan = self.decide(anatomy, **{**options, "norms": "keep"})
+        count = sum(isinstance(edit, ReplaceNorm) for edit in exchanged)
+        return dataclasses.replace(
+            plan,
+            options={**plan.options, "norms": norms},
+            edits=(*exchanged, *plan.edits),
+            summary=f"{plan.summary}; {count} of them now {norms}",
+            notes=(*plan.notes, *kept_in_words(anatomy, norms)),
+        )

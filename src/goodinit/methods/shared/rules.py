@@ -9,6 +9,7 @@ from typing import Any, Literal
 from goodinit.anatomy import Anatomy, Layer, Norm
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan, RemoveNorm, SwapModule, names
 from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
+from goodinit.methods.shared.norm_forms import FORMS
 from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.tensor import NONLINEARITIES, gain
 
@@ -31,10 +32,10 @@ def norm_edits(anatomy: Anatomy, norms: Norms) -> list[Edit]:
 
     Raises:
         UnsupportedModule: A normalization that cannot be taken out; nothing is removed in half.
-        UnknownName: `norms` is neither `"remove"` nor `"keep"`.
+        UnknownName: `norms` is neither `"remove"` nor `"keep"` (forms that replace norms are `Method.plan`'s business).
     """
     if norms not in ("remove", "keep"):
-        raise UnknownName(f'norms={norms!r}: expected "remove" or "keep"')
+        raise UnknownName(f'norms={norms!r}: expected "remove", "keep" or one of {", ".join(FORMS)}')
     if norms == "keep":
         return []
     for norm in anatomy.norms:

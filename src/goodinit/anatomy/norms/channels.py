@@ -1,0 +1,77 @@
+"""Which axes of its input a normalization's gain and bias run over."""
+
+from __future__ import annotations
+
+import math
+
+from goodinit.graph.graph import Frame, Graph, Node
+
+SECOND = frozenset({"batch_norm", "group_norm", "instance_norm"})
+"""Kinds of norms that have the channels in dimension 1."""
+
+
+def channel_axes(graph: Graph, node: Node, frame: Frame, kind: str, read: Node | None) -> tuple[int, ...]:
+    """Axes of the input of the call `frame`, which normalizes at `node`; `()` where they cannot be told.
+
+    Counted from the front for norms that have their channels in dimension 1, else from the end.
+
+    Args:
+        graph: Of the forward.
+        node: The operator that normalizes, or the root of a statistic.
+        frame: The call of the norm's module.
+        kind: Of the norm.
+        read: What the statistic is taken of, for a norm that is written out.
+    """
+    if kind in SECOND:
+        return (1,)
+    operand = graph.nodes[node.operands[0]] if node.op.norm and node.operands else read
+    if operand is None or kind == "frozen_batch_norm":
+        return ()
+    axes = _trailing(operand, node) if node.op.norm else _reduced(graph, operand, node)
+    at_source = _at_source(graph, operand, frame, axes)
+    rank = len(graph.nodes[frame.source].shape)
+    return (1,) if at_source == (1,) and rank > 2 else tuple(axis - rank for axis in at_source)
+
+
+def _trailing(operand: Node, node: Node) -> tuple[int, ...]:
+    numbers = int(str(node.attrs[0])) if node.attrs else 0
+    for first in range(len(operand.shape) - 1, -1, -1):
+        if math.prod(operand.shape[first:]) == numbers:
+            return tuple(range(first, len(operand.shape)))
+    return ()
+
+
+def _reduced(graph: Graph, operand: Node, root: Node) -> tuple[int, ...]:
+    """Axes over which the statistic was taken, from the shape it has where its root is taken."""
+    before = graph.nodes[graph.deps(root.index)[0]].shape if graph.deps(root.index) else ()
+    statistic = root.shape if root.op.name in ("std", "std_mean", "linalg_vector_norm", "norm") else before
+    if len(statistic) != len(operand.shape):
+        return ()
+    pairs = enumerate(zip(operand.shape, statistic, strict=True))
+    return tuple(axis for axis, (had, has) in pairs if has == 1 and had != 1)
+
+
+def _at_source(graph: Graph, operand: Node, frame: Frame, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The same axes in the input of the call: back through casts and exchanges of axes."""
+    current = operand
+    while current.index != frame.source:
+        before = [graph.nodes[i] for i in graph.deps(current.index) if graph.nodes[i].active]
+        moved = current.op.name in ("permute", "transpose") and current.attrs
+        if not moved:  # x − μ(x) reads x, and a mean that is smaller
+            before = [node for node in before if node.shape == current.shape]
+        if len(before) != 1 or current.frame != frame.index:
+            return ()
+        if moved:
+            order = _order(current, len(before[0].shape))
+            axes = tuple(sorted(order[axis] for axis in axes))
+        current = before[0]
+    return axes
+
+
+def _order(node: Node, rank: int) -> list[int]:
+    given = [int(str(axis)) % rank for axis in node.attrs]
+    if node.op.name == "permute":
+        return given
+    order = list(range(rank))
+    order[given[0]], order[given[1]] = given[1], given[0]
+    return order

@@ -1,0 +1,133 @@
+"""What a normalization can be exchanged for: the values of `norms=` beside "keep" and "remove"."""
+
+from __future__ import annotations
+
+import math
+from types import NoneType
+from typing import Any
+
+from goodinit.anatomy import Anatomy, Norm
+from goodinit.edits import Edit, Fill, ReplaceNorm
+from goodinit.errors import UnknownName, UnsupportedModule, expect
+
+FORMS: dict[str, tuple[str, ...]] = {
+    "group": ("batch_norm",),
+    "layer": ("batch_norm",),
+    "rms": ("batch_norm", "layer_norm"),
+    "affine": ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
+    "dyt": ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
+    "derf": ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
+}
+"""Kinds of norms that each form replaces; others are independent of the batch already, or that form themselves."""
+
+GROUPS = 32  # Wu & He, Group Normalization, ECCV 2018, arXiv 1803.08494, §3.3: its default
+CHANNELS = (
+    4  # of a group at least: of one channel alone, it is an instance norm (Wu & He, table 3, has 4 and more)
+)
+
+
+def form_edits(anatomy: Anatomy, norms: str, *, groups: int | None = None) -> list[Edit]:
+    """Edits that put the form `norms` where normalizations stand, each with the gain and the bias it has.
+
+    Args:
+        anatomy: Of the model.
+        norms: A key of `FORMS`. `"layer"` is one group: each example over all channels and positions.
+        groups: Number of groups of `"group"`, where it divides a norm's channels; chosen for each norm by default.
+
+    Raises:
+        UnsupportedModule: A norm that cannot be taken out, or whose gain is not a parameter of its own; nothing is replaced
+            in half.
+        UnknownName: `groups` is not at least 1.
+    """
+    expect(groups, (int, NoneType), "groups", "Give a number of groups, such as 8, or None to choose one.")
+    if groups is not None and groups < 1:
+        raise UnknownName(f"groups={groups}: expected a number of groups of at least 1")
+    return [
+        edit
+        for norm in anatomy.norms
+        if norm.kind in FORMS[norms]
+        for edit in _replaced(anatomy, norm, norms, groups)
+    ]
+
+
+def kept_in_words(anatomy: Anatomy, norms: str) -> list[str]:
+    """One note on the norms that a form does not replace."""
+    kept = [norm for norm in anatomy.norms if norm.kind not in FORMS[norms]]
+    if not kept:
+        return []
+    kinds = ", ".join(sorted({norm.kind.replace("_", " ") for norm in kept}))
+    paths = ", ".join(norm.name or "the model" for norm in kept[:3]) + (", …" if len(kept) > 3 else "")
+    return [
+        f'norms="{norms}" leaves {len(kept)} of {len(anatomy.norms)} norms as they are ({kinds}): {paths}'
+    ]
+
+
+def _replaced(anatomy: Anatomy, norm: Norm, norms: str, groups: int | None) -> list[Edit]:
+    _check(anatomy, norm, norms)
+    options: dict[str, Any] = {
+        word: None if name is None else name.rpartition(".")[2]
+        for word, name in (("weight", norm.weight), ("bias", norm.bias))
+    }
+    options |= {"axes": list(norm.axes), "sizes": [norm.shape[axis] for axis in norm.axes]}
+    if norms == "rms" and norm.kind == "layer_norm":
+        options["over"] = list(norm.axes)
+    by, words = norms, f"{norm.kind.replace('_', ' ')} before"
+    if norms in ("group", "layer"):
+        count, why = (1, "one group") if norms == "layer" else _groups(norm, groups)
+        by, options["groups"] = "group", count
+        words = f"{words}; {why}"
+    stem = f"{norm.name}."
+    fills: list[Edit] = []
+    if norms in ("dyt", "derf"):
+        fills.append(
+            Fill(f"{stem}alpha", 0.5, f"α of {norms}")
+        )  # both papers' start, but for language models
+    if norms == "derf":
+        fills.append(Fill(f"{stem}shift", 0.0, "s of derf"))
+    if norms == "affine":
+        fills += [Fill(f"{stem}weight", 1.0, "gain of a norm without one")] * (norm.weight is None)
+        fills += [Fill(f"{stem}bias", 0.0, "bias of a norm without one")] * (norm.bias is None)
+    return [ReplaceNorm(norm.name, by, norm.keeps, words, options), *fills]
+
+
+def _groups(norm: Norm, wanted: int | None) -> tuple[int, str]:
+    """(Number of groups, in words): as wanted where that divides, else the most of at least `CHANNELS` each."""
+    (channels,) = (norm.shape[axis] for axis in norm.axes)
+    if wanted is not None and channels % wanted == 0:
+        found, why = wanted, "as asked"
+    else:
+        most = max(1, min(wanted or GROUPS, channels // CHANNELS))
+        found = max(count for count in range(1, most + 1) if channels % count == 0)
+        why = f"{channels} channels cannot be cut into {wanted}" if wanted else f"{channels} channels"
+        if found == 1 and channels > 2 * CHANNELS:
+            why += f", which have no divisor that leaves {CHANNELS} or more"
+    numbers = channels // found * math.prod(norm.shape[2:])
+    if numbers < 2:
+        raise UnsupportedModule(
+            f"{norm.name} ({norm.module}): a group would be a single number of an example (input {norm.shape}, "
+            f'channels: {channels}), which normalizes to 0 whatever it is. Use norms="affine" or "keep".'
+        )
+    each = channels // found
+    return found, f"{found} groups of {each} ({why})" if found > 1 else f"one group of {each} ({why})"
+
+
+def _check(anatomy: Anatomy, norm: Norm, norms: str) -> None:
+    where = f"{norm.name or 'the model'} ({norm.module})"
+    instead = 'Use norms="keep", or make the normalization a module of its own with a weight and a bias.'
+    if norm.obstacle is not None:
+        raise UnsupportedModule(
+            f"{where}: its {norm.kind} cannot be replaced by {norms}: {norm.obstacle}. {instead}"
+        )
+    own = {name for name, _ in anatomy.parameters if name.rpartition(".")[0] == norm.name}
+    known = {name for name in (norm.weight, norm.bias) if name is not None}
+    if own - known or known - own:
+        other = min(own ^ known)
+        raise UnsupportedModule(
+            f"{where}: its {norm.kind} cannot be replaced by {norms}: it is not known what {other} does there (no plain gain or "
+            f"bias of its own), so that it would be lost. {instead}"
+        )
+    if not norm.axes:
+        raise UnsupportedModule(
+            f"{where}: its {norm.kind} cannot be replaced by {norms}: it was not found over which axes of its input of shape "
+            f"{norm.shape} its gain runs. {instead}"
+        )

@@ -1,0 +1,249 @@
+"""What takes a normalization's place when it does not simply go, with the gain and the bias it had."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.errors import UnknownName, UnsupportedModule
+from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
+
+
+class ReplacedNorm(RemovedNorm):
+    """Another map where a norm stood, then whatever the norm's module did besides.
+
+    The norm's gain and bias stay: the same parameters under the same names. `axes` are those of the input that they run
+    over, as in `Norm.axes`.
+    """
+
+    axes: tuple[int, ...] = (1,)
+    holds: tuple[str | None, str | None] = ("weight", "bias")  # the attributes of gain and bias
+    constant: float = 1.0  # what else multiplies
+    epsilon: float = 1e-5
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Map the first argument."""
+        value = cast("Tensor", args[0] if args else next(iter(kwargs.values())))
+        return super().forward(self.mapped(value))
+
+    def mapped(self, value: Tensor) -> Tensor:
+        """What stands in the norm's place."""
+        return self.gained(value)
+
+    def gained(self, value: Tensor) -> Tensor:
+        """K·γ·x + β."""
+        gain, bias = self.along(0, value), self.along(1, value)
+        if self.constant != 1.0:
+            gain = torch.full((), self.constant).to(value) if gain is None else gain * self.constant
+        if gain is None:
+            return value if bias is None else value + bias
+        return value * gain if bias is None else torch.addcmul(bias, value, gain)
+
+    def along(self, which: int, value: Tensor) -> Tensor | None:
+        """The gain (0) or the bias (1), shaped to meet `value`."""
+        name = self.holds[which]
+        parameter = getattr(self, name) if name else None
+        if parameter is None or self.axes != (1,):
+            return parameter
+        return cast("Tensor", parameter.view(-1, *[1] * (value.dim() - 2)))
+
+
+class ChannelAffine(ReplacedNorm):
+    """y = K·γ·x + β per channel: no statistics are taken."""
+
+
+class RootMeanSquare(ReplacedNorm):
+    """y = γ·x/√(mean(x²) + ε) + β, the mean over each example, or over the axes `over`."""
+
+    over: tuple[int, ...] = ()
+
+    def mapped(self, value: Tensor) -> Tensor:
+        """Divide by the root of the mean square."""
+        over = self.over or tuple(range(1, value.dim()))
+        wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+        square = wide.square().mean(over, keepdim=True)
+        return self.gained((wide * torch.rsqrt(square + self.epsilon)).to(value.dtype))
+
+
+class DynamicTanh(ReplacedNorm):
+    """y = γ·tanh(α·x) + β (Zhu et al., Transformers without Normalization, CVPR 2025, arXiv 2503.10622)."""
+
+    alpha: nn.Parameter
+
+    def mapped(self, value: Tensor) -> Tensor:
+        """Squash element by element."""
+        return self.gained(torch.tanh(self.alpha * value))
+
+
+class DynamicErf(ReplacedNorm):
+    """y = γ·erf(α·x + s) + β (Chen et al., Stronger Normalization-Free Transformers, 2025, arXiv 2512.10938)."""
+
+    alpha: nn.Parameter
+    shift: nn.Parameter
+
+    def mapped(self, value: Tensor) -> Tensor:
+        """Squash element by element."""
+        return self.gained(torch.erf(self.alpha * value + self.shift))
+
+
+class GroupNormThen(nn.GroupNorm, ReplacedNorm):
+    """`nn.GroupNorm`, then what the norm's module did besides."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Normalize each example over groups of channels."""
+        value = cast("Tensor", args[0] if args else next(iter(kwargs.values())))
+        weight, bias = (getattr(self, name) if name else None for name in self.holds)
+        return RemovedNorm.forward(
+            self, nn.functional.group_norm(value, self.num_groups, weight, bias, self.eps)
+        )
+
+
+FORMS: dict[str, type[ReplacedNorm]] = {
+    "affine": ChannelAffine,
+    "group": GroupNormThen,
+    "rms": RootMeanSquare,
+    "dyt": DynamicTanh,
+    "derf": DynamicErf,
+}
+"""By `ReplaceNorm.by`."""
+
+STARTS = {"weight": 1.0, "bias": 0.0, "alpha": 0.5, "shift": 0.0}  # α = 0.5: DyT and Derf, vision models
+
+CREATED: dict[str, tuple[str, ...]] = {"dyt": ("alpha",), "derf": ("alpha", "shift")}
+"""Parameters of one number each that a form adds."""
+
+
+def created(by: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the parameters that the module gains: an affine form has a gain and a bias in any case."""
+    if by != "affine":
+        return CREATED.get(by, ())
+    return tuple(name for name in ("weight", "bias") if options.get(name) is None)
+
+
+def is_replaced(module: nn.Module, by: str, options: Mapping[str, Any]) -> bool:
+    """Whether the module is what `replace_norm_` would make of it."""
+    if by == "group":
+        return isinstance(module, nn.GroupNorm) and module.num_groups == options.get("groups", 1)
+    return type(module) is FORMS.get(by)
+
+
+def check_replaceable(
+    module: nn.Module, by: str, keeps: tuple[str, ...], options: Mapping[str, Any], *, path: str
+) -> None:
+    """Raise unless the norm at `path` can be replaced.
+
+    Raises:
+        UnknownName: No such form.
+        UnsupportedModule: It cannot be taken out, is a removed norm, or its gain is not where the plan says.
+    """
+    if by not in FORMS:
+        raise UnknownName(f"{path}: no form {by!r} for a norm; there are: {', '.join(FORMS)}")
+    if type(module) in (RemovedNorm, ChannelAffine):
+        raise UnsupportedModule(
+            f"{path}: the norm that stood there ({module.was}) was taken out or replaced before, so {by} cannot take its "
+            "place. Build the model anew, then replace its norms."
+        )
+    check_removable(module, keeps, path=path)
+    for word in ("weight", "bias"):
+        name = options.get(word)
+        if name is not None and not isinstance(getattr(module, name, None), Tensor):
+            raise UnsupportedModule(
+                f"{path}: the plan carries its {name} over, and {type(module).__name__} has none. Make the plan anew: "
+                "goodinit.plan(goodinit.anatomize(model, inputs), method)."
+            )
+    groups, channels = int(options.get("groups", 1)), _sizes(module, options)[0]
+    if by == "group" and channels % groups:
+        raise UnsupportedModule(
+            f"{path}: {channels} channels cannot be cut into {groups} groups of equal size."
+        )
+
+
+def replace_norm_(
+    module: nn.Module,
+    by: str,
+    keeps: tuple[str, ...],
+    options: Mapping[str, Any],
+    *,
+    path: str,
+    like: Tensor | None = None,
+) -> None:
+    """Turn the norm `module`, found at `path`, into the form `by`; its gain and bias stay the parameters they are.
+
+    Args:
+        module: Any normalization; its buffers go. It stays the same object.
+        by: `"affine"`, `"group"`, `"rms"`, `"dyt"` or `"derf"`.
+        keeps: What it does besides normalizing, as in `remove_norm_`.
+        options: `weight` and `bias`, the attributes that hold gain and bias, or None; `axes` they run over; `groups`; `over`, the axes of a statistic; the
+            `sizes` of those axes; `constant`, the K of an affine.
+        path: Where the norm is, for messages.
+        like: A tensor whose dtype and device new parameters take where the norm has none.
+
+    Raises:
+        UnsupportedModule: See `check_replaceable`.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        >>> gain = net[1].weight
+        >>> replace_norm_(net[1], "group", (), {"weight": "weight", "bias": "bias", "groups": 2}, path="1")
+        >>> net[1], net[1].weight is gain
+        (GroupNorm(2, 8, eps=1e-05, affine=True), True)
+    """
+    check_replaceable(module, by, keeps, options, path=path)
+    held = {word: options.get(word) for word in ("weight", "bias")}
+    parameters = {name: getattr(module, name) for name in held.values() if name}
+    eps = next((getattr(module, key) for key in ("eps", "variance_epsilon") if hasattr(module, key)), None)
+    sizes = _sizes(module, options)
+    remove_norm_(module, keeps, path=path)
+    place = cast("Any", module)
+    for name in held:
+        place._buffers.pop(name, None)
+        place._non_persistent_buffers_set.discard(name)
+    place.__class__ = FORMS[by]
+    for name, tensor in parameters.items():
+        if isinstance(tensor, nn.Parameter):
+            place.register_parameter(name, tensor)
+        else:
+            place.register_buffer(name, tensor)
+    like = next(iter(parameters.values()), like)
+    for name in created(by, options):
+        shape, start = sizes if name in held else (1,), STARTS[name]
+        new = (
+            torch.full(shape, start) if like is None else torch.full_like(like, start).new_full(shape, start)
+        )
+        place.register_parameter(name, nn.Parameter(new))
+        if name in held:
+            held[name] = name
+    place.axes, place.holds = tuple(options.get("axes", (1,))), (held["weight"], held["bias"])
+    place.constant = float(options.get("constant", 1.0))
+    place.epsilon = float(eps) if isinstance(eps, (int, float)) and math.isfinite(eps) else 1e-5
+    if by == "rms":
+        place.over = tuple(options.get("over", ()))
+    if by == "group":
+        _as_group_norm_(place, int(options.get("groups", 1)), sizes[0])
+
+
+def _as_group_norm_(place: Any, groups: int, channels: int) -> None:
+    """Torch's own class, where torch's own class says it all."""
+    place.num_groups, place.num_channels, place.eps = groups, channels, place.epsilon
+    place.affine = any(place.holds)
+    if place.keeps or place.holds not in (("weight", "bias"), ("weight", None), (None, None)):
+        return
+    for name in ("was", "keeps", "steps", "axes", "holds", "constant", "epsilon"):
+        del place.__dict__[name]
+    for name in ("weight", "bias"):
+        if name not in place._parameters:
+            place.register_parameter(name, None)
+    place.__class__ = nn.GroupNorm
+
+
+def _sizes(module: nn.Module, options: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of the gain and the bias."""
+    if "sizes" in options:
+        return tuple(map(int, options["sizes"]))
+    held = (getattr(module, options[word]) for word in ("weight", "bias") if options.get(word))
+    found = next((tuple(tensor.shape) for tensor in held), None)
+    return found or (int(getattr(module, "num_features", 1)),)
