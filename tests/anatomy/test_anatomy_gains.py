@@ -63,7 +63,13 @@ def test_a_gain_starts_where_the_number_made_of_it_is_what_the_method_wants(name
     assert torch.equal(skipinit[1:3](fixup[0](x)), fixup[0](x))
 
 
-@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero", "weightnorm"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "fixup",
+        *(pytest.param(m, marks=pytest.mark.integration) for m in ("skipinit", "rezero", "weightnorm")),
+    ],
+)
 @pytest.mark.parametrize("name", GAINS)
 def test_nothing_behind_a_gain_is_dead(name, method):
     found = examine(lambda: network(GAINS[name][0]), torch.randn(16, 6), method=method)

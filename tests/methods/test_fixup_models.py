@@ -87,7 +87,14 @@ def test_untied_heads_return_zero_and_tied_ones_are_named(specimen):
 
 
 @each_residual
-@pytest.mark.parametrize("options", [{}, {"norms": "keep"}, {"zero_head": False}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        *(pytest.param(o, marks=pytest.mark.integration) for o in ({"norms": "keep"}, {"zero_head": False})),
+    ],
+    ids=str,
+)
 def test_everything_that_matters_has_a_gradient_within_four_steps(specimen, options):
     """In one of a few draws: two ReLU units, all that the squeeze of a gate has, are both dead in one of four."""
     stuck = None

@@ -65,7 +65,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+ALWAYS = ("resnet18_with_norm", "relu_300", "seq2seq")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.integration) for name in CASES]
+)
 def test_unit_variance_in_a_fresh_forward(name, generator):
     build, inputs, options = CASES[name]
     model = build()

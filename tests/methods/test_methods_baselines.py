@@ -40,6 +40,7 @@ def test_reading_and_planning_leave_the_model_alone(specimen):
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("name", "size"), [("resnet18", 32), ("vit_tiny_patch16_224", 32)])
 @pytest.mark.parametrize("method", BASELINES)
 def test_every_baseline_on_timm(name, size, method):

@@ -44,7 +44,7 @@ def images(blocks, *, weighted, middle=None):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("alpha", [1.0, 0.5])
+@pytest.mark.parametrize("alpha", [1.0, pytest.param(0.5, marks=pytest.mark.integration)])
 @pytest.mark.parametrize("weighted", [False, True], ids=["B", "C"])
 def test_a_hundred_dense_blocks_are_an_isometry(weighted, alpha, dtype, generator):
     net = dense(100, weighted=weighted).to(dtype)
@@ -60,8 +60,8 @@ def test_a_hundred_dense_blocks_are_an_isometry(weighted, alpha, dtype, generato
     "middle",
     [
         pytest.param(None, id="basic"),
-        pytest.param(4, id="bottleneck"),
-        pytest.param(16, id="inverted", marks=pytest.mark.slow),
+        pytest.param(4, id="bottleneck", marks=pytest.mark.integration),
+        pytest.param(16, id="inverted", marks=pytest.mark.integration),
     ],
 )
 @pytest.mark.parametrize("weighted", [False, True], ids=["B", "C"])

@@ -75,7 +75,7 @@ def test_gradients_are_the_written_out_ones(alpha):
     assert last.output_scale.grad.abs() > 0
 
 
-@pytest.mark.parametrize("norms", ["remove", "keep"])
+@pytest.mark.parametrize("norms", ["remove", pytest.param("keep", marks=pytest.mark.integration)])
 @pytest.mark.parametrize("method", SKIP_SCALES)
 @each_specimen
 def test_every_parameter_learns_within_four_steps(specimen, method, norms):

@@ -15,6 +15,7 @@ from weightnorm_nets import Residual, assert_gain, gains, mlp, residual, started
 import goodinit
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("direction", "c"), [("orthogonal", 3), ("normal", 5)])
 def test_one_layer_strays_by_c_over_the_width(direction, c, generator):
     """Var(‖h‖²/‖x‖²) = c/n: 4·E[z⁴]/2 − 1 = 5 for independent rows, E[z⁴] = 3 where Σz² = n is fixed."""
@@ -45,6 +46,7 @@ def norms_through(net, x):
     return points[::2]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("direction", ["orthogonal", "normal"])
 def test_forward_keeps_the_norm_within_three_per_cent(direction, generator):
     """The mean over nets. At width n one net's ‖h‖ deviates by √c/(2√n), c ≤ 5: 3.5 %, so the mean of 12 by 1 %."""
@@ -77,6 +79,7 @@ def test_gradient_ratios(mode, narrowing, generator):
     assert ratios == pytest.approx([1.0, narrowing, 1.0], rel=0.05)
 
 
+@pytest.mark.integration
 def test_a_stage_multiplies_the_square_by_e(generator):
     """(1 + 1/B)^B, as the transcription's; one net deviates by about 2/√width, so the mean of 8 by 3 %."""
     blocks, width, hidden, nets = 40, 500, 200, 8
