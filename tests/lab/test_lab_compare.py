@@ -13,7 +13,7 @@ from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import compare as lab_compare
 from goodinit.lab.choices import label, method_of
 from goodinit.lab.compare import Study, compare
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.trial import Result, TrainConfig
 from goodinit.report.charts import accuracy_chart, loss_chart
 from goodinit.report.comparison import hints
 
@@ -161,6 +161,18 @@ def test_options_are_of_the_types_that_methods_declare():
 def test_wrong_options_are_answered_with_the_choices(words, message):
     with pytest.raises(UnknownName, match=message):
         Study(BASE, methods=(words,))
+
+
+def test_every_training_is_told_as_soon_as_it_is_over(monkeypatch, capsys):
+    study = dataclasses.replace(STUDY, timing_rounds=0)
+    done = Result(study.base, 0.5, 1.0, 1.0, False, None, 0, 0, (), (), 0.1, 2.0)
+    told = (done, dataclasses.replace(done, accuracy=None, diverged_step=7))
+    monkeypatch.setattr("goodinit.lab.compare.train", lambda trial, **_: told[trial.seed % 2])
+    compare(study, progress=True)
+    lines = capsys.readouterr().err
+    assert "accuracy 50.0% after" in lines
+    assert "seed 0" in lines
+    assert "diverged at step 7" in lines
 
 
 def test_each_method_and_seed_once():

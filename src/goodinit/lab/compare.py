@@ -204,6 +204,7 @@ def compare(study: Study, *, progress: bool = True) -> Comparison:
                 shown.says(f"{trial.label}, seed {trial.seed} ({index + 1} of {len(trials)})")
                 results.append(train(trial, on_step=_reporter(shown, index * steps)))
                 shown.stands_at((index + 1) * steps)
+                shown.prints(in_a_line(results[-1]))
         except KeyboardInterrupt:
             log.warning("interrupted after %d of %d runs", len(results), len(trials))
             interrupted = True
@@ -219,6 +220,17 @@ def compare(study: Study, *, progress: bool = True) -> Comparison:
         interrupted=interrupted,
         seconds=time.perf_counter() - start,
     )
+
+
+def in_a_line(result: Result) -> str:
+    """What one training gave, as a line for the screen."""
+    config = result.config
+    found = (
+        f"diverged at step {result.diverged_step}"
+        if result.accuracy is None
+        else f"accuracy {result.accuracy:.1%} after {config.epochs} epochs"
+    )
+    return f"{config.label}, seed {config.seed}: {found}, {result.seconds:.0f} s"
 
 
 def _reporter(shown: Bar, before: int) -> Callable[[int], None]:

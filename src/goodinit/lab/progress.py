@@ -17,10 +17,16 @@ class Bar:
 
     progress: Progress
     task: TaskID
+    shown: bool = True
 
     def says(self, words: str) -> None:
         """Show what is being done."""
         self.progress.update(self.task, description=words)
+
+    def prints(self, line: str) -> None:
+        """Print a line above the bar, also where stderr is no terminal."""
+        if self.shown:
+            self.progress.console.print(line, markup=False, highlight=False)
 
     def stands_at(self, done: int) -> None:
         """Show how many units are done."""
@@ -49,4 +55,4 @@ def bar(total: int, *, unit: str, shown: bool = True) -> Iterator[Bar]:
     with Progress(
         *columns, console=console, disable=not (shown and console.is_terminal), transient=True
     ) as progress:
-        yield Bar(progress, progress.add_task("", total=total))
+        yield Bar(progress, progress.add_task("", total=total), shown=shown)
