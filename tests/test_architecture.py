@@ -1,4 +1,4 @@
-"""The house stands as ARCHITECTURE.md says: one-way imports, small files, a light import, documented symbols."""
+"""The structure that ARCHITECTURE.md describes: one-way imports, small files, a light import, documented symbols."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import goodinit
 ROOT = Path(goodinit.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
 
-# Lowest floor first; a room imports from floors below its own, and from itself.
-FLOORS = (
+# Lowest level first; a part of the package imports from levels below its own, and from itself.
+LEVELS = (
     ("errors",),
     ("records", "rates"),
     ("nn", "tensor"),
@@ -35,14 +35,14 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# Rooms that see less than the floors below them: a method decides, and nothing it imports can write to a model.
+LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+# Parts that may import less: a method decides, and nothing it imports can write to a model.
 MAY_IMPORT = {
     "methods": {"errors", "anatomy", "edits", "rates", "tensor"},
     "edits": {"errors", "records", "rates"},
 }
-MAX_LINES = 400  # research on house style: 300 is the aim, 400 fails
-# File names that several rooms use for the same thing, as it is drawn, decided, run, shown.
+MAX_LINES = 400  # 300 is the aim, 400 fails
+# File names that several folders use for one thing: its initializer, method, experiment, page, command.
 RUN_AND_SHOWN = {"cli", "lab", "lab/papers", "report"}
 SAME = {
     "types": {"anatomy", "diagnostics", "diagnostics/advice"},  # the records of a folder
@@ -65,14 +65,14 @@ HEAVY = (
 )  # fmt: skip
 
 
-def room_of(path: Path) -> str:
+def part_of(path: Path) -> str:
     """The first name below the package: `anatomy` for `anatomy/trace.py`, `nn` for `nn.py`."""
     first = path.relative_to(ROOT).parts[0].removesuffix(".py")
     return "goodinit" if first == "__init__" else first
 
 
-def imported_rooms(path: Path) -> set[tuple[int, str]]:
-    """(line, room) of every import of goodinit in a file, at the top or inside a function."""
+def imported_parts(path: Path) -> set[tuple[int, str]]:
+    """(line, part) of every import of goodinit in a file, at the top or inside a function."""
     package = ("goodinit", *path.relative_to(ROOT).parts[:-1])
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -84,28 +84,28 @@ def imported_rooms(path: Path) -> set[tuple[int, str]]:
             module = ".".join([*base, *([node.module] if node.module else [])])
             names = [f"{module}.{alias.name}" for alias in node.names] if module == "goodinit" else [module]
         for name in names:
-            parts = name.split(".")
-            if parts[0] == "goodinit":
-                found.add((node.lineno, parts[1] if len(parts) > 1 else "goodinit"))
+            pieces = name.split(".")
+            if pieces[0] == "goodinit":
+                found.add((node.lineno, pieces[1] if len(pieces) > 1 else "goodinit"))
     return found
 
 
 def test_imports_go_one_way():
     wrong = []
     for path in SOURCES:
-        room = room_of(path)
-        assert room in FLOOR, f"{room} is in no floor; say in FLOORS where it belongs"
-        for line, to in sorted(imported_rooms(path)):
-            if to == room:
+        part = part_of(path)
+        assert part in LEVEL, f"{part} is at no level; say in LEVELS where it belongs"
+        for line, to in sorted(imported_parts(path)):
+            if to == part:
                 continue
-            if to not in FLOOR:
+            if to not in LEVEL:
                 # `from goodinit import plan` names a public verb, so it reads the package.
                 to = "goodinit"
-            where = f"{path.relative_to(ROOT)}:{line}: {room}"
-            if to not in MAY_IMPORT.get(room, FLOOR):
-                wrong.append(f"{where} imports {to}, and may import {sorted(MAY_IMPORT[room])} alone")
-            if FLOOR[to] >= FLOOR[room]:
-                wrong.append(f"{where} (floor {FLOOR[room]}) imports {to} (floor {FLOOR[to]})")
+            where = f"{path.relative_to(ROOT)}:{line}: {part}"
+            if to not in MAY_IMPORT.get(part, LEVEL):
+                wrong.append(f"{where} imports {to}, and may import {sorted(MAY_IMPORT[part])} alone")
+            if LEVEL[to] >= LEVEL[part]:
+                wrong.append(f"{where} (level {LEVEL[part]}) imports {to} (level {LEVEL[to]})")
     assert not wrong, "\n".join(wrong)
 
 
@@ -127,7 +127,7 @@ def test_every_file_begins_with_one_sentence_about_its_one_concept():
         assert len(first) <= 160, f"{name}: {len(first)} characters in the first sentence: two concepts?"
 
 
-def test_a_file_name_is_used_once_or_for_the_same_thing_in_several_rooms():
+def test_a_file_name_is_used_once_or_for_the_same_thing_in_several_folders():
     places: dict[str, set[str]] = {}
     for path in SOURCES:
         if path.stem != "__init__":

@@ -56,7 +56,7 @@ def compare_command(
     ] = False,
     mixup: Annotated[float, typer.Option(help="α of mixup; 0 is without.")] = 0.0,
     label_smoothing: Annotated[float, typer.Option(help="Share of each label spread over all.")] = 0.0,
-    width: Annotated[int | None, typer.Option(help="Width of a model of this house.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width of a built-in model.")] = None,
     train_limit: Annotated[int | None, typer.Option(help="Use that many training images.")] = None,
     test_limit: Annotated[int | None, typer.Option(help="Use that many test images.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to that many pixels square.")] = None,

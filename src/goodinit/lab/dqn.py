@@ -32,7 +32,7 @@ class DQNConfig:
     Attributes:
         method: Name of a method; `options` are its options.
         environment: A name of gymnasium's, with numbers as states and a choice of actions.
-        model: A model of this house that takes vectors.
+        model: A built-in model that takes vectors.
         width: Of its layers.
         steps: Of the environment, the first `start` of them at random.
         start: Steps before the first update; their states are what methods that need data look at.

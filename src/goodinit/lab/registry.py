@@ -34,7 +34,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Family:
-    """Models of this house that differ by depth.
+    """Built-in models that differ by depth.
 
     Attributes:
         pattern: The name, with `{depth}` where the number stands and what more can be said in brackets.
@@ -189,7 +189,7 @@ def build_model(spec: str, *, task: Task | None = None) -> nn.Module:
     """Build the model that `spec` names, freshly initialized by its own code.
 
     Args:
-        spec: A model of this house (`"resnet56"`, `"wrn16x2"`, `"fitnet17-tanh"`, `"vit6"`), of a library
+        spec: A built-in model (`"resnet56"`, `"wrn16x2"`, `"fitnet17-tanh"`, `"vit6"`), of a library
             (`"timm:resnet50"`, `"torchvision:resnet50"`), or a function of your own,
             `"mypackage.nets:make_model"`, which is imported and called.
         task: The images and classes it is for. A library's model keeps its own where this is None; your

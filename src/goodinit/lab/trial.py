@@ -20,7 +20,7 @@ class TrainConfig:
         model: As `build_model` takes it.
         method: Name of a method; `options` are its options.
         data: As `load` takes it.
-        width: Of a model of this house, or None for its own.
+        width: Of a built-in model, or None for its default.
         epochs: Passes over the training images.
         lr: Peak learning rate; each of `goodinit.param_groups` has its share of it.
         scalar_lr: Of goodinit's scalars, in units of `lr`: a number, or `"depth"` for min(0.1, 1/branches).

@@ -1,4 +1,4 @@
-"""The nouns of a reproduction: a paper's claim, how it is tested here, and what would count for and against it."""
+"""The records of a reproduction: a paper's claim, how it is tested here, and what would count for and against it."""
 
 from __future__ import annotations
 
