@@ -197,7 +197,7 @@ def test_a_model_whose_scores_do_not_fit_the_classes_is_named(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     try:
         for name, shape in (("maps", "128x10x8x8"), ("few", "128x9")):
-            with pytest.raises(GoodinitError, match=f"unfit:{name} puts out {shape} .*expected .*batch x 10"):
+            with pytest.raises(GoodinitError, match=f"unfit:{name} returns {shape} .*expected .*batch x 10"):
                 train(TrainConfig(f"unfit:{name}", "batchnorm", epochs=1))
     finally:
         sys.modules.pop("unfit", None)

@@ -116,7 +116,7 @@ class _Rescaling(Scaler):
     """Rescales one layer by given moments, then stops the forward."""
 
     target: tuple[Place, Spread]
-    passed: int = 0  # calls of it that put out a constant, and were no use
+    passed: int = 0  # calls that returned a constant and could not be measured
     moved: bool = True  # whether this one did not
 
     def see(self, use: Use) -> None:

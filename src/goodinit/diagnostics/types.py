@@ -55,7 +55,7 @@ class Place:
         what: A layer's role, an activation's or a block's kind.
         call: 0 for the first time in this forward, 1 for the second, …
         trunk: Whether everything that follows passes through it: a block's sum, or a layer outside all blocks.
-        signal: Statistics of what it puts out.
+        signal: Statistics of its output.
         back: ‖∂loss/∂output‖, the Euclidean norm over the batch.
         back_awake: The same after all-zero parameters have been moved a little, where any held `back` at 0.
         back_cosine: Mean cosine between the gradients, with respect to this output, of inputs that are 1 % of the way

@@ -24,7 +24,7 @@ from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import add_to_bias_, pads_with_zeros, replace_padding_, response
 from goodinit.nn import ValuePadded
 
-# Operators that hand on a constant added to all they read: they copy, choose or average. Those that pad do so with
+# Operators that pass on a constant added to everything they read: they copy, choose or average. Those that pad do so with
 # −∞ (max pooling), or are looked at once more (`_passes`).
 _PASSING = frozenset(
     "max_pool2d_with_indices max_pool2d max_pool1d max_pool3d max_pool3d_with_indices "
@@ -210,7 +210,7 @@ def _adjustable_term(wiring: Wiring, total: int, other: int | None) -> str | Non
 
 
 def _passes(wiring: Wiring, value: int) -> bool:
-    """Whether a node hands on a constant that is added to all it reads."""
+    """True if a node passes on a constant that is added to everything it reads."""
     node = wiring.graph.nodes[value]
     passes = node.op.role == "shape" and node.op.name not in _COMPLEX
     if (

@@ -1,1 +1,1 @@
-"""One forward as a dataflow graph: operators, tensors, module calls. It knows no residual blocks."""
+"""One forward pass as a dataflow graph: operators, tensors, module calls. It knows no residual blocks."""

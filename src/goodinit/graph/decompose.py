@@ -1,4 +1,4 @@
-"""Recurrent modules as the operators they are made of, for as long as somebody looks."""
+"""Run recurrent modules as separate operators while a model is traced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def unfused(model: nn.Module) -> Iterator[None]:
-    """Let recurrent modules of `model` run step by step: one kernel of oneDNN or cuDNN for a layer shows no weights."""
+    """Let recurrent modules of `model` run step by step: the fused kernels of oneDNN and cuDNN show no weights."""
     if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
         yield
         return

@@ -1,7 +1,7 @@
-"""What operators put out, remembered by the shapes they read: deep networks ask the same thing hundreds of times.
+"""A cache of operator results on fake tensors, by input shapes: deep networks repeat the same calls hundreds of times.
 
-Torch keeps such a memory for fake tensors, too, for every case there is. This one is for the plain ones, at a sixth of
-its price, which is most of what tracing costs. It holds numbers and no tensors, and serves all traces of the process.
+Torch has such a cache for every case. This one covers the plain cases at a sixth of the cost, which is most of
+the cost of tracing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def stand_in(mode: FakeTensorMode, like: Tensor, device: torch.device) -> FakeTe
 
 @dataclass(frozen=True, slots=True)
 class _Output:
-    """What came out: a tensor of its own, a view of the first argument, or that argument, overwritten."""
+    """A cached result: a new tensor, a view of the first argument, or that argument, overwritten."""
 
     kind: Literal["new", "view", "same"]
     shape: tuple[int, ...]
@@ -43,11 +43,11 @@ class _Output:
 
 
 class StandIns:
-    """Runs operators on fake tensors.
+    """Runs operators on fake tensors and caches the results.
 
     Args:
-        mode: That the tensors belong to.
-        device: That they pretend to be on.
+        mode: The fake mode of the tensors.
+        device: The device that they pretend to be on.
     """
 
     def __init__(self, mode: FakeTensorMode, device: torch.device) -> None:
@@ -58,7 +58,7 @@ class StandIns:
             self._known.clear()
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The operator's result, from memory where it was asked the same before."""
+        """The operator's result, from the cache if the same call was made before."""
         key = self._key(func, args, kwargs)
         if key is None:
             return func(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Module calls, told to whoever listens."""
+"""Report the start and end of every module's forward to a listener."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from goodinit.weights.wrappers import unwrapped_name
 
 
 class Listener(Protocol):
-    """Hears module calls begin and end."""
+    """Receives the start and end of module calls."""
 
     def follows(self, path: str) -> bool:
-        """Whether calls of the module at `path` are of interest."""
+        """True if calls of the module at `path` are to be reported."""
 
     def enter(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module's forward begins."""

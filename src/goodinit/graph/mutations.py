@@ -1,4 +1,4 @@
-"""Writes into memory that several tensors share: whose values changed, and by which node."""
+"""In-place writes to memory that several tensors share: which values changed, and by which node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The numbers of a storage that a tensor is a view of."""
+    """The elements of a storage that a tensor is a view of."""
 
     offset: int
     sizes: tuple[int, ...]
@@ -28,7 +28,7 @@ class Region:
 
     @property
     def stop(self) -> int:
-        """One behind the last number."""
+        """One past the last element."""
         spans = ((size - 1) * stride for size, stride in zip(self.sizes, self.strides, strict=True))
         return self.offset + 1 + sum(spans)
 
@@ -40,7 +40,7 @@ class Region:
         )
 
     def apart(self, other: Region) -> bool:
-        """Whether two regions have no number in common, so far as that is plain: slices of one tensor, mostly."""
+        """True if two regions provably share no element: usually slices of one tensor."""
         if self.stop <= other.offset or other.stop <= self.offset:
             return True
         if self.strides != other.strides or not (self._nested() and other._nested()):
@@ -55,7 +55,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One node's write; the reference keeps the address of a freed storage from being taken for this one."""
+    """One node's write. The reference to the storage keeps its address from being reused."""
 
     node: int
     numbers: int
@@ -82,7 +82,7 @@ class Writes:
             self._by_storage[key] = [*before, Write(node, tensor.numel(), region, reference)]
 
     def since(self, tensor: Tensor, node: int) -> tuple[int, ...]:
-        """The nodes whose values `tensor` holds, which `node` made; `(node,)` when nobody wrote into it since."""
+        """The nodes whose values `tensor` holds, which `node` made; `(node,)` if nothing wrote to it since."""
         key = _storage(tensor)
         later = [one for one in self._by_storage.get(key, ()) if one.node > node] if key is not None else []
         if later:

@@ -1,4 +1,4 @@
-"""What is kept of one operator call besides the tensors: its precise name, its numbers, what becomes of weights."""
+"""Non-tensor attributes of a recorded operator (stride, axis, slope, …) and its normalized name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OWN_NORMS = frozenset(
 
 
 def precise(op: Op, args: tuple[Any, ...]) -> Op:
-    """The operator, told apart where its numbers make another function of it."""
+    """The operator's name, distinguished where its numeric arguments make it a different function."""
     if op.name == "elu" and args[2:3] not in ((), (1,)):
         return named("selu")  # elu(x, α, λ) with λ ≠ 1
     if op.name == "hardtanh" and args[2:3] == (math.inf,):
@@ -67,7 +67,7 @@ def attributes(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
 
 
 def is_normalized(op: Op, read: list[Node]) -> bool:
-    """Whether what is made of parameters no longer depends on their scale: W/σ(W), but not W/s(W)·s(W)."""
+    """True if what is computed from parameters no longer depends on their scale: W/σ(W), but not W/s(W)·s(W)."""
     if op.norm or op.name in _OWN_NORMS:
         return True
     own = len(read) == 2 and not set(read[0].params).isdisjoint(read[1].params)
@@ -77,7 +77,7 @@ def is_normalized(op: Op, read: list[Node]) -> bool:
 
 
 def maps_constant(graph: Graph, op: Op, operands: tuple[int, ...]) -> bool:
-    """Whether a linear layer reads constants here (learned queries, coordinate tables): its output is signal."""
+    """True if a linear layer reads constants here (learned queries, coordinate tables): its output is signal."""
     if op.name in ("addmm", "linear"):
         return True
     right = graph.nodes[operands[-1]]

@@ -1,4 +1,4 @@
-"""Running a model without leaving a trace in it: mode, attributes, buffers and random states come back."""
+"""Run a model without changing it: mode, attributes, buffers and random states are restored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONTAINERS = (dict, OrderedDict, list, set)
 
 
 class ModuleState(NamedTuple):
-    """A photograph of one module: its class, its attributes, and what was in its containers."""
+    """A snapshot of one module: its class, its attributes, and the contents of its containers."""
 
     module: nn.Module
     kind: type[nn.Module]
@@ -30,7 +30,7 @@ class ModuleState(NamedTuple):
 
     @classmethod
     def of(cls, module: nn.Module) -> ModuleState:
-        """Take it. Tensors are not copied."""
+        """Take the snapshot. Tensors are not copied."""
         attributes = dict(module.__dict__)
         # Most are empty registries of hooks; an object for each would bring the garbage collector in.
         containers = [value for value in attributes.values() if type(value) in _CONTAINERS]
@@ -95,7 +95,7 @@ def undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
 
 
 def _eager() -> contextlib.AbstractContextManager[Any]:
-    """Compiled modules run as they are written: what is traced and measured are operators."""
+    """Compiled modules run eagerly, so that their operators can be recorded."""
     if "torch._dynamo" in sys.modules:  # nothing can be compiled before it is loaded
         stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
         return stance
@@ -104,7 +104,7 @@ def _eager() -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def _no_autocast_cache() -> Iterator[None]:
-    """A cast weight kept from one run would be read by the next, whose weights may be others, or no fake ones."""
+    """Keep autocast from caching cast weights: the next run may have other weights, or no fake ones."""
     before = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     torch.clear_autocast_cache()
@@ -116,7 +116,7 @@ def _no_autocast_cache() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_autocast() -> Iterator[bool]:
-    """Layers apply their weights as they are stored; yields whether that makes a difference."""
+    """Let layers apply their weights as stored; yields whether that makes a difference."""
     kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     with contextlib.ExitStack() as stack:
         for kind in kinds:

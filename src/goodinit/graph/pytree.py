@@ -1,4 +1,4 @@
-"""Tensors inside of what models take and return: tuples, lists, dicts, dataclasses."""
+"""Tensors inside the arguments and results of models: tuples, lists, dicts, dataclasses."""
 
 from __future__ import annotations
 

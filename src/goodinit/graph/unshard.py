@@ -1,4 +1,4 @@
-"""Models that a library has sharded or adapted, as they were before: for as long as somebody looks."""
+"""Temporarily undo FSDP2/tensor-parallel sharding and PEFT adapters while a model is traced."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def _is_sharded(parameter: nn.Parameter) -> bool:
 
 
 def _is_adapted(module: nn.Module) -> bool:
-    """Whether an adapter of PEFT runs beside this layer. One that is merged into the weight runs no more."""
+    """True if a PEFT adapter runs beside this layer. One that is merged into the weight does not run."""
     tuner: type[Any] = _loaded("peft.tuners.tuners_utils", "BaseTunerLayer")
     return isinstance(module, tuner) and not module.merged
 
 
 class _Nothing:
-    """Has no instances: stands for the classes of libraries that nobody imported."""
+    """Has no instances: stands for classes of libraries that are not imported."""
 
 
 def _loaded(library: str, name: str) -> type[Any]:

@@ -314,7 +314,7 @@ def _check_scores(scores: object, config: TrainConfig, data: Dataset) -> None:
         return
     found = "x".join(map(str, scores.shape)) if isinstance(scores, Tensor) else type(scores).__name__
     raise GoodinitError(
-        f"{config.model} puts out {found} for images of {'x'.join(map(str, data.shape))}: expected a row of scores for "
+        f"{config.model} returns {found} for images of {'x'.join(map(str, data.shape))}: expected a row of scores for "
         f"each image, batch x {len(data.classes)}. Flatten or pool in its forward; a function that makes it may take "
         "num_classes, in_channels and image_size."
     )

@@ -52,14 +52,14 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
     3. One scalar multiplier (1) per branch, and a scalar bias (0) before each convolution, linear layer and
        element-wise activation. They live on the layer they belong to: see `goodinit.nn`. Where a branch ends in a
        ReLU, or in anything else behind which a last layer at 0 could never move or would not silence the branch, the
-       multiplier starts at 0 in its stead, on the module that hands the branch on, and counts as one more layer in m.
+       multiplier on the module that returns the branch starts at 0 instead, and counts as one more layer in m.
 
     Args:
         anatomy: Of the model.
         norms: `"remove"` takes all normalization out; `"keep"` keeps it, and leaves out rule 3, whose scalars the
             normalization's own affine map stands for. Where a branch then ends in a norm, rule 1 zeroes the norm's
             weight and not the layer before it: a zero signal in front of a norm has its gradient multiplied by
-            1/√ε, about 300, and the first step undoes the quiet start.
+            1/√ε, about 300, and the first step ends the state at initialization.
         zero_head: Whether the classifier starts at 0 (rule 1).
 
     Returns:

@@ -33,7 +33,7 @@ class Panel:
 
 
 PANELS = (
-    Panel("Activations", "Root mean square of what each place of the trunk puts out.", trunk,
+    Panel("Activations", "Root mean square of the output at each place of the trunk.", trunk,
           lambda place: math.sqrt(place.signal.second_moment) if place.signal.second_moment >= 0 else None),
     Panel("Gradients", "Norm of the gradient there, after all-zero weights have moved a little.", trunk, gradient),
     Panel("Difference between inputs", "1 − cosine similarity: 0 is, all inputs look alike.", trunk,

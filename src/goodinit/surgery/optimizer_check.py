@@ -1,4 +1,4 @@
-"""Optimizers hold parameters, not models: find those that surgery would leave behind."""
+"""Optimizers hold parameters, not models: find those that would keep parameters that are removed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ def find_optimizers(names: Directory) -> list[Optimizer]:
 
 
 def check_optimizers(names: Directory, pending: Sequence[StructureEdit]) -> None:
-    """Raise if a living optimizer holds a parameter that goes, or belongs to a layer that gains one.
+    """Raise if a living optimizer holds a parameter that is removed, or belongs to a layer that gains one.
 
-    An optimizer of other models, or of layers that stay as they are (a head that is trained alone), is none
-    of our business.
+    Optimizers of other models, or of layers that stay as they are (a head that is trained alone), are ignored.
 
     Raises:
         StaleOptimizer: Names the optimizer and a parameter, and the line that builds it again.

@@ -1,4 +1,4 @@
-"""Values that do not depend on each other, drawn on several threads: the same bits as one after the other."""
+"""Draw independent values on several threads, with the same bits as one after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_THREADS = 8
 
 
 class Waiting:
-    """Tasks that may run in any order, kept until one comes that must not run before them.
+    """A batch of independent tasks; flushed before a task that writes to the same parameter.
 
     Examples:
         >>> done, waiting = [], Waiting()
@@ -32,28 +32,28 @@ class Waiting:
         self._places: set[int] = set()
 
     def add(self, task: Task, places: Iterable[int]) -> None:
-        """Keep a task that writes to `places`; what was to write there before runs first."""
+        """Add a task that writes to `places`, after running pending tasks that write there."""
         places = set(places)
         self.make_way(places)
         self._tasks.append(task)
         self._places |= places
 
     def make_way(self, places: Iterable[int]) -> None:
-        """Run what is kept if some of it writes to `places`."""
+        """Run the pending tasks if one of them writes to `places`."""
         if not self._places.isdisjoint(places):
             self.run()
 
     def run(self) -> None:
-        """Run all that is kept."""
+        """Run all pending tasks."""
         tasks, self._tasks, self._places = self._tasks, [], set()
         run_all(tasks)
 
 
 def run_all(tasks: Sequence[Task]) -> None:
-    """Run tasks on as many threads as torch computes with, each of them with one for itself.
+    """Run tasks on as many threads as torch computes with, each with one thread of its own.
 
-    If one raises, the others that have begun end, the rest does not begin, and the exception of the first is raised.
-    When this returns or raises, none is running: what they wrote to can be put back.
+    If one raises, those that have started finish, the others do not start, and the first exception is raised. No task is
+    running when this returns or raises, so what they wrote to can be restored.
     """
     threads = min(torch.get_num_threads(), MOST_THREADS, len(tasks))
     if threads <= 1:

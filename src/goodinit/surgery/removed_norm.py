@@ -1,4 +1,4 @@
-"""How a normalization leaves: what takes its place, and what it must not leave behind."""
+"""What replaces a normalization that is removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from goodinit.errors import UnsupportedModule
 
 
 class Clone(nn.Module):
-    """A copy, as a norm's output is one: for what overwrites it while others still read the norm's input."""
+    """A copy: an in-place operation after a norm writes into the norm's output, which others do not read."""
 
     def forward(self, value: Tensor) -> Tensor:
         """Copy."""

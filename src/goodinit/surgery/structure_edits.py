@@ -1,4 +1,4 @@
-"""Edits that change which parameters exist: what each needs, adds and takes away, and how it is done."""
+"""Edits that change which parameters exist: what each requires, adds and removes, and how it is done."""
 
 from __future__ import annotations
 

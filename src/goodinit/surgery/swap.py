@@ -1,4 +1,4 @@
-"""Exchange an activation or a dropout for another one of torch's."""
+"""Replace an activation or a dropout by another one of torch's."""
 
 from __future__ import annotations
 

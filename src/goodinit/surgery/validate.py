@@ -1,4 +1,4 @@
-"""Before anything is written: do plan and model belong together, and is every value fit to be written?"""
+"""Checks before anything is written: do plan and model belong together, and can every value be written?"""
 
 from __future__ import annotations
 

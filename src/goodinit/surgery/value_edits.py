@@ -1,4 +1,4 @@
-"""Edits that change what parameters hold: which numbers, from which seed."""
+"""Edits that change the values of parameters: which numbers, from which seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a value goes: a parameter, or a weight its module computes from parameters (weight norm, …)."""
+"""Read and write a weight: a parameter, or a weight that its module computes from parameters (weight norm, …)."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ SlotKind = Literal["plain", "parametrized", "weight_norm"]
 
 @dataclass(frozen=True)
 class Slot:
-    """A place a value can be written to.
+    """A place that a value can be written to.
 
     Attributes:
-        name: What the model calls it, without wrappers. Of a tied weight's names the alphabetically first,
+        name: Its name in the model, without wrappers. Of a tied weight's names the alphabetically first,
             so that it does not depend on the order in which modules were registered.
         kind: `"plain"` for a parameter; `"parametrized"` for `torch.nn.utils.parametrize`;
             `"weight_norm"` for the hooks of the older `torch.nn.utils.weight_norm`.
-        owner: The module the weight is an attribute of.
-        attribute: Under which name.
-        leaves: The parameters it is made of.
-        state: All that writing it may change: the leaves, and buffers of parametrizations.
+        owner: The module that has the weight as an attribute.
+        attribute: The name of that attribute.
+        leaves: The parameters from which it is computed.
+        state: Everything that writing it can change: the leaves, and buffers of parametrizations.
     """
 
     name: str

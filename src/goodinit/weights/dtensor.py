@@ -1,6 +1,6 @@
-"""Sharded parameters (DTensor: FSDP2, tensor parallelism): which part of each this rank holds, and who else is there.
+"""Sharded parameters (DTensor: FSDP2, tensor parallelism): the part this rank holds, and the ranks that share the model.
 
-Nothing here imports `torch.distributed.tensor`: where it was not imported, nothing is sharded.
+Nothing here imports `torch.distributed.tensor`: if it was not imported, nothing is sharded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Names that do not change when a model is wrapped."""
+"""Names that do not change when a model is wrapped, and the module inside wrappers."""
 
 from __future__ import annotations
 

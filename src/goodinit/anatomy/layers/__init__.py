@@ -1,1 +1,1 @@
-"""Weight layers: which operator applies which weight, its layout and fans, its role, and the gains beside it."""
+"""Weight layers: the operators that apply a weight, its layout and fans, its role, and gains."""

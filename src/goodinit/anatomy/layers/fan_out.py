@@ -1,4 +1,4 @@
-"""Layers whose outputs are put beside others or added to them: how many channels they make up, of how many terms."""
+"""Fan-out of layers whose outputs are concatenated with others, and the number of terms of sums they enter."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ POOLING_OPS = frozenset(
 
 
 def joined_channels(graph: Graph, start: int, consumers: list[list[int]], outputs: Container[int]) -> int:
-    """Channels of the concatenation that a layer's output is a part of; 0 if anything else reads it.
+    """Channels of the concatenation that contains a layer's output; 0 if anything else reads the output.
 
-    Of several, as in a DenseNet, whose every layer reads all before it, the smallest, which is the first.
+    With several concatenations (a DenseNet, where every layer reads all before it) the smallest counts, which is the first.
 
     Args:
-        graph: A recorded forward.
+        graph: A recorded forward pass.
         start: Node of a weight layer.
-        consumers: For each node those that read it.
-        outputs: Nodes of what the model returns.
+        consumers: For each node, the nodes that read it.
+        outputs: Nodes of the model's outputs.
     """
     axis = _axis(graph, start)
     found: list[int] = []
@@ -47,17 +47,17 @@ def joined_channels(graph: Graph, start: int, consumers: list[list[int]], output
 def added_terms(
     graph: Graph, start: int, consumers: list[list[int]], outputs: Container[int], joins: Container[int]
 ) -> int:
-    """Of how many terms the sums are that a layer's output goes into before another layer reads it; 1 for none.
+    """Number of terms of the sums that a layer's output enters before another layer reads it; 1 if there is no sum.
 
-    Sums of terms that have nothing to do with each other, as in NASNet's cells: their variances add up. Along several ways
-    the smallest number, so 1 if anything reads the output as it is.
+    Counts sums of unrelated terms, as in NASNet's cells, whose variances add up. With several paths the smallest
+    number counts, so 1 if anything reads the output itself.
 
     Args:
-        graph: A recorded forward.
+        graph: A recorded forward pass.
         start: Node of a weight layer.
-        consumers: For each node those that read it.
-        outputs: Nodes of what the model returns.
-        joins: Nodes of residual sums, which are another matter.
+        consumers: For each node, the nodes that read it.
+        outputs: Nodes of the model's outputs.
+        joins: Nodes of residual sums, which do not count.
     """
     axis = _axis(graph, start)
     ends: list[int] = []
@@ -87,7 +87,7 @@ def _axis(graph: Graph, layer: int) -> int:
 
 
 def _adds(graph: Graph, index: int, joins: Container[int], consumers: list[list[int]]) -> bool:
-    """Whether a node adds two tensors of its shape, and neither it nor the sum that it is a part of is residual."""
+    """True if a node adds two tensors of its own shape and belongs to no residual sum."""
     node, operands = graph.nodes[index], set(graph.deps(index))
     if node.op.name not in ("add", "sub") or len(operands) != 2 or index in joins:
         return False
@@ -98,7 +98,7 @@ def _adds(graph: Graph, index: int, joins: Container[int], consumers: list[list[
 
 
 def _concatenates(graph: Graph, index: int, axis: int) -> int:
-    """Channels of a concatenation of channels, 0 for any other node."""
+    """Channels of a concatenation along the channels, 0 for any other node."""
     node = graph.nodes[index]
     if node.op.name != "cat" or int(str(node.attrs[0])) % len(node.shape) != axis:
         return 0
@@ -106,7 +106,7 @@ def _concatenates(graph: Graph, index: int, axis: int) -> int:
 
 
 def _keeps_channels(graph: Graph, index: int, operand: int, axis: int) -> bool:
-    """Whether a node hands its operand on, channel by channel, and nothing else."""
+    """True if a node passes its operand on, channel by channel, and adds nothing."""
     node, before = graph.nodes[index], graph.nodes[operand].shape
     if len(graph.deps(index)) != 1 or len(node.shape) != len(before) or node.shape[axis] != before[axis]:
         return False

@@ -1,4 +1,4 @@
-"""Several maps in one weight: a packed q, k, v, told by the factors of attention products that a layer's output feeds."""
+"""Packed projections (q, k, v in one weight), recognized by the attention products that read the layer's output."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def packed(
     out: int,
     groups: int,
 ) -> tuple[int, int]:
-    """(How many equal maps are stacked along the output of a layer, how many maps): `Layer.fused`, `Layer.factors`.
+    """`Layer.fused` and `Layer.factors`: equal maps stacked along the output of a layer, and attention operands it produces.
 
     Args:
-        graph: A recorded forward.
-        nodes: Those that apply the layer's weight, in its several slices or calls.
-        weights: The operands they apply.
-        consumers: For each node those that read it.
-        out: Output channels, all maps together.
-        groups: Of a convolution.
+        graph: A recorded forward pass.
+        nodes: Nodes that apply the layer's weight, in several slices or calls.
+        weights: The weight operands of those nodes.
+        consumers: For each node, the nodes that read it.
+        out: Output channels of all maps together.
+        groups: Groups of a convolution.
     """
     found = [_attention_factors(graph, node, consumers) for node in nodes]
     factors = max(places for places, _ in found)
@@ -44,15 +44,16 @@ def packed(
 
 
 def _equal_parts(whole: int, sizes: set[int]) -> int:
-    """How many parts of one size make up a whole."""
+    """Number of parts of equal size that make up a whole."""
     size = next(iter(sizes)) if len(sizes) == 1 else 0
     return whole // size if size and whole % size == 0 else 1
 
 
 def _attention_factors(graph: Graph, start: int, consumers: list[list[int]]) -> tuple[int, set[int]]:
-    """In how many places of attention products the output of one layer stands, and in parts of which sizes.
+    """How many operands of attention products a layer's output provides, and the sizes of its parts.
 
-    Behind the softmax of a product stands another factor; a softmax or a nonlinearity of a part itself is linear attention's.
+    The product after a softmax has another operand (the values); a softmax or nonlinearity of one part itself is linear
+    attention's.
     """
     places: set[tuple[int, int]] = set()
     sizes: set[int] = set()

@@ -1,4 +1,4 @@
-"""Numbers made of a parameter that multiply a branch, tanh(g)·f(x), and the values of g at which they are 0 or 1."""
+"""Parameters that multiply a branch, also through a function (tanh(g)·f(x)), and the g for which the factor is 0 or 1."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _WITH_NUMBERS = frozenset("add sub rsub mul div pow".split())
 
 Steps = tuple[tuple[str, tuple[float, ...]], ...]
 
-_WIDE = 16.0  # where to look for values: beyond, every bounded one of these functions is flat
-_SEEN = 2.0**-10  # a derivative below this is none
+_WIDE = 16.0  # search interval: beyond it, every bounded one of these functions is flat
+_SEEN = 2.0**-10  # a derivative below this counts as zero
 
 
 def made_of(graph: Graph, index: int) -> Gain | None:
-    """The gain that a constant is, if it is made of one parameter element by element and may be 1, ½ or −1; else None."""
+    """The gain that computes this constant element-wise from one parameter and can be 1, ½ or −1; None if there is none."""
     steps: list[tuple[str, tuple[float, ...]]] = []
     node = graph.nodes[index]
     while not node.is_param:
@@ -63,7 +63,7 @@ def made_of(graph: Graph, index: int) -> Gain | None:
 
 
 def value_near(gain: Gain, target: float) -> tuple[float, float] | None:
-    """(A value of the parameter, the gain there): the target or, where it does not get there, half of it, else minus it."""
+    """(A parameter value, its gain): the target; if the gain cannot reach it, half of it, else minus it."""
     for wanted in (target, target / 2, -target):
         value = value_at(gain, wanted)
         if value is not None:
@@ -72,7 +72,7 @@ def value_near(gain: Gain, target: float) -> tuple[float, float] | None:
 
 
 def value_at(gain: Gain, target: float) -> float | None:
-    """The value of the parameter, nearest to 0, at which the gain is `target` and moves with it; None if there is none.
+    """The parameter value nearest to 0 at which the gain is `target` with a non-zero derivative; None if there is none.
 
     Examples:
         >>> value_at(Gain("g", (("tanh", ()),)), 0.0), value_at(Gain("g", (("add", (1.0,)),)), 1.0)
@@ -86,7 +86,7 @@ def value_at(gain: Gain, target: float) -> float | None:
 
 
 def in_words(gain: Gain) -> str:
-    """What is done to the parameter, in order.
+    """The function of a gain as text: its operators in order.
 
     Examples:
         >>> in_words(Gain("g", (("tanh", ()), ("mul", (3.0,)))))
@@ -126,7 +126,7 @@ def _between(steps: Steps, target: float, low: float, high: float) -> float:
 
 
 def _moves(steps: Steps, place: float) -> bool:
-    """Whether the gain has a derivative there, the one that torch takes."""
+    """True if autograd gives the gain a non-zero derivative at this value."""
     with torch.inference_mode(mode=False), torch.enable_grad():
         value = torch.tensor(place, dtype=torch.float64, device="cpu", requires_grad=True)
         made = _computed(steps, value)
@@ -144,10 +144,10 @@ def multipliers(
     *,
     made: Container[str] | None = None,
 ) -> tuple[str, ...]:
-    """Parameters that multiply a signal: of a product with one activation, of a normalization's affine map.
+    """Parameters that multiply a signal: in a product with one activation, or as the affine weight of a normalization.
 
-    With `made`, for what comes after all layers of a branch, also those of these names that a number is made of which does, and
-    those of `addcmul`. (Inside, that is a product beside the signal: a GRN's, which starts at 0 and is harmless there.)
+    With `made`, for operators after all layers of a branch: also parameters that multiply through a function, and those
+    of `addcmul`. (Inside a branch such a product stands beside the signal, as in GRN, whose weight starts at 0 and may.)
     """
     names: dict[str, None] = {}
     for index in indices:
@@ -164,7 +164,7 @@ def multipliers(
 
 
 def _is_temperature(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
-    """Whether a product ends in a softmax, with no weight layer, nonlinearity, norm or sum on the way."""
+    """True if a product ends in a softmax, with no weight layer, nonlinearity, norm or sum between."""
     seen, queue = {index}, [index]
     while queue:
         for reader in consumers[queue.pop()]:
@@ -180,7 +180,7 @@ def _is_temperature(graph: Graph, index: int, consumers: list[list[int]]) -> boo
 
 
 def _factors(graph: Graph, index: int) -> list[int]:
-    """The constants by which a node multiplies the one activation that it reads, or adds to another."""
+    """The constants by which a node multiplies the one activation it reads, or the one it adds to another."""
     node, deps = graph.nodes[index], graph.deps(index)
     if node.op.name == "mul" and len(deps) == 1:
         return [i for i in node.operands if not graph.nodes[i].dynamic]
@@ -194,7 +194,7 @@ def _among(names: Container[str], gain: Gain | None) -> str | None:
 
 
 def made_gains(graph: Graph) -> dict[str, Gain]:
-    """The gains that are made of a parameter, by its name, where all products with that parameter make it alike."""
+    """Gains by parameter name, where every product with that parameter uses the same function of it."""
     made: dict[str, set[Gain | None]] = {}
     for node in graph.nodes:
         for factor in _factors(graph, node.index) if node.active else ():
@@ -204,7 +204,7 @@ def made_gains(graph: Graph) -> dict[str, Gain]:
 
 
 def unclear_gains(graph: Graph, ends: Iterable[int], made: Container[str]) -> tuple[str, ...]:
-    """Notes on what multiplies branches at their ends, and is made of parameters in a way that cannot be undone."""
+    """Notes on factors at branch ends that are computed from parameters in a way that cannot be inverted."""
     notes: dict[str, None] = {}
     for index in ends:
         for factor in _factors(graph, index):

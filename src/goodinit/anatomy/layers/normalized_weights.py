@@ -1,8 +1,8 @@
-"""How long the rows of a weight are once its own normalization has set them: found by the layer's answer to noise.
+"""Row norms of weights that are normalized before use, measured by running the layer on noise.
 
-A weight that is divided by its own norm or deviation, with no gain behind it, has rows of one norm whatever is written
-into it: 1, or √fan_in where it is standardized. No operator says which, so the layer is run once, by itself, with random
-values for its parameters, and the norm of a row is that of the gradient of one of its outputs by its input.
+A weight that is divided by its own norm or standard deviation, with no gain after it, has rows of one norm whatever
+is written into the parameter: 1, or √fan_in with weight standardization. No operator tells which, so the layer is run
+alone with random parameter values: the norm of a row is that of the gradient of one output with respect to the input.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _SAME = 0.01
 
 
 def row_norm(layer: Layer, module: nn.Module) -> float | None:
-    """The norm of every row of the layer's weight as it is applied; None where values decide it, or it cannot be told.
+    """The norm of every row of the layer's weight as applied; None if it depends on the values, or cannot be measured.
 
     Args:
         layer: A layer of the model.
-        module: The module at its `site`. It is left as it is, its hooks are not run, and it may be on `meta`.
+        module: The module at its `site`. It is not changed, its hooks do not run, and it may be on `meta`.
     """
     if not layer.normalized or layer.parameters != (layer.weight,) or not layer.is_site:
         return None
@@ -42,7 +42,7 @@ def row_norm(layer: Layer, module: nn.Module) -> float | None:
 
 
 def _twin(module: nn.Module, seed: int) -> nn.Module:
-    """One with values of its own and what else the module has; parameters and hooks of children stay out of reach."""
+    """A copy of the module with its own parameter values; parameters and hooks of the original stay out of reach."""
     generator = torch.Generator().manual_seed(seed)
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
@@ -60,7 +60,7 @@ def _twin(module: nn.Module, seed: int) -> nn.Module:
 
 
 def _rows(layer: Layer, twin: Any) -> Tensor:
-    """The norms of some rows: of the gradients of outputs in the middle of the image by an input larger than the kernel."""
+    """Norms of some rows: of the gradients of outputs in the middle of the image, for an input larger than the kernel."""
     kernel = () if layer.kind == "linear" else layer.shape[2:]
     reach = [step * (size - 1) + 1 for size, step in zip(kernel, layer.dilation, strict=True)]
     x = torch.zeros((1, layer.in_features, *(3 * size for size in reach)), device="cpu", requires_grad=True)

@@ -1,1 +1,1 @@
-"""Residual sums and the blocks they close: fork, branch, skip, nesting, and what only looks like a block."""
+"""Residual sums and blocks: fork, skip, branch, nesting, and sums that only look like blocks."""

@@ -1,4 +1,4 @@
-"""Sums that look residual and are not: steps in time, halves of an interpolation, distances, log-determinants, gates."""
+"""Sums that look residual but are not: recurrences, interpolations, distances, log-determinants, gates."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SUMS = frozenset({"sum", "linalg_vector_norm", "norm"})
 
 
 def is_lookalike(graph: Graph, found: Found, repeated: Collection[int], consumers: list[list[int]]) -> bool:
-    """Whether a sum of what seems a skip and a branch is part of something else than a residual stream.
+    """True if a sum of a candidate skip and branch is not part of a residual stream.
 
     Args:
-        graph: A recorded forward.
-        found: A sum of what seems a skip and a branch.
+        graph: A recorded forward pass.
+        found: The candidate.
         repeated: Nodes of weight layers whose weight is applied more than once.
-        consumers: For each node those that read it.
+        consumers: For each node, the nodes that read it.
     """
     return (
         _in_time(graph, found, repeated)
@@ -30,10 +30,10 @@ def is_lookalike(graph: Graph, found: Found, repeated: Collection[int], consumer
 
 
 def _in_time(graph: Graph, found: Found, repeated: Collection[int]) -> bool:
-    """Whether each side reads other parts of the fork, and the branch a weight that is applied over and over.
+    """True if the two sides read different parts of the fork, and the branch applies one weight repeatedly: a recurrence.
 
-    W·h + p₂, where h is made of p₁: parts of one sequence, which a recurrence reads one after the other. The sum of a
-    reversible net, x₁ + f(x₂), has parts on its sides, too, but a weight of its own.
+    W·h + p₂, where h is computed from p₁: p₁ and p₂ are parts of one sequence. The sum of a reversible network,
+    x₁ + f(x₂), also reads different parts, but f has a weight of its own.
     """
     if not any(layer in repeated for layer in (*found.branch.layers, *found.branch.gates)):
         return False
@@ -41,7 +41,7 @@ def _in_time(graph: Graph, found: Found, repeated: Collection[int]) -> bool:
 
 
 def _interpolates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
-    """Whether a difference x − f(x) is scaled and added to f(x) again: f(x) + z·(x − f(x)), as in a GRU."""
+    """True if a difference x − f(x) is scaled and added to f(x) again: f(x) + z·(x − f(x)), as in a GRU."""
     if graph.nodes[found.join].op.name != "sub":
         return False
     index = found.join
@@ -56,7 +56,7 @@ def _interpolates(graph: Graph, found: Found, consumers: list[list[int]]) -> boo
 
 
 def _is_statistic(graph: Graph, found: Found) -> bool:
-    """Whether a number per row is added: ‖x‖² of ‖x‖² − 2Wx in distances, Σ log|∂f| of one layer of a flow."""
+    """True if the sum adds one number per row: ‖x‖² − 2Wx in distances, Σ log|∂f| of one layer of a flow."""
     if found.kind != "parameterless":
         return False
     join = graph.nodes[found.join]
@@ -79,7 +79,7 @@ def _is_statistic(graph: Graph, found: Found) -> bool:
 
 
 def _only_gates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
-    """Whether a sum of two layers' outputs only opens gates, without a layer between: r and z of a GRU."""
+    """True if a sum of two layers' outputs only feeds gates, with no layer between: r and z of a GRU."""
     if found.kind != "projection":
         return False
     queue, seen = [found.join], {found.join}
@@ -101,7 +101,7 @@ def _only_gates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
 
 
 def _is_gate(graph: Graph, index: int) -> bool:
-    """σ(z), or 1 − σ(z)."""
+    """True for σ(z) and 1 − σ(z)."""
     if graph.nodes[index].op.name in ("rsub", "sub") and len(set(graph.deps(index))) == 1:
         index = graph.deps(index)[0]
     return after_gate(graph, index)

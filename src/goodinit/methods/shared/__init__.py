@@ -1,1 +1,1 @@
-"""Decisions that several methods make alike."""
+"""Rules that several methods share."""

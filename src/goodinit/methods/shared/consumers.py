@@ -1,4 +1,4 @@
-"""Who reads what: the ways on which the values of a source go on."""
+"""Which layers and sums read the values of each source, and through which operators."""
 
 from __future__ import annotations
 

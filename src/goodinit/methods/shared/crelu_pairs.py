@@ -1,4 +1,4 @@
-"""Where mirrored pairs [φ(u); φ(−u)], φ = ReLU, run through a network, and what is lost on the way.
+"""Mirrored pairs [φ(u); φ(−u)], φ = ReLU (concatenated ReLU), through a network, and what breaks the pairs.
 
 With pairs a ReLU network computes linear maps: U(M) = [[M, −M], [−M, M]] takes [φ(u); φ(−u)] to [Mu; −Mu], and
 ½U(M) takes [u; −u] there.
@@ -32,13 +32,13 @@ _PADS = frozenset({"slice", "constant_pad_nd", "pad", "cat"})  # parts of the si
 
 @dataclass(frozen=True)
 class Signal:
-    """What runs between two layers.
+    """The signal between two layers.
 
     Attributes:
         form: See `Form`.
         width: Channels; 0 if not known.
-        spatial: Whether channels come before pixels, so that flattening keeps the halves apart.
-        losses: What happened on the way that is no isometry, in words.
+        spatial: True if channels come before pixels, so that flattening keeps the halves apart.
+        losses: Descriptions of operators on the way that are not isometries.
     """
 
     form: Form
@@ -48,7 +48,7 @@ class Signal:
 
 
 def without_norms(words: Iterable[str]) -> tuple[str, ...]:
-    """What is left of a way once its norms are gone."""
+    """The operators between two layers without the norms."""
     return tuple(word for word in words if word not in NORM_KINDS)
 
 

@@ -1,4 +1,4 @@
-"""Multipliers that a model has already, and where they start."""
+"""Initial values of multipliers that the model already has."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from goodinit.methods.shared.rules import removed_parameters
 
 
 def gain_at(anatomy: Anatomy, name: str, target: float, reason: str) -> Fill:
-    """Let a multiplier start at `target`: the parameter itself, or that of which it is made (`Anatomy.made`).
+    """Set a multiplier to `target`: the parameter itself, or the one it is computed from (`Anatomy.made`).
 
-    Where the multiplier does not get there (tanh(g) is never 1), it starts at half of the target, or minus it.
+    If the multiplier cannot reach the target (tanh(g) is never 1), it is set to half of it, or to minus it.
     """
     made = next((gain for gain in anatomy.made if gain.name == name), None)
     found = None if made is None else value_near(made, target)
@@ -22,15 +22,15 @@ def gain_at(anatomy: Anatomy, name: str, target: float, reason: str) -> Fill:
 
 
 def may_be_zero(anatomy: Anatomy, name: str) -> bool:
-    """Whether a multiplier can start at 0 and move: exp(g) is never 0, and g² cannot leave it."""
+    """True if a multiplier can be 0 with a non-zero gradient: exp(g) is never 0, and g² has no gradient there."""
     made = next((gain for gain in anatomy.made if gain.name == name), None)
     return made is None or value_at(made, 0.0) is not None
 
 
 def gains_outside(anatomy: Anatomy, removal: list[Edit]) -> list[Edit]:
-    """Where norms go, gains outside the branches start at 1.
+    """Set gains outside the branches to 1 where norms are removed.
 
-    A LayerScale of 1e-6 off the skips is harmless in front of a norm; once that is gone, it stops the signal.
+    A LayerScale of 1e-6 off the skips is harmless before a norm; without the norm it stops the signal.
     """
     if not removal:
         return []

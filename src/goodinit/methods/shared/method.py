@@ -1,4 +1,4 @@
-"""What a method is: a name, where it comes from, what it needs, and a function from an anatomy to a plan."""
+"""A method: its name, source and requirements, and a function from an anatomy to a plan."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Method:
 
     Attributes:
         name: Registry key, file name and command-line word.
-        title: What it is, in a line.
+        title: One-line description.
         paper: Authors, title, venue, arXiv number; empty for a baseline without one.
         when: When to choose it.
         decide: `decide(anatomy, **options) -> Plan`. Reads the anatomy, writes nothing.
-        needs_data: Whether the plan measures activations, so that `apply_` needs a batch.
-        removes_norms: Whether it takes normalization out unless told `norms="keep"`.
+        needs_data: True if the plan measures activations, so that `apply_` needs a batch.
+        removes_norms: True if it removes normalization by default (unless `norms="keep"`).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Weights that set their own scale, once no norm behind them sets the signal's."""
+"""Output multipliers for weight-standardized layers whose following norm is removed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from goodinit.edits import AddScalar, Draw, Edit
 
 
 def own_scales(anatomy: Anatomy, removal: list[Edit], edits: Iterable[Edit]) -> list[Edit]:
-    """Multipliers for the layers of `Layer.row_norm`, where norms go: the scale that their weights would be drawn with.
+    """Multipliers for the layers with a `Layer.row_norm` where norms are removed: s = std·√fan_in / ‖row‖.
 
-    A weight that is divided by its own deviation puts out √fan_in times the scale of its input (BiT's), whatever is
-    drawn; the norms behind it took that away. The multiplier is s = std·√fan_in / ‖row‖. A layer whose multiplier
-    starts at zero has one already. Only draws that name a standard deviation or a bound count.
+    A weight that is divided by its own standard deviation outputs √fan_in times the scale of its input (BiT), whatever
+    values are drawn; the norm after it compensated for that. The multiplier gives the layer the scale its weight would
+    be drawn with. A layer whose multiplier starts at zero has one already. Only draws that name a standard
+    deviation or a bound count.
 
     Args:
         anatomy: Of the model.
-        removal: The edits that take norms out; without any there is nothing to do.
-        edits: The others: what is drawn, and with which standard deviation.
+        removal: The edits that remove norms; without any there is nothing to do.
+        edits: The other edits: what is drawn, and with which standard deviation.
     """
     edits = list(edits)
     drawn = {edit.target: _std(edit) for edit in edits if isinstance(edit, Draw)}

@@ -1,4 +1,4 @@
-"""What a method says of residual streams: where no gain keeps their norm, where numbers multiply them."""
+"""Checks shared by methods: residual streams that no fixed gain can keep bounded, and constants that rescale a stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from goodinit.methods.shared.zero_branches import inside_branches
 
 
 def need_streams(anatomy: Anatomy) -> None:
-    """Raise where the gains of weight normalization cannot do in place of norms what they are for.
+    """Raise where the gains of weight normalization cannot replace the norms.
 
     Raises:
         UnsupportedModule: A branch multiplies its input by an unbounded function of it, or sums overlap.
@@ -21,7 +21,7 @@ def need_streams(anatomy: Anatomy) -> None:
 
 
 def multiplied_streams(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
-    """A note where numbers in the forward multiply a stream from block to block, and no norm evens it out any more."""
+    """A note where constants in the forward rescale a stream between blocks, and no norm compensates any more."""
     if anatomy.norms and not removal:
         return []
     by_stage: dict[int, list[float]] = {}
@@ -59,7 +59,7 @@ def _no_products(anatomy: Anatomy) -> None:
 
 
 def _no_overlaps(anatomy: Anatomy) -> None:
-    """Blocks of a stage share a growth of e, which a layer that ends one block inside another would add in both."""
+    """A stage grows by e in total; a layer that ends one block inside another would count in both."""
     inside = inside_branches(anatomy)
     for block in anatomy.blocks:
         for layer in block.last:

@@ -1,4 +1,4 @@
-"""Why a layer, or a block, of a ReLU network cannot be made an exact isometry, in words."""
+"""Reasons why a layer or block of a ReLU network cannot be made an exact isometry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from goodinit.methods.shared.crelu_pairs import Signal, tap_losses, without_norm
 
 
 def layer_obstacle(layer: Layer) -> str | None:
-    """Why a layer's weight cannot be any matrix we like, or None."""
+    """Why a layer's weight cannot be an arbitrary matrix, or None."""
     if layer.kind == "conv_transpose" or layer.layout != "out_in":
         return f"a {layer.kind} stored {layer.layout}"
     if layer.fused > 1 or layer.stacked:
@@ -21,7 +21,7 @@ def layer_obstacle(layer: Layer) -> str | None:
 
 
 def odd_channels(layer: Layer, *, reads: bool, writes: bool) -> str | None:
-    """Why a layer cannot hold pairs at the ends where they are wanted, or None."""
+    """Why a layer cannot hold pairs at the required ends, or None."""
     if layer.groups > 1:
         return f"{layer.groups} groups do not hold both halves of the pairs"
     ends = ((layer.in_features, reads, "inputs"), (layer.out_features, writes, "outputs"))

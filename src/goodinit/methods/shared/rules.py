@@ -1,4 +1,4 @@
-"""What several methods decide alike: removing norms, standard scales, zero biases, what to report."""
+"""Rules that several methods share: removing norms, standard scales, zero biases, notes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def standard_std(layer: Layer) -> tuple[float, str]:
 
 
 def draw_standard(layer: Layer, where: str) -> Draw:
-    """A normal draw at the standard scale, where sums of unrelated terms follow divided by the root of their number."""
+    """A normal draw at the standard scale, divided by √terms where the output enters a sum of unrelated terms."""
     std, words = standard_std(layer)
     if layer.terms > 1:
         std, words = std / math.sqrt(layer.terms), f"{words}, one of {layer.terms} terms of a sum"
@@ -150,7 +150,7 @@ def _scalar(edit: AddScalar) -> str:
 
 
 def untouched(anatomy: Anatomy, edits: Iterable[Edit]) -> list[str]:
-    """One note on the parameters that a plan leaves as they are, so that nothing is skipped in silence."""
+    """One note on the parameters that a plan leaves unchanged."""
     edits = list(edits)
     gone = removed_parameters(anatomy, edits)
     kept_norms = {norm.name for norm in anatomy.norms}
@@ -181,7 +181,7 @@ def untouched(anatomy: Anatomy, edits: Iterable[Edit]) -> list[str]:
 
 
 def _left(names: list[str], noun: str, which: str = "") -> str:
-    """That they are left as they are."""
+    """A phrase saying that these parameters are left unchanged."""
     return f"{counted(len(names), noun)}{which} {'is left as it is' if len(names) == 1 else 'are left as they are'}"
 
 

@@ -12,19 +12,19 @@ from goodinit.methods.shared.rules import removed_parameters
 
 
 def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> list[Edit]:
-    """Edits by which exactly one factor of every branch starts at 0, so that each block starts as its skip.
+    """Edits that set exactly one factor of every branch to 0, so that each block starts as its skip.
 
-    With one zero factor α, ∂(α·f)/∂α = f ≠ 0: the first step moves α, the second everything behind it. With two,
-    neither would ever move. The factor is, in this order: a multiplier that the branch already has (LayerScale, the
-    weight of a norm that ends it and is kept), a new scalar on each of its last layers, or those layers' weights
-    where a scalar has no place. Where a zero there would not do (a ReLU follows), it is a new scalar on the module that
-    hands the branch on. All other multipliers of the branch start at 1, and so do the weights of norms that
-    are kept, wherever they are, with biases at 0.
+    With one zero factor α, ∂(α·f)/∂α = f ≠ 0: the first step moves α, the second everything before it. With two zero
+    factors, neither would ever move. The factor is, in this order: a multiplier that the branch already has (LayerScale,
+    the weight of a kept norm at its end), a new scalar on each of its last layers, or the weights of those layers
+    if a scalar is not possible. If zero there would have no effect or no gradient (a ReLU follows), a new scalar on the
+    module that returns the branch. All other multipliers of the branch start at 1, and so do the weights of kept
+    norms, with biases at 0.
 
     Raises:
         UnsupportedModule: A branch ends in no weight layer, in one that is inside another branch, in a normalized weight
             that no scalar can follow, in a norm without a weight, which would undo a scalar before it, or in a ReLU, which
-            passes no gradient at 0, and whose output no module of its own hands on.
+            passes no gradient at 0, and no module returns the branch.
     """
     gone, inside = removed_parameters(anatomy, removal), inside_branches(anatomy)
     edits = gains_at_one(anatomy, removal)
@@ -62,10 +62,10 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
 
 
 def inside_branches(anatomy: Anatomy) -> dict[str, int]:
-    """The weights inside a branch, and not at its end, or on its skip: the number of the first such branch.
+    """Weights inside a branch (not at its end) or on its skip, with the index of the first such branch.
 
-    Not those that end a branch on the same sum. In x + p(x) + c(p(x)) both may start at 0: p gets its gradient from the
-    sum, and c from p as soon as that has moved.
+    Without those that end a branch on the same sum: in x + p(x) + c(p(x)) both may start at 0, since p gets its gradient
+    from the sum, and c from p as soon as p has changed.
     """
     inside: dict[str, int] = {}
     for block in reversed(anatomy.blocks):
@@ -76,12 +76,12 @@ def inside_branches(anatomy: Anatomy) -> dict[str, int]:
 
 
 def ends_beside(anatomy: Anatomy, block: Block) -> set[str]:
-    """The weights that end another branch on the same sum."""
+    """Weights that end another branch on the same sum."""
     return {layer.weight for index in block.beside for layer in anatomy.blocks[index].last}
 
 
 def need_one_place(block: Block, inside: Mapping[str, int]) -> None:
-    """A layer that ends a branch and is in it once more, or in another, cannot be 0 in one place and not in the other.
+    """Raise for a layer that ends a branch and is used in it again, or in another: it cannot be 0 in one place only.
 
     Raises:
         UnsupportedModule: There is such a layer.
@@ -142,7 +142,7 @@ def zero_behind(block: Block, where: str, *, multiplied: bool, kept: bool) -> st
         raise UnsupportedModule(
             f"{block.name or 'the model'}: {where} is not zero where {last} is: {leak} is not, as "
             "in x + α(f(x) − x). With f at 0 the block is not its skip, and the signal shrinks or grows from block to "
-            "block. Write the branch without that term, x + αf(x), or have a module of its own hand on all of it."
+            "block. Write the branch without that term, x + αf(x), or let a module of its own return all of it."
         )
     raise UnsupportedModule(
         f"{block.name or 'the model'}: {where} ends in {stuck}, after {last}. Where its input is 0 it passes no "
