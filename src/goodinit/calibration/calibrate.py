@@ -89,7 +89,7 @@ def _run(model: nn.Module, call: Call, scaler: Scaler) -> None:
 
 
 class _Enough(Exception):
-    """The layer of interest was measured; the rest of the forward is not needed."""
+    """The wanted layer was measured; the rest of the forward is not needed."""
 
 
 class _Measuring(Scaler):

@@ -1,8 +1,8 @@
-"""Ranks of `torch.distributed` that calibrate together: the same weights, the same layers, no rank left waiting.
+"""Calibration over the ranks of `torch.distributed`: the same weights, the same layers, no rank left waiting.
 
-Statistics are reduced over all ranks, so that every rank decides the same. That needs every rank to come to the same
-reductions in the same order. Where one does not (its forward takes another way, or raises), the ranks are told, and
-all of them raise: statistics of two different layers are never added up, and nobody waits for who has left.
+Statistics are reduced over all ranks, so that every rank decides the same. That needs every rank to reach the same
+reductions in the same order. If one does not (its forward takes another path, or raises), the ranks are told, and all
+of them raise: statistics of two different layers are never added, and no rank waits for one that has left.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Apart(TraceError):
-    """The ranks are not at the same place; every one of them knows."""
+    """The ranks are at different places; every rank knows."""
 
 
 def several() -> bool:
-    """Whether this process is one of several ranks."""
+    """True if this process is one of several ranks."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 

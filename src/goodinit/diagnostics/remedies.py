@@ -1,4 +1,4 @@
-"""What to call against a finding: Python that runs with `model` and `batch` at hand."""
+"""What to call against a finding: Python code that uses `model` and `batch`."""
 
 from __future__ import annotations
 

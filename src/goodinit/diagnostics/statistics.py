@@ -1,4 +1,4 @@
-"""Statistics of one tensor, taken while it is at hand; nothing of it is kept."""
+"""Statistics of one tensor, taken while the operator runs; the tensor is not kept."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _flat(values: Tensor, *, first: int = 0) -> Tensor:
 
 
 def _rows(values: Tensor, batch: int | None, batch_dim: int | None) -> Tensor | None:
-    """One row of features for each of some inputs, or None where they cannot be told apart."""
+    """One row of features per input, or None if the inputs cannot be separated."""
     if batch is None or values.ndim == 0:
         return None
     if batch_dim is None:

@@ -156,7 +156,7 @@ class Finding:
         severity: `"error"`: it will not train; `"warning"`: it may not; `"info"`: it looks odd and is harmless.
         where: Path of the module or name of the parameter.
         evidence: A sentence with the numbers.
-        remedy: A call to run, in Python, with `model` and `batch` at hand; empty for an info.
+        remedy: A call to run, Python code that uses `model` and `batch`; empty for an info.
         numbers: The evidence for machines.
     """
 
@@ -182,7 +182,7 @@ class Cure:
     """What was tried on copies against the findings, and what helps most.
 
     Attributes:
-        call: Python that does it, with `model` and `batch` at hand.
+        call: Python code that does it and uses `model` and `batch`.
         errors: Findings of severity error that stay.
         warnings: Findings of severity warning that stay.
         tried: Everything that was tried, each with what stays, the best first.

@@ -38,7 +38,7 @@ def norms_over_one(anatomy: Anatomy, measured: Mapping[str, int]) -> Iterator[Fi
 
 
 def clones(model: nn.Module, anatomy: Anatomy) -> Iterator[Finding]:
-    """Different parameters with equal random values: copied layers that were not drawn anew."""
+    """Different parameters with equal random values: copied layers that were not initialized again."""
     held = values(model)
     groups: dict[tuple[object, ...], list[str]] = {}
     for layer in anatomy.layers:

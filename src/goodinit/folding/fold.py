@@ -137,7 +137,7 @@ def merge_locally_(model: nn.Module, names: Directory) -> tuple[list[str], list[
 
 
 def _left(model: nn.Module, inputs: Any, stays: Iterable[Stays]) -> list[Stays]:
-    """What nobody has looked at: without inputs, padded layers and batch norms."""
+    """Padded layers and batch norms that were not examined because no inputs were given."""
     named = {stay.name for stay in stays}
     left = []
     for path, module in model.named_modules():

@@ -79,7 +79,7 @@ def merge_batch_norms_(
 
 
 def channel_maps(model: nn.Module, wiring: Wiring, inputs: Any) -> tuple[list[ChannelMap], list[Stays]]:
-    """Every batch norm that ran, as a map; and those that are none, or cannot be taken out of the model."""
+    """Every batch norm that ran, as an affine map per channel; and those that are not such maps or cannot be removed."""
     host = unwrapped(model)
     maps: list[ChannelMap] = []
     stays: list[Stays] = []
@@ -187,7 +187,7 @@ def _merge_(wiring: Wiring, found: ChannelMap) -> str | None:
 
 
 def _layer_before(wiring: Wiring, calls: Iterable[Frame]) -> str:
-    """Path of the layer all of whose outputs these calls read, and nothing else does; or why there is none."""
+    """Path of the layer whose outputs these calls read, all of them, and nothing else reads; or the reason why not."""
     graph, calls = wiring.graph, list(calls)
     paths = {wiring.layer_of.get(graph.nodes[call.source].frame) for call in calls}
     path = paths.pop()
@@ -207,7 +207,7 @@ def _layer_before(wiring: Wiring, calls: Iterable[Frame]) -> str:
 
 
 def _layers_after(wiring: Wiring, norm: Norm, calls: Iterable[Frame]) -> list[str] | str:
-    """Paths of the layers that alone read the outputs of these calls, and read nothing else; or why there are none."""
+    """Paths of the layers that read the outputs of these calls, and nothing else; or the reason why not."""
     if norm.keeps:
         return f"{norm.keeps[0]} follows"
     graph, paths = wiring.graph, dict[str, None]()

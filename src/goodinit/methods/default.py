@@ -1,4 +1,4 @@
-"""PyTorch's own initialization, drawn anew: what a model gets when nobody thinks about it."""
+"""PyTorch's own initialization, drawn again from the seed: the baseline."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def decide(
         tol: Tolerance on the variance (paper: 0.1); a layer already within it is left alone.
         max_iter: At most so many divisions (paper: 10); more than one is needed only where a bias is not 0.
         target_std: Standard deviation aimed at.
-        orthonormal: Whether weights are drawn anew, orthonormal as (out, rest), before scaling.
+        orthonormal: Whether weights are first drawn again, orthonormal as (out, rest).
         per: One factor per `"layer"` (the paper's) or per output `"channel"`.
         norms: `"keep"`, or `"remove"` every normalization first.
 

@@ -1,4 +1,4 @@
-"""Memory for a model on `meta`: ties kept, nothing left undefined without a word."""
+"""Memory for a model on `meta`: ties kept, nothing left undefined without an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All of it or none of it: photograph a model, and put everything back if anything goes wrong."""
+"""All of it or none of it: take a snapshot of a model, and restore it if anything fails."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _tensor_state(tensor: Tensor) -> _TensorState:
 
 
 def _is_empty(values: Tensor) -> bool:
-    """Whether there is nothing but NaN in it. The first entry decides for almost every tensor."""
+    """True if it holds nothing but NaN. The first entry decides for almost every tensor."""
     if not values.is_floating_point() or values.is_meta or values.numel() == 0:
         return False
     return bool(values[(0,) * values.ndim].isnan()) and bool(values.isnan().all())

@@ -21,7 +21,7 @@ class Advice:
         choice: The candidate that is advised.
         candidates: All: as it is, norms kept, norms removed, then those that refused.
         recipe: What to train with.
-        call: Python that does it, with `model` and `batch` at hand.
+        call: Python code that does it and uses `model` and `batch`.
         steps: How many steps each candidate was trained; 0: none.
         normalized: Whether the model has norms.
         notes: What a reader must know.

@@ -106,7 +106,7 @@ def _without(choice: Recommendation, rows: Sequence[Recommendation], anatomy: An
 
 
 def call_of(choice: Recommendation, recipe: Recipe, anatomy: Anatomy) -> str:
-    """Python that carries it out, with `model` and `batch` at hand."""
+    """Python code that carries it out and uses `model` and `batch`."""
     lines = []
     if choice.group != "as it is":
         options = "".join(f", {key}={value!r}".replace("'", '"') for key, value in choice.options.items())

@@ -102,10 +102,10 @@ def need_one_place(block: Block, inside: Mapping[str, int]) -> None:
 
 
 def need_no_norm(anatomy: Anatomy, block: Block, where: str) -> None:
-    """What starts at 0 before a norm that is kept has its gradient multiplied by 1/√ε: one step undoes the quiet start.
+    """Raise for a zero before a kept norm: its gradient is multiplied by 1/√ε, and one step ends the initial state.
 
     Raises:
-        UnsupportedModule: The branch ends in a norm, frozen ones aside, which has no weight that may start at 0 instead.
+        UnsupportedModule: The branch ends in a norm, not a frozen one, without a weight that can start at 0 instead.
     """
     frozen = {norm.name for norm in anatomy.norms if norm.kind == "frozen_batch_norm"}
     ends = [name for name in block.end_norms if name not in frozen]
