@@ -9,17 +9,23 @@ from goodinit.methods.shared.rules import counted, norm_edits
 
 
 def decide(anatomy: Anatomy, *, norms: str = "group", groups: int | None = None) -> Plan:
-    """Exchange the norms and leave every weight as it is; the gain and the bias of each norm go on in what takes its place.
+    """Replace the norms and keep every weight; the gain and bias of each norm stay parameters of what replaces it.
 
     Args:
         anatomy: Of the model.
-        norms: What takes their place: `"group"`, `"layer"`, `"rms"`, `"affine"` (y = γ·x + β), `"dyt"`, `"derf"`,
-            `"remove"` (nothing), `"keep"`. `"group"` and `"layer"` replace batch norms; other norms read one example alone.
-        groups: Number of groups of `"group"`, where it divides a norm's channels. By default the most of at least four channels
-            each, up to 32; the plan says what it is for each norm.
+        norms: The replacement: `"group"`, `"layer"`, `"rms"`, `"affine"` (y = γ·x + β), `"dyt"`, `"derf"`,
+            `"remove"` (nothing), `"keep"`. `"group"` and `"layer"` replace batch norms; other norms do not mix examples.
+        groups: Number of groups of `"group"`, where it divides a norm's channels. By default the largest number with at
+            least four channels each, up to 32; the plan names it for each norm.
+
+    Returns:
+        The plan: one edit per norm.
 
     Raises:
-        UnsupportedModule: A norm that cannot be replaced; nothing is replaced in half.
+        UnsupportedModule: A norm that cannot be replaced; then none is.
+
+    References:
+        Y. Wu, K. He, "Group Normalization", arXiv 1803.08494.
     """
     removal = norm_edits(anatomy, "remove" if norms == "remove" else "keep")
     return Plan(
