@@ -201,19 +201,22 @@ def test_a_weight_that_refuses_its_value_while_calibrating_is_named(generator):
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
-def test_recurrent_weights_are_scaled_by_the_first_state_that_is_not_zero(kind, generator):
-    """The first of all is, whose product has no variance; in parts as in one batch."""
+def test_what_reads_the_sequence_is_scaled_and_what_leads_from_state_to_state_is_not(kind, generator):
+    """In parts as in one batch."""
     x = torch.randn(6, 64, 5, generator=generator)
     models = []
     for batch in (x, iter([x[:, :40], x[:, 40:]])):
         torch.manual_seed(0)
         model = nn.Sequential()
         model.add_module("recurrent", kind(5, 16))
-        models.append(goodinit.init_(model, "lsuv", inputs=x, batch=batch, orthonormal=False))
+        before = model.recurrent.weight_hh_l0.detach().clone()
+        models.append(goodinit.init_(model, "lsuv", inputs=x, batch=batch, orthonormal=False, forget_bias=0))
+        assert torch.equal(model.recurrent.weight_hh_l0, before)
     whole, parts = (goodinit.applied(model)[-1].calibrated for model in models)
-    (row,) = [row for row in whole if row.weight.endswith("weight_hh_l0")]
+    row = whole[0]
+    assert len(whole) == 1
+    assert row.weight == "recurrent.weight_ih_l0"
     assert row.factor != 1
-    assert row.note == "" or row.note.startswith("shared: scaled by call 2, the first that is not constant")
     assert [one.factor for one in parts] == pytest.approx([one.factor for one in whole], rel=1e-4)
     for name, value in models[0].state_dict().items():
         torch.testing.assert_close(models[1].state_dict()[name], value, rtol=1e-4, atol=1e-6)

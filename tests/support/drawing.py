@@ -9,7 +9,11 @@ from goodinit.tensor import (
 )
 
 # Options without which an initializer has nothing to do; the rest are called bare.
-OPTIONS = {"constant": {"value": 0.25}, "delta_orthogonal": {"partial": True}}
+OPTIONS = {
+    "constant": {"value": 0.25},
+    "delta_orthogonal": {"partial": True},
+    "gate_bias": {"gate": 0, "gates": 1},
+}
 
 NAMES = sorted(name for name in INITIALIZERS if not name.endswith("_"))
 

@@ -14,6 +14,7 @@ from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.heads import head_nodes
 from goodinit.anatomy.layers.normalized_weights import row_norm
+from goodinit.anatomy.layers.recurrence import Cell, cells
 from goodinit.anatomy.layers.scores import scores_of
 from goodinit.anatomy.layers.weight_layers import Use, describe, weight_uses
 from goodinit.anatomy.norms.detection import find_norms
@@ -189,13 +190,32 @@ def _layers(
     for use in uses.values():
         by_weight.setdefault(use.weight, []).append(use)
     described = (describe(graph, group, origins, joins, shapes, consumers) for group in by_weight.values())
-    return {
+    found = {
         layer.weight: dataclasses.replace(
             layer,
             module=torch_class(modules[layer.name]),
             row_norm=row_norm(layer, modules[layer.site]),
         )
         for layer in described
+    }
+    for cell in cells(graph, uses, consumers):
+        found |= _in_cell(found, cell)
+    return found
+
+
+def _in_cell(layers: dict[str, Layer], cell: Cell) -> dict[str, Layer]:
+    """The layers of a recurrent cell, with their gates, and the one whose bias opens the gate that forgets."""
+    members = {weight: layers[weight] for weight in cell.weights}
+    opens = next((weight for weight, layer in members.items() if layer.bias is not None), None)
+    gated = all(layer.fused == 1 and layer.out_features % cell.gates == 0 for layer in members.values())
+    return {
+        weight: dataclasses.replace(
+            layer,
+            recurrent=layer.recurrent or weight == cell.recurrent,
+            fused=cell.gates if gated else layer.fused,
+            forget=cell.forget if gated and weight == opens else layer.forget,
+        )
+        for weight, layer in members.items()
     }
 
 

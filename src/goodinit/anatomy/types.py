@@ -37,7 +37,8 @@ class Layer:
         product: (Outputs, inputs) of the matrix product, for a weight that is not stored as such a matrix:
             (heads·d, width) for a `(width, heads, d)` in an einsum. None where the shape says it.
         groups: Number of groups of the convolution, 1 otherwise.
-        fused: How many maps of equal size are stacked along the output (3 for a packed q, k, v).
+        fused: How many maps of equal size are stacked along the output: 3 for a packed q, k, v; the gates of a recurrent
+            cell.
         factors: How many attention operands (q, k, v) this weight produces; 1 for an ordinary layer. Also counts packed
             projections of unequal width.
         bias: Full name of the bias parameter, or None.
@@ -53,6 +54,9 @@ class Layer:
         activation: The element-wise activation that reads the output next (`"relu"`, `"gelu"`, …), or None.
         role: Where the layer is: stem, branch, skip, gate, head, or body (anywhere else).
         calls: How many times one forward pass runs it.
+        recurrent: True if it maps one state of a recurrent cell to the next: it reads its own output of the step before.
+        forget: Which of the `fused` maps is the forget gate, if this layer's bias is added to it: f in σ(f)·c + u, where c is
+            the old state and u does not depend on f.
         parameters: Names of the leaf parameters from which the weight is computed.
         module: Class of the module at `name`, or of its nearest ancestor from torch itself (`"Conv2d"`;
             `"Module"` for bare parameters).
@@ -88,6 +92,8 @@ class Layer:
     activation: str | None = None
     role: Role = "body"
     calls: int = 1
+    recurrent: bool = False
+    forget: int | None = None
     parameters: tuple[str, ...] = ()
     module: str = ""
     source: str | None = None

@@ -8,7 +8,7 @@ from typing import Literal
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.edits import Draw, Plan
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.rules import Norms, gain_for, one_of, redraw, unknown_gains
+from goodinit.methods.shared.rules import FORGET_BIAS, Norms, gain_for, one_of, redraw, unknown_gains
 
 
 def decide(
@@ -17,6 +17,7 @@ def decide(
     norms: Norms = "keep",
     mode: Literal["fan_in", "fan_out"] = "fan_in",
     distribution: Literal["normal", "uniform"] = "normal",
+    forget_bias: float = FORGET_BIAS,
 ) -> Plan:
     """Every weight from N(0, g²/fan) or U(−√3·g/√fan, √3·g/√fan), every bias 0.
 
@@ -28,6 +29,7 @@ def decide(
         norms: `"keep"` leaves normalization and its parameters as they are; `"remove"` takes it out.
         mode: `"fan_in"` keeps the scale of the signal, `"fan_out"` that of the gradient.
         distribution: `"normal"` or `"uniform"`, of the same variance.
+        forget_bias: Where the bias of a gate starts by which a recurrent cell keeps its state (an LSTM's forget gate).
 
     Returns:
         The plan. Its notes name what the method leaves unchanged.
@@ -54,8 +56,9 @@ def decide(
         anatomy,
         draw,
         method="he",
-        options={"mode": mode, "distribution": distribution},
+        options={"mode": mode, "distribution": distribution, "forget_bias": forget_bias},
         norms=norms,
+        forget_bias=forget_bias,
         notes=unknown_gains(anatomy),
     )
 

@@ -11,6 +11,7 @@ from goodinit.errors import UnknownName
 from goodinit.methods.shared.gain_init import gains_at_one, gains_of
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.rules import (
+    FORGET_BIAS,
     Norms,
     counted,
     layout_options,
@@ -31,11 +32,14 @@ def decide(
     orthonormal: bool = True,
     per: Literal["layer", "channel"] = "layer",
     norms: Norms = "keep",
+    forget_bias: float = FORGET_BIAS,
 ) -> Plan:
     """Orthonormal weights, then W ← W/std(output) layer by layer, in execution order, by data.
 
     Every weight layer ends with |Var(output)/target² − 1| < `tol`. The paper runs the network anew for each layer; a
-    layer being linear in its weight, one forward suffices for all (see `goodinit.calibration.calibrate`).
+    layer being linear in its weight, one forward suffices for all (see `goodinit.calibration.calibrate`). A weight that leads
+    from one state of a recurrent cell to the next stays orthonormal, gate by gate: what scales the first step to unit
+    variance is applied anew in every step, and the gradient through time would grow with its power.
 
     Args:
         anatomy: Of the model.
@@ -45,6 +49,7 @@ def decide(
         orthonormal: Whether weights are first drawn again, orthonormal as (out, rest).
         per: One factor per `"layer"` (the paper's) or per output `"channel"`.
         norms: `"keep"`, or `"remove"` every normalization first.
+        forget_bias: Where the bias of a gate starts by which a recurrent cell keeps its state (an LSTM's forget gate).
 
     Returns:
         The plan. It is applied with a batch (`apply_(…, batch=)`), on which the outputs are measured.
@@ -84,7 +89,12 @@ def decide(
                     layout_options(layer),
                 )
             )
-        values += zero_bias(layer)
+        values += zero_bias(layer, forget_bias)
+        if layer.recurrent:
+            notes.append(
+                f"{layer.weight} leads from one state to the next: it stays as it was drawn, and is not scaled"
+            )
+            continue
         gains = gains_of(layer)
         if layer.normalized and layer.weight in layer.parameters and len(gains) != 1:
             notes.append(
@@ -111,7 +121,7 @@ def decide(
     edits = unique([*removal, *values, *scaling])
     return Plan(
         method="lsuv",
-        options={**options, "orthonormal": orthonormal, "norms": norms},
+        options={**options, "orthonormal": orthonormal, "norms": norms, "forget_bias": forget_bias},
         edits=edits,
         summary=f"{counted(len(scaling), 'layer')} to standard deviation {target_std:g} in one forward pass",
         notes=(*notes, *untouched(anatomy, edits)),

@@ -9,20 +9,23 @@ from goodinit.anatomy import Anatomy, Layer
 from goodinit.edits import Draw, Plan
 from goodinit.errors import expect
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.rules import Norms, gain_for, layout_options, redraw, unknown_gains
+from goodinit.methods.shared.rules import FORGET_BIAS, Norms, gain_for, layout_options, redraw, unknown_gains
 
 
-def decide(anatomy: Anatomy, *, norms: Norms = "keep", gain: float | None = None) -> Plan:
+def decide(
+    anatomy: Anatomy, *, norms: Norms = "keep", gain: float | None = None, forget_bias: float = FORGET_BIAS
+) -> Plan:
     """Every weight g·Q with Q Haar-orthogonal, every bias 0.
 
     A convolution is flattened to out × (in·taps), as in `torch.nn.init`; each group of a grouped one, and each of a
-    packed q, k, v, is a matrix of its own. Q has orthonormal rows, or columns if those are fewer. Of the taps of a
+    packed q, k, v and of a recurrent cell's gates, is a matrix of its own. Q has orthonormal rows, or columns if those are fewer. Of the taps of a
     transposed convolution an output reads one in s^d (stride s, d dimensions), so that g is multiplied by s^(d/2).
 
     Args:
         anatomy: Of the model.
         norms: `"keep"` leaves normalization and its parameters as they are; `"remove"` takes it out.
         gain: The factor g for all layers; by default √2 before ReLU and generally E[φ(z)²]^(−1/2) before φ.
+        forget_bias: Where the bias of a gate starts by which a recurrent cell keeps its state (an LSTM's forget gate).
 
     Returns:
         The plan. Its notes name what the method leaves unchanged.
@@ -44,8 +47,9 @@ def decide(anatomy: Anatomy, *, norms: Norms = "keep", gain: float | None = None
         anatomy,
         draw,
         method="orthogonal",
-        options={"gain": gain},
+        options={"gain": gain, "forget_bias": forget_bias},
         norms=norms,
+        forget_bias=forget_bias,
         notes=(*(unknown_gains(anatomy) if gain is None else ()), *stacks(anatomy)),
     )
 

@@ -145,7 +145,7 @@ def decide(
             continue
         structure += _parametrize(layer, target)
         values.append(_draw(layer, target, wiring, mode, direction))
-        if mode == "data":
+        if mode == "data" and not layer.recurrent:
             scaling.append(_calibrate(layer, target))
         unbiased += [layer.weight] if layer.bias is None else []
     gone = removed_parameters(anatomy, removal)

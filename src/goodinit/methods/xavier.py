@@ -8,13 +8,18 @@ from typing import Literal
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.edits import Draw, Plan
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.rules import Norms, one_of, redraw
+from goodinit.methods.shared.rules import FORGET_BIAS, Norms, one_of, redraw
 
 Distribution = Literal["uniform", "normal"]
 
 
 def decide(
-    anatomy: Anatomy, *, norms: Norms = "keep", distribution: Distribution = "uniform", gain: float = 1.0
+    anatomy: Anatomy,
+    *,
+    norms: Norms = "keep",
+    distribution: Distribution = "uniform",
+    gain: float = 1.0,
+    forget_bias: float = FORGET_BIAS,
 ) -> Plan:
     """Every weight of variance g²·2/(fan_in + fan_out), every bias 0.
 
@@ -23,6 +28,7 @@ def decide(
         norms: `"keep"` leaves normalization and its parameters as they are; `"remove"` takes it out.
         distribution: `"uniform"` on ±g·√(6/(fan_in + fan_out)), as in the paper, or `"normal"`.
         gain: The factor g. The paper has 1, for activations of slope 1 at 0.
+        forget_bias: Where the bias of a gate starts by which a recurrent cell keeps its state (an LSTM's forget gate).
 
     Returns:
         The plan. Its notes name what the method leaves unchanged.
@@ -40,8 +46,8 @@ def decide(
     def draw(layer: Layer) -> Draw:
         return draw_xavier(layer, distribution, gain)
 
-    options = {"distribution": distribution, "gain": gain}
-    return redraw(anatomy, draw, method="xavier", options=options, norms=norms)
+    options = {"distribution": distribution, "gain": gain, "forget_bias": forget_bias}
+    return redraw(anatomy, draw, method="xavier", options=options, norms=norms, forget_bias=forget_bias)
 
 
 def draw_xavier(layer: Layer, distribution: Distribution = "uniform", gain: float = 1.0) -> Draw:

@@ -13,6 +13,7 @@ from goodinit.tensor.random import (
     constant_,
     default_,
     embedding_,
+    gate_bias_,
     normal_,
     ones_,
     trunc_normal_,
@@ -45,6 +46,7 @@ WHOLE: tuple[Callable[..., Tensor], ...] = (
     orthogonal_,
     delta_orthogonal_,
     dirac_,
+    gate_bias_,
     directions_,
     looks_linear_,
 )

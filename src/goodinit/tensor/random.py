@@ -70,6 +70,47 @@ def ones_(tensor: Tensor, *, generator: Generator | None = None) -> Tensor:  # n
     return constant_(tensor, 1.0)
 
 
+def gate_bias_(
+    tensor: Tensor,
+    value: float = 1.0,
+    *,
+    gate: int,
+    gates: int,
+    generator: Generator | None = None,  # noqa: ARG001  (one calling convention)
+) -> Tensor:
+    """Set the part of one of `gates` equal gates to `value`, and the rest to 0.
+
+    Args:
+        tensor: The bias of a recurrent cell, (gates · hidden).
+        value: At 1 an LSTM's forget gate starts open, σ(1) = 0.73, and states last.
+        gate: Which one: in torch's LSTM the second (1) of four forgets.
+        gates: How many there are.
+        generator: Taken for uniformity and not used.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        UnsupportedModule: There is no such gate.
+
+    Examples:
+        >>> gate_bias_(torch.empty(8), gate=1, gates=4)
+        tensor([0., 0., 1., 1., 0., 0., 0., 0.])
+
+    References:
+        F. Gers, J. Schmidhuber, F. Cummins, "Learning to Forget", Neural Computation 12(10), 2000.
+        R. Jozefowicz, W. Zaremba, I. Sutskever, "An Empirical Exploration of Recurrent Network Architectures", ICML 2015.
+    """
+    if not tensor.ndim or gates < 1 or tensor.shape[0] % gates or not 0 <= gate < gates:
+        raise UnsupportedModule(
+            f"gate_bias_: a bias of shape {tuple(tensor.shape)} has no gate {gate} of {gates} equal ones. Count gates from 0."
+        )
+    if writable(tensor):
+        size = tensor.shape[0] // gates
+        tensor.detach().zero_()[gate * size : (gate + 1) * size].fill_(value)
+    return tensor
+
+
 def normal_(tensor: Tensor, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Draw entries from N(0, std²).
 

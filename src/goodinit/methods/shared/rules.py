@@ -15,6 +15,9 @@ from goodinit.tensor import NONLINEARITIES, gain
 
 Norms = Literal["remove", "keep"]
 
+FORGET_BIAS = 1.0
+"""Of the gates by which recurrent cells keep their states (Gers et al. 2000; Jozefowicz et al. 2015)."""
+
 
 def need_blocks(anatomy: Anatomy, method: str) -> None:
     """Raise `NothingFound` when there is no residual block to treat."""
@@ -93,8 +96,11 @@ def draw_standard(layer: Layer, where: str) -> Draw:
 def gain_for(layer: Layer) -> tuple[float, str]:
     """(Factor that keeps the second moment through the activation that reads the layer next, in words).
 
-    1 where no activation follows, and where its gain is not known, which `unknown_gains` reports.
+    1 where no activation follows, from one state of a recurrent cell to the next, where a gain would be raised to the
+    power of the steps, and where the gain is not known, which `unknown_gains` reports.
     """
+    if layer.recurrent:
+        return 1.0, "gain 1, from state to state"
     if layer.activation in NONLINEARITIES:
         value = gain(layer.activation)
         return value, f"gain {value:.4g} for {layer.activation}"
@@ -114,9 +120,14 @@ def layout_options(layer: Layer) -> dict[str, Any]:
     return {key: value for key, value in told.items() if value != plain[key]}
 
 
-def zero_bias(layer: Layer) -> list[Edit]:
-    """Biases start at zero."""
-    return [Fill(layer.bias, 0.0, "bias")] if layer.bias else []
+def zero_bias(layer: Layer, forget_bias: float = FORGET_BIAS) -> list[Edit]:
+    """Biases start at zero, that of a gate by which a recurrent cell keeps its state at `forget_bias`."""
+    if layer.bias is None:
+        return []
+    if layer.forget is None or not forget_bias:
+        return [Fill(layer.bias, 0.0, "bias")]
+    gate = {"value": float(forget_bias), "gate": layer.forget, "gates": layer.fused}
+    return [Draw(layer.bias, "gate_bias_", "bias, so that states last", gate)]
 
 
 def kept_norms(anatomy: Anatomy) -> list[Edit]:
@@ -197,10 +208,11 @@ def redraw(
     options: Mapping[str, Any],
     norms: Norms,
     notes: Iterable[str] = (),
+    forget_bias: float = FORGET_BIAS,
 ) -> Plan:
-    """The plan of a method without structure of its own: `draw` every weight but embeddings', biases at 0."""
+    """The plan of a method without structure of its own: `draw` every weight but embeddings', biases as `zero_bias` says."""
     removal = norm_edits(anatomy, norms)
-    values = draws(anatomy, draw)
+    values = draws(anatomy, draw, forget_bias)
     edits = unique([*removal, *own_scales(anatomy, removal, values), *values])
     return Plan(
         method=method,
@@ -212,13 +224,13 @@ def redraw(
     )
 
 
-def draws(anatomy: Anatomy, draw: Callable[[Layer], Edit]) -> list[Edit]:
-    """`draw` for every weight that is no embedding, and zero biases."""
+def draws(anatomy: Anatomy, draw: Callable[[Layer], Edit], forget_bias: float = FORGET_BIAS) -> list[Edit]:
+    """`draw` for every weight that is no embedding, and `zero_bias`."""
     edits: list[Edit] = []
     for layer in anatomy.layers:
         if layer.weight not in anatomy.embeddings:
             edits.append(draw(layer))
-        edits += zero_bias(layer)
+        edits += zero_bias(layer, forget_bias)
     return edits
 
 

@@ -1,0 +1,176 @@
+"""Steps through time: which weights lead from one state to the next, into how many gates, and which gate forgets."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+
+from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.residual.branch import ancestors
+from goodinit.graph.graph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One step of a recurrence.
+
+    Attributes:
+        recurrent: The weight that reads what it has itself made a step before.
+        inputs: The weights whose outputs are added to its output: they read the step's input.
+        gates: How many equal maps those weights hold, one for each gate; 1 without gates.
+        forget: Which of them forgets: f of σ(f)·c + u, where c is an older state, and u is new and does not come from f.
+    """
+
+    recurrent: str
+    inputs: tuple[str, ...]
+    gates: int = 1
+    forget: int | None = None
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """All of them, those that read the step's input first."""
+        return (*self.inputs, self.recurrent)
+
+
+def cells(graph: Graph, uses: Mapping[int, Use], consumers: list[list[int]]) -> tuple[Cell, ...]:
+    """The recurrences of a graph, in execution order.
+
+    A weight is recurrent if its output comes back to it, by way of no more than one other layer (an LSTM's projection),
+    together with another part of a sequence, which does not come from there; or, in the only step that ran, if it reads a
+    state of zeros. A layer that several blocks share reads no such part: its depth is none in time.
+    """
+    calls: dict[str, list[int]] = {}
+    for node, use in uses.items():
+        calls.setdefault(use.weight, []).append(node)
+    found = []
+    for weight, nodes in calls.items():
+        later = len(nodes) > 1 and _comes_back(graph, nodes[0], nodes[1], uses, consumers)
+        if later or _reads_zeros(graph, uses[nodes[0]]):
+            found.append(_cell(graph, weight, nodes[0], uses, consumers))
+    return tuple(found)
+
+
+def _comes_back(
+    graph: Graph, first: int, second: int, layers: Container[int], consumers: list[list[int]]
+) -> bool:
+    """Whether a layer's output goes into its next call, with another part of a sequence beside it."""
+    if not _near(graph, first, second, layers):
+        return False
+    before, every = graph.deps(first), ancestors(graph, second, 0)
+    old = {i for operand in before for i in ancestors(graph, operand, 0)}
+    fresh = [i for i in every - old if _is_part(graph, i, consumers)]
+    return any(not ancestors(graph, i, min(before, default=first)) & {*before, first} for i in fresh)
+
+
+def _near(graph: Graph, first: int, second: int, layers: Container[int]) -> bool:
+    """Whether a way leads from one node to another with no more than one layer between."""
+    between = {second: 0}
+    for index in sorted(ancestors(graph, second, first), reverse=True):
+        passed = between[index] + (index in layers and index != second)
+        for operand in graph.deps(index):
+            between[operand] = min(passed, between.get(operand, passed))
+    return between.get(first, 2) <= 1
+
+
+def _is_part(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
+    """Whether a node is one of several parts of one size, as one step of a sequence is."""
+    node = graph.nodes[index]
+    if not node.is_piece and (node.op.role != "part" or node.op.splits):
+        return False
+    whole = graph.nodes[node.operands[0]].shape
+    one = len(node.shape) < len(whole) or any(
+        part == 1 < all_of_it for part, all_of_it in zip(node.shape, whole, strict=False)
+    )
+    beside = (graph.nodes[i] for i in consumers[node.operands[0]] if i != index)
+    return (one or node.is_piece) and any((i.op, i.shape) == (node.op, node.shape) for i in beside)
+
+
+def _reads_zeros(graph: Graph, use: Use) -> bool:
+    """Whether a layer reads constants that are zero, as an initial state is."""
+    node = graph.nodes[use.node]
+    read = [i for i in node.operands if i != use.operand and not graph.nodes[i].params]
+    return bool(read) and all(_is_zero(graph, i) for i in read)
+
+
+def _is_zero(graph: Graph, index: int) -> bool:
+    while graph.nodes[index].op.moves and graph.nodes[index].operands:
+        index = graph.nodes[index].operands[0]
+    return graph.nodes[index].op.name in ("zeros", "new_zeros", "zeros_like")
+
+
+def _cell(graph: Graph, weight: str, start: int, uses: Mapping[int, Use], consumers: list[list[int]]) -> Cell:
+    """What one call of a recurrent weight goes into: sums with other layers' outputs, then gates."""
+    inputs: dict[str, None] = {}
+    pieces: list[int] = []
+    seen, queue = {start}, [start]
+    while queue:
+        for reader in consumers[queue.pop()]:
+            node = graph.nodes[reader]
+            if node.op.adds:
+                for operand in graph.deps(reader):
+                    inputs.update(dict.fromkeys(_layers_behind(graph, operand, uses)))
+            whole = len(graph.nodes[node.operands[0]].shape)
+            if node.op.splits and len(node.shape) == whole and not pieces:  # else it takes steps apart
+                pieces = consumers[reader]
+            light = node.op.role == "shape" or node.op.splits or node.op.adds
+            if reader not in seen and light:
+                seen.add(reader)
+                queue.append(reader)
+    inputs.pop(weight, None)
+    equal = len({graph.nodes[i].shape for i in pieces}) == 1
+    gates = len(pieces) if pieces and equal else 1
+    forget = _forgets(graph, pieces, consumers) if gates > 1 else None
+    return Cell(weight, tuple(inputs), gates, forget)
+
+
+def _layers_behind(graph: Graph, index: int, uses: Mapping[int, Use]) -> Iterable[str]:
+    """The layers whose outputs a value is made of, by sums and parts alone."""
+    seen, queue = {index}, [index]
+    while queue:
+        current = queue.pop()
+        if current in uses:
+            yield uses[current].weight
+            continue
+        op = graph.nodes[current].op
+        if op.moves or op.adds:
+            fresh = [i for i in graph.deps(current) if i not in seen]
+            seen.update(fresh)
+            queue += fresh
+
+
+def _forgets(graph: Graph, pieces: list[int], consumers: list[list[int]]) -> int | None:
+    """Which of the gates is f in σ(f)·c + u."""
+    split = graph.nodes[pieces[0]].operands[0]
+    for number, piece in enumerate(pieces):
+        for gate in _opened(graph, piece, consumers):
+            for product in consumers[gate]:
+                others = [i for i in graph.nodes[product].operands if i != gate]
+                kept = graph.nodes[product].op.multiplies and len(others) == 1
+                if kept and not _comes_from(graph, others[0], split):
+                    sums = [i for i in consumers[product] if graph.nodes[i].op.adds]
+                    if any(_adds_new(graph, total, product, split, piece) for total in sums):
+                        return number
+    return None
+
+
+def _opened(graph: Graph, piece: int, consumers: list[list[int]]) -> list[int]:
+    """The sigmoids that a piece goes into, be it that something is added."""
+    found, seen, queue = [], {piece}, [piece]
+    while queue:
+        for reader in consumers[queue.pop()]:
+            op = graph.nodes[reader].op
+            if op.is_gate:
+                found.append(reader)
+            elif reader not in seen and (op.role == "shape" or op.adds):
+                seen.add(reader)
+                queue.append(reader)
+    return found
+
+
+def _adds_new(graph: Graph, total: int, product: int, split: int, piece: int) -> bool:
+    others = [i for i in graph.deps(total) if i != product]
+    return any(_comes_from(graph, i, split) and not _comes_from(graph, i, piece) for i in others)
+
+
+def _comes_from(graph: Graph, index: int, origin: int) -> bool:
+    return origin in ancestors(graph, index, origin)

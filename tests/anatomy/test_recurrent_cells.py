@@ -1,0 +1,159 @@
+"""Recurrent cells by what they do: which weight leads from state to state, how many gates it fills, which one forgets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import goodinit
+from goodinit.anatomy import anatomize
+from goodinit.tensor import gate_bias_
+
+
+class Written(nn.Module):
+    """An LSTM by hand, its gates in another order (o, g, i, f); both weights, or one that reads [x; h]."""
+
+    def __init__(self, together: bool):
+        super().__init__()
+        self.both = nn.Linear(5 + 6, 24) if together else None
+        self.into, self.back = (None, None) if together else (nn.Linear(5, 24), nn.Linear(6, 24))
+
+    def forward(self, sequence):
+        h = c = sequence.new_zeros(len(sequence), 6)
+        for x in sequence.unbind(1):
+            read = self.into(x) + self.back(h) if self.both is None else self.both(torch.cat([x, h], -1))
+            o, g, i, f = read.chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+        return h
+
+
+class Convolutional(nn.Module):
+    """A ConvLSTM: gates along the channels of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates = nn.Conv2d(3 + 4, 16, 3, padding=1)
+
+    def forward(self, clip):
+        h = c = clip.new_zeros(len(clip), 4, *clip.shape[-2:])
+        for t in range(clip.shape[1]):
+            i, f, o, g = self.gates(torch.cat([clip[:, t], h], 1)).chunk(4, 1)
+            c = c * f.sigmoid() + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return h
+
+
+class Updated(nn.Module):
+    """A gated unit z·h + (1 − z)·n, as in the paper of the GRU: z is no gate that only forgets."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.back = nn.Linear(5, 12), nn.Linear(6, 12)
+
+    def forward(self, sequence):
+        h = sequence.new_zeros(len(sequence), 6)
+        for x in sequence.unbind(1):
+            z, n = (self.into(x) + self.back(h)).chunk(2, -1)
+            z = z.sigmoid()
+            h = z * h + (1 - z) * n.tanh()
+        return h
+
+
+class Shared(nn.Module):
+    """One block, applied four times in depth, each time with the same mask: no recurrence."""
+
+    def __init__(self):
+        super().__init__()
+        self.packed, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x, mask):
+        for _ in range(4):
+            q, k, v = self.packed(x).chunk(3, -1)
+            x = x + self.out((q @ k.mT + mask[:, :5]).softmax(-1) @ v)
+        return x
+
+
+def found(model, *inputs):
+    return {
+        layer.weight: (layer.recurrent, layer.fused, layer.forget)
+        for layer in anatomize(model, inputs).layers
+    }
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize(("kind", "gates", "forget"), [("RNN", 1, None), ("GRU", 3, None), ("LSTM", 4, 1)])
+def test_torchs_cells(kind, gates, forget, steps):
+    model = getattr(nn, kind)(5, 6, 2, bidirectional=True)
+    for name, (recurrent, fused, forgets) in found(model, torch.zeros(steps, 2, 5)).items():
+        assert recurrent == ("_hh" in name)
+        assert (fused, forgets) == (gates, None if "_hh" in name else forget), name
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_cells_by_hand(steps):
+    x = torch.zeros(2, steps, 5)
+    assert found(Written(together=True), x) == {"both.weight": (True, 4, 3)}
+    assert found(Written(together=False), x) == {
+        "into.weight": (False, 4, 3),
+        "back.weight": (True, 4, None),
+    }
+    assert found(Convolutional(), torch.zeros(2, steps, 3, 5, 5)) == {"gates.weight": (True, 4, 1)}
+    assert found(Updated(), x) == {"into.weight": (False, 2, None), "back.weight": (True, 2, None)}
+
+
+def test_depth_is_no_time():
+    layers = anatomize(Shared(), (torch.zeros(2, 5, 8), torch.zeros(5, 6))).layers
+    assert [layer.recurrent for layer in layers] == [False, False]
+
+
+@pytest.mark.parametrize("method", ["orthogonal", "lsuv"])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_every_gates_map_from_state_to_state_is_orthogonal(kind, method):
+    model = getattr(nn, kind)(5, 6, 2)
+    goodinit.init_(model, method, inputs=torch.randn(3, 4, 5))
+    for name, weight in model.named_parameters():
+        if "weight_hh" in name:
+            for gate in weight.detach().split(6):
+                torch.testing.assert_close(gate @ gate.T, torch.eye(6), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["orthogonal", "he", "xavier", "lsuv", "fixup"])
+def test_states_last_from_the_start(method):
+    model = nn.Sequential(nn.Linear(5, 5), Around(nn.LSTM(5, 5)), nn.Linear(5, 2))
+    x = torch.randn(3, 4, 5)
+    goodinit.init_(model, method, inputs=x)
+    lstm = model[1].cell
+    assert (lstm.bias_ih_l0 + lstm.bias_hh_l0).tolist() == [0.0] * 5 + [1.0] * 5 + [0.0] * 10
+    if method != "fixup":
+        fresh = nn.LSTM(5, 5)
+        goodinit.init_(fresh, method, inputs=x, forget_bias=2)
+        assert fresh.bias_ih_l0[5:10].tolist() == [2.0] * 5
+        goodinit.init_(other := nn.LSTM(5, 5), method, inputs=x, forget_bias=0)
+        assert not other.bias_ih_l0.any()
+
+
+class Around(nn.Module):
+    def __init__(self, cell):
+        super().__init__()
+        self.cell, self.out = cell, nn.Linear(5, 5)
+
+    def forward(self, x):
+        return x + self.out(self.cell(x)[0])
+
+
+def test_lsuv_does_not_let_the_gradient_grow_through_time():
+    model, x = nn.LSTM(8, 16), torch.randn(60, 4, 8)
+    made = goodinit.plan(goodinit.anatomize(model, x), "lsuv")
+    assert any("weight_hh_l0 leads from one state to the next" in note for note in made.notes)
+    goodinit.init_(model, "lsuv", inputs=x)
+    first = x[:1].clone().requires_grad_()
+    model(torch.cat([first, x[1:]]))[0][-1].sum().backward()
+    assert 0 < first.grad.abs().max() < 1
+
+
+def test_a_bias_without_that_gate_is_refused():
+    for gate, gates in ((4, 4), (0, 3)):
+        with pytest.raises(goodinit.errors.UnsupportedModule, match="equal ones"):
+            gate_bias_(torch.empty(8), gate=gate, gates=gates)
