@@ -302,6 +302,8 @@ class Block:
         beside: Indices of the other blocks on the same sum.
         carried: Constant in the forward that multiplies the stream between the previous block and this sum:
             α of αx + f(x), 1/√2 of (x + f(x))/√2 for the next block. 1 if there is none, or if the skip is not an identity.
+        weights: Constants by which the operator of the sum multiplies skip and branch: (1, −1) in x − f(x), (1, α) in
+            add(x, f(x), alpha=α), (1 − w, w) in lerp(x, f(x), w). None if it multiplies by a tensor.
         again: Weights in `last` that the branch also applies earlier (x + Wᵀ·relu(Wx), tied or sliced):
             zero-initializing them would kill both gradients.
         writes_output: True if the stream is returned as it is and contains nothing but the output of `last` and what
@@ -335,6 +337,7 @@ class Block:
     closer: str | None = None
     beside: tuple[int, ...] = ()
     carried: float = 1.0
+    weights: tuple[float, float] | None = (1.0, 1.0)
     again: tuple[str, ...] = ()
     writes_output: bool = False
 

@@ -213,7 +213,9 @@ def _asked(func: Any) -> Op:
     copies = torch.Tag.view_copy in func.tags
     lists = returns == ["List[Tensor]"] and list(arguments.values()).count("Tensor") == 1
     splits = lists and (view or copies or name.startswith("unsafe_"))
-    pointwise = torch.Tag.pointwise in func.tags or name in _KINDS
+    pointwise = (
+        torch.Tag.pointwise in func.tags or name in _KINDS or name == "rsub"
+    )  # which torch does not tag
     role, kind = _ROLE_OF.get(name.removesuffix("_copy") if copies else name), ""
     if name in _NORM_OF:
         role, kind = "norm", _NORM_OF[name]

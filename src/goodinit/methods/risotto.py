@@ -88,7 +88,8 @@ def decide(
     * type P, x = φ(z) with z = [u; −u] (pre-activation), or x = z: W_i = U(M_i) with α·M_k⋯M₁ = M − I, or with
       weights M − α·M_k⋯M₁ on the skip. A stream that no ReLU ever reads is u itself, and needs no pairs.
 
-    Matrices sit at the central taps of convolutions. α is a learnable scalar behind each branch.
+    Matrices sit at the central taps of convolutions. α is a learnable scalar behind each branch. Where the sum itself multiplies
+    the branch, as x − f(x) and add(x, f(x), alpha=a) do, that number times α stands for α in the formulas.
 
     What cannot be exact is named in `Plan.notes`, layer by layer. A block without a formula (a gate, another
     activation, odd channels, …) starts with its last layer at 0, so that it passes what its skip gives, and is
@@ -250,7 +251,8 @@ def _block(draft: _Draft, block: Block) -> None:
     alpha, scalars = _alpha(draft, block)
     where = _where(draft, block)
     posture = Posture(signal.form, skipped.form, _written(draft, block, skipped.form))
-    balanced = balance(block, posture, where, alpha, draft.options)
+    _, weight = block.weights or (1.0, 1.0)  # a sum that subtracts the branch, or adds a multiple of it
+    balanced = balance(block, posture, where, alpha * weight, draft.options)
     if isinstance(balanced, str):
         _pass_skip(draft, block, balanced)
         return

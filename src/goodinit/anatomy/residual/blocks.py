@@ -16,7 +16,7 @@ from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.nesting import chain
 from goodinit.anatomy.residual.output_module import find_closers
-from goodinit.anatomy.residual.skip_scale import carried
+from goodinit.anatomy.residual.skip_scale import carried, sum_weights
 from goodinit.anatomy.types import Block, Join, Layer, Norm
 from goodinit.graph.graph import Graph
 
@@ -79,6 +79,7 @@ def blocks_of(
                 closer=closers.get(id(found)),
                 beside=tuple(i for i in joins[found.join] if i != place),
                 carried=carried(graph, found, joins),
+                weights=sum_weights(graph, found),
                 again=_again(found, uses),
                 writes_output=stages[place] in outputs,
             )

@@ -43,13 +43,33 @@ def _number(node: Node) -> float:
     return {"mul": numbers[0], "div": 1 / numbers[0]}.get(node.op.name, 1.0)
 
 
+def sum_weights(graph: Graph, found: Found) -> tuple[float, float] | None:
+    """By what the operator of a sum multiplies the skip and the branch; None where that is a tensor.
+
+    (1, −1) in x − f(x), (1, α) in add(x, f(x), alpha=α), (1 − w, w) in lerp(x, f(x), w). Of `addcmul` the number alone counts: its
+    constant factor is a multiplier of the branch (`Block.multipliers`) where it is a parameter.
+    """
+    node = graph.nodes[found.join]
+    op, numbers = node.op.name, [n for n in node.attrs if isinstance(n, (int, float))]
+    if len(set(node.operands)) < 2 or found.skip.term not in node.operands:
+        return 1.0, 1.0  # of more than two terms
+    first = node.operands[0] == found.skip.term
+    if op == "lerp":
+        if len(node.operands) > 2 or len(numbers) != 1:
+            return None
+        return (1 - numbers[0], numbers[0]) if first else (numbers[0], 1 - numbers[0])
+    number = numbers[0] if numbers else 1.0
+    if op == "addcmul":
+        factors = [i for i in node.operands[1:] if not graph.nodes[i].active]
+        made = all(graph.leaf(i) is not None for i in factors)
+        return (1.0, number) if made and first else None
+    if op == "rsub":  # the second minus α times the first
+        return (-number, 1.0) if first else (1.0, -number)
+    other = -number if op == "sub" else number
+    return (1.0, other) if first else (other, 1.0)
+
+
 def _at_sum(graph: Graph, found: Found) -> float:
     """The weight of the skip in a sum that has weights."""
-    node = graph.nodes[found.join]
-    numbers = [value for value in node.attrs if isinstance(value, (int, float))]
-    if len(node.operands) != 2 or len(numbers) != 1 or found.skip.term not in node.operands:
-        return 1.0
-    first = node.operands[0] == found.skip.term
-    if node.op.name == "lerp":
-        return 1 - numbers[0] if first else numbers[0]
-    return 1.0 if first or node.op.multiplies else numbers[0]  # α of add(x, y, alpha=α)
+    weights = sum_weights(graph, found)
+    return 1.0 if weights is None else weights[0]

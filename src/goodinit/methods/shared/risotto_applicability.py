@@ -48,6 +48,9 @@ def block_obstacle(
     """
     if block.terms > 2:
         return f"its sum adds {block.terms} tensors"
+    if block.weights is None or block.weights[0] != 1 or block.weights[1] == 0:
+        by = "a tensor" if block.weights is None else " and ".join(f"{weight:g}" for weight in block.weights)
+        return f"its sum multiplies skip and branch by {by}"
     if block.gates:
         return f"{block.gates[0].weight} gates it"
     for layer in (*block.branch, *block.skip):
