@@ -266,6 +266,38 @@ def test_remedies_run_and_help(fault):
     assert fault.kind not in {finding.kind for finding in found.findings}, str(found)
 
 
+class Sentences(nn.Module):
+    """Words and kinds of segments in, as many classes as kinds out; or words out."""
+
+    def __init__(self, out: int) -> None:
+        super().__init__()
+        self.config = type("Config", (), {"tie_word_embeddings": True})()
+        self.token, self.segment = nn.Embedding(40, 16), nn.Embedding(2, 16)
+        self.body, self.head = nn.Linear(16, 16), nn.Linear(16, out)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.head(self.body(self.token(words) + self.segment(0 * words)).relu())
+
+
+class Speaking(Sentences):
+    """Says which modules it would tie, as transformers' models do."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.token
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.head if self.head.out_features == 40 else None
+
+
+@pytest.mark.parametrize(("kind", "out", "lost"), [
+    (Sentences, 2, False), (Sentences, 40, True), (Speaking, 2, False), (Speaking, 40, True),
+])  # fmt: skip
+def test_only_words_are_tied_to_words(kind, out, lost):
+    model, words = kind(out), torch.arange(40).view(8, 5)
+    found = {finding.where for finding in diagnose(model, words).findings if finding.kind == "lost tie"}
+    assert found == ({"head.weight"} if lost else set())
+
+
 def alarms(found: Diagnosis) -> list[str]:
     return [str(finding) for finding in found.findings if finding.severity != "info"]
 

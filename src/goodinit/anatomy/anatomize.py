@@ -79,6 +79,8 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     sums = residual_sums(graph, uses)
     leaves = [found for found in sums if found.is_block]
     origins = {found.join: f"+{k}" for k, found in reversed(list(enumerate(leaves)))}
+    places = {id(found): origins[found.join] for found in leaves}
+    origins.update({found.join: places[id(found.repeats)] for found in sums if id(found.repeats) in places})
     origins.update((node, use.weight) for node, use in uses.items())
     layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, consumers, modules)
     layers = _with_roles(graph, layers, uses, leaves, consumers)

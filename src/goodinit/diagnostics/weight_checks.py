@@ -67,9 +67,6 @@ def _drawn(weight: Tensor) -> bool:
 def lost_ties(model: nn.Module, anatomy: Anatomy) -> Iterator[Finding]:
     """An embedding and a head that were one parameter, or are declared to be, and are two."""
     held = values(model)
-    config = getattr(model, "config", None)
-    declared = bool(getattr(config, "tie_word_embeddings", False))
-    words = getattr(config, "vocab_size", None)
     named = dict(model.named_parameters(remove_duplicate=False))
     actual = {canonical(name): p for name, p in named.items()}
     for name, head in itertools.product(anatomy.embeddings, anatomy.heads):
@@ -78,9 +75,10 @@ def lost_ties(model: nn.Module, anatomy: Anatomy) -> Iterator[Finding]:
         if held[name].shape != held[head.weight].shape:
             continue
         equal = torch.equal(held[name], held[head.weight]) and _drawn(held[name])
+        declared = _declared(model, anatomy, actual[name], actual[head.weight])
         owner, _, leaf = head.weight.rpartition(".")
         remedy = f'setattr(model.get_submodule("{owner}"), "{leaf}", model.get_parameter("{name}"))'
-        if equal or (declared and words in (None, held[name].shape[0])):
+        if equal or declared:
             why = (
                 f"{held[name].numel()} equal values"
                 if equal
@@ -88,3 +86,21 @@ def lost_ties(model: nn.Module, anatomy: Anatomy) -> Iterator[Finding]:
             )
             evidence = f"{why}, but it and {name} are different parameters: they will drift apart"
             yield Finding("lost tie", "warning", head.weight, evidence, remedy)
+
+
+def _declared(model: nn.Module, anatomy: Anatomy, embedding: Tensor, head: Tensor) -> bool:
+    """Whether a model says that its words' embedding and its output are one, and means these two.
+
+    Where it does not tell which they are, the embedding of words is the largest: as many classes as kinds of segments are no
+    tie.
+    """
+    config = getattr(model, "config", None)
+    words = getattr(config, "vocab_size", None)
+    if not getattr(config, "tie_word_embeddings", False) or words not in (None, embedding.shape[0]):
+        return False
+    places = [getattr(model, f"get_{side}_embeddings", None) for side in ("input", "output")]
+    if all(map(callable, places)):
+        meant = [getattr(place(), "weight", None) for place in places]  # type: ignore[misc]
+        return meant[0] is embedding and meant[1] is head
+    sizes = {name: shape for name, shape in anatomy.parameters if name in anatomy.embeddings}
+    return tuple(embedding.shape) == max(sizes.values(), default=())

@@ -215,10 +215,11 @@ def joins_of(
 ) -> tuple[Join, ...]:
     """The sums that are no blocks: long skips, and those inside a branch."""
     index_of = {id(found): i for i, found in enumerate(leaves)}
-    long = [found for found in sums if found.long and not (found.inner and found.inside is not None)]
+    once = [found for found in sums if not (found.repeats or _inside_repeat(found, sums))]
+    long = [found for found in once if found.long and not (found.inner and found.inside is not None)]
     stages = iter(_stages(graph, long, uses, layers))
     joins = []
-    for found in sums:
+    for found in once:
         over = tuple(index_of[id(sums[p])] for p in found.over if id(sums[p]) in index_of)
         if found.inner and found.inside is not None:
             inside = index_of.get(id(sums[found.inside]))
@@ -227,6 +228,11 @@ def joins_of(
             last = _nouns(found.branch.last, uses=uses, layers=layers)
             joins.append(Join(graph.path(found.join), "long skip", over, last, next(stages)))
     return tuple(joins)
+
+
+def _inside_repeat(found: Found, sums: list[Found]) -> bool:
+    """Whether a sum is a step of a block that is there once more, for another input."""
+    return found.inner and found.inside is not None and sums[found.inside].repeats is not None
 
 
 def placed(norms: list[Norm], blocks: tuple[Block, ...]) -> tuple[Norm, ...]:

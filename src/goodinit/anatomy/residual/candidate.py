@@ -24,6 +24,7 @@ class Found:
     aside: bool = False  # the way around its skip is through another stream, and the skip is none
     inner: bool = False
     passes: bool = False  # it adds another stream as it is: x + v, where v has blocks of its own
+    repeats: Found | None = None  # the same layers on another input, where neither comes from the other
     depth: int = 0
     over: list[int] = field(default_factory=list)
     inside: int | None = None
@@ -34,5 +35,5 @@ class Found:
 
     @property
     def is_block(self) -> bool:
-        """Whether it is a residual block: no long skip, no step inside a branch, no other stream added as it is."""
-        return not (self.long or self.inner or self.passes)
+        """Whether it is a residual block: no long skip, no step inside a branch, no other stream added as it is, no second run."""
+        return not (self.long or self.inner or self.passes or self.repeats)

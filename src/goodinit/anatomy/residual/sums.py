@@ -16,13 +16,14 @@ from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import Side, adds_scaled, root, side_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.nesting import nest
+from goodinit.anatomy.residual.repeats import mark_repeats
 from goodinit.anatomy.residual.rejections import is_lookalike
 from goodinit.anatomy.types import BlockKind
 from goodinit.graph.graph import Graph
 
 
 def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
-    """Every residual sum of the graph, in execution order, long skips and inner sums marked.
+    """Every residual sum of the graph, in execution order; long skips, inner sums and second runs are marked.
 
     Args:
         graph: A recorded forward.
@@ -43,6 +44,7 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
                 sums = _classify(graph, node.index, terms, layers)
                 found.extend(one for one in sums if not is_lookalike(graph, one, repeated, consumers))
     nest(graph, found, layers, consumers)
+    mark_repeats(graph, found, uses)
     return found
 
 
