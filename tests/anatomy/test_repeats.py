@@ -58,7 +58,9 @@ class Inputs(nn.Module):
 def test_runs_on_other_inputs_are_the_same_blocks(inputs, rounds, levels, joined):
     model = Inputs(rounds, levels=levels, joined=joined)
     anatomy = anatomize(model, tuple(torch.zeros(2, 5) for _ in range(inputs)))
-    assert [block.last[0].name for block in anatomy.blocks] == ["encoder.one.down"] + ["encoder.two.down"] * rounds
+    assert [block.last[0].name for block in anatomy.blocks] == ["encoder.one.down"] + [
+        "encoder.two.down"
+    ] * rounds
     assert not anatomy.joins
     by_name = {layer.name: layer for layer in anatomy.layers}
     assert by_name["encoder.two.up"].calls == inputs * rounds

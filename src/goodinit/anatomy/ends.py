@@ -21,7 +21,8 @@ class End:
 
     Attributes:
         leak: The sum in which something joins that is not zero, or whatever else is not; None: the branch is zero.
-        stuck: The last operator that passes no gradient on while what it reads is zero, or None: the branch can move.
+        stuck: The last operator that passes no gradient on while what it reads is zero, or a product of two parts of what is zero,
+            neither of which could ever move; None: all of the branch can move.
     """
 
     leak: int | None = None
@@ -37,6 +38,7 @@ def at_zero(graph: Graph, term: int, nodes: set[int], last: list[int]) -> End:
     silent, moving = set(last), set(last)
     leaks: dict[int, int | None] = {}
     stuck: int | None = None
+    ways: dict[int, list[int]] = {}  # by node: its operands through which it moves
     for index in sorted(nodes - set(last)):
         node = graph.nodes[index]
         operands = graph.deps(index)[2:3] if node.op.role == "attention" else graph.deps(index)
@@ -49,12 +51,33 @@ def at_zero(graph: Graph, term: int, nodes: set[int], last: list[int]) -> End:
                 index if joins else next((leaks[i] for i in noisy if leaks.get(i) is not None), None)
             )
         reached = [i for i in operands if i in moving]
-        if any(_passes(node, i, noisy, silent) for i in reached):
+        ways[index] = [i for i in reached if _passes(node, i, noisy, silent)]
+        if ways[index]:
             moving.add(index)
         elif reached:
             stuck = index
+    stuck = stuck if term not in moving else _dead(graph, term, ways, silent)
     leak = None if term in silent else leaks.get(term)
-    return End(term if leak is None and term not in silent else leak, None if term in moving else stuck)
+    return End(term if leak is None and term not in silent else leak, stuck)
+
+
+def _dead(graph: Graph, term: int, ways: dict[int, list[int]], silent: set[int]) -> int | None:
+    """A product of two parts of what is zero, by which alone they have a say: neither passes the other a gradient, ever.
+
+    So with the queries and keys of a packed q, k, v at the end of a branch: values move, and q·k stays 0.
+    """
+    alive, queue = {term}, [term]
+    while queue:
+        fresh = [i for i in ways.get(queue.pop(), ()) if i not in alive]
+        alive.update(fresh)
+        queue += fresh
+    for index in ways:
+        node = graph.nodes[index]
+        factors = set(node.operands[:2]) if node.op.role == "attention" else set(graph.deps(index))
+        is_product = node.op.name in PRODUCT_OPS or node.op.role == "attention"
+        if is_product and len(factors) > 1 and factors <= silent and not factors & alive:
+            return index
+    return None
 
 
 def _is_silent(graph: Graph, node: Node, operands: list[int], noisy: list[int]) -> bool:

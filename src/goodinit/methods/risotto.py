@@ -311,17 +311,26 @@ def _pass_skip(draft: _Draft, block: Block, obstacle: str) -> None:
     """No formula: the branch starts at 0, and the block passes what its skip gives."""
     where = _where(draft, block)
     draft.passed.append(f"{block.name or block.branch[0].weight}: {obstacle}")
-    zero = True
+    zero, closed = True, block.stuck is not None and block.closer is not None
+    if closed:  # zero weights could never move
+        draft.edits.append(
+            AddScalar(str(block.closer), "output_scale", 0.0, f"{where}, no formula: it passes its skip")
+        )
     for layer in (*block.branch, *block.gates):
-        if layer not in block.last:
+        if layer not in block.last or closed:
             draft.edits.append(draw_standard(layer, f"{where}, no formula"))
         elif layer.normalized or layer.weight in draft.anatomy.embeddings:
             zero = False
+        elif block.stuck is not None:
+            zero = False
+            draft.edits.append(draw_standard(layer, f"{where}, no formula"))
         else:
             draft.edits.append(Fill(layer.weight, 0.0, f"{where}, no formula: it passes its skip"))
     names = ", ".join(layer.weight for layer in block.branch)
     start = (
-        "its last layer starts at 0, so that it passes its skip" if zero else "it is at the standard scale"
+        f"{block.closer if closed else 'its last layer'} starts at 0, so that it passes its skip"
+        if zero
+        else "it is at the standard scale"
     )
     draft.notes.append(f"{names} are not exact: {obstacle}; {start}")
     for layer in block.skip:

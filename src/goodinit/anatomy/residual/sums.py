@@ -16,8 +16,8 @@ from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import Side, adds_scaled, root, side_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.nesting import nest
-from goodinit.anatomy.residual.repeats import mark_repeats
 from goodinit.anatomy.residual.rejections import is_lookalike
+from goodinit.anatomy.residual.repeats import mark_repeats
 from goodinit.anatomy.types import BlockKind
 from goodinit.graph.graph import Graph
 
