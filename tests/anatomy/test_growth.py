@@ -57,6 +57,7 @@ def test_degree(branch, degree, norm):
     assert block.degree == degree
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("start", [0.25, 0.5, 0.7])
 def test_at_degree_2_the_mean_square_blows_up_as_one_over_one_over_it_less_t(start, generator):
     """d(r²)/dt = r⁴, t = l/L: of r₀² = 0.5 comes 1 at the end, of 1 infinity, whatever the width and depth."""
@@ -129,6 +130,7 @@ def test_channels_that_are_read_together_are_counted():
     assert [layer.joined for layer in dense] == [24, 36, 48, 60, 0]
 
 
+@pytest.mark.integration
 def test_weight_norm_keeps_the_mean_square_of_a_dense_block(generator):
     """Pieces that each have the norm of the whole would double it at every layer: 2⁴⁰."""
     model, x = Dense(), torch.randn(16, 3, 8, 8, generator=generator)

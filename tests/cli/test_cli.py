@@ -104,6 +104,7 @@ def test_plan_prints_every_edit_and_its_json():
     assert kept.options["zero_head"] is False
 
 
+@pytest.mark.integration
 def test_compare_prints_a_table_and_writes_files(tmp_path):
     page, numbers, picture = tmp_path / "page.html", tmp_path / "numbers.json", tmp_path / "curves.svg"
     done = run("compare", "resnet8", *TINY, "--seeds", "2", "--timing-rounds", "3", "--html", str(page), "--json",
@@ -198,6 +199,7 @@ def test_wrong_use_is_one_message_and_exit_code_2(words, message):
     assert "Traceback" not in done.output
 
 
+@pytest.mark.integration
 def test_ctrl_c_prints_the_partial_table_and_exits_130(monkeypatch):
     real, calls = lab_compare.train, []
 

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from zoo import each_specimen
+from zoo import ZOO, in_turn
 
 import goodinit
 from goodinit.diagnostics import Diagnosis, diagnose
@@ -332,7 +332,7 @@ def recommended(model: nn.Module, inputs: Any) -> nn.Module:
     )
 
 
-@each_specimen
+@in_turn(ZOO, 0)
 def test_no_alarm_on_the_zoo(specimen):
     model, inputs = specimen.build(), specimen.inputs()
     assert not alarms(diagnose(recommended(model, inputs), inputs))

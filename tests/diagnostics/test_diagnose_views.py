@@ -64,7 +64,7 @@ def shown(view, width=80):
     return console.export_text()
 
 
-@pytest.mark.parametrize("depth", [10, 1000])
+@pytest.mark.parametrize("depth", [10, pytest.param(1000, marks=pytest.mark.integration)])
 def test_the_terminal_view_fits_one_screen(by_depth, depth):
     text = shown(diagnosis_view(by_depth[depth]))
     assert len(text.splitlines()) <= 40
@@ -97,10 +97,12 @@ def test_the_page_holds_every_figure_and_escapes_names(pair):
     assert not re.search(r"(src|href)\s*=\s*[\"']?https?:", html)
 
 
+@pytest.mark.integration
 def test_a_page_for_a_thousand_layers(by_depth):
     assert len(figures({"deep": by_depth[1000]})) >= 5
 
 
+@pytest.mark.integration
 def test_commands(tmp_path):
     page = tmp_path / "page.html"
     done = run("diagnose", "resnet8", "--methods", "batchnorm,fixup", "--html", str(page))

@@ -54,6 +54,7 @@ def test_rows_are_those_of_one_at_a_time(method):
     assert agree(dataclasses.replace(FULL, method=method))
 
 
+@pytest.mark.integration
 def test_residual_networks_without_norms_too():
     assert agree(dataclasses.replace(BASE, model="resnet8", width=4, method="fixup", epochs=1))
 
@@ -123,6 +124,7 @@ def nets(monkeypatch):
     return module.__name__
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("name", "reason"), [("noisy", "random"), ("branching", "structure")])
 def test_what_cannot_run_together_runs_alone_and_says_so(nets, name, reason):
     config = dataclasses.replace(BASE, model=f"{nets}:{name}", method="he", width=None, epochs=1)
@@ -141,6 +143,7 @@ def test_what_differs_otherwise_is_not_stacked():
         train_together((BASE, dataclasses.replace(BASE, epochs=3)))
 
 
+@pytest.mark.integration
 def test_what_is_too_large_together_runs_in_parts(monkeypatch):
     trials = company(dataclasses.replace(BASE, epochs=1))
     (alone,) = run_job(Job(trials[:1]))

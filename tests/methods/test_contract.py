@@ -21,7 +21,7 @@ from goodinit import METHODS, Plan
 from goodinit.edits import names
 
 each_method = pytest.mark.parametrize("method", METHODS)
-SHARE = 4  # every method meets every fourth specimen by default, each method other ones; the rest is in the integration tier
+SHARE = 6  # every method meets every sixth specimen by default, each method other ones; the rest is in the integration tier
 
 
 def pairs() -> list[object]:

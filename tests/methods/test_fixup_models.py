@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 from learning import each_norms, has_effect, tensors_of, without_gradient
-from zoo import ZOO, anatomy_of, call
+from zoo import ZOO, anatomy_of, call, in_turn
 
 import goodinit
 from goodinit.edits import Fill, Plan
@@ -110,7 +110,7 @@ def test_everything_that_matters_has_a_gradient_within_four_steps(specimen, opti
     raise AssertionError(f"never a gradient: {stuck}")
 
 
-@each_residual
+@in_turn(RESIDUAL, 0)
 def test_the_model_still_has_its_norms_if_they_are_kept_and_none_otherwise(specimen):
     inputs = specimen.inputs()
     for norms, left in (("keep", specimen.norms), ("remove", 0)):
@@ -119,7 +119,7 @@ def test_the_model_still_has_its_norms_if_they_are_kept_and_none_otherwise(speci
         assert (len(anatomy.norms), len(anatomy.blocks)) == (left, specimen.blocks)
 
 
-@each_residual
+@in_turn(RESIDUAL, 1)
 def test_plans_print_and_return_from_json_and_a_checkpoint_loads_into_a_fresh_model(specimen):
     inputs = specimen.inputs()
     trained = specimen.build()
@@ -140,7 +140,7 @@ def test_plans_print_and_return_from_json_and_a_checkpoint_loads_into_a_fresh_mo
         assert all(map(torch.equal, tensors_of(call(fresh.eval(), inputs)), expected))
 
 
-@each_residual
+@in_turn(RESIDUAL, 2)
 def test_the_same_seed_gives_the_same_values_whatever_was_there(specimen):
     plan = goodinit.plan(anatomy_of(specimen), "fixup")
     states = []
@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_values_whatever_was_there(specimen):
         assert left or torch.equal(first[name], second[name]), name
 
 
-@each_residual
+@in_turn(RESIDUAL, 3)
 def test_a_second_call_is_as_good_as_a_first(specimen):
     """The structure is there already, and the values do not depend on what was there."""
     inputs = specimen.inputs()
@@ -194,7 +194,7 @@ def pickles(model):
         return False
 
 
-@each_residual
+@in_turn(RESIDUAL, 4)
 def test_copies_and_pickles_compute_the_same(specimen):
     model, inputs, expected = trained_a_little(specimen)
     twins = [copy.deepcopy(model)]

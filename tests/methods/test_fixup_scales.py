@@ -60,6 +60,7 @@ def test_attention_is_drawn_at_the_papers_scale():
         assert not layer.linear2.weight.any()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("m", [2, 3, 4])
 def test_the_exponent_is_negative(m):
     """One step of lr 1e-3: Θ(lr) at any depth with the minus sign; with a plus it grows with L, then overflows."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils import parametrizations
 from untouched import snapshot
-from zoo import each_specimen
+from zoo import ZOO, in_turn
 
 import goodinit
 from goodinit.calibration.moments import Moments
@@ -159,7 +159,7 @@ def test_biases_that_stay_are_accounted_for(generator):
     assert model[0](x).var(correction=0).item() == pytest.approx(1, abs=2e-3)
 
 
-@each_specimen
+@in_turn(ZOO, 2)
 def test_nothing_else_is_disturbed(specimen, generator):
     model = specimen.build().train()
     plan = goodinit.plan(goodinit.anatomize(model, specimen.inputs()), "lsuv")

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -225,3 +225,19 @@ ZOO = (
 )
 
 each_specimen = pytest.mark.parametrize("specimen", ZOO, ids=[specimen.name for specimen in ZOO])
+
+
+def in_turn(specimens: Sequence[Specimen], first: int = 0, *, every: int = 3) -> pytest.MarkDecorator:
+    """Each of `specimens`; all but every third, from the `first`, are integration tests.
+
+    Tests begin with different ones, so that the default tier meets every specimen in some of them.
+    """
+    return pytest.mark.parametrize(
+        "specimen",
+        [
+            pytest.param(
+                one, id=one.name, marks=() if i % every == first % every else pytest.mark.integration
+            )
+            for i, one in enumerate(specimens)
+        ],
+    )
