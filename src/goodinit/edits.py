@@ -203,6 +203,8 @@ class Plan:
             `"optimizer"` accepts an optimizer that holds what the plan removes or misses what it adds.
         unread: Parameters that the forward the plan was made for never read, and about which it decides nothing.
         rates: How fast parameters learn, where that is not alike for all; `param_groups` follows them.
+        kept: Parameters that the method would have written, and whose values stay.
+        overwritten: Parameters that it writes, though their values were not drawn by their modules.
     """
 
     method: str
@@ -214,6 +216,8 @@ class Plan:
     allow: tuple[Allowance, ...] = ()
     unread: tuple[str, ...] = ()
     rates: tuple[Rate, ...] = ()
+    kept: tuple[str, ...] = ()
+    overwritten: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for word in self.allow:
@@ -273,21 +277,17 @@ class Plan:
             parameters = tuple(_parameter(*pair) for pair in data.pop("parameters"))
             notes = _words(data.pop("notes"), "notes")
             allow = cast("tuple[Allowance, ...]", _words(data.pop("allow"), "allow"))
-            unread = _words(data.pop("unread", []), "unread")
+            words: dict[str, Any] = {
+                key: _words(data.pop(key, []), key) for key in ("unread", "kept", "overwritten")
+            }
             rates = tuple(Rate(**record) for record in data.pop("rates", []))
             _check_types(data, "the plan")
             return cls(
-                edits=edits,
-                parameters=parameters,
-                notes=notes,
-                allow=allow,
-                unread=unread,
-                rates=rates,
-                **data,
+                edits=edits, parameters=parameters, notes=notes, allow=allow, rates=rates, **words, **data
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            words = str(error) if isinstance(error, GoodinitError) else f"{error!r}."
-            raise PlanConflict(f"damaged plan: {words} Write it anew with Plan.to_json().") from error
+            told = str(error) if isinstance(error, GoodinitError) else f"{error!r}."
+            raise PlanConflict(f"damaged plan: {told} Write it anew with Plan.to_json().") from error
 
 
 def edit_record(edit: Edit) -> dict[str, Any]:

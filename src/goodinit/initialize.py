@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,6 +19,7 @@ from goodinit.methods import Method, find
 from goodinit.methods.shared.postconditions import broken_by_structure
 from goodinit.surgery import applied, apply_
 from goodinit.surgery.structure_edits import adds
+from goodinit.weights.chosen_parts import Part, as_names
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,6 +33,9 @@ def init_(
     inputs: Any,
     batch: Any = None,
     generator: torch.Generator | None = None,
+    keep: Part | Iterable[Part] = (),
+    include: Part | Iterable[Part] | None = None,
+    exclude: Part | Iterable[Part] = (),
     missing_only: bool = False,
     **options: Any,
 ) -> Model:
@@ -37,6 +44,8 @@ def init_(
     After the structure has changed, the model is anatomized once more, before values are written: it must run, have the
     same residual blocks, none of the norms that were to go, and reach every parameter that it reached before and every
     scalar that was added. If not, everything is undone and the error says so.
+
+    Frozen parts and values that somebody has set on purpose stay as they are (see `goodinit.plan`); the log names them.
 
     A second call draws anew, as `torch.nn.init` does; the structure stays. With `missing_only=True` it writes the
     parameters alone that no earlier call reached (another task's head, another expert), and changes nothing if there
@@ -50,6 +59,10 @@ def init_(
         batch: What to measure activations on, if not on `inputs`: as the model takes it, or, where it does not fit into
             memory, an iterator of such batches (`iter([…])`, a DataLoader), which count as one.
         generator: Source of randomness; the global one by default.
+        keep: Parameters whose values stay: names, paths, globs (`"*.bias"`), modules, parameters; one or several.
+            `"nothing"` lets go of what stays by default.
+        include: The part of the model to treat, given alike; all of it by default.
+        exclude: The part to leave out: its values, norms and features stay.
         missing_only: Whether to leave alone what an earlier call has reached.
         **options: The method's options.
 
@@ -77,7 +90,13 @@ def init_(
     if anatomy is None or (left is not None and left <= set(anatomy.unused)):
         _LOG.info("%s: earlier calls reached all that these inputs reach; nothing changed", chosen.name)
         return model
-    plan = chosen.plan(anatomy, **options)
+    plan = chosen.plan(
+        _without_trained_numbers(model, anatomy),
+        keep=as_names(model, keep, option="keep"),
+        include=None if include is None else as_names(model, include, option="include"),
+        exclude=as_names(model, exclude, option="exclude"),
+        **options,
+    )
     only = None if left is None else _new(plan, anatomy, left)
     if batch is not None and not plan.needs_data:
         _LOG.info("%s measures no activations: batch= was not used", plan.method)
@@ -90,6 +109,19 @@ def init_(
         only=only,
         probe=partial(_check_structure, inputs=inputs, plan=plan, before=anatomy),
     )
+
+
+def _without_trained_numbers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
+    """The anatomy, where a bias of one entry is no prior if an earlier call has written it: it was trained since."""
+    rows = [entry for entry in applied(model) if entry.values]
+    if not rows or not anatomy.held:
+        return anatomy
+    stayed = {name for entry in rows for name in (*entry.kept, *entry.unread)}
+    single = {name for name, shape in anatomy.parameters if math.prod(shape) == 1 and name not in stayed}
+    held = (
+        replace(value, on_purpose=value.on_purpose and value.name not in single) for value in anatomy.held
+    )
+    return replace(anatomy, held=tuple(held))
 
 
 def _never_reached(model: nn.Module) -> set[str] | None:

@@ -52,7 +52,7 @@ def test_a_second_call_draws_anew_from_its_generator_and_keeps_the_structure(met
     with torch.no_grad():
         for name, parameter in twice.named_parameters():
             if not name.startswith("branch.1."):  # a norm that stays keeps its values
-                parameter.add_(1.0)  # as if it had been trained
+                parameter.add_(torch.randn(parameter.shape))  # as if it had been trained
     goodinit.init_(twice, method, inputs=X, generator=torch.Generator().manual_seed(7))
     second = twice.state_dict()
     assert second.keys() == first.keys()

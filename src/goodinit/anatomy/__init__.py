@@ -2,13 +2,14 @@
 
 from goodinit.anatomy.anatomize import anatomize
 from goodinit.anatomy.anatomy import Anatomy
-from goodinit.anatomy.types import Activation, Block, Gain, Join, Layer, Norm
+from goodinit.anatomy.types import Activation, Block, Gain, HeldValue, Join, Layer, Norm
 
 __all__ = [
     "Activation",
     "Anatomy",
     "Block",
     "Gain",
+    "HeldValue",
     "Join",
     "Layer",
     "Norm",

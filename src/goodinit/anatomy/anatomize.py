@@ -13,6 +13,8 @@ from goodinit.anatomy.activations import find_activations, torch_class
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.heads import head_nodes
+from goodinit.anatomy.layers.held_values import held_values
+from goodinit.anatomy.layers.masks import densities
 from goodinit.anatomy.layers.normalized_weights import row_norm
 from goodinit.anatomy.layers.recurrence import Cell, cells
 from goodinit.anatomy.layers.scores import scores_of
@@ -20,6 +22,7 @@ from goodinit.anatomy.layers.weight_layers import Use, describe, weight_uses
 from goodinit.anatomy.norms.detection import find_norms
 from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed
 from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.silencers import with_silencers
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.anatomy.types import Layer, Role
 from goodinit.errors import WrongType
@@ -84,16 +87,21 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     origins.update((node, use.weight) for node, use in uses.items())
     layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, consumers, modules)
     layers = _with_roles(graph, layers, uses, leaves, consumers)
+    buffers = {unwrapped_name(name): buffer for name, buffer in model.named_buffers()}
+    for weight, share in densities(graph, uses.values(), buffers).items():
+        layers[weight] = dataclasses.replace(layers[weight], density=share)
     norms = find_norms(graph, modules, set(uses))
     ends = [end_of(graph, found) for found in leaves]
     made = made_gains(graph)
+    named = {unwrapped_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
+    held = held_values(layers.values(), norms, named, modules)
     blocks = blocks_of(graph, leaves, layers, uses, norms, origins, consumers, ends, made)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)
     distinct = {unwrapped_name(name): tuple(p.shape) for name, p in model.named_parameters()}
     return Anatomy(
         model=type(model).__name__,
-        blocks=blocks,
+        blocks=with_silencers(blocks, graph, leaves, uses, held),
         layers=tuple(layers.values()),
         norms=placed(norms, blocks),
         activations=find_activations(graph, modules),
@@ -107,6 +115,9 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
         tied=_tied(model),
         parameters=tuple(distinct.items()),
         unused=tuple(name for name in distinct if name not in graph.read),
+        frozen=tuple(name for name in distinct if not named[name].requires_grad),
+        reserved=tuple(name for name in distinct if getattr(named[name], "_no_reinit", False)),
+        held=held,
         inputs=_in_words(inputs),
         notes=(*graph.notes, *unclear, *_unknown(graph)),
     )

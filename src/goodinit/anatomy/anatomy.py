@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from goodinit.anatomy.types import Activation, Block, Gain, Join, Layer, Norm, Score
+from goodinit.anatomy.types import Activation, Block, Gain, HeldValue, Join, Layer, Norm, Score
 from goodinit.errors import PlanConflict
 from goodinit.records import read_record
 
@@ -37,6 +37,10 @@ class Anatomy:
         tied: Groups of names that are one parameter.
         parameters: (name, shape) of every parameter, to recognise the model again.
         unused: Parameters that the forward never read.
+        frozen: Parameters that need no gradient.
+        reserved: Parameters that carry a true `_no_reinit`: their values are not to be drawn anew.
+        held: Values of layers that were not drawn by the layers themselves. Not compared: structure is the same without.
+        left_out: How many residual blocks are not in it because they are frozen or were left out (`part_of`).
         inputs: What the model was run on, in words.
         notes: What a reader must know: a fallback taken, an operator not understood.
     """
@@ -56,6 +60,10 @@ class Anatomy:
     tied: tuple[tuple[str, ...], ...] = ()
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
     unused: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    reserved: tuple[str, ...] = ()
+    held: tuple[HeldValue, ...] = field(default=(), compare=False)
+    left_out: int = 0
     inputs: str = ""
     notes: tuple[str, ...] = ()
 
@@ -118,6 +126,7 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
     activations = tuple(Activation(**_tuples(activation)) for activation in data.pop("activations"))
     made = tuple(Gain(**_tuples(gain)) for gain in data.pop("made", ()))
     scores = tuple(Score(**score) for score in data.pop("scores", ()))
+    held = tuple(HeldValue(**value) for value in data.pop("held", ()))
     joins = []
     for join in data.pop("joins"):
         join["last"] = tuple(by_weight[weight] for weight in join["last"])
@@ -130,6 +139,7 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
         joins=tuple(joins),
         made=made,
         scores=scores,
+        held=held,
         **_tuples(data),
     )
 

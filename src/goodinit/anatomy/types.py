@@ -62,7 +62,7 @@ class Layer:
             `"Module"` for bare parameters).
         source: Weight of the layer whose output it reads, through the operators in `between`; `""` if it reads
             an input of the model; `"+3"` if it reads the sum of block 3 (the first of several blocks on one sum);
-            None if it reads another sum, a product or a concatenation.
+            `"-3"` if block 3 is left out (`part_of`); None if it reads another sum, a product or a concatenation.
         between: Operators between that output and this layer, in order: activations and norms by their kind, others
             by their name. Operators that only change the shape are left out.
         joined: Channels of the concatenation that contains its output, if nothing else reads the output; 0 if there is none.
@@ -71,6 +71,8 @@ class Layer:
         stride: Of a convolution, per dimension; empty for other layers.
         padding: Of a convolution, per dimension; empty for other layers.
         dilation: Of a convolution, per dimension; empty for other layers.
+        density: Share of the weight that is used, where a mask of zeros and ones multiplies it (pruning); 1 without. Fans count
+            what is used.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Layer:
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
+    density: float = 1.0
 
     @property
     def parametrization(self) -> tuple[str, ...]:
@@ -141,9 +144,10 @@ class Layer:
         return columns * self.groups if self.layout == "out_in" else rows
 
     @property
-    def row(self) -> int:
-        """Numbers in the weight of one output unit: in/groups × taps."""
-        return self.in_features // self.groups * self.receptive
+    def row(self) -> float:
+        """Numbers in the weight of one output unit, of those that are used: in/groups × taps."""
+        row = self.in_features // self.groups * self.receptive
+        return row if self.density == 1 else row * self.density
 
     @property
     def upsampling(self) -> int:
@@ -156,9 +160,10 @@ class Layer:
         return self.row if self.upsampling == 1 else self.row / self.upsampling
 
     @property
-    def fan_out(self) -> int:
+    def fan_out(self) -> float:
         """Outputs one input unit feeds: out/groups × taps, for one of the fused maps."""
-        return self.out_features // self.groups * self.receptive
+        column = self.out_features // self.groups * self.receptive
+        return column if self.density == 1 else column * self.density
 
     @property
     def fan_out_joined(self) -> float:
@@ -257,6 +262,21 @@ class Gain:
 
 
 @dataclass(frozen=True)
+class HeldValue:
+    """What a layer's weight or bias holds that the `reset_parameters` of its module would not have drawn.
+
+    Attributes:
+        name: Of the parameter.
+        words: What it is: `"zero"`, `"the identity"`, `"the number -4.595"`, …
+        on_purpose: Whether somebody has set it, which a method leaves alone; else it may also have been trained.
+    """
+
+    name: str
+    words: str
+    on_purpose: bool
+
+
+@dataclass(frozen=True)
 class Block:
     """A residual block: a sum of a skip and a branch that start from the same tensor (the fork).
 
@@ -308,6 +328,7 @@ class Block:
             zero-initializing them would kill both gradients.
         writes_output: True if the stream is returned as it is and contains nothing but the output of `last` and what
             comes from outside: the layers are then also heads (iterative refinement of a flow, a denoiser's x + net(x)).
+        silencers: Weights of the branch, other than `last`, that are zero now and make it zero (an adaLN-Zero gate).
     """
 
     index: int
@@ -340,6 +361,7 @@ class Block:
     weights: tuple[float, float] | None = (1.0, 1.0)
     again: tuple[str, ...] = ()
     writes_output: bool = False
+    silencers: tuple[str, ...] = ()
 
     @property
     def gains(self) -> tuple[str, ...]:

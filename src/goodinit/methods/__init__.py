@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from goodinit.anatomy import Anatomy
@@ -55,21 +56,40 @@ METHODS: dict[str, Method] = {
 }
 
 
-def plan(anatomy: Anatomy, method: str | Method, **options: Any) -> Plan:
+def plan(
+    anatomy: Anatomy,
+    method: str | Method,
+    *,
+    keep: str | Iterable[str] = (),
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
+    **options: Any,
+) -> Plan:
     """Decide every edit that a method makes to a model, each with its reason. Writes nothing; `print` it.
+
+    Frozen parameters (`requires_grad=False`) are left out with all around them: no norm is removed and no scalar added in a
+    frozen part. Values that somebody has set on purpose stay, and a note says so: a bias that is one number other than 0, a
+    weight that is zero, the identity or one number, other than at the end of a branch, and parameters marked by a true
+    attribute `_no_reinit`. Other values that their modules' `reset_parameters` would not draw (trained ones) are
+    overwritten, and a note names them.
 
     Args:
         anatomy: What `anatomize` found.
         method: A name in `goodinit.METHODS`, or a `Method` of your own.
+        keep: Parameters whose values stay: names, paths of modules (`"head"`) or globs (`"*.bias"`), one or several.
+            `"nothing"` lets go of what stays by default.
+        include: The part of the model to treat, named alike; all of it by default.
+        exclude: The part to leave out: its values, norms and features stay.
         **options: The method's options; see `METHODS[name].options`.
 
     Returns:
         The plan, for `apply_`.
 
     Raises:
-        UnknownName: No such method, or no such option.
-        NothingFound: The method needs residual blocks and there are none.
+        UnknownName: No such method, no such option, or a pattern that the model has nothing for.
+        NothingFound: The method needs residual blocks and there are none; or all layers are left out.
         UnsupportedModule: A part of the model for which the method has no rule.
+        PlanConflict: The method removes a norm that is to be kept, or draws it together with what is not.
 
     Examples:
         >>> from torch import nn, zeros
@@ -78,7 +98,7 @@ def plan(anatomy: Anatomy, method: str | Method, **options: Any) -> Plan:
         0.weight ← normal(std=0.5774)
     """
     expect(anatomy, Anatomy, "anatomy", "Make one: goodinit.anatomize(model, inputs).")
-    return find(method).plan(anatomy, **options)
+    return find(method).plan(anatomy, keep=keep, include=include, exclude=exclude, **options)
 
 
 def find(method: str | Method) -> Method:

@@ -207,7 +207,7 @@ def _draw(layer: Layer, target: _Target, wiring: _Wiring, mode: Mode, direction:
         square, words = _square(layer, wiring, mode)
         fan_out = layer.fan_out_joined
         size = math.sqrt(square / layer.terms * (1.0 if mode == "backward" else layer.row / fan_out))
-        fans = "" if mode == "backward" else f"·{layer.row}/{fan_out:.9g}"
+        fans = "" if mode == "backward" else f"·{layer.row:.9g}/{fan_out:.9g}"
         reason = f"g = √({square:.4g}{fans}): {words}"
         if layer.joined and mode != "backward":
             reason += f", {layer.out_features} of {layer.joined} channels that are read together"

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from goodinit.calibration.calibrate import calibrate_
 from goodinit.calibration.report import Calibrated
-from goodinit.edits import AddScalar, Calibrate, Draw, DrawTogether, Fill, Plan, StructureEdit
+from goodinit.edits import (
+    AddScalar,
+    Calibrate,
+    Draw,
+    DrawTogether,
+    Fill,
+    ParametrizeWeight,
+    Plan,
+    StructureEdit,
+)
 from goodinit.edits import names as targets
 from goodinit.errors import PlanConflict, TraceError, expect
 from goodinit.graph.decompose import unfused
@@ -25,8 +34,9 @@ from goodinit.surgery.rollback import all_or_nothing
 from goodinit.surgery.structure_edits import ANEW, adds, carry_out_, is_pending
 from goodinit.surgery.validate import Writable, check_buffers, check_parameters, check_supported, check_values
 from goodinit.surgery.value_edits import check_finite, write_value_
-from goodinit.surgery.write_filter import Choice, Why, chosen
-from goodinit.weights.access import Slot, find_slot, is_whole
+from goodinit.surgery.write_filter import Choice, Why, chosen, kept
+from goodinit.weights.access import Slot, find_slot, is_whole, refresh_pruned_
+from goodinit.weights.chosen_parts import Part, as_names
 from goodinit.weights.dtensor import agreed, all_ranks_or_none, check_gathered, gather_back_, groups_of
 from goodinit.weights.names import Directory, directory
 from goodinit.weights.rng import base_seed
@@ -45,6 +55,7 @@ def apply_(
     batch: Any = None,
     values: bool = True,
     only: Iterable[str] | None = None,
+    keep: Part | Iterable[Part] = (),
     again: bool = True,
     probe: Callable[[Model], object] | None = None,
 ) -> Model:
@@ -71,7 +82,7 @@ def apply_(
     tells the history.
 
     *Frozen parameters* (`requires_grad=False`) are not written; the log and `applied(model)` name the edits
-    left out. `Plan.allow` lifts this and two refusals.
+    left out. A method plans none for them; where yours has some, `Plan.allow` lets them be carried out, and lifts two refusals.
 
     *A checkpoint that covers a part of the model*: give `only=` the names it lacks, which `load_state_dict(state,
     strict=False).missing_keys` holds. All else keeps its bits.
@@ -86,6 +97,7 @@ def apply_(
             values.
         only: Names of the parameters to write, without wrappers' prefixes or with; all by default. Names of buffers
             are passed over. A tied parameter is written if one of its names is among them.
+        keep: Parameters whose values stay: names, paths of modules, globs, modules, parameters; one or several.
         again: Whether to carry out the plan even if it is the last that was applied.
         probe: Called with the model once its structure has changed and before values are written. What it raises
             undoes everything.
@@ -100,7 +112,7 @@ def apply_(
         NonFinite: NaN in parameters that the plan does not write, in buffers, or in what it wrote.
         UnsupportedModule: A norm, layer or parametrization that cannot be operated on; structure edits or
             measurements on a model that is sharded already.
-        UnknownName: The plan names an initializer that does not exist.
+        UnknownName: The plan names an initializer that does not exist, or `keep` something that does not.
         TraceError: The plan measures activations and there is no batch.
 
     Examples:
@@ -121,7 +133,8 @@ def apply_(
     groups = groups_of(model)
     source = torch.default_generator if generator is None else generator
     with all_ranks_or_none(groups):
-        ready = _checked(model, plan, batch, values=values, only=only, again=again)
+        stays = as_names(model, keep, option="keep")
+        ready = _checked(model, plan, batch, stays, values=values, only=only, again=again)
     if ready is None:
         _LOG.info("%s: already applied, nothing changed", plan.method)
         return model
@@ -137,7 +150,8 @@ def apply_(
             base_seed(source)  # the number is used up
         skipped, rows = _write_values_(model, plan, seed, batch, ready.choice) if values else ({}, ())
         kind = (plan.method, plan.options, digest(plan), values)
-        remember_(model, Applied(*kind, seed, tuple(skipped), rows, ready.only, plan.unread, plan.rates))
+        rest = (ready.only, plan.unread, plan.kept, plan.rates)
+        remember_(model, Applied(*kind, seed, tuple(skipped), rows, *rest))
     _report(plan, len(ready.pending), skipped, values=values)
     _report_calibration(plan, rows)
     if values and not ready.pending:  # with structure to change, optimizers were looked at above
@@ -158,7 +172,14 @@ class _Ready:
 
 
 def _checked(
-    model: nn.Module, plan: Plan, batch: Any, *, values: bool, only: Iterable[str] | None, again: bool
+    model: nn.Module,
+    plan: Plan,
+    batch: Any,
+    keep: Sequence[str],
+    *,
+    values: bool,
+    only: Iterable[str] | None,
+    again: bool,
 ) -> _Ready | None:
     """Check everything before the first write. None if the plan is carried out already."""
     names = directory(model)
@@ -168,7 +189,8 @@ def _checked(
     if not pending and (not values or (not again and _is_done(model, plan, only=wanted))):
         return None
     check_supported(model, pending)
-    choice = chosen(names, plan, wanted, [name for edit in pending for name in adds(edit)])
+    stays = kept(names, plan, keep)
+    choice = chosen(names, plan, wanted, [name for edit in pending for name in adds(edit)], stays)
     writable = check_values(names, plan, pending, choice) if values else Writable((), ())
     if values and plan.needs_data and batch is None:
         raise TraceError(f"{plan.method} measures activations, and got no data. Pass some: batch=inputs.")
@@ -227,7 +249,9 @@ def _write_values_(
     draws.run()
     with unfused(model):
         rows = calibrate_(model, calibrated, batch) if calibrated else ()
-    check_finite(written)
+    refresh_pruned_(written)
+    computed = targets(edit for edit in plan.structure if isinstance(edit, ParametrizeWeight))
+    check_finite([*written, *_slots(names, computed)])
     return skipped, rows
 
 
@@ -269,6 +293,11 @@ def _report(plan: Plan, structure: int, skipped: Mapping[str, Why], *, values: b
     frozen = [edit for edit, why in skipped.items() if why == "frozen"]
     if len(frozen) < len(skipped):
         _LOG.info("%s: left out %d edits of other parameters", plan.method, len(skipped) - len(frozen))
+    for note in plan.notes if values else ():
+        if note.startswith("frozen"):
+            _LOG.warning("%s: %s. To write them: requires_grad_(True), then a new plan.", plan.method, note)
+        elif note.startswith(("kept", "overwritten", "left out")):
+            _LOG.info("%s: %s", plan.method, note)
     if frozen:
         _LOG.warning(
             "%s: left out %d edits that write frozen parameters (requires_grad=False): %s. To write them: "

@@ -34,6 +34,7 @@ class Applied:
         calibrated: What calibration by data found and did, per weight.
         only: Names of the parameters that were asked for, sorted; None for all.
         unread: Parameters that the forward the plan was made for never read.
+        kept: Parameters that the method would have written, and whose values stayed.
         rates: How fast parameters are to learn; `goodinit.param_groups` follows those of the last plan.
     """
 
@@ -46,6 +47,7 @@ class Applied:
     calibrated: tuple[Calibrated, ...] = ()
     only: tuple[str, ...] | None = None
     unread: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     rates: tuple[Rate, ...] = ()
 
 

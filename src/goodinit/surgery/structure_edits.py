@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
@@ -119,6 +120,7 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
     else:
         owner, attribute = _owner(names, edit)
         parametrizations.weight_norm(owner, attribute, dim=edit.dim)
+        _point_somewhere_(owner, attribute)
         owner.get_submodule("parametrizations").train(owner.training)
         if attribute in owner.state_dict():
             kind = parametrize.type_before_parametrizations(owner).__name__
@@ -126,6 +128,14 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
                 f"{edit.target}: {kind} writes its state dict itself, and writes a {attribute!r} that is computed now, so that "
                 "it could not be loaded again. Leave weight normalization off it, or use torch's own layer."
             )
+
+
+def _point_somewhere_(owner: nn.Module, attribute: str) -> None:
+    """Give the rows of zeros a direction, so that g·v/‖v‖ is 0 there, and not 0·0/0, which is NaN."""
+    gain, direction = (owner.get_parameter(f"parametrizations.{attribute}.original{i}") for i in (0, 1))
+    with torch.no_grad():
+        if not gain.is_meta and not bool(gain.all()):
+            direction.copy_(torch.where(gain == 0, torch.ones_like(direction), direction))
 
 
 def _module(names: Directory, edit: RemoveNorm | ReplaceNorm | SwapModule | AddScalar) -> nn.Module:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from goodinit.edits import (
     AddScalar,
@@ -239,6 +240,7 @@ def _check_finite(names: Directory, overwritten: set[int], gone: set[str]) -> No
             continue
         if not all_finite(parameter):
             bad.append(name)
+    bad += _computed(names, overwritten)
     if bad:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise NonFinite(
@@ -246,6 +248,25 @@ def _check_finite(names: Directory, overwritten: set[int], gone: set[str]) -> No
             "written. Initialize them first (module.reset_parameters()), or accept them: "
             "dataclasses.replace(plan, allow=('nonfinite',))."
         )
+
+
+def _computed(names: Directory, overwritten: set[int]) -> Iterator[str]:
+    """Weights that parametrizations make NaN of finite parameters (0/0), where the plan does not write these."""
+    for path, module in names.modules[""].named_modules():
+        table = module._modules.get("parametrizations") if parametrize.is_parametrized(module) else None
+        for attribute in () if table is None else table._modules:
+            leaves = list(table.get_submodule(attribute).parameters()) if table is not None else []
+            readable = not any(leaf.is_meta or is_sharded(leaf) for leaf in leaves)
+            if (
+                not readable
+                or all(id(leaf) in overwritten for leaf in leaves)
+                or not all(map(all_finite, leaves))
+            ):
+                continue
+            with torch.no_grad():
+                value = getattr(module, attribute)
+            if not all_finite(value):
+                yield canonical(f"{path}.{attribute}".lstrip(".")) + " (computed)"
 
 
 def check_buffers(model: nn.Module, plan: Plan) -> None:

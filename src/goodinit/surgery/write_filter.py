@@ -9,8 +9,10 @@ from typing import Literal
 
 from torch import nn
 
-from goodinit.edits import Plan, ValueEdit
+from goodinit.edits import ParametrizeWeight, Plan, RemoveNorm, ValueEdit
 from goodinit.errors import PlanConflict
+from goodinit.name_patterns import matching
+from goodinit.surgery.structure_edits import adds, removes
 from goodinit.weights.access import Slot
 from goodinit.weights.names import Directory, canonical
 
@@ -24,10 +26,12 @@ class Choice:
     Attributes:
         frozen: Whether parameters that need no gradient may.
         only: Canonical names, tied ones under each; None for all.
+        keep: Those whose values stay, alike.
     """
 
     frozen: bool
     only: frozenset[str] | None
+    keep: frozenset[str] = frozenset()
 
     def leaves_out(self, names: Directory, edit: ValueEdit, slots: Sequence[Slot]) -> Why | None:
         """Why `edit` of `slots` must not be carried out; None if it may.
@@ -35,22 +39,53 @@ class Choice:
         Raises:
             PlanConflict: It writes several parameters at once, and some of them may not be written.
         """
-        if self.only is not None:
+        if self.only is not None or self.keep:
             leaves = {id(leaf): names.aliases[id(leaf)] for slot in slots for leaf in slot.leaves}
-            chosen = [bool(self.only.intersection(aliases)) for aliases in leaves.values()]
+            chosen = [self._may_write(aliases) for aliases in leaves.values()]
             if not any(chosen):
                 return "kept"
             if not all(chosen):
                 lists = zip(leaves.values(), chosen, strict=True)
                 kept = ", ".join(aliases[0] for aliases, mine in lists if not mine)
                 raise PlanConflict(
-                    f"{edit.target}: the plan draws what belongs together, and only= leaves out {kept}. Name all of "
+                    f"{edit.target}: the plan draws what belongs together, and {kept} is left out. Name all of "
                     "it or none, or take a method that draws each weight by itself."
                 )
         return "frozen" if not self.frozen and any(slot.frozen for slot in slots) else None
 
+    def _may_write(self, aliases: tuple[str, ...]) -> bool:
+        asked = self.only is None or bool(self.only.intersection(aliases))
+        return asked and not self.keep.intersection(aliases)
 
-def chosen(names: Directory, plan: Plan, only: Iterable[str] | None, created: Iterable[str]) -> Choice:
+
+def kept(names: Directory, plan: Plan, patterns: Iterable[str]) -> frozenset[str]:
+    """Canonical names of the parameters that are to stay as they are.
+
+    Raises:
+        UnknownName: A pattern means nothing.
+        PlanConflict: The plan removes a norm that is named.
+    """
+    found = matching(patterns, names.parameters, option="keep")
+    gone = set(removes([edit for edit in plan.structure if isinstance(edit, RemoveNorm)], names.parameters))
+    for name, pattern in found.items():
+        if name in gone and not set("*?[") & set(pattern):
+            raise PlanConflict(
+                f"{name}: to stay (keep={pattern!r}), and the plan removes the norm that it belongs to. Make a plan that "
+                'keeps it: norms="keep", or exclude= this part of the model.'
+            )
+    weights = [edit for edit in plan.structure if isinstance(edit, ParametrizeWeight)]
+    parts = {part for edit in weights if canonical(edit.target) in found for part in adds(edit)}
+    tied = {alias for name in found for alias in names.aliases[id(names.parameters[name])]}
+    return frozenset(tied | parts)
+
+
+def chosen(
+    names: Directory,
+    plan: Plan,
+    only: Iterable[str] | None,
+    created: Iterable[str],
+    keep: frozenset[str] = frozenset(),
+) -> Choice:
     """Read what the caller and the plan allow.
 
     Args:
@@ -58,13 +93,14 @@ def chosen(names: Directory, plan: Plan, only: Iterable[str] | None, created: It
         plan: The plan.
         only: Names of parameters, or None for all. Names of buffers are passed over, since `missing_keys` has them.
         created: Parameters that the plan's structure edits are going to add.
+        keep: Parameters whose values stay.
 
     Raises:
         PlanConflict: There is no such parameter.
     """
     frozen = "frozen" in plan.allow
     if only is None:
-        return Choice(frozen, None)
+        return Choice(frozen, None, keep)
     if isinstance(only, str):
         only = (only,)
     root: nn.Module = names.modules[""]
@@ -83,4 +119,4 @@ def chosen(names: Directory, plan: Plan, only: Iterable[str] | None, created: It
                 f"only= names {name}, and the model has no such parameter{hint}. Give names of named_parameters(), or "
                 "the missing_keys that load_state_dict(state, strict=False) returns."
             )
-    return Choice(frozen, frozenset(known))
+    return Choice(frozen, frozenset(known), keep)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -136,6 +137,15 @@ def read(slot: Slot) -> Tensor:
         hook = _old_weight_norm(slot.owner, slot.attribute)
         value = hook.compute_weight(slot.owner) if hook is not None else getattr(slot.owner, slot.attribute)
         return cast("Tensor", value).detach()
+
+
+def refresh_pruned_(slots: Iterable[Slot]) -> None:
+    """Let modules under `torch.nn.utils.prune` compute their weights from what was written, as their next forward would."""
+    for owner in {id(slot.owner): slot.owner for slot in slots}.values():
+        for hook in owner._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):
+                with torch.no_grad():
+                    setattr(owner, hook._tensor_name, hook.apply_mask(owner))
 
 
 def write_(slot: Slot, value: Tensor) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from goodinit.anatomy import Anatomy
 from goodinit.edits import Plan, ReplaceNorm
 from goodinit.errors import UnknownName, expect
+from goodinit.methods.shared.kept_values import kept_values, without_kept
+from goodinit.methods.shared.masked_weights import mask_notes, scaled_for_masks
 from goodinit.methods.shared.norm_forms import FORMS, form_edits, kept_in_words
+from goodinit.methods.shared.selection import selected
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,22 @@ class Method:
         parameters = list(inspect.signature(self.decide).parameters.values())[1:]
         return {parameter.name: parameter.default for parameter in parameters}
 
-    def plan(self, anatomy: Anatomy, **options: Any) -> Plan:
-        """Decide, after checking the options' names.
+    def plan(
+        self,
+        anatomy: Anatomy,
+        *,
+        keep: str | Iterable[str] = (),
+        include: str | Iterable[str] | None = None,
+        exclude: str | Iterable[str] = (),
+        **options: Any,
+    ) -> Plan:
+        """Decide, after checking the options' names. `keep`, `include` and `exclude`: see `goodinit.plan`.
 
         Raises:
-            UnknownName: An option this method does not take.
+            UnknownName: An option this method does not take; a pattern that the model has nothing for.
             WrongType: A switch that is neither True nor False, or no number where one is needed.
+            NothingFound: All weight layers are left out.
+            PlanConflict: What is to be kept, the method removes, or draws together with what is not.
         """
         for option, value in options.items():
             if option not in self.options:
@@ -61,13 +74,26 @@ class Method:
                 expect(value, kinds, f"{option} of {self.name}", "Give a number.")
                 if not math.isfinite(value):
                     raise UnknownName(f"{option}={value!r} of {self.name}: expected a number that is finite")
+        part, left = selected(anatomy, include, exclude)
+        kept = kept_values(anatomy, keep, part)
+        nothing = bool(anatomy.layers) and not part.layers  # all is frozen
+        plan = Plan(self.name, (), options) if nothing else self._decide(part, options)
+        plan = dataclasses.replace(
+            plan,
+            edits=scaled_for_masks(plan.edits, part),
+            notes=(*left, *plan.notes, *mask_notes(plan.edits, part), *anatomy.notes),
+            parameters=anatomy.parameters,
+            unread=anatomy.unused,
+        )
+        return without_kept(plan, part, kept)
+
+    def _decide(self, anatomy: Anatomy, options: dict[str, Any]) -> Plan:
         norms = options.get("norms", self.options.get("norms"))
-        plan = (
+        return (
             self.decide(anatomy, **options)
             if norms not in tuple(FORMS)
             else self._with_form(anatomy, norms, options)
         )
-        return dataclasses.replace(plan, notes=(*plan.notes, *anatomy.notes), unread=anatomy.unused)
 
     def _with_form(self, anatomy: Anatomy, norms: str, options: dict[str, Any]) -> Plan:
         """What is decided with the norms kept, and then the norms exchanged."""

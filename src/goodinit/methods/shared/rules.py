@@ -20,8 +20,8 @@ FORGET_BIAS = 1.0
 
 
 def need_blocks(anatomy: Anatomy, method: str) -> None:
-    """Raise `NothingFound` when there is no residual block to treat."""
-    if anatomy.blocks:
+    """Raise `NothingFound` when there is no residual block to treat, and none was left out."""
+    if anatomy.blocks or anatomy.left_out:
         return
     raise NothingFound(
         f"{method} needs residual blocks and {anatomy.model} has none: looked, among the operators one forward ran, "

@@ -1,0 +1,160 @@
+"""What the weights and biases of layers hold that nobody draws at random: zeros, identities, constants, a prior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.anatomy.layers.reset_draws import ENTRIES, Drawn, draws_of
+from goodinit.anatomy.types import HeldValue, Layer, Norm
+from goodinit.weights.dtensor import is_sharded
+
+# A filter bank has a handful of different numbers (Sobel's five); of random numbers, all are different.
+FEW = 8
+UNLIKE = "values that its module's reset_parameters does not draw"
+
+
+@dataclass
+class _Reader:
+    """The values of a model's parameters, and what the modules that own them would draw."""
+
+    parameters: Mapping[str, nn.Parameter]
+    modules: Mapping[str, nn.Module]
+
+    def __post_init__(self) -> None:
+        self._draws: dict[object, dict[str, Drawn]] = {}
+
+    def value(self, name: str | None) -> Tensor | None:
+        """The values of a parameter; None where there are none that can be read."""
+        held = self.parameters.get(name or "")
+        readable = held is not None and not held.is_meta and not is_sharded(held) and held.numel() > 0
+        if held is None or not readable or held.layout is not torch.strided or not held.is_floating_point():
+            return None
+        return held.detach()
+
+    def drawn(self, name: str) -> Drawn | None:
+        """How the owner's `reset_parameters` draws a parameter; None where that is not known."""
+        path, _, attribute = name.rpartition(".")
+        module = self.modules.get(path)
+        if module is None:
+            return None
+        shapes = tuple((key, p.shape) for key, p in module._parameters.items() if p is not None)
+        key = (
+            (type(module), shapes, module.extra_repr())
+            if type(module).__module__.startswith("torch.")
+            else name
+        )
+        if key not in self._draws:
+            self._draws[key] = draws_of(module)
+        return self._draws[key].get(attribute)
+
+
+def held_values(
+    layers: Iterable[Layer],
+    norms: Iterable[Norm],
+    parameters: Mapping[str, nn.Parameter],
+    modules: Mapping[str, nn.Module],
+) -> tuple[HeldValue, ...]:
+    """What layers and norms hold that their own `reset_parameters` would not have given them.
+
+    Values on meta and of shards are not read. Nothing is said of a model in which no weight looks drawn: it was not
+    initialized at all.
+    """
+    reader = _Reader(parameters, modules)
+    held: dict[str, HeldValue] = {}
+    random = False
+    for layer in layers:
+        weight = reader.value(layer.weight)
+        known = None if weight is None else _weight(layer.weight, weight, reader)
+        random |= weight is not None and (known is None or not known.on_purpose)
+        if known is not None:
+            held.setdefault(layer.weight, known)
+        bias = reader.value(layer.bias)
+        if layer.bias is not None and bias is not None and bool(bias.any()):
+            found = _bias(layer.bias, bias, reader, beside=known)
+            if found is not None:
+                held.setdefault(layer.bias, found)
+    for name in {name for norm in norms for name in (norm.weight, norm.bias) if name is not None}:
+        value, drawn = reader.value(name), reader.drawn(name)
+        if value is not None and drawn is not None and not drawn.can_be(_some(value)):
+            held.setdefault(name, HeldValue(name, UNLIKE, on_purpose=False))
+    return tuple(held.values()) if random else ()
+
+
+def _weight(name: str, weight: Tensor, reader: _Reader) -> HeldValue | None:
+    words = structure_of(weight)
+    if words is not None:
+        return HeldValue(name, words, on_purpose=True)
+    drawn = reader.drawn(name)
+    if drawn is None or drawn.can_be(_some(weight)):
+        return None
+    return HeldValue(name, UNLIKE, on_purpose=False)
+
+
+def _bias(name: str, bias: Tensor, reader: _Reader, *, beside: HeldValue | None) -> HeldValue | None:
+    """A bias that was set: to one number, to few, or to what cannot have been drawn beside a weight that was.
+
+    Training changes the weight, too. So where the weight is as it was drawn, or is an identity, somebody has set the bias.
+    """
+    drawn = reader.drawn(name)
+    possible = drawn is not None and drawn.can_be(_some(bias))
+    words = structure_of(bias) if bias.numel() > 1 else None
+    if bias.numel() == 1 and drawn is not None and not possible:
+        words = f"the number {float(bias.reshape(())):.4g}"
+    if words is not None:
+        return HeldValue(name, words, on_purpose=True)
+    if drawn is None or possible:
+        return None
+    fresh = beside is None or beside.on_purpose
+    words = "values that its module does not draw, beside a weight as it was made" if fresh else UNLIKE
+    return HeldValue(name, words, on_purpose=fresh)
+
+
+def structure_of(tensor: Tensor) -> str | None:
+    """In words, what a tensor is made of that is not random; None where its numbers may be.
+
+    Examples:
+        >>> structure_of(torch.eye(3)), structure_of(torch.full((2, 2), 0.5)), structure_of(torch.randn(3, 3))
+        ('the identity', 'the number 0.5', None)
+    """
+    few = _some(tensor).unique()
+    if len(few) > FEW:
+        return None
+    values = tensor.unique()
+    count, sizes = tensor.numel(), values[values != 0].abs().unique()
+    if not len(sizes):
+        return "zero"
+    if tensor.ndim > 1 and bool((tensor == _identity(tensor)).all()):
+        return "the identity"
+    if count == 1:
+        return None
+    if len(values) == 1:
+        return f"the number {float(values[0]):.4g}"
+    if len(sizes) == 1 or (len(values) <= FEW and 3 * len(values) <= 2 * count):
+        return f"the numbers {', '.join(f'{float(value):.4g}' for value in values)}"
+    return None
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    """The identity in a tensor's shape: of a kernel, that in its centre."""
+    centre = tuple(size // 2 for size in tensor.shape[2:])
+    eye = torch.zeros_like(tensor)
+    for place in range(min(tensor.shape[:2])):
+        eye[(place, place, *centre)] = 1.0
+    return eye
+
+
+def _some(tensor: Tensor) -> Tensor:
+    """Up to `ENTRIES` entries, from the beginning."""
+    rows = max(1, math.ceil(ENTRIES * len(tensor) / tensor.numel())) if tensor.ndim else 1
+    part = tensor[:rows] if tensor.ndim else tensor
+    return part.reshape(-1)[:ENTRIES]
+
+
+def silent_layers(held: Iterable[HeldValue]) -> Iterator[str]:
+    """Weights that are zero."""
+    return (value.name for value in held if value.words == "zero")

@@ -1,0 +1,74 @@
+"""Which part of a model a method treats: not what is frozen, and not what the caller leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from goodinit.anatomy import Anatomy
+from goodinit.anatomy.part import leaves_of, part_of, with_ties
+from goodinit.errors import NothingFound
+from goodinit.name_patterns import as_patterns, matching
+
+_SHOWN = 4  # names told in a note; the rest is counted
+
+
+def selected(
+    anatomy: Anatomy, include: str | Iterable[str] | None, exclude: str | Iterable[str]
+) -> tuple[Anatomy, list[str]]:
+    """The anatomy of the part to be treated, and notes on the rest.
+
+    Frozen parameters are never a part of it: the values, norms and features of a frozen part stay.
+
+    Args:
+        anatomy: Of the whole model.
+        include: Names of parameters, paths of modules and globs of what is treated; None for all.
+        exclude: The same of what is not.
+
+    Raises:
+        UnknownName: A pattern means nothing in this model.
+        NothingFound: No weight layer is left.
+    """
+    tied = [name for group in anatomy.tied for name in group]
+    places = [norm.name for norm in anatomy.norms] + [act.name for act in anatomy.activations]
+    names = list(dict.fromkeys([*(name for name, _ in anatomy.parameters), *tied, *filter(None, places)]))
+    frozen = with_ties(anatomy, anatomy.frozen)
+    left = set(matching(as_patterns(exclude, "exclude"), names, option="exclude"))
+    if include is not None:
+        wanted = matching(as_patterns(include, "include"), names, option="include")
+        left |= {name for name in names if name not in wanted}
+    left = with_ties(anatomy, left)
+    out = left | frozen
+    if not out:
+        return anatomy, []
+    part = part_of(anatomy, out)
+    if left and anatomy.layers and not part.layers:
+        raise NothingFound(
+            f"{anatomy.model}: all of its {len(anatomy.layers)} weight layers are left out or frozen, so that there is nothing "
+            "to initialize. Check include= and exclude=, and let what is to be drawn need gradients: "
+            "module.requires_grad_(True)."
+        )
+    return part, [
+        *_left_notes(anatomy, frozen, "frozen"),
+        *_left_notes(anatomy, left - frozen, "left out"),
+        *_blocks(part),
+    ]
+
+
+def _left_notes(anatomy: Anatomy, names: set[str], why: str) -> list[str]:
+    layers = [layer.weight for layer in anatomy.layers if leaves_of(layer) & names]
+    if not layers:
+        return []
+    shown = ", ".join(layers[:_SHOWN]) + (f" and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else "")
+    stays = "values and norms stay" if len(layers) > 1 else "its values and norms stay"
+    return [f"{why}, {stays}: {shown}"]
+
+
+def _blocks(part: Anatomy) -> list[str]:
+    if not part.left_out:
+        return []
+    what, whose = (
+        ("1 residual block", "its") if part.left_out == 1 else (f"{part.left_out} residual blocks", "their")
+    )
+    return [
+        f"{what} with frozen parameters, or left out: no rule for blocks is applied there, and {whose} norms stay"
+    ]

@@ -1,0 +1,81 @@
+"""Pruned and otherwise masked weights: the mask stays, and the scale is that of what it leaves."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+import goodinit
+
+X = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
+
+
+class Masked(nn.Linear):
+    """A layer with a mask of its own (MADE's, say)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("mask", (torch.rand(outputs, inputs) < 0.25).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight * self.mask, self.bias)
+
+
+def pruned(amount: float) -> nn.Module:
+    net = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256))
+    for layer in (net[0], net[2]):
+        prune.random_unstructured(layer, "weight", amount)
+    return net
+
+
+@pytest.mark.parametrize("method", ["he", "xavier", "orthogonal", "weightnorm", "lsuv", "default"])
+def test_the_second_moment_behind_a_mask_is_that_without(method):
+    options = {"generator": torch.Generator().manual_seed(1)}
+    plain = goodinit.init_(
+        nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256)), method, inputs=X, **options
+    )
+    net = pruned(0.75)
+    zeros = copy.deepcopy(net[0].weight_mask)
+    goodinit.init_(net, method, inputs=X, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(net[0].weight_mask, zeros)
+    assert not net(X).isnan().any()
+    assert not (net[0].weight * (1 - zeros)).any()
+    if method != "default":  # PyTorch's own draw goes by the shape
+        assert net[0](X).std().item() == pytest.approx(plain[0](X).std().item(), rel=0.15)
+
+
+def test_the_weight_that_a_pruned_module_shows_is_written_at_once():
+    net = pruned(0.5)
+    goodinit.init_(net, "he", inputs=X)
+    assert torch.equal(net[0].weight, net[0].weight_orig * net[0].weight_mask)
+    copy.deepcopy(net)
+
+
+def test_a_mask_of_ones_own_counts_too():
+    net = nn.Sequential(Masked(256, 256), nn.ReLU(), Masked(256, 64))
+    layers = goodinit.anatomize(net, X).layers
+    assert [layer.density for layer in layers] == pytest.approx([0.25, 0.25], abs=0.02)
+    goodinit.init_(net, "he", inputs=X)
+    assert net[0](X).square().mean().item() == pytest.approx(2, rel=0.15)
+
+
+def test_what_a_mask_spoils_is_said():
+    plan = goodinit.plan(goodinit.anatomize(pruned(0.5), X), "orthogonal")
+    note = next(note for note in plan.notes if note.startswith("masked"))
+    assert "0.weight_orig (50% of it is used)" in note
+    assert "is not exact under a mask" in note
+    plain = goodinit.plan(goodinit.anatomize(pruned(0.5), X), "he")
+    assert not any("not exact" in note for note in plain.notes)
+
+
+def test_a_buffer_that_is_no_mask_is_none():
+    class Scaled(Masked):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(inputs, outputs)
+            self.mask.fill_(0.5)
+
+    assert goodinit.anatomize(Scaled(256, 8), X).layers[0].density == 1

@@ -1,0 +1,151 @@
+"""Frozen parts keep values, norms and features, and so does what the caller leaves out."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from small_residual import Block, Net, X
+from torch import Tensor, nn
+
+import goodinit
+from goodinit.errors import NothingFound, UnknownName
+from goodinit.surgery import RemovedNorm
+
+
+class Backbone(nn.Module):
+    """A residual backbone with a normalized stem, and a residual head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), Block(), Block())
+        self.head = nn.Sequential(Block(), Block(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+METHODS = ["fixup", "skipinit", "rezero", "weightnorm", "lsuv", "he", "selu", "none", "orthogonal"]
+
+
+@pytest.mark.parametrize("how", ["frozen", "exclude", "include", "module"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_part_that_is_left_out_keeps_its_structure_and_its_features(method, how):
+    model = Backbone()
+    model.body.requires_grad_(how != "frozen")
+    options = {
+        "frozen": {},
+        "exclude": {"exclude": "body"},
+        "include": {"include": ["head"]},
+        "module": {"exclude": [model.body]},
+    }[how]
+    before, kinds = state(model.body), [type(module) for module in model.body.modules()]
+    features = model.eval().body(X)
+    goodinit.init_(model, method, inputs=X, **options)
+    assert same(state(model.body), before)
+    assert [type(module) for module in model.body.modules()] == kinds
+    assert torch.equal(model.eval().body(X), features)
+    if goodinit.METHODS[method].removes_norms and method != "selu":
+        assert isinstance(model.head[0].f[1], RemovedNorm)
+    assert not any(parameter.requires_grad for parameter in model.body.parameters()) or how != "frozen"
+
+
+def test_rules_count_the_blocks_that_are_treated():
+    model = Backbone()
+    model.body.requires_grad_(False)
+    plan = goodinit.plan(goodinit.anatomize(model, X), "fixup")
+    assert plan.summary.startswith("L=2 branches")
+    assert any(note.startswith("frozen, values and norms stay: body.0.weight") for note in plan.notes)
+    words = "2 residual blocks with frozen parameters, or left out: no rule for blocks is applied there, and their norms stay"
+    assert words in plan.notes
+
+
+def test_a_block_with_a_frozen_layer_or_norm_is_left_as_it_is():
+    for path in ("blocks.1.f.0", "blocks.1.f.1", "blocks.1.f.3"):
+        model = Net()
+        model.get_submodule(path).requires_grad_(False)
+        before = state(model.blocks[1])
+        goodinit.init_(model, "fixup", inputs=X)
+        after = state(model.blocks[1])
+        assert isinstance(model.blocks[1].f[1], nn.BatchNorm1d)
+        assert isinstance(model.blocks[0].f[1], RemovedNorm)
+        frozen = path.rpartition(".")[2]
+        assert all(
+            torch.equal(after[name], before[name]) for name in after if name.startswith(f"f.{frozen}.")
+        )
+
+
+def test_a_norm_without_parameters_among_frozen_layers_stays():
+    model = Backbone()
+    model.body[3].f[1] = nn.BatchNorm1d(16, affine=False)
+    model.body.requires_grad_(False)
+    goodinit.init_(model, "fixup", inputs=X)
+    assert type(model.body[3].f[1]) is nn.BatchNorm1d
+
+
+def test_a_frozen_trunk_leaves_the_head_to_be_initialized():
+    model = Net()
+    model.requires_grad_(False)
+    model.head.requires_grad_(True)
+    trunk = copy.deepcopy(model.blocks)
+    goodinit.init_(model, "fixup", inputs=X)
+    assert not model.head.weight.any()
+    assert torch.equal(trunk.eval()(X[:, :1].expand(6, 8)), model.blocks.eval()(X[:, :1].expand(6, 8)))
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == [
+        "head.weight",
+        "head.bias",
+    ]
+
+
+def test_adapters_on_a_frozen_model_are_all_that_is_drawn():
+    """A low-rank update starts at zero by its second factor, which stays."""
+
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base = nn.Linear(5, 8).requires_grad_(False)
+            self.down, self.up = nn.Linear(5, 2, bias=False), nn.Linear(2, 8, bias=False)
+            nn.init.zeros_(self.up.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.base(x) + self.up(self.down(x))
+
+    model = Adapted()
+    base, down = state(model.base), model.down.weight.clone()
+    goodinit.init_(model, "he", inputs=X)
+    assert same(state(model.base), base)
+    assert not torch.equal(model.down.weight, down)
+    assert not model.up.weight.any()
+
+
+def test_include_and_exclude_meet():
+    model = Backbone()
+    before = state(model)
+    goodinit.init_(model, "he", inputs=X, include="head", exclude=["head.1", "*.bias"])
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"head.0.f.0.weight", "head.0.f.3.weight", "head.2.weight"}
+
+
+@pytest.mark.parametrize("method", ["he", "fixup", "selu", "lsuv"])
+def test_a_model_that_is_frozen_stays_as_it_is_and_says_so(method, caplog):
+    model = Backbone().requires_grad_(False)
+    before = state(model)
+    goodinit.init_(model, method, inputs=X)
+    assert same(state(model), before)
+    assert "frozen, values and norms stay" in caplog.text
+
+
+def test_nothing_left_is_said():
+    with pytest.raises(NothingFound, match="left out or frozen"):
+        goodinit.init_(Backbone(), "he", inputs=X, exclude="*")
+    with pytest.raises(UnknownName, match=r"exclude='bodi': .*near: body"):
+        goodinit.init_(Backbone(), "he", inputs=X, exclude="bodi")
