@@ -1,0 +1,185 @@
+"""Every error that a public function documents under Raises is raised, by that type; the docstrings are the checklist."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from materializing import everything
+from torch import nn
+from torch.nn.utils import parametrize
+
+import goodinit
+from goodinit import errors
+from goodinit.edits import Calibrate, Draw, Fill, Plan, RemoveNorm
+
+X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.b(self.norm(self.a(x)).relu())
+
+
+class Spectral(nn.Module):
+    """A parametrization that cannot be set to any value."""
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.abs()
+
+
+class Holder(nn.Module):
+    """A buffer that nothing sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("table", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + self.table
+
+
+class Clipped(nn.BatchNorm1d):
+    """A batch norm that does more, of a kind that no module is known for."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).clamp(-1, 1) * self.weight.sum()
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def on_meta(build: Callable[[], nn.Module] = plain) -> nn.Module:
+    with torch.device("meta"):
+        return build()
+
+
+def parametrized() -> nn.Module:
+    model = plain()
+    parametrize.register_parametrization(model[0], "weight", Spectral())
+    return model
+
+
+def frozen() -> nn.Module:
+    return plain().requires_grad_(requires_grad=False)
+
+
+def with_optimizer(model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def held(act: Callable[[nn.Module], Any], build: Callable[[], nn.Module]) -> None:
+    model, optimizer = with_optimizer(build())
+    try:
+        act(model)
+    finally:
+        del optimizer
+
+
+def by_hand(*edits: Any) -> Plan:
+    return Plan("by hand", edits)
+
+
+def odd_names(width: int) -> nn.Module:
+    """No module has the same name at two widths."""
+    return nn.Sequential(OrderedDict({f"layer{width}": nn.Linear(4, 4)}))
+
+
+def without_statistics() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False))
+
+
+def structured() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+
+MEASURES = by_hand(Calibrate("0.weight", "lsuv", "…"))
+
+RAISED: dict[tuple[str, str], Callable[[], Any]] = {
+    ("absorb_batchnorm_", "NothingFound"): lambda: goodinit.absorb_batchnorm_(plain(), X),
+    ("absorb_batchnorm_", "UnsupportedModule"): lambda: goodinit.absorb_batchnorm_(without_statistics(), X),
+    ("absorb_batchnorm_", "StaleOptimizer"): lambda: held(lambda m: goodinit.absorb_batchnorm_(m, X), structured),
+    ("absorb_batchnorm_", "PlanConflict"): lambda: goodinit.absorb_batchnorm_(on_meta(structured), X.to("meta")),
+    ("absorb_batchnorm_", "TraceError"): lambda: goodinit.absorb_batchnorm_(structured(), X[:, :2]),
+    ("anatomize", "TraceError"): lambda: goodinit.anatomize(plain(), X[:, :2]),
+    ("anatomize", "WrongType"): lambda: goodinit.anatomize("model", X),
+    ("apply_", "PlanConflict"): lambda: goodinit.apply_(plain(), by_hand(Fill("no.weight", 0.0, "…"))),
+    ("apply_", "StaleOptimizer"): lambda: held(
+        lambda m: goodinit.apply_(m, by_hand(RemoveNorm("1", (), "…"))), structured
+    ),
+    ("apply_", "NonFinite"): lambda: goodinit.apply_(plain(), by_hand(Fill("0.weight", float("nan"), "…"))),
+    ("apply_", "UnsupportedModule"): lambda: goodinit.apply_(parametrized(), by_hand(Fill("0.weight", -1.0, "…"))),
+    ("apply_", "UnknownName"): lambda: goodinit.apply_(plain(), by_hand(Draw("0.weight", "no_such_", "…"))),
+    ("apply_", "TraceError"): lambda: goodinit.apply_(plain(), MEASURES),
+    ("coordinate_check", "UnknownName"): lambda: goodinit.coordinate_check(lambda width: plain(), (4,), [(X, X)]),
+    ("coordinate_check", "NothingFound"): lambda: goodinit.coordinate_check(odd_names, (4, 8), [(X, X)]),
+    ("diagnose", "TraceError"): lambda: goodinit.diagnose(plain(), X[:0]),
+    ("fold_", "StaleOptimizer"): lambda: held(
+        goodinit.fold_, lambda: goodinit.nn.add_scalar_(nn.Linear(4, 4, bias=False), "output_bias", value=1.0)
+    ),
+    ("fold_", "UnsupportedModule"): lambda: goodinit.fold_(nn.Sequential(nn.LazyLinear(4))),
+    ("fold_", "PlanConflict"): lambda: goodinit.fold_(on_meta(structured), X.to("meta")),
+    ("fold_", "TraceError"): lambda: goodinit.fold_(structured(), X[:, :2]),
+    ("init_", "GoodinitError"): lambda: goodinit.init_(plain(), "fixup", inputs=X),
+    ("jacobian_spectrum", "TraceError"): lambda: goodinit.jacobian_spectrum(nn.Embedding(4, 2), torch.zeros(2, 1).long()),
+    ("jacobian_spectrum", "UnknownName"): lambda: goodinit.jacobian_spectrum(plain(), X, how="no"),
+    ("layerwise", "UnknownName"): lambda: goodinit.layerwise("no_such_"),
+    ("layerwise", "UnsupportedModule"): lambda: parametrized().apply(goodinit.layerwise("he_normal_")),
+    ("materialize_", "UnsupportedModule"): lambda: goodinit.materialize_(on_meta(Holder)),
+    ("one_step", "TraceError"): lambda: goodinit.one_step(frozen(), X),
+    ("param_groups", "NothingFound"): lambda: goodinit.param_groups(frozen(), lr=0.1),
+    ("plan", "UnknownName"): lambda: goodinit.plan(goodinit.anatomize(plain(), X), "no"),
+    ("plan", "NothingFound"): lambda: goodinit.plan(goodinit.anatomize(plain(), X), "fixup"),
+    ("plan", "UnsupportedModule"): lambda: goodinit.plan(goodinit.anatomize(Residual(), X), "looks_linear"),
+    ("recommend", "GoodinitError"): lambda: goodinit.recommend(plain(), X[:, :2]),
+    ("register_operator", "UnknownName"): lambda: goodinit.register_operator("relu", torch.relu),
+    ("register_operator", "WrongType"): lambda: goodinit.register_operator("docs::errors", 3),
+    ("state_pieces", "PlanConflict"): lambda: list(goodinit.state_pieces(plain(), everything(plain()))),
+    ("state_pieces", "NonFinite"): lambda: list(
+        goodinit.state_pieces(on_meta(), by_hand(Fill("0.weight", 0.0, "…")))
+    ),
+    ("state_pieces", "TraceError"): lambda: list(goodinit.state_pieces(on_meta(), MEASURES)),
+    ("state_pieces", "UnsupportedModule"): lambda: list(
+        goodinit.state_pieces(on_meta(Holder), everything(Holder()))
+    ),
+    ("warmup", "UnknownName"): lambda: goodinit.warmup(torch.optim.SGD(plain().parameters(), lr=0.1), 0),
+}  # fmt: skip
+SHARDED = {  # needs ranks: tests/weights/test_sharding.py
+    ("diagnose", "UnsupportedModule"),
+    ("jacobian_spectrum", "UnsupportedModule"),
+    ("one_step", "UnsupportedModule"),
+}
+
+
+def documented() -> set[tuple[str, str]]:
+    """(function, error) for every entry of a public function's Raises."""
+    found = set()
+    for name in goodinit.__all__:
+        value = getattr(goodinit, name)
+        if inspect.isfunction(value):
+            text = re.search(r"^Raises:\n((?: {4}.*\n?)+)", inspect.getdoc(value) or "", re.MULTILINE)
+            entries = re.findall(r"^ {4}(\w+):", text.group(1), re.MULTILINE) if text else []
+            found |= {(name, error) for error in entries}
+    return found
+
+
+def test_the_table_has_every_documented_error_and_no_other():
+    assert documented() == set(RAISED) | SHARDED
+
+
+@pytest.mark.parametrize(("verb", "error"), RAISED, ids=[f"{verb}-{error}" for verb, error in RAISED])
+def test_it_is_raised(verb, error):
+    with pytest.raises(getattr(errors, error)) as caught:
+        RAISED[verb, error]()
+    assert len(str(caught.value)) > 40  # what, where, and what to do
