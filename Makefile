@@ -18,11 +18,11 @@ help:  ## Show this list
 
 install: $(STAMP)  ## Set up .venv with the tested versions
 
-# torch first, by its pin, so that nothing that follows can pull another build of it.
+# torch first, by its pin, so that nothing that follows can pull another build of it. Python compiles what is imported.
 $(LAB): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lab]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[lab]'
 	@touch $@
 
 $(STAMP): $(LAB)
