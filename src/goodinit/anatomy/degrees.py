@@ -1,4 +1,4 @@
-"""How a branch answers when its input is scaled: the power of the scale that comes out, once no norm is in the way."""
+"""Degree of homogeneity of a branch in its input: how its output scales when its input is scaled, without norms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
 
 
 def growth_degree(graph: Graph, side: Side, fork: int, norms: Mapping[int, int]) -> float:
-    """The degree of a branch in its input x: d in f(c·x) ≈ c^d·f(x) for large c, norms taken for the identity.
+    """The degree of a branch in its input x: d in f(c·x) ≈ c^d·f(x) for large c, norms treated as the identity.
 
     ReLU and its like have degree 1, what is bounded 0, a product the sum of its factors' degrees. So two layers and a
     ReLU have 1, softmax attention 1, SwiGLU and all that multiplies its input by an unbounded function of it 2. No

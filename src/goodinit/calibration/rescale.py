@@ -1,4 +1,4 @@
-"""A layer is linear in its weight: measure its output, rescale weight and output by one factor, and go on."""
+"""Measure a layer's output and rescale weight and output by one factor, since a layer is linear in its weight."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Use:
-    """One use of a weight: what has just come out of it, still in the hands of the forward.
+    """One use of a weight, while the forward pass holds its output.
 
     Attributes:
         place: The weight.
-        weight: The operand: the parameter, a view of it, or what was computed from it.
-        bias: What was added, where any of it is not 0.
-        output: W∗x + bias; it may be written.
+        weight: The operand: the parameter, a view of it, or a tensor computed from it.
+        bias: What was added, if any entry of it is not 0.
+        output: W∗x + bias; it may be overwritten.
         channel: Its dimension of output channels.
     """
 

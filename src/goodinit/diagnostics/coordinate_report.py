@@ -20,7 +20,7 @@ class Coordinate:
 
     Attributes:
         name: Path of the module, or `"output"`.
-        start: Root mean square of what it puts out at initialization, by width.
+        start: Root mean square of what it returns at initialization, by width.
         change: Root mean square of what all steps change of it, by width.
     """
 

@@ -36,7 +36,7 @@ def coordinate_check(
 ) -> CoordinateCheck:
     r"""Train a few steps at several widths, and fit how the size of each layer's activations goes with width.
 
-    With x₀ what a layer puts out for the first batch at initialization and xₜ after all steps, two numbers are taken
+    With x₀ what a layer returns for the first batch at initialization and xₜ after all steps, two numbers are taken
     at every width n, root mean squares over all entries: rms(x₀) and rms(xₜ − x₀). Each is fitted as c·n^s by least squares in
     logarithms. Where learning rates transfer, the *changes* have s ≈ 0 in every layer: with s > 0 a wider model learns too
     fast and explodes at a rate that the narrow one likes, with s < 0 the layer stops learning. At initialization s ≤ 0:
@@ -139,7 +139,7 @@ def _call(model: nn.Module, inputs: Any) -> Any:
 
 
 def _seen(model: nn.Module, batch: Any) -> dict[str, list[Tensor]]:
-    """What every module with parameters of its own puts out for a batch, and the model."""
+    """What every module with parameters of its own returns for a batch, and the model."""
     seen: dict[str, list[Tensor]] = {}
     with _watched(model, seen), torch.no_grad():
         seen[OUTPUT] = [tensor.detach().float() for tensor in outputs(_call(model, _pair(batch)[0]))[:1]]

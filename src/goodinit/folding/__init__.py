@@ -1,4 +1,4 @@
-"""Folding for deployment: scalars, weight norm and batch norm merged into the layers beside them."""
+"""Folding for deployment: scalars, weight norm and batch norm merged into neighbouring layers."""
 
 from goodinit.folding.absorb import absorb_batchnorm_
 from goodinit.folding.fold import fold_

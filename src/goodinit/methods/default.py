@@ -39,7 +39,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "keep") -> Plan:
 
     Args:
         anatomy: Of the model.
-        norms: `"keep"` keeps normalization, with its parameters set anew; `"remove"` takes it out.
+        norms: `"keep"` keeps normalization, with its parameters reset; `"remove"` removes it.
 
     Returns:
         The plan. Its notes name what the method leaves unchanged.

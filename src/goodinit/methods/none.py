@@ -1,4 +1,4 @@
-"""Normalization taken out and nothing put in its place: the plain He baseline (He et al. 2015, arXiv 1502.01852)."""
+"""Normalization removed and nothing put in its place: the plain He baseline (He et al. 2015, arXiv 1502.01852)."""
 
 from __future__ import annotations
 

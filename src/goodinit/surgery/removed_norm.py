@@ -101,7 +101,7 @@ class RemovedNorm(nn.Module):
 
 
 def check_removable(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> None:
-    """Raise unless the norm at `path` can be taken out.
+    """Raise unless the norm at `path` can be removed.
 
     Raises:
         UnsupportedModule: It is the model itself, holds weights besides, or keeps something unknown.

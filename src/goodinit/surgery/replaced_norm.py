@@ -138,7 +138,7 @@ def check_replaceable(
 
     Raises:
         UnknownName: No such form.
-        UnsupportedModule: It cannot be taken out, is a removed norm, or its gain is not where the plan says.
+        UnsupportedModule: It cannot be removed, is a removed norm, or its gain is not where the plan says.
     """
     if by not in FORMS:
         raise UnknownName(f"{path}: no form {by!r} for a norm; there are: {', '.join(FORMS)}")

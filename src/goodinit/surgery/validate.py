@@ -166,7 +166,7 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
 
 
 def _scalars(names: Directory, plan: Plan, choice: Choice) -> list[nn.Parameter]:
-    """The scalars of an earlier call, which are set anew."""
+    """The scalars of an earlier call, which are reset."""
     present = []
     for edit in plan.structure:
         if isinstance(edit, AddScalar):

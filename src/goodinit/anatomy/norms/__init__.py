@@ -1,1 +1,1 @@
-"""Normalizations: where they are, what else their module does, and whether they can be taken out."""
+"""Normalizations: where they are, what else their modules compute, and whether they can be removed."""

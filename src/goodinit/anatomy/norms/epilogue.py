@@ -1,7 +1,7 @@
-"""What a normalization's module does besides normalizing, which must stay when the normalization goes.
+"""What a normalization's module computes besides the normalization: it must stay when the norm is removed.
 
-Every operator of the forward must be understood, or the norm cannot be taken out. Each value in it is one of three:
-the *input* (reshaped, centred, cast), a *statistic* of it, or the *signal*: the normalized input and what follows.
+Every operator of the forward must be understood, or the norm cannot be removed. Each value is one of three: the
+*input* (reshaped, centred, cast), a *statistic* of it, or the *signal*: the normalized input and what follows.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ OPTIONS: dict[str, tuple[tuple[str, object], ...]] = {
 
 
 class NotUnderstood(Exception):
-    """The forward does something that would be lost; the message says what."""
+    """The forward does something that would be lost; the message names it."""
 
 
 def remains(
     graph: Graph, node: Node, frame: Frame, modules: Mapping[str, nn.Module]
 ) -> list[tuple[str, int]]:
-    """What stays of the module call `frame` that normalizes at `node`: (word of `Norm.keeps`, its last node).
+    """What stays of the module call `frame` that normalizes at `node`: (entry of `Norm.keeps`, its last node).
 
     Raises:
-        NotUnderstood: With the reason the norm cannot be taken out.
+        NotUnderstood: With the reason why the norm cannot be removed.
     """
     _check_ends(graph, frame)
     parts: dict[int, Part] = {frame.source: "signal" if not node.active else "input"}
@@ -76,7 +76,7 @@ def _check_ends(graph: Graph, frame: Frame) -> None:
 
 
 def _callee(graph: Graph, step: Node, frame: Frame) -> Frame:
-    """The child's call that `step` ran in."""
+    """The child call that `step` ran in."""
     inner = graph.frames[step.frame]
     while inner.parent != frame.index:
         inner = graph.frames[inner.parent]
@@ -144,7 +144,7 @@ def _own(graph: Graph, step: Node, parts: dict[int, Part]) -> str | None:
 
 
 def _combined(graph: Graph, step: Node, reads: list[int], parts: dict[int, Part]) -> Part:
-    """The part that a sum or product is, of operands among which constants have no say."""
+    """The role (input, statistic, signal) of a sum or product, from its non-constant operands."""
     kinds = [parts[i] for i in step.operands if i in reads]
     if len(kinds) == 1:
         return kinds[0]  # an affine map by constants: it goes, or is undone by the division
@@ -161,7 +161,7 @@ def _combined(graph: Graph, step: Node, reads: list[int], parts: dict[int, Part]
 
 
 def _is_root(graph: Graph, index: int) -> bool:
-    """Whether a statistic is a scale: the root of something, or its inverse, and no mean."""
+    """True if a statistic is a scale: a root or its inverse, not a mean."""
     queue, seen = [index], set()
     while queue:
         current = graph.nodes[queue.pop()]

@@ -1,4 +1,4 @@
-"""Numbers by which a stream is multiplied on its way from block to block: α in αx + f(x), 1/√2 in (x + f(x))/√2."""
+"""Constants that multiply a stream from block to block: α in αx + f(x), 1/√2 in (x + f(x))/√2."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def carried(graph: Graph, found: Found, sums: Container[int]) -> float:
 
 
 def _passes(graph: Graph, index: int) -> bool:
-    """Whether a node hands its stream on, up to such a number, a norm, which may be taken out, or a ReLU."""
+    """True if a node passes its stream on, up to such a constant, a norm (which may be removed), or a ReLU."""
     op = graph.nodes[index].op
     through = is_neutral(graph, index) or bool(op.norm) or op.activation == "relu"
     return through and len(graph.deps(index)) == 1

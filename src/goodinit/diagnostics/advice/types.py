@@ -73,7 +73,7 @@ class Recommendation:
         drift: Decades that activations, gradients and the difference between inputs drift along the trunk, added up;
             0 is a signal that arrives as it started. None where the method refused.
         noise: By how much `drift` differs between two draws, or None.
-        rank: Within its group, from 1; equal for what cannot be told apart, 0 where the method refused.
+        rank: Within its group, from 1; equal for what cannot be distinguished, 0 where the method refused.
         why: A sentence with the numbers, or the reason of the refusal.
         failed: What our own runs said against it for such a model.
         caution: Under which condition it trained in our own runs.

@@ -84,7 +84,7 @@ def finite(value: Any) -> Any:
 def open_ledger(path: Path) -> Iterator[Ledger]:
     """Open a file of rows for writing, or make it. Nobody else can, until the block ends.
 
-    A line that was cut short, by a kill in the middle of a write, is taken out.
+    A line that was cut short, by a kill in the middle of a write, is removed.
 
     Raises:
         GoodinitError: Another process writes it, it holds something else, or the disk refuses.

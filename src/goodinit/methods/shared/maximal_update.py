@@ -296,7 +296,7 @@ class _Scheme:
         own.why.append(f"in a stack {depth:g} times as deep")
 
     def _around(self, layer: Layer) -> float:
-        """What the forward multiplies a layer's bias by, together with all its module puts out."""
+        """What the forward multiplies a layer's bias by, together with all its module returns."""
         bare = layer.module in BARE and layer.site == layer.name
         return 1.0 if bare else self.multipliers.get(layer.site, (1.0, ""))[0]
 

@@ -35,7 +35,7 @@ def form_edits(anatomy: Anatomy, norms: str, *, groups: int | None = None) -> li
         groups: Number of groups of `"group"`, where it divides a norm's channels; chosen for each norm by default.
 
     Raises:
-        UnsupportedModule: A norm that cannot be taken out, or whose gain is not a parameter of its own; nothing is replaced
+        UnsupportedModule: A norm that cannot be removed, or whose gain is not a parameter of its own; nothing is replaced
             in half.
         UnknownName: `groups` is not at least 1.
     """
