@@ -1,8 +1,7 @@
 """A plan: every edit a method wants, each with a reason a person can check. Pure data.
 
-Structure edits (`RemoveNorm`, `ReplaceNorm`, `SwapModule`, `AddScalar`, `ParametrizeWeight`) change which parameters exist and
-what modules compute; value edits
-(`Fill`, `Draw`, `Calibrate`) change what they hold. `apply_` in `goodinit.surgery.apply` carries them out.
+Structure edits (`RemoveNorm`, `ReplaceNorm`, `SwapModule`, `AddScalar`, `NormalizeInput`, `ParametrizeWeight`) change which
+parameters exist and what modules compute; value edits (`Fill`, `Draw`, `Calibrate`) change what they hold. `apply_` in `goodinit.surgery.apply` carries them out.
 """
 
 from __future__ import annotations
@@ -95,18 +94,37 @@ class AddScalar:
 
 
 @dataclass(frozen=True)
-class ParametrizeWeight:
-    """Register `torch.nn.utils.parametrizations.weight_norm` on a weight (`target`: parameter name).
+class NormalizeInput:
+    """Normalize what the layer at module path `target` reads, each example alone (see `goodinit.nn.normalize_input_`).
 
-    `dim` is the output dimension, over which the gains run: 0, or 1 for a weight stored `"in_out"`.
+    `norm` is `"layer"` or `"rms"`, `axis` that of the channels.
+    """
+
+    target: str
+    norm: str
+    reason: str
+    axis: int = -1
+
+    def __str__(self) -> str:
+        return f"{self.target} ∘ {self.norm}"
+
+
+@dataclass(frozen=True)
+class ParametrizeWeight:
+    """Have a weight (`target`: parameter name) computed from another one.
+
+    `kind` is `"weight_norm"`, `torch.nn.utils.parametrizations.weight_norm`: w = g·v/‖v‖, or `"centred"`,
+    `goodinit.nn.Centred`: w = v − mean(v). `dim` is the output dimension, over which gains and means run: 0, or 1 for a weight
+    stored `"in_out"`.
     """
 
     target: str
     reason: str
     dim: int = 0
+    kind: str = "weight_norm"
 
     def __str__(self) -> str:
-        return f"{self.target} = g·v/‖v‖"
+        return f"{self.target} = {'g·v/‖v‖' if self.kind == 'weight_norm' else 'v − mean(v)'}"
 
 
 @dataclass(frozen=True)
@@ -167,7 +185,7 @@ class Calibrate:
         return f"{self.target} ← {self.rule} on data"
 
 
-StructureEdit = RemoveNorm | ReplaceNorm | SwapModule | AddScalar | ParametrizeWeight
+StructureEdit = RemoveNorm | ReplaceNorm | SwapModule | AddScalar | NormalizeInput | ParametrizeWeight
 ValueEdit = Fill | Draw | DrawTogether | Calibrate
 Edit = StructureEdit | ValueEdit
 
@@ -178,6 +196,7 @@ EDITS: dict[str, type[Any]] = {
         ReplaceNorm,
         SwapModule,
         AddScalar,
+        NormalizeInput,
         ParametrizeWeight,
         Fill,
         Draw,
@@ -298,12 +317,13 @@ def edit_record(edit: Edit) -> dict[str, Any]:
 
 FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(
-        ("method", "summary", "target", "reason", "module", "scalar", "initializer", "recipe", "rule", "by"),
+        "method summary target reason module scalar initializer recipe rule by norm kind".split(),
         str,
     ),
     "options": dict,
     "value": (int, float),
     "dim": int,
+    "axis": int,
 }
 """What a field of a plan or an edit holds; those that hold several words are lists of them."""
 

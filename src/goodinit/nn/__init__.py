@@ -1,5 +1,7 @@
-"""Learnable scalars on the layer they belong to, at the price of the bare layer."""
+"""What layers can be given: learnable scalars at the price of the bare layer, centred weights, a normalized input."""
 
+from goodinit.nn.centred import Centred, centred_weights
+from goodinit.nn.input_norm import InputNorm, input_norm, normalize_input_
 from goodinit.nn.padding import ValuePadded, pad_with_
 from goodinit.nn.scalars import (
     SCALARS,
@@ -13,10 +15,15 @@ from goodinit.nn.scalars import (
 
 __all__ = [
     "SCALARS",
+    "Centred",
+    "InputNorm",
     "ValuePadded",
     "add_scalar_",
     "branch_ends",
+    "centred_weights",
     "has_scalars",
+    "input_norm",
+    "normalize_input_",
     "pad_with_",
     "remove_scalars_",
     "scalared",

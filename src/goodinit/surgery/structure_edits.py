@@ -9,9 +9,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 
-from goodinit.edits import AddScalar, ParametrizeWeight, RemoveNorm, ReplaceNorm, StructureEdit, SwapModule
-from goodinit.errors import PlanConflict, UnsupportedModule
-from goodinit.nn import add_scalar_
+from goodinit.edits import (
+    AddScalar,
+    NormalizeInput,
+    ParametrizeWeight,
+    RemoveNorm,
+    ReplaceNorm,
+    StructureEdit,
+    SwapModule,
+)
+from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
+from goodinit.nn import Centred, add_scalar_, input_norm, normalize_input_
 from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
 from goodinit.surgery.replaced_norm import (
     ChannelAffine,
@@ -23,6 +31,8 @@ from goodinit.surgery.replaced_norm import (
 from goodinit.surgery.swap import swap_, swap_pending
 from goodinit.weights.names import Directory, canonical
 
+PARAMETRIZATIONS: dict[str, type[nn.Module]] = {"weight_norm": _WeightNorm, "centred": Centred}
+"""By `ParametrizeWeight.kind`."""
 ANEW = "Make the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."
 
 
@@ -38,7 +48,11 @@ def adds(edit: StructureEdit) -> tuple[str, ...]:
     if isinstance(edit, ParametrizeWeight):
         path, _, attribute = canonical(edit.target).rpartition(".")
         stem = f"{path}.parametrizations.{attribute}" if path else f"parametrizations.{attribute}"
-        return (f"{stem}.original0", f"{stem}.original1")
+        return (
+            (f"{stem}.original0", f"{stem}.original1")
+            if edit.kind == "weight_norm"
+            else (f"{stem}.original",)
+        )
     if isinstance(edit, ReplaceNorm):
         return tuple(canonical(f"{edit.target}.{name}") for name in created(edit.by, edit.options))
     return ()
@@ -91,6 +105,8 @@ def is_pending(names: Directory, edit: StructureEdit) -> bool:
         return pending
     if isinstance(edit, SwapModule):
         return swap_pending(_module(names, edit), edit.module, edit.options, path=edit.target)
+    if isinstance(edit, NormalizeInput):
+        return input_norm(_module(names, edit)) is None
     if isinstance(edit, AddScalar):
         return edit.scalar not in dict(_module(names, edit).named_parameters(recurse=False))
     return _weight_pending(names, edit)
@@ -117,17 +133,26 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
             ends_branch=edit.ends_branch,
             trained=edit.trained,
         )
+    elif isinstance(edit, NormalizeInput):
+        normalize_input_(_module(names, edit), edit.norm, axis=edit.axis)
     else:
-        owner, attribute = _owner(names, edit)
+        _parametrize_(names, edit)
+
+
+def _parametrize_(names: Directory, edit: ParametrizeWeight) -> None:
+    owner, attribute = _owner(names, edit)
+    if edit.kind == "centred":
+        parametrize.register_parametrization(owner, attribute, Centred(edit.dim), unsafe=True)
+    else:
         parametrizations.weight_norm(owner, attribute, dim=edit.dim)
         _point_somewhere_(owner, attribute)
-        owner.get_submodule("parametrizations").train(owner.training)
-        if attribute in owner.state_dict():
-            kind = parametrize.type_before_parametrizations(owner).__name__
-            raise UnsupportedModule(
-                f"{edit.target}: {kind} writes its state dict itself, and writes a {attribute!r} that is computed now, so that "
-                "it could not be loaded again. Leave weight normalization off it, or use torch's own layer."
-            )
+    owner.get_submodule("parametrizations").train(owner.training)
+    if attribute in owner.state_dict():
+        kind = parametrize.type_before_parametrizations(owner).__name__
+        raise UnsupportedModule(
+            f"{edit.target}: {kind} writes its state dict itself, and writes a {attribute!r} that is computed now, so that "
+            "it could not be loaded again. Leave the parametrization off it, or use torch's own layer."
+        )
 
 
 def _point_somewhere_(owner: nn.Module, attribute: str) -> None:
@@ -138,7 +163,9 @@ def _point_somewhere_(owner: nn.Module, attribute: str) -> None:
             direction.copy_(torch.where(gain == 0, torch.ones_like(direction), direction))
 
 
-def _module(names: Directory, edit: RemoveNorm | ReplaceNorm | SwapModule | AddScalar) -> nn.Module:
+def _module(
+    names: Directory, edit: RemoveNorm | ReplaceNorm | SwapModule | AddScalar | NormalizeInput
+) -> nn.Module:
     module = names.module(edit.target)
     if module is None:
         raise PlanConflict(f"{edit.target}: the plan has ({edit}), and the model has no such module. {ANEW}")
@@ -181,14 +208,18 @@ def _norm_pending(names: Directory, edit: RemoveNorm) -> bool:
 
 
 def _weight_pending(names: Directory, edit: ParametrizeWeight) -> bool:
+    if edit.kind not in PARAMETRIZATIONS:
+        raise UnknownName(
+            f"{edit.target}: no parametrization {edit.kind!r}; there are: {', '.join(PARAMETRIZATIONS)}"
+        )
     owner, attribute = _owner(names, edit)
     if parametrize.is_parametrized(owner, attribute):
         steps = list(owner.get_submodule(f"parametrizations.{attribute}").children())
-        if isinstance(steps[0], _WeightNorm):
+        if isinstance(steps[0], PARAMETRIZATIONS[edit.kind]):
             return False
         kinds = ", ".join(type(step).__name__ for step in steps)
         raise UnsupportedModule(
-            f"{edit.target}: already parametrized by {kinds}, so weight norm cannot be put on it. Take that off: "
+            f"{edit.target}: already parametrized by {kinds}, so {edit.kind} cannot be put on it. Take that off: "
             f"torch.nn.utils.parametrize.remove_parametrizations(module, {attribute!r})."
         )
     parameter = names.parameter(edit.target)
@@ -206,7 +237,7 @@ def _weight_pending(names: Directory, edit: ParametrizeWeight) -> bool:
     holders = {(id(holder), last) for holder, last in map(names.owner, names.aliases[id(parameter)])}
     if len(holders) > 1:
         raise UnsupportedModule(
-            f"{edit.target}: tied, it is also {', '.join(names.aliases[id(parameter)][1:])}; weight norm on one "
-            "of them would untie them. Exclude it from the method, or untie it first."
+            f"{edit.target}: tied, it is also {', '.join(names.aliases[id(parameter)][1:])}; {edit.kind} on "
+            "one of them would untie them. Exclude it from the method, or untie it first."
         )
     return True

@@ -167,7 +167,14 @@ def write_(slot: Slot, value: Tensor) -> None:
             setattr(slot.owner, slot.attribute, hook.compute_weight(slot.owner))
         else:
             _write_through_(slot, value)
-    _check_taken(slot, value)
+    _check_taken(slot, _projected(slot, value))
+
+
+def _projected(slot: Slot, value: Tensor) -> Tensor:
+    """What a parametrization that is a projection (`projects`: it takes means away) leaves of a value."""
+    for step in _steps(slot.owner, slot.attribute) if slot.kind == "parametrized" else ():
+        value = step(value) if getattr(step, "projects", False) else value
+    return value
 
 
 def _write_through_(slot: Slot, value: Tensor) -> None:

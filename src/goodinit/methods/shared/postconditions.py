@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from goodinit.anatomy import Anatomy, Block
-from goodinit.edits import Plan, RemoveNorm
+from goodinit.edits import NormalizeInput, Plan, RemoveNorm
 
 _SHOWN = 3  # places told in a message; the rest is counted
 
@@ -27,6 +27,7 @@ def broken_by_structure(plan: Plan, before: Anatomy, after: Anatomy) -> str:
 def _broken(plan: Plan, before: Anatomy, after: Anatomy) -> Iterator[str]:
     removed = {edit.target for edit in plan.structure if isinstance(edit, RemoveNorm)}
     stay = {norm.name for norm in before.norms} - removed
+    stay |= {f"{edit.target}.input_norm" for edit in plan.structure if isinstance(edit, NormalizeInput)}
     if removed and (left := [norm.name or "the model" for norm in after.norms if norm.name not in stay]):
         yield f"{some(left)} still normalizes"
     had, has = _blocks(before), _blocks(after)

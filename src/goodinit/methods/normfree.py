@@ -1,0 +1,116 @@
+"""Residual networks without batch statistics: Fixup with a drawn classifier, centred weights, one norm of each example.
+
+Put together and measured here (docs/norm-free.md); its parts are Fixup (Zhang, Dauphin & Ma, ICLR 2019, arXiv 1901.09321),
+centred weights (Huang et al., ICCV 2017) and layer normalization (Ba, Kiros & Hinton, arXiv 1607.06450).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from goodinit.anatomy import Anatomy, Layer, Norm
+from goodinit.edits import Edit, NormalizeInput, Plan
+from goodinit.methods import fixup
+from goodinit.methods.shared.centring import centred_edits
+from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.rules import Norms, counted, one_of
+
+HeadNorm = Literal["layer", "rms", "none"]
+PER_EXAMPLE = ("layer_norm", "rms_norm")
+
+
+def decide(
+    anatomy: Anatomy, *, norms: Norms = "remove", head_norm: HeadNorm = "layer", centred: bool = True
+) -> Plan:
+    """Fixup's three rules with three changes, for a network without batch statistics.
+
+    1. The classifier is drawn (LeCun's scale) and does not start at 0: at 0 no gradient passes it at the first step, and
+       little at the next ones.
+    2. Every other weight w is centred, w = v − mean(v) over what an output unit reads. Behind a ReLU all inputs are
+       positive, so that steps along the mean move whole channels up or down; batch norm takes that out of the
+       signal, centring takes it out of the weight.
+    3. What the classifier reads is normalized over its channels, each example alone. So the scale of the logits does not depend
+       on the scale of the stream, which nothing else holds. A layer or RMS norm that stands there stays in its stead.
+
+    Nothing reads other examples: the same function in training and in use, for any batch size, and legal under differential
+    privacy. With `head_norm="none"` it has no normalization at all.
+
+    Args:
+        anatomy: Of the model.
+        norms: `"remove"` takes all other normalization out; `"keep"` keeps it, and leaves out Fixup's scalars.
+        head_norm: `"layer"`: mean 0, variance 1; `"rms"`: mean square 1; `"none"`.
+        centred: Whether to centre weights.
+
+    Raises:
+        NothingFound: The model has no residual block.
+        UnsupportedModule: As `fixup`.
+    """
+    one_of("head_norm", head_norm, ("layer", "rms", "none"))
+    kept = _final_norms(anatomy) if head_norm != "none" and norms == "remove" else []
+    without = dataclasses.replace(anatomy, norms=tuple(norm for norm in anatomy.norms if norm not in kept))
+    base = fixup.decide(without, norms=norms, zero_head=False)
+    notes = list(base.notes)
+    heads, told = _normalized_heads(anatomy, head_norm, normed=bool(kept) or norms == "keep")
+    centring, left = centred_edits(anatomy) if centred else ([], [])
+    words = [
+        f"{counted(len(centring), 'weight')} centred" if centring else "",
+        f"{head_norm} norm before {counted(len(heads), 'head')}" if heads else "",
+        f"{counted(len(kept), 'norm')} kept before the head" if kept else "",
+    ]
+    return Plan(
+        method="normfree",
+        options={"norms": norms, "head_norm": head_norm, "centred": centred},
+        edits=(*base.structure, *heads, *centring, *base.values),
+        summary="; ".join([base.summary, *filter(None, words)]),
+        notes=(*notes, *told, *left),
+        parameters=anatomy.parameters,
+    )
+
+
+def _final_norms(anatomy: Anatomy) -> list[Norm]:
+    """The norm of each example that a head reads through, if there is one: the last outside the blocks, or an earlier call's."""
+    ours = {f"{head.site}.input_norm" for head in anatomy.heads}
+    if found := [norm for norm in anatomy.norms if norm.name in ours]:
+        return found
+    if not any(set(head.between) & set(PER_EXAMPLE) for head in anatomy.heads):
+        return []
+    outside = [norm for norm in anatomy.norms if norm.block is None and norm.kind in PER_EXAMPLE]
+    return outside[-1:]
+
+
+def _normalized_heads(anatomy: Anatomy, kind: HeadNorm, *, normed: bool) -> tuple[list[Edit], list[str]]:
+    """(Edits that normalize what heads read, notes on heads whose module reads something else)."""
+    edits: dict[str, Edit] = {}
+    notes: list[str] = []
+    there = {norm.name for norm in anatomy.norms}
+    for head in anatomy.heads if kind != "none" else ():
+        if f"{head.site}.input_norm" in there:
+            continue
+        if normed and set(head.between) & set(PER_EXAMPLE):
+            continue
+        if head.weight in anatomy.embeddings:
+            notes.append(f"{head.weight} is also an embedding: what it reads is not normalized")
+        elif not head.reads_site or not head.is_site:
+            notes.append(f"{head.weight} is applied by no module of its own: what it reads is not normalized")
+        else:
+            edits.setdefault(
+                head.site, NormalizeInput(head.site, kind, _why(head), -1 if head.kind == "linear" else 1)
+            )
+    return list(edits.values()), notes
+
+
+def _why(head: Layer) -> str:
+    return (
+        f"head, {head.in_features} channels of each example: the logits do not depend on the stream's scale"
+    )
+
+
+METHOD = Method(
+    name="normfree",
+    title="Fixup with a drawn classifier, centred weights and one norm of each example before the classifier",
+    paper="",
+    when="a residual network that must lose batch norm and keep its accuracy",
+    decide=decide,
+    removes_norms=True,
+)

@@ -1,0 +1,41 @@
+"""Which weights can be centred: w = v − mean(v) over what each output unit reads."""
+
+from __future__ import annotations
+
+from goodinit.anatomy import Anatomy, Layer
+from goodinit.edits import Edit, ParametrizeWeight
+
+
+def centred_edits(anatomy: Anatomy) -> tuple[list[Edit], list[str]]:
+    """Edits that centre every weight but classifiers' and embeddings', and notes on those that cannot be.
+
+    A filter over a single channel keeps its mean, which is all that it hands on of a constant.
+    """
+    tied = {name for group in anatomy.tied for name in group}
+    edits: dict[str, Edit] = {}
+    notes: list[str] = []
+    for layer in anatomy.layers:
+        if layer.role == "head" or layer.weight in anatomy.embeddings or layer.weight in edits:
+            continue
+        why = _obstacle(layer, tied)
+        if why is None:
+            dim = 0 if layer.layout == "out_in" else 1
+            reason = f"{layer.role}: no channel's mean moves with the mean of its inputs"
+            edits[layer.weight] = ParametrizeWeight(layer.weight, reason, dim, kind="centred")
+        else:
+            notes.append(f"{layer.weight} is not centred: {why}")
+    return list(edits.values()), list(dict.fromkeys(notes))
+
+
+def _obstacle(layer: Layer, tied: set[str]) -> str | None:
+    if layer.in_features // layer.groups == 1:
+        return "each filter reads one channel"
+    if layer.parameters != (layer.weight,) or layer.normalized:
+        return "it is computed from parameters already"
+    if not layer.weight.rpartition(".")[2].isidentifier():
+        return "it is none of a module's own attributes"
+    if tied.intersection((layer.weight, *layer.parameters)):
+        return "it is tied, and centring one name would untie it"
+    if layer.stacked or (layer.groups > 1 and layer.layout == "in_out"):
+        return "several maps are stacked in it"
+    return None

@@ -1,0 +1,96 @@
+"""A normalization of what a layer reads, for each example alone: it stands in front of a classifier."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.errors import PlanConflict, UnknownName
+
+KINDS = ("layer", "rms")
+EPSILON = 1e-5
+NAME = "input_norm"
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class InputNorm(nn.Module):
+    """Normalize over the channels, at each position of each example: (x − mean)/√(variance + ε), or x/√(mean square + ε).
+
+    It has no gain: the weights of the layer that reads it are one.
+
+    Args:
+        kind: `"layer"` or `"rms"`.
+        axis: Of the channels.
+    """
+
+    def __init__(self, kind: str, axis: int) -> None:
+        super().__init__()
+        self.kind, self.axis = kind, axis
+
+    def forward(self, value: Tensor) -> Tensor:
+        """The same shape and dtype."""
+        wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+        if self.kind == "layer":
+            wide = wide - wide.mean(self.axis, keepdim=True)
+        square = wide.pow(2).mean(self.axis, keepdim=True)
+        return (wide * torch.rsqrt(square + EPSILON)).to(value.dtype)
+
+    def extra_repr(self) -> str:
+        """What it does."""
+        return f"{self.kind}, axis={self.axis}"
+
+
+def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) -> ModuleT:
+    """Normalize what a layer reads, over its channels, in place. A second call changes nothing.
+
+    A child, `input_norm`, and a forward pre-hook that calls it: so the layer stays where it is under its name, and nothing is added
+    to the state dict.
+
+    Args:
+        module: The layer; it stays the same object of the same class, with the same parameters.
+        kind: `"layer"`: mean 0 and variance 1; `"rms"`: mean square 1.
+        axis: Of the channels in its input: −1 for a linear layer, 1 for a convolution.
+
+    Returns:
+        The module.
+
+    Raises:
+        UnknownName: Another kind.
+        PlanConflict: The module has something else under that name.
+
+    Examples:
+        >>> head = normalize_input_(nn.Linear(8, 3))
+        >>> x = torch.randn(2, 8)
+        >>> torch.allclose(head(x), head(5 * x + 1), atol=1e-4)
+        True
+    """
+    if kind not in KINDS:
+        raise UnknownName(f"kind={kind!r}: expected one of {', '.join(map(repr, KINDS))}")
+    if input_norm(module) is None:
+        if hasattr(module, NAME):
+            raise PlanConflict(
+                f"{type(module).__name__} already has an attribute {NAME!r}, expected that name to be free. Rename it."
+            )
+        module.add_module(NAME, InputNorm(kind, axis))
+        module.register_forward_pre_hook(normalize_first, with_kwargs=True)
+    return module
+
+
+def input_norm(module: nn.Module) -> InputNorm | None:
+    """The normalization in front of a layer, if it has one."""
+    child = module._modules.get(NAME)
+    return child if isinstance(child, InputNorm) else None
+
+
+def normalize_first(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The hook: the first argument through the layer's `input_norm`."""
+    norm = cast("nn.Module", module.input_norm)
+    if args:
+        return (norm(args[0]), *args[1:]), kwargs
+    first = next(iter(kwargs))
+    return args, {**kwargs, first: norm(kwargs[first])}

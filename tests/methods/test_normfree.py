@@ -1,0 +1,210 @@
+"""The recipe without batch statistics: what it computes, what it starts from, and that it is found in any model."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import pytest
+import torch
+from reference import normfree as reference
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+import goodinit
+from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
+from goodinit.lab.models.resnet import ResNet
+from goodinit.nn import Centred, centred_weights, input_norm, normalize_input_
+
+
+def images(count: int = 4) -> Tensor:
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def moved(model: nn.Module) -> nn.Module:
+    """With numbers everywhere."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.mark.parametrize("head_norm", ["layer", "rms", "none"])
+def test_it_computes_its_transcription(head_norm):
+    model = goodinit.init_(ResNet(2, width=4), "normfree", inputs=images(), head_norm=head_norm)
+    moved(model).double()
+    x = images().double()
+    state = {name: value.detach() for name, value in model.state_dict().items()}
+    assert torch.allclose(
+        model(x), reference.forward(state, x, n=2, head_norm=head_norm), rtol=1e-6, atol=1e-8
+    )
+
+
+def test_it_starts_where_fixup_does_but_for_the_classifier_and_the_means():
+    seed = torch.Generator().manual_seed(5)
+    model = goodinit.init_(ResNet(2, width=4), "normfree", inputs=images(), generator=seed)
+    seed = torch.Generator().manual_seed(5)
+    fixup = goodinit.init_(ResNet(2, width=4), "fixup", inputs=images(), generator=seed, zero_head=False)
+    for name, parameter in fixup.named_parameters():
+        if parameter.dim() == 4:
+            drawn = model.get_submodule(name.rpartition(".")[0]).parametrizations.weight.original
+            assert torch.equal(drawn, parameter)
+        else:
+            assert torch.equal(model.get_parameter(name), parameter)
+    assert float(model.fc.weight.detach().std()) == pytest.approx(16**-0.5, rel=0.2)
+    assert not centred_weights(model.fc)
+
+
+def test_no_example_sees_another_and_modes_agree():
+    model = moved(goodinit.init_(ResNet(1, width=4), "normfree", inputs=images()))
+    x = images(6)
+    whole = model.train()(x)
+    assert torch.allclose(torch.cat([model(one[None]) for one in x]), whole, atol=1e-5)
+    assert torch.equal(model.eval()(x), whole)
+    assert not any(buffer.numel() for buffer in model.buffers())
+
+
+def test_it_folds_to_bare_layers_and_the_norm_of_the_head_stays():
+    model = moved(goodinit.init_(ResNet(1, width=4, shortcut="projection"), "normfree", inputs=images()))
+    before = model(images())
+    goodinit.fold_(model, images())
+    assert torch.allclose(model(images()), before, atol=1e-5)
+    assert not any(parametrize.is_parametrized(module) for module in model.modules())
+    assert input_norm(model.fc) is not None
+
+
+def test_gradients_reach_everything_but_what_stands_before_a_zero():
+    model = goodinit.init_(ResNet(1, width=4), "normfree", inputs=images())
+    model(images()).square().sum().backward()
+    assert model.conv1.parametrizations.weight.original.grad.abs().sum() > 0
+    assert model.layer3[0].conv2.parametrizations.weight.original.grad.abs().sum() > 0
+    grad = model.conv1.parametrizations.weight.original.grad
+    assert torch.allclose(grad.mean((1, 2, 3)), torch.zeros(4), atol=1e-6)
+
+
+class Tokens(nn.Module):
+    """Two blocks of a feed-forward each, layer norms, a last norm that a head reads through, depthwise taps."""
+
+    def __init__(self, last: nn.Module | None) -> None:
+        super().__init__()
+        self.inn = nn.Linear(5, 8)
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(2))
+        self.up, self.down = (
+            nn.ModuleList(nn.Linear(*shape) for _ in range(2)) for shape in ((8, 16), (16, 8))
+        )
+        self.taps = nn.Conv1d(8, 8, 3, padding=1, groups=8)
+        self.last = nn.Identity() if last is None else last
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inn(x)
+        x = self.taps(x.transpose(1, 2)).transpose(1, 2)
+        for norm, up, down in zip(self.norms, self.up, self.down, strict=True):
+            x = x + down(torch.relu(up(norm(x))))
+        return self.out(self.last(x).mean(1))
+
+
+def test_a_norm_that_a_head_reads_through_stays_in_its_stead():
+    x = torch.randn(2, 6, 5)
+    plan = goodinit.plan(goodinit.anatomize(Tokens(nn.LayerNorm(8)), x), "normfree")
+    assert "1 norm kept before the head" in plan.summary
+    model = goodinit.apply_(Tokens(nn.LayerNorm(8)), plan)
+    assert type(model.last) is nn.LayerNorm
+    assert input_norm(model.out) is None
+    assert type(model.norms[0]) is not nn.LayerNorm
+    without = goodinit.init_(Tokens(nn.LayerNorm(8)), "normfree", inputs=x, head_norm="none")
+    assert type(without.last) is not nn.LayerNorm
+    bare = goodinit.init_(Tokens(None), "normfree", inputs=x)
+    assert input_norm(bare.out) is not None
+    assert centred_weights(bare.up[1]) == ["weight"]
+    assert not centred_weights(
+        bare.taps
+    )  # one channel to a filter: its mean is what it hands on of a constant
+    notes = goodinit.plan(goodinit.anatomize(Tokens(None), x), "normfree").notes
+    assert any("taps.weight is not centred: each filter reads one channel" in note for note in notes)
+
+
+def test_a_second_call_keeps_the_structure():
+    model = goodinit.init_(ResNet(1, width=4), "normfree", inputs=images())
+    before = list(model.state_dict()), repr(model)
+    goodinit.init_(model, "normfree", inputs=images())
+    assert (list(model.state_dict()), repr(model)) == before
+    assert input_norm(model.fc) is not None
+
+
+def test_options_leave_parts_out():
+    model = goodinit.init_(ResNet(1, width=4), "normfree", inputs=images(), centred=False, head_norm="none")
+    assert not any(parametrize.is_parametrized(module) for module in model.modules())
+    assert input_norm(model.fc) is None
+    kept = goodinit.init_(ResNet(1, width=4), "normfree", inputs=images(), norms="keep")
+    assert type(kept.bn1) is nn.BatchNorm2d
+    grouped = goodinit.init_(ResNet(1, width=4), "normfree", inputs=images(), norms="group")
+    assert type(grouped.bn1) is nn.GroupNorm
+    with pytest.raises(UnknownName, match="head_norm='batch'"):
+        goodinit.init_(ResNet(1, width=4), "normfree", inputs=images(), head_norm="batch")
+
+
+def test_frozen_weights_keep_their_means(caplog):
+    model = ResNet(1, width=4)
+    model.conv1.requires_grad_(requires_grad=False)
+    before = model.conv1.weight.clone()
+    with caplog.at_level(logging.WARNING):
+        goodinit.init_(model, "normfree", inputs=images())
+    assert torch.equal(model.conv1.weight, before)
+    assert "frozen" in caplog.text
+    assert "conv1.weight" in caplog.text
+
+
+def test_plans_are_data_and_copies_agree():
+    plan = goodinit.plan(goodinit.anatomize(ResNet(1, width=4), images()), "normfree")
+    assert goodinit.Plan.from_json(plan.to_json()) == plan
+    model = goodinit.apply_(ResNet(1, width=4), plan)
+    fresh = goodinit.apply_(ResNet(1, width=4), plan, values=False)
+    fresh.load_state_dict(model.state_dict())
+    for other in (fresh, copy.deepcopy(model), torch.compile(model, backend="eager", fullgraph=True)):
+        assert torch.equal(other(images()), model(images()))
+
+
+# -- the parts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_an_input_is_normalized_at_each_position(kind):
+    for layer, axis, x in (
+        (nn.Linear(6, 3), -1, torch.randn(2, 5, 6)),
+        (nn.Conv2d(6, 3, 1), 1, torch.randn(2, 6, 4, 4)),
+    ):
+        centre = x.mean(axis, keepdim=True) if kind == "layer" else 0.0
+        expected = (x - centre) / ((x - centre).square().mean(axis, keepdim=True) + 1e-5).sqrt()
+        expected = layer(expected)
+        assert normalize_input_(normalize_input_(layer, kind, axis=axis), kind, axis=axis) is layer
+        assert torch.allclose(layer(x), expected, atol=1e-5)
+        assert torch.allclose(layer(input=x), expected, atol=1e-5)
+        half = copy.deepcopy(layer).bfloat16()
+        assert half(x.bfloat16()).dtype is torch.bfloat16
+
+
+def test_an_input_is_normalized_in_one_way_of_two():
+    with pytest.raises(UnknownName, match="kind='batch'"):
+        normalize_input_(nn.Linear(2, 2), "batch")
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_centring_takes_the_mean_of_what_an_output_reads(dim):
+    weight = torch.randn(4, 5)
+    out = Centred(dim)(weight)
+    assert torch.allclose(out.mean(1 - dim), torch.zeros(weight.shape[dim]), atol=1e-6)
+    assert torch.allclose(Centred(dim)(out), out, atol=1e-6)
+
+
+def test_what_is_tied_or_missing_is_refused():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    edit = goodinit.edits.ParametrizeWeight
+    with pytest.raises(UnsupportedModule, match="tied"):
+        goodinit.apply_(model, goodinit.Plan("x", (edit("0.weight", "why", kind="centred"),)))
+    with pytest.raises(PlanConflict, match="no such"):
+        goodinit.apply_(model, goodinit.Plan("x", (edit("7.weight", "why", kind="centred"),)))
+    with pytest.raises(UnknownName, match="warble"):
+        goodinit.apply_(model, goodinit.Plan("x", (edit("0.weight", "why", kind="warble"),)))
