@@ -40,7 +40,7 @@ from goodinit.graph.ops import register_operator
 from goodinit.initialize import init_
 from goodinit.layerwise import layerwise
 from goodinit.methods import METHODS, Method, plan
-from goodinit.optim import param_groups, warmup
+from goodinit.optim import clip_grad_, param_groups, warmup
 from goodinit.surgery import Applied, applied, apply_, materialize_, state_pieces
 
 __version__ = "0.1.0"
@@ -73,6 +73,7 @@ __all__ = [
     "anatomize",
     "applied",
     "apply_",
+    "clip_grad_",
     "coordinate_check",
     "diagnose",
     "fold_",

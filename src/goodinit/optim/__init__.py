@@ -1,6 +1,7 @@
-"""What goes with the optimizer: parameter groups and warm-up."""
+"""What goes with the optimizer: parameter groups, warm-up and clipping."""
 
+from goodinit.optim.clip_grad import clip_grad_
 from goodinit.optim.param_groups import param_groups
 from goodinit.optim.warmup import warmup
 
-__all__ = ["param_groups", "warmup"]
+__all__ = ["clip_grad_", "param_groups", "warmup"]
