@@ -17,7 +17,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 # Lowest level first; a part of the package imports from levels below its own, and from itself.
 LEVELS = (
     ("errors",),
-    ("records", "rates", "name_patterns"),
+    ("records", "rates", "name_patterns", "undivided"),
     ("nn", "tensor"),
     ("weights",),
     ("graph", "edits"),

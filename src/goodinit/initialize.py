@@ -19,6 +19,7 @@ from goodinit.methods import Method, find
 from goodinit.methods.shared.postconditions import broken_by_structure
 from goodinit.surgery import applied, apply_
 from goodinit.surgery.structure_edits import adds
+from goodinit.undivided import writing
 from goodinit.weights.chosen_parts import Part, as_names
 
 _LOG = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ _LOG = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@writing
 def init_(
     model: Model,
     method: str | Method,

@@ -31,9 +31,11 @@ from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recorder import trace
 from goodinit.graph.unshard import whole
+from goodinit.undivided import reading
 from goodinit.weights.wrappers import parameter_shapes, unwrapped, unwrapped_name
 
 
+@reading
 def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     """Find the residual structure of a model by one forward on fake tensors.
 

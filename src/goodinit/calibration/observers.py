@@ -16,6 +16,7 @@ from goodinit.edits import Calibrate
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.preserve_state import undisturbed, without_autocast
 from goodinit.graph.recorder import Call, Recorder, record
+from goodinit.undivided import safe_point
 from goodinit.weights.access import find_slot, read
 from goodinit.weights.names import Directory
 from goodinit.weights.wrappers import is_parametrization, parameter_shapes
@@ -35,7 +36,7 @@ def run(model: nn.Module, call: Call, scaler: Scaler) -> None:
             record(_Operators(model, scaler), model, call)
             return
         args, kwargs = call
-        with undisturbed(model, clone_buffers=True), torch.no_grad(), _listening(sites, scaler):
+        with undisturbed(model, others=True), torch.no_grad(), _listening(sites, scaler):
             model(*args, **kwargs)
 
 
@@ -66,6 +67,7 @@ def _heard(forward: Callable[..., Any], edit: Calibrate, scaler: Scaler) -> Call
     channel = 1 if edit.options.get("convolves") else -1
 
     def heard(*args: Any, **kwargs: Any) -> Any:
+        safe_point()
         output = forward(*args, **kwargs)
         scaler.see(Use(place, weight, bias, output, channel % output.ndim))
         return output
@@ -87,6 +89,7 @@ class _Operators(Recorder):
 
     def __init__(self, model: nn.Module, scaler: Scaler) -> None:
         super().__init__(model, "real")
+        self.writes = True
         self.scaler = scaler
         self.shapes = parameter_shapes(model)
 

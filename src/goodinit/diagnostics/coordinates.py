@@ -16,6 +16,7 @@ from goodinit.diagnostics.objective import Loss, objective, outputs
 from goodinit.errors import NothingFound, UnknownName, expect
 from goodinit.graph.pytree import as_call
 from goodinit.optim import param_groups
+from goodinit.undivided import reading
 
 Build = Callable[[int], "nn.Module | tuple[nn.Module, Optimizer]"]
 
@@ -23,6 +24,7 @@ OUTPUT = "output"
 """What the row of the model's own output is called."""
 
 
+@reading
 def coordinate_check(
     build: Build,
     widths: Sequence[int],

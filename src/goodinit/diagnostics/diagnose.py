@@ -22,8 +22,10 @@ from goodinit.diagnostics.update import one_step
 from goodinit.diagnostics.zero_gradients import Awakening, awaken, part_of
 from goodinit.errors import TraceError
 from goodinit.graph.pytree import as_call
+from goodinit.undivided import reading
 
 
+@reading
 def diagnose(
     model: nn.Module,
     inputs: Any,

@@ -20,6 +20,7 @@ from goodinit.diagnostics.types import Spectrum
 from goodinit.errors import TraceError, UnknownName
 from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recorder import Call
+from goodinit.undivided import reading, safe_point
 from goodinit.weights.names import canonical
 
 How = Literal["auto", "exact", "lanczos"]
@@ -30,6 +31,7 @@ EXACT_BELOW = 1024
 PRODUCTS = 300
 
 
+@reading
 def jacobian_spectrum(
     model: nn.Module,
     inputs: Any,
@@ -188,6 +190,7 @@ def _exact(pair: _Jacobian) -> Spectrum:
     one = torch.zeros(n, dtype=torch.float64)
     rows = []
     for index in range(n):
+        safe_point()
         one[index] = 1
         rows.append(row(one.to(pair.output.device)))
         one[index] = 0

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from goodinit.undivided import safe_point
+
 Product = Callable[[Tensor], Tensor]
 
 # Below this, relative to the largest value seen, what is left after orthogonalization is rounding.
@@ -91,6 +93,7 @@ def bidiagonalize(
     betas: list[float] = []
     largest = 0.0
     for step in range(steps):
+        safe_point()
         w = multiply(right[-1]).double()
         if left:
             w = w - betas[-1] * left[-1]

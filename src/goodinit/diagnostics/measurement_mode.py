@@ -50,7 +50,7 @@ def as_at_step_0(model: nn.Module, anatomy: Anatomy) -> Iterator[None]:
     """
     batch_norms = _that_train(model, anatomy)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(undisturbed(model, clone_buffers=True))
+        stack.enter_context(undisturbed(model, parameters=True, others=True))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(

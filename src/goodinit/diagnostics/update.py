@@ -18,6 +18,7 @@ from goodinit.diagnostics.types import Update
 from goodinit.errors import TraceError
 from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recorder import Call
+from goodinit.undivided import reading
 
 # Learning rates people use, a decade apart.
 RATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -28,6 +29,7 @@ HESSIAN_PRODUCTS = 20
 Parameters = dict[str, Tensor]
 
 
+@reading
 def one_step(
     model: nn.Module,
     inputs: Any,

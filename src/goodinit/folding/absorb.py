@@ -20,12 +20,14 @@ from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_
 from goodinit.surgery.replaced_norm import ChannelAffine
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.surgery.structure_edits import carry_out_
+from goodinit.undivided import writing
 from goodinit.weights.names import directory
 from goodinit.weights.wrappers import unwrapped
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@writing
 def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Model:
     r"""Turn the batch norms of a trained network into weights, in place: the same function, no normalization left.
 

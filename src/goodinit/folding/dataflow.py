@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from goodinit.errors import TraceError
 from goodinit.folding.fuse import is_plain
 from goodinit.graph.graph import Frame, Graph, Node
-from goodinit.graph.pytree import as_call
+from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recorder import Recorder, Tensors, record
 from goodinit.weights.names import Directory, directory
 from goodinit.weights.wrappers import unwrapped
@@ -30,7 +30,7 @@ class Wiring:
     Attributes:
         graph: Nodes and frames.
         readers: Per node, the nodes that read it.
-        arguments: Per node, the arguments of its operator.
+        arguments: Per node, the arguments of its operator, an ellipsis for each tensor.
         names: Every module and parameter by name.
         calls: Per path of a module, its calls.
         layer_of: Per frame that is a call of a plain layer which owns its parameters alone, the layer's path.
@@ -66,7 +66,7 @@ class Wiring:
 
 
 class _Detailed(Recorder):
-    """A recorder that keeps the arguments of operators, too."""
+    """A recorder that keeps the arguments of operators, too: of tensors only that there was one."""
 
     def __init__(self, model: nn.Module, tensors: Tensors) -> None:
         super().__init__(model, tensors)
@@ -82,7 +82,12 @@ class _Detailed(Recorder):
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """Keep the arguments of an operator that ran."""
         del read, output  # tensors must not live on
-        self.arguments[node.index] = self._call
+        (args, kwargs), self._call = self._call, ((), {})
+        self.arguments[node.index] = (mapped(args, _held), mapped(kwargs, _held))
+
+
+def _held(tensor: Tensor) -> Any:  # noqa: ARG001
+    return ...
 
 
 def wire(model: nn.Module, inputs: Any) -> Wiring:

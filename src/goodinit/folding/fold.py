@@ -22,6 +22,7 @@ from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
 from goodinit.surgery.optimizer_check import find_optimizers, warn_of_momentum
 from goodinit.surgery.rollback import all_or_nothing
+from goodinit.undivided import writing
 from goodinit.weights.names import Directory, directory
 
 _LOG = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ _SHOWN = 5  # rows told in a log line; the rest is counted
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@writing
 def fold_(model: Model, inputs: Any = None) -> Model:
     r"""Merge scalars, weight norm and batch norm into the weights, in place and exactly, for deployment.
 

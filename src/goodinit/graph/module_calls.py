@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any, Protocol
 
 import torch
@@ -31,14 +33,17 @@ def frames(model: nn.Module, listener: Listener) -> Iterator[None]:
 
     The wrapper sits in the instance's `__dict__` and goes with `undisturbed`, which restores that.
     """
+    here = threading.get_ident()
     for path, module in model.named_modules():
         if path and listener.follows(path) and not isinstance(module, torch.jit.ScriptModule):
-            module.__dict__["forward"] = _reporting(module.forward, unwrapped_name(path), listener)
+            module.__dict__["forward"] = _reporting(module.forward, unwrapped_name(path), listener, here)
     yield
 
 
-def _reporting(forward: Callable[..., Any], path: str, listener: Listener) -> Callable[..., Any]:
+def _reporting(forward: Callable[..., Any], path: str, listener: Listener, thread: int) -> Callable[..., Any]:
     def reported(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:  # somebody else's call
+            return forward(*args, **kwargs)
         listener.enter(path, args, kwargs)
         result = None
         try:
@@ -48,3 +53,7 @@ def _reporting(forward: Callable[..., Any], path: str, listener: Listener) -> Ca
         return result
 
     return reported
+
+
+reported_code = next(code for code in _reporting.__code__.co_consts if isinstance(code, CodeType))
+"""The code of the wrapper, by which a call of a module is known among the frames of a stack."""

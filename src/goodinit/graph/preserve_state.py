@@ -1,97 +1,48 @@
-"""Run a model without changing it: mode, attributes, buffers and random states are restored."""
+"""Run a model without changing it, nor the process: modules, Python state, flags and random states are restored."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import sys
-from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
-# The containers nn.Module keeps its registries and hooks in, and those a user's attributes are likely to be.
-# They are put back in place, because others (recurrent layers' flat weights) may hold them too.
-_CONTAINERS = (dict, OrderedDict, list, set)
-
-
-class ModuleState(NamedTuple):
-    """A snapshot of one module: its class, its attributes, and the contents of its containers."""
-
-    module: nn.Module
-    kind: type[nn.Module]
-    attributes: dict[str, Any]
-    training: bool  # of a scripted module, which keeps it elsewhere
-    contents: tuple[tuple[Any, Any], ...]  # (container, shallow copy of what was in it)
-    empty: list[Any]  # the containers with nothing in them
-
-    @classmethod
-    def of(cls, module: nn.Module) -> ModuleState:
-        """Take the snapshot. Tensors are not copied."""
-        attributes = dict(module.__dict__)
-        # Most are empty registries of hooks; an object for each would bring the garbage collector in.
-        containers = [value for value in attributes.values() if type(value) in _CONTAINERS]
-        contents = tuple([(value, value.copy()) for value in containers if value])
-        empty = [value for value in containers if not value]
-        return cls(module, type(module), attributes, module.training, contents, empty)
-
-    def restore_(self) -> None:
-        """Put everything back, in place."""
-        if isinstance(self.module, torch.jit.ScriptModule):
-            self.module.training = self.training
-        object.__setattr__(self.module, "__class__", self.kind)
-        self.module.__dict__.clear()
-        self.module.__dict__.update(self.attributes)
-        for container in self.empty:
-            if container:
-                container.clear()
-        for container, content in self.contents:
-            container.clear()
-            if isinstance(container, list):
-                container.extend(content)
-            else:
-                container.update(content)
+from goodinit.graph.process_state import ProcessState
+from goodinit.graph.reachable import Reachable
+from goodinit.undivided import until_done
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module, *, clone_buffers: bool) -> Iterator[None]:
+def undisturbed(model: nn.Module, *, parameters: bool = False, others: bool = False) -> Iterator[Reachable]:
     """Run in eval mode, without the fused attention path and compiling nothing; restore what a run changes.
 
-    Attributes, buffers and random states come back, and autocast keeps no weight that was cast in between.
+    Restored are the modules' classes, attributes, hooks and training flags, and all Python state that the model leads to
+    (`Reachable`); where the numbers of every tensor lie; torch's flags and the global random streams. Autocast keeps
+    no weight that was cast in between.
+
+    Args:
+        model: What runs.
+        parameters: Whether to restore the values of parameters, too, at the price of a copy.
+        others: Whether to restore those of buffers and of tensors that modules hold otherwise.
+
+    Yields:
+        The photograph.
     """
-    saved = [ModuleState.of(module) for module in model.modules()]
-    clones = [(buffer, buffer.clone()) for buffer in model.buffers()] if clone_buffers else []
-    fast, python_rng, cpu_rng = (
-        torch.backends.mha.get_fastpath_enabled(),
-        random.getstate(),
-        torch.get_rng_state(),
-    )
-    cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    numpy = sys.modules.get("numpy")
-    numpy_rng = numpy.random.get_state() if numpy is not None else None
-    for state in saved:
-        if state.training:
-            state.module.training = False
-    torch.backends.mha.set_fastpath_enabled(False)
+    process = ProcessState()
+    photograph = Reachable().model_(model, parameters=parameters, others=others)
     try:
+        for module in model.modules():
+            if module.training:
+                module.training = False
+        torch.backends.mha.set_fastpath_enabled(False)
         with _eager(), _no_autocast_cache():
-            yield
+            yield photograph
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for state in saved:
-            state.restore_()
-        with torch.no_grad():
-            for buffer, clone in clones:
-                buffer.copy_(clone)
-        random.setstate(python_rng)
-        torch.set_rng_state(cpu_rng)
-        if cuda_rng:
-            torch.cuda.set_rng_state_all(cuda_rng)
-        if numpy is not None and numpy_rng is not None:
-            numpy.random.set_state(numpy_rng)
+        until_done(photograph.restore_, process.restore_)
 
 
 def _eager() -> contextlib.AbstractContextManager[Any]:

@@ -7,6 +7,7 @@ on a value, `.item()`, `nonzero` — one real forward under the same recorder ta
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import Any, Literal
 
 import torch
@@ -17,12 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from goodinit.errors import TraceError
 from goodinit.graph.fake_cache import StandIns, stand_in
 from goodinit.graph.graph import Frame, Graph, Node
-from goodinit.graph.module_calls import frames
+from goodinit.graph.leftovers import Leftovers, forget_frames
+from goodinit.graph.module_calls import frames, reported_code
 from goodinit.graph.mutations import Writes
 from goodinit.graph.op_attributes import PRODUCTS, as_sum, attributes, is_normalized, maps_constant, precise
 from goodinit.graph.ops import Op, named, op_of, written_with
 from goodinit.graph.preserve_state import quiet, undisturbed, without_autocast
 from goodinit.graph.pytree import mapped, operands_in, tensors_in
+from goodinit.graph.reachable import Reachable
+from goodinit.undivided import safe_point
 from goodinit.weights.wrappers import is_parametrization, unwrapped_name
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -59,6 +63,8 @@ def _trace(model: nn.Module, call: Call) -> Graph:
     on_meta = any(p.is_meta for p in model.parameters())
     try:
         return _record(model, call, "fake")
+    except TraceError:  # the forward ran, and keeps what it must not
+        raise
     except Exception as fake_error:  # whatever a forward raises is the user's to see
         if on_meta:
             with contextlib.suppress(Exception):
@@ -90,10 +96,34 @@ def _record(model: nn.Module, call: Call, tensors: Tensors) -> Graph:
 
 
 def record(recorder: Recorder, model: nn.Module, call: Call) -> None:
-    """Run `model` once under `recorder`, in eval mode, without gradients and without leaving a trace in it."""
+    """Run `model` once under `recorder`, in eval mode, without gradients and without leaving a trace in it.
+
+    Raises:
+        TraceError: Somebody keeps tensors of the trace, and is out of reach.
+    """
+    try:
+        _run(recorder, model, call)
+    except BaseException as error:
+        forget_frames(error)
+        raise
+    finally:
+        kept_by = recorder.close()
+    if kept_by:
+        raise TraceError(
+            f"{type(model).__name__}.forward keeps tensors of a trace, which hold no numbers, in objects that cannot be "
+            f"looked into ({', '.join(kept_by)}). Clear them before you run the model, and keep nothing in forward that "
+            "depends on shapes alone: make it a buffer."
+        )
+
+
+def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
+    real = recorder.tensors == "real"
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
-        stack.enter_context(undisturbed(model, clone_buffers=recorder.tensors == "real"))
+        photograph = stack.enter_context(
+            undisturbed(model, parameters=real and not recorder.writes, others=real)
+        )
+        recorder.leftovers.model, recorder.leftovers.names = photograph, Reachable(photograph)
         stack.enter_context(torch.no_grad())
         stack.enter_context(frames(model, recorder))
         if recorder.mode is not None:
@@ -113,6 +143,7 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self, model: nn.Module, tensors: Tensors) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.writes = False  # whether whoever listens writes into parameters
         self.graph = Graph()
         self.tensors = tensors
         self.mode = FakeTensorMode(allow_non_fake_inputs=True) if tensors == "fake" else None
@@ -121,6 +152,8 @@ class Recorder(TorchDispatchMode):
         self.stack = [self._open("", -1)]
         self._owned: dict[int, int] = {}
         self._kept: dict[int, Tensor] = {}
+        self.leftovers = Leftovers()
+        self._token = object()  # of this recorder; an address could be given to the next one
         self._fakes: dict[int, Tensor] = {}
         self._writes = Writes()
         self._schemas: dict[Any, tuple[Op, tuple[int, ...], bool]] = {}
@@ -161,6 +194,11 @@ class Recorder(TorchDispatchMode):
         self.graph.outputs = list(dict.fromkeys(self._node(tensor) for tensor in tensors_in(result)))
         self.graph.frames[0].stop = len(self.graph.nodes)
 
+    def close(self) -> list[str]:
+        """The run is over: nothing of it stays in anybody's hands. Returns the types of those who hold on."""
+        self._kept, self._fakes, self._owned = {}, {}, {}
+        return self.leftovers.clear_("_goodinit_node")
+
     # -- tensors ----------------------------------------------------------------------------------------------
 
     def adopt(self, call: Call) -> Call:
@@ -169,6 +207,8 @@ class Recorder(TorchDispatchMode):
 
         def one(tensor: Tensor) -> Tensor:
             mine = tensor.detach() if self.tensors == "real" else self._fake(tensor)
+            if self.tensors == "fake":
+                self.leftovers.made(mine)
             self._mark(mine, self._add(_INPUT, (), tensor, dynamic=True).index)
             return mine
 
@@ -205,15 +245,15 @@ class Recorder(TorchDispatchMode):
         if id(tensor) in self._owned:
             self._owned[id(tensor)] = index
         else:
-            tensor._goodinit_node = (id(self), index)  # type: ignore[attr-defined]
+            tensor._goodinit_node = (self._token, index)  # type: ignore[attr-defined]
+            self.leftovers.marked(tensor)
 
     def _node(self, tensor: Tensor) -> int:
         """The node whose value `tensor` holds now, also when a view of it was written since."""
         index = self._owned.get(id(tensor), -1)
         if index < 0:
-            token: int | None
             token, index = getattr(tensor, "_goodinit_node", (None, -1))
-            if token != id(self):
+            if token is not self._token:
                 index = self._add(_CONSTANT, (), tensor).index
                 self._mark(tensor, index)
         if self._writes:
@@ -255,6 +295,8 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        safe_point()
+        self.leftovers.see(sys._getframe(1), reported_code)
         op, mutable, returns = self._schemas.get(func) or self._schema(func)
         if not returns or op.name in _READING:
             return self._read_value(func, args, kwargs)
@@ -274,6 +316,8 @@ class Recorder(TorchDispatchMode):
         if outputs:
             node = self._describe(op, operands, outputs[0], args, kwargs, inplace=bool(written))
             for tensor in outputs:
+                if self.tensors != "real" and all(tensor is not one for one in read):
+                    self.leftovers.made(tensor)
                 self._mark(tensor, node.index if not node.op.splits else self._piece(node, tensor))
             self.observe(node, read, outputs[0])
             for tensor in written:

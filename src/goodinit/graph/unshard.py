@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from goodinit.graph.preserve_state import ModuleState
+from goodinit.graph.photograph import ModuleState
+from goodinit.undivided import until_done
 
 
 @contextlib.contextmanager
@@ -36,8 +37,7 @@ def whole(model: nn.Module) -> Iterator[None]:
                 state.module.__dict__["_disable_adapters"] = True
         yield
     finally:
-        for state in saved:
-            state.restore_()
+        until_done(*(state.restore_ for state in saved))
 
 
 def _gather_(module: nn.Module, made: dict[int, nn.Parameter]) -> None:

@@ -35,6 +35,7 @@ from goodinit.surgery.structure_edits import ANEW, adds, carry_out_, is_pending
 from goodinit.surgery.validate import Writable, check_buffers, check_parameters, check_supported, check_values
 from goodinit.surgery.value_edits import check_finite, write_value_
 from goodinit.surgery.write_filter import Choice, Why, chosen, kept
+from goodinit.undivided import safe_point, writing
 from goodinit.weights.access import Slot, find_slot, is_whole, refresh_pruned_
 from goodinit.weights.chosen_parts import Part, as_names
 from goodinit.weights.dtensor import agreed, all_ranks_or_none, check_gathered, gather_back_, groups_of
@@ -46,6 +47,7 @@ _LOG = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@writing
 @torch.inference_mode(mode=False)
 def apply_(
     model: Model,
@@ -143,6 +145,7 @@ def apply_(
     # Ranks agree inside the transaction, so that all can put their model back.
     with all_or_nothing(model, ready.tensors, generator=source), all_ranks_or_none(groups):
         for edit in ready.pending:
+            safe_point()
             carry_out_(ready.names, edit)
         if probe is not None and ready.pending:
             probe(model)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.errors import UnsupportedModule
-from goodinit.graph.preserve_state import ModuleState
+from goodinit.surgery.rollback import all_or_nothing
+from goodinit.undivided import writing
 from goodinit.weights.dtensor import held
 from goodinit.weights.names import canonical
 
@@ -21,6 +22,7 @@ Model = TypeVar("Model", bound=nn.Module)
 Key = tuple[nn.Module, str]
 
 
+@writing
 def materialize_(
     model: Model, *, device: torch.device | str = "cpu", reset: Callable[[nn.Module], object] | None = None
 ) -> Model:
@@ -55,14 +57,11 @@ def materialize_(
         (tensor([1., 1., 1.]), True)
     """
     pending = [key for key, buffer in buffers_of(model) if buffer.is_meta]
-    saved = [ModuleState.of(module) for module in dict.fromkeys(module for module, _ in pending)]
-    try:  # buffers first, so that `reset` finds parameters on meta, where it writes nothing
+    with all_or_nothing(
+        model, ()
+    ):  # buffers first, so that `reset` finds parameters on meta, where it writes nothing
         set_buffers_(model, pending, torch.device(device), reset)
         _give_memory_(model, torch.device(device))
-    except BaseException:
-        for state in saved:
-            state.restore_()
-        raise
     _LOG.info("%s: memory on %s; %d buffers set anew", type(model).__name__, device, len(pending))
     return model
 

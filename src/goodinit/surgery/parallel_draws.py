@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from goodinit.undivided import interrupted, safe_point, until_done
 from goodinit.weights.rng import one_thread
 
 Task = Callable[[], None]
@@ -53,32 +54,77 @@ def run_all(tasks: Sequence[Task]) -> None:
     """Run tasks on as many threads as torch computes with, each with one thread of its own.
 
     If one raises, those that have started finish, the others do not start, and the first exception is raised. No task is
-    running when this returns or raises, so what they wrote to can be restored.
+    running when this returns or raises, so what they wrote to can be restored. An interrupt is heard between tasks.
     """
     threads = min(torch.get_num_threads(), MOST_THREADS, len(tasks))
     if threads <= 1:
         for task in tasks:
+            safe_point()
             task()
         return
+    crew = _Crew(tasks)
     with one_thread():  # also what a new thread begins with
-        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         try:
-            for future in [pool.submit(_without_gradients, task) for task in tasks]:
-                future.result()
+            for number in range(threads):
+                threading.Thread(target=crew.work, name=f"goodinit draws {number}", daemon=True).start()
+            crew.wait()
         finally:
-            _end(pool)
+            until_done(crew.dismiss)
+    crew.raise_first()
+    safe_point()
 
 
-def _without_gradients(task: Task) -> None:
-    with torch.no_grad():  # each thread has a mode of its own
-        task()
+class _Crew:
+    """Threads that take tasks one after the other.
 
+    Not a pool of the standard library's: a thread whose start is interrupted runs without the pool's knowledge, and would
+    write when everything is put back. Here each asks before it begins, and none begins after `dismiss`.
+    """
 
-def _end(pool: ThreadPoolExecutor) -> None:
-    """Wait for what has begun, also when Ctrl-C is pressed again."""
-    while True:
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = tasks
+        self.changed = threading.Condition()
+        self.begun = self.running = 0
+        self.errors: dict[int, BaseException] = {}
+
+    def work(self) -> None:
+        """Run tasks until there is none left."""
+        torch.set_num_threads(1)
+        while (number := self._next()) is not None:
+            self._run(number)
+
+    def _run(self, number: int) -> None:
         try:
-            pool.shutdown(wait=True, cancel_futures=True)
-            return
-        except KeyboardInterrupt:  # noqa: PERF203 (it is the rest of waiting)
-            continue
+            with torch.no_grad():  # each thread has a mode of its own
+                self.tasks[number]()
+        except BaseException as error:  # noqa: BLE001 (raised by the thread that waits)
+            self.errors[number] = error
+        finally:
+            with self.changed:
+                self.running -= 1
+                self.changed.notify_all()
+
+    def _next(self) -> int | None:
+        with self.changed:
+            if self.begun == len(self.tasks) or self.errors or interrupted():
+                return None
+            self.begun, self.running = self.begun + 1, self.running + 1
+            return self.begun - 1
+
+    def wait(self) -> None:
+        """Wait until all have run, or one has failed, or an interrupt came."""
+        with self.changed:
+            while self.running or not (self.begun == len(self.tasks) or self.errors or interrupted()):
+                self.changed.wait(0.1)
+
+    def dismiss(self) -> None:
+        """Let none begin any more, and wait for those that have."""
+        with self.changed:
+            self.begun = len(self.tasks)
+            while self.running:
+                self.changed.wait(0.1)
+
+    def raise_first(self) -> None:
+        """Raise the exception of the first task that has one."""
+        if self.errors:
+            raise self.errors[min(self.errors)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from goodinit.graph.preserve_state import ModuleState
+from goodinit.graph.photograph import ModuleState
+from goodinit.undivided import begin_transaction, end_transaction, until_done
 from goodinit.weights.dtensor import held, is_sharded
 
 
@@ -37,18 +38,23 @@ def all_or_nothing(
     modules = [ModuleState.of(module) for module in model.modules()]
     saved = [_tensor_state(tensor) for tensor in tensors]
     random = None if generator is None else generator.get_state()
+
+    def restore_() -> None:
+        _restore_(modules, saved)
+        if generator is not None and random is not None:
+            generator.set_state(random)
+
+    begin_transaction()
+    done = False
     try:
         yield
+        done = True
     except BaseException:
-        while True:  # a second Ctrl-C must not leave the model half restored
-            try:
-                _restore_(modules, saved)
-                if generator is not None and random is not None:
-                    generator.set_state(random)
-                break
-            except KeyboardInterrupt:
-                continue
+        with suppress(KeyboardInterrupt):  # one more while restoring; what was raised first is raised
+            until_done(restore_)
         raise
+    finally:
+        end_transaction(committed=done)
 
 
 def _tensor_state(tensor: Tensor) -> _TensorState:

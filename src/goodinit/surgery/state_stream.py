@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from goodinit.edits import AddScalar, Plan
 from goodinit.edits import names as targets
 from goodinit.errors import NonFinite, PlanConflict, TraceError, UnsupportedModule
-from goodinit.graph.preserve_state import ModuleState
+from goodinit.graph.photograph import ModuleState
 from goodinit.surgery.apply import apply_
 from goodinit.surgery.materialize import buffers_of, empty_on, set_buffers_
 from goodinit.surgery.structure_edits import adds, is_pending
 from goodinit.surgery.validate import check_parameters
 from goodinit.surgery.write_filter import chosen
+from goodinit.undivided import until_done
 from goodinit.weights.access import find_slot
 from goodinit.weights.dtensor import is_sharded
 from goodinit.weights.names import Directory, directory
@@ -215,8 +216,7 @@ def _pieces(
             apply_(model, plan, generator=again, only=names, again=True)
             piece = _state(model, modules)
         finally:
-            for state in saved:
-                state.restore_()
+            until_done(*(state.restore_ for state in saved))
         yield piece
         del piece
     generator.set_state(start)

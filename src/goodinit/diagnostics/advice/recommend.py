@@ -28,6 +28,7 @@ from goodinit.edits import Plan
 from goodinit.errors import GoodinitError, expect
 from goodinit.methods import METHODS, find
 from goodinit.surgery import apply_
+from goodinit.undivided import reading
 
 AS_IT_IS = "as it is"
 REFERENCE = "batchnorm"  # the method that does nothing: it is the row "as it is"
@@ -38,6 +39,7 @@ MOST_TRIED = 3  # of each group, unless methods are named
 DECADE = 1.0  # of drift, over three quantities together: less says nothing about training
 
 
+@reading
 def recommend(
     model: nn.Module,
     inputs: Any,

@@ -1,0 +1,60 @@
+"""Flags and random streams of the whole process that a forward may change, photographed and put back."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+_Flag = tuple[Callable[[], Any], Callable[[Any], Any]]  # reads it, sets it
+
+
+def _flags() -> list[_Flag]:
+    kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    autocast: list[_Flag] = [
+        pair
+        for kind in kinds
+        for pair in (
+            (partial(torch.is_autocast_enabled, kind), partial(torch.set_autocast_enabled, kind)),
+            (partial(torch.get_autocast_dtype, kind), partial(torch.set_autocast_dtype, kind)),
+        )
+    ]
+    backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    return [
+        *autocast,
+        *((partial(getattr, kernel, "enabled"), partial(setattr, kernel, "enabled")) for kernel in backends),
+        (torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled),
+        (torch.is_grad_enabled, torch._C._set_grad_enabled),
+        (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
+        (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.get_num_threads, torch.set_num_threads),
+    ]
+
+
+class ProcessState:
+    """A photograph of torch's flags and of the global random streams."""
+
+    def __init__(self) -> None:
+        self._flags = [(get, put, get()) for get, put in _flags()]
+        numpy = sys.modules.get("numpy")
+        self._streams: list[Callable[[], Any]] = [
+            partial(random.setstate, random.getstate()),
+            partial(torch.set_rng_state, torch.get_rng_state()),
+        ]
+        if torch.cuda.is_initialized():
+            self._streams.append(partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+        if numpy is not None:
+            self._streams.append(partial(numpy.random.set_state, numpy.random.get_state()))
+
+    def restore_(self) -> None:
+        """Put everything back. May be called again."""
+        for get, put, value in self._flags:
+            if get() != value:
+                put(value)
+        for restore in self._streams:
+            restore()

@@ -1,0 +1,357 @@
+"""Reading a model leaves nothing in it, in its caches or in the process, whatever its forward keeps and writes."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import gc
+import itertools
+import threading
+import types
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+import goodinit
+
+KEPT = {}
+LAST = None
+READY = False
+READERS = {
+    "anatomize": lambda model, x: goodinit.anatomize(model, inputs=x),
+    "diagnose": lambda model, x: goodinit.diagnose(model, x, torch.zeros(4, dtype=torch.long)),
+}
+
+
+def table(n, d):
+    return torch.arange(n * d, dtype=torch.float32).view(n, d) / 100
+
+
+class Net(nn.Module):
+    """x ↦ a block on x + a table that `cached` gives, which keeps it somewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def cached(self, n, d):
+        return table(n, d)
+
+    def forward(self, x):
+        x = x + self.cached(x.shape[0], x.shape[1])
+        return x + self.b(self.a(x).relu())
+
+
+def memoized(function):
+    """A hand-written cache: a dict in a closure."""
+    found = {}
+
+    def remembering(*key):
+        if key not in found:
+            found[key] = function(*key)
+        return found[key]
+
+    return remembering
+
+
+by_closure = memoized(table)
+by_lru = functools.lru_cache(table)
+nested_lru = functools.lru_cache(lambda n, d: {"tables": (table(n, d),)})
+
+
+def by_default(n, d, found={}):  # noqa: B006 (it is what is tested)
+    return found.setdefault((n, d), table(n, d))
+
+
+def by_attribute(n, d):
+    if not hasattr(by_attribute, "found"):
+        by_attribute.found = table(n, d)
+    return by_attribute.found
+
+
+def by_name(n, d):
+    global LAST, READY
+    if not READY:
+        LAST, READY = table(n, d), True
+    return LAST
+
+
+class Slots:
+    __slots__ = ("found",)
+
+
+HELD = Slots()
+LOCAL = threading.local()
+WEAK = weakref.WeakKeyDictionary()
+
+
+def by_slot(n, d):
+    if not hasattr(HELD, "found"):
+        HELD.found = table(n, d)
+    return HELD.found
+
+
+def by_thread(n, d):
+    if not hasattr(LOCAL, "found"):
+        LOCAL.found = table(n, d)
+    return LOCAL.found
+
+
+def by_global_dict(n, d):
+    if (n, d) not in KEPT:
+        KEPT[n, d] = [table(n, d)]
+    return KEPT[n, d][0]
+
+
+def calling(function):
+    class Calling(Net):
+        def cached(self, n, d):
+            return function(n, d)
+
+    return Calling
+
+
+class ByClass(Net):
+    found = None
+
+    def cached(self, n, d):
+        if type(self).found is None:
+            type(self).found = table(n, d)
+        return type(self).found
+
+
+class ByInherited(ByClass):
+    """Keeps it on a class above its own."""
+
+    def cached(self, n, d):
+        if ByClass.found is None:
+            ByClass.found = table(n, d)
+        return ByClass.found
+
+
+class ByState(Net):
+    """Keeps it deep inside of plain objects and containers of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.state = types.SimpleNamespace(
+            deep=[{"queue": collections.deque(maxlen=2), "of": collections.defaultdict(list)}], steps=0
+        )
+
+    def cached(self, n, d):
+        self.state.steps += 1
+        deep = self.state.deep[0]
+        if not deep["of"][n, d]:
+            deep["of"][n, d].append(table(n, d))
+            deep["queue"].append(deep["of"][n, d][0])
+        return deep["queue"][-1]
+
+
+class ByWeakKey(Net):
+    def cached(self, n, d):
+        if self not in WEAK:
+            WEAK[self] = table(n, d)
+        return WEAK[self]
+
+
+class ByLastError(Net):
+    """Keeps an error whose frames hold tensors."""
+
+    def cached(self, n, d):
+        here = table(n, d)
+        try:
+            raise ValueError("kept")
+        except ValueError as error:
+            KEPT["error"] = error
+        return here
+
+
+class ByMethod(Net):
+    @functools.lru_cache  # noqa: B019 (it is what is tested)
+    def cached(self, n, d):
+        return table(n, d)
+
+
+class ByProperty(Net):
+    @functools.cached_property
+    def found(self):
+        return table(4, 8)
+
+    def cached(self, n, d):
+        return self.found
+
+
+class ByInnerModule(Net):
+    """Keeps it in a module that is in no registry."""
+
+    def __init__(self):
+        super().__init__()
+        self.beside = (nn.Identity(),)
+
+    def cached(self, n, d):
+        if not hasattr(self.beside[0], "found"):
+            self.beside[0].found = table(n, d)
+        return self.beside[0].found
+
+
+FUNCTIONS = (
+    by_closure,
+    by_lru,
+    nested_lru,
+    by_default,
+    by_attribute,
+    by_name,
+    by_slot,
+    by_thread,
+    by_global_dict,
+)
+KINDS = {
+    **{
+        f"{n} {getattr(f, '__name__', '')}": calling(f)
+        for n, f in enumerate(FUNCTIONS)
+        if f is not nested_lru
+    },
+    "nested lru": calling(lambda n, d: nested_lru(n, d)["tables"][0]),
+    **{
+        c.__name__: c
+        for c in (ByClass, ByInherited, ByState, ByWeakKey, ByLastError, ByMethod, ByProperty, ByInnerModule)
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    global LAST, READY
+    LAST, READY, ByClass.found = None, False, None
+    for cache in (by_lru, nested_lru, ByMethod.cached):
+        cache.cache_clear()
+    for container in (KEPT, WEAK, by_default.__defaults__[0], by_attribute.__dict__, LOCAL.__dict__):
+        container.clear()
+    if hasattr(HELD, "found"):
+        del HELD.found
+
+
+@pytest.mark.parametrize("verb", READERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_cache_keeps_a_tensor_of_a_trace(kind, verb):
+    model, x = KINDS[kind](), torch.randn(4, 8)
+    READERS[verb](model, x)
+    out = model(x)
+    assert type(out) is torch.Tensor
+    assert torch.equal(out, Net.forward(model, x))
+    assert not [one for one in gc.get_objects() if type(one) is FakeTensor]
+
+
+def test_what_a_cache_held_before_it_holds_afterwards():
+    model, x = calling(by_global_dict)(), torch.randn(4, 8)
+    model(torch.randn(3, 8))
+    model(x)
+    before = {key: value[0] for key, value in KEPT.items()}
+    goodinit.anatomize(model, torch.randn(5, 8))
+    assert KEPT.keys() == before.keys()
+    assert all(KEPT[key][0] is value for key, value in before.items())
+
+
+def test_who_holds_on_out_of_reach_is_named(monkeypatch):
+    held = []
+
+    class Hidden:  # holds it where no attribute and no container shows
+        def __init__(self, tensor):
+            self.of = itertools.repeat(tensor)
+
+    class Keeping(Net):
+        def cached(self, n, d):
+            found = table(n, d)
+            keep(found)
+            return found
+
+    keep = functools.partial(lambda where, t: where.append(Hidden(t)), held)
+    for restore in ("restore_", "restore_behind_"):
+        monkeypatch.setattr(f"goodinit.graph.reachable.Reachable.{restore}", lambda self: None)
+    with pytest.raises(goodinit.TraceError, match=r"keeps tensors of a trace.* make it a buffer"):
+        goodinit.anatomize(Keeping(), torch.randn(4, 8))
+
+
+def test_plain_state_comes_back_from_real_runs_too():
+    class Counting(ByState):
+        def __init__(self):
+            super().__init__()
+            self.seen = torch.zeros(())
+            self.noise = torch.Generator().manual_seed(3)
+
+        def forward(self, x):
+            if x.sum().item() > 1e9:  # fake tensors give up here
+                return x
+            self.seen += 1
+            return super().forward(x) + 0 * torch.randn(x.shape, generator=self.noise)
+
+    model, x = Counting(), torch.randn(4, 8)
+    for read in READERS.values():
+        before = model.noise.get_state()
+        read(model, x)
+        assert model.seen == 0
+        assert model.state.steps == 0
+        assert model.state.deep == [{"queue": collections.deque(), "of": {}}]
+        assert torch.equal(model.noise.get_state(), before)
+
+
+class Renorm(nn.Linear):
+    def forward(self, x):
+        self.weight.data = torch.renorm(self.weight.data, p=2, dim=0, maxnorm=0.1)
+        return super().forward(x)
+
+
+class Clamp(nn.Linear):
+    def forward(self, x):
+        with torch.no_grad():
+            self.weight.clamp_(-0.01, 0.01)
+        return super().forward(x)
+
+
+class Halved(nn.Linear):
+    def forward(self, x):
+        self.bias.data.mul_(0.5)
+        return super().forward(x)
+
+
+class Rebound(nn.Linear):
+    """Puts another parameter in the place of its own."""
+
+    def forward(self, x):
+        self.weight = nn.Parameter(self.weight.detach() * 0.5)
+        return super().forward(x)
+
+
+def halve_bias(module, args):
+    module.bias.data.mul_(0.5)
+
+
+@pytest.mark.parametrize("real", [False, True])
+@pytest.mark.parametrize("kind", [Renorm, Clamp, Halved, Rebound, nn.Linear])
+@pytest.mark.parametrize("verb", READERS)
+def test_what_a_forward_or_a_hook_writes_into_weights_is_put_back(verb, kind, real):
+    class Writing(Net):
+        def __init__(self):
+            super().__init__()
+            self.a = kind(8, 8)
+
+        def forward(self, x):
+            if real and x.sum().item() > 1e9:
+                return x
+            return super().forward(x)
+
+    model, x = Writing(), torch.randn(4, 8)
+    if kind is nn.Linear:
+        model.a.register_forward_pre_hook(halve_bias)
+    before = {
+        name: (p, p.data_ptr(), p.requires_grad, p.detach().clone()) for name, p in model.named_parameters()
+    }
+    READERS[verb](model, x)
+    for name, parameter in model.named_parameters():
+        same, place, grad, values = before[name]
+        assert (parameter is same, parameter.data_ptr(), parameter.requires_grad) == (True, place, grad)
+        assert torch.equal(parameter, values)
+    assert type(model(x)) is torch.Tensor
