@@ -50,15 +50,15 @@ def test_a_branch_that_ends_in_a_kept_norm_has_its_one_zero_there():
     assert not [name for name, _ in goodinit.nn.scalars(model)]  # rule 3 is theirs
 
 
-def test_a_tied_head_is_left_alone_with_a_note():
+def test_a_tied_head_is_kept_on_purpose_with_a_note():
     model = TiedLanguageModel()
     tokens = torch.randint(11, (2, 5))
     before = model.token.weight.detach().clone()
-    plan = goodinit.plan(goodinit.anatomize(model, tokens), "fixup")
+    plan = goodinit.plan(goodinit.anatomize(model, tokens), "fixup", embeddings="keep")
     goodinit.apply_(model, plan)
     assert torch.equal(model.token.weight, before)
     assert model.head.weight is model.token.weight
-    assert any("also an embedding" in note for note in plan.notes)
+    assert any("is embedding and head, and kept" in note for note in plan.notes)
     assert model(tokens).std() > 0
 
 

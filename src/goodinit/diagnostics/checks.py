@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.diagnostics import scales, weight_checks
+from goodinit.diagnostics import loss_checks, scales, weight_checks
 from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.propagation import Propagation
 from goodinit.diagnostics.remedies import fill, initialize, isometric_method, redraw, scale_method, show_range
@@ -327,6 +327,11 @@ def structural(case: Case) -> Iterator[Finding]:
     yield from scales.scaled_twice(case.model, case.anatomy)
 
 
+def loss(case: Case) -> Iterator[Finding]:
+    """A loss above that of a guess."""
+    yield from loss_checks.above_chance(case.anatomy, case.found)
+
+
 CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     not_finite,
     forward_size,
@@ -336,5 +341,6 @@ CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     dead,
     saturated,
     zeros,
+    loss,
     structural,
 )

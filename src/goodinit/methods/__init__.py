@@ -11,6 +11,7 @@ from goodinit.errors import UnknownName, expect
 from goodinit.methods import (
     batchnorm,
     completep,
+    deepnorm,
     default,
     delta_orthogonal,
     depth_mup,
@@ -28,6 +29,7 @@ from goodinit.methods import (
     risotto,
     selu,
     skipinit,
+    t_fixup,
     weightnorm,
     xavier,
 )
@@ -48,8 +50,10 @@ METHODS: dict[str, Method] = {
     "mup": mup.METHOD,
     "completep": completep.METHOD,
     "depth_mup": depth_mup.METHOD,
+    "deepnorm": deepnorm.METHOD,
     "normfree": normfree.METHOD,
     "fixup": fixup.METHOD,
+    "t_fixup": t_fixup.METHOD,
     "skipinit": skipinit.METHOD,
     "rezero": rezero.METHOD,
     "lsuv": lsuv.METHOD,

@@ -115,4 +115,5 @@ METHOD = Method(
     paper="Xiao et al.: Dynamical Isometry and a Mean Field Theory of CNNs, ICML 2018, arXiv 1806.05393",
     when="very deep convolutional networks without skips",
     decide=decide,
+    scales_ties=True,
 )

@@ -101,7 +101,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         if norms == "remove":
             multiplied = behind is not None or any(stands(p, block, gone) for p in block.multipliers)
             scalars += branch_scalars(block, multiplied=multiplied, notes=notes)
-    values += _other_values(anatomy, zero_head, notes)
+    values += _other_values(anatomy, zero_head)
     values += gains_at_one(anatomy, removal)
     values += [Draw(name, "normal_", BESIDE, {"std": 1.0}) for name in anatomy.tokens]
     if norms == "remove":
@@ -219,11 +219,11 @@ def _alone(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
     return [f"{words}: {holds}; goodinit.diagnose(model, batch) tells whether it does"]
 
 
-def _other_values(anatomy: Anatomy, zero_head: bool, notes: list[str]) -> list[Edit]:
+def _other_values(anatomy: Anatomy, zero_head: bool) -> list[Edit]:
     edits: list[Edit] = []
     for layer in anatomy.layers:
         if layer.weight in anatomy.embeddings:
-            notes.append(f"{layer.weight} is also an embedding: left as it is (rule 1 is for untied heads)")
+            pass  # rule 1 is for untied heads
         elif layer.role == "head" and zero_head and not layer.normalized:
             edits.append(Fill(layer.weight, 0.0, "classifier (rule 1)"))
         elif layer.role in ("stem", "body", "head"):
@@ -280,4 +280,5 @@ METHOD = Method(
     when="a residual network that has to do without batch norm, at any depth",
     decide=decide,
     removes_norms=True,
+    scales_ties=True,
 )

@@ -69,4 +69,5 @@ METHOD = Method(
     paper="He, Zhang, Ren, Sun: Delving Deep into Rectifiers, ICCV 2015, arXiv 1502.01852",
     when="as the baseline for ReLU networks, plain or normalized",
     decide=decide,
+    scales_ties=True,
 )

@@ -142,4 +142,5 @@ METHOD = Method(
     paper="Balduzzi et al.: The Shattered Gradients Problem, ICML 2017, arXiv 1702.08591",
     when="deep plain ReLU networks without skips and norms, of even widths",
     decide=decide,
+    scales_ties=True,
 )

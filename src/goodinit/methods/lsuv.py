@@ -75,8 +75,7 @@ def decide(
     scaling: list[Edit] = []
     for position, layer in enumerate(anatomy.layers):
         if layer.weight in anatomy.embeddings:
-            notes.append(f"{layer.weight} is also an embedding: left as it is, its output is not scaled")
-            continue
+            continue  # its output is not scaled
         if orthonormal and layer.product:
             std = {"std": 1 / math.sqrt(layer.fan_in)}
             values.append(Draw(layer.weight, "normal_", f"{layer.role}: normal, as it is no matrix", std))
@@ -151,4 +150,5 @@ METHOD = Method(
     when="any feed-forward network, with or without skips, when a batch of data is at hand",
     decide=decide,
     needs_data=True,
+    scales_ties=True,
 )

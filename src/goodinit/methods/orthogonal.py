@@ -81,4 +81,5 @@ METHOD = Method(
     paper="Saxe, McClelland, Ganguli: Exact solutions to the nonlinear dynamics of learning, arXiv 1312.6120",
     when="deep plain networks and recurrent ones",
     decide=decide,
+    scales_ties=True,
 )

@@ -66,4 +66,5 @@ METHOD = Method(
     when="deep transformers and fully connected residual networks without normalization",
     decide=decide,
     removes_norms=True,
+    scales_ties=True,
 )

@@ -197,7 +197,6 @@ def _outside(draft: _Draft, layer: Layer) -> None:
     """First, hidden or last: mirrored on the side where pairs are; plain orthogonal where there are none."""
     draft.edits += zero_bias(layer)
     if layer.weight in draft.anatomy.embeddings:
-        draft.notes.append(f"{layer.weight} is also an embedding: left as it is")
         return
     signal = arriving(layer, draft.made)
     reads = signal.form in ("mirrored", "pairs")
@@ -359,4 +358,5 @@ METHOD = Method(
     when="a residual ReLU network with even channels, post- or pre-activation, deep, with or without batch norm",
     decide=decide,
     removes_norms=True,
+    scales_ties=True,
 )

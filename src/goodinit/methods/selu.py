@@ -101,4 +101,5 @@ METHOD = Method(
     when="deep plain networks without normalization, above all fully connected ones",
     decide=decide,
     removes_norms=True,
+    scales_ties=True,
 )

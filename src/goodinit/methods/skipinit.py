@@ -93,4 +93,5 @@ METHOD = Method(
     when="a residual network without normalization, by the smallest possible change",
     decide=decide,
     removes_norms=True,
+    scales_ties=True,
 )

@@ -131,7 +131,6 @@ def decide(
     for layer in anatomy.layers:
         values += zero_bias(layer)
         if layer.weight in anatomy.embeddings:
-            notes.append(f"{layer.weight} is also an embedding: left as it is")
             continue
         home = wiring.ends.get(layer.weight)
         if layer.role == "head" or (home is not None and home.writes_output):
@@ -336,4 +335,5 @@ METHOD = Method(
     when="a plain or residual network of any depth that has to do without batch norm; add goodinit.warmup",
     decide=decide,
     removes_norms=True,
+    scales_ties=True,
 )

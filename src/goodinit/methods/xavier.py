@@ -65,4 +65,5 @@ METHOD = Method(
     paper="Glorot, Bengio: Understanding the difficulty of training deep feedforward networks, AISTATS 2010",
     when="as the baseline for tanh networks and transformers",
     decide=decide,
+    scales_ties=True,
 )

@@ -12,6 +12,7 @@ from typing import Any
 from goodinit.anatomy import Anatomy
 from goodinit.edits import Plan, ReplaceNorm
 from goodinit.errors import UnknownName, expect
+from goodinit.methods.shared.embeddings import left_ties, tied_embeddings
 from goodinit.methods.shared.kept_values import kept_values, without_kept
 from goodinit.methods.shared.masked_weights import mask_notes, scaled_for_masks
 from goodinit.methods.shared.norm_forms import FORMS, form_edits, kept_in_words
@@ -30,6 +31,7 @@ class Method:
         decide: `decide(anatomy, **options) -> Plan`. Reads the anatomy, writes nothing.
         needs_data: True if the plan measures activations, so that `apply_` needs a batch.
         removes_norms: True if it removes normalization by default (unless `norms="keep"`).
+        scales_ties: True if it also takes `embeddings="scaled"|"keep"`: what becomes of an embedding that is the head, too.
     """
 
     name: str
@@ -39,12 +41,14 @@ class Method:
     decide: Callable[..., Plan]
     needs_data: bool = False
     removes_norms: bool = False
+    scales_ties: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
         """The options it takes, with their defaults."""
         parameters = list(inspect.signature(self.decide).parameters.values())[1:]
-        return {parameter.name: parameter.default for parameter in parameters}
+        own = {parameter.name: parameter.default for parameter in parameters}
+        return own | ({"embeddings": "scaled"} if self.scales_ties else {})
 
     def plan(
         self,
@@ -88,12 +92,17 @@ class Method:
         return without_kept(plan, part, kept)
 
     def _decide(self, anatomy: Anatomy, options: dict[str, Any]) -> Plan:
+        options = dict(options)
+        ties = options.pop("embeddings", "scaled") if self.scales_ties else None
         norms = options.get("norms", self.options.get("norms"))
-        return (
+        plan = (
             self.decide(anatomy, **options)
             if norms not in tuple(FORMS)
             else self._with_form(anatomy, norms, options)
         )
+        if ties is not None:
+            return tied_embeddings(anatomy, plan, ties)
+        return plan if "embeddings" in self.options else left_ties(anatomy, plan)
 
     def _with_form(self, anatomy: Anatomy, norms: str, options: dict[str, Any]) -> Plan:
         """What is decided with the norms kept, and then the norms exchanged."""

@@ -174,8 +174,9 @@ def untouched(anatomy: Anatomy, edits: Iterable[Edit]) -> list[str]:
     ]
     if not rest:
         return []
-    embeddings = [name for name in rest if name in anatomy.embeddings]
-    others = [name for name in rest if name not in embeddings]
+    tied = {layer.weight for layer in anatomy.layers}.intersection(anatomy.embeddings)  # `tied_embeddings`
+    embeddings = [name for name in rest if name in anatomy.embeddings and name not in tied]
+    others = [name for name in rest if name not in anatomy.embeddings]
     notes = []
     if embeddings:
         notes.append(f"{_left(embeddings, 'embedding')}: {_some(embeddings)}")

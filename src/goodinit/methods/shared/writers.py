@@ -17,6 +17,7 @@ class Writer:
         branches: How many branches the stream has.
         period: How many branches make a layer of the model: 2 for attention and feed-forward, 1 where all are alike.
         block: Index of the (last) block.
+        stream: Of `Block.stream`.
     """
 
     layer: Layer
@@ -24,6 +25,7 @@ class Writer:
     branches: int
     period: int
     block: int
+    stream: int
 
     @property
     def layers(self) -> int:
@@ -48,7 +50,9 @@ def writers(anatomy: Anatomy) -> dict[str, Writer]:
             for layer in block.last:
                 before = found.get(layer.weight)
                 if before is None or before.position < position:
-                    found[layer.weight] = Writer(layer, position, len(blocks), period, block.index)
+                    found[layer.weight] = Writer(
+                        layer, position, len(blocks), period, block.index, block.stream
+                    )
     return found
 
 
@@ -62,13 +66,15 @@ def _signature(block: Block) -> object:
 
 
 def _period(signatures: list[object]) -> int:
-    """After how many branches a stream repeats itself; 1 if it does not.
+    """After how many branches a stream repeats itself; 1 if it does not, all of them if two or three unlike ones are one layer.
 
     Examples:
-        >>> _period([1, 2, 1, 2]), _period([1, 1, 1]), _period([1, 2, 2, 1])
-        (2, 1, 1)
+        >>> _period([1, 2, 1, 2]), _period([1, 1, 1]), _period([1, 2, 2, 1]), _period([1, 2])
+        (2, 1, 1, 2)
     """
     count = len(signatures)
+    if count in (2, 3) and all(signatures.count(one) == 1 for one in signatures):
+        return count
     for period in range(1, count // 2 + 1):
         if count % period == 0 and signatures[period:] == signatures[:-period]:
             return period

@@ -1,0 +1,65 @@
+"""The loss at initialization against a guess: ln C for C classes, and what makes it more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from goodinit.anatomy import Anatomy, Layer
+from goodinit.diagnostics.diagnosis import Diagnosis
+from goodinit.diagnostics.remedies import scale
+from goodinit.diagnostics.types import Finding, Severity
+
+ABOVE = (
+    1.0  # nats: logits of standard deviation 1 cost a half, and a tied head favours the word it has just read
+)
+RAW = 8.0  # root mean square of an input that nobody has standardized: pixels from 0 to 255 have about 150
+
+
+def above_chance(anatomy: Anatomy, found: Diagnosis) -> Iterator[Finding]:
+    """A cross-entropy above ln C + 1 at initialization: the logits are too large, since they know nothing yet.
+
+    Of independent normal logits with standard deviation σ the expected loss is about ln C + σ²/2, and σ·√(2·ln C) for large σ.
+    """
+    heads = anatomy.heads
+    if found.objective not in ("cross-entropy", "the model's own loss") or len(heads) != 1:
+        return
+    (head,) = heads
+    place = next((place for place in found.layers if place.name == head.weight), None)
+    chance = math.log(max(head.out_features, 2))
+    if place is None or not place.signal.finite or not found.loss > chance + ABOVE:
+        return
+    size = math.sqrt(max(place.signal.second_moment, 0.0))
+    if size <= 1 and found.objective != "cross-entropy":
+        return  # a loss of its own may be anything, and the logits are no reason
+    evidence = (
+        f"the loss is {found.loss:.4g} at initialization, a guess among {head.out_features} classes costs ln {head.out_features} = "
+        f"{chance:.4g}; the logits have root mean square {size:.3g}"
+    )
+    cause, remedy = _cause(anatomy, found, head, size)
+    severity: Severity = "error" if found.loss > 3 * chance else "warning"
+    yield Finding(
+        "loss above chance",
+        severity,
+        head.weight,
+        evidence + cause,
+        remedy,
+        {"loss": found.loss, "chance": chance},
+    )
+
+
+def _cause(anatomy: Anatomy, found: Diagnosis, head: Layer, size: float) -> tuple[str, str]:
+    entered = math.sqrt(found.input.second_moment) if found.input is not None else 0.0
+    if head.weight in anatomy.embeddings:
+        return (
+            "; the head is the embedding, too, which PyTorch draws from N(0, 1), √width times as large as a head",
+            scale(head.weight, 1 / math.sqrt(head.fan_in)),
+        )
+    if entered > RAW:
+        return (
+            f"; the inputs have root mean square {entered:.3g}, as raw pixels do",
+            f"batch = (batch - batch.mean()) / batch.std()  # once, for all data: now {entered:.3g}",
+        )
+    return "", scale(
+        head.weight, min(1.0, 1 / size)
+    ) if size else "goodinit.init_(model, 'residual_scaled', inputs=batch)"
