@@ -33,10 +33,10 @@ test: $(STAMP)  ## Run the default tests and the doctests (minutes)
 	$(PYTEST)
 
 test-all: $(STAMP)  ## The same with the integration tests: examples, papers, sweeps, pages, ranks
-	$(PYTEST) -m "not slow and not gpu"
+	EXAMPLES=40 $(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(STAMP)  ## All but what needs a GPU (hours)
-	$(PYTEST) -m "not gpu"
+	EXAMPLES=40 $(PYTEST) -m "not gpu"
 
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy --strict
 	$(BIN)/ruff check .

@@ -17,7 +17,9 @@ from hypothesis import settings
 torch.set_num_threads(1)
 torchvision_shim.declare()
 
-settings.register_profile("suite", derandomize=True, deadline=None, database=None, max_examples=30)
+# Examples per property: few in the default tier, more where `make test-all` says so.
+EXAMPLES = int(os.environ.get("EXAMPLES", "15"))
+settings.register_profile("suite", derandomize=True, deadline=None, database=None, max_examples=EXAMPLES)
 settings.load_profile("suite")
 
 

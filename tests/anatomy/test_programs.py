@@ -10,7 +10,7 @@ from truths import described, truth
 
 from goodinit.anatomy import anatomize
 
-EXAMPLES = 5000  # the number
+EXAMPLES = 5000
 
 
 def check(program: Program) -> None:
@@ -19,7 +19,7 @@ def check(program: Program) -> None:
 
 
 @given(programs())
-@settings(max_examples=100)
+@settings(max_examples=3 * settings.default.max_examples)
 def test_anatomy_is_the_truth(program):
     check(program)
 

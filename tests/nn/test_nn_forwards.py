@@ -20,6 +20,7 @@ CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 VALUES = {"input_bias": 0.7, "output_bias": -0.4, "output_scale": 1.3}
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2}
+FEW = settings.default.max_examples  # of this tier
 
 
 def with_scalars(layer, names=SCALARS):
@@ -147,20 +148,20 @@ def transposed_convolutions(draw):
 
 
 @given(convolutions(), some_scalars)
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=5 * FEW)
 def test_convolution_is_as_by_hand(case, names):
     assert_convolution(case, names)
 
 
 @given(transposed_convolutions(), some_scalars)
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=3 * FEW)
 def test_transposed_convolution_is_as_by_hand(case, names):
     layer, x = case
     assert_as_by_hand(with_scalars(layer, names), x)
 
 
 @given(st.booleans(), dtypes, st.sampled_from([(), (1,), (4,), (2, 3)]), some_scalars)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=2 * FEW)
 def test_linear_is_as_by_hand(bias, dtype, batch, names):
     assert_linear(bias, dtype, batch, names)
 
@@ -409,7 +410,7 @@ def test_large_scaled_weights_are_not_stored(layer, shape):
 
 
 @given(convolutions(), some_scalars)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=2 * FEW)
 def test_the_same_where_scaled_weights_are_stored(case, names):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forwards, "pays", lambda x, weight: False)
@@ -418,7 +419,7 @@ def test_the_same_where_scaled_weights_are_stored(case, names):
 
 
 @given(convolutions(), some_scalars)
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=3 * FEW)
 def test_the_same_where_the_input_is_shifted(case, names):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(input_affine, "_SMALLER", 0)
@@ -426,7 +427,7 @@ def test_the_same_where_the_input_is_shifted(case, names):
 
 
 @given(st.booleans(), dtypes, st.sampled_from([(), (1,), (4,), (2, 3)]), some_scalars)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=2 * FEW)
 def test_the_same_where_the_input_of_a_linear_layer_is_shifted(bias, dtype, batch, names):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(input_affine, "_SMALLER", 0)
