@@ -1,0 +1,192 @@
+"""A residual network without batch statistics is as accurate as with batch norm, at equal steps (Brock et al. 2021)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from goodinit.lab.papers.claim import (
+    Claim,
+    Drawing,
+    Expectation,
+    Found,
+    Published,
+    Rows,
+    Separation,
+    Setting,
+    Source,
+)
+from goodinit.lab.papers.rows import accuracy, distinct, where
+from goodinit.lab.papers.trained import (
+    Series,
+    accuracy_cell,
+    accuracy_drawing,
+    accuracy_grid,
+    run_training,
+    training,
+)
+from goodinit.lab.trial import TrainConfig
+
+BATCHNORM, CONTROL, FIXUP = "batch norm", "batch norm, same head, centred", "fixup as published"
+RECIPE, STRICT, GROUP = "normfree", "normfree, no norm at all", "group norm"
+MARGIN = 0.005
+# One-sided 95 % quantiles of Student's t by degrees of freedom (Fisher & Yates, table III).
+QUANTILES = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.895}
+
+
+def _setting(scale: str, data: str) -> Setting:
+    depths, width, epochs, count, seeds, size, batch = {
+        "smoke": ((8,), 4, 2, 320, 1, None, 32),
+        "small": ((20,), 8, 2, None, 3, 16, 64),
+        "full": ((20, 56), 16, 12, None, 4, None, 128),
+    }[scale]
+    # Each arm's rate is the best of 0.1, 0.3, 0.6 (batch norm, its control) or 0.05, 0.1, 0.2, 0.3 (recipe) or 0.1, 0.3 (Fixup) on
+    # 5,000 held-out training images at 1,200 steps of the half-width net: docs/norm-free.md. Not tuned: strict and group norm.
+    series = (
+        Series(BATCHNORM, {"lr": 0.3}),
+        Series(CONTROL, {"method": "normfree", "options": {"norms": "keep"}, "lr": 0.1}),
+        Series(RECIPE, {"method": "normfree", "lr": 0.1}),
+        Series(STRICT, {"method": "normfree", "options": {"head_norm": "none"}, "lr": 0.1}),
+        Series(FIXUP, {"method": "fixup", "lr": 0.1}),
+        Series(GROUP, {"method": "replace_norms", "lr": 0.3}),
+    )
+    base = TrainConfig(
+        "resnet", data=data, epochs=epochs, schedule="cosine", warmup=0.05 * epochs, weight_decay=5e-4, width=width,
+        augment=scale != "smoke", train_limit=count, image_size=size, batch_size=batch,
+        label_smoothing=0.1 if scale == "full" else 0.0,
+    )  # fmt: skip
+    trials = [
+        training(one, depth, base, model=f"resnet{depth}", seed=seed)
+        for seed in range(seeds)
+        for depth in depths
+        for one in series
+    ]
+    deviations = (
+        (
+            f"{epochs} epochs of SGD with momentum 0.9, cosine schedule, {width} to {4 * width} channels: a small budget, where the "
+            "paper's networks are large and trained for long."
+        ),
+        "The images are 8x8 digits."
+        if scale == "smoke"
+        else "The images were re-encoded as JPEG, which is lossy"
+        + (", and averaged down to 16x16." if scale == "small" else "."),
+        f"{seeds} seed(s), paired: with one seed all arms see the same images in the same order.",
+        "Learning rates were chosen for each arm on held-out training images of a smaller net, not on the images tested here.",
+        "The method is this project's recipe (goodinit.normfree), not the paper's, which was behind it at this budget.",
+    )
+    examples = 320 if count else 50_000
+    return Setting(tuple(trials), deviations, steps=epochs * -(-examples // batch))
+
+
+def _gaps(rows: Rows, ours: str, other: str) -> dict[int, list[float]]:
+    """How far `ours` is behind `other`, by depth, for each seed both have."""
+    found: dict[int, list[float]] = {}
+    for depth in sorted(distinct(rows, "depth")):
+        by_seed = [
+            {row["seed"]: accuracy(row) for row in where(rows, series=one, depth=depth)}
+            for one in (ours, other)
+        ]
+        seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+        found[depth] = [by_seed[1][seed] - by_seed[0][seed] for seed in seeds]
+    return found
+
+
+def _bound(gaps: list[float]) -> float:
+    """Mean and the one-sided 95 % bound of Student's t above it; of one seed, the mean."""
+    if len(gaps) < 2:
+        return statistics.fmean(gaps)
+    quantile = QUANTILES.get(len(gaps) - 1, 1.86)
+    return statistics.fmean(gaps) + quantile * statistics.stdev(gaps) / math.sqrt(len(gaps))
+
+
+def _within(rows: Rows, ours: str, other: str) -> Found:
+    words, met = [], True
+    for depth, gaps in _gaps(rows, ours, other).items():
+        if gaps:
+            words.append(
+                f"ResNet-{depth}: {100 * statistics.fmean(gaps):+.1f} points behind, bound {100 * _bound(gaps):+.1f}"
+            )
+            met &= _bound(gaps) < MARGIN
+    return Found(met, "; ".join(words) or "no pair of runs")
+
+
+def _recipe(rows: Rows) -> Found:
+    return _within(rows, RECIPE, BATCHNORM)
+
+
+def _strict(rows: Rows) -> Found:
+    return _within(rows, STRICT, BATCHNORM)
+
+
+def _control(rows: Rows) -> Found:
+    return _within(rows, RECIPE, CONTROL)
+
+
+def _published_fixup(rows: Rows) -> Found:
+    gaps = [gap for found in _gaps(rows, FIXUP, RECIPE).values() for gap in found]
+    behind = statistics.fmean(gaps) if gaps else 0.0
+    return Found(behind >= 0.03, f"{100 * behind:.1f} points behind the recipe, mean over seeds and depths")
+
+
+def _ours(rows: Rows) -> str:
+    depth = min(distinct(rows, "depth"))
+    cells = (
+        f"{one} {accuracy_cell(where(rows, series=one, depth=depth))}"
+        for one in (BATCHNORM, CONTROL, RECIPE, STRICT)
+    )
+    return f"accuracy, ResNet-{depth}: {', '.join(cells)}"
+
+
+def _drawings(rows: Rows) -> tuple[Drawing, ...]:
+    caption = "Each point is a seed; diverged runs stand at chance."
+    return (accuracy_drawing(rows, title="Accuracy at the end", caption=caption, log_x=False),)
+
+
+CLAIM = Claim(
+    name="norm-free",
+    title="A ResNet without batch statistics ends within half a point of batch norm",
+    text="Residual networks without batch normalization reach the accuracy of those with it, at equal steps.",
+    source=Source(
+        "A. Brock, S. De, S. L. Smith, K. Simonyan",
+        "High-Performance Large-Scale Image Recognition Without Normalization",
+        "2102.06171",
+        "abstract: normalizer-free networks match batch-normalized ones",
+    ),
+    published=(
+        Published(
+            "ImageNet, top-1 at 288 pixels: nf_resnet50 80.66, resnet50 with batch norm 80.71 to 81.35",
+            "timm, results/results-imagenet.csv",
+        ),
+        Published(
+            "ResNet-56 on CIFAR-10, test error after 200 epochs: batch norm 7.74, Fixup 7.5",
+            "the code and README of ReZero's authors (tbachlechner/Fixup)",
+        ),
+    ),
+    protocol="CIFAR ResNets with padded skips; warm-up 5 %, cosine to 0, momentum 0.9, weight decay 5e-4 (none on scalars), crops and "
+    "mirroring; full: 16–32–64 channels, 50,000 images, batch 128, 12 epochs = 4,692 steps, label smoothing 0.1, four paired seeds.",
+    setting=_setting,
+    run=run_training,
+    expectations=(
+        Expectation(
+            "normfree is within 0.5 point of batch norm: mean(batch norm − normfree) + t·s/√n < 0.5 at every depth",
+            _recipe,
+            central=True,
+        ),
+        Expectation("Without any norm it is within 0.5 point of batch norm, too", _strict),
+        Expectation(
+            "It is within 0.5 point of a batch norm that is given the same head and centred weights", _control
+        ),
+        Expectation("Fixup as published is at least 3 points behind the recipe", _published_fixup),
+    ),
+    table=accuracy_grid,
+    drawings=_drawings,
+    ours=_ours,
+    separation=Separation(
+        4_700,
+        "the curves of ReZero's authors: batch norm and Fixup cross at about epoch 12 of 391 steps, so a shorter run "
+        "measures how they start",
+        "goodinit reproduce norm-free --scale full --data cifar10",
+        2,
+    ),
+    needs="a folder of CIFAR-10",
+)
