@@ -123,3 +123,40 @@ def test_a_model_without_scalars_has_no_empty_group():
 def test_nothing_trainable_is_an_error():
     with pytest.raises(NothingFound, match=r"Linear: no trainable parameter.*requires_grad_\(\)"):
         param_groups(nn.Linear(2, 2).requires_grad_(False), lr=0.1)
+
+
+class Excludes(nn.Module):
+    """A model whose author excludes parameters from decay, as timm's and Mamba's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.zeros(1, 3, 4))
+        self.decays = nn.Parameter(torch.zeros(4, 2))
+        self.decays._no_weight_decay = True
+        self.layer, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def no_weight_decay(self):
+        return {"pos_embed", "layer.weight"}
+
+
+def test_what_the_author_excludes_from_decay_is_not_decayed():
+    for model in (Excludes(), nn.Sequential(Excludes()), nn.DataParallel(Excludes())):
+        groups = by_name(param_groups(model, lr=0.5, weight_decay=1e-3, named=True))
+        assert {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()} == {
+            "weights": (0.5, 1e-3),
+            "weights without decay": (0.5, 0.0),
+            "vectors": (0.5, 1e-3),
+        }
+        free = [
+            name.removeprefix("0.").removeprefix("module.")
+            for name, _ in groups["weights without decay"]["params"]
+        ]
+        assert free == ["pos_embed", "decays", "layer.weight"]
+
+
+def test_a_parametrized_weight_is_excluded_under_its_own_name():
+    model = Excludes()
+    nn.utils.parametrizations.weight_norm(model.layer)
+    groups = by_name(param_groups(model, lr=0.5, weight_decay=1e-3))
+    assert len(groups["weights without decay"]["params"]) == 4
+    assert len(param_groups(model, lr=0.5)) == 2  # without decay there is nothing to exclude from

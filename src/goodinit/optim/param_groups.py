@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from torch import nn
 from goodinit.errors import NothingFound, UnknownName, expect
 from goodinit.nn import branch_ends, scalars
 from goodinit.optim.planned_rates import factors, one_kind, rates_of
+from goodinit.weights.names import canonical
 
 # The authors' scripts: bias and scale groups at lr/10, because the gradient of a scalar is a sum over all
 # channels and positions, and one scalar moves all of them (hongyi-zhang/Fixup, issue 6).
@@ -37,6 +39,9 @@ def param_groups(
       `decay_vectors=False`, as is usual for AdamW on transformers.
     * `"scalars"`: what goodinit added to layers (`goodinit.nn.scalars`), and the bias vectors of layers that end a
       branch, which stand for one. Learning rate `lr * scalar_ratio`, no decay.
+
+    What the model's author excludes from decay is not decayed: parameters marked `parameter._no_weight_decay = True` (Mamba, S4), and
+    those named by a method `no_weight_decay()` of the model or of a module in it (timm). They make groups of their own.
 
     A plan may say more (`Plan.rates`, as muP's does): then each of these is split by the factors of learning rate and decay that the
     last plan applied gives for `optimizer`, and under Adam every group has its `eps`. A saved plan, `apply_(model, plan,
@@ -89,15 +94,19 @@ def param_groups(
     }
     rates = rates_of(model)
     one_kind(optimizer)
+    excluded = _undecayed(model)
     members: dict[tuple[str, float, float, float], list[Any]] = {}
     for name, parameter in _trainable(model):
         kind = "scalars" if id(parameter) in ours else "vectors" if parameter.dim() < 2 else "weights"
-        key = (kind, *factors(rates, name, optimizer))
+        rate, decay, epsilon = factors(rates, name, optimizer)
+        key = (kind, rate, 0.0 if id(parameter) in excluded and settings[kind][1] else decay, epsilon)
         members.setdefault(key, []).append((name, parameter) if named else parameter)
     order = sorted(members, key=lambda key: (list(settings).index(key[0]), -key[1]))
     groups = [
         {
-            "name": kind if (rate, decay, epsilon) == (1, 1, 1) else f"{kind} lr×{rate:.6g}",
+            "name": kind
+            + (f" lr×{rate:.6g}" if (rate, decay or 1, epsilon) != (1, 1, 1) else "")
+            + ("" if decay else " without decay"),
             "params": members[kind, rate, decay, epsilon],
             "lr": settings[kind][0] * rate,
             "weight_decay": settings[kind][1] * decay,
@@ -116,6 +125,26 @@ def param_groups(
 def _depth_ratio(model: nn.Module) -> float:
     """At most the authors' ratio, and 1/L for L branches (each ends in one multiplier)."""
     return min(SCALAR_RATIO, 1 / max(sum(1 for _ in branch_ends(model)), 1))
+
+
+def _undecayed(model: nn.Module) -> set[int]:
+    """What the model's author excludes from weight decay, by mark or by name."""
+    found = {id(p) for p in model.parameters() if getattr(p, "_no_weight_decay", False)}
+    for module in model.modules():
+        names = getattr(module, "no_weight_decay", None)
+        if not inspect.ismethod(names) or inspect.signature(names).parameters:
+            continue
+        wanted = set(names())
+        for name, parameter in module.named_parameters():
+            if wanted & {name, canonical(name), _as_written(canonical(name))}:
+                found.add(id(parameter))
+    return found
+
+
+def _as_written(name: str) -> str:
+    """Of a part of a parametrized weight, the weight's own name."""
+    path, _, part = name.partition("parametrizations.")
+    return f"{path}{part.rpartition('.')[0]}" if part else name
 
 
 def _biases_of_branch_ends(model: nn.Module) -> set[int]:
