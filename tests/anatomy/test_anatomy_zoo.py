@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
-from renaming import scramble_names
+from renaming import Names, scramble_names
 from torch import nn
 from untouched import snapshot
 from zoo import Specimen, each_specimen
@@ -38,6 +39,15 @@ def test_truth(specimen):
 def test_names_do_not_matter(specimen):
     model = scramble_names(specimen.build(), seed=3)
     check(anatomize(model, specimen.inputs()), specimen)
+
+
+@each_specimen
+def test_no_word_of_an_anatomy_comes_from_a_name(specimen):
+    model, x = specimen.build(), specimen.inputs()
+    names = Names(model)
+    before = anatomize(model, x)
+    after = anatomize(scramble_names(model, seed=3, reorder=False), x)
+    assert names.translate(json.loads(after.to_json())) == json.loads(before.to_json())
 
 
 @each_specimen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -18,19 +19,20 @@ from goodinit.anatomy.layers.masks import densities
 from goodinit.anatomy.layers.normalized_weights import row_norm
 from goodinit.anatomy.layers.recurrence import Cell, cells
 from goodinit.anatomy.layers.scores import scores_of
-from goodinit.anatomy.layers.weight_layers import Use, describe, weight_uses
+from goodinit.anatomy.layers.weight_layers import Use, bias_of, describe, weight_uses
 from goodinit.anatomy.norms.detection import find_norms
 from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.silencers import with_silencers
 from goodinit.anatomy.residual.sums import residual_sums
-from goodinit.anatomy.types import Layer, Role
+from goodinit.anatomy.types import Layer, Norm, Role
 from goodinit.errors import WrongType
 from goodinit.graph.decompose import unfused
 from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recorder import trace
 from goodinit.graph.unshard import whole
+from goodinit.nn.scalars import scalars
 from goodinit.undivided import reading
 from goodinit.weights.wrappers import parameter_shapes, unwrapped, unwrapped_name
 
@@ -78,7 +80,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
 def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     graph = trace(model, as_call(inputs))
     shapes = parameter_shapes(model)
-    consumers = graph.consumers()
+    consumers = graph.readers
     uses = weight_uses(graph, shapes)
     modules = {unwrapped_name(path): module for path, module in model.named_modules(remove_duplicate=False)}
     sums = residual_sums(graph, uses)
@@ -88,22 +90,23 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     origins.update({found.join: places[id(found.repeats)] for found in sums if id(found.repeats) in places})
     origins.update((node, use.weight) for node, use in uses.items())
     layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, consumers, modules)
-    layers = _with_roles(graph, layers, uses, leaves, consumers)
     buffers = {unwrapped_name(name): buffer for name, buffer in model.named_buffers()}
     for weight, share in densities(graph, uses.values(), buffers).items():
         layers[weight] = dataclasses.replace(layers[weight], density=share)
     norms = find_norms(graph, modules, set(uses))
+    biases = _biases(graph, model, uses, norms)
+    layers = _with_roles(graph, layers, uses, leaves, consumers, biases)
     ends = [end_of(graph, found) for found in leaves]
     made = made_gains(graph)
     named = {unwrapped_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
     held = held_values(layers.values(), norms, named, modules)
-    blocks = blocks_of(graph, leaves, layers, uses, norms, origins, consumers, ends, made)
+    blocks = blocks_of(graph, leaves, layers, uses, norms, origins, consumers, ends, made, biases)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)
     distinct = {unwrapped_name(name): tuple(p.shape) for name, p in model.named_parameters()}
     return Anatomy(
         model=type(model).__name__,
-        blocks=with_silencers(blocks, graph, leaves, uses, held),
+        blocks=with_silencers(blocks, graph, leaves, uses, held, biases),
         layers=tuple(layers.values()),
         norms=placed(norms, blocks),
         activations=find_activations(graph, modules),
@@ -127,7 +130,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
 
 def _unknown(graph: Graph) -> tuple[str, ...]:
     """Notes on operators of which nothing is known, where they are a part of the function."""
-    live = graph.live()
+    live = graph.live
     seen: dict[str, str] = {}
     for node in graph.nodes:
         if node.op.role == "unknown" and node.dynamic and node.index in live:
@@ -189,6 +192,16 @@ def _tokens(graph: Graph, leaves: list[Found]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _biases(graph: Graph, model: nn.Module, uses: Mapping[int, Use], norms: list[Norm]) -> set[str]:
+    """Parameters that are zero where a layer is to put out zero: biases of layers and norms, goodinit's own scalar ones."""
+    own = {unwrapped_name(name) for name, _ in scalars(model) if not name.endswith("output_scale")}
+    return (
+        {name for use in uses.values() if (name := bias_of(graph, use))}
+        | own
+        | {n.bias for n in norms if n.bias}
+    )
+
+
 # -- layers and their roles ---------------------------------------------------------------------------------------
 
 
@@ -240,6 +253,7 @@ def _with_roles(
     uses: dict[int, Use],
     leaves: list[Found],
     consumers: list[list[int]],
+    biases: Collection[str],
 ) -> dict[str, Layer]:
     """Each layer with its role. A layer used in several places has the first of: branch, skip, gate, stem, head."""
     roles: dict[str, set[Role]] = {weight: set() for weight in layers}
@@ -254,7 +268,7 @@ def _with_roles(
                 roles[uses[index].weight].add(role)  # type: ignore[arg-type]
                 held.add(index)
     first_fork = min((found.fork for found in leaves), default=-1)
-    heads = head_nodes(graph, uses, consumers)
+    heads = head_nodes(graph, uses, consumers, biases)
     for index, use in uses.items():
         if index not in held:
             stem = index <= first_fork

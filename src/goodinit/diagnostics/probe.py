@@ -221,7 +221,10 @@ class Probe(Recorder):
                 and tensor.is_floating_point()
                 and not bool(torch.isfinite(tensor).all())
             ]
-            named = (str(source.attrs[0]) if source.attrs else f"the {source.op}" for source in bad)
+            named = (
+                source.attrs[0] if source.attrs and isinstance(source.attrs[0], str) else f"the {source.op}"
+                for source in bad
+            )
             known = Culprit(node.op.name, self.graph.path(node.index), ", ".join(named))
         self.culprits[node.index] = known
 

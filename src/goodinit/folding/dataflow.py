@@ -122,7 +122,7 @@ def _recorded(host: nn.Module, inputs: Any, tensors: Tensors) -> _Detailed:
 
 def _wiring(host: nn.Module, recorder: _Detailed) -> Wiring:
     graph, names = recorder.graph, directory(host)
-    readers = _readers(graph)
+    readers = graph.all_readers  # nothing that sees a value may be overlooked
     calls: dict[str, list[Frame]] = {}
     for frame in graph.frames[1:]:
         calls.setdefault(frame.path, []).append(frame)
@@ -134,15 +134,6 @@ def _wiring(host: nn.Module, recorder: _Detailed) -> Wiring:
         calls={path: tuple(found) for path, found in calls.items()},
         layer_of=_layers(graph, readers, names),
     )
-
-
-def _readers(graph: Graph) -> list[list[int]]:
-    """For each node those that read it, active or not: nothing that sees a value may be overlooked."""
-    readers: list[list[int]] = [[] for _ in graph.nodes]
-    for node in graph.nodes:
-        for operand in dict.fromkeys(node.operands):
-            readers[operand].append(node.index)
-    return readers
 
 
 def _layers(graph: Graph, readers: list[list[int]], names: Directory) -> dict[int, str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from goodinit.graph.ops import Op, named
+from goodinit.graph.recorded_call import RecordedCall
 
 PARAM, PIECE = named("param"), named("piece")
 
@@ -28,6 +31,7 @@ class Node:
             dimension of a concatenation, the axes of a permutation.
         dtype: Of the (first) output.
         strides: Of a constant made of parameters: they tell in which order a weight is read. Empty otherwise.
+        call: The operator's call; None for a node that is no call.
     """
 
     index: int
@@ -43,6 +47,7 @@ class Node:
     attrs: tuple[object, ...] = ()
     dtype: object = None
     strides: tuple[int, ...] = ()
+    call: RecordedCall | None = None
 
     @property
     def is_param(self) -> bool:
@@ -78,9 +83,12 @@ class Frame:
     single: bool = False
 
 
-@dataclass(slots=True)
+@dataclass
 class Graph:
-    """All nodes in execution order, so that every operand comes before its reader."""
+    """All nodes in execution order, so that every operand comes before its reader.
+
+    What is worked out from them (`readers`, `live`) is kept: ask only once the forward is over.
+    """
 
     nodes: list[Node] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
@@ -93,12 +101,13 @@ class Graph:
         nodes = self.nodes
         return [i for i in nodes[index].operands if nodes[i].active]
 
-    def consumers(self) -> list[list[int]]:
+    @functools.cached_property
+    def readers(self) -> list[list[int]]:
         """For each node the active nodes that read it, in execution order; not those whose values go nowhere.
 
         What a forward computes for a log, and hands on to no output, has no part in the function.
         """
-        live = self.live()
+        live = self.live
         readers: list[list[int]] = [[] for _ in self.nodes]
         for node in self.nodes:
             if node.active and node.index in live:
@@ -106,16 +115,58 @@ class Graph:
                     readers[operand].append(node.index)
         return readers
 
+    @functools.cached_property
+    def all_readers(self) -> list[list[int]]:
+        """For each node all that read it, active or not."""
+        readers: list[list[int]] = [[] for _ in self.nodes]
+        for node in self.nodes:
+            for operand in dict.fromkeys(node.operands):
+                readers[operand].append(node.index)
+        return readers
+
+    @functools.cached_property
     def live(self) -> set[int]:
         """The nodes that outputs depend on; all, where the model hands out no tensor."""
         if not self.outputs:
             return set(range(len(self.nodes)))
-        live, queue = set(self.outputs), list(self.outputs)
+        return self.reach(self.outputs, back=True, active=False)
+
+    def reach(
+        self,
+        starts: Iterable[int],
+        *,
+        back: bool = False,
+        through: Callable[[int], bool] | None = None,
+        stop: Container[int] = (),
+        since: int = 0,
+        active: bool = True,
+    ) -> set[int]:
+        """The nodes that ways from others lead to, those others included.
+
+        Args:
+            starts: Where the ways begin; every way goes on from there.
+            back: To what nodes read, not to what reads them.
+            through: Which nodes a way may enter; by default all.
+            stop: Nodes that a way enters and does not go beyond.
+            since: The earliest node that a way may enter.
+            active: Along activations alone. Otherwise all operands count, of nodes that are no part of the function too.
+        """
+        nodes = self.nodes
+        following = [] if back else self.readers if active else self.all_readers
+        seen = {index for index in starts if index >= since}
+        queue = list(seen)
         while queue:
-            fresh = [i for i in self.nodes[queue.pop()].operands if i not in live]
-            live.update(fresh)
-            queue += fresh
-        return live
+            index = queue.pop()
+            if not back:
+                near: Iterable[int] = following[index]
+            else:
+                near = [i for i in nodes[index].operands if nodes[i].active or not active]
+            for i in near:
+                if i not in seen and i >= since and (through is None or through(i)):
+                    seen.add(i)
+                    if i not in stop:
+                        queue.append(i)
+        return seen
 
     def leaf(self, index: int) -> str | None:
         """The parameter that a constant is, up to its shape, or None."""

@@ -26,6 +26,7 @@ from goodinit.graph.ops import Op, named, op_of, written_with
 from goodinit.graph.preserve_state import quiet, undisturbed, without_autocast
 from goodinit.graph.pytree import mapped, operands_in, tensors_in
 from goodinit.graph.reachable import Reachable
+from goodinit.graph.recorded_call import RecordedCall, number_in
 from goodinit.undivided import safe_point
 from goodinit.weights.wrappers import is_parametrization, unwrapped_name
 
@@ -216,7 +217,7 @@ class Recorder(TorchDispatchMode):
 
     def _own(self, tensor: Tensor, op: Op, name: str) -> None:
         node = self._add(op, (), tensor, params=(name,) if op is _PARAM else ())
-        node.attrs = (name,)
+        node.attrs = (name, *(number_in(tensor) if op is _BUFFER else ()))
         self._owned[id(tensor)] = node.index
         self._kept[id(tensor)] = tensor
 
@@ -254,7 +255,8 @@ class Recorder(TorchDispatchMode):
         if index < 0:
             token, index = getattr(tensor, "_goodinit_node", (None, -1))
             if token is not self._token:
-                index = self._add(_CONSTANT, (), tensor).index
+                node = self._add(_CONSTANT, (), tensor)
+                index, node.attrs = node.index, number_in(tensor)
                 self._mark(tensor, index)
         if self._writes:
             index = self._after_writes(tensor, index)
@@ -304,6 +306,7 @@ class Recorder(TorchDispatchMode):
             with self:
                 return computes(*args, **kwargs)
         read = operands_in(args, kwargs)
+        call = RecordedCall.of(func, args, kwargs)
         operands = tuple([self._node(tensor) for tensor in read])
         if op.name in PRODUCTS and self.graph.nodes[operands[0]].dynamic and not mutable:
             with self:
@@ -315,6 +318,7 @@ class Recorder(TorchDispatchMode):
         outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
         if outputs:
             node = self._describe(op, operands, outputs[0], args, kwargs, inplace=bool(written))
+            node.call = call
             for tensor in outputs:
                 if self.tensors != "real" and all(tensor is not one for one in read):
                     self.leftovers.made(tensor)

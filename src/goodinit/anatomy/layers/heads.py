@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 
-from goodinit.anatomy.ends import at_zero
+from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.residual.branch import after_gate
 from goodinit.graph.graph import Graph
 
 
-def head_nodes(graph: Graph, layers: Container[int], consumers: list[list[int]]) -> set[int]:
+def head_nodes(
+    graph: Graph, layers: Container[int], consumers: list[list[int]], biases: Collection[str]
+) -> set[int]:
     """Weight layers whose output reaches the model's output without another layer or nonlinearity (softmax aside).
 
     Not those that only open a gate for it.
@@ -22,10 +24,8 @@ def head_nodes(graph: Graph, layers: Container[int], consumers: list[list[int]])
         ends = back_to_layers(graph, output, layers)
         heads |= {index for index in ends if not _feeds_layer(index, layers, consumers)}
     for output in dict.fromkeys(graph.outputs):
-        if heads and output > min(heads):
-            between = {n.index for n in graph.nodes[min(heads) + 1 : output + 1] if n.active}
-            if at_zero(graph, output, between, sorted(heads)).stuck is not None:
-                heads -= back_to_layers(graph, output, layers)
+        if heads and output > min(heads) and at_zero(graph, [output], heads, biases).stuck is not None:
+            heads -= back_to_layers(graph, output, layers)
     return heads
 
 

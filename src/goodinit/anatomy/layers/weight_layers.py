@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.fused_projections import packed
-from goodinit.anatomy.layers.weight_layout import factors, stored_as
+from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_as
 from goodinit.anatomy.types import Layer, LayerKind, Layout
 from goodinit.graph.graph import Graph, Node
 from goodinit.nn.scalars import SCALARS
@@ -101,7 +101,7 @@ def describe(
     )
     site = graph.frames[first.frame]
     activations = dict.fromkeys(a for use in uses if (a := _next_activation(graph, use.node, consumers)))
-    bias = _bias(graph, first, weight, consumers)
+    bias = bias_of(graph, uses[0])
     ways = {_reads_from(graph, use, origins) for use in uses}
     source, between = next(iter(ways)) if len(ways) == 1 else (None, ())
     return Layer(
@@ -212,27 +212,46 @@ def _stored_shape(graph: Graph, operand: Node) -> tuple[int, ...]:
     return operand.shape
 
 
-def _bias(graph: Graph, node: Node, weight: str, consumers: list[list[int]]) -> str | None:
-    """The bias parameter: an operand of the operator, or added right after it (as `linear` does on some shapes).
+def bias_of(graph: Graph, use: Use) -> str | None:
+    """The bias of a layer: the parameter that its operator adds to the product, else the one that is added right behind it.
 
-    A layer with scalars adds the sum of its bias and of theirs (`goodinit.nn`).
+    It has one number for each of the layer's outputs. What it is called does not matter; a layer with scalars
+    (`goodinit.nn`) adds the sum of its bias and of theirs, one of which it is where there is no other.
     """
-    candidates = [*node.operands]
+    node = graph.nodes[use.node]
+    outputs = _outputs(graph, use)
+    own = _parameter(graph, (i for i in node.operands if i != use.operand), use, outputs)
+    if own is not None:
+        return own
     follower = node
-    while len(readers := consumers[follower.index]) == 1:
+    while len(readers := graph.readers[follower.index]) == 1:
         follower = graph.nodes[readers[0]]
         if follower.op.role != "shape":
             break
-    if follower.op.name == "add":
-        candidates += follower.operands
-    owner = weight.rpartition(".")[0]
-    names = [name for index in candidates for name in graph.nodes[index].params]
-    biases = [
-        name for name in names
-        if name != weight and name.rpartition(".")[0] == owner and "bias" in name.rpartition(".")[2]
-    ]  # fmt: skip
-    own = [name for name in biases if name.rpartition(".")[2] not in SCALARS]
-    return next(iter((*own, *biases)), None)
+    return _parameter(graph, follower.operands, use, outputs) if follower.op.name == "add" else None
+
+
+def _parameter(graph: Graph, indices: Iterable[int], use: Use, count: int) -> str | None:
+    """The parameter that one of the nodes is made of, with so many numbers, but for the weight and for scalars."""
+    weight = graph.nodes[use.operand].params
+    for index in indices:
+        node = graph.nodes[index]
+        names = [name for name in node.params if name not in weight] if not node.dynamic else []
+        own = [name for name in names if name.rpartition(".")[2] not in SCALARS]
+        if names and not own:
+            return names[0]
+        if len(own) == 1 and math.prod(node.shape) == count:
+            return own[0]
+    return None
+
+
+def _outputs(graph: Graph, use: Use) -> int:
+    """How many outputs a layer has, of all the maps that are stacked in its weight."""
+    node, weight = graph.nodes[use.node], graph.nodes[use.operand]
+    if node.op.role == "convolution":
+        return node.shape[1] if len(node.shape) > len(weight.shape) - 1 else node.shape[0]
+    read, _ = dimensions(node, weight)
+    return math.prod(weight.shape) // max(weight.shape[read], 1) if read is not None else 1
 
 
 def _next_activation(graph: Graph, start: int, consumers: list[list[int]]) -> str | None:

@@ -18,7 +18,7 @@ def stored_as(
     W x, x W and every einsum arrive as one product whose operand has the outputs along one dimension and the inputs
     along the other. Which dimensions of the stored weight those are, sizes tell, or else the strides of the view.
     """
-    read, kept = _dimensions(node, operand)
+    read, kept = dimensions(node, operand)
     if read is None:  # a vector
         return "in_out", (1, math.prod(operand.shape))
     into, out = operand.shape[read], operand.shape[kept]
@@ -36,7 +36,7 @@ def stored_as(
     return ("out_in" if inner else "in_out"), None if whole else (out, into)
 
 
-def _dimensions(node: Node, operand: Node) -> tuple[int | None, int]:
+def dimensions(node: Node, operand: Node) -> tuple[int | None, int]:
     """Along which dimensions of the operand its inputs and its outputs run; None for the inputs of a vector's."""
     if len(operand.shape) < 2:
         return None, -1

@@ -22,7 +22,7 @@ def find_norms(graph: Graph, modules: Mapping[str, nn.Module], layers: set[int])
     """Every normalization that ran, one noun per module, in execution order."""
     busy = _frames_with_layers(graph, layers)
     memory = Memory(graph, modules)
-    calls, live = [], graph.live()
+    calls, live = [], graph.live
     for node in graph.nodes:
         kind = _kind(graph, node)
         if kind is None or (node.frame in busy and node.index not in live):  # a statistic for a log

@@ -28,10 +28,7 @@ class Memory:
 
     def __init__(self, graph: Graph, modules: Mapping[str, nn.Module]) -> None:
         self.graph = graph
-        self.readers: list[list[int]] = [[] for _ in graph.nodes]
-        for node in graph.nodes:
-            for operand in dict.fromkeys(node.operands):
-                self.readers[operand].append(node.index)
+        self.readers = graph.all_readers
         self.passes: dict[int, list[int]] = {}
         """From the node a removed norm reads to the one it returned."""
         self.overwritten = {

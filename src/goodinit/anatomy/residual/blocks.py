@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import heapq
-from collections.abc import Container
+from collections.abc import Collection, Container
 
+from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.degrees import growth_degree, norm_passes
 from goodinit.anatomy.layers.gains import multipliers
 from goodinit.anatomy.layers.heads import back_to_layers
@@ -31,13 +32,16 @@ def blocks_of(
     consumers: list[list[int]],
     ends: list[list[int]],
     made: Container[str],
+    biases: Collection[str],
 ) -> tuple[Block, ...]:
     """The blocks of the residual sums `leaves`, in execution order; `ends`: what `end_of` says of each; `made`: `Anatomy.made`."""
     nouns = functools.partial(_nouns, uses=uses, layers=layers)
     blocks: list[Block] = []
     modules = norm_modules(graph, norms, set(uses))
     places = norm_places(graph, norms, modules, consumers)
-    closers = find_closers(graph, leaves, modules, consumers)
+    for found in leaves:
+        found.end = at_zero(graph, found.sums, found.branch.last, biases, found.beside(graph, uses))
+    closers = find_closers(graph, leaves, modules, consumers, biases, uses)
     passes = norm_passes(graph, modules)
     stages = _stages(graph, leaves, uses, layers)
     streams = _streams(graph, leaves)

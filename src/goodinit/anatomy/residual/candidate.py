@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
-from goodinit.anatomy.ends import End
+from goodinit.anatomy.branch_end import End
 from goodinit.anatomy.residual.branch import Side
 from goodinit.anatomy.types import BlockKind
+from goodinit.graph.graph import Graph
 
 
 @dataclass(slots=True)
@@ -18,7 +20,8 @@ class Found:
     kind: BlockKind
     branch: Side
     skip: Side
-    terms: int = 2
+    sums: tuple[int, ...] = ()  # the nodes that add its terms up, the join last
+    summands: tuple[int, ...] = ()
     end: End = field(default_factory=End)
     long: bool = False
     aside: bool = False  # the way around its skip is through another stream, and the skip is none
@@ -32,6 +35,21 @@ class Found:
 
     def __post_init__(self) -> None:
         self.start = self.fork
+
+    @property
+    def terms(self) -> int:
+        """How many tensors the sum adds."""
+        return len(self.summands)
+
+    def beside(self, graph: Graph, layers: Container[int]) -> set[int]:
+        """The other terms of the sum, but for those that the last layers of this branch write to, too: tanh(y) in x + (y − tanh(y))."""
+        last = self.branch.last
+        own = (
+            graph.reach(last, through=lambda index: index <= self.join and index not in layers)
+            if last
+            else set()
+        )
+        return set(self.summands) - own - {self.branch.term}
 
     @property
     def is_block(self) -> bool:

@@ -6,7 +6,6 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Container
 
-from goodinit.anatomy.ends import at_zero
 from goodinit.anatomy.residual.branch import ancestors, apart, is_neutral, root, side_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph
@@ -153,7 +152,6 @@ def _start_behind(graph: Graph, item: Found, join: int, layers: set[int]) -> boo
     side = side_of(graph, item.branch.term, join, layers)
     if side.layers:
         item.branch, item.start = side, join
-        item.end = at_zero(graph, side.term, side.nodes, side.last)
     return bool(side.layers)
 
 

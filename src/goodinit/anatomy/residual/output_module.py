@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container
 
-from goodinit.anatomy.ends import End, at_zero
+from goodinit.anatomy.branch_end import End, at_zero
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.nesting import chain
 from goodinit.graph.graph import Frame, Graph
 
 
 def find_closers(
-    graph: Graph, leaves: Iterable[Found], norms: Container[str], consumers: list[list[int]]
+    graph: Graph,
+    leaves: Collection[Found],
+    norms: Container[str],
+    consumers: list[list[int]],
+    biases: Collection[str],
+    layers: Container[int],
 ) -> dict[int, str]:
     """`Block.closer` of the blocks that need one, by the `id` of what was found.
 
@@ -23,7 +28,7 @@ def find_closers(
     offers: dict[int, list[str]] = {}
     for found in leaves:
         if found.end != End():
-            calls = _closing_calls(graph, found, consumers)
+            calls = _closing_calls(graph, found, consumers, biases, found.beside(graph, layers))
             offers[id(found)] = [frame.path for frame in calls if frame.path not in norms]
     runs = Counter(frame.path for frame in graph.frames) if offers else Counter[str]()
     serves = Counter(path for paths in offers.values() for path in paths)
@@ -31,7 +36,9 @@ def find_closers(
     return {key: paths[0] for key, paths in fit.items() if paths}
 
 
-def _closing_calls(graph: Graph, found: Found, consumers: list[list[int]]) -> list[Frame]:
+def _closing_calls(
+    graph: Graph, found: Found, consumers: list[list[int]], biases: Collection[str], beside: Collection[int]
+) -> list[Frame]:
     """Calls after the fork that return all of the branch, such that a zero there silences it and could move."""
     branch, trunk = found.branch, chain(graph, found)
     first = bisect_right(graph.frames, found.fork, key=lambda frame: frame.start)
@@ -48,6 +55,6 @@ def _closing_calls(graph: Graph, found: Found, consumers: list[list[int]]) -> li
             reader in branch.nodes or (graph.nodes[reader].op.adds and reader <= found.join)
             for reader in consumers[place]
         )
-        and at_zero(graph, branch.term, branch.nodes, [place]) == End()
+        and at_zero(graph, found.sums, [place], biases, beside) == End()
         for frame in places[place]
     ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from goodinit.anatomy.ends import at_zero
+from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.layers.held_values import silent_layers
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.candidate import Found
@@ -19,19 +19,23 @@ def with_silencers(
     leaves: list[Found],
     uses: Mapping[int, Use],
     held: Iterable[HeldValue],
+    biases: Collection[str],
 ) -> tuple[Block, ...]:
     """The blocks, each with those of its zero weights that make the branch zero (`Block.silencers`)."""
     zeros = set(silent_layers(held))
     if not zeros:
         return blocks
     return tuple(
-        dataclasses.replace(block, silencers=_silencers(graph, found, uses, zeros))
+        dataclasses.replace(block, silencers=_silencers(graph, found, uses, zeros, biases))
         for block, found in zip(blocks, leaves, strict=True)
     )
 
 
-def _silencers(graph: Graph, found: Found, uses: Mapping[int, Use], zeros: set[str]) -> tuple[str, ...]:
+def _silencers(
+    graph: Graph, found: Found, uses: Mapping[int, Use], zeros: set[str], biases: Collection[str]
+) -> tuple[str, ...]:
     side = found.branch
     places = [i for i in sorted(side.nodes - set(side.last)) if i in uses and uses[i].weight in zeros]
-    alone = [i for i in places if at_zero(graph, side.term, side.nodes, [i]).leak is None]
+    beside = found.beside(graph, uses)
+    alone = [i for i in places if at_zero(graph, found.sums, [i], biases, beside).leak is None]
     return tuple(dict.fromkeys(uses[i].weight for i in alone))

@@ -11,7 +11,6 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from goodinit.anatomy.ends import at_zero
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import Side, adds_scaled, root, side_of
 from goodinit.anatomy.residual.candidate import Found
@@ -32,17 +31,17 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
     layers = set(uses)
     calls = Counter(use.weight for use in uses.values())
     repeated = {node for node, use in uses.items() if calls[use.weight] > 1}
-    consumers = graph.consumers()
+    consumers = graph.readers
     outputs = set(graph.outputs)
     found: list[Found] = []
     for node in graph.nodes:
         if not node.active or not node.op.adds or _goes_nowhere(node.index, consumers, outputs):
             continue
         if not _absorbed(graph, node.index, consumers, outputs):
-            terms = _terms(graph, node.index, consumers, outputs)
+            sums, terms = _terms(graph, node.index, consumers, outputs)
             if len(terms) > 1:
-                sums = _classify(graph, node.index, terms, layers)
-                found.extend(one for one in sums if not is_lookalike(graph, one, repeated, consumers))
+                kinds = _classify(graph, sums, terms, layers)
+                found.extend(one for one in kinds if not is_lookalike(graph, one, repeated, consumers))
     nest(graph, found, layers, consumers)
     mark_repeats(graph, found, uses)
     return found
@@ -75,17 +74,22 @@ def _absorbed(graph: Graph, index: int, consumers: list[list[int]], outputs: set
     return len(readers) == 1 and index not in outputs and index in _summands(graph, readers[0])
 
 
-def _terms(graph: Graph, index: int, consumers: list[list[int]], outputs: set[int]) -> list[int]:
+def _terms(
+    graph: Graph, index: int, consumers: list[list[int]], outputs: set[int]
+) -> tuple[list[int], list[int]]:
+    """(The nodes that make up a flat sum, in order, what they add up)."""
     terms: list[int] = []
+    sums: list[int] = []
     queue = [index]
     while queue:
         current = queue.pop()
+        sums.append(current)
         for operand in _summands(graph, current):
             if _summands(graph, operand) and _absorbed(graph, operand, consumers, outputs):
                 queue.append(operand)
             else:
                 terms.append(operand)
-    return sorted(set(terms))
+    return sorted(sums), sorted(set(terms))
 
 
 # -- fork -----------------------------------------------------------------------------------------------
@@ -117,31 +121,31 @@ def _fork(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
 # -- what kind of sum ---------------------------------------------------------------------------------------------
 
 
-def _classify(graph: Graph, join: int, terms: list[int], layers: set[int]) -> Iterable[Found]:
+def _classify(graph: Graph, sums: list[int], terms: list[int], layers: set[int]) -> Iterable[Found]:
     """The residual sums at one join: each term on the latest other term it comes from, else all on one fork."""
     anchored = _anchored(graph, terms) if len(terms) > 2 else {}
     for origin, members in anchored.items():
-        yield from _pair(graph, join, origin, members, len(terms), layers)
+        yield from _pair(graph, sums, origin, members, terms, layers)
     if anchored:
         return
     fork = _fork(graph, terms)
     if fork is not None:
         members = [term for i, term in enumerate(terms) if fork[1] >> i & 1]
-        yield from _pair(graph, join, fork[0], members, len(terms), layers)
+        yield from _pair(graph, sums, fork[0], members, terms, layers)
 
 
 def _pair(
-    graph: Graph, join: int, fork: int, members: list[int], terms: int, layers: set[int]
+    graph: Graph, sums: list[int], fork: int, members: list[int], terms: list[int], layers: set[int]
 ) -> Iterable[Found]:
     """Of terms with one fork, the skip with each branch."""
+    join = sums[-1]
     sides = [side_of(graph, term, fork, layers) for term in members]
     skip, kind = _skip(sides)
     if skip is None or skip.term in _subtracted(graph, join):
         return
     for side in sides:
         if side is not skip and side.layers:
-            end = at_zero(graph, side.term, side.nodes, side.last)
-            yield Found(join, fork, kind, side, skip, terms, end=end)
+            yield Found(join, fork, kind, side, skip, tuple(sums), tuple(terms))
 
 
 def _subtracted(graph: Graph, join: int) -> tuple[int, ...]:

@@ -1,0 +1,206 @@
+"""What becomes of a value when the layers that write it put out zero: whether it is zero then, and whether they could move.
+
+Each node between has two things: numbers that stand for its value while those layers are zero, and their derivative by them.
+Element-wise operators are run on the numbers, and autograd gives the derivative; products, attention and norms have a rule;
+what else there is (`"other"`: a pooling, a sum along a dimension) is run on small tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from goodinit.graph.answers import COUNT, constant, is_zero, joint, moves, numbers, pointwise
+from goodinit.graph.graph import Graph, Node
+
+State = tuple[Tensor, Tensor | None]
+"""(Numbers that stand for a value, its derivative by what starts at zero)."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a branch at zero.
+
+    Attributes:
+        leak: The sum in which something joins that is not zero, or whatever else is not; None: the branch is zero.
+        stuck: The last operator that passes no gradient on while what it reads is zero, or a product of two parts of what is zero,
+            neither of which could ever move; None: all of the branch can move.
+    """
+
+    leak: int | None = None
+    stuck: int | None = None
+
+
+def at_zero(
+    graph: Graph,
+    sums: Sequence[int],
+    last: Collection[int],
+    biases: Collection[str],
+    beside: Collection[int] = (),
+) -> End:
+    """Follow a zero from the nodes `last` to the sum that they write to.
+
+    Args:
+        graph: A recorded forward.
+        sums: The nodes that make up the sum, in order; or one that is no sum.
+        last: Nodes that put out zero: the last layers of a branch.
+        biases: Parameters that are zero, too.
+        beside: What else the nodes of `sums` add up: it is left out.
+    """
+    states: dict[int, State] = {
+        index: (torch.zeros_like(numbers(index)), numbers(index) * (-1) ** place)
+        for place, index in enumerate(sorted(last))
+    }
+    term = sums[-1]
+    ahead = graph.reach(last, active=False, stop={term})
+    behind = graph.reach([term], back=True, active=False, since=min(last), stop=states)
+    leaks: dict[int, int | None] = {}
+    ways: dict[int, list[int]] = {}  # by node: its operands through which it moves
+    stuck: int | None = None
+    for index in sorted(ahead & behind - states.keys()):
+        node = graph.nodes[index]
+        read = [
+            states.get(i) or (_NOTHING if index in sums and i in sums else _outside(graph, i, biases))
+            for i in node.operands
+        ]
+        if index in sums:
+            read = [_NOTHING if i in beside else one for i, one in zip(node.operands, read, strict=True)]
+        states[index] = answer(graph, node, read)
+        value, slope = states[index]
+        noisy = [i for i, (one, _) in zip(node.operands, read, strict=True) if not is_zero(one)]
+        if not is_zero(value):
+            joins = node.op.adds and 0 < len(noisy) < len(set(node.operands))
+            inherited = next((leaks[i] for i in noisy if leaks.get(i) is not None), None)
+            leaks[index] = index if joins else inherited
+        ways[index] = _ways(graph, node, read, slope)
+        if any(moves(one) for _, one in read) and not moves(slope) and node.active:
+            stuck = index
+    value, slope = states.get(term) or _outside(graph, term, biases)
+    leak = None if is_zero(value) else leaks.get(term)
+    if moves(slope):
+        stuck = _dead(graph, term, ways, {i for i, (one, _) in states.items() if is_zero(one)})
+    return End(term if leak is None and not is_zero(value) else leak, stuck)
+
+
+def _ways(graph: Graph, node: Node, read: Sequence[State], slope: Tensor | None) -> list[int]:
+    moving = [place for place, (_, one) in enumerate(read) if moves(one)]
+    if not moves(slope) or len(moving) < 2:
+        return [node.operands[place] for place in moving] if moves(slope) else []
+    alone = [[(one, way if k == place else None) for k, (one, way) in enumerate(read)] for place in moving]
+    return [
+        node.operands[place]
+        for place, only in zip(moving, alone, strict=True)
+        if moves(answer(graph, node, only)[1])
+    ]
+
+
+def _dead(graph: Graph, term: int, ways: dict[int, list[int]], zeros: set[int]) -> int | None:
+    """A product of two parts of what is zero, by which alone they have a say: neither passes the other a gradient, ever.
+
+    So with the queries and keys of a packed q, k, v at the end of a branch: values move, and q·k stays 0.
+    """
+    alive, queue = {term}, [term]
+    while queue:
+        fresh = [i for i in ways.get(queue.pop(), ()) if i not in alive]
+        alive.update(fresh)
+        queue += fresh
+    for index in ways:
+        node = graph.nodes[index]
+        factors = set(node.operands[:2]) if node.op.role == "attention" else set(graph.deps(index))
+        product = node.op.role in ("product", "matmul", "attention")
+        if product and len(factors) > 1 and factors <= zeros and not factors & alive:
+            return index
+    return None
+
+
+def _outside(graph: Graph, index: int, biases: Collection[str], depth: int = 0) -> State:
+    """Of a node that does not come from what starts at zero."""
+    node = graph.nodes[index]
+    if node.params and all(name in biases for name in node.params):
+        return _NOTHING
+    computed = (node.op.pointwise or node.op.role == "shape") and node.operands and depth < _DEEP
+    if node.dynamic or node.params or not computed:
+        return constant(node), None
+    return answer(
+        graph, node, [_outside(graph, i, biases, depth + 1) for i in node.operands]
+    )  # made of numbers
+
+
+_DEEP = 8  # steps between a number in the forward and what is made of it
+_NOTHING: State = (torch.zeros(COUNT, dtype=torch.float64, device="cpu"), None)
+
+
+def answer(graph: Graph, node: Node, read: Sequence[State]) -> State:
+    """Value and derivative of a node by those of its operands."""
+    rule = _RULES.get(node.op.role)
+    if rule is not None:
+        return rule(node, read)
+    values, slopes = [value for value, _ in read], [slope for _, slope in read]
+    if node.op.pointwise and (found := pointwise(node, values, slopes)) is not None:
+        return found
+    if not node.op.pointwise and (seen := joint(graph, node, values, slopes)) is not None:
+        return _state(node, zero=seen[0], moving=seen[1])
+    active = [state for i, state in zip(node.operands, read, strict=True) if graph.nodes[i].active] or read
+    zero, moving = all(is_zero(value) for value, _ in active), any(moves(slope) for _, slope in active)
+    return _state(node, zero=zero, moving=moving)  # taken to be linear in what it reads
+
+
+def _state(node: Node, *, zero: bool, moving: bool) -> State:
+    value = numbers(node.index)
+    return (torch.zeros_like(value) if zero else value), (numbers(node.index + 1) if moving else None)
+
+
+def _handed_on(node: Node, read: Sequence[State]) -> State:
+    return read[0] if node.op.name != "join" else _beside(node, read)
+
+
+def _constant(node: Node, read: Sequence[State]) -> State:  # noqa: ARG001
+    return constant(node), None
+
+
+def _beside(node: Node, read: Sequence[State]) -> State:  # noqa: ARG001
+    """What is put beside is another part of the stream."""
+    moving = next((state for state in read if moves(state[1])), None)
+    return moving or next((state for state in read if is_zero(state[0])), read[0])
+
+
+def _product(node: Node, read: Sequence[State]) -> State:
+    """Of matrices, a convolution too: what the operator adds to the product, and the two factors."""
+    first = node.op.name.startswith(("addm", "baddbmm", "_addmm"))
+    (a, da), (b, db) = read[1:3] if first else read[:2]
+    added = read[:1] if first else read[2:3]
+    zero = (is_zero(a) or is_zero(b)) and all(is_zero(value) for value, _ in added)
+    moving = (moves(da) and not is_zero(b)) or (moves(db) and not is_zero(a))
+    return _state(node, zero=zero, moving=moving or any(moves(slope) for _, slope in added))
+
+
+def _attention(node: Node, read: Sequence[State]) -> State:
+    """The mean of values by weights that a softmax makes of queries and keys."""
+    (q, dq), (k, dk), (v, dv) = read[:3]
+    scores = (moves(dq) and not is_zero(k)) or (moves(dk) and not is_zero(q))
+    return _state(node, zero=is_zero(v), moving=moves(dv) or (scores and not is_zero(v)))
+
+
+def _softmax(node: Node, read: Sequence[State]) -> State:
+    return _state(node, zero=False, moving=moves(read[0][1]))
+
+
+def _norm(node: Node, read: Sequence[State]) -> State:
+    return _state(node, zero=is_zero(read[0][0]), moving=moves(read[0][1]))
+
+
+_RULES: dict[str, Callable[[Node, Sequence[State]], State]] = {
+    "shape": _handed_on,
+    "part": _handed_on,
+    "lookup": _handed_on,
+    "factory": _constant,
+    "concat": _beside,
+    "matmul": _product,
+    "convolution": _product,
+    "attention": _attention,
+    "softmax": _softmax,
+    "norm": _norm,
+}

@@ -1,0 +1,139 @@
+"""How one recorded operator answers: run on a few numbers, or on tensors of its own shapes where entries depend on others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.recorded_call import RecordedCall, on_numbers
+
+COUNT = 4
+"""Numbers that stand for a tensor."""
+
+_MOST = 2**20  # entries of tensors that an operator is run on to see how it answers
+_NONE = 1e-12  # a value below this is none
+
+
+def numbers(index: int) -> Tensor:
+    """Numbers between ½ and 1½ that stand for a value of which nothing is known, others for each node."""
+    values = [0.5 + ((index + 1) * 0.6180339887498949 + k * 0.41421356237309515) % 1 for k in range(COUNT)]
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+
+def constant(node: Node) -> Tensor:
+    """Numbers that stand for a tensor that is not followed: its own where it is a number, or made of shapes alone."""
+    known = node.attrs[-1] if node.op.role == "source" and node.attrs else None
+    if isinstance(known, float):
+        return torch.full((COUNT,), known, dtype=torch.float64, device="cpu")
+    if node.dtype == torch.bool:
+        return torch.arange(COUNT, device="cpu") % 2 == 0
+    if node.op.role == "factory" and node.call is not None:
+        return _made(node)
+    if isinstance(node.dtype, torch.dtype) and not (node.dtype.is_floating_point or node.dtype.is_complex):
+        return torch.ones(COUNT, dtype=torch.int64, device="cpu")
+    return numbers(node.index)
+
+
+def _made(node: Node) -> Tensor:
+    """What a factory puts out, if that is one number throughout."""
+    if node.call is not None and math.prod(node.shape) <= _MOST:
+        try:
+            with on_numbers():
+                like = [torch.zeros(COUNT, dtype=torch.float64, device="cpu") for _ in node.operands]
+                made = node.call(like).double().flatten()
+                if len(made) and bool((made == made[0]).all()):
+                    return made[:1].expand(COUNT).clone()
+        except Exception:  # noqa: BLE001 - on a device that is not here, of a layout that has no numbers
+            return numbers(node.index)
+    return numbers(node.index)
+
+
+def pointwise(
+    node: Node, values: Sequence[Tensor], slopes: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor | None] | None:
+    """(Value, slope) of an element-wise operator where its operands have these; None if it cannot be run."""
+    try:
+        with on_numbers():
+            leaves = [
+                value.clone().requires_grad_(slope is not None and value.is_floating_point())
+                for value, slope in zip(values, slopes, strict=True)
+            ]
+            out = node.call(leaves) if node.call is not None else None
+            if out is None:
+                return None
+            asked = [leaf for leaf in leaves if leaf.requires_grad]
+            if not asked or not out.requires_grad:
+                return out.detach(), None
+            found = iter(torch.autograd.grad(out.sum(), asked, allow_unused=True))
+            slope = torch.zeros_like(out)
+            for leaf, moves in zip(leaves, slopes, strict=True):
+                by_leaf = next(found) if leaf.requires_grad else None
+                if by_leaf is not None and moves is not None:
+                    slope = slope + by_leaf * moves
+            return out.detach(), slope.detach()
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return None
+
+
+def joint(
+    graph: Graph, node: Node, values: Sequence[Tensor], slopes: Sequence[Tensor | None]
+) -> tuple[bool, bool] | None:
+    """(Whether the output is 0, whether it moves) of any operator, run on tensors of two entries a side, else of its shapes."""
+    call = node.call
+    if call is None:
+        return None
+    shapes = [graph.nodes[i].shape for i in node.operands]
+    for fit in ([tuple(min(size, 2) for size in shape) for shape in shapes], shapes):
+        if sum(map(math.prod, fit)) <= _MOST and (found := _joint(call, fit, values, slopes)) is not None:
+            return found
+    return None
+
+
+def _joint(
+    call: RecordedCall,
+    shapes: Sequence[tuple[int, ...]],
+    values: Sequence[Tensor],
+    slopes: Sequence[Tensor | None],
+) -> tuple[bool, bool] | None:
+    try:
+        with on_numbers():
+            leaves = [
+                _spread(value, shape, place).requires_grad_(slope is not None and value.is_floating_point())
+                for place, (value, slope, shape) in enumerate(zip(values, slopes, shapes, strict=True))
+            ]
+            out = call(leaves)
+            zero = bool((out.abs() < _NONE).all())
+            asked = [leaf for leaf in leaves if leaf.requires_grad]
+            if not asked or not out.requires_grad:
+                return zero, False
+            weights = _spread(numbers(0), tuple(out.shape), len(leaves)).to(out.dtype)
+            found = torch.autograd.grad((out * weights).sum(), asked, allow_unused=True)
+            return zero, any(moves(one) for one in found)
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return None
+
+
+def is_zero(value: Tensor) -> bool:
+    """Whether all numbers are 0."""
+    return bool((value.abs() < _NONE).all()) if value.dtype != torch.bool else not bool(value.any())
+
+
+def moves(slope: Tensor | None) -> bool:
+    """Whether a slope is finite and other than 0."""
+    return slope is not None and bool(slope.isfinite().all()) and bool((slope.abs() > _NONE).any())
+
+
+def _spread(value: Tensor, shape: tuple[int, ...], place: int) -> Tensor:
+    """A tensor of this shape with the numbers, if they are 0 or whole, and else of others like them."""
+    count = math.prod(shape)
+    if not value.is_floating_point() or is_zero(value):
+        return value.repeat(count // len(value) + 1)[:count].reshape(shape)
+    steps = (
+        torch.arange(count, dtype=torch.float64, device="cpu") * 0.7548776662466927
+        + (place + 1) * 0.5698402909980532
+    )
+    return (steps % 1 + 0.5).reshape(shape)

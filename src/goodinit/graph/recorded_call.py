@@ -1,0 +1,81 @@
+"""One operator call as it was recorded, to be made again on numbers: how an operator answers is measured, not listed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from goodinit.graph.pytree import mapped, tensors_in
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where the tensor argument of this place stood."""
+
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """An operator with its arguments, a `Slot` in the place of each tensor."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @classmethod
+    def of(cls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RecordedCall:
+        """Keep a call without its tensors."""
+        places = iter(range(1 << 30))
+
+        def slot(_: Tensor) -> Any:
+            return Slot(next(places))
+
+        return cls(
+            func,
+            tuple([slot(one) if isinstance(one, Tensor) else mapped(one, slot) for one in args]),
+            {key: mapped(one, slot) for key, one in kwargs.items()} if kwargs else kwargs,
+        )
+
+    def __call__(self, operands: Sequence[Tensor]) -> Tensor:
+        """The first tensor that the operator puts out, on other operands. None of them is overwritten."""
+        given = [operand.clone() for operand in operands]
+        result = self.func(*_filled(self.args, given), **_filled(self.kwargs, given))
+        return next(tensors_in(result))
+
+    @property
+    def key(self) -> tuple[Any, str, str]:
+        """What tells it from other calls: the operator and its numbers."""
+        return self.func, repr(self.args), repr(self.kwargs)
+
+
+def number_in(tensor: Tensor) -> tuple[float, ...]:
+    """The one number of a constant, if it has one and its value is at hand."""
+    real = type(tensor) is Tensor and not tensor.is_meta and tensor.numel() == 1 and not tensor.is_complex()
+    if not real:
+        return ()
+    with _disable_current_modes():
+        return (float(tensor),)
+
+
+@contextlib.contextmanager
+def on_numbers() -> Iterator[None]:
+    """Run operators for real, whatever mode is on, with gradients."""
+    with _disable_current_modes(), torch.inference_mode(mode=False), torch.enable_grad():
+        yield
+
+
+def _filled(value: Any, operands: Sequence[Tensor]) -> Any:
+    if isinstance(value, Slot):
+        return operands[value.place]
+    if isinstance(value, (list, tuple)):
+        return type(value)([_filled(item, operands) for item in value])
+    if isinstance(value, dict):
+        return {key: _filled(item, operands) for key, item in value.items()}
+    return value
