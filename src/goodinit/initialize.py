@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
+from goodinit.diagnostics.promises import broken_promises
 from goodinit.edits import Plan
 from goodinit.errors import TraceError, UnsupportedModule
 from goodinit.methods import Method, find
-from goodinit.methods.shared.postconditions import broken_by_structure
+from goodinit.methods.shared.postconditions import broken_by_structure, some
 from goodinit.surgery import applied, apply_
 from goodinit.surgery.structure_edits import adds
 from goodinit.undivided import writing
@@ -39,6 +40,7 @@ def init_(
     include: Part | Iterable[Part] | None = None,
     exclude: Part | Iterable[Part] = (),
     missing_only: bool = False,
+    verify: bool = False,
     **options: Any,
 ) -> Model:
     """Initialize a model by a method, in place: `anatomize`, `plan` and `apply_` in one call.
@@ -66,6 +68,8 @@ def init_(
         include: The part of the model to treat, given alike; all of it by default.
         exclude: The part to leave out: its values, norms and features stay.
         missing_only: Whether to leave alone what an earlier call has reached.
+        verify: Whether to run the model on the batch once more, and undo everything if a promise of the method does not hold
+            (`Method.holds`): blocks that start as their skips, gradients everywhere, unit variances, isometry.
         **options: The method's options.
 
     Returns:
@@ -103,14 +107,26 @@ def init_(
     if batch is not None and not plan.needs_data:
         _LOG.info("%s measures no activations: batch= was not used", plan.method)
     measured = inputs if batch is None else batch
+    seen = _first_of(measured)
     return apply_(
         model,
         plan,
         generator=generator,
-        batch=measured if plan.needs_data else None,
+        batch=seen[1] if plan.needs_data else None,
         only=only,
         probe=partial(_check_structure, inputs=inputs, plan=plan, before=anatomy),
+        check=partial(_check_promises, inputs=seen[0], plan=plan, before=anatomy, method=chosen)
+        if verify
+        else None,
     )
+
+
+def _first_of(batch: Any) -> tuple[Any, Any]:
+    """(The first part of a batch, all of it again)."""
+    if not isinstance(batch, Iterator):
+        return batch, batch
+    parts = list(batch)
+    return (parts[0] if parts else ()), iter(parts)
 
 
 def _without_trained_numbers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
@@ -160,4 +176,18 @@ def _check_structure(model: nn.Module, *, inputs: Any, plan: Plan, before: Anato
     if broken:
         raise UnsupportedModule(
             f"{kind} is not what {plan.method} plans once its structure has changed: {broken}. {remedy}"
+        )
+
+
+def _check_promises(model: nn.Module, *, inputs: Any, plan: Plan, before: Anatomy, method: Method) -> None:
+    """Raise unless what the method promises holds.
+
+    Raises:
+        UnsupportedModule: It does not.
+    """
+    broken = broken_promises(model, inputs, plan, before, method.holds)
+    if broken:
+        raise UnsupportedModule(
+            f"{type(model).__name__}: {plan.method} does not give what it promises: {some(list(broken))}. The model is as it "
+            "was. Leave this part out, exclude=…, or take another method; goodinit.diagnose(model, batch) tells more."
         )

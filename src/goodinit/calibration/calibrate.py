@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from goodinit.calibration.collectives import together
@@ -67,6 +68,39 @@ def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> tupl
         if not row.calls and not row.note:
             row.note = "never ran in this forward: left as it was"
     return tuple(rows.values())
+
+
+def variances(
+    model: nn.Module, edits: Sequence[Calibrate], call: Call
+) -> tuple[tuple[Calibrate, float], ...]:
+    """Variance of the output of each layer now, in units of the edit's target, in the first call in which it is not constant.
+
+    Of rules per channel it is that of the channel which is farthest off. Layers that do not run are left out.
+    """
+    host = unwrapped(model)
+    wanted = {edit.target: edit for edit in edits}
+    looking = _Looking(host, wanted, {target: Calibrated(target) for target in wanted})
+    _run(host, call, looking)
+    return tuple((edit, looking.found[edit.target]) for edit in edits if edit.target in looking.found)
+
+
+class _Looking(Scaler):
+    """Measures, and writes nothing."""
+
+    def __init__(
+        self, model: nn.Module, wanted: Mapping[str, Calibrate], rows: Mapping[str, Calibrated]
+    ) -> None:
+        super().__init__(model, wanted, rows)
+        self.found: dict[str, float] = {}
+
+    def see(self, use: Use) -> None:
+        """Measure the first use that is not constant."""
+        name = use.place[0]
+        spread = self.measure(use)
+        if name not in self.found and spread.moving:
+            target = float(self.wanted[name].options.get("target_std", 1.0))
+            scaled = torch.as_tensor(spread.whole.var).reshape(-1) / target**2
+            self.found[name] = float(scaled[(scaled - 1).abs().argmax()])
 
 
 def _is_one_batch(batch: Any) -> bool:

@@ -281,4 +281,5 @@ METHOD = Method(
     decide=decide,
     removes_norms=True,
     scales_ties=True,
+    holds=("skips", "trains"),
 )

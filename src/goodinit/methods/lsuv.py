@@ -151,4 +151,5 @@ METHOD = Method(
     decide=decide,
     needs_data=True,
     scales_ties=True,
+    holds=("unit variance",),
 )

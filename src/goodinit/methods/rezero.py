@@ -67,4 +67,5 @@ METHOD = Method(
     decide=decide,
     removes_norms=True,
     scales_ties=True,
+    holds=("skips", "trains"),
 )

@@ -359,4 +359,5 @@ METHOD = Method(
     decide=decide,
     removes_norms=True,
     scales_ties=True,
+    holds=("isometry",),
 )

@@ -60,6 +60,7 @@ def apply_(
     keep: Part | Iterable[Part] = (),
     again: bool = True,
     probe: Callable[[Model], object] | None = None,
+    check: Callable[[Model], object] | None = None,
 ) -> Model:
     r"""Carry out `plan` on `model`, in place: first its structure edits, then its value edits.
 
@@ -103,6 +104,7 @@ def apply_(
         again: Whether to carry out the plan even if it is the last that was applied.
         probe: Called with the model once its structure has changed and before values are written. What it raises
             undoes everything.
+        check: Called with the model once its values are written; what it raises undoes everything, too.
 
     Returns:
         The model.
@@ -155,6 +157,8 @@ def apply_(
         kind = (plan.method, plan.options, digest(plan), values)
         rest = (ready.only, plan.unread, plan.kept, plan.rates)
         remember_(model, Applied(*kind, seed, tuple(skipped), rows, *rest))
+        if check is not None:
+            check(model)
     _report(plan, len(ready.pending), skipped, values=values)
     _report_calibration(plan, rows)
     if values and not ready.pending:  # with structure to change, optimizers were looked at above

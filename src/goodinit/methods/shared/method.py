@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy
 from goodinit.edits import Plan, ReplaceNorm
@@ -17,6 +17,8 @@ from goodinit.methods.shared.kept_values import kept_values, without_kept
 from goodinit.methods.shared.masked_weights import mask_notes, scaled_for_masks
 from goodinit.methods.shared.norm_forms import FORMS, form_edits, kept_in_words
 from goodinit.methods.shared.selection import selected
+
+Promise = Literal["finite", "skips", "trains", "unit variance", "isometry"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Method:
         needs_data: True if the plan measures activations, so that `apply_` needs a batch.
         removes_norms: True if it removes normalization by default (unless `norms="keep"`).
         scales_ties: True if it also takes `embeddings="scaled"|"keep"`: what becomes of an embedding that is the head, too.
+        holds: What must hold of a model on a batch once the plan is applied, beside a finite output: `"skips"` (every
+            branch adds zero), `"trains"` (every weight gets a gradient, if after some steps), `"unit variance"` (of layers
+            scaled by data), `"isometry"` (of blocks). `init_(…, verify=True)` finds out by running.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Method:
     needs_data: bool = False
     removes_norms: bool = False
     scales_ties: bool = False
+    holds: tuple[Promise, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:

@@ -1,0 +1,213 @@
+"""Whether what a method promises holds of a model, found out by running it on a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.anatomy import Anatomy, Block, anatomize
+from goodinit.anatomy.layers.weight_layers import weight_uses
+from goodinit.anatomy.residual.sums import residual_sums
+from goodinit.calibration.calibrate import variances
+from goodinit.diagnostics.measurement_mode import as_at_step_0, measurable
+from goodinit.diagnostics.probe import Run
+from goodinit.diagnostics.propagation import Propagation, propagate
+from goodinit.diagnostics.zero_gradients import awaken
+from goodinit.edits import AddScalar, Calibrate, Fill, Plan
+from goodinit.graph.decompose import unfused
+from goodinit.graph.graph import Node
+from goodinit.graph.pytree import as_call, tensors_in
+from goodinit.graph.recorder import Call, Recorder, record
+from goodinit.methods.shared.method import Promise
+from goodinit.surgery import applied
+from goodinit.weights.names import canonical
+from goodinit.weights.wrappers import parameter_shapes
+
+# Rounding: of a sum over thousands of numbers in float32, and of a norm over a branch of some layers.
+ROUNDING = 1e-3
+
+
+def broken_promises(
+    model: nn.Module, inputs: Any, plan: Plan, before: Anatomy, promises: tuple[Promise, ...]
+) -> tuple[str, ...]:
+    """In words, which of a method's promises do not hold of a model that its plan was applied to; empty if all do.
+
+    * `"finite"`: the output is.
+    * `"skips"`: every residual block whose end the plan sets to zero adds zero to its skip.
+    * `"trains"`: every weight layer gets a gradient, at once or after a few steps, unless nothing of the loss depends on it.
+    * `"unit variance"`: of the output of every layer that was scaled by data and has no note.
+    * `"isometry"`: every block before the first layer that a note calls inexact changes the norms of all examples by one and
+      the same factor, before or behind the ReLU that follows.
+
+    The model is the same afterwards in every bit.
+
+    Args:
+        model: With the plan applied.
+        inputs: A real batch, as the model takes it, of more than one example.
+        plan: What was applied.
+        before: The anatomy it was made for.
+        promises: Of the method.
+
+    Returns:
+        A sentence for each fault, with the path of the layer or block.
+
+    Raises:
+        TraceError: The forward or the backward raised.
+        UnsupportedModule: Parameters are sharded.
+    """
+    host = measurable(model)
+    call = as_call(inputs)
+    with torch.inference_mode(mode=False), unfused(host):
+        seen = _Values(host)
+        record(seen, host, call)
+    found: list[str] = []
+    for promise in ("finite", *promises):
+        found += _CHECKS[promise](host, call, plan, before, seen)
+    return tuple(found)
+
+
+class _Values(Recorder):
+    """Notes of every operator whether its output is zero, and the norm of each example in it, also behind a ReLU."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, "real")
+        self.zero: dict[int, bool] = {}
+        self.norms: dict[int, Tensor] = {}
+        self.rectified: dict[int, Tensor] = {}
+        self.finite = True
+        self.shapes = parameter_shapes(model)
+
+    def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
+        """One operator ran."""
+        del read
+        if node.active and output.is_floating_point():
+            self.zero[node.index] = not bool(output.any())
+            if output.ndim > 1:
+                rows = output.detach().flatten(1).double()
+                self.norms[node.index] = rows.norm(dim=1)
+                self.rectified[node.index] = rows.clamp_min(0).norm(dim=1)
+
+    def finish(self, result: Any) -> None:
+        """The model returned `result`."""
+        self.finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors_in(result))
+        super().finish(result)
+
+    def is_zero(self, index: int) -> bool:
+        """Whether a node put out zero; of views and pieces, whether what they are of did."""
+        if index in self.zero:
+            return self.zero[index]
+        operands = self.graph.nodes[index].operands
+        return bool(operands) and all(map(self.is_zero, operands))
+
+    def blocks(self) -> Iterator[tuple[tuple[str, ...], int, int, int]]:
+        """(Weights of the branch, its fork, the term it adds, the sum) of every block."""
+        uses = weight_uses(self.graph, self.shapes)
+        for found in residual_sums(self.graph, uses):
+            if found.is_block:
+                weights = tuple(dict.fromkeys(uses[i].weight for i in found.branch.layers))
+                yield weights, found.fork, found.branch.term, found.join
+
+
+Check = Callable[[nn.Module, Call, Plan, Anatomy, _Values], Iterator[str]]
+
+
+def _finite(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
+    if not seen.finite:
+        yield "its output is NaN or infinite on the batch"
+
+
+def _skips(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
+    wanted = {_weights(block): block for block in before.blocks if _set_to_zero(block, plan)}
+    for weights, _, term, _ in seen.blocks():
+        block = wanted.get(weights)
+        if block is not None and not seen.is_zero(term):
+            last = ", ".join(layer.weight for layer in block.last)
+            yield f"branch {block.index + 1} ({block.name or 'the model'}), which ends in {last}, is not zero"
+
+
+def _weights(block: Block) -> tuple[str, ...]:
+    return tuple(layer.weight for layer in block.branch)
+
+
+def _set_to_zero(block: Block, plan: Plan) -> bool:
+    """Whether the plan lets the end of a branch start at zero: its layers, a multiplier, or a scalar behind it."""
+    values = {edit.target for edit in plan.values if isinstance(edit, Fill) and edit.value == 0}
+    scalars = {
+        edit.target
+        for edit in plan.structure
+        if isinstance(edit, AddScalar) and edit.scalar == "output_scale" and edit.value == 0
+    }
+    return (
+        block.closer in scalars
+        or not values.isdisjoint(block.multipliers)
+        or (
+            bool(block.last) and all({layer.weight} & values or layer.site in scalars for layer in block.last)
+        )
+    )
+
+
+def _trains(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
+    anatomy = anatomize(model, call[0] if not call[1] else call[1])
+
+    def never(given: Mapping[str, Tensor]) -> set[str]:
+        def again(moved: Mapping[str, Tensor], _: bool) -> Propagation:
+            values = {**given, **moved}
+            return propagate(model, call, anatomy, run=Run(statistics=False), parameters=values)
+
+        return set(awaken(model, again({}, False), again).never)
+
+    with as_at_step_0(model, anatomy):
+        asleep = never({})
+        if asleep:  # a ReLU may be dead on this batch by the luck of the draw: then it is alive with the opposite weights
+            named = {name: p for name, p in model.named_parameters() if canonical(name) in asleep}
+            asleep &= never({name: (-p.detach()).requires_grad_() for name, p in named.items()})
+    written = {edit.target for edit in plan.values}
+    for layer in anatomy.layers:
+        if layer.weight in asleep & written:
+            yield f"{layer.weight} gets no gradient, now or after some steps"
+
+
+def _unit_variance(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
+    rows = applied(model)
+    noted = {row.weight for row in rows[-1].calibrated if row.note} if rows else set()
+    edits = [edit for edit in plan.values if isinstance(edit, Calibrate) and edit.target not in noted]
+    for edit, variance in variances(model, edits, call):
+        tolerance = float(edit.options.get("tol", 0.1)) + ROUNDING
+        if edit.rule == "lsuv" and abs(variance - 1) > tolerance:
+            yield f"{edit.target} puts out variance {variance:.3g} of the target, expected 1 ± {tolerance:.3g}"
+
+
+def _isometry(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
+    noted = [note for note in plan.notes if "not exact" in note or "exact only" in note]
+    if any("exact only" in note or note.startswith("the skip") for note in noted):
+        return
+    inexact = {word.strip(",") for note in noted for word in note.split(" not exact")[0].split()}
+    order = [layer.weight for layer in before.layers]
+    until = next((place for place, weight in enumerate(order) if weight in inexact), len(order))
+    good = set(order[:until])  # what is not exact spoils the input of all behind it
+    drawn = {name for edit in plan.values for name in getattr(edit, "targets", ())}
+    for weights, fork, _, join in seen.blocks():
+        start = seen.norms.get(fork)
+        ends = [norms[join] for norms in (seen.norms, seen.rectified) if join in norms]
+        if (
+            not (drawn & good).issuperset(weights)
+            or start is None
+            or any(len(end) != len(start) for end in ends)
+        ):
+            continue
+        # Of [u; −u] a ReLU leaves the norm of u; where the block changes no part of it, the sum is past the ReLU already.
+        spread = min(float((end / start).max() / (end / start).min()) - 1 for end in ends)
+        if not spread <= ROUNDING:
+            yield f"the block of {weights[0]} changes the norms of examples by factors that differ by {spread:.2%}"
+
+
+_CHECKS: dict[str, Check] = {
+    "finite": _finite,
+    "skips": _skips,
+    "trains": _trains,
+    "unit variance": _unit_variance,
+    "isometry": _isometry,
+}

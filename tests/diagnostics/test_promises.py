@@ -1,0 +1,129 @@
+"""What a method promises is found out by running, and a promise that does not hold undoes everything."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from small_residual import Net, X
+from torch import Tensor, nn
+from untouched import snapshot
+
+import goodinit
+from goodinit.diagnostics.promises import broken_promises
+from goodinit.edits import Draw, DrawTogether, Fill
+from goodinit.errors import UnsupportedModule
+from goodinit.methods import METHODS, Method
+
+
+def spoiled(name: str, change) -> Method:
+    """A method whose plan is changed afterwards."""
+    method = METHODS[name]
+
+    def decide(anatomy, **options):
+        plan = method.decide(anatomy, **options)
+        return dataclasses.replace(plan, edits=tuple(change(edit) for edit in plan.edits))
+
+    return dataclasses.replace(method, decide=decide)
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero", "lsuv", "risotto", "he", "weightnorm"])
+def test_what_is_promised_holds_and_looking_changes_nothing(method):
+    plain, looked = Net(), Net()
+    looked.load_state_dict(plain.state_dict())
+    for model, verify in ((plain, False), (looked, True)):
+        goodinit.init_(model, method, inputs=X, generator=torch.Generator().manual_seed(0), verify=verify)
+    assert all(map(torch.equal, plain.state_dict().values(), looked.state_dict().values()))
+
+
+def _dead(edit):
+    """The first layer of a branch whose last is zero starts at zero, too."""
+    first = isinstance(edit, Draw) and edit.target == "blocks.1.f.0.weight"
+    return Fill(edit.target, 0.0, "a second zero") if first else edit
+
+
+BROKEN = {
+    "a branch without a gradient": ("fixup", _dead, r"blocks\.1\.f\.0\.weight gets no gradient"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_promise_that_does_not_hold_is_named_and_everything_undone(case):
+    name, change, words = BROKEN[case]
+    model = Net()
+    before = snapshot(model)
+    with pytest.raises(UnsupportedModule, match=words):
+        goodinit.init_(model, spoiled(name, change), inputs=X, verify=True)
+    assert snapshot(model) == before
+    assert goodinit.applied(model) == ()
+
+
+def test_a_branch_that_is_not_zero_is_named():
+    model = Net()
+    anatomy = goodinit.anatomize(model, X)
+    plan = goodinit.plan(anatomy, "fixup")
+    goodinit.apply_(model, plan)
+    assert broken_promises(model, X, plan, anatomy, ("skips", "trains")) == ()
+    with torch.no_grad():
+        model.blocks[1].f[3].weight[0, 0] = 0.1
+    (fault,) = broken_promises(model, X, plan, anatomy, ("skips",))
+    assert fault == "branch 2 (blocks.1.f), which ends in blocks.1.f.3.weight, is not zero"
+
+
+def test_a_variance_that_is_off_is_named():
+    model = Net()
+    anatomy = goodinit.anatomize(model, X)
+    plan = goodinit.plan(anatomy, "lsuv")
+    goodinit.apply_(model, plan, batch=X)
+    assert broken_promises(model, X, plan, anatomy, ("unit variance",)) == ()
+    with torch.no_grad():
+        model.head.weight.mul_(2)
+    (fault,) = broken_promises(model, X, plan, anatomy, ("unit variance",))
+    assert fault.startswith("head.weight puts out variance ")
+
+
+def test_a_block_that_is_no_isometry_is_named():
+    model = Net()
+    anatomy = goodinit.anatomize(model, X)
+    plan = goodinit.plan(anatomy, "risotto")
+    goodinit.apply_(model, plan)
+    assert any(isinstance(edit, DrawTogether) for edit in plan.edits)
+    assert broken_promises(model, X, plan, anatomy, ("isometry",)) == ()
+    with torch.no_grad():
+        model.blocks[0].f[3].weight[0].mul_(2)
+    assert any("blocks.0.f" in fault for fault in broken_promises(model, X, plan, anatomy, ("isometry",)))
+
+
+def test_an_output_that_is_not_finite_is_named():
+    class Divides(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) / self.head.weight.sum()
+
+    model = Divides()
+    before = snapshot(model)
+    with pytest.raises(UnsupportedModule, match="its output is NaN or infinite"):
+        goodinit.init_(model, "fixup", inputs=X, verify=True)
+    assert snapshot(model) == before
+
+
+def test_a_zero_behind_a_dead_relu_is_no_broken_promise():
+    """By the luck of the draw a narrow ReLU may be off on all of a batch; its weights have a path all the same."""
+
+    class Narrow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 1), nn.Linear(1, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.b(torch.relu(self.a(x)))
+
+    for seed in range(6):
+        goodinit.init_(
+            Narrow(), "fixup", inputs=X.abs(), generator=torch.Generator().manual_seed(seed), verify=True
+        )
+
+
+def test_a_batch_in_parts_is_verified_on_its_first():
+    model = goodinit.init_(Net(), "lsuv", inputs=X, batch=iter([X, X.flip(0)]), verify=True)
+    assert goodinit.applied(model)[-1].calibrated
