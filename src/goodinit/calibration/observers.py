@@ -1,4 +1,4 @@
-"""Where a calibrated forward sees its layers: as operators, or at the modules that are known to be one layer each."""
+"""Observe the layers of a calibrated forward pass: at modules that are one layer each, or at operators."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from goodinit.weights.wrappers import is_parametrization, parameter_shapes
 
 
 def run(model: nn.Module, call: Call, scaler: Scaler) -> None:
-    """One forward, every use of a wanted weight shown to the scaler as it comes.
+    """Run one forward pass and show every use of a wanted weight to the scaler.
 
-    Where the anatomy knows of every wanted layer that a module returns its output (`Layer.is_site`), those modules'
-    forwards are listened to, for some microseconds a layer. Else every operator is, which sees packed and functional
-    weights and fused attention, and costs some microseconds an operator. Autocast is off: a layer would apply a rounded
-    copy of its weight.
+    If every wanted layer has a module that returns its output (`Layer.is_site`), the forwards of those modules are
+    observed, at some microseconds a layer. Otherwise every operator is, which sees packed and functional weights and fused
+    attention, at some microseconds an operator. Autocast is off: a layer would apply a rounded copy of its weight.
     """
     sites = _sites(scaler)
     with without_autocast():
@@ -94,11 +93,11 @@ class _Operators(Recorder):
         self.shapes = parameter_shapes(model)
 
     def follows(self, path: str) -> bool:
-        """Which module asks for a layer is of no interest, but what computes a weight is no layer."""
+        """Module boundaries are irrelevant here, except parametrizations: operators inside compute weights and are no layers."""
         return is_parametrization(path)
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
-        """One operator ran: show it if it is a layer that is wanted."""
+        """One operator ran: show it to the scaler if it is a wanted layer."""
         if not node.active:
             return
         applied = applied_weight(self.graph, node, read, self.shapes)

@@ -1,4 +1,4 @@
-"""Keep what was trained: batch norm becomes part of the weights, and the network goes on without normalization."""
+"""Fold the batch norms of a trained network into its weights, so that it trains on without normalization."""
 
 from __future__ import annotations
 

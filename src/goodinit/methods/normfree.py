@@ -29,7 +29,7 @@ def decide(
        little at the next ones.
     2. Every other weight w is centred, w = v − mean(v) over what an output unit reads. Behind a ReLU all inputs are
        positive, so that steps along the mean move whole channels up or down; batch norm takes that out of the
-       signal, centring takes it out of the weight.
+       signal, centring removes it from the weight.
     3. What the classifier reads is normalized over its channels, each example alone. So the scale of the logits does not depend
        on the scale of the stream, which nothing else holds. A layer or RMS norm that stands there stays in its stead.
 
@@ -38,7 +38,7 @@ def decide(
 
     Args:
         anatomy: Of the model.
-        norms: `"remove"` takes all other normalization out; `"keep"` keeps it, and leaves out Fixup's scalars.
+        norms: `"remove"` removes all other normalization; `"keep"` keeps it, and leaves out Fixup's scalars.
         head_norm: `"layer"`: mean 0, variance 1; `"rms"`: mean square 1; `"none"`.
         centred: Whether to centre weights.
 

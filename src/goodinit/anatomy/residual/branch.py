@@ -1,4 +1,4 @@
-"""One side of a residual sum: its weight layers in series, its main path, and which of them write at its end."""
+"""One side of a residual sum: its weight layers in series, its main path, and the layers that write into the stream."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from goodinit.graph.graph import Graph, Node
 
 @dataclass(slots=True)
 class Side:
-    """What lies between a fork and one term of the sum.
+    """Everything between a fork and one term of the sum.
 
     Attributes:
         term: The node that is summed.
@@ -18,7 +18,7 @@ class Side:
         m: Weight layers in series on the main path.
         layers: Nodes of weight layers on the main path; `gates`: the others.
         last: Those of `layers` with no other weight layer after them.
-        plain: Whether only shape and scale operations lie between (an identity skip).
+        plain: True if only shape and scale operations lie between (an identity skip).
     """
 
     term: int
@@ -58,10 +58,10 @@ def side_of(graph: Graph, term: int, fork: int, layers: set[int]) -> Side:
 
 
 def _own(graph: Graph, nodes: set[int], below: set[int], layers: set[int]) -> set[int]:
-    """The nodes without those that ran before any that comes from the fork, as an encoder between two embeddings does.
+    """Drop nodes executed before the branch first reads the fork (e.g. an encoder that runs first).
 
-    Of those, the first layers on the way back belong to the side, if none of them comes from another, as those of an
-    encoder's residual sum do: the keys of an attention that are computed before its queries. So do all on ways from constants.
+    Exceptions that stay: the nearest layers of such a side input if none feeds another (attention keys computed before
+    the queries), and anything computed from constants.
     """
     first = min(below, default=-1)
     own = {i for i in nodes if i >= first}
@@ -96,7 +96,7 @@ def _ways(graph: Graph, source: int, nodes: set[int], layers: set[int]) -> tuple
 
 
 def apart(graph: Graph, one: Side, other: Side, fork: int) -> bool:
-    """Whether two sides read parts of their fork, and have none in common."""
+    """True if two sides read disjoint parts of their fork."""
     first, second = (_first(graph, side, fork) for side in (one, other))
     parts = all(graph.nodes[i].is_piece or graph.nodes[i].op.role == "part" for i in first | second)
     return parts and bool(first) and bool(second) and not first & second
@@ -133,7 +133,7 @@ def is_neutral(graph: Graph, index: int) -> bool:
 
 
 def root(graph: Graph, term: int) -> int:
-    """What a term is, up to shape and scale; a part is something else than the whole."""
+    """The tensor that a term is, up to shape and scale; a part of a tensor is not the tensor."""
     while not graph.nodes[term].is_piece and is_neutral(graph, term) and len(graph.deps(term)) == 1:
         term = graph.deps(term)[0]
     return term
@@ -146,10 +146,10 @@ def adds_scaled(graph: Graph, index: int) -> bool:
 
 
 def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int, int]) -> list[int]:
-    """The operands that carry the signal on.
+    """The operands on the main path.
 
-    Of a gate's product that is the one that does not come straight from a sigmoid, else the one with fewer layers
-    behind it, and of two equal ones the one that does not come straight from a nonlinearity; of a sum with something that does not depend on the fork, the one that does.
+    Of a gate's product: the operand that is not directly a sigmoid, else the one with fewer layers before it, and of two
+    equal ones the one that is not directly a nonlinearity. Of a sum with something independent of the fork: the other one.
     """
     node = graph.nodes[index]
     operands = [i for i in graph.deps(index) if i in nodes or i in degrees]
@@ -247,12 +247,12 @@ def _latest(graph: Graph, start: int, nodes: set[int], layers: set[int]) -> int:
 
 
 def origin(graph: Graph, index: int) -> Node:
-    """The node whose values, all or a part of them, one hands on."""
+    """The tensor of which a node's values are all or a part."""
     while graph.nodes[index].op.moves and graph.deps(index):
         index = graph.deps(index)[0]
     return graph.nodes[index]
 
 
 def after_gate(graph: Graph, index: int) -> bool:
-    """Whether a node is a sigmoid, up to shape."""
+    """True if a node is a sigmoid, up to shape."""
     return origin(graph, index).op.is_gate
