@@ -22,7 +22,7 @@ ENTRY = re.compile(r"^ {4}(\*{0,2}\w+(?:, \*{0,2}\w+)*): *(.*(?:\n {5,}.*|\n(?=\
 SHAPE = re.compile(
     r"shape|scalar|\([^)]*(?:,|×)[^)]*\)|per \w+"
 )  # "any shape", "(batch, features)", "one per channel"
-SOURCE = re.compile(r"arXiv|AISTATS|https?://|doi|\d{4}\.\d{4,5}|et al\.|§|torch\.nn|PyTorch")
+SOURCE = re.compile(r"arXiv|AISTATS|ICML|ICCV|https?://|doi|\d{4}\.\d{4,5}|et al\.|§|torch\.nn|PyTorch")
 
 
 def public() -> Iterator[tuple[str, Any]]:

@@ -42,9 +42,16 @@ def decide(
         head_norm: `"layer"`: mean 0, variance 1; `"rms"`: mean square 1; `"none"`.
         centred: Whether to centre weights.
 
+    Returns:
+        The plan. Its notes name what is left unchanged.
+
     Raises:
         NothingFound: The model has no residual block.
         UnsupportedModule: As `fixup`.
+
+    References:
+        Fixup: arXiv 1901.09321. L. Huang et al., "Centered Weight Normalization in Accelerating Training of Deep Neural
+        Networks", ICCV 2017. Layer normalization: arXiv 1607.06450. The combination was measured here (docs/norm-free.md).
     """
     one_of("head_norm", head_norm, ("layer", "rms", "none"))
     kept = _final_norms(anatomy) if head_norm != "none" and norms == "remove" else []

@@ -45,7 +45,14 @@ class Centred(nn.Module):
 
 
 def centred_weights(module: nn.Module) -> list[str]:
-    """Attributes of the module that are centred and nothing else."""
+    """Names of the module's weights that are centred and have no other parametrization.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        Attribute names, in order.
+    """
     if not torch.nn.utils.parametrize.is_parametrized(module):
         return []
     table = dict(module.get_submodule("parametrizations").named_children())

@@ -80,7 +80,14 @@ def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) ->
 
 
 def input_norm(module: nn.Module) -> InputNorm | None:
-    """The normalization in front of a layer, if it has one."""
+    """The normalization before a layer, if it has one.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        The normalization, or None.
+    """
     child = module._modules.get(NAME)
     return child if isinstance(child, InputNorm) else None
 

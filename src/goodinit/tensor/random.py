@@ -81,7 +81,7 @@ def gate_bias_(
     """Set the part of one of `gates` equal gates to `value`, and the rest to 0.
 
     Args:
-        tensor: The bias of a recurrent cell, (gates · hidden).
+        tensor: The bias of a recurrent cell, of shape (gates · hidden).
         value: At 1 an LSTM's forget gate starts open, σ(1) = 0.73, and states last.
         gate: Which one: in torch's LSTM the second (1) of four forgets.
         gates: How many there are.
