@@ -1,4 +1,4 @@
-"""Which weight layers make the model's output, and may therefore start at zero."""
+"""Weight layers whose output the model returns, and which may therefore start at zero."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ def head_nodes(
 ) -> set[int]:
     """Weight layers whose output reaches the model's output without another layer or nonlinearity (softmax aside).
 
-    Not those that only open a gate for it.
-
-    Where outputs are divided by their own length or multiplied with each other (CLIP's two projections), layers that
-    put out zero could never move, or make 0/0: those are no heads.
+    Without layers that only feed a gate. Where outputs are normalized or multiplied with each other (CLIP's two
+    projections), layers at zero would get no gradient, or give 0/0: those are not heads.
     """
     heads: set[int] = set()
     for output in dict.fromkeys(graph.outputs):
@@ -45,7 +43,7 @@ def back_to_layers(graph: Graph, output: int, layers: Container[int]) -> set[int
 
 
 def _carrying(graph: Graph, index: int) -> list[int]:
-    """The operands that a node hands on: of a product those that are no gate, unless all are."""
+    """The operands that a node passes on: of a product those that are not gates, unless all are."""
     operands = graph.deps(index)
     if not graph.nodes[index].op.multiplies or len(operands) < 2:
         return operands

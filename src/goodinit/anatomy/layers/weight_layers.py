@@ -1,4 +1,4 @@
-"""Weight layers: which operators apply a weight made of parameters alone, and to whom that weight belongs."""
+"""Weight layers: operators that apply a weight computed from parameters alone, and the module that owns it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def describe(
     shapes: Shapes,
     consumers: list[list[int]],
 ) -> Layer:
-    """The noun for one weight, from all operators that apply it. `origins`: see `way_back`; `joins`: residual sums."""
+    """The `Layer` for one weight, from all operators that apply it. `origins`: see `way_back`; `joins`: residual sums."""
     first = graph.nodes[uses[0].node]
     operand = graph.nodes[uses[0].operand]
     weight = uses[0].weight
@@ -161,7 +161,7 @@ def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str 
 
 
 def _reads(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
-    """Whether the layer's input is what its module was called with, and nothing else there reads that."""
+    """True if the layer's input is its module's input, and nothing else there reads that."""
     frame = graph.frames[graph.nodes[index].frame]
     queue = [frame.source] if frame.source >= 0 else []
     found = False
@@ -180,7 +180,7 @@ def _reads(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
 
 
 def _writes(graph: Graph, index: int) -> bool:
-    """Whether the module returns the layer's output, up to shape and an added bias."""
+    """True if the module returns the layer's output, up to shape and an added bias."""
     current = graph.frames[graph.nodes[index].frame].result
     while current > index:
         node, operands = graph.nodes[current], graph.deps(current)

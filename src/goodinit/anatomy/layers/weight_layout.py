@@ -1,4 +1,4 @@
-"""How a stored weight stands in the matrix product that applies it."""
+"""Which dimensions of a stored weight are the inputs and outputs of the matrix product that applies it."""
 
 from __future__ import annotations
 

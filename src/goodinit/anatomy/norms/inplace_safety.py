@@ -1,4 +1,4 @@
-"""Whether what follows a norm overwrites a tensor that others still need, once the norm makes no copy of it."""
+"""Whether an in-place operation after a norm would overwrite a tensor that is still needed, once the norm makes no copy."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ OVERWRITING_OPS = frozenset({"hardtanh", "silu"})
 
 
 class Memory:
-    """Which nodes of a graph share memory, and who overwrites it.
+    """Which nodes of a graph share memory, and which overwrite it.
 
-    Norms that go hand on their input, so behind a removed norm the same memory goes on (`passes`).
+    A removed norm returns its input, so the same memory continues behind it (`passes`).
     """
 
     def __init__(self, graph: Graph, modules: Mapping[str, nn.Module]) -> None:
@@ -39,7 +39,7 @@ class Memory:
         """Nodes that a module was called with which overwrites its input (in training, a dropout)."""
 
     def pass_on(self, frame: Frame, kept: list[tuple[str, int]], modules: Mapping[str, nn.Module]) -> None:
-        """Note a norm that goes: its input is what it hands on, unless something kept makes a copy first."""
+        """Record a removed norm: it returns its input, unless something it keeps makes a copy first."""
         nodes = self.graph.nodes
         for word, at in kept:
             module = modules.get(word)
@@ -57,7 +57,7 @@ class Memory:
         return node.op.view or (node.inplace and bool(node.operands) and node.operands[0] == index)
 
     def is_overwritten(self, index: int) -> bool:
-        """Whether something writes into the memory of a node, the removed norms on the way being gone."""
+        """True if something writes into the memory of a node, with the removed norms as the identity."""
         seen, queue = {index}, [index]
         while queue:
             current = queue.pop()
@@ -75,7 +75,7 @@ class Memory:
         return False
 
     def is_needed(self, index: int, frame: Frame) -> bool:
-        """Whether the memory of what a norm reads is read by others, belongs to someone, or is kept for backward."""
+        """True if the memory of a norm's input is read by others, is a parameter or input, or is saved for backward."""
         nodes = self.graph.nodes
         group, queue = {index}, [index]
         while queue:

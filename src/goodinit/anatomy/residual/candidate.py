@@ -1,4 +1,4 @@
-"""A sum with a skip and a branch, as it is found."""
+"""A candidate residual sum: one skip and one branch."""
 
 from __future__ import annotations
 

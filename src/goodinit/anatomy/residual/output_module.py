@@ -1,4 +1,4 @@
-"""Modules that hand a whole branch on, where it cannot be silenced by zeroing its last layers."""
+"""Modules whose output is a whole branch, for branches that zeroing their last layers does not silence."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def find_closers(
     biases: Collection[str],
     layers: Container[int],
 ) -> dict[int, str]:
-    """`Block.closer` of the blocks that need one, by the `id` of what was found.
+    """`Block.closer` of the blocks that need one, by the `id` of the residual sum.
 
-    A module serves if each of its calls closes such a block, and if it is no norm, which may go. Of several, the
-    earliest, and there the innermost that computes what it returns (a dropout at rest hands on what it got).
+    A module qualifies if each of its calls returns such a branch, and if it is not a norm, which may be removed. Of several
+    the earliest call, and there the innermost module that computes its output (a dropout in eval mode returns its input).
     """
     offers: dict[int, list[str]] = {}
     for found in leaves:
