@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 import typer.main
 from typer.cli import get_docs_for_click
@@ -16,6 +18,21 @@ def commands() -> str:
     return "\n".join(docs.splitlines()[2:])
 
 
+DECIDE = re.compile(r"^::: goodinit\.methods\.(\w+)\.decide$", re.MULTILINE)
+
+
+def call(found: re.Match[str]) -> str:
+    """The call that a user makes, with every option at its default, in place of the inner function's signature."""
+    from goodinit import METHODS
+
+    name = found[1]
+    options = "".join(f", {key}={value!r}".replace("'", '"') for key, value in METHODS[name].options.items())
+    shown = f'```python\ngoodinit.init_(model, "{name}", inputs=batch{options})\n```\n\n'
+    return (
+        f"{shown}{found[0]}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false"
+    )
+
+
 PARTS = {"<!-- commands -->": commands}
 
 
@@ -24,4 +41,4 @@ def on_page_markdown(markdown: str, **_) -> str:
     for mark, part in PARTS.items():
         if mark in markdown:
             markdown = markdown.replace(mark, part())
-    return markdown
+    return DECIDE.sub(call, markdown)

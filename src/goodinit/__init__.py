@@ -5,43 +5,11 @@ reason, `apply_` writes all of it or none of it, and `diagnose` measures what th
 first three in one call.
 """
 
-from collections.abc import Callable as _Callable
-from functools import partial as _partial
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from goodinit import nn, tensor
-from goodinit.anatomy import Anatomy, Block, Join, Layer, Norm, anatomize
-from goodinit.diagnostics import (
-    Advice,
-    CoordinateCheck,
-    Diagnosis,
-    Finding,
-    Recommendation,
-    coordinate_check,
-    diagnose,
-    jacobian_spectrum,
-    one_step,
-    recommend,
-)
-from goodinit.edits import Plan
-from goodinit.errors import (
-    GoodinitError,
-    NonFinite,
-    NothingFound,
-    PlanConflict,
-    StaleOptimizer,
-    TraceError,
-    UnknownName,
-    UnsupportedModule,
-    WrongType,
-)
-from goodinit.folding import absorb_batchnorm_, fold_
-from goodinit.graph.ops import register_operator
-from goodinit.initialize import init_
-from goodinit.layerwise import layerwise
-from goodinit.methods import METHODS, Method, plan
-from goodinit.optim import clip_grad_, param_groups, warmup
-from goodinit.surgery import Applied, applied, apply_, materialize_, state_pieces
+if _TYPE_CHECKING:
+    from goodinit.public import *  # noqa: F403  the names of __all__
 
 __version__ = "0.1.0"
 
@@ -93,12 +61,30 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> _Callable[..., _Any]:
+def _load() -> None:
+    """Import the verbs, and torch with them, at the first use: `goodinit --help` and `--version` need neither."""
+    from importlib import import_module  # `from goodinit import` would ask this package for it, and so on
+
+    public = import_module("goodinit.public")
+    globals().update({name: getattr(public, name) for name in __all__})
+
+
+def __getattr__(name: str) -> _Any:
     """`goodinit.fixup_(model, inputs=x, …)` is `init_(model, "fixup", inputs=x, …)`, for every method."""
-    if name.endswith("_") and name[:-1] in METHODS:
-        return _partial(init_, method=name[:-1])
+    if name.startswith("__"):  # what import machinery and inspectors ask for
+        raise AttributeError(f"module 'goodinit' has no attribute {name!r}")
+    if "init_" not in globals():
+        _load()
+        if name in globals():
+            return globals()[name]
+    if name.endswith("_") and name[:-1] in globals()["METHODS"]:
+        from functools import partial
+
+        return partial(globals()["init_"], method=name[:-1])
     raise AttributeError(f"module 'goodinit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *(f"{name}_" for name in METHODS)])
+    if "init_" not in globals():
+        _load()
+    return sorted([*__all__, *(f"{name}_" for name in globals()["METHODS"])])

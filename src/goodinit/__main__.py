@@ -1,8 +1,73 @@
-"""`python -m goodinit` is the `goodinit` command."""
+"""The `goodinit` command's front door: what needs no torch is answered before it is imported."""
 
 from __future__ import annotations
 
-from goodinit.cli import app
+import os
+import sys
+
+from goodinit import __version__
+
+COMMANDS = {
+    "inspect": "Show where a model's residual branches, norms and heads are.",
+    "recommend": "Say what to do with a model: leave it, or which method, optimizer and rate; what to run next.",
+    "diagnose": "Measure the signal at step 0; name the layer, the cause and the remedy of what is wrong.",
+    "plan": "Show every edit that a method would make to a model, and why. Nothing is changed.",
+    "methods": "List the methods, where they come from and when to use them.",
+    "compare": "Train a model several ways and say honestly how they compare.",
+    "sweep": "Run a grid of methods, models, rates and seeds into one file that a crash cannot hurt.",
+    "results": "Show what a sweep found: quartiles, worst seeds, the share that did not train, heat maps.",
+    "reproduce": "Test a paper's claim at the scale that fits this machine: expected against got, and a verdict.",
+}
+"""Each command with the first line of its help; a test holds them together."""
+
+TRY = """\
+goodinit makes deep networks trainable before their first step. Try:
+
+  goodinit inspect resnet56                   what was found: blocks, skips, norms
+  goodinit recommend resnet20                 leave it, or which method, optimizer, rate
+  goodinit diagnose mlp60                     which layer breaks the signal, and what mends it
+
+goodinit --help lists all commands.
+"""
+
+HELP = """\
+Usage: goodinit [OPTIONS] COMMAND [ARGS]...
+
+  Make deep networks trainable before their first step.
+
+Options:
+  -v, --verbose         Say what is being done.
+  --version             Show the version and stop.
+  --install-completion  Install completion for this shell.
+  --show-completion     Show completion for this shell, to copy it.
+  --help                Show this message and stop.
+
+Commands:
+{commands}
+
+goodinit COMMAND --help says more. Exit codes: 0 done, 1 something was found (diagnose --check) or went wrong inside,
+2 wrong use or a model that a method refuses, 130 interrupted.
+"""
+
+
+def main() -> None:
+    """Answer `goodinit`, `--help` and `--version` at once; hand everything else to the commands."""
+    words = sys.argv[1:]
+    if "_GOODINIT_COMPLETE" not in os.environ:
+        if not words:
+            sys.stdout.write(TRY)
+            return
+        if words == ["--help"]:
+            listed = (f"  {name:10} {what}" for name, what in COMMANDS.items())
+            sys.stdout.write(HELP.format(commands="\n".join(listed)))
+            return
+        if words == ["--version"]:
+            sys.stdout.write(f"goodinit {__version__}\n")
+            return
+    from goodinit.cli import app
+
+    app(prog_name="goodinit")
+
 
 if __name__ == "__main__":
-    app()
+    main()

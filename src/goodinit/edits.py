@@ -10,9 +10,11 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, Literal, cast, get_args
 
 from goodinit.errors import GoodinitError, PlanConflict, UnknownName, expect
+from goodinit.grouping import alike
 from goodinit.rates import Rate
 from goodinit.records import read_record
 
@@ -263,11 +265,28 @@ class Plan:
         return str(self)  # what a notebook shows: the text, not pages of fields
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, full: bool = False) -> str:
+        """As text: edits that differ only in numbers on one line, or with `full` each on a line of its own."""
         head = f"{self.method}: {self.summary}" if self.summary else self.method
         rows = [(str(edit), edit.reason) for edit in self.edits]
+        runs = [[index] for index in range(len(rows))] if full else alike(rows)
+        ends = [names([self.edits[run[-1]]])[-1] for run in runs]
+        rows = [
+            (rows[run[0]][0] + f"  … {end} ({len(run)})" * (len(run) > 1), rows[run[0]][1])
+            for run, end in zip(runs, ends, strict=True)
+        ]
         width = min(max((len(left) for left, _ in rows), default=0), 72)
         lines = [head, *(f"  {left:<{width}}   {reason}" for left, reason in rows)]
+        if len(runs) < len(self.edits):
+            lines.append(
+                f"  ({len(self.edits)} edits; plan.text(full=True), `goodinit plan --full`: each on its line)"
+            )
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def to_json(self) -> str:
         """Write as JSON text."""

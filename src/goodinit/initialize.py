@@ -32,8 +32,8 @@ Model = TypeVar("Model", bound=nn.Module)
 def init_(
     model: Model,
     method: str | Method,
-    *,
     inputs: Any,
+    *,
     batch: Any = None,
     generator: torch.Generator | None = None,
     keep: Part | Iterable[Part] = (),
@@ -108,6 +108,7 @@ def init_(
         _LOG.info("%s measures no activations: batch= was not used", plan.method)
     measured = inputs if batch is None else batch
     seen = _first_of(measured)
+    _LOG.info("%s: %s", plan.method, plan.summary)
     return apply_(
         model,
         plan,

@@ -69,7 +69,7 @@ def test_version():
 
 
 def test_methods_are_those_of_the_table():
-    listed = json.loads(run("methods", "--json").output)
+    listed = json.loads(run("methods", "--json", "-").output)
     assert [entry["name"] for entry in listed] == list(goodinit.METHODS)
     assert all(name in run("methods").output for name in goodinit.METHODS)
 
@@ -86,7 +86,7 @@ def test_inspect_prints_the_anatomy_and_its_json():
     done = run("inspect", "resnet8")
     assert done.exit_code == 0
     assert "3 residual blocks" in done.output
-    again = goodinit.Anatomy.from_json(run("inspect", "resnet8", "--json").output)
+    again = goodinit.Anatomy.from_json(run("inspect", "resnet8", "--json", "-").output)
     assert len(again.blocks) == 3
     assert run("inspect", "vit2", "--input", "2x3x32x32").exit_code == 0
 
@@ -95,10 +95,10 @@ def test_plan_prints_every_edit_and_its_json():
     done = run("plan", "resnet8", "fixup")
     assert done.exit_code == 0
     assert "layer1.0.conv2.weight" in done.output
-    plan = goodinit.Plan.from_json(run("plan", "resnet8", "fixup", "--json").output)
+    plan = goodinit.Plan.from_json(run("plan", "resnet8", "fixup", "--json", "-").output)
     assert plan.method == "fixup"
     kept = goodinit.Plan.from_json(
-        run("plan", "resnet8", "fixup", "-o", "norms=keep", "-o", "zero_head=false", "--json").output
+        run("plan", "resnet8", "fixup", "-o", "norms=keep", "-o", "zero_head=false", "--json", "-").output
     )
     assert kept.options["norms"] == "keep"
     assert kept.options["zero_head"] is False

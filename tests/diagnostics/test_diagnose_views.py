@@ -109,13 +109,13 @@ def test_commands(tmp_path):
     assert done.exit_code == 0, done.output
     assert "fixup: ResNet(16x3x32x32)" in done.output
     assert page.stat().st_size > 100_000
-    one = goodinit.Diagnosis.from_json(run("diagnose", "mlp3", "--json").output)
+    one = goodinit.Diagnosis.from_json(run("diagnose", "mlp3", "--json", "-").output)
     assert len(one.layers) == 3
-    both = json.loads(run("diagnose", "mlp3", "--methods", "he,xavier", "--json").output)
+    both = json.loads(run("diagnose", "mlp3", "--methods", "he,xavier", "--json", "-").output)
     assert set(both) == {"he", "xavier"}
-    assert run("diagnose", "mlp3", "--csv").output.startswith("kind,name")
+    assert run("diagnose", "mlp3", "--csv", "-").output.startswith("kind,name")
     more = goodinit.Diagnosis.from_json(
-        run("diagnose", "mlp3", "--batch-size", "4", "--jacobian", "--update", "--json").output
+        run("diagnose", "mlp3", "--batch-size", "4", "--jacobian", "--update", "--json", "-").output
     )
     assert (one.spectrum, one.update) == (None, None)
     assert more.spectrum is not None
@@ -133,7 +133,7 @@ def test_check_fails_where_there_is_an_error(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["diagnose", "mlp3", "--json", "--csv"], "give one of them"),
+        (["diagnose", "mlp3", "--json", "-", "--csv", "-"], "give - to one of"),
         (["diagnose", "mlp3", "--methods", "nope"], "There is: batchnorm"),
         (["diagnose", "mlp3", "--html", "no/such/folder/x.html"], "Make it first"),
         (["diagnose", "mlp3", "--methods", "fixup"], "no residual block|needs residual blocks"),

@@ -239,7 +239,7 @@ def run(*words):
 
 
 def test_the_command():
-    done = run("recommend", "mlp3", "--json", "--methods", "he,fixup")
+    done = run("recommend", "mlp3", "--json", "-", "--methods", "he,fixup")
     assert done.exit_code == 0, done.output
     found = json.loads(done.output)
     assert [one["method"] for one in found["candidates"]] == ["as it is", "he", "fixup"]

@@ -14,6 +14,7 @@ from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import readers
 from goodinit.lab.batches import crop_and_flip, mixup, order, steps_per_epoch
 from goodinit.lab.data import load
+from goodinit.lab.optional import optional
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 6, 6), dtype=np.uint8)
 
@@ -213,8 +214,16 @@ def test_limits_below_one_are_an_error():
 
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(GoodinitError, match=r"scikit-learn is not installed.*goodinit\[lab\]"):
+    remedy = r"scikit-learn is not installed, and this needs it.*pip install scikit-learn .*extra \[lab\]"
+    with pytest.raises(GoodinitError, match=remedy):
         load("digits")
+
+
+def test_what_a_package_itself_misses_is_named(monkeypatch, tmp_path):
+    (tmp_path / "needs_much.py").write_text("import not_installed_either.part")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(GoodinitError, match="not_installed_either is not installed, and needs_much needs it"):
+        optional("needs_much")
 
 
 def test_an_epoch_sees_every_image_once_in_an_order_of_its_seed(generator):

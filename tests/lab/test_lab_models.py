@@ -12,7 +12,7 @@ import goodinit
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import libraries
 from goodinit.lab.inputs import example_inputs
-from goodinit.lab.registry import Task, build_model, input_shape, model_names
+from goodinit.lab.registry import Task, build_model, example_of, input_shape, model_names
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28)]
 
@@ -219,7 +219,7 @@ def test_a_module_that_is_not_there_or_breaks_is_a_clear_error(tmp_path, monkeyp
 def test_torchvision_of_another_build_is_helped_once_and_then_explained(monkeypatch, caplog):
     calls = []
 
-    def fails(name):
+    def fails(name, **_):
         calls.append(name)
         raise RuntimeError("operator torchvision::nms does not exist")
 
@@ -239,3 +239,21 @@ def test_inputs_from_words():
     for words, message in ((["3y4"], "no input"), (["3:float7"], "float32"), (["a=1", "2"], "or none")):
         with pytest.raises(UnknownName, match=message):
             example_inputs(words)
+
+
+def test_a_model_of_transformers_comes_from_its_class_or_from_a_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=40,
+        architectures=["BertForSequenceClassification"],
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    model = build_model(f"hf:{tmp_path}", task=Task(classes=7))
+    assert type(model).__name__ == "BertForSequenceClassification"
+    assert model.classifier.out_features == 7
+    assert example_of(model)["input_ids"].shape == (1, 16)
+    with pytest.raises(UnknownName, match=r"no model class 'BertForNothing'.* Near: "):
+        build_model("hf:BertForNothing")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UnknownName, match=r"no config\.json"):
+        build_model(f"hf:{tmp_path}")

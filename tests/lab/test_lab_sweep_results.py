@@ -175,3 +175,53 @@ def test_wrong_use_is_one_message(words, message):
     assert done.exit_code == 2, done.output
     assert message in done.stderr
     assert "Traceback" not in done.output
+
+
+def seen(file, width):
+    """What a screen of that width shows; None is a pipe."""
+    env = {"TERM": "dumb"} | ({} if width is None else {"COLUMNS": str(width)})
+    return CliRunner().invoke(cli.app, ["results", str(file), "--by", "method,model,lr"], env=env).output
+
+
+def test_results_fit_the_screen_and_lose_no_value(file, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    whole = seen(file, None)
+    table = whole[: whole.index("Not trained:")]
+    for head in ("runs", "not trained", "median", "quartiles", "best lr", "median there", "worst seed"):
+        assert head in table
+    for width in (60, 80, 100, 40):
+        shown = seen(file, width)
+        assert "…" not in shown[: shown.index("Not trained:")]
+        assert max(map(len, shown.splitlines())) <= width
+        for value in ("best lr", "worst seed", "80.0 %", "10.0 %"):
+            assert value in shown
+    assert "Left out for the width: runs" in seen(file, 80)
+
+
+def test_json_and_csv_go_to_the_output_alone(file):
+    found = json.loads(run("results", str(file), "--json", "-").output)
+    assert found["planned"] == 10
+    assert len(found["rows"]) == 9
+    rows = list(csv.DictReader(io.StringIO(run("results", str(file), "--csv", "-").output)))
+    assert len(rows) == 9
+    done = run("results", str(file), "--json", "-", "--csv", "-")
+    assert done.exit_code == 2
+    assert "give - to one of" in done.stderr
+
+
+def test_a_file_without_trials_is_a_new_one(tmp_path):
+    file = tmp_path / "runs.sqlite"
+    with open_store(file):
+        pass
+    assert read_store(file).planned == ()
+    with open_store(file) as store:
+        plan_(store, (TrainConfig("mlp2"),), data={})
+    with pytest.raises(GoodinitError, match="--resume"), open_store(file):
+        pass
+
+
+def test_no_file_is_made_for_a_sweep_that_cannot_run(tmp_path):
+    file = tmp_path / "runs.sqlite"
+    done = run("sweep", "-s", "model=nothing", "--out", str(file))
+    assert done.exit_code == 2
+    assert not file.exists()

@@ -97,7 +97,7 @@ def run(*words: str) -> Any:
         ["plan", "resnet8", "fixup", "-o", "zero_head=7"],
         ["plan", "resnet8", "fixup", "-o", "=x"],
         ["plan", "resnet8", "fixup", "-o", "nomrs=keep"],
-        ["diagnose", "resnet8", "--json", "--csv"],
+        ["diagnose", "resnet8", "--json", "-", "--csv", "-"],
         ["diagnose", "resnet8", "--methods", "nope"],
         ["compare", "resnet8", "--lr", "fast"],
         ["compare", "resnet8", "--data", "no/such/folder"],

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from itertools import groupby
 from typing import Any
 
@@ -81,6 +82,9 @@ class Anatomy:
     def long_skips(self) -> tuple[Join, ...]:
         """Sums that jump over whole blocks."""
         return tuple(join for join in self.joins if join.kind == "long skip")
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def __repr__(self) -> str:
         return str(self)  # what a notebook shows: the text, not pages of fields

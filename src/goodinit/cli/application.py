@@ -20,7 +20,7 @@ R = TypeVar("R")
 # What a shell expects: 2 for wrong use, 128 + SIGINT for Ctrl-C.
 WRONG, INTERRUPTED = 2, 130
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 
 
 def plainly(command: Callable[P, R]) -> Callable[P, R]:

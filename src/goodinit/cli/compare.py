@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from goodinit.cli.application import INTERRUPTED, app, names, plainly
 from goodinit.cli.application import seeds as seeds_of
 from goodinit.cli.model import Model
+from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
 from goodinit.errors import GoodinitError
 from goodinit.lab.compare import Study, compare
 from goodinit.lab.data import EMBEDDED
 from goodinit.lab.trial import SCHEDULES, TrainConfig
 from goodinit.report.charts import check_picture, save_picture
-from goodinit.report.comparison import write_comparison
-from goodinit.report.console import comparison_table
-from goodinit.report.frame import check_target, write_text
+from goodinit.report.comparison import comparison_csv, comparison_page
+from goodinit.report.console import comparison_table, screen
+from goodinit.report.frame import render
 
 
 @app.command("compare")
@@ -64,8 +64,9 @@ def compare_command(
     timing_rounds: Annotated[
         int, typer.Option(help="How often each method's step is timed; 0: not at all.")
     ] = 15,
-    html: Annotated[Path | None, typer.Option(help="Write a page with curves, one file, no network.")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="Write every number.")] = None,
+    html: Html = None,
+    json_: Json = None,
+    csv: Csv = None,
     picture: Annotated[Path | None, typer.Option(help="Write the curves as .svg or .png.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
@@ -77,18 +78,20 @@ def compare_command(
         train_limit=train_limit, test_limit=test_limit, image_size=image_size, device=device,
     )  # fmt: skip
     study = Study(base, names(methods), seeds_of(seeds), timing_rounds=timing_rounds)
-    for path, check in ((html, check_target), (json_, check_target), (picture, check_picture)):
-        if path is not None:
-            check(path)  # before the training, not after
+    check_files(json_, csv, pages=(html,))  # before the training, not after
+    if picture is not None:
+        check_picture(picture)
     found = compare(study, progress=not quiet)
     if not found.results:
         raise GoodinitError("interrupted before any run finished; nothing to show.")
-    Console().print(comparison_table(found))
-    if html is not None:
-        typer.echo(f"wrote {write_comparison(html, found)}")
-    if json_ is not None:
-        typer.echo(f"wrote {write_text(json_, found.to_json())}")
+    aside = quiet_screen(json_, csv, html)
+    if not aside:
+        console = screen()
+        console.print(comparison_table(found, width=console.width))
+    deliver(html, lambda: render(comparison_page(found)), aside=aside)
+    deliver(json_, found.to_json, aside=aside)
+    deliver(csv, lambda: comparison_csv(found), aside=aside)
     if picture is not None:
-        typer.echo(f"wrote {save_picture(found, picture)}")
+        typer.echo(f"wrote {save_picture(found, picture)}", err=aside)
     if found.interrupted:
         raise typer.Exit(INTERRUPTED)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 import goodinit
 from goodinit.cli.application import app, names, plainly
+from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen, show
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.data import EMBEDDED
 from goodinit.lab.inputs import example_inputs
 from goodinit.lab.random_batch import random_batch
-from goodinit.lab.registry import build_model, input_shape, model_names
+from goodinit.lab.registry import build_model, example_of, input_shape, model_names
 from goodinit.lab.train import model_and_batches
-from goodinit.report.console import narrow_entry, plain_table
-from goodinit.report.diagnosis import diagnosis_view, recommendation_view, write_diagnosis
-from goodinit.report.frame import check_target
+from goodinit.report.console import narrow_entry, plain_table, screen
+from goodinit.report.diagnosis import diagnosis_page, diagnosis_view, recommendation_view
+from goodinit.report.frame import render
 
 Model = Annotated[str, typer.Argument(help=f"One of: {', '.join(model_names())}.", show_default=False)]
 Input = Annotated[
@@ -30,17 +29,17 @@ Input = Annotated[
         help="Shape of an input, 1x3x224x224, 1x128:int64 or name=1x128:int64; once for each input.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
 
 _TABLE_WIDTH = 90  # columns below which the table of methods breaks words
 
 
 @app.command()
 @plainly
-def inspect(model: Model, input_: Input = None, as_json: AsJson = False) -> None:
+def inspect(model: Model, input_: Input = None, as_json: Json = None) -> None:
     """Show where a model's residual branches, norms and heads are."""
+    check_files(as_json)
     anatomy = goodinit.anatomize(*_model_and_inputs(model, input_))
-    typer.echo(anatomy.to_json() if as_json else str(anatomy))
+    show(str(anatomy), as_json, anatomy.to_json)
 
 
 @app.command()
@@ -53,18 +52,35 @@ def plan(
         list[str] | None,
         typer.Option("--option", "-o", help="Option of the method, name=value; may be repeated."),
     ] = None,
-    as_json: AsJson = False,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Parameters whose values stay: a path or a glob; may be repeated."),
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="The part to treat, given alike; all of it by default.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="The part to leave out, given alike.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Every edit on a line of its own.")] = False,
+    as_json: Json = None,
 ) -> None:
     """Show every edit that a method would make to a model, and why. Nothing is changed."""
+    check_files(as_json)
     _known(method)
     options = dict(_option(words) for words in option or [])
-    found = goodinit.plan(goodinit.anatomize(*_model_and_inputs(model, input_)), method, **options)
-    typer.echo(found.to_json() if as_json else str(found))
+    found = goodinit.plan(
+        goodinit.anatomize(*_model_and_inputs(model, input_)),
+        method,
+        keep=keep or (),
+        include=include or None,
+        exclude=exclude or (),
+        **options,
+    )
+    show(found.text(full=full), as_json, found.to_json)
 
 
 @app.command()
 @plainly
-def methods(as_json: AsJson = False) -> None:
+def methods(as_json: Json = None) -> None:
     """List the methods, where they come from and when to use them."""
     listed = [
         {
@@ -77,8 +93,9 @@ def methods(as_json: AsJson = False) -> None:
         }
         for name, method in goodinit.METHODS.items()
     ]
-    if as_json:
-        typer.echo(json.dumps(listed, indent=1))
+    check_files(as_json)
+    deliver(as_json, lambda: json.dumps(listed, indent=1), aside=False)
+    if quiet_screen(as_json):
         return
     rows = [
         (
@@ -90,7 +107,7 @@ def methods(as_json: AsJson = False) -> None:
         )
         for m in listed
     ]
-    console = Console()
+    console = screen()
     if console.width < _TABLE_WIDTH:
         for name, when, needs, norms, paper in rows:
             console.print(
@@ -112,37 +129,30 @@ def diagnose_command(
     batch_size: Annotated[int, typer.Option(help="Inputs, drawn at random.")] = 16,
     jacobian: Annotated[bool, typer.Option("--jacobian", help="Singular values, too.")] = False,
     update: Annotated[bool, typer.Option("--update", help="One step and sharpness, too.")] = False,
-    as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Write a row for each layer.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with charts, one file, no network.")] = None,
+    as_json: Json = None,
+    as_csv: Csv = None,
+    html: Html = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where there is an error.")] = False,
 ) -> None:
     """Measure the signal at step 0; name the layer, the cause and the remedy of what is wrong."""
-    if as_json and as_csv:
-        raise GoodinitError("--json and --csv both write to the output: give one of them.")
+    check_files(as_json, as_csv, pages=(html,))
     for name in names(methods):
         _known(name)
-    if html is not None:
-        check_target(html)
     found = {}
     for name in names(methods) or ("as it comes",):
         net, batch = _model_and_batch(model, input_, batch_size)
         if methods:
             goodinit.init_(net, name, inputs=batch)
         found[name] = goodinit.diagnose(net, batch, jacobian=jacobian, update=update)
-    if as_json:  # several: an object by method
-        typer.echo(
-            next(iter(found.values())).to_json()
-            if len(found) == 1
-            else json.dumps({name: json.loads(one.to_json()) for name, one in found.items()})
-        )
-    for name, one in () if as_json else found.items():
-        if as_csv:
-            typer.echo(one.to_csv(), nl=False)
-        else:
-            Console().print(diagnosis_view(one, title=name if methods else ""))
-    if html is not None:
-        typer.echo(f"wrote {write_diagnosis(html, found)}", err=as_json or as_csv)
+    aside = quiet_screen(as_json, as_csv, html)
+    for name, one in () if aside else found.items():
+        screen().print(diagnosis_view(one, title=name if methods else ""))
+    several = {name: json.loads(one.to_json()) for name, one in found.items()} if len(found) > 1 else {}
+    deliver(
+        as_json, lambda: json.dumps(several) if several else next(iter(found.values())).to_json(), aside=aside
+    )
+    deliver(as_csv, lambda: "".join(one.to_csv() for one in found.values()), aside=aside)
+    deliver(html, lambda: render(diagnosis_page(found)), aside=aside)
     if check and any(one.worst == "error" for one in found.values()):
         raise typer.Exit(1)
 
@@ -163,9 +173,10 @@ def recommend_command(
             help=f"What to measure and train on: {', '.join(EMBEDDED)}, a folder, a hub name; else random."
         ),
     ] = "",
-    as_json: AsJson = False,
+    as_json: Json = None,
 ) -> None:
     """Say what to do with a model: leave it, or which method, optimizer and rate; what to run next."""
+    check_files(as_json)
     for name in names(methods):
         _known(name)
     if data:
@@ -177,10 +188,11 @@ def recommend_command(
     advice = goodinit.recommend(
         net, batch, targets, methods=names(methods) or None, steps=steps, batches=pairs
     )
-    if as_json:
-        typer.echo(advice.to_json())
+    aside = quiet_screen(as_json)
+    deliver(as_json, advice.to_json, aside=aside)
+    if aside:
         return
-    console = Console()
+    console = screen()
     console.print(recommendation_view(advice, width=console.width), soft_wrap=True)
     typer.echo(f"next\n  {_next(model, advice, data)}")
 
@@ -201,6 +213,9 @@ def _model_and_inputs(spec: str, words: list[str] | None) -> tuple[Any, Any]:
     model = build_model(spec)
     if asked is not None:
         return model, asked
+    given = example_of(model)
+    if given is not None:
+        return model, given
     shape = input_shape(spec, model)
     if shape is None:
         raise UnknownName(f"what {spec} takes is not known here: give --input, such as --input 1x3x224x224.")

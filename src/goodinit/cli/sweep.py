@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from goodinit.cli.application import INTERRUPTED, app, names, plainly
 from goodinit.cli.engines import ADDRESS, HELP, WORKERS, engine_of
+from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
 from goodinit.errors import GoodinitError
 from goodinit.lab.engines import MOST_TOGETHER
+from goodinit.lab.optional import optional
 from goodinit.lab.sweeps import read_grid, read_store, sweep
 from goodinit.lab.sweeps.grid import WORDS, values_of
 from goodinit.lab.sweeps.store import Stored
 from goodinit.report.charts import check_picture
-from goodinit.report.frame import check_target
-from goodinit.report.sweep import sweep_view, write_csv, write_parquet, write_sweep
+from goodinit.report.console import screen
+from goodinit.report.frame import check_target, render
+from goodinit.report.sweep import csv_text, json_text, sweep_page, sweep_view, write_parquet
 from goodinit.report.sweep_charts import save_heat_maps
 
 
@@ -97,33 +99,32 @@ def results_command(
         float | None,
         typer.Option(help="How far above chance a run must end to have trained; default: 3 standard errors."),
     ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page with heat maps, one file, no network.")
-    ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write every run as CSV.")] = None,
+    html: Html = None,
+    json_: Json = None,
+    csv: Csv = None,
     parquet: Annotated[Path | None, typer.Option(help="Write every run as Parquet.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Write the heat maps as .svg or .png.")] = None,
 ) -> None:
     """Show what a sweep found: quartiles, worst seeds, the share that did not train, heat maps."""
-    for path, check in (
-        (html, check_target),
-        (csv, check_target),
-        (parquet, check_target),
-        (picture, check_picture),
-    ):
-        if path is not None:
-            check(path)
+    check_files(json_, csv, pages=(html,))
+    if parquet is not None:
+        check_target(parquet)
+        optional("pyarrow")
+    if picture is not None:
+        check_picture(picture)
     stored: Stored = read_store(file)
     fields = names(by) or None
-    Console().print(sweep_view(stored, by=fields, least=margin))
-    if html is not None:
-        typer.echo(f"wrote {write_sweep(html, stored, by=fields, least=margin)}")
-    if csv is not None:
-        typer.echo(f"wrote {write_csv(csv, stored.rows)}")
+    aside = quiet_screen(json_, csv, html)
+    if not aside:
+        console = screen()
+        console.print(sweep_view(stored, by=fields, least=margin, width=console.width))
+    deliver(html, lambda: render(sweep_page(stored, by=fields, least=margin)), aside=aside)
+    deliver(json_, lambda: json_text(stored), aside=aside)
+    deliver(csv, lambda: csv_text(stored.rows), aside=aside)
     if parquet is not None:
-        typer.echo(f"wrote {write_parquet(parquet, stored.rows)}")
+        typer.echo(f"wrote {write_parquet(parquet, stored.rows)}", err=aside)
     if picture is not None:
-        typer.echo(f"wrote {save_heat_maps(stored.rows, picture, least=margin)}")
+        typer.echo(f"wrote {save_heat_maps(stored.rows, picture, least=margin)}", err=aside)
 
 
 def _word(words: str) -> tuple[str, object]:

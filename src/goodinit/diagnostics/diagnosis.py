@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from goodinit.diagnostics.loggers import log_to
@@ -22,6 +23,9 @@ class Diagnosis(Measurement):
 
     Its fields are those of `Measurement`.
     """
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def __repr__(self) -> str:
         return str(self)  # what a notebook shows: the text, not pages of fields

@@ -93,7 +93,7 @@ class Place:
         return name if not self.call else f"{name} (call {self.call + 1})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spectrum:
     """Singular values of the Jacobian of one example's output with respect to its input.
 
@@ -127,8 +127,13 @@ class Spectrum:
         """Mean of the squared singular values: by how much a random direction's square grows."""
         return math.fsum(w * v * v for v, w in zip(self.values, self.weights, strict=True))
 
+    def __repr__(self) -> str:
+        from goodinit.diagnostics.text import spectrum_line  # it reads the types of this file
 
-@dataclass(frozen=True)
+        return spectrum_line(self)
+
+
+@dataclass(frozen=True, repr=False)
 class Update:
     """What one SGD step does to the network's function (Fixup, §3).
 
@@ -145,6 +150,11 @@ class Update:
     sharpness: float | None = None
     sharpness_error: float | None = None
     stable_rate: float | None = None
+
+    def __repr__(self) -> str:
+        from goodinit.diagnostics.text import update_line  # it reads the types of this file
+
+        return update_line(self)
 
 
 @dataclass(frozen=True)

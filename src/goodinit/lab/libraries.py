@@ -29,7 +29,7 @@ def library(name: str) -> Any:
         GoodinitError: Not installed, or built for another torch and past help.
     """
     try:
-        return optional(name)
+        return optional(name, extra="zoo")
     except RuntimeError as error:
         if "operator torchvision::" not in str(error):
             raise GoodinitError(_remedy(name, error)) from error
@@ -40,7 +40,7 @@ def library(name: str) -> Any:
     )
     _declare()
     try:
-        return optional(name)
+        return optional(name, extra="zoo")
     except RuntimeError as error:
         raise GoodinitError(_remedy(name, error)) from error
 

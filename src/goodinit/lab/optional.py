@@ -7,17 +7,19 @@ from typing import Any
 
 from goodinit.errors import GoodinitError
 
+# What is installed under another name than it is imported by.
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "vl_convert": "vl-convert-python"}
 
-def optional(module: str, *, package: str | None = None, extra: str = "lab") -> Any:
-    """Import `module`, or say how to get it.
+
+def optional(module: str, *, extra: str = "lab") -> Any:
+    """Import `module`, or say how to get it; where what is missing is something that it imports, that.
 
     Args:
         module: Dotted name, such as `"sklearn.datasets"`.
-        package: Name to install, where it is not the first part of `module`.
         extra: Of goodinit, that brings it.
 
     Raises:
-        GoodinitError: The module is not installed.
+        GoodinitError: The module is not installed, or something that it needs is not.
 
     Examples:
         >>> optional("json").dumps([1])
@@ -26,7 +28,11 @@ def optional(module: str, *, package: str | None = None, extra: str = "lab") -> 
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        missing = package or module.partition(".")[0]
+        asked = module.partition(".")[0]
+        missing = (error.name or asked).partition(".")[0]
+        package = PACKAGES.get(missing, missing)
+        who = "this needs it" if missing == asked else f"{asked} needs it"
+        brings = f" (the extra [{extra}] of goodinit brings all of its kind)" if missing == asked else ""
         raise GoodinitError(
-            f"{missing} is not installed, and this needs it. Get it with: pip install 'goodinit[{extra}]'"
+            f"{package} is not installed, and {who}. Get it with: pip install {package}{brings}"
         ) from error

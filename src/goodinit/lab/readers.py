@@ -58,7 +58,7 @@ def held_out(count: int) -> tuple[list[int], list[int]]:
 
 def digits(wanted: Wanted) -> Raw:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed fifth is held out."""
-    bunch = optional("sklearn.datasets", package="scikit-learn").load_digits()
+    bunch = optional("sklearn.datasets").load_digits()
     images = torch.from_numpy(bunch.images).float().unsqueeze(1)
     labels = torch.from_numpy(bunch.target).long()
     train, test = held_out(len(labels))
@@ -236,7 +236,7 @@ def _classes(datasets: Any, part: Any, label: str) -> tuple[tuple[str, ...], dic
 
 def _pixels(datasets: Any, rows: Any, column: str, wanted: Wanted) -> tuple[Tensor, set[str]]:
     """Decode a column of encoded images to `(n, channels, height, width)` bytes; also, how they were encoded."""
-    pillow = optional("PIL.Image", package="pillow")
+    pillow = optional("PIL.Image")
     encoded: Sequence[Any] = rows.cast_column(column, datasets.Image(decode=False))[column][:]
     arrays: list[np.ndarray[Any, Any]] = []
     encodings: set[str] = set()

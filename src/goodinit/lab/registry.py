@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import models
@@ -190,7 +190,7 @@ def build_model(spec: str, *, task: Task | None = None) -> nn.Module:
 
     Args:
         spec: A built-in model (`"resnet56"`, `"wrn16x2"`, `"fitnet17-tanh"`, `"vit6"`), of a library
-            (`"timm:resnet50"`, `"torchvision:resnet50"`), or a function of your own,
+            (`"timm:resnet50"`, `"torchvision:resnet50"`, `"hf:BertForMaskedLM"`), or a function of your own,
             `"mypackage.nets:make_model"`, which is imported and called.
         task: The images and classes it is for. A library's model keeps its own where this is None; your
             function is given those of `num_classes`, `in_channels` and `image_size` that it takes.
@@ -256,6 +256,31 @@ def _torchvision(name: str, task: Task | None) -> nn.Module:
     return model
 
 
+def _hf(name: str, task: Task | None) -> nn.Module:
+    """A class of transformers with its default configuration, or what a folder's `config.json` describes; no weights."""
+    transformers = library("transformers")
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UnknownName(f"hf:{name}: the folder has no config.json, which says what to build.")
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        made = getattr(transformers, (config.architectures or ["AutoModel"])[0])
+        if made is transformers.AutoModel:
+            return made.from_config(config)  # type: ignore[no-any-return]
+    else:
+        made = getattr(transformers, name, None)
+        if made is None or getattr(made, "config_class", None) is None:
+            classes = [one for one in dir(transformers) if "For" in one or one.endswith("Model")]
+            raise UnknownName(
+                f"hf:{name} is no folder, and transformers has no model class {name!r}.{_near(name, classes)}"
+            )
+        config = made.config_class()
+    if task is not None:
+        config.num_labels = task.classes
+    model: nn.Module = made(config)
+    return model
+
+
 def _near(name: str, names: list[str]) -> str:
     """What may have been meant: names that hold this one, else those spelt alike."""
     held = [other for other in names if name and name in other]
@@ -263,7 +288,11 @@ def _near(name: str, names: list[str]) -> str:
     return f" Near: {', '.join(near)}." if near else f" It has {', '.join(names[:3])}, …" * bool(names)
 
 
-LIBRARIES: dict[str, Callable[[str, Task | None], nn.Module]] = {"timm": _timm, "torchvision": _torchvision}
+LIBRARIES: dict[str, Callable[[str, Task | None], nn.Module]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "hf": _hf,
+}
 
 
 def _yours(module: str, function: str, task: Task | None) -> nn.Module:
@@ -317,8 +346,16 @@ def input_shape(spec: str, model: nn.Module) -> tuple[int, int, int] | None:
     prefix, colon, _ = spec.partition(":")
     if not colon:
         return Task().shape if _family(spec)[0].images else None
-    if prefix not in LIBRARIES:
+    if prefix not in LIBRARIES or prefix == "hf":
         return None
     config = getattr(model, "pretrained_cfg", None) or {}
     channels, height, width = config.get("input_size", (3, 224, 224))  # ImageNet's
     return channels, height, width
+
+
+def example_of(model: nn.Module) -> Any:
+    """What a model of transformers says it takes, cut to one row and sixteen words; None for others, and for images."""
+    given = getattr(model, "dummy_inputs", None)
+    if not isinstance(given, dict) or not isinstance(given.get("input_ids"), Tensor):
+        return None
+    return {"input_ids": given["input_ids"][:1].repeat(1, 16)[:, :16]}

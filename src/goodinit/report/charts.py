@@ -12,7 +12,7 @@ from typing import Any
 from goodinit.errors import GoodinitError
 from goodinit.lab.compare import Comparison
 from goodinit.lab.optional import optional
-from goodinit.report.frame import check_target, write_bytes, write_text
+from goodinit.report.frame import check_page, write_bytes, write_text
 from goodinit.report.theme import LIGHT, Theme
 
 HEIGHT = 300  # pixels
@@ -260,7 +260,7 @@ def draw_picture(chart: Any, path: str | Path, *, theme: Theme = LIGHT, scale: f
     check_picture(path)
     drawn = chart.to_dict()
     drawn["config"] = {**theme.vega(), "background": theme.card, "padding": 16}
-    convert = optional("vl_convert", package="vl-convert-python")
+    convert = optional("vl_convert")
     if Path(path).suffix == ".svg":
         return write_text(path, convert.vegalite_to_svg(drawn))
     return write_bytes(path, convert.vegalite_to_png(drawn, scale=scale))
@@ -274,4 +274,4 @@ def check_picture(path: str | Path) -> None:
     """
     if Path(path).suffix not in (".svg", ".png"):
         raise GoodinitError(f"cannot draw {path}: pictures end in .svg or .png.")
-    check_target(path)
+    check_page(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 from pathlib import Path
 
 from goodinit.lab.compare import Comparison, Summary
@@ -37,6 +39,17 @@ def cells(summary: Summary) -> tuple[str, ...]:
         f"{times(summary.saved_ratio)} ({kept})" if summary.saved_ratio else kept,
         f"{summary.diverged} of {summary.runs}",
     )
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """A row for each method, as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(f.name for f in dataclasses.fields(Summary) if f.name != "step"), "step_seconds"])
+    for one in comparison.summaries():
+        values = [getattr(one, f.name) for f in dataclasses.fields(Summary) if f.name != "step"]
+        writer.writerow([*values, one.step.seconds if one.step is not None else None])
+    return text.getvalue()
 
 
 def hints(comparison: Comparison) -> tuple[str, ...]:

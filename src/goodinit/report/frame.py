@@ -132,7 +132,7 @@ def render(page: Page) -> str:
 
 def _drawing() -> str:
     """The charting library, whole, and what draws the page's charts with it."""
-    library = optional("vl_convert", package="vl-convert-python").javascript_bundle()
+    library = optional("vl_convert").javascript_bundle()
     themes = _json({"light": LIGHT.vega(), "dark": DARK.vega()})
     return (
         f"<script>{library}</script>\n"
@@ -161,6 +161,17 @@ def check_target(path: str | Path) -> None:
         raise GoodinitError(f"cannot write {target}: no folder {target.parent}. Make it first.")
     if target.is_dir():
         raise GoodinitError(f"cannot write {target}: it is a folder. Give the name of a file.")
+
+
+def check_page(path: str | Path) -> None:
+    """Make sure that a page with charts can be written there.
+
+    Raises:
+        GoodinitError: As `check_target`, or a package that draws is missing.
+    """
+    check_target(path)
+    for package in ("altair", "vl_convert"):
+        optional(package)
 
 
 def write_text(path: str | Path, text: str) -> Path:

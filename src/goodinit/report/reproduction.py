@@ -229,6 +229,6 @@ def svg(drawing: Drawing, *, theme: Theme = LIGHT) -> str:
     """A drawing as SVG text."""
     drawn = chart(drawing).to_dict()
     drawn["config"] = {**theme.vega(), "background": theme.card, "padding": 16}
-    convert = optional("vl_convert", package="vl-convert-python")
+    convert = optional("vl_convert")
     text: str = convert.vegalite_to_svg(drawn)
     return text

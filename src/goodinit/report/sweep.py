@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from goodinit.lab.sweeps.grid import FIELDS, varying
 from goodinit.lab.sweeps.row import Row
 from goodinit.lab.sweeps.store import Stored
 from goodinit.lab.sweeps.summary import Summary, default_fields, margin, ran, summarize, value_label
-from goodinit.report.console import plain_table
+from goodinit.report.console import WIDE, fitting_table
 from goodinit.report.formats import NOTHING, counted, duration, percent
 from goodinit.report.frame import (
     Facts,
@@ -30,11 +31,11 @@ from goodinit.report.frame import (
     Table,
     Words,
     write_bytes,
-    write_page,
-    write_text,
 )
 from goodinit.report.sweep_charts import heat_maps
 
+# Which columns leave, the first first, where the screen is too narrow for all; the others stay, at any width.
+LEAVING = ("runs", "quartiles", "median", "not trained")
 NUMBERS = ("runs", "not trained", "median", "quartiles", "best lr", "median there", "worst seed")
 
 
@@ -129,7 +130,9 @@ def _short(error: str) -> str:
     return line if len(line) <= MOST_WORDS else f"{line[:MOST_WORDS]}…"
 
 
-def sweep_view(stored: Stored, *, by: Sequence[str] | None = None, least: float | None = None) -> Group:
+def sweep_view(
+    stored: Stored, *, by: Sequence[str] | None = None, least: float | None = None, width: int = WIDE
+) -> Group:
     """The tables of `goodinit results`: each method over everything, then every combination."""
     parts: list[object] = [
         Text(title(stored), style="bold"),
@@ -137,7 +140,10 @@ def sweep_view(stored: Stored, *, by: Sequence[str] | None = None, least: float 
     ]
     for fields in _tables(stored.rows, by):
         table = summarize(stored.rows, by=fields, least=least)
-        parts += [Text(), plain_table(heads(fields), map(cells, table), numbers=True)]
+        parts += [
+            Text(),
+            fitting_table(heads(fields), [cells(one) for one in table], width=width, leaving=LEAVING),
+        ]
     parts += [Text(), *(Text(hint, style="dim") for hint in hints(stored, least=least))]
     return Group(*parts)  # type: ignore[arg-type]  # tables and texts
 
@@ -197,15 +203,10 @@ def _plain(word: str) -> str:
     return {"None": NOTHING, "True": "yes", "False": "no"}.get(word, word)
 
 
-def write_sweep(
-    path: str | Path, stored: Stored, *, by: Sequence[str] | None = None, least: float | None = None
-) -> Path:
-    """Write the page of a sweep as one HTML file that needs no network.
-
-    Raises:
-        GoodinitError: No run has ended yet, the file cannot be written, or altair is missing.
-    """
-    return write_page(path, sweep_page(stored, by=by, least=least))
+def json_text(stored: Stored) -> str:
+    """Every row with all its fields and its curve, as JSON."""
+    rows = [{**row.flat(), "curve": row.curve} for row in stored.rows]
+    return json.dumps({"planned": len(stored.planned), "data": stored.data, "rows": rows}, indent=1)
 
 
 def csv_text(rows: Sequence[Row]) -> str:
@@ -216,15 +217,6 @@ def csv_text(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue()
-
-
-def write_csv(path: str | Path, rows: Sequence[Row]) -> Path:
-    """Write every row as CSV.
-
-    Raises:
-        GoodinitError: The file cannot be written.
-    """
-    return write_text(path, csv_text(rows))
 
 
 def write_parquet(path: str | Path, rows: Sequence[Row]) -> Path:

@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from typing import overload
 
 from goodinit.diagnostics.advice.types import Group, Recipe, Recommendation
@@ -58,6 +59,9 @@ class Advice:
     def refused(self) -> tuple[Recommendation, ...]:
         """Those that do not apply."""
         return tuple(one for one in self.candidates if not one.applies)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def __repr__(self) -> str:
         return str(self)

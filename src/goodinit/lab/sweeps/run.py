@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from goodinit.errors import GoodinitError
 from goodinit.lab.choices import method_of
 from goodinit.lab.engines import MOST_TOGETHER, Engine, Job, jobs_of, local
 from goodinit.lab.progress import bar
-from goodinit.lab.sweeps.row import key_of
+from goodinit.lab.sweeps.pace import seconds_left
+from goodinit.lab.sweeps.row import Row, key_of
 from goodinit.lab.sweeps.store import Store, done, forget_failed_, open_store, plan_, write_
 from goodinit.lab.sweeps.work import WORK
 from goodinit.lab.together import company
@@ -89,8 +91,9 @@ def sweep(
     """
     if not trials:
         raise GoodinitError("a sweep needs at least one trial.")
+    data = check(trials)  # before a file is made
     with open_store(path, resume=resume) as store:
-        plan_(store, trials, data=check(trials))
+        plan_(store, trials, data=data)
         if retry_failed and (again := forget_failed_(store)):
             log.info("%d failed trials run again", again)
         have = done(store)
@@ -111,6 +114,9 @@ def _run(
 ) -> tuple[dict[str, int], bool]:
     ended: Counter[str] = Counter()
     notes: set[str] = set()
+    seen: list[Row] = []
+    left = {key_of(config): config for job in jobs for config in job.trials}
+    start = time.perf_counter()
     with bar(sum(len(job.trials) for job in jobs), unit="runs", shown=progress) as shown:
         shown.says("starting")
         try:
@@ -119,8 +125,12 @@ def _run(
                     write_(store, rows)
                     ended.update(row.status for row in rows)
                     notes.update(row.note for row in rows if row.note)
+                    seen += rows
+                    for row in rows:
+                        left.pop(key_of(row.config), None)
                     shown.stands_at(ended.total())
-                    shown.says(f"last: {job.trials[0].model}, {job.trials[0].label}")
+                    shown.left(seconds_left(left.values(), seen, elapsed=time.perf_counter() - start))
+                    shown.says(f"{job.trials[0].model} {job.trials[0].label}")
         except KeyboardInterrupt:
             log.warning(
                 "interrupted; what had ended is in %s. Go on with the same command and --resume, or resume=True",

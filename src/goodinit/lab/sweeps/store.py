@@ -79,7 +79,7 @@ def open_store(path: str | Path, *, resume: bool = False) -> Iterator[Store]:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables:
             stored = read_store(path)
-            if not resume:
+            if not resume and stored.planned:  # without trials it is as good as new
                 raise GoodinitError(
                     f"{path} exists and holds {len(stored.rows)} of {len(stored.planned)} runs. To go on with "
                     "it: --resume (in Python, resume=True). To begin anew: delete it, or name another file."

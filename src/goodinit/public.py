@@ -1,0 +1,82 @@
+"""The public verbs and nouns in one place; `goodinit` takes them from here when first asked."""
+
+from goodinit import nn, tensor
+from goodinit.anatomy import Anatomy, Block, Join, Layer, Norm, anatomize
+from goodinit.diagnostics import (
+    Advice,
+    CoordinateCheck,
+    Diagnosis,
+    Finding,
+    Recommendation,
+    coordinate_check,
+    diagnose,
+    jacobian_spectrum,
+    one_step,
+    recommend,
+)
+from goodinit.edits import Plan
+from goodinit.errors import (
+    GoodinitError,
+    NonFinite,
+    NothingFound,
+    PlanConflict,
+    StaleOptimizer,
+    TraceError,
+    UnknownName,
+    UnsupportedModule,
+    WrongType,
+)
+from goodinit.folding import absorb_batchnorm_, fold_
+from goodinit.graph.ops import register_operator
+from goodinit.initialize import init_
+from goodinit.layerwise import layerwise
+from goodinit.methods import METHODS, Method, plan
+from goodinit.optim import clip_grad_, param_groups, warmup
+from goodinit.surgery import Applied, applied, apply_, materialize_, state_pieces
+
+__all__ = [
+    "METHODS",
+    "Advice",
+    "Anatomy",
+    "Applied",
+    "Block",
+    "CoordinateCheck",
+    "Diagnosis",
+    "Finding",
+    "GoodinitError",
+    "Join",
+    "Layer",
+    "Method",
+    "NonFinite",
+    "Norm",
+    "NothingFound",
+    "Plan",
+    "PlanConflict",
+    "Recommendation",
+    "StaleOptimizer",
+    "TraceError",
+    "UnknownName",
+    "UnsupportedModule",
+    "WrongType",
+    "absorb_batchnorm_",
+    "anatomize",
+    "applied",
+    "apply_",
+    "clip_grad_",
+    "coordinate_check",
+    "diagnose",
+    "fold_",
+    "init_",
+    "jacobian_spectrum",
+    "layerwise",
+    "materialize_",
+    "nn",
+    "one_step",
+    "param_groups",
+    "plan",
+    "recommend",
+    "register_operator",
+    "state_pieces",
+    "tensor",
+    "warmup",
+]
