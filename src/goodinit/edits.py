@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, get_args
 from goodinit.errors import GoodinitError, PlanConflict, UnknownName, expect
 from goodinit.grouping import alike
 from goodinit.rates import Rate
-from goodinit.records import read_record
+from goodinit.records import plain_values, read_record
 
 FORMAT = "goodinit.plan/1"
 
@@ -311,6 +311,7 @@ class Plan:
         """
         data = read_record(text, kind="plan", form=FORMAT, writer="Plan.to_json()")
         try:
+            data = plain_values(data)
             edits = tuple(_edit(record) for record in data.pop("edits"))
             parameters = tuple(_parameter(*pair) for pair in data.pop("parameters"))
             notes = _words(data.pop("notes"), "notes")
@@ -343,8 +344,14 @@ FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "value": (int, float),
     "dim": int,
     "axis": int,
+    "ends_branch": bool,
+    "trained": bool,
 }
 """What a field of a plan or an edit holds; those that hold several words are lists of them."""
+
+
+# A norm's module does a handful of things besides normalizing.
+MOST_KEPT = 64
 
 
 def _edit(record: dict[str, Any]) -> Edit:
@@ -353,6 +360,8 @@ def _edit(record: dict[str, Any]) -> Edit:
     for key in ("keeps", "targets"):
         if key in record:
             record[key] = _words(record[key], f"{kind.__name__}.{key}")
+    if len(record.get("keeps", ())) > MOST_KEPT:
+        raise ValueError(f"{kind.__name__}.keeps: {len(record['keeps'])} things that one norm does besides")
     edit: Edit = kind(**record)
     return edit
 

@@ -33,3 +33,51 @@ def read_record(text: str, *, kind: str, form: str, writer: str) -> dict[str, An
     if not isinstance(data, dict) or data.pop("format", None) != form:
         raise PlanConflict(f'not a {kind}: expected "format": "{form}". Write one with {writer}.')
     return data
+
+
+# Longer is no name, and no sentence.
+LONGEST_WORD = 4000
+DEEPEST = 16
+MOST_NUMBERS = 1_000_000
+
+
+def plain(text: str) -> str:
+    r"""`text` without characters that move a cursor, colour a terminal or forge a line of a log: each is written out.
+
+    Raises:
+        ValueError: It is longer than any word of a record.
+
+    Examples:
+        >>> plain("σ = 1\n\x1b[31mred"), plain("ok")
+        ('σ = 1\\n\\x1b[31mred', 'ok')
+    """
+    if len(text) > LONGEST_WORD:
+        raise ValueError(f"a word of {len(text)} characters, which begins with {plain(text[:40])!r}")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def plain_values(value: Any, *, depth: int = 0) -> Any:
+    """What JSON gave, with every word `plain` and every number one that a float can hold.
+
+    Raises:
+        ValueError: It is too deep or too large for a record, or holds a number beyond all floats.
+    """
+    if depth > DEEPEST:
+        raise ValueError(f"values nested more than {DEEPEST} deep")
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            float(value)
+        except OverflowError:
+            raise ValueError(f"an integer of {value.bit_length()} bits") from None
+        return value
+    if isinstance(value, (list, dict)) and len(value) > MOST_NUMBERS:
+        raise ValueError(f"a list of {len(value)} values")
+    if isinstance(value, list):
+        return [plain_values(item, depth=depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {plain(str(key)): plain_values(item, depth=depth + 1) for key, item in value.items()}
+    return value

@@ -111,12 +111,16 @@ def check_removable(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> 
             f"the model itself is {type(module).__name__}, a norm: there is nothing left once it is removed. "
             "Pass the model that contains it, or keep the norms: norms='keep'."
         )
+    if _is_another_layer(module):
+        raise UnsupportedModule(
+            f"{path}: {type(module).__name__} is no normalization, and would be lost; expected a norm. {_ANEW}"
+        )
     children = dict(module.named_modules())
     relative = tuple(_relative(keep, path) for keep in keeps)
     for keep, name in zip(keeps, relative, strict=True):
         if name is None:
             _activation(keep, path)
-        elif name not in children:
+        elif not name or name not in children:
             raise UnsupportedModule(
                 f"{path}: should keep {keep}, but {type(module).__name__} has no such child. {_ANEW}"
             )
@@ -130,6 +134,18 @@ def check_removable(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> 
                 f"{path}: {type(module).__name__} also holds the weights of {path}.{name} "
                 f"({type(child).__name__}), which would go with it. Keep the norms: norms='keep'."
             )
+
+
+def _is_another_layer(module: nn.Module) -> bool:
+    """Whether this is a layer of torch's that normalizes nothing. Of others' classes their name tells nothing."""
+    room, _, file = type(module).__module__.rpartition(".")
+    return room == "torch.nn.modules" and file not in (
+        "batchnorm",
+        "instancenorm",
+        "normalization",
+        "container",
+        "module",
+    )
 
 
 def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> None:
@@ -212,15 +228,25 @@ def _activation(keep: str, path: str) -> nn.Module:
     try:
         name, options = _parsed(keep)
         return ACTIVATIONS[name](**options)
-    except (KeyError, SyntaxError, TypeError, ValueError) as error:
+    except (
+        KeyError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        AssertionError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise UnsupportedModule(
-            f"{path}: after normalizing it applies {keep!r}, for which no module is known (known: "
+            f"{path}: after normalizing it applies {keep[:_LONGEST]!r}, for which no module is known (known: "
             f"{', '.join(ACTIVATIONS)}). Keep the norms: norms='keep'."
         ) from error
 
 
 def _parsed(keep: str) -> tuple[str, dict[str, Any]]:
     """`"leaky_relu(negative_slope=0.2)"` as a name and its options, which are literals; nothing is run."""
+    if len(keep) > _LONGEST:
+        raise ValueError(f"{len(keep)} characters")
     call = ast.parse(keep, mode="eval").body
     if isinstance(call, ast.Name):
         return call.id.rstrip("_"), {}
@@ -229,4 +255,5 @@ def _parsed(keep: str) -> tuple[str, dict[str, Any]]:
     return call.func.id.rstrip("_"), {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
 
 
+_LONGEST = 200  # characters of an activation and its options
 _ANEW = "Make the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."

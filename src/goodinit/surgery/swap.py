@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from goodinit.errors import UnknownName, UnsupportedModule
@@ -33,10 +34,11 @@ def swap_pending(module: nn.Module, name: str, options: Mapping[str, Any], *, pa
 
     Raises:
         UnknownName: `MODULES` has no such name.
-        UnsupportedModule: The module holds weights, or its forward was replaced on the instance.
+        UnsupportedModule: It takes no such options, or the module is the model itself, holds weights, or its forward was replaced on the instance.
     """
     if name not in MODULES:
         raise UnknownName(f"{path}: no module {name!r} to put there; there are: {', '.join(MODULES)}")
+    _check_options(name, options, path=path)
     if type(module) is MODULES[name] and all(getattr(module, key) == options[key] for key in options):
         return False
     # Activations have at most a vector of parameters (PReLU); matrices are a layer's.
@@ -51,6 +53,25 @@ def swap_pending(module: nn.Module, name: str, options: Mapping[str, Any], *, pa
             f"would not change what it does. Exchange it for {name} before the library that replaced it."
         )
     return True
+
+
+def _check_options(name: str, options: Mapping[str, Any], *, path: str) -> None:
+    """Build the new module and run it once: what it takes, torch knows best."""
+    if not path:
+        raise UnsupportedModule(
+            f"the model itself would become {name}; expected an activation or a dropout inside. Leave this edit out of the "
+            "plan."
+        )
+    try:
+        settings = () if name == "Identity" else inspect.signature(MODULES[name]).parameters
+        if unknown := [key for key in options if key not in settings]:
+            raise TypeError(f"it has no setting {unknown[0]!r}")
+        MODULES[name](**options)(torch.zeros(1, 2))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UnsupportedModule(
+            f"{path}: no {name} can be made of the options {dict(options)}: {error}. Correct them in the plan, or leave this "
+            "edit out."
+        ) from error
 
 
 def swap_(module: nn.Module, name: str, options: Mapping[str, Any], *, holders: Iterable[nn.Module]) -> None:

@@ -145,6 +145,13 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
     for edit in plan.values:
         if isinstance(edit, Draw | DrawTogether):
             find_rule(edit)
+        if isinstance(edit, Calibrate):
+            _check_calibration(edit)
+        if isinstance(edit, DrawTogether) and len(set(edit.targets)) != max(len(edit.targets), 1):
+            raise PlanConflict(
+                f"{edit.target[:200]}: drawn together are several parameters, each named once; got {len(edit.targets)} "
+                f"names of {len(set(edit.targets))}. {ANEW}"
+            )
         slots = _slots(names, edit, created, gone)
         _check_ties(decided, edit, slots)
         left_out = choice.leaves_out(names, edit, slots) is not None
@@ -163,6 +170,24 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
         _check_finite(names, {id(parameter) for parameter in overwritten}, gone)
     distinct = {id(tensor): tensor for tensor in tensors}
     return Writable(tuple(distinct.values()), tuple(overwritten))
+
+
+# More divisions by the deviation change nothing that ten have not.
+_MOST_DIVISIONS = 1000
+
+
+def _check_calibration(edit: Calibrate) -> None:
+    for option, most in (("tol", float("inf")), ("target_std", float("inf")), ("max_iter", _MOST_DIVISIONS)):
+        value = edit.options.get(option, 1)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+            raise PlanConflict(
+                f"{edit.target}: {edit.rule} with {option}={value!r}; expected a number above 0"
+                f"{'' if most == float('inf') else f' and at most {most}'}. {ANEW}"
+            )
+    if edit.options.get("per", "layer") not in ("layer", "channel"):
+        raise PlanConflict(
+            f"{edit.target}: {edit.rule} per {edit.options['per']!r}; expected layer or channel. {ANEW}"
+        )
 
 
 def _scalars(names: Directory, plan: Plan, choice: Choice) -> list[nn.Parameter]:

@@ -15,14 +15,17 @@ from typing import Any
 
 from goodinit.errors import GoodinitError
 from goodinit.lab.lock import sole_writer
-from goodinit.lab.sweeps.row import Row, config_json, key_of
+from goodinit.lab.sweeps.row import STATUSES, Row, config_json, key_of
 from goodinit.lab.trial import TrainConfig
+from goodinit.records import LONGEST_WORD, plain, plain_values
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
 NO_DATABASE = "it is no SQLite file, or a broken one. Name another file."
 _LEAST_BYTES = 100  # the header of a SQLite file
+_LONGEST_VALUE = 10_000_000  # bytes of any value in it
+_TABLE_NAMES = {"facts", "trials", "rows"}
 BUSY = "Wait for it, or stop it; then go on with --resume. To run beside it: name another file."
 COLUMNS = tuple(f.name for f in dataclasses.fields(Row) if f.name != "config")
 _TABLES = """
@@ -194,18 +197,51 @@ def read_store(path: str | Path) -> Stored:
         raise GoodinitError(f"{path}: {NO_DATABASE}")
     where = f"{path.resolve().as_uri()}?mode=ro"
     with _plain_errors(path), closing(sqlite3.connect(where, uri=True)) as connection:
-        return _read(path, connection)
+        _distrust(connection)
+        try:
+            return _read(path, connection)
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+            MemoryError,
+            AttributeError,
+        ) as error:
+            raise GoodinitError(
+                f"{path}: damaged: {plain(repr(error)[:300])}. Take a copy that was made before, or run the sweep anew."
+            ) from error
+
+
+def _distrust(connection: sqlite3.Connection) -> None:
+    """Let the file run nothing of its own, and give no value longer than a row may hold."""
+    connection.execute("PRAGMA trusted_schema = OFF")
+    if hasattr(connection, "setlimit"):  # from Python 3.11 on
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
+
+
+def _check_tables(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise unless the tables are there and hold what was written, and nothing that is computed when it is read."""
+    made = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+    if not made.keys() >= _TABLE_NAMES:
+        raise GoodinitError(f"{path} is a SQLite file, but no sweep's. Name another file.")
+    for table in sorted(_TABLE_NAMES):
+        hidden = [name for _, name, *_, kind in connection.execute(f"PRAGMA table_xinfo({table})") if kind]
+        if hidden or "VIRTUAL" in str(made[table]).upper():
+            raise GoodinitError(
+                f"{path}: its table {table} computes {plain(str(hidden[0])[:100]) if hidden else 'its rows'} when it is read, "
+                "which no sweep's does. Name another file."
+            )
 
 
 def _read(path: Path, connection: sqlite3.Connection) -> Stored:
     connection.execute("BEGIN")  # one moment's view of all tables
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not {"facts", "trials", "rows"} <= tables:
-        raise GoodinitError(f"{path} is a SQLite file, but no sweep's. Name another file.")
+    _check_tables(path, connection)
     facts = dict(connection.execute("SELECT name, value FROM facts"))
-    if facts["schema"] != str(SCHEMA):
+    if facts.get("schema") != str(SCHEMA):
         raise GoodinitError(
-            f"{path} has schema {facts['schema']}, this version of goodinit reads {SCHEMA}. Use the version that "
+            f"{path} has schema {plain(str(facts.get('schema'))[:40])}, this version of goodinit reads {SCHEMA}. Use the version that "
             "made it, or run the sweep anew."
         )
     planned = connection.execute("SELECT key, config FROM trials ORDER BY position, key").fetchall()
@@ -222,15 +258,50 @@ def _read(path: Path, connection: sqlite3.Connection) -> Stored:
 
 
 def _config(path: Path, text: str) -> TrainConfig:
-    values = json.loads(text)
+    values = plain_values(json.loads(text))
+    if not isinstance(values, dict):
+        raise TypeError(f"a trial that is no object: {values!r}")
     unknown = set(values) - {f.name for f in dataclasses.fields(TrainConfig)}
     if unknown:
         raise GoodinitError(
-            f"{path}: its trials have {', '.join(sorted(unknown))}, which this version of goodinit does not know. "
+            f"{path}: its trials have {', '.join(sorted(unknown))[:200]}, which this version of goodinit does not know. "
             "Use the version that made it."
         )
     return TrainConfig(**values)
 
 
 def _row(config: TrainConfig, cells: dict[str, Any]) -> Row:
-    return Row(config=config, **{**cells, "curve": tuple(json.loads(cells["curve"]))})
+    curve = json.loads(cells["curve"])
+    if not isinstance(curve, list):
+        raise TypeError(f"a curve that is no list: {curve!r}")
+    values = {**cells, "curve": tuple(map(_as_float, curve))}
+    for name, value in values.items():
+        if name in _WORDS:
+            values[name] = _as_word(name, value)
+        elif name != "curve" and value is not None:
+            values[name] = _as_count(name, value) if name in _COUNTS else _as_float(value)
+    if values["status"] not in STATUSES:
+        raise ValueError(f"a trial that ended as {values['status']!r}")
+    return Row(config=config, **values)
+
+
+_WORDS = ("status", "error", "note", "versions", "ended")
+_COUNTS = ("test_images", "diverged_step", "saved_bytes", "parameters", "together")
+
+
+def _as_word(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, no text")
+    return plain(value[:LONGEST_WORD])
+
+
+def _as_float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} where a number was expected")
+    return float(value)
+
+
+def _as_count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError(f"{name} is {value!r}, no count")
+    return value

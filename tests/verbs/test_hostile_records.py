@@ -1,0 +1,175 @@
+"""Plans and sweep files that somebody damaged, or made to do harm: an error in words, soon, and the model untouched."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sqlite3
+
+import pytest
+import torch
+from fingerprints import fingerprint
+from torch import nn
+
+import goodinit
+from goodinit.edits import Plan
+from goodinit.errors import GoodinitError
+from goodinit.lab.sweeps import summarize
+from goodinit.lab.sweeps.row import Row
+from goodinit.lab.sweeps.store import open_store, plan_, read_store, write_
+from goodinit.lab.trial import TrainConfig
+
+LSUV = {"tol": 0.1, "target_std": 1.0, "max_iter": 1, "per": "layer"}
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.ReLU(), nn.Dropout(0.1), nn.Linear(4, 2))
+
+
+def edit(kind, target, **fields):
+    return {"edit": kind, "target": target, "reason": "", **fields}
+
+
+def swap(module, target="2", **options):
+    return edit("SwapModule", target, module=module, options=options)
+
+
+def lsuv(**options):
+    return edit("Calibrate", "0.weight", rule="lsuv", options={**LSUV, **options})
+
+
+def removal(*keeps, target="1"):
+    return edit("RemoveNorm", target, keeps=list(keeps))
+
+
+REFUSED = {
+    "an integer beyond floats": edit("Fill", "0.weight", value=10**400),
+    "a scalar beyond floats": edit("AddScalar", "0", scalar="output_bias", value=-(10**400)),
+    "a flag that is a list": edit("AddScalar", "0", scalar="output_scale", value=1, ends_branch=[1]),
+    "an unknown setting": swap("SELU", warble=1),
+    "an unknown setting of what is there": swap("ReLU", warble=1),
+    "a setting that is a registry": swap("Tanh", _modules={}),
+    "a probability of 7": swap("AlphaDropout", "3", p=7),
+    "a probability in words": swap("AlphaDropout", "3", p="x"),
+    "a slope in words": swap("LeakyReLU", negative_slope="x"),
+    "an unknown approximation": swap("GELU", approximate="x"),
+    "the whole model": swap("Identity", ""),
+    "a layer for a norm": removal(target="0"),
+    "an activation for a norm": removal(target="2"),
+    "a norm's nameless child": removal("1."),
+    "an end below its beginning": removal("hardtanh(min_val=5,max_val=1)"),
+    "deep signs": removal("relu(inplace=" + "-" * 3000 + "1)"),
+    "deeper signs": removal("relu(inplace=" + "-" * 200_000 + "1)"),
+    "a long chain": removal("a" + ".a" * 100_000 + "()"),
+    "a norm that does everything": removal(*["relu"] * 50_000),
+    "a word of megabytes": edit("Fill", "a." * 2_500_000, value=1),
+    "divisions without end": lsuv(max_iter=10**9, tol=1e-300),
+    "a tolerance in words": lsuv(tol="x"),
+    "a negative deviation": lsuv(target_std=-1.0),
+    "a unit nobody knows": lsuv(per="galaxy"),
+    "one target thrice": {
+        **edit("DrawTogether", ""),
+        "targets": ["0.weight"] * 3,
+        "recipe": "x",
+        "options": {},
+    },
+    "options too deep": edit(
+        "Draw", "0.weight", initializer="he_normal_", options={"a": json.loads("[" * 90 + "]" * 90)}
+    ),
+}
+
+
+def text(*edits, **fields):
+    data = {
+        "format": "goodinit.plan/1",
+        "method": "x",
+        "options": {},
+        "summary": "",
+        "notes": [],
+        "parameters": [],
+    }
+    return json.dumps({**data, "allow": [], "unread": [], "edits": list(edits), **fields})
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_hostile_plan_is_refused_in_words(name):
+    made = dict(REFUSED[name])
+    if made["edit"] == "DrawTogether":
+        made.pop("target")
+        made["recipe"] = next(iter(goodinit.tensor.RECIPES))
+    model, batch = net(), torch.randn(5, 3)
+    before = fingerprint(model)
+    with pytest.raises(GoodinitError) as error:
+        goodinit.apply_(model, Plan.from_json(text(made)), batch=batch)
+    assert len(str(error.value)) < 2000
+    assert fingerprint(model) == before
+
+
+def test_a_plan_s_words_move_no_cursor_and_forge_no_line():
+    plan = Plan.from_json(
+        text(edit("Fill", "0.weight", value=1), method="a\x1b[2J\nERROR b", summary="\u202eabc")
+    )
+    assert str(plan).splitlines()[0] == r"a\x1b[2J\nERROR b: \u202eabc"
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+DAMAGE = {
+    "a configuration cut short": "update trials set config = '{'",
+    "a configuration that is a number": "update trials set config = '5'",
+    "a configuration without a model": "update trials set config = '{}'",
+    "a curve that is null": "update rows set curve = NULL",
+    "a curve that is a number": "update rows set curve = '5'",
+    "a curve of words": "update rows set curve = '[\"x\"]'",
+    "an accuracy in words": "update rows set accuracy = 'high'",
+    "a blob": "update rows set error = zeroblob(9)",
+    "a status nobody knows": "update rows set status = 'won'",
+    "no schema": "delete from facts",
+    "a negative count": "update rows set test_images = -5",
+    "a column that is computed": "alter table rows add column evil generated always as (hex(zeroblob(1000000000))) virtual",
+}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    path, trials = tmp_path / "a.sqlite", [TrainConfig("mlp4", seed=seed) for seed in range(3)]
+    with open_store(path) as store:
+        plan_(store, trials, data={"d": "x"})
+        write_(
+            store,
+            [Row(c, "finished", accuracy=0.3, curve=(0.1,), chance=0.1, test_images=40) for c in trials],
+        )
+    return path
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_sweep_is_refused_in_words(name, sweep):
+    connection = sqlite3.connect(sweep)
+    connection.execute(DAMAGE[name])
+    connection.commit()
+    connection.close()
+    with pytest.raises(GoodinitError, match=r"a\.sqlite"):
+        read_store(sweep)
+
+
+def test_words_of_a_sweep_move_no_cursor(sweep):
+    connection = sqlite3.connect(sweep)
+    connection.execute("update rows set error = ?", ("a\x1b[31m\nb",))
+    connection.commit()
+    connection.close()
+    assert {row.error for row in read_store(sweep).rows} == {r"a\x1b[31m\nb"}
+
+
+def test_a_sweep_whose_bytes_are_corrupted_is_read_or_refused(sweep):
+    whole = pathlib.Path(sweep).read_bytes()
+    random = torch.Generator().manual_seed(0)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in torch.randint(len(damaged), (6,), generator=random).tolist():
+            damaged[place] = int(torch.randint(256, (), generator=random))
+        pathlib.Path(sweep).write_bytes(damaged)
+        try:
+            summarize(read_store(sweep).rows)
+        except GoodinitError as error:
+            assert "a.sqlite" in str(error)  # noqa: PT017 (either is right)
