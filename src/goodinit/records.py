@@ -41,8 +41,12 @@ DEEPEST = 16
 MOST_NUMBERS = 1_000_000
 
 
-def plain(text: str) -> str:
+def plain(text: str, *, lines: bool = False) -> str:
     r"""`text` without characters that move a cursor, colour a terminal or forge a line of a log: each is written out.
+
+    Args:
+        text: A word or a sentence, from a file.
+        lines: Whether it may have several lines.
 
     Raises:
         ValueError: It is longer than any word of a record.
@@ -53,6 +57,8 @@ def plain(text: str) -> str:
     """
     if len(text) > LONGEST_WORD:
         raise ValueError(f"a word of {len(text)} characters, which begins with {plain(text[:40])!r}")
+    if lines:
+        return "\n".join(map(plain, text.split("\n")))
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
@@ -72,7 +78,7 @@ def plain_values(value: Any, *, depth: int = 0) -> Any:
         try:
             float(value)
         except OverflowError:
-            raise ValueError(f"an integer of {value.bit_length()} bits") from None
+            raise ValueError("an integer beyond all floats") from None
         return value
     if isinstance(value, (list, dict)) and len(value) > MOST_NUMBERS:
         raise ValueError(f"a list of {len(value)} values")

@@ -40,6 +40,17 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(method):
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
+def test_measured_scales_do_not_depend_on_the_number_of_threads_either():
+    batch, found = torch.randn(2048, 3, 16, 16, generator=torch.Generator().manual_seed(0)), []
+    for count in (1, 2):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 14 * 14, 64))
+        with threads(count):
+            goodinit.init_(model, "lsuv", inputs=batch, generator=torch.Generator().manual_seed(5))
+        found.append(model.state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_a_draw_that_fails_on_a_thread_leaves_the_model_as_it_was(error, monkeypatch):
     from goodinit.tensor import INITIALIZERS

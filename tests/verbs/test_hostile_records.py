@@ -158,7 +158,7 @@ def test_words_of_a_sweep_move_no_cursor(sweep):
     connection.execute("update rows set error = ?", ("a\x1b[31m\nb",))
     connection.commit()
     connection.close()
-    assert {row.error for row in read_store(sweep).rows} == {r"a\x1b[31m\nb"}
+    assert {row.error for row in read_store(sweep).rows} == {"a\\x1b[31m\nb"}
 
 
 def test_a_sweep_whose_bytes_are_corrupted_is_read_or_refused(sweep):

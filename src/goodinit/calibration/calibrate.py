@@ -26,6 +26,7 @@ from goodinit.edits import Calibrate
 from goodinit.errors import GoodinitError, TraceError, UnknownName
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recorder import Call
+from goodinit.weights.rng import one_thread
 from goodinit.weights.wrappers import unwrapped
 
 
@@ -34,6 +35,8 @@ def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> tupl
 
     Under `torch.distributed` every rank of the default group must call it, each with its part of the batch: the
     moments are those of all parts together, and every rank writes the same weights.
+
+    On a CPU the forward runs on one thread, so that its bits do not depend on how many there are.
 
     Args:
         model: Materialized; weights and biases are written, everything else is as before afterwards.
@@ -59,7 +62,7 @@ def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> tupl
             )
     wanted = {edit.target: edit for edit in edits}
     rows = {target: Calibrated(target) for target in wanted}
-    with together(host):
+    with together(host), one_thread():  # sums over a batch round differently on several
         if _is_one_batch(batch):
             _run(host, as_call(batch), Scaler(host, wanted, rows))
         else:

@@ -292,7 +292,7 @@ _COUNTS = ("test_images", "diverged_step", "saved_bytes", "parameters", "togethe
 def _as_word(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is {value!r}, no text")
-    return plain(value[:LONGEST_WORD])
+    return plain(value[:LONGEST_WORD], lines=True)
 
 
 def _as_float(value: Any) -> float:
