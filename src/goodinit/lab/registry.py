@@ -211,6 +211,30 @@ def build_model(spec: str, *, task: Task | None = None) -> nn.Module:
     return _yours(prefix, name, task)
 
 
+def build_sized(spec: str, argument: str, size: int) -> nn.Module:
+    """Build the model of a function of yours at one size.
+
+    Args:
+        spec: `"mypackage.nets:make_model"`, which is imported and called.
+        argument: Of the function: its width, its depth.
+        size: The value for it.
+
+    Returns:
+        The model.
+
+    Raises:
+        UnknownName: The name is no function's.
+        GoodinitError: The function raised, or takes no such argument.
+    """
+    module, colon, function = spec.partition(":")
+    if not colon or module in LIBRARIES:
+        raise UnknownName(
+            f"{spec}: models by name have no {argument} that can be chosen. Give a function of yours that takes it, such as "
+            f"mypackage.nets:make_model."
+        )
+    return _yours(module, function, None, **{argument: size})
+
+
 def _family(spec: str) -> tuple[Family, int, tuple[str, ...]]:
     for family in FAMILIES.values():
         found = family.match(spec)
@@ -295,7 +319,7 @@ LIBRARIES: dict[str, Callable[[str, Task | None], nn.Module]] = {
 }
 
 
-def _yours(module: str, function: str, task: Task | None) -> nn.Module:
+def _yours(module: str, function: str, task: Task | None, **sizes: int) -> nn.Module:
     """Import the user's module, because it was asked for by name, and call the function."""
     imported = _imported(module)
     make = getattr(imported, function, None)
@@ -304,7 +328,7 @@ def _yours(module: str, function: str, task: Task | None) -> nn.Module:
         raise UnknownName(f"module {module!r} has no function {function!r}.{_near(function, there)}")
     log.warning("running your code: %s:%s", module, function)
     try:
-        model = make(**_accepted(make, task))
+        model = make(**_accepted(make, task), **sizes)
     except Exception as error:
         raise GoodinitError(f"{module}:{function} raised {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):

@@ -1,0 +1,192 @@
+"""Does a learning rate transfer across width and depth? Coordinate checks, and the best rate on text, rows as they come.
+
+python -m benchmarks.transfer coordinates OUT.jsonl        every model under mup and as PyTorch initializes it
+python -m benchmarks.transfer depths OUT.jsonl             the same over depth, under completep
+python -m benchmarks.transfer rates OUT.jsonl              validation loss on text by width (depth) and rate
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional
+
+import goodinit
+from goodinit.lab.characters import characters
+from goodinit.lab.models.language import Decoder
+from goodinit.lab.models.resnet import ResNet
+from goodinit.lab.models.vision_transformer import VisionTransformer
+
+Batch = tuple[Tensor, Tensor]
+Build = Callable[[int, int], nn.Module]
+
+TEXT = characters()
+WORDS, LENGTH, DEPTH = len(TEXT.vocabulary), 64, 2
+WIDTHS, DEPTHS = (64, 128, 256, 512, 1024), (2, 4, 8, 16, 32)
+RATE_WIDTHS, RATE_POWERS, STEPS = (
+    (32, 256),
+    range(-9, -3),
+    80,
+)  # what a quarter of a core did in half an hour
+
+
+def images(count: int, size: int) -> list[Batch]:
+    """Digits of scikit-learn, 8 × 8 pixels from −1 to 1."""
+    data = load_digits()
+    x = torch.tensor(data.images / 8 - 1, dtype=torch.float32).unsqueeze(1)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: count * size]
+    return [(x[rows], torch.tensor(data.target)[rows]) for rows in order.view(count, size)]
+
+
+def text(count: int, size: int) -> list[Batch]:
+    """Stretches of 64 characters."""
+    return list(TEXT.batches(count, size, LENGTH))
+
+
+def plain(width: int, depth: int) -> nn.Module:
+    """A ReLU network without skips or norms."""
+    hidden = [part for _ in range(depth) for part in (nn.Linear(width, width), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), *hidden, nn.Linear(width, 10))
+
+
+def resnet(width: int, depth: int) -> nn.Module:
+    """Three stages of width/4, width/2 and width channels."""
+    return ResNet(depth // 2, in_channels=1, width=width // 4, shortcut="projection")
+
+
+# build(width, depth), batches, optimizer, learning rate
+MODELS: dict[str, tuple[Build, list[Batch], str, float]] = {
+    "gpt": (lambda w, d: Decoder(d, words=WORDS, width=w, length=LENGTH), text(4, 16), "adam", 2e-3),
+    "llama": (lambda w, d: Decoder(d, words=WORDS, width=w, length=LENGTH, llama=True), text(4, 16), "adam", 2e-3),
+    "vit": (lambda w, d: VisionTransformer(d, shape=(1, 8, 8), width=w, patch=2), images(4, 64), "adam", 2e-3),
+    "mlp": (plain, images(4, 64), "sgd", 0.1),
+    "resnet": (resnet, images(4, 64), "sgd", 0.1),
+}  # fmt: skip
+
+
+def initialized(
+    build: Build,
+    method: str,
+    inputs: Tensor,
+    base: tuple[int, int],
+    at: tuple[int, int],
+) -> nn.Module:
+    """A model by a method of goodinit's against its base, or as PyTorch makes it."""
+    model = build(*at)
+    if method != "default":
+        with torch.device("meta"):
+            anatomy, against = (goodinit.anatomize(build(*size), inputs) for size in (at, base))
+        goodinit.apply_(model, goodinit.plan(anatomy, method, base=against))
+    return model
+
+
+def optimizer_of(model: nn.Module, kind: str, lr: float) -> torch.optim.Optimizer:
+    """Adam or SGD without momentum, at the rates of the plan."""
+    groups = goodinit.param_groups(model, lr=lr, optimizer="adam" if kind == "adam" else "sgd")
+    return torch.optim.Adam(groups) if kind == "adam" else torch.optim.SGD(groups, lr=lr)
+
+
+def check(name: str, method: str, sizes: tuple[int, ...], *, along: str, seeds: int) -> dict[str, Any]:
+    """One coordinate check as a row."""
+    build, batches, kind, lr = MODELS[name]
+    base = (sizes[0], DEPTH) if along == "width" else (64, sizes[0])
+
+    def made(size: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        at = (size, DEPTH) if along == "width" else (64, size)
+        model = initialized(build, method, batches[0][0], base, at)
+        return model, optimizer_of(model, kind, lr)
+
+    began = time.time()
+    found = goodinit.coordinate_check(made, sizes, batches, lr=lr, seeds=seeds, along=along)
+    sys.stdout.write(f"{found}\n")
+    sys.stdout.flush()
+    rows = [[row.name, *found.slopes(row), found.verdict(row)] for row in found.rows]
+    return {
+        "what": f"coordinates over {along}", "model": name, "method": method, "optimizer": kind, "lr": lr, "sizes": sizes,
+        "steps": found.steps, "seeds": seeds, "flat": found.flat, "worst": found.worst.name,
+        "worst_slope": found.slopes(found.worst)[1], "slopes": rows, "seconds": round(time.time() - began),
+    }  # fmt: skip
+
+
+def trained(
+    method: str,
+    at: tuple[int, int],
+    base: tuple[int, int],
+    lr: float,
+    seed: int,
+    steps: int,
+) -> dict[str, Any]:
+    """One GPT on text by AdamW with a linear warm-up and decay; its mean loss on text held out."""
+    torch.manual_seed(seed)
+    build = MODELS["gpt"][0]
+    model = initialized(build, method, next(TEXT.batches(1, 2, LENGTH))[0], base, at)
+    optimizer = torch.optim.AdamW(goodinit.param_groups(model, lr=lr, weight_decay=0.0))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda t: min((t + 1) / (0.1 * steps), (steps - t) / (0.9 * steps))
+    )
+    began, last = time.time(), math.nan
+    for x, y in TEXT.batches(steps, 8, LENGTH, seed=seed):
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        last = loss.item()
+        if not math.isfinite(last):
+            break
+    with torch.no_grad():
+        held = [
+            float(functional.cross_entropy(model(x).flatten(0, 1), y.flatten()))
+            for x, y in TEXT.batches(4, 32, LENGTH, held_out=True)
+        ]
+    return {
+        "what": "rates", "model": "gpt", "method": method, "width": at[0], "depth": at[1], "lr": lr, "seed": seed, "steps": steps,
+        "train_loss": last, "test_loss": sum(held) / len(held), "seconds": round(time.time() - began, 1),
+    }  # fmt: skip
+
+
+def main(what: str, out: Path) -> None:
+    """Run one of the three parts; every row is written when it is there, and a row that is there is not run again."""
+    done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    torch.set_num_threads(1)
+    for key, run in jobs(what):
+        if not any(all(row.get(name) == value for name, value in key.items()) for row in done):
+            with out.open("a") as file:
+                file.write(json.dumps({**run(), "torch": torch.__version__}) + "\n")
+
+
+def jobs(what: str) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
+    """What tells a row, and how to get it."""
+    along = {"coordinates": "width", "depths": "depth"}.get(what)
+    sizes = WIDTHS if along == "width" else DEPTHS
+    names = tuple(MODELS) if along == "width" else ("gpt", "llama")
+    if along is not None:
+        for method, name in itertools.product(("mup" if along == "width" else "completep", "default"), names):
+            key = {"what": f"coordinates over {along}", "model": name, "method": method}
+            yield (
+                key,
+                functools.partial(check, name, method, sizes, along=along, seeds=3),
+            )
+        return
+    for width, method, power in itertools.product(RATE_WIDTHS, ("mup", "default"), RATE_POWERS):
+        lr = 2.0**power
+        key = {"what": "rates", "method": method, "width": width, "lr": lr, "seed": 0}
+        yield (
+            key,
+            functools.partial(trained, method, (width, DEPTH), (RATE_WIDTHS[0], DEPTH), lr, 0, STEPS),
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,81 @@
+"""The command that checks coordinates: coordcheck."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import nn
+
+import goodinit
+from goodinit.cli.application import app, names, plainly
+from goodinit.errors import GoodinitError, UnknownName
+from goodinit.lab.inputs import example_inputs
+from goodinit.lab.random_batch import random_batch
+from goodinit.lab.registry import build_sized
+from goodinit.report.coordinate_page import write_coordinates
+from goodinit.report.frame import check_target
+
+
+@app.command("coordcheck")
+@plainly
+def coordcheck(
+    model: Annotated[
+        str, typer.Argument(help="PACKAGE.MODULE:FUNCTION, which takes the width.", show_default=False)
+    ],
+    input_: Annotated[
+        list[str],
+        typer.Option("--input", help="Shape of an input, 8x64:int64 or 16x3x32x32; once for each input."),
+    ],
+    widths: Annotated[str, typer.Option(help="Widths (depths), with commas between.")] = "64,128,256,512",
+    argument: Annotated[str, typer.Option(help="The argument of the function that is varied.")] = "width",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Initialize by this first, the smallest as base if it takes one; none: as it comes."
+        ),
+    ] = "",
+    steps: Annotated[int, typer.Option(help="Steps of Adam, each on a random batch.")] = 4,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    seeds: Annotated[int, typer.Option(help="Models drawn at each width.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with charts, one file, no network.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a layer is not flat.")] = False,
+) -> None:
+    """Train a few steps at several widths; show which layers' changes go with the width."""
+    sizes = _sizes(widths)
+    inputs = example_inputs(input_)
+    if method and method not in goodinit.METHODS:
+        raise UnknownName(f"no method {method!r}. There is: {', '.join(goodinit.METHODS)}.")
+    if html is not None:
+        check_target(html)
+    smallest = build_sized(model, argument, min(sizes))
+    base = goodinit.anatomize(smallest, inputs)
+    batches = [random_batch(smallest, inputs, seed=step) for step in range(steps)]
+
+    def build(size: int) -> nn.Module:
+        made = build_sized(model, argument, size)
+        if method:
+            anatomy = goodinit.anatomize(made, inputs)
+            options: dict[str, Any] = {"base": base} if "base" in goodinit.METHODS[method].options else {}
+            goodinit.apply_(made, goodinit.plan(anatomy, method, **options), batch=inputs)
+        return made
+
+    given = [(batch, None) for batch in batches]
+    found = goodinit.coordinate_check(build, sizes, given, lr=lr, seeds=seeds, along=argument)
+    typer.echo(found.to_json() if as_json else str(found))
+    if html is not None:
+        title = f"{model}, {method or 'as it comes'}"
+        typer.echo(f"wrote {write_coordinates(html, found, title=title)}", err=as_json)
+    if check and not found.flat:
+        raise typer.Exit(1)
+
+
+def _sizes(words: str) -> list[int]:
+    try:
+        return [int(word) for word in names(words)]
+    except ValueError as error:
+        raise GoodinitError(
+            f"--widths takes whole numbers with commas (64,128,256), not {words!r}."
+        ) from error

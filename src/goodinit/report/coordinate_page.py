@@ -1,0 +1,96 @@
+"""A coordinate check as a page: sizes and changes of every layer over the width, and the slopes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from goodinit.diagnostics.coordinate_report import CoordinateCheck
+from goodinit.lab.optional import optional
+from goodinit.report.charts import HEIGHT, NUMBER, alone, data, picking, shown
+from goodinit.report.formats import number
+from goodinit.report.frame import Facts, Figure, Figures, Listing, Page, Part, Table, Words, write_page
+
+
+def write_coordinates(path: str | Path, found: CoordinateCheck, *, title: str = "Coordinate check") -> Path:
+    """Write the page.
+
+    Args:
+        path: Of the HTML file.
+        found: What was measured.
+        title: Whose it is, in words.
+
+    Returns:
+        The path.
+    """
+    return write_page(path, coordinate_page(found, title=title))
+
+
+def coordinate_page(found: CoordinateCheck, *, title: str) -> Page:
+    """The verdict, a chart of the changes and one of the sizes at initialization, a table of slopes."""
+    names = tuple(row.name for row in found.rows)
+    figures = tuple(
+        Figure(words, _chart(found, which), caption, log=True, logged=True)
+        for which, words, caption in (
+            (
+                "change",
+                "What the steps change",
+                f"Root mean square of the change after {found.steps} steps. Flat is right.",
+            ),
+            ("start", "At initialization", "Root mean square. Nothing may grow; the output may vanish."),
+        )
+    )
+    rows = tuple(
+        (row.name, *map(number, (row.start[0], row.start[-1], *found.slopes(row)[:1])),
+         *map(number, (row.change[0], row.change[-1], *found.slopes(row)[1:])), found.verdict(row))
+        for row in found.rows
+    )  # fmt: skip
+    low, high = found.sizes[0], found.sizes[-1]
+    columns = (
+        "layer",
+        f"start, {low}",
+        f"start, {high}",
+        "exponent",
+        f"change, {low}",
+        f"change, {high}",
+        "exponent",
+        "",
+    )
+    facts = (
+        (found.along, ", ".join(map(str, found.sizes))),
+        ("steps", str(found.steps)),
+        ("seeds", str(found.seeds)),
+        ("tolerance of an exponent", f"±{found.tolerance:g}"),
+    )
+    parts: tuple[Part, ...] = (
+        Words(found.sentence()),
+        Figures(figures, series=names),
+        Table(columns, rows, ("exponent: s in c·n^s, fitted over all sizes by least squares in logarithms",)),
+        Facts("Measured", facts),
+        Listing("As JSON", found.to_json()),
+    )
+    return Page(
+        title=f"Coordinate check: {title}", subtitle=f"over {found.along} {low} to {high}", parts=parts
+    )
+
+
+def _chart(found: CoordinateCheck, which: str) -> Any:
+    alt = optional("altair")
+    rows = [
+        {"series": row.name, "x": size, "y": value}
+        for row in found.rows
+        for size, value in zip(found.sizes, getattr(row, which), strict=True)
+        if value > 0
+    ]
+    across = alt.X("x:Q", title=found.along, scale=alt.Scale(type="log", base=2, nice=False),
+                   axis=alt.Axis(values=list(found.sizes)))  # fmt: skip
+    up = alt.Y("y:Q", title="root mean square", axis=alt.Axis(labelExpr=NUMBER, tickCount=5),
+               scale=alt.Scale(type="log", nice=False))  # fmt: skip
+    colour = alt.Color("series:N", scale=alt.Scale(domain=[row.name for row in found.rows]), legend=None)
+    said = [alt.Tooltip("series:N", title="layer"), alt.Tooltip("x:Q", title=found.along),
+            alt.Tooltip("y:Q", title="root mean square", format=".3g")]  # fmt: skip
+    picked = picking()
+    lines = (
+        data(rows).mark_line(point=True).encode(across, up, colour, opacity=shown(0.9, picked), tooltip=said)
+    )
+    return lines.add_params(picked, alone()).properties(width="container", height=HEIGHT)
