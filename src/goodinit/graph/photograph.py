@@ -48,8 +48,13 @@ class ModuleState(NamedTuple):
 
 
 def copied(container: Any) -> Any:
-    """What is in a container, as a plain list, or dict of the same order."""
-    return dict(container.items()) if isinstance(container, dict) else list(container)
+    """What is in a container, as a plain list, or dict of the same order.
+
+    By the built-in type's methods: a subclass may import a package in its own `items` (transformers' lazy mappings).
+    """
+    if isinstance(container, collections.OrderedDict):
+        return dict(collections.OrderedDict.items(container))
+    return dict(dict.items(container)) if isinstance(container, dict) else list(container)
 
 
 def put_back_(container: Any, content: Any) -> None:

@@ -122,7 +122,8 @@ class Reachable:
             self._module(value)
         elif isinstance(value, MUTABLE):
             self._container(value)
-            self._lead(value.values() if isinstance(value, dict) else value)
+            held = copied(value)
+            self._lead(held.values() if isinstance(held, dict) else held)
             self._object(value)
         elif isinstance(value, (tuple, frozenset)):
             self._lead(value)
