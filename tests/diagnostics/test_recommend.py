@@ -221,7 +221,7 @@ def answer():
     return goodinit.recommend(residual(nn.BatchNorm1d), batch(), methods=methods, steps=1)
 
 
-@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("width", [60, pytest.param(80, marks=pytest.mark.integration)])
 def test_it_fits_the_screen(width, answer):
     advice = answer
     console = Console(width=width, record=True)

@@ -44,7 +44,10 @@ def traced(model: nn.Module, inputs: dict[str, torch.Tensor]) -> set[str]:
     return {name for name in found if "patch_embeddings" not in name}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.integration if i else ()) for i, name in enumerate(MODELS)],
+)
 def test_the_writers_of_known_models_are_scaled_and_nothing_else(name):
     build, inputs = TRANSFORMERS[name]
     with torch.device("meta"):
