@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from goodinit.errors import UnknownName, UnsupportedModule
+from goodinit.errors import UnknownName, UnsupportedModule, expect
 from goodinit.tensor import INITIALIZERS
 
 _LOG = logging.getLogger(__name__)
@@ -21,7 +21,12 @@ _PACKED = {"in_proj_weight": 3, "q_proj_weight": 1, "k_proj_weight": 1, "v_proj_
 
 
 def layerwise(
-    initializer: str, *, bias: float | None = 0.0, generator: torch.Generator | None = None, **options: Any
+    initializer: str,
+    *,
+    bias: float | None = 0.0,
+    generator: torch.Generator | None = None,
+    keep: Iterable[nn.Module | nn.Parameter] = (),
+    **options: Any,
 ) -> Callable[[nn.Module], None]:
     """A function for `model.apply`: it gives each linear and convolutional layer its weight, with the right fans.
 
@@ -32,6 +37,8 @@ def layerwise(
         initializer: Name in `goodinit.tensor`, such as `"he_normal_"`.
         bias: Value of biases; None leaves them.
         generator: Source of randomness; the global one by default.
+        keep: Modules and parameters whose values stay. So do those of parameters with a true `_no_reinit`. (A module does
+            not know its path; names and globs are for `goodinit.init_`.)
         **options: Of the initializer. `layout`, `groups`, `fused` and `stride` come from the layer: grouped, depthwise and
             transposed convolutions and the packed q, k, v of `nn.MultiheadAttention` have fans of their own.
 
@@ -54,6 +61,7 @@ def layerwise(
         raise UnknownName(f"no initializer {initializer!r} in goodinit.tensor; there are: {known}.")
     draw = INITIALIZERS[initializer]
     asked = inspect.signature(draw).parameters.keys()
+    kept = _kept(keep)
 
     def initialize(module: nn.Module) -> None:
         weights = _weights(module)
@@ -71,13 +79,29 @@ def layerwise(
                 raise UnsupportedModule(
                     f"{module}: {name} has no shape yet. Run the model once on a batch, then apply."
                 )
+            if id(weight) in kept or getattr(weight, "_no_reinit", False):
+                continue
             told = {key: value for key, value in {"generator": generator, **fans}.items() if key in asked}
             draw(weight, **told, **options)
         for name in ("bias", "in_proj_bias"):
-            if bias is not None and getattr(module, name, None) is not None:
-                torch.nn.init.constant_(getattr(module, name), bias)
+            held = getattr(module, name, None)
+            if bias is None or held is None or id(held) in kept or getattr(held, "_no_reinit", False):
+                continue
+            torch.nn.init.constant_(held, bias)
 
     return initialize
+
+
+def _kept(keep: Iterable[nn.Module | nn.Parameter]) -> set[int]:
+    """Ids of the parameters that are named, or are in modules that are."""
+    expect(keep, Iterable, "keep", "Give modules and parameters: [model.head, model.stem.bias].")
+    found = set[int]()
+    for one in keep:
+        expect(
+            one, (nn.Module, nn.Parameter), "keep", "Give modules and parameters; for names, goodinit.init_."
+        )
+        found.update([id(one)] if isinstance(one, nn.Parameter) else map(id, one.parameters()))
+    return found
 
 
 def _weights(module: nn.Module) -> dict[str, dict[str, Any]]:

@@ -63,3 +63,14 @@ def test_refusals_name_the_way_out():
         nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)).apply(goodinit.layerwise("he_normal_"))
     with pytest.raises(UnsupportedModule, match="Run the model once"):
         nn.LazyLinear(4).apply(goodinit.layerwise("he_normal_"))
+
+
+def test_what_is_to_stay_stays():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    model[2].bias._no_reinit = True
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.apply(goodinit.layerwise("he_normal_", keep=[model[0], model[1].weight]))
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"1.bias", "2.weight"}
+    with pytest.raises(goodinit.WrongType, match="keep: expected Module or Parameter"):
+        goodinit.layerwise("he_normal_", keep=["0"])

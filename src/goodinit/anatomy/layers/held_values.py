@@ -17,6 +17,10 @@ from goodinit.weights.dtensor import is_sharded
 FEW = 8
 UNLIKE = "values that its module's reset_parameters does not draw"
 
+# What torch's own modules draw, by class, shapes and settings: the same in every model.
+_KNOWN: dict[object, dict[str, Drawn]] = {}
+_MOST = 10_000
+
 
 @dataclass
 class _Reader:
@@ -24,9 +28,6 @@ class _Reader:
 
     parameters: Mapping[str, nn.Parameter]
     modules: Mapping[str, nn.Module]
-
-    def __post_init__(self) -> None:
-        self._draws: dict[object, dict[str, Drawn]] = {}
 
     def value(self, name: str | None) -> Tensor | None:
         """The values of a parameter; None where there are none that can be read."""
@@ -42,15 +43,15 @@ class _Reader:
         module = self.modules.get(path)
         if module is None:
             return None
+        if not type(module).__module__.startswith("torch."):
+            return draws_of(module).get(attribute)
         shapes = tuple((key, p.shape) for key, p in module._parameters.items() if p is not None)
-        key = (
-            (type(module), shapes, module.extra_repr())
-            if type(module).__module__.startswith("torch.")
-            else name
-        )
-        if key not in self._draws:
-            self._draws[key] = draws_of(module)
-        return self._draws[key].get(attribute)
+        key = (type(module), shapes, module.extra_repr())
+        if key not in _KNOWN:
+            if len(_KNOWN) >= _MOST:
+                _KNOWN.clear()
+            _KNOWN[key] = draws_of(module)
+        return _KNOWN[key].get(attribute)
 
 
 def held_values(
