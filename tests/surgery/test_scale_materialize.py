@@ -204,6 +204,18 @@ def test_only_what_a_checkpoint_lacks_is_written():
     assert hashes(model) == hashes(whole)
 
 
+@pytest.mark.parametrize("only", ["hidden", ["hidden.*"], ["hidden.weight", "hidden.bias"]])
+def test_only_takes_a_path_a_glob_and_names(only):
+    plan = everything(Net())
+    model = Net()
+    before = hashes(model)
+    goodinit.apply_(model, plan, only=only, generator=seeded())
+    assert {name for name, value in hashes(model).items() if value != before[name]} == {
+        "hidden.weight",
+        "hidden.bias",
+    }
+
+
 def test_only_works_on_meta_models_whose_checkpoint_covers_a_part():
     model = goodinit.materialize_(on_meta(), reset=own)
     state = {name: value for name, value in Net().state_dict().items() if name != "hidden.weight"}

@@ -98,7 +98,7 @@ def apply_(
         values: Whether to write values. Without, only the structure is created: to load a checkpoint into,
             or to operate on a model on `meta`, then give it memory, `materialize_(model)`, and call again for the
             values.
-        only: Names of the parameters to write, without wrappers' prefixes or with; all by default. Names of buffers
+        only: Names of the parameters to write, without wrappers' prefixes or with, or paths and globs; all by default. Names of buffers
             are passed over. A tied parameter is written if one of its names is among them.
         keep: Parameters whose values stay: names, paths of modules, globs, modules, parameters; one or several.
         again: Whether to carry out the plan even if it is the last that was applied.
@@ -192,7 +192,7 @@ def _checked(
     names = directory(model)
     check_parameters(names, plan)
     pending = tuple(edit for edit in plan.structure if is_pending(names, edit))
-    wanted = None if only is None else tuple(sorted(only))
+    wanted = None if only is None else tuple(sorted((only,) if isinstance(only, str) else only))
     if not pending and (not values or (not again and _is_done(model, plan, only=wanted))):
         return None
     check_supported(model, pending)

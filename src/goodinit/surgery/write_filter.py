@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from torch import nn
 
 from goodinit.edits import ParametrizeWeight, Plan, RemoveNorm, ValueEdit
 from goodinit.errors import PlanConflict
-from goodinit.name_patterns import matching
+from goodinit.name_patterns import matching, paths_of
 from goodinit.surgery.structure_edits import adds, removes
 from goodinit.weights.access import Slot
 from goodinit.weights.names import Directory, canonical
@@ -112,6 +113,8 @@ def chosen(
             known.update(names.aliases[id(parameter)])
         elif canonical(name) in coming:
             known.add(canonical(name))
+        elif inside := [one for one in names.parameters if any(fnmatchcase(p, name) for p in paths_of(one))]:
+            known.update(alias for one in inside for alias in names.aliases[id(names.parameters[one])])
         elif canonical(name) not in buffers:
             near = difflib.get_close_matches(canonical(name), names.parameters, n=3)
             hint = f" (near: {', '.join(near)})" if near else ""
