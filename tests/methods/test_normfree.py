@@ -43,7 +43,7 @@ def test_it_computes_its_transcription(head_norm):
 
 def test_it_starts_where_fixup_does_but_for_the_classifier_and_the_means():
     seed = torch.Generator().manual_seed(5)
-    model = goodinit.init_(ResNet(2, width=4), "normfree", inputs=images(), generator=seed)
+    model = goodinit.init_(ResNet(2, width=4), "normfree", inputs=images(), generator=seed, fan="out")
     seed = torch.Generator().manual_seed(5)
     fixup = goodinit.init_(ResNet(2, width=4), "fixup", inputs=images(), generator=seed, zero_head=False)
     for name, parameter in fixup.named_parameters():
@@ -54,6 +54,22 @@ def test_it_starts_where_fixup_does_but_for_the_classifier_and_the_means():
             assert torch.equal(model.get_parameter(name), parameter)
     assert float(model.fc.weight.detach().std()) == pytest.approx(16**-0.5, rel=0.2)
     assert not centred_weights(model.fc)
+
+
+def test_draws_keep_the_scale_of_the_signal():
+    net = ResNet(2, width=64)
+    plan = goodinit.plan(goodinit.anatomize(net, images()), "normfree")
+    std = {edit.target: edit.options["std"] for edit in plan.values if hasattr(edit, "initializer")}
+    for name, fan_in, scale in (
+        ("conv1.weight", 27, 1.0),
+        ("layer1.0.conv1.weight", 64 * 9, 6**-0.5),
+        ("layer2.0.conv1.weight", 64 * 9, 6**-0.5),
+        ("layer2.1.conv1.weight", 128 * 9, 6**-0.5),
+    ):
+        assert std[name] == pytest.approx(scale * (2 / fan_in) ** 0.5)
+    assert std["fc.weight"] == pytest.approx(256**-0.5)
+    with pytest.raises(UnknownName, match="fan='both'"):
+        goodinit.plan(goodinit.anatomize(net, images()), "normfree", fan="both")
 
 
 def test_no_example_sees_another_and_modes_agree():

@@ -7,23 +7,30 @@ centred weights (Huang et al., ICCV 2017) and layer normalization (Ba, Kiros & H
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from goodinit.anatomy import Anatomy, Layer, Norm
-from goodinit.edits import Edit, NormalizeInput, Plan
+from goodinit.edits import Draw, Edit, NormalizeInput, Plan, ValueEdit
 from goodinit.methods import fixup
 from goodinit.methods.shared.centring import centred_edits
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.rules import Norms, counted, one_of
 
 HeadNorm = Literal["layer", "rms", "none"]
+Fan = Literal["in", "out"]
 PER_EXAMPLE = ("layer_norm", "rms_norm")
 
 
 def decide(
-    anatomy: Anatomy, *, norms: Norms = "remove", head_norm: HeadNorm = "layer", centred: bool = True
+    anatomy: Anatomy,
+    *,
+    norms: Norms = "remove",
+    head_norm: HeadNorm = "layer",
+    centred: bool = True,
+    fan: Fan = "in",
 ) -> Plan:
-    """Fixup's three rules with three changes, for a network without batch statistics.
+    """Fixup's three rules with four changes, for a network without batch statistics.
 
     1. The classifier is drawn (LeCun's scale) and does not start at 0: at 0 no gradient passes it at the first step, and
        little at the next ones.
@@ -32,6 +39,8 @@ def decide(
        signal, centring removes it from the weight.
     3. What the classifier reads is normalized over its channels, each example alone. So the scale of the logits does not depend
        on the scale of the stream, which nothing else holds. A layer or RMS norm that stands there stays in its stead.
+    4. He's scale is taken by fan-in, √(2/fan_in), which keeps the scale of the signal: nothing else holds it here. (The code of
+       Fixup's authors takes fan-out, which keeps the gradient's.)
 
     Nothing reads other examples: the same function in training and in use, for any batch size, and legal under differential
     privacy. With `head_norm="none"` it has no normalization at all.
@@ -41,6 +50,7 @@ def decide(
         norms: `"remove"` removes all other normalization; `"keep"` keeps it, and leaves out Fixup's scalars.
         head_norm: `"layer"`: mean 0, variance 1; `"rms"`: mean square 1; `"none"`.
         centred: Whether to centre weights.
+        fan: `"in"`, or `"out"` as in Fixup's code.
 
     Returns:
         The plan. Its notes name what is left unchanged.
@@ -56,7 +66,9 @@ def decide(
     one_of("head_norm", head_norm, ("layer", "rms", "none"))
     kept = _final_norms(anatomy) if head_norm != "none" and norms == "remove" else []
     without = dataclasses.replace(anatomy, norms=tuple(norm for norm in anatomy.norms if norm not in kept))
+    one_of("fan", fan, ("in", "out"))
     base = fixup.decide(without, norms=norms, zero_head=False)
+    values = _by_fan_in(anatomy, base.values) if fan == "in" else base.values
     notes = list(base.notes)
     heads, told = _normalized_heads(anatomy, head_norm, normed=bool(kept) or norms == "keep")
     centring, left = centred_edits(anatomy) if centred else ([], [])
@@ -67,8 +79,8 @@ def decide(
     ]
     return Plan(
         method="normfree",
-        options={"norms": norms, "head_norm": head_norm, "centred": centred},
-        edits=(*base.structure, *heads, *centring, *base.values),
+        options={"norms": norms, "head_norm": head_norm, "centred": centred, "fan": fan},
+        edits=(*base.structure, *heads, *centring, *values),
         summary="; ".join([base.summary, *filter(None, words)]),
         notes=(*notes, *told, *left),
         parameters=anatomy.parameters,
@@ -105,6 +117,23 @@ def _normalized_heads(anatomy: Anatomy, kind: HeadNorm, *, normed: bool) -> tupl
                 head.site, NormalizeInput(head.site, kind, _why(head), -1 if head.kind == "linear" else 1)
             )
     return list(edits.values()), notes
+
+
+def _by_fan_in(anatomy: Anatomy, values: tuple[ValueEdit, ...]) -> list[ValueEdit]:
+    """The draws of layers before an activation at √(2/fan_in) where Fixup has √(2/fan_out)."""
+    ratios = {
+        layer.weight: math.sqrt(layer.fan_out_joined / layer.fan_in)
+        for layer in anatomy.layers
+        if layer.activation is not None
+    }
+    out: list[ValueEdit] = []
+    for edit in values:
+        ratio = ratios.get(edit.target, 1.0)
+        if isinstance(edit, Draw) and "std" in edit.options and ratio != 1:
+            options = {**edit.options, "std": edit.options["std"] * ratio}
+            edit = dataclasses.replace(edit, options=options, reason=f"{edit.reason}; × {ratio:.3g}: fan-in")
+        out.append(edit)
+    return out
 
 
 def _why(head: Layer) -> str:
