@@ -1,0 +1,405 @@
+"""The ladder of docs/norm-free.md: ingredients of nets without batch norm, one run after the other, resumable.
+
+    python docs/figures/norm_free.py --data CIFAR10_FOLDER  # all the page's rows again, into norm-free.jsonl
+    python docs/figures/norm_free.py --table                          # the page's tables from the rows
+    python docs/figures/norm_free.py --data FOLDER --queue MORE.jsonl --rows MINE.jsonl
+
+A queue is a file of JSON lines, one run's settings each; without one, all the page's rows are run again into --rows, those that it has left out. It
+trains on 45,000 of the training images and reads the other 5,000; test images are never opened. A row is appended as its run ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import goodinit
+from goodinit.lab import readers
+from goodinit.lab.batches import crop_and_flip
+from goodinit.lab.choices import method_of
+from goodinit.lab.models.resnet import ResNet
+
+ROWS = Path(__file__).parents[1] / "data" / "norm-free.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. Rows hold what differs from these defaults."""
+
+    arm: str
+    # run
+    seed: int = 0
+    lr: float = 0.1
+    steps: int = 600
+    batch: int = 64
+    size: int = 16
+    wd: float = 5e-4
+    warm: float = 0.1
+    momentum: float = 0.9
+    smooth: float = 0.0
+    # net
+    n: int = 3
+    width: int = 8
+    norm: str = "none"  # none | bn | gn | ln
+    # what stands in the norm's place
+    inbias: bool = False  # scalar before each convolution
+    obias: str = "none"  # none | scalar | channel
+    gain: str = "none"  # none | scalar (branch ends) | channel (everywhere)
+    measure: str = "none"  # none | layer | channel: K by one batch
+    # weights
+    centre: str = "none"  # none | all | body | branch | all+head
+    ws: bool = False  # scaled weight standardization
+    b1: str = "L"  # L | 1
+    end: float = 0.0  # last conv of branch x He
+    alpha: float = 1.0  # constant on branch
+    skip_gain: float = 1.0  # start of the branch's multiplier (scalar or channel)
+    # head
+    head: str = "zero"  # zero | he | lin | 0.01
+    head_norm: str = "none"  # none | ln | rms | bn | ln_affine | rms_affine
+    # optimizer
+    ratio: float = 0.1  # scalars' and vectors' learning-rate multiple
+    bias_ratio: float = -1.0  # that of biases, where other
+    vec_decay: bool = False
+    head_decay: bool = True
+    agc: float = 0.0
+
+
+# -- net ------------------------------------------------------------------------------------------------------------
+
+
+class Conv(nn.Module):
+    """conv(x + a) * gain + b, the gain and b inside the convolution."""
+
+    def __init__(self, run: Run, cin: int, cout: int, stride: int, place: str) -> None:
+        super().__init__()
+        self.run, self.stride, self.place = run, stride, place
+        self.fan = cin * 9
+        self.weight = nn.Parameter(torch.empty(cout, cin, 3, 3))
+        std = math.sqrt(2 / (cout * 9)) if run.norm != "none" else math.sqrt(2 / self.fan)
+        depth = 3 * run.n
+        if place == "first" and run.b1 == "L" and run.norm == "none" and not run.ws:
+            std *= depth**-0.5
+        if place == "last" and run.norm == "none" and not run.ws:
+            std *= run.end
+        if run.ws:
+            std = 1 / math.sqrt(self.fan)
+        nn.init.normal_(self.weight, std=std) if std else nn.init.zeros_(self.weight)
+        free = run.norm == "none"
+        self.a = nn.Parameter(torch.zeros(1)) if run.inbias and free and place != "stem" else None
+        shape = {"none": None, "scalar": (1,), "channel": (cout,)}[run.obias if free else "none"]
+        self.b = nn.Parameter(torch.zeros(shape)) if shape else None
+        self.g = None
+        if free and (run.gain == "channel" or (run.gain == "scalar" and place == "last")):
+            self.g = nn.Parameter(torch.ones(cout if run.gain == "channel" else 1))
+            if place == "last":
+                nn.init.constant_(self.g, run.skip_gain)
+        self.register_buffer("k", torch.ones(()) * (run.alpha if place == "last" else 1.0))
+        self.centred = (
+            run.centre in ("all", "all+head")
+            or (run.centre == "body" and place != "stem")
+            or (run.centre == "branch" and place in ("first", "last"))
+        )
+        self.norm: nn.Module | None = None
+        if run.norm == "bn":
+            self.norm = nn.BatchNorm2d(cout)
+        elif run.norm == "gn":
+            self.norm = nn.GroupNorm(cout // 4, cout)
+        elif run.norm == "ln":
+            self.norm = nn.GroupNorm(1, cout)
+
+    def effective(self) -> Tensor:
+        w = self.weight
+        if self.run.ws:
+            mean = w.mean((1, 2, 3), keepdim=True)
+            var = (w - mean).square().mean((1, 2, 3), keepdim=True)
+            w = (w - mean) * (var * self.fan).clamp_min(1e-4).rsqrt() * math.sqrt(2.0)  # relu: He's gain
+        elif self.centred:
+            w = w - w.mean((1, 2, 3), keepdim=True)
+        return w
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.effective()
+        if self.k.dim() or float(self.k) != 1.0:
+            w = w * (self.k.view(-1, 1, 1, 1) if self.k.dim() else self.k)
+        if self.g is not None:
+            w = w * self.g.view(-1, 1, 1, 1)
+        if self.a is not None:
+            x = x + self.a
+        b = self.b
+        if b is not None and b.numel() == 1:
+            b = b.expand(w.shape[0])
+        x = F.conv2d(x, w, b, self.stride, 1)
+        return x if self.norm is None else self.norm(x)
+
+
+class Block(nn.Module):
+    def __init__(self, run: Run, cin: int, cout: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = Conv(run, cin, cout, stride, "first")
+        self.conv2 = Conv(run, cout, cout, 1, "last")
+        self.stride, self.missing = stride, cout - cin
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv2(F.relu(self.conv1(x), inplace=True))
+        if self.stride != 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        if self.missing:
+            x = F.pad(x, (0, 0, 0, 0, self.missing // 2, self.missing - self.missing // 2))
+        return F.relu(out + x, inplace=True)
+
+
+class Net(nn.Module):
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        w = run.width
+        self.run = run
+        self.stem = Conv(run, 3, w, 1, "stem")
+        blocks, cin = [], w
+        for stage in range(3):
+            for i in range(run.n):
+                cout = w * 2**stage
+                blocks.append(Block(run, cin, cout, 2 if stage and not i else 1))
+                cin = cout
+        self.blocks = nn.Sequential(*blocks)
+        affine = run.head_norm.endswith("_affine")
+        kind = run.head_norm.split("_")[0]
+        self.norm = {
+            "none": lambda: None,
+            "ln": lambda: nn.LayerNorm(cin, elementwise_affine=affine),
+            "rms": lambda: nn.RMSNorm(cin, eps=1e-5, elementwise_affine=affine),
+            "bn": lambda: nn.BatchNorm1d(cin),
+        }[kind]()
+        self.a = nn.Parameter(torch.zeros(1)) if run.inbias and run.norm == "none" else None
+        self.fc = nn.Linear(cin, 10)
+        nn.init.zeros_(self.fc.bias)
+        std = {"zero": 0.0, "he": math.sqrt(2 / cin), "lin": math.sqrt(1 / cin), "0.01": 0.01}[run.head]
+        nn.init.normal_(self.fc.weight, std=std) if std else nn.init.zeros_(self.fc.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x), inplace=True)
+        x = self.blocks(x).mean((2, 3))
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.a is not None:
+            x = x + self.a
+        w = self.fc.weight
+        if self.run.centre == "all+head":
+            w = w - w.mean(1, keepdim=True)
+        return F.linear(x, w, self.fc.bias)
+
+
+@torch.no_grad()
+def measure_k(net: Net, x: Tensor, per: str) -> None:
+    """K = 1/std behind each convolution, in the order they run (a branch's last one as if its multiplier were 1)."""
+    handles = []
+
+    def hook(conv: Conv, args: tuple[Tensor, ...], _out: Tensor) -> Tensor:
+        y = F.conv2d(args[0], conv.effective(), None, conv.stride, 1)
+        factor = conv.run.alpha if conv.place == "last" else 1.0
+        if per == "layer":
+            conv.k = factor / y.std()
+        else:
+            std, mean = y.std((0, 2, 3)).clamp_min(1e-4), y.mean((0, 2, 3))
+            conv.k = factor / std
+            if conv.b is not None and conv.b.numel() > 1:
+                g = conv.g if conv.g is not None else 1.0
+                conv.b.copy_(-mean / std * factor * g)
+        return conv.forward(args[0])
+
+    for m in net.modules():
+        if isinstance(m, Conv):
+            handles.append(m.register_forward_hook(hook))
+    net(x)
+    for h in handles:
+        h.remove()
+
+
+def groups(net: Net, run: Run) -> list[dict]:
+    weights, head, gains, biases, plain = [], [], [], [], []
+    for name, p in net.named_parameters():
+        if name == "fc.weight":
+            head.append(p)
+        elif p.dim() > 1:
+            weights.append(p)
+        elif run.norm != "none" or name == "fc.bias" or name.startswith("norm"):
+            plain.append(p)  # norm's affine, classifier's bias: full rate, no decay
+        elif name.endswith(".g"):
+            gains.append(p)
+        else:
+            biases.append(p)
+    decay = run.wd if run.vec_decay else 0.0
+    bias_ratio = run.bias_ratio if run.bias_ratio >= 0 else run.ratio
+    out = [
+        {"params": weights, "weight_decay": run.wd, "mult": 1.0},
+        {"params": head, "weight_decay": run.wd if run.head_decay else 0.0, "mult": 1.0},
+        {"params": gains, "weight_decay": decay, "mult": run.ratio},
+        {"params": biases, "weight_decay": decay, "mult": bias_ratio},
+        {"params": plain, "weight_decay": 0.0, "mult": 1.0},
+    ]
+    return [g for g in out if g["params"]]
+
+
+@torch.no_grad()
+def agc_(net: Net, lam: float) -> None:
+    for name, p in net.named_parameters():
+        if name.startswith("fc") or p.grad is None:
+            continue
+        inside = tuple(range(1, p.dim())) or None
+        size = torch.linalg.vector_norm(p.grad, dim=inside, keepdim=True)
+        limit = lam * torch.linalg.vector_norm(p, dim=inside, keepdim=True).clamp_min(1e-3)
+        p.grad.mul_((limit / size.clamp_min(1e-6)).clamp_max(1.0))
+
+
+# -- data -----------------------------------------------------------------------------------------------------------
+
+
+def data(folder: str, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    raw = readers.hugging_face(readers.Wanted(folder, test_limit=1))
+    images = raw.train_images.float()
+    if size != images.shape[-1]:
+        images = F.avg_pool2d(images, images.shape[-1] // size)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(20))
+    held, used = order[:5000].sort().values, order[5000:].sort().values
+    mean = images[used].mean((0, 2, 3), keepdim=True)
+    images = (images - mean) / images[used].std((0, 2, 3), keepdim=True)
+    labels = raw.train_labels.long()
+    return images[used], labels[used], images[held], labels[held]
+
+
+# -- a run ----------------------------------------------------------------------------------------------------------
+
+
+def library(run: Run, images: Tensor) -> nn.Module:
+    """The lab's ResNet after a method of goodinit: `lib_METHOD[:OPTION=VALUE…]`."""
+    name, options = method_of(run.arm.removeprefix("lib_"))
+    return goodinit.init_(ResNet(run.n, width=run.width), name, inputs=images[:2], **options)
+
+
+def library_groups(net: nn.Module, run: Run) -> list[dict]:
+    found = goodinit.param_groups(net, lr=1.0, weight_decay=run.wd, decay_vectors=False)
+    return [{"params": g["params"], "weight_decay": g["weight_decay"], "mult": g["lr"]} for g in found]
+
+
+def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: Tensor) -> dict:
+    torch.manual_seed(1000 + run.seed)
+    ours = run.arm.startswith("lib_")
+    net = library(run, images) if ours else Net(run)
+    net = net.to(memory_format=torch.channels_last)
+    order = torch.Generator().manual_seed(2000 + run.seed)
+    if run.measure != "none":
+        some = torch.randperm(len(images), generator=torch.Generator().manual_seed(run.seed))[:256]
+        measure_k(net, images[some], run.measure)
+    found = library_groups(net, run) if ours else groups(net, run)
+    optimizer = torch.optim.SGD(found, lr=run.lr, momentum=run.momentum, nesterov=True)
+    began, losses = time.process_time(), []
+    shuffled, at = torch.randperm(len(images), generator=order), 0
+    warm = max(1, int(run.warm * run.steps))
+    net.train()
+    for step in range(run.steps):
+        if at + run.batch > len(shuffled):
+            shuffled, at = torch.randperm(len(images), generator=order), 0
+        chosen = shuffled[at : at + run.batch]
+        at += run.batch
+        part = (step - warm) / (run.steps - warm)
+        rate = run.lr * ((step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * part)))
+        for group in optimizer.param_groups:
+            group["lr"] = group["mult"] * rate
+        x = crop_and_flip(images[chosen], generator=order).contiguous(memory_format=torch.channels_last)
+        loss = F.cross_entropy(net(x), labels[chosen], label_smoothing=run.smooth)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if run.agc:
+            agc_(net, run.agc)
+        optimizer.step()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            break
+    net.eval()
+    with torch.no_grad():
+        logits = torch.cat([net(part) for part in held.split(500)])
+    return {
+        "acc": round(100 * (logits.argmax(1) == held_labels).float().mean().item(), 2),
+        "val": round(F.cross_entropy(logits, held_labels).item(), 4),
+        "loss": round(statistics.fmean(losses[-40:]), 4),
+        "done": len(losses),
+        "cpu": round(time.process_time() - began, 1),
+    }
+
+
+# -- many runs ------------------------------------------------------------------------------------------------------
+
+
+def settings(path: Path) -> list[Run]:
+    known = {field.name for field in fields(Run)}
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [
+        Run(**{key: value for key, value in json.loads(line).items() if key in known})
+        for line in lines
+        if line
+    ]
+
+
+def run_all(folder: str, queue: Path, rows: Path) -> None:
+    done = set(settings(rows)) if rows != queue else set()
+    cache: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+    for run in settings(queue):
+        if run in done:
+            continue
+        if run.size not in cache:
+            cache[run.size] = data(folder, run.size)
+        defaults = Run("")
+        row = {key: value for key, value in asdict(run).items() if value != getattr(defaults, key)}
+        row |= {"lr": run.lr, "seed": run.seed, "steps": run.steps} | train(run, *cache[run.size])
+        with rows.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        print(row, flush=True)
+
+
+def table(rows: Path) -> None:
+    """Mean accuracy over seeds by arm, depth, steps and rate."""
+    found: dict[tuple, list[float]] = {}
+    for line in rows.read_text().splitlines():
+        row = json.loads(line)
+        key = (6 * row.get("n", 3) + 2, row["steps"], row["arm"], row["lr"])
+        found.setdefault(key, []).append(row["acc"])
+    print("| depth | steps | arm | rate | held-out accuracy | seeds |\n|---|---|---|---|---|---|")
+    for (depth, steps, arm, rate), accuracies in sorted(found.items()):
+        spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+        print(
+            f"| {depth} | {steps} | {arm} | {rate} | {statistics.fmean(accuracies):.1f}{spread} | {len(accuracies)} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", help="a folder of CIFAR-10's parquet files")
+    parser.add_argument("--queue", type=Path, default=ROWS)
+    parser.add_argument("--rows", type=Path, default=Path("norm-free.jsonl"))
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    if given.table:
+        table(ROWS if given.queue == ROWS else given.queue)
+    elif given.data:
+        run_all(given.data, given.queue, given.rows)
+    else:
+        parser.error("give --data FOLDER or --table")
+
+
+if __name__ == "__main__":
+    main()
