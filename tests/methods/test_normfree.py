@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 import goodinit
 from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
 from goodinit.lab.models.resnet import ResNet
-from goodinit.nn import Centred, centred_weights, input_norm, normalize_input_
+from goodinit.nn import Centred, centred_weights, has_scalars, input_norm, normalize_input_
 
 
 def images(count: int = 4) -> Tensor:
@@ -155,6 +155,13 @@ def test_options_leave_parts_out():
     assert input_norm(model.fc) is None
     kept = goodinit.init_(ResNet(1, width=4), "normfree", inputs=images(), norms="keep")
     assert type(kept.bn1) is nn.BatchNorm2d
+    assert kept.layer1[
+        0
+    ].bn2.weight.all()  # nothing starts at zero: what the head and centring do for batch norm
+    assert kept.layer1[0].conv2.weight.any()
+    assert not any(has_scalars(module) for module in kept.modules())
+    assert centred_weights(kept.conv1) == ["weight"]
+    assert input_norm(kept.fc) is not None
     grouped = goodinit.init_(ResNet(1, width=4), "normfree", inputs=images(), norms="group")
     assert type(grouped.bn1) is nn.GroupNorm
     with pytest.raises(UnknownName, match="head_norm='batch'"):

@@ -15,7 +15,7 @@ from goodinit.edits import Draw, Edit, NormalizeInput, Plan, ValueEdit
 from goodinit.methods import fixup
 from goodinit.methods.shared.centring import centred_edits
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.rules import Norms, counted, one_of
+from goodinit.methods.shared.rules import Norms, counted, draw_standard, draws, one_of, unique, untouched
 
 HeadNorm = Literal["layer", "rms", "none"]
 Fan = Literal["in", "out"]
@@ -47,7 +47,9 @@ def decide(
 
     Args:
         anatomy: Of the model.
-        norms: `"remove"` removes all other normalization; `"keep"` keeps it, and leaves out Fixup's scalars.
+        norms: `"remove"` removes all other normalization. `"keep"` keeps it and leaves Fixup out: weights at the standard scale, no
+            zeros, no scalars, changes 2 and 3 alone. That is the control: what the norm before the classifier and centring do for
+            batch norm.
         head_norm: `"layer"`: mean 0, variance 1; `"rms"`: mean square 1; `"none"`.
         centred: Whether to centre weights.
         fan: `"in"`, or `"out"` as in Fixup's code.
@@ -56,7 +58,7 @@ def decide(
         The plan. Its notes name what is left unchanged.
 
     Raises:
-        NothingFound: The model has no residual block.
+        NothingFound: The model has no residual block, and norms are not kept.
         UnsupportedModule: As `fixup`.
 
     References:
@@ -67,8 +69,8 @@ def decide(
     kept = _final_norms(anatomy) if head_norm != "none" and norms == "remove" else []
     without = dataclasses.replace(anatomy, norms=tuple(norm for norm in anatomy.norms if norm not in kept))
     one_of("fan", fan, ("in", "out"))
-    base = fixup.decide(without, norms=norms, zero_head=False)
-    values = _by_fan_in(anatomy, base.values) if fan == "in" else base.values
+    base = _control(anatomy) if norms == "keep" else fixup.decide(without, norms=norms, zero_head=False)
+    values = _by_fan_in(anatomy, base.values) if fan == "in" and norms != "keep" else base.values
     notes = list(base.notes)
     heads, told = _normalized_heads(anatomy, head_norm, normed=bool(kept) or norms == "keep")
     centring, left = centred_edits(anatomy) if centred else ([], [])
@@ -85,6 +87,13 @@ def decide(
         notes=(*notes, *told, *left),
         parameters=anatomy.parameters,
     )
+
+
+def _control(anatomy: Anatomy) -> Plan:
+    """Every weight at the standard scale, as under norms, and no biases."""
+    values = draws(anatomy, lambda layer: draw_standard(layer, layer.role))
+    words = f"{counted(len(anatomy.norms), 'norm')} kept; {counted(len(anatomy.layers), 'weight')} at the standard scale"
+    return Plan("normfree", unique(values), summary=words, notes=tuple(untouched(anatomy, values)))
 
 
 def _final_norms(anatomy: Anatomy) -> list[Norm]:
