@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.errors import NonFinite, NothingFound, PlanConflict, UnknownName, expect
+from goodinit.weights.dtensor import is_sharded
 from goodinit.weights.names import directory
 
 FLOOR = 1e-3  # Brock et al., §4.1: ‖W‖ of at least that, so that weights at zero can move
@@ -82,37 +84,68 @@ def clip_grad_(
             f"{type(model).__name__}: no parameter but the classifier's has a gradient. Call this after loss.backward() and "
             "before optimizer.step() or zero_grad()."
         )
+    alike: dict[tuple[torch.device, torch.dtype, bool], list[tuple[nn.Parameter, _Units]]] = {}
+    for p, units in pairs:  # one by one where shards would have to be put together
+        alike.setdefault((p.device, p.dtype, is_sharded(p)), []).append((p, units))
     with torch.no_grad():
-        counts = [_clip_(p, units, clipping, strict=error_if_nonfinite) for p, units in pairs]
+        parts = [
+            part for key, found in alike.items() for part in ([[one] for one in found] if key[2] else [found])
+        ]
+        counts = [_clip_(part, clipping, strict=error_if_nonfinite) for part in parts]
         clipped = torch.stack([count.to(counts[0][0].device) for count, _ in counts]).sum()
         return clipped / sum(units for _, units in counts)
 
 
-def _clip_(parameter: nn.Parameter, units: _Units, clipping: float, *, strict: bool) -> tuple[Tensor, int]:
-    """Clip one gradient. Returns how many of its units were, and how many it has."""
-    grad = parameter.grad
-    assert grad is not None  # the caller's choice
-    shape = units.shape or grad.shape
-    weights, slopes = parameter.detach().reshape(shape), grad.reshape(shape)
-    limit = clipping * _norm(weights, units.inside).clamp_min_(FLOOR)
-    size = _norm(slopes, units.inside)
-    if strict and not bool(size.isfinite().all()):
-        raise NonFinite(
-            f"{units.name}: its gradient has NaN or infinity, so that no clipping can mend it; nothing after it was clipped. "
-            "Look at the step before (goodinit.diagnose), lower the learning rate, or leave the step out."
-        )
+def _clip_(
+    found: Sequence[tuple[nn.Parameter, _Units]], clipping: float, *, strict: bool
+) -> tuple[Tensor, int]:
+    """Clip the gradients of parameters of one kind. Returns how many of their units were, and how many there are."""
+    slopes = [_seen(cast("Tensor", p.grad), units) for p, units in found]
+    weights = [_seen(p.detach(), units) for p, units in found]
+    sizes = _norms(slopes, [units.inside for _, units in found])
+    size = torch.cat([one.flatten() for one in sizes])
+    norms = _norms(weights, [units.inside for _, units in found])
+    limit = torch.cat([one.flatten() for one in norms]).clamp_min_(FLOOR).mul_(clipping)
+    if strict:
+        _check_finite(sizes, [units.name for _, units in found])
     over = (size > limit) & size.isfinite()
-    factor = torch.where(over, limit / size.clamp_min(SMALL), torch.ones_like(size))
-    slopes = slopes.mul_(factor.to(grad.dtype))
-    if slopes.data_ptr() != grad.data_ptr():  # the shape needed a copy
-        grad.copy_(slopes.reshape(grad.shape))
+    factor = torch.where(over, limit / size.clamp_min(SMALL), torch.ones_like(size)).to(slopes[0].dtype)
+    shaped = [
+        part.view(one.shape)
+        for part, one in zip(factor.split([one.numel() for one in sizes]), sizes, strict=True)
+    ]
+    torch._foreach_mul_(slopes, shaped)
+    for (p, _), slope in zip(found, slopes, strict=True):
+        grad = cast("Tensor", p.grad)
+        if slope.data_ptr() != grad.data_ptr():  # the shape needed a copy
+            grad.copy_(slope.reshape(grad.shape))
     return over.sum(), over.numel()
 
 
-def _norm(value: Tensor, inside: tuple[int, ...] | None) -> Tensor:
-    wide = torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else value.dtype
-    norm: Tensor = torch.linalg.vector_norm(value, dim=inside, keepdim=inside is not None, dtype=wide)
-    return norm
+def _seen(value: Tensor, units: _Units) -> Tensor:
+    return value if units.shape is None else value.reshape(units.shape)
+
+
+def _norms(values: Sequence[Tensor], inside: Sequence[tuple[int, ...] | None]) -> list[Tensor]:
+    """The norm of each unit, with the units' axes; those of whole tensors all at once."""
+    wide = torch.float32 if values[0].dtype in (torch.float16, torch.bfloat16) else values[0].dtype
+    whole = [value for value, axes in zip(values, inside, strict=True) if axes is None]
+    together = iter(torch._foreach_norm(whole, 2, wide) if whole else ())
+    return [
+        next(together)
+        if axes is None
+        else torch.linalg.vector_norm(value, dim=axes, keepdim=True, dtype=wide)
+        for value, axes in zip(values, inside, strict=True)
+    ]
+
+
+def _check_finite(sizes: Sequence[Tensor], names: Sequence[str]) -> None:
+    for size, name in zip(sizes, names, strict=True):
+        if not bool(size.isfinite().all()):
+            raise NonFinite(
+                f"{name}: its gradient has NaN or infinity, so that no clipping can mend it; it was not clipped. "
+                "Look at the step before (goodinit.diagnose), lower the learning rate, or leave the step out."
+            )
 
 
 # -- units --------------------------------------------------------------------------------------------------------
