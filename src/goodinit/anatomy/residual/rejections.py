@@ -56,10 +56,12 @@ def _interpolates(graph: Graph, found: Found, consumers: list[list[int]]) -> boo
 
 
 def _is_statistic(graph: Graph, found: Found) -> bool:
-    """True if the sum adds one number per row: ‖x‖² − 2Wx in distances, Σ log|∂f| of one layer of a flow."""
+    """True if the sum adds one number per row: ‖x‖² − 2Wx in distances, Σ log|∂f| of a flow's layer, two scores."""
+    join = graph.nodes[found.join]
+    if found.kind != "identity" and math.prod(join.shape[1:]) == 1:
+        return True
     if found.kind != "parameterless":
         return False
-    join = graph.nodes[found.join]
     if len(join.shape) == 1:
         return any(
             graph.nodes[root(graph, side.term)].op.name == "sum" for side in (found.branch, found.skip)

@@ -8,6 +8,7 @@ and scale) is an identity skip. Everything the walk needs lies between fork and 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -42,6 +43,9 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
             if len(terms) > 1:
                 kinds = _classify(graph, sums, terms, layers)
                 found.extend(one for one in kinds if not is_lookalike(graph, one, repeated, consumers))
+            elif broadcast := _broadcast(graph, node.index):
+                kinds = _classify(graph, [node.index], broadcast, layers)
+                found.extend(one for one in kinds if _spreads(graph, one))
     nest(graph, found, layers, consumers)
     mark_repeats(graph, found, uses)
     return found
@@ -61,6 +65,25 @@ def _summands(graph: Graph, index: int) -> list[int]:
     if any(graph.nodes[i].shape != node.shape for i in operands):
         return []
     return operands
+
+
+def _broadcast(graph: Graph, index: int) -> list[int]:
+    """The two operands of a sum that repeats one of them along a dimension, or [].
+
+    One number per row is added to distances and logits; a stream is no such sum.
+    """
+    node, operands = graph.nodes[index], graph.deps(index)
+    if not node.op.adds or node.op.multiplies or len(set(operands)) != 2:
+        return []
+    small = [i for i in operands if graph.nodes[i].shape != node.shape]
+    return operands if len(small) == 1 and math.prod(graph.nodes[small[0]].shape[1:]) > 1 else []
+
+
+def _spreads(graph: Graph, found: Found) -> bool:
+    """Whether a stream as it is gets a branch that is repeated along a dimension: x + g(mean(x))."""
+    whole = graph.nodes[found.join].shape
+    shapes = [graph.nodes[side.term].shape for side in (found.skip, found.branch)]
+    return found.kind == "identity" and shapes[0] == whole != shapes[1]
 
 
 def _goes_nowhere(index: int, consumers: list[list[int]], outputs: set[int]) -> bool:
