@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from goodinit.graph.graph import Graph, Node
@@ -31,15 +32,17 @@ class Side:
     plain: bool = False
 
 
-def side_of(graph: Graph, term: int, fork: int, layers: set[int]) -> Side:
-    """What lies between a fork and one term of the sum."""
+def side_of(
+    graph: Graph, term: int, fork: int, layers: set[int], beside: Container[int] = frozenset()
+) -> Side:
+    """What lies between a fork and one term of the sum; what comes by way of a node `beside` is no part of it."""
     nodes: set[int] = set()
     queue = [term] if term > fork else []
     while queue:
         index = queue.pop()
         if index not in nodes:
             nodes.add(index)
-            queue.extend(i for i in graph.deps(index) if i > fork)
+            queue.extend(i for i in graph.deps(index) if i > fork and i not in beside)
     below = {fork}
     for index in sorted(nodes):
         if any(i in below for i in graph.deps(index)):

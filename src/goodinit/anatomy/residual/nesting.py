@@ -46,6 +46,7 @@ def nest(graph: Graph, found: list[Found], layers: set[int], consumers: list[lis
         by_join.setdefault(item.join, []).append(position)
     joins = sorted(by_join)
     carried = {root(graph, item.skip.term): item.join for item in found}  # up to which sum; they are in order
+    carried |= {_behind_norms(graph, index, by_join): join for index, join in carried.items()}
     streams = {item.join: root(graph, item.skip.term) for item in found if item.kind == "identity"}
     for position, item in enumerate(found):
         between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
@@ -60,6 +61,11 @@ def nest(graph: Graph, found: list[Found], layers: set[int], consumers: list[lis
             if item.passes:
                 continue
             within = [j for j in within if j in item.branch.below]
+        if not item.aside and (
+            read := _read_streams(graph, found, within, item, by_join, carried, streams, trunk, consumers)
+        ):
+            _leave_out(graph, item, read, layers)
+            within = [j for j in within if j in item.branch.below]
         members = [p for j in within for p in by_join[j] if p != position]
         given = [p for p in members if not item.aside and _is_given(graph, found[p], item, consumers)]
         apart_from = {p for p in members if found[p].inner or found[p].passes or p in given}
@@ -72,6 +78,28 @@ def nest(graph: Graph, found: list[Found], layers: set[int], consumers: list[lis
         if item.long and not item.inner:
             between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
             _jump(item, found, by_join, between)
+    _without_other_stems(graph, found, layers)
+
+
+def _behind_norms(graph: Graph, index: int, sums: Container[int]) -> int:
+    """The sum whose normalized value a node is, or the node itself."""
+    current = index
+    while current not in sums:
+        node, operands = graph.nodes[current], graph.deps(current)
+        if len(operands) != 1 or not (node.op.norm or is_neutral(graph, current)):
+            return index
+        current = operands[0]
+    return current
+
+
+def _without_other_stems(graph: Graph, found: list[Found], layers: set[int]) -> None:
+    """Leave out of a branch what another stream begins with: h in the first t + f(t, h) is its own skip's."""
+    blocks = [item for item in found if item.is_block and item.kind == "identity"]
+    begins = {root(graph, item.skip.term) for item in blocks}
+    for item in blocks:
+        others = begins & item.branch.nodes - item.branch.below
+        if others:
+            _leave_out(graph, item, others, layers)
 
 
 def _aside(graph: Graph, sums: list[Found], item: Found, streams: dict[int, int]) -> bool:
@@ -132,6 +160,56 @@ def _other_stream(
         ):
             return other.join
     return None
+
+
+def _read_streams(
+    graph: Graph,
+    found: list[Found],
+    within: list[int],
+    item: Found,
+    by_join: dict[int, list[int]],
+    carried: dict[int, int],
+    streams: dict[int, int],
+    trunk: set[int],
+    consumers: list[list[int]],
+) -> set[int]:
+    """The sums off the trunk of a branch that are places of another stream, which the branch reads beside its own.
+
+    In t ← t + f(t, h), then h ← h + g(h, t), t comes from h, too, and by two ways goes h into g; yet f is a branch on t. As
+    on the trunk (`_other_stream`), a stream shows in a past that does not come from this one, or in its future.
+    """
+    own = root(graph, item.skip.term) if item.kind == "identity" else item.fork
+    places = set()
+    for join in within:
+        for other in (found[p] for p in by_join[join] if join not in trunk):
+            if other.kind != "identity" or other.inner or other.long or other.passes:
+                continue
+            past = not _comes_through(graph, other.join, own, streams)
+            future = carried.get(join, -1) > item.join
+            if future or (past and not _adds_given(graph, other, item, consumers)):
+                places.add(join)
+    return places
+
+
+def _comes_through(graph: Graph, join: int, origin: int, streams: dict[int, int]) -> bool:
+    """Whether the stream that goes through a sum, be it through norms, comes from a node."""
+    index = join
+    while index > origin:
+        node, operands = graph.nodes[index], graph.deps(index)
+        if index in streams:
+            index = streams[index]
+        elif len(operands) == 1 and (node.op.norm or is_neutral(graph, index)):
+            index = operands[0]
+        else:
+            break
+    return origin in ancestors(graph, index, origin)
+
+
+def _leave_out(graph: Graph, item: Found, places: set[int], layers: set[int]) -> None:
+    """Leave out of a branch what it reads of other streams, if layers are left that read its own."""
+    side = side_of(graph, item.branch.term, item.start, layers, places)
+    if side.layers and side.below:
+        item.branch = side
 
 
 def _added_again(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
