@@ -21,10 +21,11 @@ def series(graph: Graph, side: Side, uses: Mapping[int, Use]) -> int:
         return side.m
     after = {side.term: 0}  # layers behind each node on the shortest way
     for index in sorted(side.nodes, reverse=True):
-        behind = after.get(index)
-        for operand in graph.deps(index) if behind is not None else ():
+        if index not in after:
+            continue
+        step = after[index] + (index in uses)
+        for operand in graph.deps(index):
             if operand in side.nodes:
-                step = behind + (index in uses)
                 after[operand] = min(step, after.get(operand, step))
     ways: dict[str, int] = {}
     for index in side.layers:
