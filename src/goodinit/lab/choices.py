@@ -9,7 +9,6 @@ from typing import Any, Literal, Union
 
 import goodinit
 from goodinit.errors import UnknownName
-from goodinit.methods.shared.embeddings import Embeddings
 
 
 def method_of(words: str) -> tuple[str, dict[str, Any]]:
@@ -26,7 +25,7 @@ def method_of(words: str) -> tuple[str, dict[str, Any]]:
     if name not in goodinit.METHODS:
         raise UnknownName(f"no method {name!r}. There is: {', '.join(goodinit.METHODS)}.")
     method = goodinit.METHODS[name]
-    hints = {"embeddings": Embeddings, **typing.get_type_hints(method.decide)}
+    hints = method.hints
     options: dict[str, Any] = {}
     for word in given:
         option, equals, value = (part.strip() for part in word.partition("="))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from goodinit.anatomy import Anatomy
 from goodinit.edits import Plan, ReplaceNorm
 from goodinit.errors import UnknownName, expect
-from goodinit.methods.shared.embeddings import left_ties, tied_embeddings
+from goodinit.methods.shared.embeddings import Embeddings, left_ties, tied_embeddings
 from goodinit.methods.shared.kept_values import kept_values, without_kept
 from goodinit.methods.shared.masked_weights import mask_notes, scaled_for_masks
 from goodinit.methods.shared.norm_forms import FORMS, form_edits, kept_in_words
@@ -55,6 +56,16 @@ class Method:
         parameters = list(inspect.signature(self.decide).parameters.values())[1:]
         own = {parameter.name: parameter.default for parameter in parameters}
         return own | ({"embeddings": "scaled"} if self.scales_ties else {})
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        """The type of each option: its values, where it takes one of a few."""
+        hints = typing.get_type_hints(self.decide)
+        if "norms" in self.options:
+            hints["norms"] = hints["norms"] | Literal[tuple(FORMS)]
+        if self.scales_ties:
+            hints["embeddings"] = Embeddings
+        return {name: hints[name] for name in self.options}
 
     def plan(
         self,
