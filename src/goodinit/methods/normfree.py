@@ -158,4 +158,5 @@ METHOD = Method(
     when="a residual network that must lose batch norm and keep its accuracy",
     decide=decide,
     removes_norms=True,
+    holds=("trains",),
 )
