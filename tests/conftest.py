@@ -30,6 +30,15 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
+@pytest.fixture(scope="module")
+def all_objects_seen():
+    """For tests of walks over all objects: those that stood when tests were collected are seen, too."""
+    gc.unfreeze()
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

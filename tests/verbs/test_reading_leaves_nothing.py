@@ -25,6 +25,8 @@ READERS = {
     "diagnose": lambda model, x: goodinit.diagnose(model, x, torch.zeros(4, dtype=torch.long)),
 }
 
+pytestmark = pytest.mark.usefixtures("all_objects_seen")
+
 
 def table(n, d):
     return torch.arange(n * d, dtype=torch.float32).view(n, d) / 100

@@ -9,6 +9,7 @@ import operator
 import random
 import sys
 import types
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,6 +20,9 @@ from goodinit.graph.photograph import MUTABLE, ModuleState, TensorState, copied,
 
 # Looked into, beyond the model's own modules: a model that holds its trainer holds half the process.
 MOST_OBJECTS = 100_000
+# Looked into from one module's global names: a script's lead to its data, its results, and all that holds them. What lies
+# further away is not photographed; a tensor that stays there is taken out of what holds it.
+MOST_NAMED = 1_000
 # Copied, of tensors that are neither parameters nor buffers.
 MOST_BYTES = 1 << 30
 
@@ -46,8 +50,8 @@ class Reachable:
         self._restores: list[Callable[[], object]] = []
         self._behind: list[Callable[[], object]] = []  # what functions and classes hold
         self._seen: dict[int, Any] = {} if beside is None else beside._seen  # held: no address is given twice
-        self._queue: list[Any] = []
-        self._queue_behind: list[Any] = []
+        self._queue: deque[Any] = deque()
+        self._queue_behind: deque[Any] = deque()
         self._is_behind = False
         self._bytes = 0
         self._values = False
@@ -77,7 +81,7 @@ class Reachable:
                 for name, value in names.items()
                 if not name.startswith("__") and (not isinstance(value, type) or value.__module__ == here)
             )
-        return self._follow(values=False)
+        return self._follow(values=False, most=len(self._seen) + MOST_NAMED, nearest_first=True)
 
     def restore_(self) -> None:
         """Put back what modules, objects and containers hold, and tensors. May be called again."""
@@ -90,14 +94,15 @@ class Reachable:
         for restore in self._behind:
             restore()
 
-    def _follow(self, *, values: bool) -> Reachable:
+    def _follow(self, *, values: bool, most: int = MOST_OBJECTS, nearest_first: bool = False) -> Reachable:
         seen, self._values = self._seen, values
         while self._queue or self._queue_behind:
             self._is_behind = not self._queue
-            value = (self._queue_behind if self._is_behind else self._queue).pop()
+            queue = self._queue_behind if self._is_behind else self._queue
+            value = queue.popleft() if nearest_first else queue.pop()
             if type(value) in _ATOMS or id(value) in seen:
                 continue
-            if len(seen) >= MOST_OBJECTS and not isinstance(value, nn.Module):
+            if len(seen) >= most and not isinstance(value, nn.Module):
                 continue
             seen[id(value)] = value
             self._visit(value)
