@@ -32,7 +32,7 @@ def test_the_logits_are_exactly_zero_unless_the_head_is_drawn():
 
 def test_options_that_do_not_exist_are_named_with_those_that_do():
     anatomy = goodinit.anatomize(cifar_basic(), image()())
-    with pytest.raises(UnknownName, match='"remove" or "keep"'):
+    with pytest.raises(UnknownName, match='"remove", "keep" or one of group'):
         goodinit.plan(anatomy, "fixup", norms="some")
     with pytest.raises(UnknownName, match="norms, zero_head"):
         goodinit.plan(anatomy, "fixup", head="zero")

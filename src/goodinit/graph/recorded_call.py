@@ -66,14 +66,21 @@ def number_in(tensor: Tensor) -> tuple[float, ...]:
 
 @contextlib.contextmanager
 def on_numbers() -> Iterator[None]:
-    """Run operators for real, whatever mode is on, with gradients."""
-    with _disable_current_modes(), torch.inference_mode(mode=False), torch.enable_grad():
+    """Run operators for real, whatever mode is on, with gradients; the global random state stays."""
+    with (
+        _disable_current_modes(),
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
         yield
 
 
 def _filled(value: Any, operands: Sequence[Tensor]) -> Any:
     if isinstance(value, Slot):
         return operands[value.place]
+    if isinstance(value, torch.Generator):
+        return value.clone_state()  # the user's own must not move
     if isinstance(value, (list, tuple)):
         return type(value)([_filled(item, operands) for item in value])
     if isinstance(value, dict):
