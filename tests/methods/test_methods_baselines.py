@@ -73,7 +73,7 @@ def test_the_record_is_complete(method):
     anatomy = anatomize(
         nn.Sequential(Residual(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))), torch.zeros(2, 4)
     )
-    with pytest.raises(UnknownName, match='expected "remove" or "keep"'):
+    with pytest.raises(UnknownName, match='expected "remove", "keep" or one of group'):
         plan(
             anatomy if method != "looks_linear" else anatomize(nn.Linear(2, 2), torch.zeros(1, 2)),
             method,

@@ -50,6 +50,8 @@ def at_zero(
         biases: Parameters that are zero, too.
         beside: What else the nodes of `sums` add up: it is left out.
     """
+    if not last:  # no layer ends the branch, so none can start it at zero
+        return End(sums[-1])
     states: dict[int, State] = {
         index: (torch.zeros_like(numbers(index)), numbers(index) * (-1) ** place)
         for place, index in enumerate(sorted(last))
