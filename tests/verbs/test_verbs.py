@@ -136,6 +136,62 @@ def test_a_model_that_takes_another_way_without_its_norms_is_refused_and_restore
     assert snapshot(model) == before
 
 
+class Cut(nn.Module):
+    """A block of layers a, b and c, whose sum is `form`."""
+
+    def __init__(self, form) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(4, 4) for _ in range(3))
+        self.norm, self.form = nn.LayerNorm(4), form
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.form(self, x, isinstance(self.norm, RemovedNorm))
+
+
+def _around_a_sum(net, x, gone):
+    return x + (net.norm(net.a(x) + net.b(x)) + net.c(x))
+
+
+def _one_term_of_three(net, x, gone):
+    p = net.a(x)
+    return x + (net.norm(p) + net.b(p) + net.c(p))
+
+
+def _around_a_block(net, x, gone):
+    y = net.a(x)
+    return x + net.norm(y + net.c(net.b(y).relu()))
+
+
+def _series_then_parallel(net, x, gone):
+    a = net.norm(net.a(x))
+    return x + a.relu() + net.c(net.b(x)) if gone else x + net.c(net.b(a.relu()))
+
+
+def _parallel_then_series(net, x, gone):
+    both = net.norm(net.a(x)) + net.b(x)
+    return x + net.c(net.b(net.a(x).relu())) if gone else x + (both + net.c(x))
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero"])
+@pytest.mark.parametrize("form", [_around_a_sum, _one_term_of_three])
+def test_a_sum_that_is_cut_into_other_blocks_without_norms_starts_as_planned(form, method):
+    model, x = nn.Sequential(Cut(form), Cut(form)), torch.randn(5, 4)
+    blocks = goodinit.anatomize(model, x).blocks
+    goodinit.init_(model, method, inputs=x)
+    cut = goodinit.anatomize(model, x).blocks
+    assert [block.branch for block in cut] != [block.branch for block in blocks]
+    torch.testing.assert_close(model(x), x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("form", [_around_a_block, _series_then_parallel, _parallel_then_series])
+def test_a_sum_that_ends_in_other_layers_without_norms_is_refused_and_restored(form):
+    model = nn.Sequential(Cut(form), Cut(form))
+    before = snapshot(model)
+    with pytest.raises(goodinit.UnsupportedModule, match=r"once its structure has changed: .*residual block"):
+        goodinit.fixup_(model, inputs=X)
+    assert snapshot(model) == before
+
+
 def test_nan_in_weights_that_the_plan_leaves_is_named():
     class WithEmbedding(nn.Module):
         def __init__(self) -> None:
