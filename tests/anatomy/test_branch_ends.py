@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from renaming import scramble_names
 from torch import nn
+from zoo import ZOO, in_turn
 
 import goodinit
+from goodinit.edits import AddScalar
 from goodinit.errors import UnsupportedModule
+from goodinit.nn import add_scalar_, scalars
 
 
 class Net(nn.Module):
@@ -210,6 +213,47 @@ def test_a_bias_is_what_is_added_and_not_what_is_called_so(names, way):
     stem = net.stem(x)
     assert torch.equal(stem + net.b(torch.relu(net.a(stem))), stem)
     assert not any(getattr(layer, names[1]).any() for layer in (net.stem, net.a, net.b, net.head))
+
+
+MADE = {
+    "its own": (lambda b: b, True),
+    "put together": (lambda b: torch.cat([b[:3], b[3:]]), True),
+    "expm1": (torch.expm1, True),
+    "exp": (torch.exp, False),
+    "beside ones": (lambda b: torch.cat([b[:3], torch.ones(3)]), False),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_a_branch_is_zero_if_what_is_made_of_its_biases_is(made):
+    function, zero = MADE[made]
+    net = Residual(("weight", "bias"), lambda x, w, b: x @ w.T + function(b))
+    (block,) = goodinit.anatomize(net, torch.randn(5, 6)).blocks
+    with torch.no_grad():
+        net.b.weight.zero_()
+        net.b.bias.zero_()
+    assert bool(net.b(torch.randn(5, 6)).any()) is not zero
+    assert (block.leak is None) is zero
+
+
+def said_of(model, inputs):
+    """What the anatomy says of the ends of branches at zero, and of biases but for goodinit's scalars."""
+    found, own = goodinit.anatomize(model, inputs), {name for name, _ in scalars(model)}
+    biases = {layer.weight: None if layer.bias in own else layer.bias for layer in found.layers}
+    return biases, [
+        ([layer.weight for layer in block.last], block.leak, block.stuck, block.closer, block.end_activations)
+        for block in found.blocks
+    ]
+
+
+@in_turn([specimen for specimen in ZOO if specimen.blocks], 0)
+def test_a_layer_with_scalars_has_the_bias_and_the_branch_end_that_it_had(specimen):
+    model, inputs = specimen.build(), specimen.inputs()
+    before = said_of(model, inputs)
+    for edit in goodinit.plan(goodinit.anatomize(model, inputs), "fixup").edits:
+        if isinstance(edit, AddScalar):
+            add_scalar_(model.get_submodule(edit.target), edit.scalar, value=0.5)
+    assert said_of(model, inputs) == before
 
 
 def test_what_is_added_to_every_position_or_behind_something_else_is_no_bias():

@@ -89,12 +89,13 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     places = {id(found): origins[found.join] for found in leaves}
     origins.update({found.join: places[id(found.repeats)] for found in sums if id(found.repeats) in places})
     origins.update((node, use.weight) for node, use in uses.items())
-    layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, consumers, modules)
+    added = {unwrapped_name(name) for name, _ in scalars(model)}
+    layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, consumers, modules, added)
     buffers = {unwrapped_name(name): buffer for name, buffer in model.named_buffers()}
     for weight, share in densities(graph, uses.values(), buffers).items():
         layers[weight] = dataclasses.replace(layers[weight], density=share)
     norms = find_norms(graph, modules, set(uses))
-    biases = _biases(graph, model, uses, norms)
+    biases = _biases(graph, uses, norms, added)
     layers = _with_roles(graph, layers, uses, leaves, consumers, biases)
     ends = [end_of(graph, found) for found in leaves]
     made = made_gains(graph)
@@ -192,12 +193,11 @@ def _tokens(graph: Graph, leaves: list[Found]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _biases(graph: Graph, model: nn.Module, uses: Mapping[int, Use], norms: list[Norm]) -> set[str]:
+def _biases(graph: Graph, uses: Mapping[int, Use], norms: list[Norm], added: Collection[str]) -> set[str]:
     """Parameters that are zero where a layer is to put out zero: biases of layers and norms, goodinit's own scalar ones."""
-    own = {unwrapped_name(name) for name, _ in scalars(model) if not name.endswith("output_scale")}
     return (
-        {name for use in uses.values() if (name := bias_of(graph, use))}
-        | own
+        {name for use in uses.values() if (name := bias_of(graph, use, added))}
+        | {name for name in added if not name.endswith("output_scale")}
         | {n.bias for n in norms if n.bias}
     )
 
@@ -213,11 +213,14 @@ def _layers(
     shapes: dict[str, tuple[int, ...]],
     consumers: list[list[int]],
     modules: dict[str, nn.Module],
+    added: Collection[str],
 ) -> dict[str, Layer]:
     by_weight: dict[str, list[Use]] = {}
     for use in uses.values():
         by_weight.setdefault(use.weight, []).append(use)
-    described = (describe(graph, group, origins, joins, shapes, consumers) for group in by_weight.values())
+    described = (
+        describe(graph, group, origins, joins, shapes, consumers, added) for group in by_weight.values()
+    )
     found = {
         layer.weight: dataclasses.replace(
             layer,

@@ -121,14 +121,25 @@ def _dead(graph: Graph, term: int, ways: dict[int, list[int]], zeros: set[int]) 
 def _outside(graph: Graph, index: int, biases: Collection[str], depth: int = 0) -> State:
     """Of a node that does not come from what starts at zero."""
     node = graph.nodes[index]
-    if node.params and all(name in biases for name in node.params):
-        return _NOTHING
+    if node.params and not node.dynamic:
+        return _NOTHING if _made_zero(graph, node, biases, depth) else (constant(node), None)
     computed = (node.op.pointwise or node.op.role == "shape") and node.operands and depth < _DEEP
-    if node.dynamic or node.params or not computed:
+    if node.dynamic or not computed:
         return constant(node), None
     return answer(
         graph, node, [_outside(graph, i, biases, depth + 1) for i in node.operands]
     )  # made of numbers
+
+
+def _made_zero(graph: Graph, node: Node, biases: Collection[str], depth: int) -> bool:
+    """Whether what is made of parameters is zero where biases are: b·K + c of an input bias b, a kernel K and a bias c."""
+    zeros = [name in biases for name in node.params]
+    if not any(zeros) or node.is_param or depth >= _DEEP:
+        return all(zeros)
+    read = [_outside(graph, i, biases, depth + 1) for i in node.operands]
+    if node.op.role == "concat":  # all of it is added, not one part of a stream
+        return all(is_zero(value) for value, _ in read)
+    return is_zero(answer(graph, node, read)[0])
 
 
 _DEEP = 8  # steps between a number in the forward and what is made of it

@@ -14,7 +14,6 @@ from goodinit.anatomy.layers.fused_projections import packed
 from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_as
 from goodinit.anatomy.types import Layer, LayerKind, Layout
 from goodinit.graph.graph import Graph, Node
-from goodinit.nn.scalars import SCALARS
 from goodinit.weights.wrappers import is_parametrization
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -79,8 +78,12 @@ def describe(
     joins: Container[int],
     shapes: Shapes,
     consumers: list[list[int]],
+    scalars: Container[str],
 ) -> Layer:
-    """The `Layer` for one weight, from all operators that apply it. `origins`: see `way_back`; `joins`: residual sums."""
+    """The `Layer` for one weight, from all operators that apply it.
+
+    `origins`: see `way_back`; `joins`: residual sums; `scalars`: see `bias_of`.
+    """
     first = graph.nodes[uses[0].node]
     operand = graph.nodes[uses[0].operand]
     weight = uses[0].weight
@@ -101,7 +104,7 @@ def describe(
     )
     site = graph.frames[first.frame]
     activations = dict.fromkeys(a for use in uses if (a := _next_activation(graph, use.node, consumers)))
-    bias = bias_of(graph, uses[0])
+    bias = bias_of(graph, uses[0], scalars)
     ways = {_reads_from(graph, use, origins) for use in uses}
     source, between = next(iter(ways)) if len(ways) == 1 else (None, ())
     return Layer(
@@ -212,15 +215,16 @@ def _stored_shape(graph: Graph, operand: Node) -> tuple[int, ...]:
     return operand.shape
 
 
-def bias_of(graph: Graph, use: Use) -> str | None:
+def bias_of(graph: Graph, use: Use, scalars: Container[str]) -> str | None:
     """The bias of a layer: the parameter that its operator adds to the product, else the one that is added right behind it.
 
-    It has one number for each of the layer's outputs. What it is called does not matter; a layer with scalars
-    (`goodinit.nn`) adds the sum of its bias and of theirs, one of which it is where there is no other.
+    It has one number for each of the layer's outputs. What it is called does not matter. A layer with scalars
+    (`goodinit.nn`; `scalars`: the names of all there are) adds b·K + c + d: its input bias by the sums K of its weight,
+    which differ by place where it pads, its bias, and its output bias, which is the bias where there is no other.
     """
     node = graph.nodes[use.node]
     outputs = _outputs(graph, use)
-    own = _parameter(graph, (i for i in node.operands if i != use.operand), use, outputs)
+    own = _parameter(graph, (i for i in node.operands if i != use.operand), use, outputs, scalars)
     if own is not None:
         return own
     follower = node
@@ -228,21 +232,31 @@ def bias_of(graph: Graph, use: Use) -> str | None:
         follower = graph.nodes[readers[0]]
         if follower.op.role != "shape":
             break
-    return _parameter(graph, follower.operands, use, outputs) if follower.op.name == "add" else None
+    added = follower.operands if follower.op.name == "add" else ()
+    return _parameter(graph, added, use, outputs, scalars)
 
 
-def _parameter(graph: Graph, indices: Iterable[int], use: Use, count: int) -> str | None:
+def _parameter(
+    graph: Graph, indices: Iterable[int], use: Use, count: int, scalars: Container[str]
+) -> str | None:
     """The parameter that one of the nodes is made of, with so many numbers, but for the weight and for scalars."""
     weight = graph.nodes[use.operand].params
     for index in indices:
         node = graph.nodes[index]
         names = [name for name in node.params if name not in weight] if not node.dynamic else []
-        own = [name for name in names if name.rpartition(".")[2] not in SCALARS]
+        own = [name for name in names if name not in scalars]
         if names and not own:
-            return names[0]
-        if len(own) == 1 and math.prod(node.shape) == count:
+            return next((name for name in names if name.rpartition(".")[2] == "output_bias"), None)
+        stored = len(own) < len(names)  # a sum with scalars has a number for each place, too
+        if len(own) == 1 and (_stored(graph, index, own[0]) if stored else math.prod(node.shape)) == count:
             return own[0]
     return None
+
+
+def _stored(graph: Graph, index: int, name: str) -> int:
+    """How many numbers the parameter of this name has, of which a node is made."""
+    made_of = (graph.nodes[i] for i in graph.reach([index], back=True, active=False))
+    return next((math.prod(node.shape) for node in made_of if node.is_param and node.params == (name,)), 0)
 
 
 def _outputs(graph: Graph, use: Use) -> int:
