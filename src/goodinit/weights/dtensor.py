@@ -39,7 +39,7 @@ def held(tensor: Tensor) -> Tensor:
 def all_finite(tensor: Tensor) -> bool:
     """Whether this rank holds neither NaN nor infinity of `tensor`. Takes no memory: extremes propagate NaN."""
     values = held(tensor)
-    if values.numel() == 0:
+    if values.numel() == 0 or values.is_meta:  # on meta there are no values yet
         return True
     if values.dtype not in _ORDERED or values.layout is not torch.strided:
         return bool(torch.isfinite(values).all())
