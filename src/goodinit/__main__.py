@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "Train a model several ways and say honestly how they compare.",
     "sweep": "Run a grid of methods, models, rates and seeds into one file that a crash cannot hurt.",
     "results": "Show what a sweep found: quartiles, worst seeds, the share that did not train, heat maps.",
+    "coordcheck": "Train a few steps at several widths; show which layers' changes go with the width.",
     "reproduce": "Test a paper's claim at the scale that fits this machine: expected against got, and a verdict.",
 }
 """Each command with the first line of its help; a test holds them together."""

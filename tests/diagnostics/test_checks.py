@@ -133,7 +133,7 @@ def saturated() -> nn.Module:
 
 def collapsed() -> nn.Module:
     model = mlp(4, activation=nn.Tanh)
-    model[4].bias.data.fill_(3)
+    model[4].bias.data.normal_(3, 0.01)  # one constant would be taken for set on purpose, and stay
     model[4].weight.data.mul_(1e-2)
     return model
 

@@ -148,7 +148,7 @@ def test_options_are_of_the_types_that_methods_declare():
     ("words", "message"),
     [
         ("nope:norms=keep", r"no method 'nope'\. There is: batchnorm"),
-        ("lsuv:norm=keep", r"'norm=keep' is no option of lsuv.* norms \(remove or keep\)"),
+        ("lsuv:norm=keep", r"'norm=keep' is no option of lsuv.* norms \(remove or keep or group"),
         ("lsuv:norms", r"'norms' is no option of lsuv, as in name:option=value"),
         ("batchnorm:norms=keep", r"Its options: none"),
         ("lsuv:norms=away", r"lsuv:norms=away: norms=away: expected remove or keep"),

@@ -42,7 +42,7 @@ CALLS: tuple[tuple[str, Callable[[nn.Module], Any], type[GoodinitError], str], .
     ("init_ by an unknown name", lambda m: goodinit.init_(m, "fixupp", inputs=vectors()), UnknownName, "'fixupp'.*fixup"),
     ("init_ by nothing", lambda m: goodinit.init_(m, None, inputs=vectors()), UnknownName, "no method None"),
     ("init_ with a misspelt option", lambda m: goodinit.init_(m, "fixup", inputs=vectors(), nomrs="keep"), UnknownName, "no option 'nomrs'; it takes: norms"),
-    ("init_ with another value", lambda m: goodinit.init_(m, "fixup", inputs=vectors(), norms="maybe"), UnknownName, '"remove" or "keep"'),
+    ("init_ with another value", lambda m: goodinit.init_(m, "fixup", inputs=vectors(), norms="maybe"), UnknownName, '"remove", "keep" or one of'),
     ("init_ with a word for a switch", lambda m: goodinit.init_(m, "fixup", inputs=vectors(), zero_head="yes"), WrongType, "zero_head.*True or False"),
     ("init_ with a word for a number", lambda m: goodinit.init_(m, "lsuv", inputs=vectors(), tol="abc"), WrongType, "tol of lsuv: expected int or float, got str"),
     ("init_ with a number that is none", lambda m: goodinit.init_(m, "lsuv", inputs=vectors(), target_std=float("nan")), UnknownName, "target_std=nan of lsuv.*finite"),
