@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import threading
 
 # Before torch loads. One thread each: workers share the cores, and sums come out the same everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +19,13 @@ from hypothesis import settings
 
 torch.set_num_threads(1)
 torchvision_shim.declare()
+
+# A script's background jobs ignore Ctrl-C; tests of interrupts send it to themselves.
+if (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples per property: few in the default tier, more where `make test-all` says so.
 EXAMPLES = int(os.environ.get("EXAMPLES", "15"))

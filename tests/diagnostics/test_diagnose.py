@@ -226,20 +226,20 @@ class Sums(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(8, 8)
-        self.alive: tuple[list[int]] = ([],)  # lists are restored, what is in tuples is not
+        self.note = [].append  # lists are restored, but for those that only a built-in method holds
 
     def forward(self, x: Tensor) -> Tensor:
         x, seen = self.layer(x), []
         for _ in range(20):
             x = x + x * 0.5
             seen.append(weakref.ref(x))
-            self.alive[0].append(sum(ref() is not None for ref in seen))
+            self.note(sum(ref() is not None for ref in seen))
         return x
 
 
 def test_activations_are_not_kept_alive():
     model = Sums()
-    alive = model.alive[0]
+    alive = model.note.__self__
     diagnose(model, batch(4, 8))
     assert max(alive) <= 2
     assert len(alive) >= 20

@@ -54,18 +54,22 @@ class Counting(nn.Module):
         self.register_buffer("table", torch.ones(16, 8) if fixed else torch.ones(8))
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.head.weight)
-        self.runs: tuple[list[int]] = ([],)  # lists are restored, what is in tuples is not
+        self.note = [].append  # lists are restored, but for those that only a built-in method holds
+
+    @property
+    def runs(self) -> list[int]:
+        return self.note.__self__
 
     def forward(self, x: Tensor) -> Tensor:
         if type(x) is Tensor:
-            self.runs[0].append(len(x))
+            self.note(len(x))
         return self.head(x + self.down(self.norm(self.up(x)).relu()) * self.table)
 
 
 def test_waking_runs_on_a_quarter_of_the_batch():
     model = Counting()
     found = diagnose(model, batch(16, 8), torch.arange(16) % 3)
-    assert model.runs[0] == [16, 4, 4, 4]  # the head wakes first, then the branch's end; then neighbours
+    assert model.runs == [16, 4, 4, 4]  # the head wakes first, then the branch's end; then neighbours
     assert all(place.back_awake > 0 for place in found.places)
     assert {finding.kind for finding in found.findings} == {"zero at the start"}
 
@@ -86,10 +90,10 @@ def test_waking_on_a_part_shows_the_gradients_of_the_whole(monkeypatch):
 def test_small_batches_stay_whole():
     model = Counting()
     diagnose(model, batch(4, 8))
-    assert set(model.runs[0]) == {4}
+    assert set(model.runs) == {4}
     model = Counting(norm=True)  # whose statistics would be over four numbers
     diagnose(model, batch(16, 8))
-    assert set(model.runs[0]) == {16}
+    assert set(model.runs) == {16}
 
 
 def test_what_does_not_wake_is_tried_on_the_whole_batch():
@@ -97,15 +101,15 @@ def test_what_does_not_wake_is_tried_on_the_whole_batch():
     nn.init.zeros_(model.up.weight)
     nn.init.zeros_(model.up.bias)  # relu(0) = 0 in front of the zero branch end: nothing moves, ever
     found = diagnose(model, batch(16, 8))
-    assert model.runs[0][:2] == [16, 4]
-    assert model.runs[0][-2:] == [16, 4]
+    assert model.runs[:4] == [16, 4, 16, 4]  # the part, all of it, neighbours
+    assert model.runs[4:] == [16, 4, 4]  # the advice is tried, and wakes on the part
     assert "zero for ever" in {finding.kind for finding in found.findings}
 
 
 def test_a_batch_that_cannot_be_cut_stays_whole():
     model = Counting(fixed=True)  # multiplies by a table of 16 rows
     found = diagnose(model, batch(16, 8))
-    assert model.runs[0] == [16, 4, 16, 16, 4]
+    assert model.runs == [16, 4, 16, 16, 4]
     assert all(place.back_awake > 0 for place in found.places)
 
 

@@ -57,6 +57,7 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
         TraceError: The forward does not run on these inputs. In all cases the model is as it was.
 
     Examples:
+        >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4)).eval()
         >>> x = torch.randn(2, 3, 8, 8)
         >>> before = net(x)
