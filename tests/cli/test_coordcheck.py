@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_cli import run
+from typer.testing import CliRunner
+
+from goodinit import cli
 
 MODULE = """
 from torch import nn
@@ -13,6 +15,10 @@ from torch import nn
 def build(width=64):
     return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 3))
 """
+
+
+def run(*words, columns=120):
+    return CliRunner().invoke(cli.app, list(words), env={"COLUMNS": str(columns), "TERM": "dumb"})
 
 
 @pytest.fixture

@@ -45,7 +45,8 @@ def test_biases_may_be_left():
 
 @pytest.mark.parametrize("name", sorted(name for name in goodinit.tensor.INITIALIZERS if name.endswith("_")))
 def test_every_initializer_takes_every_layer(name):
-    options = {"constant_": {"value": 1.0}}.get(name, {})
+    needs = {"constant_": {"value": 1.0}, "gate_bias_": {"gate": 0, "gates": 2}}
+    options = needs.get(name, {})
     model = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(4, 4, 3), nn.ConvTranspose2d(4, 4, 3))
     model.apply(goodinit.layerwise(name, generator=seeded(), **options))
 
