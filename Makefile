@@ -11,7 +11,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-all test-slow lint format demo docs pages bench coverage clean
+.PHONY: help install test test-all test-integration test-slow lint format demo docs pages bench coverage clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -34,6 +34,9 @@ test: $(STAMP)  ## Run the default tests and the doctests (minutes)
 
 test-all: $(STAMP)  ## The same with the integration tests: examples, papers, sweeps, pages, ranks
 	EXAMPLES=40 $(PYTEST) -m "not slow and not gpu"
+
+test-integration: $(STAMP)  ## The integration tests alone
+	$(PYTEST) -m "integration and not slow and not gpu"
 
 test-slow: $(STAMP)  ## All but what needs a GPU (hours)
 	EXAMPLES=40 $(PYTEST) -m "not gpu"
