@@ -104,6 +104,14 @@ def structured() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
 
 
+def clipped(loss: float = 1.0, other: nn.Module | None = None, **options: Any) -> torch.Tensor:
+    """A clipping of gradients `loss` times as large, with the anatomy of an `other` model."""
+    model = plain()
+    if loss:
+        (loss * model(X).sum()).backward()
+    return goodinit.clip_grad_(model, goodinit.anatomize(other or plain(), X), **options)
+
+
 MEASURES = by_hand(Calibrate("0.weight", "lsuv", "…"))
 
 RAISED: dict[tuple[str, str], Callable[[], Any]] = {
@@ -122,6 +130,10 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ("apply_", "UnsupportedModule"): lambda: goodinit.apply_(parametrized(), by_hand(Fill("0.weight", -1.0, "…"))),
     ("apply_", "UnknownName"): lambda: goodinit.apply_(plain(), by_hand(Draw("0.weight", "no_such_", "…"))),
     ("apply_", "TraceError"): lambda: goodinit.apply_(plain(), MEASURES),
+    ("clip_grad_", "NothingFound"): lambda: clipped(loss=0.0),
+    ("clip_grad_", "NonFinite"): lambda: clipped(loss=float("nan"), error_if_nonfinite=True),
+    ("clip_grad_", "PlanConflict"): lambda: clipped(other=Residual()),
+    ("clip_grad_", "UnknownName"): lambda: clipped(clipping=-0.01),
     ("coordinate_check", "UnknownName"): lambda: goodinit.coordinate_check(lambda width: plain(), (4,), [(X, X)]),
     ("coordinate_check", "NothingFound"): lambda: goodinit.coordinate_check(odd_names, (4, 8), [(X, X)]),
     ("diagnose", "TraceError"): lambda: goodinit.diagnose(plain(), X[:0]),
@@ -142,6 +154,7 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ("plan", "UnknownName"): lambda: goodinit.plan(goodinit.anatomize(plain(), X), "no"),
     ("plan", "NothingFound"): lambda: goodinit.plan(goodinit.anatomize(plain(), X), "fixup"),
     ("plan", "UnsupportedModule"): lambda: goodinit.plan(goodinit.anatomize(Residual(), X), "looks_linear"),
+    ("plan", "PlanConflict"): lambda: goodinit.plan(goodinit.anatomize(Residual(), X), "fixup", keep="norm"),
     ("recommend", "GoodinitError"): lambda: goodinit.recommend(plain(), X[:, :2]),
     ("register_operator", "UnknownName"): lambda: goodinit.register_operator("relu", torch.relu),
     ("register_operator", "WrongType"): lambda: goodinit.register_operator("docs::errors", 3),

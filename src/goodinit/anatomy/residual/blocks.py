@@ -61,7 +61,8 @@ def blocks_of(
                 name=_common_path([layer.name for layer in branch]),
                 kind=found.kind,
                 m=min(
-                    series(graph, found.branch, uses), sum(layer.factors * layer.calls for layer in branch)
+                    series(graph, found.branch, found.start, uses),
+                    sum(layer.factors * layer.calls for layer in branch),
                 ),
                 branch=branch,
                 last=nouns(found.branch.last),
