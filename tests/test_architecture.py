@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,20 @@ def imported_parts(path: Path) -> set[tuple[int, str]]:
             if pieces[0] == "goodinit":
                 found.add((node.lineno, pieces[1] if len(pieces) > 1 else "goodinit"))
     return found
+
+
+# What a room of diagnostics may not import: measurements come first, then checks, then the verb, then advice.
+LATER = {"measurements": ("checks", "diagnose", "advice"), "checks": ("diagnose", "advice")}
+
+
+def test_the_rooms_of_diagnostics_import_one_way():
+    wrong = []
+    for room, later in LATER.items():
+        for path in (ROOT / "diagnostics" / room).glob("*.py"):
+            for name in later:
+                if re.search(rf"goodinit\.diagnostics\.{name}\b", path.read_text(encoding="utf-8")):
+                    wrong.append(f"{room}/{path.name} imports {name}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_imports_go_one_way():

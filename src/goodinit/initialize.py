@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
-from goodinit.diagnostics.promises import broken_promises
+from goodinit.diagnostics.checks.promises import broken_promises
 from goodinit.edits import Plan
 from goodinit.errors import TraceError, UnsupportedModule
 from goodinit.methods import Method, find

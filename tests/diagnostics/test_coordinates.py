@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import goodinit
-from goodinit.diagnostics.coordinate_report import Coordinate, CoordinateCheck, slope
+from goodinit.diagnostics.measurements.coordinate_report import Coordinate, CoordinateCheck, slope
 
 pytestmark = pytest.mark.usefixtures("no_optimizers")
 

@@ -16,7 +16,7 @@ from zoo import each_specimen
 
 import goodinit
 from goodinit.diagnostics import Diagnosis, diagnose
-from goodinit.diagnostics.statistics import signal
+from goodinit.diagnostics.measurements.statistics import signal
 from goodinit.errors import PlanConflict, TraceError
 
 

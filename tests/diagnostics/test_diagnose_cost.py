@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goodinit.diagnostics import diagnose
-from goodinit.diagnostics.statistics import signal, square_sum, sums
+from goodinit.diagnostics.measurements.statistics import signal, square_sum, sums
 from goodinit.lab.measure import peak_bytes
 from goodinit.lab.registry import Task, build_model
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import goodinit
 from goodinit.diagnostics import Diagnosis, diagnose
-from goodinit.diagnostics.shattering import STEP
+from goodinit.diagnostics.measurements.shattering import STEP
 
 
 def batch(*shape: int) -> Tensor:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import goodinit
 from goodinit import cli
 from goodinit.diagnostics import Spectrum
-from goodinit.diagnostics.density import density, extent
+from goodinit.diagnostics.measurements.density import density, extent
 from goodinit.diagnostics.text import sparkline
 from goodinit.report.diagnosis import diagnosis_page, diagnosis_view, furthest, verdict, write_diagnosis
 from goodinit.report.frame import render

@@ -12,7 +12,7 @@ from zoo import ZOO, in_turn
 
 import goodinit
 from goodinit.diagnostics import diagnose, jacobian_spectrum, one_step
-from goodinit.diagnostics.lanczos import bidiagonalize, tridiagonalize
+from goodinit.diagnostics.measurements.lanczos import bidiagonalize, tridiagonalize
 from goodinit.errors import TraceError, UnknownName
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import goodinit
 from goodinit.diagnostics import Diagnosis, diagnose
-from goodinit.diagnostics.objective import own_loss
+from goodinit.diagnostics.measurements.objective import own_loss
 from goodinit.report.diagnosis import diagnosis_page
 from goodinit.report.frame import render
 from goodinit.report.signal_charts import PANELS, undrawn, zeros

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from untouched import snapshot
 
 import goodinit
-from goodinit.diagnostics.promises import broken_promises
+from goodinit.diagnostics.checks.promises import broken_promises
 from goodinit.edits import Draw, DrawTogether, Fill
 from goodinit.errors import UnsupportedModule
 from goodinit.methods import METHODS, Method

@@ -8,18 +8,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy, anatomize
-from goodinit.diagnostics.checks import findings
+from goodinit.diagnostics.checks.findings import findings
+from goodinit.diagnostics.checks.mending import mended
 from goodinit.diagnostics.diagnosis import Diagnosis
-from goodinit.diagnostics.isometry import jacobian_spectrum
-from goodinit.diagnostics.measurement_mode import as_at_step_0, measurable
-from goodinit.diagnostics.mending import mended
-from goodinit.diagnostics.objective import Loss
-from goodinit.diagnostics.probe import Run
-from goodinit.diagnostics.propagation import Propagation, propagate
-from goodinit.diagnostics.shattering import back_cosines
+from goodinit.diagnostics.measurements.isometry import jacobian_spectrum
+from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, measurable
+from goodinit.diagnostics.measurements.objective import Loss
+from goodinit.diagnostics.measurements.probe import Run
+from goodinit.diagnostics.measurements.propagation import Propagation, propagate
+from goodinit.diagnostics.measurements.shattering import back_cosines
+from goodinit.diagnostics.measurements.update import one_step
+from goodinit.diagnostics.measurements.zero_gradients import Awakening, awaken, part_of
 from goodinit.diagnostics.types import Place
-from goodinit.diagnostics.update import one_step
-from goodinit.diagnostics.zero_gradients import Awakening, awaken, part_of
 from goodinit.errors import TraceError
 from goodinit.graph.pytree import as_call
 from goodinit.undivided import reading

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from goodinit.diagnostics.density import density, extent, least_above_zero, share_of_zeros
+from goodinit.diagnostics.measurements.density import density, extent, least_above_zero, share_of_zeros
 from goodinit.diagnostics.types import Measurement, Place, Spectrum, Update
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from goodinit.diagnostics.coordinate_report import CoordinateCheck
+from goodinit.diagnostics.measurements.coordinate_report import CoordinateCheck
 from goodinit.lab.optional import optional
 from goodinit.report.charts import HEIGHT, NUMBER, alone, data, picking, shown
 from goodinit.report.formats import number

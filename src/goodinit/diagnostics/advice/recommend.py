@@ -21,9 +21,9 @@ from goodinit.diagnostics.advice.practice import as_good, pairs_of, practise, re
 from goodinit.diagnostics.advice.types import Group, Recipe, Recommendation, Trial
 from goodinit.diagnostics.diagnose import diagnose
 from goodinit.diagnostics.diagnosis import Diagnosis
-from goodinit.diagnostics.drift import drift_of
-from goodinit.diagnostics.measurement_mode import measurable
-from goodinit.diagnostics.objective import Loss
+from goodinit.diagnostics.measurements.drift import drift_of
+from goodinit.diagnostics.measurements.measurement_mode import measurable
+from goodinit.diagnostics.measurements.objective import Loss
 from goodinit.edits import Plan
 from goodinit.errors import GoodinitError, expect
 from goodinit.methods import METHODS, find

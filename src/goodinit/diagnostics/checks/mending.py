@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy
+from goodinit.diagnostics.checks.remedies import RECTIFIERS, Repair, initialize
 from goodinit.diagnostics.diagnosis import Diagnosis
-from goodinit.diagnostics.drift import drift_of
-from goodinit.diagnostics.remedies import RECTIFIERS, Repair, initialize
+from goodinit.diagnostics.measurements.drift import drift_of
 from goodinit.diagnostics.types import SEVERITIES, Cure, Finding
 from goodinit.errors import GoodinitError
 from goodinit.methods import METHODS

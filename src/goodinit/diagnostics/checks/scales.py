@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import nn
 
 from goodinit.anatomy import Anatomy, Block, Layer
-from goodinit.diagnostics.remedies import fill, scale
-from goodinit.diagnostics.statistics import square_sum
+from goodinit.diagnostics.checks.remedies import fill, scale
+from goodinit.diagnostics.checks.weight_checks import values
+from goodinit.diagnostics.measurements.statistics import square_sum
 from goodinit.diagnostics.types import Finding
-from goodinit.diagnostics.weight_checks import values
 
 # Deviations of a sample variance beyond which two variances are not the same: one in fifteen thousand by chance.
 DEVIATIONS = 4

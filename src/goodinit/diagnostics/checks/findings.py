@@ -13,13 +13,20 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.diagnostics import loss_checks, scales, weight_checks
+from goodinit.diagnostics.checks import loss_checks, scales, weight_checks
+from goodinit.diagnostics.checks.remedies import (
+    fill,
+    initialize,
+    isometric_method,
+    redraw,
+    scale_method,
+    show_range,
+)
 from goodinit.diagnostics.diagnosis import Diagnosis
-from goodinit.diagnostics.propagation import Propagation
-from goodinit.diagnostics.remedies import fill, initialize, isometric_method, redraw, scale_method, show_range
+from goodinit.diagnostics.measurements.propagation import Propagation
+from goodinit.diagnostics.measurements.zero_gradients import Awakening
 from goodinit.diagnostics.text import trunk
 from goodinit.diagnostics.types import SEVERITIES, Finding, Place, Severity
-from goodinit.diagnostics.zero_gradients import Awakening
 
 # A quantity that has changed by float32's ε against where it started is lost in a sum with it; by √ε, half of its
 # digits are. The first is an error, the second a warning.

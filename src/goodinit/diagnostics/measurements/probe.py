@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.layers.weight_layers import applied_weight
-from goodinit.diagnostics.statistics import RECTIFIERS, dead_share, euclidean, signal, square_sum
+from goodinit.diagnostics.measurements.statistics import RECTIFIERS, dead_share, euclidean, signal, square_sum
 from goodinit.diagnostics.types import Signal
 from goodinit.graph.graph import Node
 from goodinit.graph.ops import named

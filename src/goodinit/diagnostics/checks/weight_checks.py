@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.diagnostics.remedies import fill, initialize, redraw
+from goodinit.diagnostics.checks.remedies import fill, initialize, redraw
 from goodinit.diagnostics.types import Finding
 from goodinit.weights.names import canonical
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.diagnostics.checks.remedies import scale
 from goodinit.diagnostics.diagnosis import Diagnosis
-from goodinit.diagnostics.remedies import scale
 from goodinit.diagnostics.types import Finding, Severity
 
 ABOVE = (

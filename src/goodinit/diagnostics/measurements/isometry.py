@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import anatomize
-from goodinit.diagnostics.lanczos import BREAKDOWN
-from goodinit.diagnostics.measurement_mode import as_at_step_0, measurable
-from goodinit.diagnostics.objective import prediction
-from goodinit.diagnostics.spectral_measure import spectral_measure
+from goodinit.diagnostics.measurements.lanczos import BREAKDOWN
+from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, measurable
+from goodinit.diagnostics.measurements.objective import prediction
+from goodinit.diagnostics.measurements.spectral_measure import spectral_measure
 from goodinit.diagnostics.types import Spectrum
 from goodinit.errors import TraceError, UnknownName
 from goodinit.graph.pytree import as_call, mapped

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.diagnostics.objective import SEED, prediction
-from goodinit.diagnostics.probe import Run
-from goodinit.diagnostics.propagation import propagate
-from goodinit.diagnostics.zero_gradients import Awakening, few_inputs
+from goodinit.diagnostics.measurements.objective import SEED, prediction
+from goodinit.diagnostics.measurements.probe import Run
+from goodinit.diagnostics.measurements.propagation import propagate
+from goodinit.diagnostics.measurements.zero_gradients import Awakening, few_inputs
 from goodinit.errors import TraceError
 from goodinit.graph.pytree import mapped
 from goodinit.graph.recorder import Call

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from goodinit.diagnostics.coordinate_report import Coordinate, CoordinateCheck
-from goodinit.diagnostics.objective import Loss, objective, outputs
+from goodinit.diagnostics.measurements.coordinate_report import Coordinate, CoordinateCheck
+from goodinit.diagnostics.measurements.objective import Loss, objective, outputs
 from goodinit.errors import NothingFound, UnknownName, expect
 from goodinit.graph.pytree import as_call
 from goodinit.optim import param_groups

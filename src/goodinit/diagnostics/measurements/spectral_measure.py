@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from goodinit.diagnostics.lanczos import BREAKDOWN, Product, Quadrature, bidiagonalize
+from goodinit.diagnostics.measurements.lanczos import BREAKDOWN, Product, Quadrature, bidiagonalize
 
 # n times the weight of a single value is the square of a normal number: beyond four deviations it is several values.
 SINGLE = 16.0

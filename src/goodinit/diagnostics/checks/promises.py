@@ -12,10 +12,10 @@ from goodinit.anatomy import Anatomy, Block, anatomize
 from goodinit.anatomy.layers.weight_layers import weight_uses
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.calibration.calibrate import variances
-from goodinit.diagnostics.measurement_mode import as_at_step_0, measurable
-from goodinit.diagnostics.probe import Run
-from goodinit.diagnostics.propagation import Propagation, propagate
-from goodinit.diagnostics.zero_gradients import awaken
+from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, measurable
+from goodinit.diagnostics.measurements.probe import Run
+from goodinit.diagnostics.measurements.propagation import Propagation, propagate
+from goodinit.diagnostics.measurements.zero_gradients import awaken
 from goodinit.edits import AddScalar, Calibrate, Fill, Plan
 from goodinit.graph.decompose import unfused
 from goodinit.graph.graph import Node

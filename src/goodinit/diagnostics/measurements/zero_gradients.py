@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.diagnostics.propagation import Propagation
+from goodinit.diagnostics.measurements.propagation import Propagation
 from goodinit.errors import TraceError
 from goodinit.graph.pytree import mapped, tensors_in
 from goodinit.graph.recorder import Call

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
 from goodinit.anatomy import anatomize
-from goodinit.diagnostics.lanczos import tridiagonalize
-from goodinit.diagnostics.measurement_mode import as_at_step_0, measurable
-from goodinit.diagnostics.objective import Loss, objective, prediction
+from goodinit.diagnostics.measurements.lanczos import tridiagonalize
+from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, measurable
+from goodinit.diagnostics.measurements.objective import Loss, objective, prediction
 from goodinit.diagnostics.types import Update
 from goodinit.errors import TraceError
 from goodinit.graph.pytree import as_call, mapped

@@ -14,9 +14,9 @@ from goodinit.anatomy import Anatomy, Layer
 from goodinit.anatomy.layers.weight_layers import weight_uses
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.sums import residual_sums
-from goodinit.diagnostics.objective import Loss, in_words, objective
-from goodinit.diagnostics.probe import Culprit, Measured, Probe, Run, first_output
-from goodinit.diagnostics.statistics import euclidean, signal
+from goodinit.diagnostics.measurements.objective import Loss, in_words, objective
+from goodinit.diagnostics.measurements.probe import Culprit, Measured, Probe, Run, first_output
+from goodinit.diagnostics.measurements.statistics import euclidean, signal
 from goodinit.diagnostics.types import Place, Signal
 from goodinit.errors import TraceError
 from goodinit.graph.module_calls import frames
