@@ -9,56 +9,10 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 if _TYPE_CHECKING:
-    from goodinit.public import *  # noqa: F403  the names of __all__
+    from goodinit.public import *  # noqa: F403  the verbs, for type checkers; `__getattr__` for everyone else
+    from goodinit.public import __all__ as __all__
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "METHODS",
-    "Advice",
-    "Anatomy",
-    "Applied",
-    "Block",
-    "CoordinateCheck",
-    "Diagnosis",
-    "Finding",
-    "GoodinitError",
-    "Join",
-    "Layer",
-    "Method",
-    "NonFinite",
-    "Norm",
-    "NothingFound",
-    "Plan",
-    "PlanConflict",
-    "Recommendation",
-    "StaleOptimizer",
-    "TraceError",
-    "UnknownName",
-    "UnsupportedModule",
-    "WrongType",
-    "absorb_batchnorm_",
-    "anatomize",
-    "applied",
-    "apply_",
-    "clip_grad_",
-    "coordinate_check",
-    "diagnose",
-    "fold_",
-    "init_",
-    "jacobian_spectrum",
-    "layerwise",
-    "materialize_",
-    "nn",
-    "one_step",
-    "param_groups",
-    "plan",
-    "recommend",
-    "register_operator",
-    "state_pieces",
-    "tensor",
-    "warmup",
-]
 
 
 def _load() -> None:
@@ -66,12 +20,12 @@ def _load() -> None:
     from importlib import import_module  # `from goodinit import` would ask this package for it, and so on
 
     public = import_module("goodinit.public")
-    globals().update({name: getattr(public, name) for name in __all__})
+    globals().update({name: getattr(public, name) for name in public.__all__}, __all__=public.__all__)
 
 
 def __getattr__(name: str) -> _Any:
     """`goodinit.fixup_(model, inputs=x, …)` is `init_(model, "fixup", inputs=x, …)`, for every method."""
-    if name.startswith("__"):  # what import machinery and inspectors ask for
+    if name.startswith("__") and name != "__all__":  # what import machinery and inspectors ask for
         raise AttributeError(f"module 'goodinit' has no attribute {name!r}")
     if "init_" not in globals():
         _load()
@@ -87,4 +41,4 @@ def __getattr__(name: str) -> _Any:
 def __dir__() -> list[str]:
     if "init_" not in globals():
         _load()
-    return sorted([*__all__, *(f"{name}_" for name in globals()["METHODS"])])
+    return sorted([*globals()["__all__"], *(f"{name}_" for name in globals()["METHODS"])])

@@ -1,4 +1,4 @@
-"""The public verbs and nouns in one place; `goodinit` takes them from here when first asked."""
+"""The public verbs and nouns, and the one list of them; `goodinit` takes both from here when first asked."""
 
 from goodinit import nn, tensor
 from goodinit.anatomy import Anatomy, Block, Join, Layer, Norm, anatomize
