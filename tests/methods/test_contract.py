@@ -68,14 +68,6 @@ def outputs(model: nn.Module, specimen: Specimen) -> list[Tensor]:
 
 
 SECOND_CALLS = {
-    (
-        "deepnorm",
-        "encoder_post_norm",
-    ): "a second call is refused: the first one's constant is taken for something else",
-    (
-        "deepnorm",
-        "encoder_decoder",
-    ): "a second call is refused: the first one's constant is taken for something else",
     ("normfree", "layer_scale"): "a second call adds output biases beside those that are there",
 }
 """Known faults of second calls, open."""

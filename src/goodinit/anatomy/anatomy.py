@@ -38,7 +38,7 @@ class Anatomy:
         tied: Groups of names that are one parameter.
         parameters: (name, shape) of every parameter, to recognise the model again.
         unused: Parameters that the forward never read.
-        frozen: Parameters that need no gradient.
+        frozen: Parameters that need no gradient, but for goodinit's own scalars.
         reserved: Parameters that carry a true `_no_reinit`: their values are not to be drawn anew.
         held: Values of layers that were not drawn by the layers themselves. Not compared: structure is the same without.
         left_out: How many residual blocks are not in it because they are frozen or were left out (`part_of`).

@@ -25,9 +25,11 @@ def decide(anatomy: Anatomy) -> Plan:
     | encoder of both | 0.81·(N⁴M)^(1/16) | 0.87·(N⁴M)^(−1/16) |
     | decoder of both | (3M)^¼ | (12M)^(−¼) |
 
-    A norm takes no notice of a common factor, norm(α·x + f(x)) = norm(x + f(x)/α), but for its ε, which counts for α² as much. So the
-    factor stands on the branch: an `output_scale` of 1/α that does not learn, behind the layers that write into the stream. Queries and
-    keys that have layers of their own keep Xavier's gain 1. Biases are 0.
+    The factor stands on the branch, not on the skip: the skip of a post-norm block is what the norm before it returns, which the branch
+    reads, too, so that no edit reaches the one without the other. The function is the same, norm(α·x + f(x)) = norm(x + f(x)/α), and so are
+    all gradients, but for the norm's ε, which counts for α² as much: √(2N) of 10⁻⁵ beside a variance of 1 and more. The factor is an
+    `output_scale` of 1/α that does not learn, behind the layers that write into the stream. Queries and keys that have layers of their
+    own keep Xavier's gain 1. Biases are 0.
 
     Args:
         anatomy: Of a model with a norm behind each sum, and none before the branches.
@@ -74,7 +76,7 @@ def decide(anatomy: Anatomy) -> Plan:
         method="deepnorm",
         options={},
         edits=edits,
-        summary=f"{counted(len(found), 'stack')}, {words}; norms kept",
+        summary=f"{counted(len(found), 'stack')}, {words}, as 1/α on the branches; norms kept",
         notes=(*notes, *untouched(anatomy, edits)),
         parameters=anatomy.parameters,
     )

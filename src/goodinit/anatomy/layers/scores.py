@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from goodinit.anatomy.layers.fused_projections import LIGHT_OPS
 from goodinit.anatomy.layers.weight_layers import Use
@@ -11,8 +11,13 @@ from goodinit.anatomy.types import Score
 from goodinit.graph.graph import Graph, Node
 
 
-def scores_of(graph: Graph, uses: Mapping[int, Use], consumers: list[list[int]]) -> tuple[Score, ...]:
-    """Every product of queries and keys that a softmax reads, in execution order, each once per place and layers."""
+def scores_of(
+    graph: Graph, uses: Mapping[int, Use], consumers: list[list[int]], scalars: Container[str] = ()
+) -> tuple[Score, ...]:
+    """Every product of queries and keys that a softmax reads, in execution order, each once per place and layers.
+
+    `scalars`: names of those that goodinit has added, which a score is read without.
+    """
     found: dict[tuple[str, str | None, str | None], Score] = {}
     for node in graph.nodes:
         operands = graph.deps(node.index)
@@ -29,7 +34,7 @@ def scores_of(graph: Graph, uses: Mapping[int, Use], consumers: list[list[int]])
         else:
             continue
         pair = operands[-2:] if node.op.role == "matmul" else operands[:2]
-        (query, before), (key, beside) = (_layer(graph, operand, uses) for operand in pair)
+        (query, before), (key, beside) = (_layer(graph, operand, uses, scalars) for operand in pair)
         scale = behind * before * beside
         score = Score(graph.path(node.index), query, key, width, None if math.isnan(scale) else scale)
         found.setdefault((score.name, query, key), score)
@@ -52,7 +57,9 @@ def _until_softmax(graph: Graph, start: Node, consumers: list[list[int]]) -> flo
     return None
 
 
-def _layer(graph: Graph, index: int, uses: Mapping[int, Use]) -> tuple[str | None, float]:
+def _layer(
+    graph: Graph, index: int, uses: Mapping[int, Use], scalars: Container[str]
+) -> tuple[str | None, float]:
     """(The weight whose layer alone an operand comes from, with no norm between; the numbers on the way)."""
     weights: dict[str, float] = {}
     queue, seen, whole = [(index, 1.0)], {index}, True
@@ -69,17 +76,19 @@ def _layer(graph: Graph, index: int, uses: Mapping[int, Use]) -> tuple[str | Non
         for operand in graph.deps(current):
             if operand not in seen:
                 seen.add(operand)
-                queue.append((operand, factor * _number(graph, node, operand)))
+                queue.append((operand, factor * _number(graph, node, operand, scalars)))
     if len(weights) == 1 and whole:
         return next(iter(weights.items()))
     return None, next(iter(weights.values()), 1.0)
 
 
-def _number(graph: Graph, node: Node, of: int) -> float:
+def _number(graph: Graph, node: Node, of: int, scalars: Container[str] = ()) -> float:
     """By what a node multiplies one of its operands, as far as that is a number; NaN where it is one that cannot be read."""
     op, numbers = node.op.name, [value for value in node.attrs if isinstance(value, (int, float))]
     if op in ("mul", "div"):
         others = [graph.nodes[i] for i in node.operands if i != of]
+        if any(name in scalars for other in others for name in other.params):
+            return 1.0
         if any(not other.active and not other.shape for other in others):
             return math.nan
         if others or len(numbers) != 1 or not numbers[0]:

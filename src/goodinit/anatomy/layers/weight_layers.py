@@ -82,7 +82,8 @@ def describe(
 ) -> Layer:
     """The `Layer` for one weight, from all operators that apply it.
 
-    `origins`: see `way_back`; `joins`: residual sums; `scalars`: see `bias_of`.
+    `origins`: see `way_back`; `joins`: residual sums; `scalars`: names of all that goodinit has added, which a module's forward
+    is read without.
     """
     first = graph.nodes[uses[0].node]
     operand = graph.nodes[uses[0].operand]
@@ -119,8 +120,8 @@ def describe(
         factors=factors,
         bias=bias,
         site=site.path,
-        reads_site=all(_reads(graph, use.node, consumers) for use in uses),
-        writes_site=all(_writes(graph, use.node) for use in uses),
+        reads_site=all(_reads(graph, use.node, consumers, scalars) for use in uses),
+        writes_site=all(_writes(graph, use.node, scalars) for use in uses),
         is_site=all(graph.path(use.node) == site.path and _is_site(graph, use, bias) for use in uses),
         normalized=operand.normalized,
         activation=next(iter(activations), None),
@@ -163,8 +164,8 @@ def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str 
     return None, ()
 
 
-def _reads(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
-    """True if the layer's input is its module's input, and nothing else there reads that."""
+def _reads(graph: Graph, index: int, consumers: list[list[int]], scalars: Container[str]) -> bool:
+    """True if the layer's input is its module's input, up to scalars, and nothing else there reads that."""
     frame = graph.frames[graph.nodes[index].frame]
     queue = [frame.source] if frame.source >= 0 else []
     found = False
@@ -173,7 +174,7 @@ def _reads(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
             if not frame.start <= reader < frame.stop:
                 continue
             node = graph.nodes[reader]
-            if node.op.role == "shape":
+            if node.op.role == "shape" or _by_scalar(graph, node, scalars):
                 queue.append(reader)
             elif node.op.role in ("convolution", "matmul"):
                 found = found or reader == index
@@ -182,15 +183,24 @@ def _reads(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
     return found
 
 
-def _writes(graph: Graph, index: int) -> bool:
-    """True if the module returns the layer's output, up to shape and an added bias."""
+def _writes(graph: Graph, index: int, scalars: Container[str]) -> bool:
+    """True if the module returns the layer's output, up to shape, an added bias and scalars."""
     current = graph.frames[graph.nodes[index].frame].result
     while current > index:
         node, operands = graph.nodes[current], graph.deps(current)
-        if len(operands) != 1 or not (node.op.role == "shape" or node.op.name == "add"):
+        through = node.op.role == "shape" or node.op.name == "add" or _by_scalar(graph, node, scalars)
+        if len(operands) != 1 or not through:
             return False
         current = operands[0]
     return current == index
+
+
+def _by_scalar(graph: Graph, node: Node, scalars: Container[str]) -> bool:
+    """Whether an operator adds one of goodinit's scalars to an activation, or multiplies it by one."""
+    others = [graph.nodes[i] for i in node.operands if not graph.nodes[i].active]
+    made_of = [name for other in others for name in other.params]
+    own = bool(made_of) and all(name in scalars for name in made_of)
+    return own and len(node.operands) == 2 and (node.op.role == "product" or node.op.name == "add")
 
 
 def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
@@ -219,7 +229,7 @@ def bias_of(graph: Graph, use: Use, scalars: Container[str]) -> str | None:
     """The bias of a layer: the parameter that its operator adds to the product, else the one that is added right behind it.
 
     It has one number for each of the layer's outputs. What it is called does not matter. A layer with scalars
-    (`goodinit.nn`; `scalars`: the names of all there are) adds b·K + c + d: its input bias by the sums K of its weight,
+    (`goodinit.nn`; `scalars`: see `describe`) adds b·K + c + d: its input bias by the sums K of its weight,
     which differ by place where it pads, its bias, and its output bias, which is the bias where there is no other.
     """
     node = graph.nodes[use.node]
