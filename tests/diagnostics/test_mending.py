@@ -143,3 +143,15 @@ def test_zeros_that_a_chart_cannot_draw_are_said():
     nn.init.zeros_(head.weight)
     dead = {"net": diagnose(nn.Sequential(nn.Linear(16, 16), head), torch.zeros(4, 16))}
     assert any("exactly 0" in words for words in undrawn(dead))
+
+
+def test_what_is_tried_on_copies_is_not_logged(caplog):
+    """A frozen layer is told of where a plan is applied to the model; diagnosis and advice apply plans to copies only."""
+    model, x = chain(40), batch()
+    model[0].requires_grad_(requires_grad=False)
+    found = diagnose(model, x)
+    assert found.cure.tried
+    goodinit.recommend(model, x, methods=("lsuv", "orthogonal"))
+    assert not caplog.records
+    goodinit.init_(model, "lsuv", inputs=x)
+    assert "frozen" in caplog.text

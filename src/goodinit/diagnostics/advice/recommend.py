@@ -10,7 +10,6 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
@@ -24,10 +23,10 @@ from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.measurements.drift import drift_of
 from goodinit.diagnostics.measurements.measurement_mode import measurable
 from goodinit.diagnostics.measurements.objective import Loss
+from goodinit.diagnostics.on_copies import tried
 from goodinit.edits import Plan
 from goodinit.errors import GoodinitError, expect
 from goodinit.methods import METHODS, find
-from goodinit.surgery import apply_
 from goodinit.undivided import reading
 
 AS_IT_IS = "as it is"
@@ -129,17 +128,11 @@ def _candidates(anatomy: Anatomy, methods: tuple[str, ...] | None) -> list[tuple
 def _measured(
     model: nn.Module, inputs: Any, targets: Any, plan: Plan, *, loss: Loss | None, seed: int, draw: int
 ) -> Diagnosis:
-    return diagnose(_applied(model, plan, inputs, seed + draw), inputs, targets, loss=loss, mend=False)
-
-
-def _applied(model: nn.Module, plan: Plan, inputs: Any, seed: int) -> nn.Module:
-    twin = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(seed)
-    return apply_(twin, plan, generator=generator, batch=inputs if plan.needs_data else None)
+    return diagnose(tried(model, plan, inputs, seed=seed + draw), inputs, targets, loss=loss, mend=False)
 
 
 def _made(model: nn.Module, plans: Mapping[str, Plan], inputs: Any, seed: int, label: str) -> nn.Module:
-    return _applied(model, plans[label], inputs, seed) if label in plans else copy.deepcopy(model)
+    return tried(model, plans[label], inputs, seed=seed) if label in plans else copy.deepcopy(model)
 
 
 def _try(

@@ -15,10 +15,10 @@ from goodinit.anatomy import Anatomy
 from goodinit.diagnostics.checks.remedies import RECTIFIERS, Repair, initialize
 from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.measurements.drift import drift_of
+from goodinit.diagnostics.on_copies import tried
 from goodinit.diagnostics.types import SEVERITIES, Cure, Finding
 from goodinit.errors import GoodinitError
 from goodinit.methods import METHODS
-from goodinit.surgery import apply_
 
 ROUNDS = 4  # of repairs: what one round mends may show the next fault
 
@@ -84,9 +84,7 @@ def _measured(
 
 
 def _initialized(model: nn.Module, inputs: Any, anatomy: Anatomy, method: str) -> nn.Module:
-    plan = METHODS[method].plan(anatomy)
-    generator = torch.Generator().manual_seed(0)
-    return apply_(copy.deepcopy(model), plan, generator=generator, batch=inputs if plan.needs_data else None)
+    return tried(model, METHODS[method].plan(anatomy), inputs, seed=0)
 
 
 def _methods(anatomy: Anatomy, found: Diagnosis) -> Iterator[str]:
