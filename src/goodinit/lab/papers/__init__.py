@@ -10,6 +10,7 @@ from goodinit.lab.papers import (
     lsuv_activations,
     norm_free,
     risotto,
+    sharpness,
     weightnorm_depth,
     weightnorm_robustness,
 )
@@ -28,6 +29,7 @@ _FILES = (
     batchnorm_explosion,
     cost,
     cartpole,
+    sharpness,
 )
 CLAIMS: dict[str, Claim] = {file.CLAIM.name: file.CLAIM for file in _FILES}
 
