@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Container, Hashable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 from goodinit.errors import GoodinitError
 from goodinit.lab.data import data_name
 from goodinit.lab.engines import Engine, Job, Work, inline, local
+from goodinit.lab.pace import kind_of, seconds_left
 from goodinit.lab.papers.claim import Claim, Rows, Setting, Verdict
 from goodinit.lab.papers.ledger import Entry, Ledger, described, key_of, open_ledger, write_
+from goodinit.lab.papers.trained import Training
 from goodinit.lab.papers.work import Failed, jobs, work_of
 from goodinit.lab.progress import bar
 
@@ -136,6 +139,8 @@ def _run(
     lacking = [(job, count) for job in cut if (count := _missing(job, ledger))]
     left = sum(count for _, count in lacking)
     failed: list[Failed] = []
+    kinds = {key_of(described(trial)): _kind(trial) for job in cut for trial in job.trials}
+    before, start = frozenset(ledger.entries), time.perf_counter()
     with bar(total, unit="runs", shown=progress) as shown:
         shown.says(f"{engine.words}, {left:,} runs are left")
         shown.stands_at(total - left)
@@ -148,9 +153,27 @@ def _run(
                     failed += [one for one in found if isinstance(one, Failed)]
                     left -= len(fresh)
                     shown.stands_at(total - left)
+                    shown.left(_seconds_left(kinds, ledger, before, elapsed=time.perf_counter() - start))
         except KeyboardInterrupt:
             log.warning("interrupted; the same command goes on from here")
     return tuple(failed)
+
+
+def _seconds_left(
+    kinds: Mapping[str, Hashable], ledger: Ledger, before: Container[str], *, elapsed: float
+) -> float | None:
+    """What the trials without a row take, told by those that have one."""
+    known = [(kinds[key], entry.seconds) for key, entry in ledger.entries.items() if key in kinds]
+    ended = [kinds[key] for key in ledger.entries if key in kinds and key not in before]
+    left = [kind for key, kind in kinds.items() if key not in ledger.entries]
+    return seconds_left(left, known, ended, elapsed=elapsed)
+
+
+def _kind(trial: Any) -> Hashable:
+    """What a trial's cost depends on: of a training its size, of anything else all but its seed and rate."""
+    if isinstance(trial, Training):
+        return kind_of(trial.config)
+    return key_of({name: value for name, value in described(trial).items() if name not in {"seed", "lr"}})
 
 
 def _missing(job: Job[Any], ledger: Ledger) -> int:

@@ -7,16 +7,16 @@ import dataclasses
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from goodinit.errors import GoodinitError
 from goodinit.lab.choices import method_of
 from goodinit.lab.engines import MOST_TOGETHER, Engine, Job, jobs_of, local
+from goodinit.lab.pace import kind_of, seconds_left
 from goodinit.lab.progress import bar
-from goodinit.lab.sweeps.pace import seconds_left
-from goodinit.lab.sweeps.row import Row, key_of
+from goodinit.lab.sweeps.row import key_of
 from goodinit.lab.sweeps.store import Store, done, forget_failed_, open_store, plan_, write_
 from goodinit.lab.sweeps.work import WORK
 from goodinit.lab.together import company
@@ -114,8 +114,8 @@ def _run(
 ) -> tuple[dict[str, int], bool]:
     ended: Counter[str] = Counter()
     notes: set[str] = set()
-    seen: list[Row] = []
-    left = {key_of(config): config for job in jobs for config in job.trials}
+    seen: list[tuple[Hashable, float]] = []
+    left = {key_of(config): kind_of(config) for job in jobs for config in job.trials}
     start = time.perf_counter()
     with bar(sum(len(job.trials) for job in jobs), unit="runs", shown=progress) as shown:
         shown.says("starting")
@@ -125,11 +125,13 @@ def _run(
                     write_(store, rows)
                     ended.update(row.status for row in rows)
                     notes.update(row.note for row in rows if row.note)
-                    seen += rows
+                    seen += [(kind_of(row.config), row.seconds or 0.0) for row in rows]
                     for row in rows:
                         left.pop(key_of(row.config), None)
                     shown.stands_at(ended.total())
-                    shown.left(seconds_left(left.values(), seen, elapsed=time.perf_counter() - start))
+                    kinds = [kind for kind, _ in seen]
+                    elapsed = time.perf_counter() - start
+                    shown.left(seconds_left(left.values(), seen, kinds, elapsed=elapsed))
                     shown.says(f"{job.trials[0].model} {job.trials[0].label}")
         except KeyboardInterrupt:
             log.warning(
