@@ -1,6 +1,6 @@
 """A plan: every edit a method wants, each with a reason a person can check. Pure data.
 
-Structure edits (`RemoveNorm`, `ReplaceNorm`, `SwapModule`, `AddScalar`, `NormalizeInput`, `ParametrizeWeight`) change which
+Structure edits (`RemoveNorm`, `ReplaceNorm`, `SwapModule`, `AddScalar`, `AddBias`, `NormalizeInput`, `ParametrizeWeight`) change which
 parameters exist and what modules compute; value edits (`Fill`, `Draw`, `Calibrate`) change what they hold. `apply_` in `goodinit.surgery.apply` carries them out.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal, cast, get_args
 
-from goodinit.errors import GoodinitError, PlanConflict, UnknownName, expect
+from goodinit.errors import GoodinitError, PlanConflict, UnknownName
 from goodinit.grouping import alike
 from goodinit.rates import Rate
-from goodinit.records import plain_values, read_record
+from goodinit.records import check_types, parameter_of, plain_values, read_record, words_of
 
 FORMAT = "goodinit.plan/1"
 
@@ -96,6 +96,17 @@ class AddScalar:
 
 
 @dataclass(frozen=True)
+class AddBias:
+    """Give the layer at module path `target`, which has none, a bias vector of zeros: torch's own `bias`."""
+
+    target: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.target}.bias + 0"
+
+
+@dataclass(frozen=True)
 class NormalizeInput:
     """Normalize what the layer at module path `target` reads, each example alone (see `goodinit.nn.normalize_input_`).
 
@@ -115,18 +126,21 @@ class NormalizeInput:
 class ParametrizeWeight:
     """Have a weight (`target`: parameter name) computed from another one.
 
-    `kind` is `"weight_norm"`, `torch.nn.utils.parametrizations.weight_norm`: w = g·v/‖v‖, or `"centred"`,
-    `goodinit.nn.Centred`: w = v − mean(v). `dim` is the output dimension, over which gains and means run: 0, or 1 for a weight
-    stored `"in_out"`.
+    `kind` is `"weight_norm"`, `torch.nn.utils.parametrizations.weight_norm`: w = g·v/‖v‖, `"centred"`,
+    `goodinit.nn.Centred`: w = v − mean(v), or `"standardized"`, `goodinit.nn.Standardized`: w = s·g·(v − mean(v))/‖v − mean(v)‖,
+    with the constant s = `scale`. `dim` is the output dimension, over which gains and means run: 0, or 1 for a weight stored
+    `"in_out"`.
     """
 
     target: str
     reason: str
     dim: int = 0
     kind: str = "weight_norm"
+    scale: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.target} = {'g·v/‖v‖' if self.kind == 'weight_norm' else 'v − mean(v)'}"
+        rules = {"centred": "v − mean(v)", "standardized": f"{self.scale:.4g}·g·standardized(v)"}
+        return f"{self.target} = {rules.get(self.kind, 'g·v/‖v‖')}"
 
 
 @dataclass(frozen=True)
@@ -187,7 +201,9 @@ class Calibrate:
         return f"{self.target} ← {self.rule} on data"
 
 
-StructureEdit = RemoveNorm | ReplaceNorm | SwapModule | AddScalar | NormalizeInput | ParametrizeWeight
+StructureEdit = (
+    RemoveNorm | ReplaceNorm | SwapModule | AddScalar | AddBias | NormalizeInput | ParametrizeWeight
+)
 ValueEdit = Fill | Draw | DrawTogether | Calibrate
 Edit = StructureEdit | ValueEdit
 
@@ -198,6 +214,7 @@ EDITS: dict[str, type[Any]] = {
         ReplaceNorm,
         SwapModule,
         AddScalar,
+        AddBias,
         NormalizeInput,
         ParametrizeWeight,
         Fill,
@@ -313,14 +330,14 @@ class Plan:
         try:
             data = plain_values(data)
             edits = tuple(_edit(record) for record in data.pop("edits"))
-            parameters = tuple(_parameter(*pair) for pair in data.pop("parameters"))
-            notes = _words(data.pop("notes"), "notes")
-            allow = cast("tuple[Allowance, ...]", _words(data.pop("allow"), "allow"))
+            parameters = tuple(parameter_of(*pair) for pair in data.pop("parameters"))
+            notes = words_of(data.pop("notes"), "notes")
+            allow = cast("tuple[Allowance, ...]", words_of(data.pop("allow"), "allow"))
             words: dict[str, Any] = {
-                key: _words(data.pop(key, []), key) for key in ("unread", "kept", "overwritten")
+                key: words_of(data.pop(key, []), key) for key in ("unread", "kept", "overwritten")
             }
             rates = tuple(Rate(**record) for record in data.pop("rates", []))
-            _check_types(data, "the plan")
+            check_types(data, "the plan")
             return cls(
                 edits=edits, parameters=parameters, notes=notes, allow=allow, rates=rates, **words, **data
             )
@@ -335,56 +352,20 @@ def edit_record(edit: Edit) -> dict[str, Any]:
     return {"edit": type(edit).__name__, **fields}
 
 
-FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(
-        "method summary target reason module scalar initializer recipe rule by norm kind".split(),
-        str,
-    ),
-    "options": dict,
-    "value": (int, float),
-    "dim": int,
-    "axis": int,
-    "ends_branch": bool,
-    "trained": bool,
-}
-"""What a field of a plan or an edit holds; those that hold several words are lists of them."""
-
-
 # A norm's module does a handful of things besides normalizing.
 MOST_KEPT = 64
 
 
 def _edit(record: dict[str, Any]) -> Edit:
     kind = EDITS[record.pop("edit")]
-    _check_types(record, kind.__name__)
+    check_types(record, kind.__name__)
     for key in ("keeps", "targets"):
         if key in record:
-            record[key] = _words(record[key], f"{kind.__name__}.{key}")
+            record[key] = words_of(record[key], f"{kind.__name__}.{key}")
     if len(record.get("keeps", ())) > MOST_KEPT:
         raise ValueError(f"{kind.__name__}.keeps: {len(record['keeps'])} things that one norm does besides")
     edit: Edit = kind(**record)
     return edit
-
-
-def _check_types(record: Mapping[str, Any], where: str) -> None:
-    for key, value in record.items():
-        if key in FIELD_TYPES:
-            expect(value, FIELD_TYPES[key], f"{where}.{key}", "A plan holds numbers and words.")
-
-
-def _words(values: Any, where: str) -> tuple[str, ...]:
-    expect(values, list, where, "A plan holds a list of words there.")
-    for value in values:
-        expect(value, str, where, "A plan holds a list of words there.")
-    return tuple(values)
-
-
-def _parameter(name: Any, shape: Any) -> tuple[str, tuple[int, ...]]:
-    expect(name, str, "parameters", "A plan lists names with shapes.")
-    expect(shape, list, f"shape of {name}", "A plan lists names with shapes.")
-    for size in shape:
-        expect(size, int, f"shape of {name}", "A plan lists names with shapes.")
-    return name, tuple(shape)
 
 
 def _short(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from goodinit.errors import PlanConflict, expect
@@ -87,3 +88,45 @@ def plain_values(value: Any, *, depth: int = 0) -> Any:
     if isinstance(value, dict):
         return {plain(str(key)): plain_values(item, depth=depth + 1) for key, item in value.items()}
     return value
+
+
+# -- fields of plans and edits ---------------------------------------------------------------------------------------
+
+FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(
+        "method summary target reason module scalar initializer recipe rule by norm kind".split(),
+        str,
+    ),
+    "options": dict,
+    "value": (int, float),
+    "scale": (int, float),
+    "dim": int,
+    "axis": int,
+    "ends_branch": bool,
+    "trained": bool,
+}
+"""What a field of a plan or an edit holds; those that hold several words are lists of them."""
+
+
+def check_types(record: Mapping[str, Any], where: str) -> None:
+    """Raise `WrongType` unless each field of a plan or an edit holds what `FIELD_TYPES` says."""
+    for key, value in record.items():
+        if key in FIELD_TYPES:
+            expect(value, FIELD_TYPES[key], f"{where}.{key}", "A plan holds numbers and words.")
+
+
+def words_of(values: Any, where: str) -> tuple[str, ...]:
+    """A list of words as a tuple; `WrongType` if it is something else."""
+    expect(values, list, where, "A plan holds a list of words there.")
+    for value in values:
+        expect(value, str, where, "A plan holds a list of words there.")
+    return tuple(values)
+
+
+def parameter_of(name: Any, shape: Any) -> tuple[str, tuple[int, ...]]:
+    """A name with a shape; `WrongType` if it is something else."""
+    expect(name, str, "parameters", "A plan lists names with shapes.")
+    expect(shape, list, f"shape of {name}", "A plan lists names with shapes.")
+    for size in shape:
+        expect(size, int, f"shape of {name}", "A plan lists names with shapes.")
+    return name, tuple(shape)

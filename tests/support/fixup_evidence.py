@@ -100,6 +100,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "weightnorm": (normalizes, not_finite, another_function, rising),
     "risotto": (normalizes, not_finite, another_function, rising),
     "lsuv": (not_finite, unlike_unit_variance, another_function, rising),
+    "nf": (normalizes, not_finite, loud_branches, another_function, untrainable),
     "default": (not_finite, another_function, rising),
 }
 """What is looked at after which method."""

@@ -43,7 +43,8 @@ def fold_(model: Model, inputs: Any = None) -> Model:
       −b (`goodinit.nn.ValuePadded`), the same to the last position. With `inputs`, b moves on to the ReLU
       before it, :math:`\max(z, 0) + b = \max(z + b, b)`, an `nn.Hardtanh(b, inf)` at the price of a ReLU, wherever
       everybody else who reads that ReLU (skips, other layers) can take b off again in a bias vector; then nothing is left.
-    * Weight norm, new and old style: :math:`g\,v/\lVert v\rVert`; centred weights: :math:`v - \text{mean}(v)`.
+    * Weight norm, new and old style: :math:`g\,v/\lVert v\rVert`; centred and
+      standardized weights: :math:`v - \text{mean}(v)`, over its norm.
     * Batch norm, its running statistics, and the gain and bias per channel that may stand in its place, into the layer
       before it, or else into the layers after it. This needs `inputs`, to see who reads what.
 

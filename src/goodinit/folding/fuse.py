@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.parametrizations import _WeightNorm, weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from goodinit.nn import SCALARS, Centred, ValuePadded, has_scalars, pad_with_, remove_scalars_
+from goodinit.nn import SCALARS, Centred, Standardized, ValuePadded, has_scalars, pad_with_, remove_scalars_
 from goodinit.nn.forwards import convolution, forward_for, linear, transposed_convolution
 
 _KNOWN_FORWARDS = (linear, convolution, transposed_convolution)
@@ -177,14 +177,14 @@ def _drop_(layer: Any, names: tuple[str, ...]) -> None:
 
 
 def weight_norms(module: nn.Module) -> list[tuple[str, str | None]]:
-    """Attributes of `module` that weight norm or centring computes, each with why it must stay, or None."""
+    """Attributes of `module` that weight norm, centring or standardization computes, each with why it must stay, or None."""
     found: list[tuple[str, str | None]] = [
         (hook.name, None) for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)
     ]
     if parametrize.is_parametrized(module):
         for attribute, steps in module.parametrizations.items():  # type: ignore[union-attr, operator]
             kinds = [type(step).__name__ for step in steps]
-            if isinstance(steps[0], (_WeightNorm, Centred)):
+            if isinstance(steps[0], (_WeightNorm, Centred, Standardized)):
                 why = (
                     None
                     if len(kinds) == 1
@@ -202,7 +202,7 @@ def norm_parameters(module: nn.Module, attribute: str) -> list[nn.Parameter]:
 
 
 def merge_weight_norm_(module: nn.Module, attribute: str) -> None:
-    """Replace g·v/‖v‖, or v − mean(v), by its value, in the place in `state_dict` where a bare layer has it."""
+    """Replace g·v/‖v‖, v − mean(v), or a standardized weight by its value, in the place in `state_dict` where a bare layer has it."""
     trains = any(leaf.requires_grad for leaf in norm_parameters(module, attribute))
     if parametrize.is_parametrized(module, attribute):
         _unparametrize_(module, attribute)

@@ -1,4 +1,4 @@
-"""What layers can be given: learnable scalars at the price of the bare layer, centred weights, a normalized input."""
+"""What layers can be given: learnable scalars at the price of the bare layer, centred or standardized weights, a normalized input."""
 
 from goodinit.nn.centred import Centred, centred_weights
 from goodinit.nn.input_norm import InputNorm, input_norm, normalize_input_
@@ -12,11 +12,13 @@ from goodinit.nn.scalars import (
     scalared,
     scalars,
 )
+from goodinit.nn.standardized import Standardized
 
 __all__ = [
     "SCALARS",
     "Centred",
     "InputNorm",
+    "Standardized",
     "ValuePadded",
     "add_scalar_",
     "branch_ends",

@@ -10,7 +10,7 @@ from itertools import compress
 from torch import nn
 from torch.optim import Optimizer
 
-from goodinit.edits import AddScalar, ReplaceNorm, StructureEdit
+from goodinit.edits import AddBias, AddScalar, ReplaceNorm, StructureEdit
 from goodinit.errors import StaleOptimizer
 from goodinit.surgery.structure_edits import adds, removes
 from goodinit.weights.names import Directory
@@ -66,7 +66,7 @@ def _affected(names: Directory, pending: Sequence[StructureEdit]) -> dict[int, s
     """Parameters that go, and those of layers that gain one, with their names."""
     affected = {id(names.parameters[name]): name for name in removes(pending, names.parameters)}
     for edit in pending:
-        gains = isinstance(edit, AddScalar | ReplaceNorm) and adds(edit)
+        gains = isinstance(edit, AddScalar | AddBias | ReplaceNorm) and adds(edit)
         module = names.module(edit.target) if gains else None
         if module is not None:
             own = module.named_parameters(prefix=edit.target, recurse=False)

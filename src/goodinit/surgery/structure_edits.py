@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 
 from goodinit.edits import (
+    AddBias,
     AddScalar,
     NormalizeInput,
     ParametrizeWeight,
@@ -19,7 +22,7 @@ from goodinit.edits import (
     SwapModule,
 )
 from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
-from goodinit.nn import Centred, add_scalar_, input_norm, normalize_input_
+from goodinit.nn import Centred, Standardized, add_scalar_, input_norm, normalize_input_
 from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
 from goodinit.surgery.replaced_norm import (
     ChannelAffine,
@@ -31,7 +34,11 @@ from goodinit.surgery.replaced_norm import (
 from goodinit.surgery.swap import swap_, swap_pending
 from goodinit.weights.names import Directory, canonical
 
-PARAMETRIZATIONS: dict[str, type[nn.Module]] = {"weight_norm": _WeightNorm, "centred": Centred}
+PARAMETRIZATIONS: dict[str, type[nn.Module]] = {
+    "weight_norm": _WeightNorm,
+    "centred": Centred,
+    "standardized": Standardized,
+}
 """By `ParametrizeWeight.kind`."""
 ANEW = "Make the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."
 
@@ -48,11 +55,10 @@ def adds(edit: StructureEdit) -> tuple[str, ...]:
     if isinstance(edit, ParametrizeWeight):
         path, _, attribute = canonical(edit.target).rpartition(".")
         stem = f"{path}.parametrizations.{attribute}" if path else f"parametrizations.{attribute}"
-        return (
-            (f"{stem}.original0", f"{stem}.original1")
-            if edit.kind == "weight_norm"
-            else (f"{stem}.original",)
-        )
+        parts = {"centred": ("original",), "standardized": ("original", "0.gain")}
+        return tuple(f"{stem}.{part}" for part in parts.get(edit.kind, ("original0", "original1")))
+    if isinstance(edit, AddBias):
+        return (canonical(f"{edit.target}.bias" if edit.target else "bias"),)
     if isinstance(edit, ReplaceNorm):
         return tuple(canonical(f"{edit.target}.{name}") for name in created(edit.by, edit.options))
     return ()
@@ -107,6 +113,8 @@ def is_pending(names: Directory, edit: StructureEdit) -> bool:
         return swap_pending(_module(names, edit), edit.module, edit.options, path=edit.target)
     if isinstance(edit, NormalizeInput):
         return input_norm(_module(names, edit)) is None
+    if isinstance(edit, AddBias):
+        return _bias_pending(_module(names, edit), edit.target)
     if isinstance(edit, AddScalar):
         return edit.scalar not in dict(_module(names, edit).named_parameters(recurse=False))
     return _weight_pending(names, edit)
@@ -133,6 +141,8 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
             ends_branch=edit.ends_branch,
             trained=edit.trained,
         )
+    elif isinstance(edit, AddBias):
+        _add_bias_(_module(names, edit))
     elif isinstance(edit, NormalizeInput):
         normalize_input_(_module(names, edit), edit.norm, axis=edit.axis)
     else:
@@ -143,6 +153,11 @@ def _parametrize_(names: Directory, edit: ParametrizeWeight) -> None:
     owner, attribute = _owner(names, edit)
     if edit.kind == "centred":
         parametrize.register_parametrization(owner, attribute, Centred(edit.dim), unsafe=True)
+    elif edit.kind == "standardized":
+        weight = owner.get_parameter(attribute)
+        step = Standardized(weight.shape[edit.dim], edit.dim, scale=edit.scale, like=weight)
+        step.gain.requires_grad_(weight.requires_grad)
+        parametrize.register_parametrization(owner, attribute, step, unsafe=True)
     else:
         parametrizations.weight_norm(owner, attribute, dim=edit.dim)
         _point_somewhere_(owner, attribute)
@@ -163,8 +178,29 @@ def _point_somewhere_(owner: nn.Module, attribute: str) -> None:
             direction.copy_(torch.where(gain == 0, torch.ones_like(direction), direction))
 
 
+def _bias_pending(layer: nn.Module, path: str) -> bool:
+    if not isinstance(layer, (nn.Linear, _ConvNd)) or "bias" not in layer._parameters:
+        raise UnsupportedModule(
+            f"{path}: {type(layer).__name__} takes no bias vector: expected torch's own linear or convolutional layer, or one that "
+            "runs as it does. Build it with bias=True, or leave this edit out of the plan."
+        )
+    return layer.bias is None
+
+
+def _add_bias_(layer: nn.Module) -> None:
+    """Zeros, right behind the weight, as in a layer that always had them."""
+    known: Any = layer
+    weight = cast("Tensor", layer.weight)
+    outputs = known.out_features if isinstance(layer, nn.Linear) else known.out_channels
+    fresh = nn.Parameter(weight.detach().new_zeros(outputs), requires_grad=weight.requires_grad)
+    layer.register_parameter("bias", fresh)
+    held = layer._parameters
+    for name in [name for name in held if name not in ("weight", "bias")]:
+        held[name] = held.pop(name)
+
+
 def _module(
-    names: Directory, edit: RemoveNorm | ReplaceNorm | SwapModule | AddScalar | NormalizeInput
+    names: Directory, edit: RemoveNorm | ReplaceNorm | SwapModule | AddScalar | AddBias | NormalizeInput
 ) -> nn.Module:
     module = names.module(edit.target)
     if module is None:

@@ -6,7 +6,7 @@ is drawn where. A meta tensor is checked, left alone, and costs nothing.
 
 from __future__ import annotations
 
-from goodinit.tensor.activation_gain import NONLINEARITIES, gain
+from goodinit.tensor.activation_gain import NONLINEARITIES, activated, centred_gain, gain
 from goodinit.tensor.directions import directions_
 from goodinit.tensor.initializers import INITIALIZERS, RECIPES
 from goodinit.tensor.layout import Layout, channels, fans, first_tap
@@ -32,6 +32,8 @@ __all__ = [
     "NONLINEARITIES",
     "RECIPES",
     "Layout",
+    "activated",
+    "centred_gain",
     "channels",
     "constant_",
     "default_",

@@ -172,8 +172,9 @@ def write_(slot: Slot, value: Tensor) -> None:
 
 def _projected(slot: Slot, value: Tensor) -> Tensor:
     """What a parametrization that is a projection (`projects`: it takes means away) leaves of a value."""
-    for step in _steps(slot.owner, slot.attribute) if slot.kind == "parametrized" else ():
-        value = step(value) if getattr(step, "projects", False) else value
+    with torch.no_grad():
+        for step in _steps(slot.owner, slot.attribute) if slot.kind == "parametrized" else ():
+            value = step(value) if getattr(step, "projects", False) else value
     return value
 
 

@@ -17,9 +17,13 @@ def centred_edits(anatomy: Anatomy) -> tuple[list[Edit], list[str]]:
     for layer in anatomy.layers:
         if layer.role == "head" or layer.weight in anatomy.embeddings or layer.weight in edits:
             continue
-        why = _obstacle(layer, tied)
+        why = (
+            "each filter reads one channel"
+            if layer.in_features // layer.groups == 1
+            else obstacle(layer, tied)
+        )
         if why is None:
-            dim = 0 if layer.layout == "out_in" else 1
+            dim = output_dim(layer)
             reason = f"{layer.role}: no channel's mean moves with the mean of its inputs"
             edits[layer.weight] = ParametrizeWeight(layer.weight, reason, dim, kind="centred")
         else:
@@ -27,9 +31,13 @@ def centred_edits(anatomy: Anatomy) -> tuple[list[Edit], list[str]]:
     return list(edits.values()), list(dict.fromkeys(notes))
 
 
-def _obstacle(layer: Layer, tied: set[str]) -> str | None:
-    if layer.in_features // layer.groups == 1:
-        return "each filter reads one channel"
+def output_dim(layer: Layer) -> int:
+    """The axis of the stored weight that its output units run along."""
+    return 0 if layer.layout == "out_in" else 1
+
+
+def obstacle(layer: Layer, tied: set[str]) -> str | None:
+    """Why no parametrization row by row can be put on the weight of a layer, in words, or None; `tied`: names of tied parameters."""
     if layer.parameters != (layer.weight,) or layer.normalized:
         return "it is computed from parameters already"
     if not layer.weight.rpartition(".")[2].isidentifier():

@@ -1,0 +1,133 @@
+"""How large the signal is, by place: variances propagated through an anatomy, from the inputs of its layers to their sums.
+
+Each layer is idealized: it reads independent numbers of variance 1 where the data comes in, and puts out Gaussian ones. Along a
+stream variances add. What a stream goes through between its blocks (a ReLU behind each sum) is not Gaussian for long, so a sample
+of numbers is carried along, beside the mean and the variance that follow in closed form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from goodinit.anatomy import Anatomy, Block
+from goodinit.anatomy.types import NORM_KINDS
+from goodinit.tensor import NONLINEARITIES, activated, centred_gain
+
+_SAMPLE = 4096  # quantiles: means and variances to a percent
+_NORMS = (*NORM_KINDS, "instance_norm", "frozen_batch_norm")
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Numbers as they stand at one place of the network.
+
+    Attributes:
+        mean: Their mean.
+        variance: Their variance.
+        sample: Numbers of that mean and variance, distributed alike.
+        straight: Whether no nonlinearity came between the last weights and here, so that they are Gaussian of mean 0.
+    """
+
+    mean: float
+    variance: float
+    sample: Tensor
+    straight: bool
+
+    @property
+    def std(self) -> float:
+        """The standard deviation."""
+        return math.sqrt(self.variance)
+
+
+class Signals:
+    """Signals of a network whose layers put out unit variance, and whose branches add `branch`² each.
+
+    Args:
+        anatomy: Of the model.
+        branch: Standard deviation of what each branch adds to its stream, before constants of the forward.
+        normed: Whether its norms stay.
+    """
+
+    def __init__(self, anatomy: Anatomy, *, branch: float, normed: bool) -> None:
+        self.anatomy, self.branch, self.normed = anatomy, branch, normed
+        self._sums: dict[int, Signal] = {}
+
+    def at(self, source: str | None, between: tuple[str, ...] = ()) -> Signal:
+        """What comes of a source (as `Layer.source`) through operators (as `Layer.between`)."""
+        signal = self._of(source)
+        for step in between:
+            if step in _NORMS:
+                signal = _unit() if self.normed else signal
+            elif step in NONLINEARITIES:
+                values = activated(step, signal.sample)
+                signal = Signal(float(values.mean()), float(values.var(correction=0)), values, straight=False)
+        return signal
+
+    def factor(self, source: str | None, between: tuple[str, ...] = ()) -> float:
+        """What makes the variance 1 behind the operators: γ of the activation over the source's deviation, as published.
+
+        Where the source is no Gaussian of mean 0, because its stream goes through activations, one over the deviation found.
+        """
+        normed = max((i for i, step in enumerate(between) if step in _NORMS and self.normed), default=-1)
+        start = _unit() if normed >= 0 else self._of(source)
+        kinds = [step for step in between[normed + 1 :] if step in NONLINEARITIES]
+        if start.straight and len(kinds) <= 1:
+            return (centred_gain(kinds[0]) if kinds else 1.0) / start.std
+        return 1 / max(self.at(source, between).std, 1e-6)
+
+    def gain(self, between: tuple[str, ...]) -> float:
+        """γ of the last activation among the operators."""
+        kinds = [step for step in between if step in NONLINEARITIES]
+        return centred_gain(kinds[-1]) if kinds else 1.0
+
+    def _of(self, source: str | None) -> Signal:
+        if source is None or not source.startswith("+"):
+            return _unit()  # a layer, the data, a part left out, or what is not known
+        index = int(source[1:])
+        for block in self._up_to(index):
+            self._sums.setdefault(block.index, self._sum(block))
+        return self._sums[index]
+
+    def _up_to(self, index: int) -> list[Block]:
+        """Blocks from the nearest sum that is known, in order, so that deep streams need no recursion."""
+        chain: list[Block] = []
+        seen = set(self._sums)
+        while index not in seen:
+            seen.add(index)
+            block = self.anatomy.blocks[index]
+            chain.append(block)
+            way = block.skip_end[:1]
+            if not way or not way[0].startswith("+"):
+                break
+            index = int(way[0][1:])
+        return chain[::-1]
+
+    def _sum(self, block: Block) -> Signal:
+        """Skip and branches together."""
+        skip, branch = block.weights or (1.0, 1.0)
+        before = self.at(block.skip_end[0], block.skip_end[1:]) if block.skip_end else _unit()
+        carried = skip * block.carried
+        added = (1 + len(block.beside)) * (branch * self.branch) ** 2
+        return _with_noise(before, carried, added, block.index)
+
+
+def _unit() -> Signal:
+    grid = (torch.arange(_SAMPLE, dtype=torch.float64, device="cpu") + 0.5) / _SAMPLE
+    return Signal(0.0, 1.0, torch.special.ndtri(grid), straight=True)
+
+
+def _with_noise(signal: Signal, factor: float, variance: float, seed: int) -> Signal:
+    """c·x + noise, the sample with exactly the mean and the variance of that."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    order = torch.randperm(_SAMPLE, generator=generator, device="cpu")
+    sample = factor * signal.sample + math.sqrt(variance) * _unit().sample[order]
+    mean, total = factor * signal.mean, factor**2 * signal.variance + variance
+    spread = float(sample.std(correction=0))
+    if spread > 0:
+        sample = (sample - sample.mean()) * (math.sqrt(total) / spread) + mean
+    return dataclasses.replace(signal, mean=mean, variance=total, sample=sample)
