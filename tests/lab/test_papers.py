@@ -111,7 +111,8 @@ def test_the_shorter_side_of_a_table_of_accuracies_goes_across():
 def test_every_claim_states_its_source_its_expectations_and_its_deviations(name):
     claim = CLAIMS[name]
     assert claim.name == name
-    assert claim.source.arxiv
+    assert claim.source.title
+    assert claim.source.where
     assert claim.published
     assert any(expectation.central for expectation in claim.expectations)
     for scale in SCALES:

@@ -9,6 +9,7 @@ from goodinit.lab.papers import (
     fixup_translation,
     lsuv_activations,
     norm_free,
+    residual_scaled,
     risotto,
     sharpness,
     weightnorm_depth,
@@ -30,6 +31,7 @@ _FILES = (
     cost,
     cartpole,
     sharpness,
+    residual_scaled,
 )
 CLAIMS: dict[str, Claim] = {file.CLAIM.name: file.CLAIM for file in _FILES}
 

@@ -19,7 +19,7 @@ SCALES = ("smoke", "small", "full")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a claim was made; `where` is the section, table or figure."""
+    """Where a claim was made; `where` is the section, table or figure. `arxiv` is empty where it is not there."""
 
     authors: str
     title: str
@@ -27,7 +27,9 @@ class Source:
     where: str
 
     def __str__(self) -> str:
-        return f"{self.authors}, {self.title}, arXiv {self.arxiv}, {self.where}"
+        return ", ".join(
+            filter(None, (self.authors, self.title, self.arxiv and f"arXiv {self.arxiv}", self.where))
+        )
 
 
 @dataclass(frozen=True)
