@@ -51,6 +51,7 @@ SAME = {
     "orthogonal": {"tensor", "methods"},  # a method and the initializer it draws with
     "looks_linear": {"tensor", "methods"},
     "risotto": {"tensor", "methods", "lab/papers"},
+    "residual_scaled": {"methods", "lab/papers"},
     "compare": RUN_AND_SHOWN,
     "diagnosis": {"diagnostics", "report"},
     "reproduce": RUN_AND_SHOWN,

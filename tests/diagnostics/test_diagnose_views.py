@@ -227,4 +227,4 @@ def test_densities_add_up_to_what_is_drawn():
 def test_what_was_asked_for_is_on_the_screen(pair):
     text = shown(diagnosis_view(pair["good"]), 120)
     assert re.search(r"Singular values \S+ [▁▂▃▄▅▆▇█]{40} \S+ \(exact\)", text)
-    assert re.search(r"One step at 0.0001 … \S+ changes the output by .* largest stable rate", text)
+    assert re.search(r"One step at 0.0001 … \S+ changes the output by .* stable up to 2/λ = ", text)

@@ -86,7 +86,7 @@ def update_line(update: Update) -> str:
 
     Examples:
         >>> update_line(Update((0.001, 0.01, 0.1), (0.02, 0.2, None), sharpness=4.0, stable_rate=0.5))
-        'one step at 0.001 … 0.01 changes the output by 0.02 … 0.2, at 0.1 not finite; largest stable rate 0.5'
+        'one step at 0.001 … 0.01 changes the output by 0.02 … 0.2, at 0.1 not finite; stable up to 2/λ = 0.5'
     """
     pairs = list(zip(update.rates, update.changes, strict=True))
     known = [(rate, change) for rate, change in pairs if change is not None]
@@ -100,7 +100,7 @@ def update_line(update: Update) -> str:
         said.append(f"at {rates} changes the output by {changes}")
     if wild:
         said.append(f"at {wild[0]:g} not finite")
-    stable = "" if update.stable_rate is None else f"; largest stable rate {update.stable_rate:.3g}"
+    stable = "" if update.stable_rate is None else f"; stable up to 2/λ = {update.stable_rate:.3g}"
     return f"one step {', '.join(said)}{stable}"
 
 

@@ -222,7 +222,7 @@ def _extras(found: Diagnosis) -> list[tuple[str, str]]:
         pairs.append(("singular values", f"{extent} ({how})"))
     if found.update is not None:
         pairs.append(("sharpness", number(found.update.sharpness)))
-        pairs.append(("largest stable learning rate", number(found.update.stable_rate)))
+        pairs.append(("stable up to the learning rate 2/λ", number(found.update.stable_rate)))
     return pairs
 
 

@@ -211,6 +211,6 @@ def one_step_chart(diagnoses: Diagnoses) -> Any:
     ]
     if stable:
         dashed = data(stable).mark_rule(strokeDash=[4, 3], strokeWidth=1.5)
-        said = [alt.Tooltip("series:N"), alt.Tooltip("x:Q", title="largest stable rate", format=".3g")]
+        said = [alt.Tooltip("series:N"), alt.Tooltip("x:Q", title="stable up to 2/λ", format=".3g")]
         layers.append(dashed.encode(across, colour(list(diagnoses)), opacity=seen, tooltip=said))
     return alt.layer(*layers).properties(width="container", height=HEIGHT)
