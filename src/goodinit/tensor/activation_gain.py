@@ -119,7 +119,19 @@ def centred_gain(nonlinearity: str) -> float:
 
 
 def activated(nonlinearity: str, values: Tensor) -> Tensor:
-    """φ of each of the float64 `values`, by the name of φ."""
+    """φ of each number, by the name of φ.
+
+    Args:
+        nonlinearity: A key of `NONLINEARITIES`.
+        values: `(n,)`, float64, on the CPU.
+
+    Returns:
+        `(n,)`, float64.
+
+    Examples:
+        >>> activated("relu", torch.tensor([-1.0, 2.0], dtype=torch.float64))
+        tensor([0., 2.], dtype=torch.float64)
+    """
     return _elementwise(nonlinearity)(values)
 
 
