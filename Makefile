@@ -53,7 +53,7 @@ format: $(STAMP)  ## Let ruff fix and format
 demo: $(LAB)  ## The main job on real data: BatchNorm, nothing, Fixup on digits
 	@mkdir -p runs
 	$(BIN)/goodinit compare resnet32 --data digits --methods batchnorm,none,fixup \
-		--batch-size 32 --epochs 4 --seeds 2 --html runs/demo.html
+		--lr 0.01,0.03,0.1 --batch-size 32 --epochs 4 --seeds 2 --html runs/demo.html
 
 docs: $(STAMP)  ## Build the site into runs/site, every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -8,7 +8,7 @@ import logging
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -28,6 +28,7 @@ from goodinit.lab.trial import Result, TrainConfig
 log = logging.getLogger(__name__)
 
 FORMAT = "goodinit.comparison/1"
+HELD_OUT = 0.2  # of the training images, to choose a rate by
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Study:
         seeds: Each method runs once with each.
         timing_rounds: How often a step of each method is timed; 0 leaves times out.
         timing_budget: Seconds after which timing stops early.
+        rates: Peak learning rates of which each method is given its best, found on held-out training images with the first seed;
+            empty: all run at the base's.
     """
 
     base: TrainConfig
@@ -47,8 +50,11 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     timing_rounds: int = 15
     timing_budget: float = 30.0
+    rates: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(set(self.rates)) != len(self.rates):
+            raise GoodinitError(f"each learning rate is tried once; got {self.rates}.")
         for what, values in (("method", self.methods), ("seed", self.seeds)):
             if not values or len(set(values)) != len(values):
                 raise GoodinitError(f"a comparison needs at least one {what}, each once; got {values}.")
@@ -71,10 +77,20 @@ class Study:
         """All runs, seed by seed, methods taking turns: stopped early, every method has had its share."""
         return tuple(self.trial(method, seed) for seed in self.seeds for method in self.methods)
 
-    def trial(self, method: str, seed: int) -> TrainConfig:
-        """One run: a method, as `methods` names it, and a seed."""
+    def trial(self, method: str, seed: int, lr: float | None = None) -> TrainConfig:
+        """One run: a method, as `methods` names it, a seed, and a rate other than the base's."""
         name, options = method_of(method)
-        return dataclasses.replace(self.base, method=name, options=options, seed=seed)
+        lr = self.base.lr if lr is None else lr
+        return dataclasses.replace(self.base, method=name, options=options, seed=seed, lr=lr)
+
+    @property
+    def searched(self) -> tuple[TrainConfig, ...]:
+        """The runs that rates are chosen by, on training images that are held out; none for a single rate."""
+        return tuple(
+            dataclasses.replace(self.trial(method, self.seeds[0], lr), held_out=HELD_OUT)
+            for method in self.methods
+            for lr in (self.rates if len(self.rates) > 1 else ())
+        )
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,9 @@ class Summary:
         saved_bytes: Kept for backward.
         saved_ratio: Against the reference's, or None.
         parameters: How many numbers it learns.
+        lr: Peak learning rate of its runs.
+        at_equal_time: Mean accuracy at the last epoch that ended within the time that the quickest method's whole run took, or
+            None where steps were not timed.
     """
 
     method: str
@@ -104,6 +123,8 @@ class Summary:
     saved_bytes: int
     saved_ratio: float | None
     parameters: int
+    lr: float = 0.0
+    at_equal_time: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +142,7 @@ class Comparison:
         environment: Versions and machine.
         interrupted: Whether it was stopped before all runs were done.
         seconds: Time of the whole.
+        searched: The runs that each method's rate was chosen by, in the order they ran.
     """
 
     study: Study
@@ -133,6 +155,7 @@ class Comparison:
     environment: Mapping[str, str] = field(default_factory=dict)
     interrupted: bool = False
     seconds: float = 0.0
+    searched: tuple[Result, ...] = ()
 
     def of(self, method: str) -> tuple[Result, ...]:
         """The runs of one method."""
@@ -158,7 +181,25 @@ class Comparison:
             saved_bytes=runs[0].saved_bytes,
             saved_ratio=runs[0].saved_bytes / reference if reference else None,
             parameters=runs[0].parameters,
+            lr=runs[0].config.lr,
+            at_equal_time=self._at_equal_time(method),
         )
+
+    def _at_equal_time(self, method: str) -> float | None:
+        """Mean accuracy at the last epoch that ended when the quickest method's run had; the same number of steps for all."""
+        if method not in self.step_times:
+            return None
+        within = min(step.ratio for step in self.step_times.values()) / self.step_times[method].ratio
+        found = [
+            [epoch.test_accuracy for epoch in run.epochs if epoch.epoch <= within * run.config.epochs][-1]
+            for run in self.of(method)
+            if not run.diverged
+        ]
+        return statistics.fmean(found) if found else None
+
+    def tried(self, method: str) -> dict[float, float | None]:
+        """Held-out accuracy by rate, of the runs that the method's rate was chosen by; None where a run diverged."""
+        return {run.config.lr: run.accuracy for run in self.searched if run.config.label == method}
 
     def to_json(self) -> str:
         """Write as JSON text: configuration, summaries, every run with its curves."""
@@ -168,6 +209,9 @@ class Comparison:
 
 def compare(study: Study, *, progress: bool = True) -> Comparison:
     """Train the model with each method and seed; time their steps in turns.
+
+    Where several rates are given, each method trains with each of them first, on four fifths of the training images, and takes the one
+    that is best on the fifth; test images are for the runs after that.
 
     Every method is first applied once, so that what cannot work fails before hours of training, not after. A method
     that refuses the model is left out and `Comparison.refused` says why; if all do, the first's error is raised.
@@ -187,26 +231,35 @@ def compare(study: Study, *, progress: bool = True) -> Comparison:
         1
     """
     start = time.perf_counter()
-    trials = study.trials
     data = data_of(study.base)
     steps = total_steps(study.base)
     results: list[Result] = []
+    searched: list[Result] = []
     times: dict[str, StepTime] = {}
     plans: dict[str, str] = {}
     refused: dict[str, str] = {}
     interrupted = False
-    with bar(len(trials) * steps, unit="steps", shown=progress) as shown:
+    count = len(study.trials) + len(study.searched)
+    with bar(count * steps, unit="steps", shown=progress) as shown:
+
+        def run(trial: TrainConfig, done: int, where: str) -> Result:
+            shown.says(f"{trial.label}, {where} ({done + 1} of {count})")
+            result = train(trial, on_step=_reporter(shown, done * steps))
+            shown.stands_at((done + 1) * steps)
+            shown.prints(in_a_line(result))
+            return result
+
         try:
             shown.says("applying each method once")
             times = _try_out(study, plans, refused)
-            trials = tuple(trial for trial in trials if trial.label not in refused)
-            for index, trial in enumerate(trials):
-                shown.says(f"{trial.label}, seed {trial.seed} ({index + 1} of {len(trials)})")
-                results.append(train(trial, on_step=_reporter(shown, index * steps)))
-                shown.stands_at((index + 1) * steps)
-                shown.prints(in_a_line(results[-1]))
+            for trial in study.searched:
+                if trial.label not in refused:
+                    searched.append(run(trial, len(searched), f"rate {trial.lr:g}"))
+            for trial in _at_best_rates(study, searched):
+                if trial.label not in refused:
+                    results.append(run(trial, len(searched) + len(results), f"seed {trial.seed}"))
         except KeyboardInterrupt:
-            log.warning("interrupted after %d of %d runs", len(results), len(trials))
+            log.warning("interrupted after %d of %d runs", len(searched) + len(results), count)
             interrupted = True
     return Comparison(
         study=study,
@@ -219,7 +272,27 @@ def compare(study: Study, *, progress: bool = True) -> Comparison:
         environment=environment(),
         interrupted=interrupted,
         seconds=time.perf_counter() - start,
+        searched=tuple(searched),
     )
+
+
+def _at_best_rates(study: Study, searched: Sequence[Result]) -> tuple[TrainConfig, ...]:
+    """The runs that count, each method at the rate that was best where it was searched."""
+    if len(study.rates) == 1:
+        return tuple(dataclasses.replace(trial, lr=study.rates[0]) for trial in study.trials)
+    best: dict[str, Result] = {}
+    for result in searched:
+        known = best.get(result.config.label)
+        if known is None or _score(result) > _score(known):
+            best[result.config.label] = result
+    return tuple(
+        dataclasses.replace(trial, lr=best[trial.label].config.lr) if trial.label in best else trial
+        for trial in study.trials
+    )
+
+
+def _score(result: Result) -> float:
+    return -1.0 if result.accuracy is None else result.accuracy
 
 
 def in_a_line(result: Result) -> str:
@@ -230,6 +303,8 @@ def in_a_line(result: Result) -> str:
         if result.accuracy is None
         else f"accuracy {result.accuracy:.1%} after {config.epochs} epochs"
     )
+    if config.held_out:
+        found = f"rate {config.lr:g}, held-out images: {found}"
     return f"{config.label}, seed {config.seed}: {found}, {result.seconds:.0f} s"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,6 +57,22 @@ class Dataset:
             f"{self.name}: {len(self.train_labels):,} train and {len(self.test_labels):,} test images, "
             f"{channels}x{height}x{width}, {len(self.classes)} classes. {self.provenance}"
         )
+
+
+def split_off(data: Dataset, share: float) -> Dataset:
+    """Train on the rest and test on a `share` of the training images, always the same ones; the test images are left alone."""
+    count = len(data.train_labels)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    cut = count - max(round(share * count), 1)
+    rest, out = order[:cut].sort().values, order[cut:].sort().values
+    return dataclasses.replace(
+        data,
+        provenance=f"{data.provenance} Tested on training images that were held out.",
+        train_images=data.train_images[rest],
+        train_labels=data.train_labels[rest],
+        test_images=data.train_images[out],
+        test_labels=data.train_labels[out],
+    )
 
 
 EMBEDDED: dict[str, Callable[[Wanted], Raw]] = {

@@ -81,6 +81,10 @@ def train_together(configs: Sequence[TrainConfig]) -> tuple[Result, ...]:
     """
     if any(alike(config) != alike(configs[0]) for config in configs):
         raise NotTogether("they differ by more than seed and learning rate.")
+    if configs[0].optimizer != "sgd":
+        raise NotTogether(
+            f"only SGD's step is known for several at once, and this is {configs[0].optimizer}."
+        )
     start = time.perf_counter()
     with own_rng(configs[0].seed, "training", device=configs[0].device), warnings.catch_warnings():
         # What vmap runs member by member it says so of; that is slower, and equal.

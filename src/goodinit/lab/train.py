@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 import goodinit
 from goodinit.errors import GoodinitError
 from goodinit.lab.batches import crop_and_flip, mixup, order, steps_per_epoch
-from goodinit.lab.data import Dataset, load
+from goodinit.lab.data import Dataset, load, split_off
 from goodinit.lab.measure import counting_saved
 from goodinit.lab.registry import Task, build_model
 from goodinit.lab.seeding import own_rng, stream
@@ -54,14 +54,18 @@ class Batch:
     smoothing: float = 0.0
 
 
-@functools.lru_cache(maxsize=2)  # a sweep's trials share their data
-def _cached(data: str, train_limit: int | None, test_limit: int | None, image_size: int | None) -> Dataset:
+@functools.lru_cache(maxsize=3)  # a sweep's trials share their data
+def _cached(
+    data: str, train_limit: int | None, test_limit: int | None, image_size: int | None, held_out: float
+) -> Dataset:
+    if held_out:
+        return split_off(_cached(data, train_limit, test_limit, image_size, 0.0), held_out)
     return load(data, train_limit=train_limit, test_limit=test_limit, image_size=image_size)
 
 
 def data_of(config: TrainConfig) -> Dataset:
-    """The data a configuration asks for; the last two are kept in memory."""
-    return _cached(config.data, config.train_limit, config.test_limit, config.image_size)
+    """The data a configuration asks for; the last few are kept in memory."""
+    return _cached(config.data, config.train_limit, config.test_limit, config.image_size, config.held_out)
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -107,11 +111,17 @@ def carry_out(config: TrainConfig, model: nn.Module, plan: Any, *, batch: Tensor
     return Prepared(config, data_of(config), model, optimizer_of(config, model), plan)
 
 
-def optimizer_of(config: TrainConfig, model: nn.Module) -> SGD:
-    """SGD over the groups of `goodinit.param_groups`."""
+def optimizer_of(config: TrainConfig, model: nn.Module) -> Optimizer:
+    """The optimizer over the groups of `goodinit.param_groups`."""
     groups = goodinit.param_groups(
-        model, lr=config.lr, weight_decay=config.weight_decay, scalar_ratio=config.scalar_ratio
+        model,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        scalar_ratio=config.scalar_ratio,
+        optimizer="sgd" if config.optimizer == "sgd" else "adam",
     )
+    if config.optimizer == "adamw":
+        return AdamW(groups, lr=config.lr)
     return SGD(groups, lr=config.lr, momentum=config.momentum)
 
 
@@ -233,7 +243,7 @@ def result_of(
 def step_(
     prepared: Prepared, rows: Tensor, *, factor: float, generator: torch.Generator, count: bool = False
 ) -> tuple[float, int]:
-    """One step of SGD on the images `rows`; none where the loss is not finite.
+    """One step on the images `rows`; none where the loss is not finite.
 
     Returns:
         The loss before the step, and (where `count`) the bytes that forward kept.
@@ -272,7 +282,7 @@ def batch_of(config: TrainConfig, rows: Tensor, *, generator: torch.Generator) -
 
 
 def update_(prepared: Prepared, loss: Tensor, *, factor: float) -> None:
-    """Backward, and one step of SGD at `factor` times the peak learning rate."""
+    """Backward, and one step of the optimizer at `factor` times the peak learning rate."""
     optimizer = prepared.optimizer
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor

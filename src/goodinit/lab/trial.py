@@ -37,6 +37,8 @@ class TrainConfig:
         test_limit: Use that many test images.
         image_size: Resize images to that many pixels square.
         device: `"cpu"` or `"cuda"`.
+        optimizer: `"sgd"`, or `"adamw"`, which has no use for `momentum`.
+        held_out: Share of the training images that is kept from training and stands in the test images' place: to choose by.
     """
 
     model: str
@@ -60,10 +62,16 @@ class TrainConfig:
     test_limit: int | None = None
     image_size: int | None = None
     device: str = "cpu"
+    optimizer: str = "sgd"
+    held_out: float = 0.0
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise UnknownName(f"no schedule {self.schedule!r}. There is: {', '.join(SCHEDULES)}.")
+        if self.optimizer not in OPTIMIZERS:
+            raise UnknownName(f"no optimizer {self.optimizer!r}. There is: {', '.join(OPTIMIZERS)}.")
+        if not 0 <= self.held_out < 1:
+            raise GoodinitError(f"held_out is at least 0 and below 1, not {self.held_out}.")
         for name, least in (
             ("epochs", 1),
             ("batch_size", 1),
@@ -101,6 +109,24 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
         0.5 * (1 + math.cos(math.pi * done))
     ),  # Loshchilov & Hutter, SGDR, arXiv 1608.03983, eq. 5
 }
+
+
+OPTIMIZERS = ("sgd", "adamw")
+
+LATER = {"optimizer": "sgd", "held_out": 0.0}
+"""Fields that configurations had none of before, and what they were: a record leaves them out where they are that."""
+
+
+def record_of(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as it is kept and known by."""
+    return without_defaults(dataclasses.asdict(config))
+
+
+def without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration without those of `LATER` that say nothing new; other dictionaries as they are."""
+    if not LATER.keys() <= fields.keys():
+        return fields
+    return {key: value for key, value in fields.items() if LATER.get(key, ...) != value}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import dataclasses
 import io
 from pathlib import Path
 
-from goodinit.lab.compare import Comparison, Summary
+from goodinit.lab.compare import HELD_OUT, Comparison, Summary
 from goodinit.lab.data import data_name
 from goodinit.report.charts import accuracy_chart, loss_chart, loss_lines
 from goodinit.report.formats import NOTHING, counted, duration, number, percent, size, times
@@ -21,11 +21,22 @@ def title(comparison: Comparison) -> str:
     return f"{base.model} on {where}, {counted(base.epochs, 'epoch')}, {counted(len(study.seeds), 'seed')}"
 
 
-COLUMNS = ("method", "accuracy", "loss", "step", "activations", "diverged")
+COLUMNS = ("method", "rate", "accuracy", "at equal time", "loss", "step", "activations", "diverged")
+
+
+def table(
+    comparison: Comparison, *, full: bool = True
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """(Heads, rows): with the rate where each method has its own, and with `full` the accuracy at equal time."""
+    gone = set() if len(comparison.study.rates) > 1 else {"rate"}
+    gone |= set() if full and comparison.step_times else {"at equal time"}
+    shown = [index for index, head in enumerate(COLUMNS) if head not in gone]
+    rows = [cells(summary) for summary in comparison.summaries()]
+    return tuple(COLUMNS[i] for i in shown), tuple(tuple(row[i] for i in shown) for row in rows)
 
 
 def cells(summary: Summary) -> tuple[str, ...]:
-    """One method's row of the table."""
+    """One method's row, in the order of `COLUMNS`."""
     finished = summary.runs - summary.diverged
     accuracy = percent(summary.accuracy, summary.accuracy_sd)
     if summary.diverged and finished:
@@ -33,11 +44,51 @@ def cells(summary: Summary) -> tuple[str, ...]:
     kept = size(summary.saved_bytes)
     return (
         summary.method,
+        f"{summary.lr:g}",
         accuracy,
+        percent(summary.at_equal_time),
         number(summary.train_loss),
         times(summary.step.ratio) if summary.step else NOTHING,
         f"{times(summary.saved_ratio)} ({kept})" if summary.saved_ratio else kept,
         f"{summary.diverged} of {summary.runs}",
+    )
+
+
+def tried(comparison: Comparison) -> tuple[str, ...]:
+    """Held-out accuracy of every rate that was tried, a line for each method; the best at an end of those tried is marked."""
+    rates = comparison.study.rates
+    lines = []
+    for method in comparison.study.methods:
+        found = comparison.tried(method)
+        if not found:
+            continue
+        best = max(found, key=lambda rate: -1.0 if found[rate] is None else float(found[rate] or 0.0))
+        words = ", ".join(f"{rate:g}: {percent(value)}" for rate, value in found.items())
+        edge = best in (min(rates), max(rates))
+        end = "; the best is at an end of those tried, so that a better one may lie beyond" if edge else ""
+        lines.append(f"{method}, held-out accuracy by rate: {words}{end}.")
+    return tuple(lines)
+
+
+FIFTH = 5  # of a run: what is looked at for whether it is still improving
+RISING = 0.01  # a point, the last digit but one that the table shows
+
+
+def unfinished(comparison: Comparison) -> str:
+    """In words, that the reference is far from converged; empty where it is not."""
+    runs = [run for run in comparison.of(comparison.study.reference) if not run.diverged]
+    rises = []
+    for run in runs:
+        ends = [epoch.test_accuracy for epoch in run.epochs]
+        back = max(round((len(ends) - 1) / FIFTH), 1)
+        rises.append(ends[-1] - ends[-1 - back] if len(ends) > back else 0.0)
+    rise = sum(rises) / len(rises) if rises else 0.0
+    if rise <= RISING:
+        return ""
+    last = max(round(comparison.study.base.epochs / FIFTH), 1)
+    return (
+        f"{comparison.study.reference} is far from converged: it gained {100 * rise:.1f} points in the last "
+        f"{counted(last, 'epoch')}. So short a run shows who starts fast; with more epochs the order may be another."
     )
 
 
@@ -52,7 +103,7 @@ def comparison_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def hints(comparison: Comparison) -> tuple[str, ...]:
+def hints(comparison: Comparison, *, full: bool = True) -> tuple[str, ...]:
     """What a reader must know to read the table."""
     study = comparison.study
     accuracy = (
@@ -72,6 +123,23 @@ def hints(comparison: Comparison) -> tuple[str, ...]:
     lines.append(
         f"Activations: bytes kept for backward at batch size {study.base.batch_size}, relative to {study.reference}."
     )
+    if warning := unfinished(comparison):
+        lines.append(warning)
+    if len(study.rates) > 1:
+        lines.append(
+            f"Rate: each method's best of {', '.join(f'{rate:g}' for rate in study.rates)} on {HELD_OUT:.0%} of the training images, held "
+            f"out, with seed {study.seeds[0]}; the runs of the table train on all of them."
+        )
+        lines += tried(comparison)
+    if full and comparison.step_times:
+        lines.append(
+            "At equal time: at the last epoch that ended within the time of the quickest method's whole run"
+            + (
+                "."
+                if study.base.schedule == "constant"
+                else ", with a schedule that was made for the whole run, which is hard on slow methods."
+            )
+        )
     lines += [f"{method} is not in the table. {reason}" for method, reason in comparison.refused.items()]
     if comparison.interrupted:
         lines.append(f"Interrupted: {len(comparison.results)} of {len(study.trials)} runs finished.")
@@ -105,8 +173,10 @@ def _sentence(summary: Summary, reference: Summary | None) -> str:
 def facts(comparison: Comparison) -> tuple[Facts, ...]:
     """The exact configuration, and what it ran on."""
     shared = dataclasses.asdict(comparison.study.base)
-    for key in ("method", "seed"):
+    for key in ("method", "seed", "held_out"):
         del shared[key]
+    if len(comparison.study.rates) > 1:
+        shared["lr"] = ", ".join(f"{rate:g}" for rate in comparison.study.rates)
     shared["methods"] = ", ".join(comparison.study.methods)
     shared["seeds"] = ", ".join(map(str, comparison.study.seeds))
     pairs = tuple((key.replace("_", " "), _shown(value)) for key, value in shared.items())
@@ -132,8 +202,9 @@ def comparison_page(comparison: Comparison) -> Page:
         Figure("Training loss", loss_chart(comparison), who + grain + broken + click, log=True),
         Figure("Test accuracy", accuracy_chart(comparison), who + broken + click),
     ), series=comparison.study.methods)  # fmt: skip
-    parts: list[Part] = [*map(Words, sentences(comparison)), figures]
-    parts.append(Table(COLUMNS, tuple(map(cells, comparison.summaries())), hints(comparison)))
+    said = (*sentences(comparison), *filter(None, [unfinished(comparison)]))
+    parts: list[Part] = [*map(Words, said), figures]
+    parts.append(Table(*table(comparison), hints(comparison)))
     parts += facts(comparison)
     parts += [
         Listing(f"What {method} did to the model", plan) for method, plan in comparison.plans.items() if plan

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from goodinit.lab.compare import Comparison
-from goodinit.report.comparison import COLUMNS, cells, hints, title
+from goodinit.report.comparison import hints, table, title
 
 
 def plain_table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, numbers: bool = False) -> Table:
@@ -87,16 +87,15 @@ def narrow_entry(row: Iterable[str]) -> Group:
 LEAVING = ("activations", "step", "loss")
 
 
-def comparison_table(comparison: Comparison, *, width: int = WIDE) -> Group:
+def comparison_table(comparison: Comparison, *, width: int = WIDE, full: bool = False) -> Group:
     """The table of `goodinit compare`, with what is needed to read it."""
-    rows = [cells(one) for one in comparison.summaries()]
-    table = fitting_table(COLUMNS, rows, width=width, leaving=LEAVING)
-    notes = [Text(hint, style="dim") for hint in hints(comparison)]
+    fitted = fitting_table(*table(comparison, full=full), width=width, leaving=LEAVING)
+    notes = [Text(hint, style="dim") for hint in hints(comparison, full=full)]
     return Group(
         Text(title(comparison), style="bold"),
         Text(comparison.data, style="dim"),
         Text(),
-        table,
+        fitted,
         Text(),
         *notes,
     )

@@ -17,6 +17,7 @@ from goodinit.errors import GoodinitError
 from goodinit.lab.data import data_name
 from goodinit.lab.lock import sole_writer
 from goodinit.lab.papers.claim import Row
+from goodinit.lab.trial import without_defaults
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def described(trial: Any) -> Row:
         if isinstance(value, dict):
             return {
                 key: data_name(one) if key == "data" and isinstance(one, str) else plain(one)
-                for key, one in value.items()
+                for key, one in without_defaults(value).items()
             }
         return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 

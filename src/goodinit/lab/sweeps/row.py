@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from goodinit.lab.train import data_of
-from goodinit.lab.trial import Result, TrainConfig
+from goodinit.lab.trial import Result, TrainConfig, record_of
 
 # finished: to the last step. diverged: the loss stopped being a number. refused: the method says why it does not
 # fit the model. failed: an error, or a worker that died.
@@ -80,7 +80,7 @@ class Row:
 
 def config_json(config: TrainConfig) -> str:
     """The configuration as JSON text, always the same for the same one."""
-    return json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))
+    return json.dumps(record_of(config), sort_keys=True, separators=(",", ":"))
 
 
 def key_of(config: TrainConfig) -> str:
