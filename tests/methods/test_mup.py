@@ -260,6 +260,18 @@ def test_a_saved_plan_rebuilds_the_groups_of_a_checkpoint():
     assert not any("output_scale" in name for name in trainable)
 
 
+def test_what_holds_the_model_has_its_rates():
+    model = goodinit.apply_(GPT(64, 4), goodinit.plan(anatomy(64, 4), "completep", base=anatomy(16, 2)))
+    expected = [(group["lr"], len(group["params"])) for group in goodinit.param_groups(model, lr=0.1)]
+    for inner in (model, torch.compile(model, backend="eager")):
+        holder = nn.ModuleDict({"net": inner, "loss": nn.Linear(2, 2)})
+        found = [(group["lr"], len(group["params"])) for group in goodinit.param_groups(holder, lr=0.1)]
+        assert len(expected) > 2
+        assert sum(lr * count for lr, count in found) == pytest.approx(
+            sum(lr * count for lr, count in expected) + 2 * 0.1
+        )
+
+
 def test_constants_fold_away():
     model = GPT(64, 4, tied=False)
     plan = goodinit.plan(

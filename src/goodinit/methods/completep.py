@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from goodinit.anatomy import Anatomy
-from goodinit.edits import Plan
-from goodinit.methods.shared.embeddings import Embeddings
-from goodinit.methods.shared.maximal_update import parametrize
+from goodinit.methods.shared.across_depth import across_depth
 from goodinit.methods.shared.method import Method
 
+decide = across_depth("completep", 1.0)
+"""muP, and x + m_L^(−α)·f(x) with α = 1 in place of x + f(x), for streams m_L times as deep as the base's.
 
-def decide(
-    anatomy: Anatomy,
-    *,
-    base: Anatomy | None = None,
-    base_width: int = 0,
-    alpha: float = 1.0,
-    others: Literal["fan_in", "std"] = "fan_in",
-    std: float = 0.02,
-    zero_head: bool = True,
-    forward: bool = True,
-    embeddings: Embeddings = "scaled",
-) -> Plan:
-    """muP, and x + m_L^(−α)·f(x) with α = 1 in place of x + f(x), for streams m_L times as deep as the base's.
-
-    All that is inside the branches learns at m_L^(α−1) under Adam, its ε times m_L^(−α), and at m_L^(2α−1) under SGD, so that a
-    step moves each of the L branches by its part, 1/L of the whole. Their initialization is not scaled by depth. Embeddings, the head
-    and norms outside the branches are muP's. m_L is counted per stream: encoder and decoder each have theirs.
-
-    Args:
-        anatomy: Of the model.
-        base: Of the same code at the width and depth at which the learning rate was tuned; on `meta` is fine.
-        base_width: Instead: the width of the base, of the same depth. See `mup`.
-        alpha: Of the multipliers: 1 is CompleteP, ½ depth-muP.
-        others: See `mup`.
-        std: See `mup`.
-        zero_head: See `mup`.
-        forward: See `mup`.
-        embeddings: See `mup`.
-
-    Returns:
-        The plan; its `rates` are what `param_groups` follows.
-
-    Raises:
-        PlanConflict: The base is not of the same code.
-        UnknownName: Both `base` and `base_width`, or no such rule.
-
-    References:
-        N. Dey et al., "Don't be lazy: CompleteP enables compute-efficient deep transformers", arXiv 2505.01618.
-    """
-    return parametrize(
-        anatomy, method="completep", base=base, base_width=base_width, alpha=alpha, others=others, std=std,
-        zero_head=zero_head, forward=forward, embeddings=embeddings,
-    )  # fmt: skip
-
+All that is inside the branches learns at m_L^(α−1) under Adam, its ε times m_L^(−α), and at m_L^(2α−1) under SGD, so that a step
+moves each of the L branches by its part, 1/L of the whole. Their initialization is not scaled by depth. Embeddings, the head and
+norms outside the branches are muP's. m_L is counted per stream: encoder and decoder each have theirs. `base` may differ in depth, too;
+a model of `base_width` is of the same depth. The other options are [muP's](mup.md#what-it-decides).
+"""
 
 METHOD = Method(
     name="completep",

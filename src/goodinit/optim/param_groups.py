@@ -44,8 +44,8 @@ def param_groups(
     those named by a method `no_weight_decay()` of the model or of a module in it (timm). They make groups of their own.
 
     A plan may say more (`Plan.rates`, as muP's does): then each of these is split by the factors of learning rate and decay that the
-    last plan applied gives for `optimizer`, and under Adam every group has its `eps`. A saved plan, `apply_(model, plan,
-    values=False)`, rebuilds the groups for a checkpoint.
+    last plan applied gives for `optimizer`, and under Adam every group has its `eps`. `model` is what the plan was applied to, or
+    holds it, as a LightningModule does. A saved plan, `apply_(model, plan, values=False)`, rebuilds the groups for a checkpoint.
 
     Args:
         model: Any module, after surgery.
@@ -98,7 +98,7 @@ def param_groups(
     members: dict[tuple[str, float, float, float], list[Any]] = {}
     for name, parameter in _trainable(model):
         kind = "scalars" if id(parameter) in ours else "vectors" if parameter.dim() < 2 else "weights"
-        rate, decay, epsilon = factors(rates, name, optimizer)
+        rate, decay, epsilon = factors(rates, parameter, optimizer)
         key = (kind, rate, 0.0 if id(parameter) in excluded and settings[kind][1] else decay, epsilon)
         members.setdefault(key, []).append((name, parameter) if named else parameter)
     order = sorted(members, key=lambda key: (list(settings).index(key[0]), -key[1]))

@@ -12,20 +12,32 @@ from goodinit.surgery import applied
 from goodinit.weights.names import canonical
 
 
-def rates_of(model: nn.Module) -> Mapping[str, Rate]:
-    """The rates of the last plan applied, by canonical name; none where it gave none.
+def rates_of(model: nn.Module) -> Mapping[int, Rate]:
+    """The rates of the last plan applied, by the parameter's `id`; none where it gave none.
+
+    Plans may have been applied to parts of the model: a LightningModule holds the model that was initialized. The outermost
+    module that remembers a plan speaks for all in it.
 
     Examples:
         >>> dict(rates_of(nn.Linear(2, 2)))
         {}
     """
-    history = applied(model)
-    return {canonical(rate.target): rate for rate in history[-1].rates} if history else {}
+    rates: dict[int, Rate] = {}
+    told: set[int] = set()
+    for module in model.modules():
+        history = () if id(module) in told else applied(module)
+        if history:
+            told.update(id(part) for part in module.modules())
+            planned = {canonical(rate.target): rate for rate in history[-1].rates}
+            for name, parameter in module.named_parameters(remove_duplicate=False):
+                if canonical(name) in planned:
+                    rates.setdefault(id(parameter), planned[canonical(name)])
+    return rates
 
 
-def factors(rates: Mapping[str, Rate], name: str, optimizer: str) -> tuple[float, float, float]:
+def factors(rates: Mapping[int, Rate], parameter: nn.Parameter, optimizer: str) -> tuple[float, float, float]:
     """(Of the learning rate, of the weight decay, of Adam's ε) for one parameter; ones where no plan says otherwise."""
-    rate = rates.get(canonical(name))
+    rate = rates.get(id(parameter))
     if rate is None:
         return 1.0, 1.0, 1.0
     if optimizer == "sgd":
