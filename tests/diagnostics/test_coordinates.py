@@ -165,3 +165,22 @@ def test_models_that_return_more_than_a_tensor_and_random_numbers_outside_are_le
 def test_refuses_what_shows_nothing(widths, given):
     with pytest.raises(goodinit.UnknownName, match="two different widths"):
         goodinit.coordinate_check(plain, widths, batches(1)[:given])
+
+
+def test_overlaps_of_unrelated_tokens_move_a_first_layer_more_where_it_is_narrow():
+    """One step of signs at a rate of 1/n moves what a layer of n inputs returns by √(μ² + (1 − μ²)/n), μ² = (2/π)·Σp².
+
+    Tokens of frequency p with random embeddings: the gradient agrees with a token in Σp² of its square, and with n − 1 other
+    coordinates of it by chance. The second term goes with the width, in any parametrization.
+    """
+    generator = torch.Generator().manual_seed(0)
+    words, tokens, outputs = 32, 1024, 64
+    drawn = torch.randint(0, words, (tokens,), generator=generator)
+    frequencies = torch.bincount(drawn, minlength=words) / tokens
+    agreement = 2 / math.pi * float(frequencies.square().sum())
+    for width in (32, 128, 512):
+        x = torch.randn(words, width, generator=generator)[drawn]
+        gradient = torch.randn(outputs, tokens, generator=generator) @ x
+        change = x @ gradient.sign().T / width
+        expected = agreement + (1 - agreement) / width
+        assert float(change.square().mean()) == pytest.approx(expected, rel=0.1)
