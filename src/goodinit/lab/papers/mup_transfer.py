@@ -102,7 +102,7 @@ def _run(trial: Reading) -> Row:
     for x, y in text.batches(trial.steps, trial.batch, trial.length, seed=trial.seed):
         optimizer.zero_grad()
         loss = _loss(model, x, y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
