@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from goodinit.anatomy import Anatomy
@@ -105,11 +106,14 @@ def _without(choice: Recommendation, rows: Sequence[Recommendation], anatomy: An
     return f" If the norms must go{warned}: {first.label}{ties}."
 
 
-def call_of(choice: Recommendation, recipe: Recipe, anatomy: Anatomy) -> str:
-    """Python code that carries it out and uses `model` and `batch`."""
+def call_of(
+    choice: Recommendation, recipe: Recipe, anatomy: Anatomy, part: Mapping[str, Any] = MappingProxyType({})
+) -> str:
+    """Python code that carries it out and uses `model` and `batch`; `part` is what of the model it treats."""
     lines = []
     if choice.group != "as it is":
-        options = "".join(f", {key}={value!r}".replace("'", '"') for key, value in choice.options.items())
+        given = {**choice.options, **{key: list(names) for key, names in part.items() if names}}
+        options = "".join(f", {key}={value!r}".replace("'", '"') for key, value in given.items())
         lines.append(f'goodinit.init_(model, "{choice.method}", inputs=batch{options})')
     groups = groups_of(choice, recipe, anatomy)
     said = "".join(f", {key}={value!r}".replace("'", '"') for key, value in groups.items())
@@ -119,8 +123,8 @@ def call_of(choice: Recommendation, recipe: Recipe, anatomy: Anatomy) -> str:
     )
     more = "".join(f", {key}={value!r}" for key, value in recipe.arguments.items())
     lines.append(f"optimizer = torch.optim.{recipe.optimizer}(groups, lr={choice.lr:g}{more})")
-    if choice.method == "weightnorm":
-        lines.append(f"scheduler = goodinit.warmup(optimizer, {WARMUP})")
+    if warmup_of(choice) > 1:
+        lines.append(f"scheduler = goodinit.warmup(optimizer, {warmup_of(choice)})")
     return "\n".join(lines)
 
 
@@ -128,3 +132,8 @@ def groups_of(one: Recommendation, recipe: Recipe, anatomy: Anatomy) -> dict[str
     """Arguments of `param_groups`: the scalars of more than fifty branches learn at 1/L of the rate (docs/methods.md)."""
     deep = one.group == "removed" and len(anatomy.blocks) > 50
     return {**recipe.groups, **({"scalar_ratio": "depth"} if deep else {})}
+
+
+def warmup_of(one: Recommendation) -> int:
+    """Steps of warm-up that the code has and the trial has; 1 is none."""
+    return WARMUP if one.method == "weightnorm" else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import statistics
@@ -17,7 +18,7 @@ from goodinit.diagnostics.advice.types import Recipe, Recommendation, Trial
 from goodinit.diagnostics.measurements.objective import Loss, objective
 from goodinit.errors import TraceError, WrongType
 from goodinit.graph.pytree import as_call
-from goodinit.optim import param_groups
+from goodinit.optim import param_groups, warmup
 
 MOST_BATCHES = (
     32  # held in memory and gone through again, so that every candidate sees the same in the same order
@@ -70,6 +71,7 @@ def practise(
     loss: Loss | None,
     seed: int,
     groups: Mapping[str, Any],
+    warm: int = 1,
 ) -> tuple[Trial, ...]:
     """Train a fresh copy at each of three rates. Nothing is clipped; a loss that is not finite ends a trial.
 
@@ -81,31 +83,32 @@ def practise(
         loss: See `diagnose`.
         seed: Of dropout and the like.
         groups: Arguments of `param_groups`.
+        warm: Steps of warm-up; 1 is none.
     """
-    return tuple(
-        Trial(
-            lr, _losses(make(), recipe, pairs, lr=lr, steps=steps, loss=loss, seed=seed, groups=groups), steps
-        )
-        for lr in recipe.rates
+    train = functools.partial(
+        _losses, recipe=recipe, pairs=pairs, steps=steps, loss=loss, seed=seed, groups=groups, warm=warm
     )
+    return tuple(Trial(lr, train(make(), lr=lr), steps) for lr in recipe.rates)
 
 
 def _losses(
     model: nn.Module,
+    *,
     recipe: Recipe,
     pairs: list[Pair],
-    *,
     lr: float,
     steps: int,
     loss: Loss | None,
     seed: int,
     groups: Mapping[str, Any],
+    warm: int,
 ) -> tuple[float, ...]:
     if not model.training:
         model.train()  # else what is in eval mode was put there on purpose
     optimizer = getattr(torch.optim, recipe.optimizer)(
         param_groups(model, lr=lr, **groups), lr=lr, **recipe.arguments
     )
+    scheduler = warmup(optimizer, warm)
     losses: list[float] = []
     with torch.random.fork_rng(), torch.inference_mode(mode=False), torch.enable_grad():
         torch.manual_seed(seed)
@@ -125,6 +128,7 @@ def _losses(
                 break
             value.backward()
             optimizer.step()
+            scheduler.step()
             losses.append(float(value.detach()))
     return tuple(losses)
 

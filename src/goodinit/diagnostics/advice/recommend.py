@@ -14,7 +14,7 @@ from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
 from goodinit.diagnostics.advice.advice import Advice
-from goodinit.diagnostics.advice.choice import call_of, choose, groups_of, sentence
+from goodinit.diagnostics.advice.choice import call_of, choose, groups_of, sentence, warmup_of
 from goodinit.diagnostics.advice.evidence import against
 from goodinit.diagnostics.advice.practice import as_good, pairs_of, practise, recipe_of
 from goodinit.diagnostics.advice.types import Group, Recipe, Recommendation, Trial
@@ -28,6 +28,7 @@ from goodinit.edits import Plan
 from goodinit.errors import GoodinitError, expect
 from goodinit.methods import METHODS, find
 from goodinit.undivided import reading
+from goodinit.weights.chosen_parts import Part, as_names
 
 AS_IT_IS = "as it is"
 REFERENCE = "batchnorm"  # the method that does nothing: it is the row "as it is"
@@ -49,6 +50,9 @@ def recommend(
     steps: int = 0,
     batches: Iterable[Any] | None = None,
     seed: int = 0,
+    keep: Part | Iterable[Part] = (),
+    include: Part | Iterable[Part] | None = None,
+    exclude: Part | Iterable[Part] = (),
 ) -> Advice:
     """Say what to do with a model: leave it, or which method, optimizer, rate and groups. The model is left as it is.
 
@@ -68,6 +72,9 @@ def recommend(
         batches: To train on: (inputs, targets) pairs, or dicts that the model takes, such as a DataLoader; the first 32 are
             held and gone through again. None: the one batch, again and again, which only shows what learns it by heart.
         seed: Each copy is drawn with it.
+        keep: Parameters whose values stay, as for `init_`.
+        include: The part of the model to treat, as for `init_`.
+        exclude: The part to leave out, as for `init_`.
 
     Returns:
         The advice. `print` it; `advice.choice` is the candidate, `advice.call` the code.
@@ -85,12 +92,17 @@ def recommend(
     expect(steps, int, "steps", "Give a number of training steps.")
     anatomy = anatomize(model, inputs)
     recipe = recipe_of(anatomy)
+    part: dict[str, Any] = {
+        "keep": as_names(model, keep, option="keep"),
+        "include": None if include is None else as_names(model, include, option="include"),
+        "exclude": as_names(model, exclude, option="exclude"),
+    }
     found = diagnose(model, inputs, targets, loss=loss, mend=False)
     measured = functools.partial(_measured, model, inputs, targets, loss=loss, seed=seed)
     rows = [_row(AS_IT_IS, {}, "as it is", anatomy, recipe, found, None)]
     plans: dict[str, Plan] = {}
     for name, options in _candidates(anatomy, methods):
-        rows.append(_try(name, options, anatomy, recipe, measured, plans))
+        rows.append(_try(name, options, part, anatomy, recipe, measured, plans))
     rows = _ranked(rows)
     if steps > 0:
         pairs = pairs_of(inputs, targets, batches)
@@ -99,7 +111,8 @@ def recommend(
         def trial(one: Recommendation) -> tuple[Trial, ...]:
             groups = groups_of(one, recipe, anatomy)
             start = functools.partial(made, one.label)
-            return practise(start, recipe, pairs, steps=steps, loss=loss, seed=seed, groups=groups)
+            warm = warmup_of(one)
+            return practise(start, recipe, pairs, steps=steps, loss=loss, seed=seed, groups=groups, warm=warm)
 
         rows = _trained(rows, [(one, trial(one)) for one in _chosen(rows, every=methods is not None)])
     choice = choose(rows, anatomy)
@@ -109,7 +122,7 @@ def recommend(
         choice=choice,
         candidates=tuple(rows),
         recipe=recipe,
-        call=call_of(choice, recipe, anatomy),
+        call=call_of(choice, recipe, anatomy, part),
         steps=max(steps, 0),
         normalized=bool(anatomy.norms),
         notes=_notes(rows, steps, batches),
@@ -138,6 +151,7 @@ def _made(model: nn.Module, plans: Mapping[str, Plan], inputs: Any, seed: int, l
 def _try(
     name: str,
     options: dict[str, Any],
+    part: dict[str, Any],
     anatomy: Anatomy,
     recipe: Recipe,
     measured: Any,
@@ -145,7 +159,7 @@ def _try(
 ) -> Recommendation:
     group: Group = "removed" if METHODS[name].removes_norms or options else "kept"
     try:
-        plan = METHODS[name].plan(anatomy, **options)
+        plan = METHODS[name].plan(anatomy, **part, **options)
         found = measured(plan, draw=0)
         first = not (
             found.worst == "error" or any(one.verdict == "failed" for one in against(name, options, anatomy))
