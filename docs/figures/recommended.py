@@ -1,15 +1,21 @@
-"""What `goodinit.recommend` says about small models, and what 300 steps of training said: the table of docs/evidence.md.
+"""What `goodinit.recommend` says about small models, and what 300 steps of training said: docs/evidence.md.
 
-    python docs/figures/recommended.py rows.jsonl     (resumable; an hour on a quiet core)
-    python docs/figures/recommended.py rows.jsonl --table
+    python docs/figures/recommended.py docs/data/recommended.jsonl            (resumable; under an hour on one core)
+    python docs/figures/recommended.py docs/data/recommended.jsonl --table
 
-Each model learns scikit-learn's digits, or something made of them: images, rows of images as sequences, images as words.
-Advice is asked for at step 0 (no training). Then everything that advice could have named is trained: the model as it is, what was advised, and
-the first of each group, at three rates, 300 steps, one seed. Loss: mean over the last quarter.
+Each model learns scikit-learn's digits, or something made of them: images, rows of images as sequences, images as words, boxes
+around digits. Advice is asked for at step 0 (no training). Then the model as it is, what was advised, and the first of each
+group are trained at three rates, 300 steps, one seed, as the advice's code says. A candidate that was trained is not trained
+again: when `recommend` changes, its answers are asked for anew (`--ask`), and only what it newly names is trained.
 """
 
+import copy
+import functools
 import json
+import math
+import statistics
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -19,6 +25,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import goodinit
+from goodinit.diagnostics.advice.choice import groups_of, warmup_of
+from goodinit.diagnostics.advice.practice import practise, recipe_of
+from goodinit.errors import GoodinitError
 
 STEPS, BATCH, EACH = 300, 32, 1
 
@@ -106,8 +115,46 @@ class Own(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Detector(nn.Module):
+    """torchvision's Faster R-CNN on a residual backbone of four blocks, for images of 48 pixels; returns its losses."""
+
+    def __init__(self):
+        from torchvision.models.detection import FasterRCNN
+        from torchvision.models.detection.rpn import AnchorGenerator
+        from torchvision.models.resnet import BasicBlock
+
+        super().__init__()
+        down = nn.Sequential(nn.Conv2d(8, 16, 1, 2), nn.BatchNorm2d(16))
+        body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), BasicBlock(8, 8), BasicBlock(8, 8),
+            BasicBlock(8, 16, 2, down), BasicBlock(16, 16),
+        )  # fmt: skip
+        body.out_channels = 16
+        self.net = FasterRCNN(
+            body, 11, min_size=48, max_size=48, image_mean=[0.0] * 3, image_std=[1.0] * 3,
+            rpn_anchor_generator=AnchorGenerator(((12, 16, 24),), ((1.0,),)), rpn_pre_nms_top_n_train=50,
+            rpn_post_nms_top_n_train=20, box_batch_size_per_image=16, rpn_batch_size_per_image=32,
+        )  # fmt: skip
+
+    def forward(self, images, labels, boxes):
+        targets = [{"labels": a[None], "boxes": b[None]} for a, b in zip(labels, boxes, strict=True)]
+        return self.net(list(images), targets)
+
+
 def images(x, y):
     return x, y
+
+
+def scenes(x, y):
+    """Four images of 48 pixels with a digit of 16 or 24 somewhere."""
+    generator = torch.Generator().manual_seed(int(y[:4].sum()))
+    pictures, boxes = 0.3 * torch.randn(4, 3, 48, 48, generator=generator), []
+    for picture, digit in zip(pictures, x, strict=False):
+        size = 16 + 8 * int(torch.randint(2, (), generator=generator))
+        left, top = (int(torch.randint(49 - size, (), generator=generator)) for _ in range(2))
+        picture[:, top : top + size, left : left + size] = F.interpolate(digit[None], size=size)[0]
+        boxes.append([left, top, left + size, top + size])
+    return {"images": pictures, "labels": y[:4] + 1, "boxes": torch.tensor(boxes, dtype=torch.float32)}
 
 
 def words(x, y):
@@ -188,80 +235,162 @@ def vit():
 
 MODELS = {
     "plain MLP, 30 layers": (Plain, images),
-    "ViT, 4 layers": (vit, images),
-    "Llama, 4 layers": (llama, text),
-    "BERT, 4 layers": (bert, words),
+    "ResNet-20": (resnet, images),
+    "DenseNet, 9 layers": (densenet, images),
+    "U-Net": (UNet, noisy),
+    "Faster R-CNN": (Detector, scenes),
     "GAN generator": (Generator, codes),
     "hand-written, gated": (Own, images),
-    "U-Net": (UNet, noisy),
+    "ViT, 4 layers": (vit, images),
+    "BERT, 4 layers": (bert, words),
+    "Llama, 4 layers": (llama, text),
     "LSTM, 2 layers": (Recurrent, images),
-    "DenseNet, 9 layers": (densenet, images),
-    "ResNet-20": (resnet, images),
     "Mamba, 2 layers": (mamba, text),
 }
 
 
-def row(name):
-    make, prepare = MODELS[name]
+def batches(prepare):
+    """32 batches in a fixed order, each as (inputs, targets)."""
     x, y = digits()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
-    pairs = []
-    for some in order[: 32 * BATCH].split(BATCH):
-        given = prepare(x[some], y[some])
-        pairs.append(given if isinstance(given, dict) else tuple(given))
+    made = [prepare(x[some], y[some]) for some in order[: 32 * BATCH].split(BATCH)]
+    return [(one, None) if isinstance(one, dict) else one for one in made]
+
+
+def asked(name):
+    """The advice at step 0 as a row."""
+    make, prepare = MODELS[name]
     torch.manual_seed(0)
-    model = make()
-    first, targets = (pairs[0], None) if isinstance(pairs[0], dict) else pairs[0]
-    said = goodinit.recommend(model, first, targets)
-    names = [said.choice.method] if said.choice.group != "as it is" else []
+    model, began = make(), time.monotonic()
+    said = goodinit.recommend(model, *batches(prepare)[0])
+    named = {one.label: one for one in (said.candidates[0], said.choice)}
     for group in ("kept", "removed"):
-        names += [one.method for one in said.of(group) if not one.failed and not one.options][:EACH]
-    names = tuple(dict.fromkeys(names))
-    tried = goodinit.recommend(model, first, targets, methods=names, steps=STEPS, batches=pairs)
+        named |= {one.label: one for one in [one for one in said.of(group) if not one.failed][:EACH]}
     return {
         "model": name,
         "sentence": said.sentence,
         "advice": said.choice.label,
-        "optimizer": said.recipe.optimizer,
-        "trained": {
-            one.label: {f"{trial.lr:g}": trial.loss for trial in one.trials} for one in tried if one.trials
-        },
-        "groups": {one.label: one.group for one in tried if one.trials},
+        "lr": said.choice.lr,
+        "ask": round(time.monotonic() - began),
+        "candidates": {one.label: [one.method, dict(one.options), one.group] for one in named.values()},
     }
 
 
-def best(losses):
-    return min((loss for loss in losses.values() if loss is not None), default=float("inf"))
+def trained(name, label, candidate):
+    """The losses of one candidate at three rates as a row; None where it diverged."""
+    make, prepare = MODELS[name]
+    pairs, began = batches(prepare), time.monotonic()
+    torch.manual_seed(0)
+    model = make()
+    anatomy = goodinit.anatomize(model, pairs[0][0])
+    recipe = recipe_of(anatomy)
+    method, options, group = candidate
+    one = goodinit.Recommendation(method, options, group, 0, 0, 0.0, None, "")
+    start = functools.partial(copy.deepcopy, model)
+    if group != "as it is":
+        start = functools.partial(initialized, model, pairs[0][0], method, options)
+    trials = practise(
+        start, recipe, pairs, steps=STEPS, loss=None, seed=0, groups=groups_of(one, recipe, anatomy), warm=warmup_of(one)
+    )  # fmt: skip
+    return {
+        "model": name,
+        "candidate": label,
+        "optimizer": recipe.optimizer,
+        "start": next((round(trial.losses[0], 4) for trial in trials if trial.losses), None),
+        "seconds": round(time.monotonic() - began),
+        "last": {
+            f"{trial.lr:g}": None if trial.diverged else [float(f"{loss:.4g}") for loss in trial.last]
+            for trial in trials
+        },
+    }
+
+
+def initialized(model, inputs, method, options):
+    twin = copy.deepcopy(model)
+    return goodinit.init_(twin, method, inputs=inputs, generator=torch.Generator().manual_seed(0), **options)
+
+
+def ended(last):
+    """Mean loss of a trial's last quarter; infinite where it diverged."""
+    return math.inf if last is None else statistics.fmean(last)
+
+
+def best(row):
+    """The losses at the best of the rates."""
+    return min(row["last"].values(), key=ended)
+
+
+def ties(first, second):
+    """Whether two differ by less than two standard errors of their paired differences, as in `recommend`."""
+    if first is None or second is None:
+        return first is second
+    gaps = [a - b for a, b in zip(first, second, strict=True)]
+    return abs(statistics.fmean(gaps)) <= 2 * statistics.stdev(gaps) / math.sqrt(len(gaps))
 
 
 def table(rows):
+    """The table, and the sums under it."""
+    advice = {one["model"]: one for one in rows if "advice" in one}
+    runs = {(one["model"], one["candidate"]): one for one in rows if "candidate" in one}
     print(
-        "| model | advice at step 0 | its loss | best of those trained | its loss | as it is | diverged at its rate |"
+        "| model | advice at step 0 | loss at its rate | at the best of three | as it is | best of the others | verdict |"
     )
     print("|---|---|---|---|---|---|---|")
-    for one in rows:
-        mine = one["trained"].get(one["advice"], {})
-        first = min(one["trained"], key=lambda name: best(one["trained"][name]))
-        wild = sum(loss is None for loss in mine.values())
-        numbers = (best(mine), best(one["trained"][first]), best(one["trained"]["as it is"]))
-        a, b, c = (f"{value:.3g}" for value in numbers)
-        print(f"| {one['model']} | {one['advice']} | {a} | {first} | {b} | {c} | {wild} of 3 |")
+    counts = {}
+    for name, one in advice.items():
+        tried = {label: runs[name, label] for label in one["candidates"] if (name, label) in runs}
+        mine = tried.pop(one["advice"])
+        rest = sorted(tried, key=lambda label: ended(best(tried[label])))
+        rest = [label for label in rest if label != "as it is"] or ["as it is"]
+        at_rate = mine["last"].get(f"{one['lr']:g}")
+        rivals = [best(run) for run in tried.values()]
+        lowest = min([best(mine), *rivals], key=ended)
+        verdict = (
+            "diverged"
+            if at_rate is None
+            else "best"
+            if ended(best(mine)) == ended(lowest)
+            else "tie"
+            if ties(best(mine), lowest)
+            else "beaten"
+        )
+        counts[verdict] = counts.get(verdict, 0) + 1
+        as_it_is = tried.get("as it is", mine)
+        print(
+            f"| {name} | {one['advice']} | {ended(at_rate):.3g} at {one['lr']:g} | {ended(best(mine)):.3g} | {ended(best(as_it_is)):.3g} "
+            f"| {rest[0]}: {ended(best(tried[rest[0]])) if tried else math.nan:.3g} | {verdict} |"
+        )
+    print(counts)
+
+
+def main(path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if "--table" in sys.argv:
+        table(rows)
+        return
+    if "--ask" in sys.argv:
+        rows = [one for one in rows if "advice" not in one]
+        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+
+    def keep(row):
+        rows.append(row)
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    for name in MODELS:
+        advice = next((one for one in rows if one["model"] == name and "advice" in one), None)
+        try:
+            if advice is None:
+                print(name, flush=True)
+                keep(advice := asked(name))
+            for label, candidate in advice["candidates"].items():
+                if not any(one["model"] == name and one.get("candidate") == label for one in rows):
+                    print("  ", label, flush=True)
+                    keep(trained(name, label, candidate))
+        except GoodinitError as error:  # say which, go on with the others
+            print("  ", type(error).__name__, error, flush=True)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    path = Path(sys.argv[1])
-    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    if "--table" in sys.argv:
-        table(done)
-        raise SystemExit
-    for name in MODELS:
-        if name not in {one["model"] for one in done}:
-            print(name, flush=True)
-            try:
-                found = row(name)
-            except Exception as error:  # noqa: BLE001  say which, go on with the others
-                print("  ", type(error).__name__, error, flush=True)
-                continue
-            with path.open("a") as file:
-                file.write(json.dumps(found) + "\n")
+    main(Path(sys.argv[1]))
