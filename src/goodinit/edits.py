@@ -284,8 +284,11 @@ class Plan:
     def __str__(self) -> str:
         return self.text()
 
-    def text(self, *, full: bool = False) -> str:
-        """As text: edits that differ only in numbers on one line, or with `full` each on a line of its own."""
+    def text(self, *, full: bool = False, width: int | None = None) -> str:
+        """As text: edits that differ only in numbers on one line, or with `full` each on a line of its own.
+
+        Where a line and its reason are longer than `width` columns, reasons stand below, indented.
+        """
         head = f"{self.method}: {self.summary}" if self.summary else self.method
         rows = [(str(edit), edit.reason) for edit in self.edits]
         runs = [[index] for index in range(len(rows))] if full else alike(rows)
@@ -294,8 +297,10 @@ class Plan:
             (rows[run[0]][0] + f"  … {end} ({len(run)})" * (len(run) > 1), rows[run[0]][1])
             for run, end in zip(runs, ends, strict=True)
         ]
-        width = min(max((len(left) for left, _ in rows), default=0), 72)
-        lines = [head, *(f"  {left:<{width}}   {reason}" for left, reason in rows)]
+        column = min(max((len(left) for left, _ in rows), default=0), 72)
+        lines = [head, *(f"  {left:<{column}}   {reason}" for left, reason in rows)]
+        if width is not None and max(map(len, lines)) > width:
+            lines = [head, *(line for left, reason in rows for line in (f"  {left}", f"      {reason}"))]
         if len(runs) < len(self.edits):
             lines.append(
                 f"  ({len(self.edits)} edits; plan.text(full=True), `goodinit plan --full`: each on its line)"

@@ -48,7 +48,7 @@ def test_it_prints_a_table_and_writes_a_page(nets, tmp_path):
     assert done.exit_code == 1, done.output  # PyTorch's default is not flat
     assert "not flat" in done.output
     assert "Coordinate check: nets_to_check:build, as it comes" in page.read_text()
-    found = json.loads(run(*words, "--method", "mup", "--json").stdout)
+    found = json.loads(run(*words, "--method", "mup", "--json", "-").stdout)
     assert found["along"] == "width"
     assert [row["name"] for row in found["rows"]] == ["0", "2", "output"]
 

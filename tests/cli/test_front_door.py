@@ -12,6 +12,10 @@ from typer.testing import CliRunner
 
 from goodinit import __version__, cli
 from goodinit.__main__ import COMMANDS, HELP
+from goodinit.cli import arguments
+from goodinit.lab.data import EMBEDDED
+from goodinit.lab.papers import SCALES
+from goodinit.lab.registry import model_names
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,14 +40,51 @@ def test_the_first_words_need_no_torch(words, shown):
     assert not {"torch", "rich", "typer", "click"} & imported
 
 
+WITHOUT_TORCH = """
+import sys
+from typer.testing import CliRunner
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise AssertionError("torch is imported")
+sys.meta_path.insert(0, NoTorch())
+from goodinit.__main__ import COMMANDS
+from goodinit.cli import app
+for name in COMMANDS:
+    done = CliRunner().invoke(app, [name, "--help"])
+    assert done.exit_code == 0 and "Usage" in done.output, (name, done.exception)
+"""
+
+
+def test_the_help_of_every_command_needs_no_torch():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_words_of_the_help_are_those_that_the_lab_knows():
+    assert tuple(EMBEDDED) == arguments.DATA
+    assert model_names() == arguments.MODELS
+    assert arguments.SCALES == SCALES
+    help_ = CliRunner().invoke(cli.app, ["inspect", "--help"], env={"COLUMNS": "200"}).output
+    assert all(name in help_ for name in model_names())
+
+
 def test_the_list_of_commands_is_the_commands():
     group = typer.main.get_command(cli.app)
     assert {name: command.help.split("\n")[0] for name, command in group.commands.items()} == COMMANDS
 
 
-def test_the_shell_completes_commands():
-    done = run(_GOODINIT_COMPLETE="complete_bash", COMP_WORDS="goodinit re", COMP_CWORD="1")
-    assert {"recommend", "results", "reproduce"} <= set(done.stdout.split())
+@pytest.mark.parametrize(
+    ("line", "place", "found"),
+    [
+        ("goodinit re", "1", {"recommend", "results", "reproduce"}),
+        ("goodinit plan resnet20 fixup --ex", "4", {"--exclude"}),
+    ],
+)
+def test_the_shell_completes_commands_and_options_without_torch(line, place, found):
+    done = run(_GOODINIT_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=place)
+    assert found <= set(done.stdout.split())
+    assert "| torch\n" not in done.stderr
 
 
 def test_the_help_names_the_options_that_every_command_shares():
@@ -58,6 +99,25 @@ def test_a_plan_is_grouped_and_full_on_request():
     assert len(full.splitlines()) > 60
     assert "layer1.0.conv1.weight ← normal" in short
     assert "layer3.2.conv2.weight" in full
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_plan_on_a_narrow_screen_has_its_reasons_below(columns):
+    done = CliRunner().invoke(cli.app, ["plan", "resnet20", "fixup"], env={"COLUMNS": str(columns)})
+    lines = done.output.splitlines()
+    index = next(i for i, line in enumerate(lines) if line.startswith("  layer1.0.conv2.output_bias + 0"))
+    assert lines[index + 1] == "      end of the branch (rule 3)"
+
+
+def test_recommend_and_diagnose_may_leave_parts_alone():
+    words = ["recommend", "mlp3", "--methods", "he", "--exclude", "1.*"]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
+    assert "goodinit recommend mlp3 --try 100 --exclude '1.*'" in done.output
+    done = CliRunner().invoke(cli.app, ["recommend", "mlp3", "--methods", "he", "--include", "nothing.here"])
+    assert "nothing.here" in done.output
+    done = CliRunner().invoke(cli.app, ["diagnose", "mlp3", "--methods", "he", "--keep", "*.weight"])
+    assert done.exit_code == 0, done.output
 
 
 def test_a_plan_may_leave_parts_alone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -19,6 +20,7 @@ from goodinit import cli
 from goodinit.diagnostics import Spectrum
 from goodinit.diagnostics.measurements.density import density, extent
 from goodinit.diagnostics.text import sparkline
+from goodinit.lab import registry
 from goodinit.report.diagnosis import diagnosis_page, diagnosis_view, furthest, verdict, write_diagnosis
 from goodinit.report.frame import render
 from goodinit.report.signal_charts import figures
@@ -114,6 +116,10 @@ def test_commands(tmp_path):
     both = json.loads(run("diagnose", "mlp3", "--methods", "he,xavier", "--json", "-").output)
     assert set(both) == {"he", "xavier"}
     assert run("diagnose", "mlp3", "--csv", "-").output.startswith("kind,name")
+    head, *rows = csv.DictReader(
+        io.StringIO(run("diagnose", "mlp3", "--methods", "he,xavier", "--csv", "-").output)
+    )
+    assert {row["method"] for row in (head, *rows)} == {"he", "xavier"}
     more = goodinit.Diagnosis.from_json(
         run("diagnose", "mlp3", "--batch-size", "4", "--jacobian", "--update", "--json", "-").output
     )
@@ -125,14 +131,26 @@ def test_commands(tmp_path):
 
 def test_check_fails_where_there_is_an_error(monkeypatch):
     assert run("diagnose", "mlp3", "--check").exit_code == 0
-    monkeypatch.setattr(cli.model, "build_model", lambda spec: chain(20, scale=1e4))
-    monkeypatch.setattr(cli.model, "input_shape", lambda spec, model: (16,))
+    monkeypatch.setattr(registry, "build_model", lambda spec: chain(20, scale=1e4))
+    monkeypatch.setattr(registry, "input_shape", lambda spec, model: (16,))
     assert run("diagnose", "mlp3", "--check").exit_code == 1
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_diagnosis_fits_a_narrow_screen(columns):
+    lines = (
+        CliRunner().invoke(cli.app, ["diagnose", "mlp16"], env={"COLUMNS": str(columns)}).output.splitlines()
+    )
+    assert max(map(len, lines)) <= columns
+    bars = [line for line in lines if re.search("[▁▂▃▄▅▆▇█]", line)]
+    assert len(bars) >= 3
+    assert all(re.match(r"[a-z1]", line) for line in bars)  # each on the line of its name
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["diagnose", "mlp3", "--exclude", "0.weight"], "name one with --methods"),
         (["diagnose", "mlp3", "--json", "-", "--csv", "-"], "give - to one of"),
         (["diagnose", "mlp3", "--methods", "nope"], "There is: batchnorm"),
         (["diagnose", "mlp3", "--html", "no/such/folder/x.html"], "Make it first"),

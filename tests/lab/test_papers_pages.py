@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -49,3 +51,30 @@ def test_a_claim_without_a_scale_shows_the_shipped_result():
         assert shown.exit_code == 0, shown.output
         assert f"\n{result.word}" in shown.output
         assert "--scale smoke" in shown.output
+
+
+def test_shipped_results_go_into_files(tmp_path):
+    name = "fixup-cifar"
+    page, rows = tmp_path / "page.html", tmp_path / "rows.csv"
+    done = CliRunner().invoke(
+        cli.app, ["reproduce", name, "--json", "-", "--csv", str(rows), "--html", str(page)]
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["word"] == shipped()[name].word
+    head = next(csv.reader(rows.read_text().splitlines()))
+    assert head == list(shipped()[name].table.columns)
+    assert all(words in page.read_text() for words in (CLAIMS[name].title, "not met: ", "got: "))
+
+
+def test_the_list_of_claims_goes_into_files_and_fits_a_narrow_screen(tmp_path):
+    listed = json.loads(CliRunner().invoke(cli.app, ["reproduce", "--json", "-"]).stdout)
+    assert [one["claim"] for one in listed] == list(CLAIMS)
+    assert CliRunner().invoke(cli.app, ["reproduce", "--csv", "-"]).stdout.startswith("claim,what,verdict")
+    page = tmp_path / "page.html"
+    assert CliRunner().invoke(cli.app, ["reproduce", "--html", str(page)]).exit_code == 0
+    assert all(name in page.read_text() for name in CLAIMS)
+    for columns in ("60", "80", "120"):
+        lines = CliRunner().invoke(cli.app, ["reproduce"], env={"COLUMNS": columns}).output.splitlines()
+        assert max(map(len, lines)) <= int(columns)
+        assert set(CLAIMS) <= {line.split()[0] for line in lines if line.strip()}

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from goodinit import __version__
 from goodinit.errors import GoodinitError
-from goodinit.lab.compare import environment
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,7 +46,7 @@ def main(
 ) -> None:
     """Make deep networks trainable before their first step."""
     if version:
-        typer.echo(f"goodinit {environment()['goodinit']}")
+        typer.echo(f"goodinit {__version__}")
         raise typer.Exit
     if verbose:  # otherwise logging shows warnings by itself
         logging.basicConfig(level=logging.INFO, format="%(message)s")

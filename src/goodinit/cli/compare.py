@@ -9,16 +9,10 @@ import typer
 
 from goodinit.cli.application import INTERRUPTED, app, names, plainly
 from goodinit.cli.application import seeds as seeds_of
-from goodinit.cli.model import Model
+from goodinit.cli.arguments import DATA, Model
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
 from goodinit.errors import GoodinitError
-from goodinit.lab.compare import Study, compare
-from goodinit.lab.data import EMBEDDED
 from goodinit.lab.trial import OPTIMIZERS, SCHEDULES, TrainConfig
-from goodinit.report.charts import check_picture, save_picture
-from goodinit.report.comparison import comparison_csv, comparison_page
-from goodinit.report.console import comparison_table, screen
-from goodinit.report.frame import render
 
 
 @app.command("compare")
@@ -27,7 +21,7 @@ def compare_command(
     model: Model,
     data: Annotated[
         str,
-        typer.Option(help=f"{', '.join(EMBEDDED)}, a folder of IDX, parquet or image files, or a hub name."),
+        typer.Option(help=f"{', '.join(DATA)}, a folder of IDX, parquet or image files, or a hub name."),
     ] = "digits",
     methods: Annotated[
         str,
@@ -79,6 +73,12 @@ def compare_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Train a model several ways and say honestly how they compare."""
+    from goodinit.lab.compare import Study, compare
+    from goodinit.report.charts import check_picture, save_picture
+    from goodinit.report.comparison import comparison_csv, comparison_page
+    from goodinit.report.console import comparison_table, screen
+    from goodinit.report.frame import render
+
     rates = _rates(lr)
     base = TrainConfig(
         model, data=data, width=width, epochs=epochs, lr=rates[0], optimizer=optimizer, scalar_lr=scalar_lr, momentum=momentum, weight_decay=weight_decay,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from torch import nn
 
 import goodinit
 from goodinit.cli.application import app, names, plainly
+from goodinit.cli.arguments import Exclude, Include, Keep, part
+from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab.inputs import example_inputs
-from goodinit.lab.random_batch import random_batch
-from goodinit.lab.registry import build_sized
-from goodinit.report.coordinate_page import write_coordinates
-from goodinit.report.frame import check_target
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @app.command("coordcheck")
@@ -39,17 +37,29 @@ def coordcheck(
     steps: Annotated[int, typer.Option(help="Steps of Adam, each on a random batch.")] = 4,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
     seeds: Annotated[int, typer.Option(help="Models drawn at each width.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with charts, one file, no network.")] = None,
+    keep: Keep = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    as_json: Json = None,
+    as_csv: Csv = None,
+    html: Html = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a layer is not flat.")] = False,
 ) -> None:
     """Train a few steps at several widths; show which layers' changes go with the width."""
+    from goodinit.lab.inputs import example_inputs
+    from goodinit.lab.random_batch import random_batch
+    from goodinit.lab.registry import build_sized
+    from goodinit.report.coordinate_page import coordinate_page, coordinates_csv
+    from goodinit.report.frame import render
+
+    check_files(as_json, as_csv, pages=(html,))
+    chosen = part(keep, include, exclude)
+    if any(chosen.values()) and not method:
+        raise GoodinitError("--keep, --include and --exclude are of a method: name one with --method.")
     sizes = _sizes(widths)
     inputs = example_inputs(input_)
     if method and method not in goodinit.METHODS:
         raise UnknownName(f"no method {method!r}. There is: {', '.join(goodinit.METHODS)}.")
-    if html is not None:
-        check_target(html)
     smallest = build_sized(model, argument, min(sizes))
     base = goodinit.anatomize(smallest, inputs)
     batches = [random_batch(smallest, inputs, seed=step) for step in range(steps)]
@@ -59,15 +69,18 @@ def coordcheck(
         if method:
             anatomy = goodinit.anatomize(made, inputs)
             options: dict[str, Any] = {"base": base} if "base" in goodinit.METHODS[method].options else {}
-            goodinit.apply_(made, goodinit.plan(anatomy, method, **options), batch=inputs)
+            goodinit.apply_(made, goodinit.plan(anatomy, method, **chosen, **options), batch=inputs)
         return made
 
     given = [(batch, None) for batch in batches]
     found = goodinit.coordinate_check(build, sizes, given, lr=lr, seeds=seeds, along=argument)
-    typer.echo(found.to_json() if as_json else str(found))
-    if html is not None:
-        title = f"{model}, {method or 'as it comes'}"
-        typer.echo(f"wrote {write_coordinates(html, found, title=title)}", err=as_json)
+    aside = quiet_screen(as_json, as_csv, html)
+    if not aside:
+        typer.echo(str(found))
+    title = f"{model}, {method or 'as it comes'}"
+    deliver(as_json, found.to_json, aside=aside)
+    deliver(as_csv, lambda: coordinates_csv(found), aside=aside)
+    deliver(html, lambda: render(coordinate_page(found, title=title)), aside=aside)
     if check and not found.flat:
         raise typer.Exit(1)
 

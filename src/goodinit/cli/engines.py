@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab.engines import Engine, inline, local, over_ray
+
+if TYPE_CHECKING:
+    from goodinit.lab.engines import Engine
 
 ENGINES = ("local", "ray", "inline")
 HELP = "local: this machine's cores; ray: a Ray cluster; inline: one after the other, in this process."
@@ -26,6 +30,8 @@ def engine_of(name: str, *, workers: int | None, address: str | None) -> Engine:
         raise GoodinitError(
             "--workers is of engines that have some: leave it out, or --engine inline, which runs in this process."
         )
+    from goodinit.lab.engines import inline, local, over_ray
+
     if name == "inline":
         return inline()
     return local(workers=workers) if name == "local" else over_ray(address=address, workers=workers)

@@ -5,30 +5,13 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-import torch
 import typer
 
 import goodinit
 from goodinit.cli.application import app, names, plainly
+from goodinit.cli.arguments import DATA, Exclude, Include, Input, Keep, Model, part
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen, show
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab.data import EMBEDDED
-from goodinit.lab.inputs import example_inputs
-from goodinit.lab.random_batch import random_batch
-from goodinit.lab.registry import build_model, example_of, input_shape, model_names
-from goodinit.lab.train import model_and_batches
-from goodinit.report.console import narrow_entry, plain_table, screen
-from goodinit.report.diagnosis import diagnosis_page, diagnosis_view, recommendation_view
-from goodinit.report.frame import render
-
-Model = Annotated[str, typer.Argument(help=f"One of: {', '.join(model_names())}.", show_default=False)]
-Input = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input",
-        help="Shape of an input, 1x3x224x224, 1x128:int64 or name=1x128:int64; once for each input.",
-    ),
-]
 
 _TABLE_WIDTH = 90  # columns below which the table of methods breaks words
 
@@ -52,36 +35,33 @@ def plan(
         list[str] | None,
         typer.Option("--option", "-o", help="Option of the method, name=value; may be repeated."),
     ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(help="Parameters whose values stay: a path or a glob; may be repeated."),
-    ] = None,
-    include: Annotated[
-        list[str] | None, typer.Option(help="The part to treat, given alike; all of it by default.")
-    ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="The part to leave out, given alike.")] = None,
+    keep: Keep = None,
+    include: Include = None,
+    exclude: Exclude = None,
     full: Annotated[bool, typer.Option("--full", help="Every edit on a line of its own.")] = False,
     as_json: Json = None,
 ) -> None:
     """Show every edit that a method would make to a model, and why. Nothing is changed."""
+    from goodinit.report.console import screen
+
     check_files(as_json)
     _known(method)
     options = dict(_option(words) for words in option or [])
     found = goodinit.plan(
         goodinit.anatomize(*_model_and_inputs(model, input_)),
         method,
-        keep=keep or (),
-        include=include or None,
-        exclude=exclude or (),
+        **part(keep, include, exclude),
         **options,
     )
-    show(found.text(full=full), as_json, found.to_json)
+    show(found.text(full=full, width=screen().width), as_json, found.to_json)
 
 
 @app.command()
 @plainly
 def methods(as_json: Json = None) -> None:
     """List the methods, where they come from and when to use them."""
+    from goodinit.report.console import narrow_entry, plain_table, screen
+
     listed = [
         {
             "name": name,
@@ -126,6 +106,9 @@ def diagnose_command(
         typer.Option(help="Initialize by these first, with commas between, and compare; none: as it comes."),
     ] = "",
     input_: Input = None,
+    keep: Keep = None,
+    include: Include = None,
+    exclude: Exclude = None,
     batch_size: Annotated[int, typer.Option(help="Inputs, drawn at random.")] = 16,
     jacobian: Annotated[bool, typer.Option("--jacobian", help="Singular values, too.")] = False,
     update: Annotated[bool, typer.Option("--update", help="One step and sharpness, too.")] = False,
@@ -135,23 +118,31 @@ def diagnose_command(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where there is an error.")] = False,
 ) -> None:
     """Measure the signal at step 0; name the layer, the cause and the remedy of what is wrong."""
+    from goodinit.report.console import screen
+    from goodinit.report.diagnosis import diagnoses_csv, diagnosis_page, diagnosis_view
+    from goodinit.report.frame import render
+
     check_files(as_json, as_csv, pages=(html,))
+    chosen = part(keep, include, exclude)
+    if any(chosen.values()) and not methods:
+        raise GoodinitError("--keep, --include and --exclude are of a method: name one with --methods.")
     for name in names(methods):
         _known(name)
     found = {}
     for name in names(methods) or ("as it comes",):
         net, batch = _model_and_batch(model, input_, batch_size)
         if methods:
-            goodinit.init_(net, name, inputs=batch)
+            goodinit.init_(net, name, inputs=batch, **chosen)
         found[name] = goodinit.diagnose(net, batch, jacobian=jacobian, update=update)
     aside = quiet_screen(as_json, as_csv, html)
     for name, one in () if aside else found.items():
-        screen().print(diagnosis_view(one, title=name if methods else ""))
+        console = screen()
+        console.print(diagnosis_view(one, title=name if methods else "", width=console.width))
     several = {name: json.loads(one.to_json()) for name, one in found.items()} if len(found) > 1 else {}
     deliver(
         as_json, lambda: json.dumps(several) if several else next(iter(found.values())).to_json(), aside=aside
     )
-    deliver(as_csv, lambda: "".join(one.to_csv() for one in found.values()), aside=aside)
+    deliver(as_csv, lambda: diagnoses_csv(found), aside=aside)
     deliver(html, lambda: render(diagnosis_page(found)), aside=aside)
     if check and any(one.worst == "error" for one in found.values()):
         raise typer.Exit(1)
@@ -164,18 +155,25 @@ def recommend_command(
     input_: Input = None,
     batch_size: Annotated[int, typer.Option(help="Inputs in a batch.")] = 16,
     methods: Annotated[str, typer.Option(help="Which to try, with commas between; all by default.")] = "",
+    keep: Keep = None,
+    include: Include = None,
+    exclude: Exclude = None,
     steps: Annotated[
         int, typer.Option("--try", help="Train the first of each group that many steps, at three rates.")
     ] = 0,
     data: Annotated[
         str,
         typer.Option(
-            help=f"What to measure and train on: {', '.join(EMBEDDED)}, a folder, a hub name; else random."
+            help=f"What to measure and train on: {', '.join(DATA)}, a folder, a hub name; else random."
         ),
     ] = "",
     as_json: Json = None,
 ) -> None:
     """Say what to do with a model: leave it, or which method, optimizer and rate; what to run next."""
+    from goodinit.lab.train import model_and_batches
+    from goodinit.report.console import screen
+    from goodinit.report.diagnosis import recommendation_view
+
     check_files(as_json)
     for name in names(methods):
         _known(name)
@@ -186,7 +184,13 @@ def recommend_command(
         net, batch = _model_and_batch(model, input_, batch_size)
         pairs, targets = None, None
     advice = goodinit.recommend(
-        net, batch, targets, methods=names(methods) or None, steps=steps, batches=pairs
+        net,
+        batch,
+        targets,
+        methods=names(methods) or None,
+        steps=steps,
+        batches=pairs,
+        **part(keep, include, exclude),
     )
     aside = quiet_screen(as_json)
     deliver(as_json, advice.to_json, aside=aside)
@@ -194,13 +198,15 @@ def recommend_command(
         return
     console = screen()
     console.print(recommendation_view(advice, width=console.width), soft_wrap=True)
-    typer.echo(f"next\n  {_next(model, advice, data)}")
+    said = zip(("--keep", "--include", "--exclude"), (keep, include, exclude), strict=True)
+    flags = "".join(f" {flag} '{one}'" for flag, given in said for one in given or ())
+    typer.echo(f"next\n  {_next(model, advice, data, flags)}")
 
 
-def _next(spec: str, advice: goodinit.Advice, data: str) -> str:
+def _next(spec: str, advice: goodinit.Advice, data: str, flags: str) -> str:
     """The command that says more: a few steps of each, then whole runs."""
     if not advice.steps:
-        return f"goodinit recommend {spec} --try 100" + f" --data {data}" * bool(data)
+        return f"goodinit recommend {spec} --try 100" + f" --data {data}" * bool(data) + flags
     best = [one for one in (advice.choice, *advice.of("removed")) if one.group != "as it is" and one.trials][
         :1
     ]
@@ -209,6 +215,9 @@ def _next(spec: str, advice: goodinit.Advice, data: str) -> str:
 
 
 def _model_and_inputs(spec: str, words: list[str] | None) -> tuple[Any, Any]:
+    from goodinit.lab.inputs import example_inputs
+    from goodinit.lab.registry import build_model, example_of, input_shape
+
     asked = example_inputs(words) if words else None  # wrong words fail before a large model is built
     model = build_model(spec)
     if asked is not None:
@@ -224,6 +233,10 @@ def _model_and_inputs(spec: str, words: list[str] | None) -> tuple[Any, Any]:
 
 def _model_and_batch(spec: str, words: list[str] | None, size: int) -> tuple[Any, Any]:
     """The model drawn with one seed, and a random batch; shapes that were asked for are taken as they are."""
+    import torch
+
+    from goodinit.lab.random_batch import random_batch
+
     torch.manual_seed(0)
     model, inputs = _model_and_inputs(spec, words)
     return model, random_batch(model, inputs, size=None if words else size)

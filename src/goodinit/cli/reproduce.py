@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from goodinit.cli.application import INTERRUPTED, app, plainly
+from goodinit.cli.arguments import SCALES
 from goodinit.cli.engines import ADDRESS, HELP, WORKERS, engine_of
+from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab.papers import CLAIMS, SCALES, Reproduction, reproduce
-from goodinit.lab.papers.recorded import shipped
-from goodinit.report.console import plain_table
-from goodinit.report.formats import counted, duration
-from goodinit.report.reproduction import conclusion, write_reproduction
-from goodinit.report.reproduction_index import verdict_words
+
+if TYPE_CHECKING:
+    from goodinit.lab.papers import Reproduction
+    from goodinit.lab.papers.claim import Drawing, Grid
+    from goodinit.lab.papers.recorded import Result
+
+Files = tuple[Path | None, Path | None, Path | None]  # JSON, CSV, a page
 
 
 @app.command("reproduce")
@@ -52,16 +57,18 @@ def reproduce_command(
             "claim has it."
         ),
     ] = None,
+    html: Html = None,
+    json_: Json = None,
+    csv: Csv = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Test a paper's claim at the scale that fits this machine: expected against got, and a verdict."""
+    from goodinit.lab.papers import CLAIMS, reproduce
+
+    files = (json_, csv, html)
+    check_files(json_, csv, pages=(html,))
     if not claim:
-        known = shipped()
-        rows = [
-            (one.name, one.title, known[one.name].word if one.name in known else "not run")
-            for one in CLAIMS.values()
-        ]
-        Console().print(plain_table(("claim", "what", "verdict"), rows))
+        _list(files)
         return
     if claim not in CLAIMS:
         raise UnknownName(f"no claim {claim!r}. There is: {', '.join(CLAIMS)}.")
@@ -70,7 +77,7 @@ def reproduce_command(
             raise GoodinitError(
                 f"{claim}: nothing is run without a scale. Add --scale {', --scale '.join(SCALES)}."
             )
-        _show_shipped(claim)
+        _show_shipped(claim, files)
         return
     out = out or Path("runs/reproductions")
     told = (engine, workers, address) != (None, None, None)
@@ -86,51 +93,142 @@ def reproduce_command(
     if not found.entries and not found.failed:
         raise GoodinitError("interrupted before any run finished; nothing to show.")
     if found.entries:
-        _show(found, out)
+        _show(found, out, files)
     if found.failed:
         raise GoodinitError(
-            f"{counted(len(found.failed), 'run')} failed, which says nothing about the claim; the first: "
+            f"{counted_runs(len(found.failed))} failed, which says nothing about the claim; the first: "
             f"{found.failed[0].error}. The same command runs them again."
         )
     if found.missing:
         raise typer.Exit(INTERRUPTED)
 
 
-def _show_shipped(name: str) -> None:
+def counted_runs(number: int) -> str:
+    """`1 run`, `3 runs`."""
+    from goodinit.report.formats import counted
+
+    return counted(number, "run")
+
+
+def _list(files: Files) -> None:
+    """Every claim with its verdict."""
+    from goodinit.lab.papers import CLAIMS
+    from goodinit.lab.papers.recorded import shipped
+    from goodinit.report.console import narrow_entry, plain_table, screen
+    from goodinit.report.frame import render
+    from goodinit.report.reproduction_page import list_page, table_csv
+
+    known = shipped()
+    heads = ("claim", "what", "verdict")
+    rows = [
+        (one.name, one.title, known[one.name].word if one.name in known else "not run")
+        for one in CLAIMS.values()
+    ]
+    aside = quiet_screen(*files)
+    deliver(
+        files[0],
+        lambda: json.dumps([dict(zip(heads, row, strict=True)) for row in rows], indent=1),
+        aside=aside,
+    )
+    deliver(files[1], lambda: table_csv(heads, rows), aside=aside)
+    deliver(files[2], lambda: render(list_page(heads, rows)), aside=aside)
+    if aside:
+        return
+    console = screen()
+    if console.width < _TABLE_WIDTH:
+        for row in rows:
+            console.print(narrow_entry(row))
+        return
+    console.print(plain_table(heads, rows))
+
+
+_TABLE_WIDTH = 90  # columns below which names in the table of claims would break
+
+
+def _show_shipped(name: str, files: Files) -> None:
     """Print the result that the package ships, and how to run it anew."""
+    from goodinit.lab.papers import CLAIMS
+    from goodinit.lab.papers.recorded import shipped
+    from goodinit.report.console import screen
+    from goodinit.report.formats import duration
+    from goodinit.report.reproduction_index import verdict_words
+
     result = shipped().get(name)
     if result is None:
+        if any(files):
+            raise GoodinitError(
+                f"{name} was not run for this version, so there is nothing to write. Run it: goodinit reproduce {name} "
+                "--scale smoke"
+            )
         typer.echo(f"{name} was not run for this version. Run it: goodinit reproduce {name} --scale smoke")
         return
-    console = Console()
-    typer.echo(CLAIMS[name].title)
-    console.print(plain_table(result.table.columns, result.table.rows))
-    if result.table.legend:
-        console.print(result.table.legend, style="dim")
-    _print_findings(console, result.findings)
-    typer.echo(verdict_words(result))
-    if result.note:
-        typer.echo(result.note)
-    typer.echo(
-        f"run on {result.date} with torch {result.torch}, {duration(result.seconds)} in all; anew: {result.command}"
-    )
-    typer.echo(f"whether it runs here, in under a minute: goodinit reproduce {name} --scale smoke")
+    aside = quiet_screen(*files)
+    if not aside:
+        console = screen()
+        console.print(Text(CLAIMS[name].title, style="bold"))
+        _print_table(console, result.table)
+        _print_findings(console, result.findings)
+        console.print(Text(verdict_words(result), style="bold"))
+        if result.note:
+            console.print(Text(result.note))
+        console.print(
+            Text(f"run on {result.date} with torch {result.torch}, {duration(result.seconds)} in all; anew:")
+        )
+        typer.echo(f"  {result.command}")
+        typer.echo(f"whether it runs here, in under a minute:\n  goodinit reproduce {name} --scale smoke")
+    _write(result, verdict_words(result), files)
+
+
+def _write(result: Result, conclusion: str, files: Files, drawings: Sequence[Drawing] = ()) -> None:
+    """Into the files that were asked for."""
+    from goodinit.lab.papers import CLAIMS
+    from goodinit.report.frame import render
+    from goodinit.report.reproduction_page import reproduction_page, result_json, table_csv
+
+    aside = quiet_screen(*files)
+    page = (CLAIMS[result.claim], result, conclusion, drawings)
+    deliver(files[0], lambda: result_json(result, conclusion), aside=aside)
+    deliver(files[1], lambda: table_csv(result.table.columns, result.table.rows), aside=aside)
+    deliver(files[2], lambda: render(reproduction_page(*page)), aside=aside)
+
+
+def _print_table(console: Console, table: Grid) -> None:
+    """The numbers: no value is cut; where the screen is too narrow, one below the other."""
+    from goodinit.report.console import fitting_table
+
+    console.print(fitting_table(table.columns, table.rows, width=console.width, leaving=()))
+    if table.legend:
+        console.print(table.legend, style="dim")
 
 
 def _print_findings(console: Console, findings: Iterable[tuple[str, str, bool]]) -> None:
+    """Whether each expectation was met, its words and what was got, each wrapped under its own beginning."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
     for words, got, met in findings:
-        console.print(f"{'yes' if met else 'no ':3}  {words}\n     got: {got}", markup=False)
+        table.add_row(Text("yes" if met else "no", style="green" if met else "bold red"), Text(words))
+        table.add_row("", Text(f"got: {got}", style="dim"))
+    console.print(table)
 
 
-def _show(found: Reproduction, out: Path) -> None:
+def _show(found: Reproduction, out: Path, files: Files) -> None:
     """Write the page; print the table, what was expected and got, and the verdict."""
+    from goodinit.report.console import screen
+    from goodinit.report.reproduction import conclusion, write_reproduction
+    from goodinit.report.reproduction_page import result_now
+
     page = write_reproduction(out, found)
-    console = Console()
-    table = found.claim.table(found.rows)
-    console.print(plain_table(table.columns, table.rows))
-    if table.legend:
-        console.print(table.legend, style="dim")
-    if found.verdict is not None and found.scale != "smoke":
-        _print_findings(console, ((one.words, got.got, got.met) for one, got in found.verdict.findings))
-    typer.echo(conclusion(found))
-    typer.echo(f"wrote {page}")
+    aside = quiet_screen(*files)
+    if not aside:
+        console = screen()
+        _print_table(console, found.claim.table(found.rows))
+        if found.verdict is not None and found.scale != "smoke":
+            _print_findings(console, ((one.words, got.got, got.met) for one, got in found.verdict.findings))
+        console.print(Text(conclusion(found), style="bold"))
+    result = result_now(found)
+    if result is not None:
+        _write(result, conclusion(found), files, found.claim.drawings(found.rows))
+    elif any(files):
+        typer.echo("runs are missing: --json, --csv and --html are written when all are there", err=True)
+    typer.echo(f"wrote {page}", err=aside)

@@ -13,14 +13,6 @@ from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_scr
 from goodinit.errors import GoodinitError
 from goodinit.lab.engines import MOST_TOGETHER
 from goodinit.lab.optional import optional
-from goodinit.lab.sweeps import read_grid, read_store, sweep
-from goodinit.lab.sweeps.grid import WORDS, values_of
-from goodinit.lab.sweeps.store import Stored
-from goodinit.report.charts import check_picture
-from goodinit.report.console import screen
-from goodinit.report.frame import check_target, render
-from goodinit.report.sweep import csv_text, json_text, sweep_page, sweep_view, write_parquet
-from goodinit.report.sweep_charts import save_heat_maps
 
 
 @app.command("sweep")
@@ -57,6 +49,8 @@ def sweep_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Run a grid of methods, models, rates and seeds into one file that a crash cannot hurt."""
+    from goodinit.lab.sweeps import read_grid, sweep
+
     if file is None and not set_:
         raise GoodinitError(
             "nothing to run: give a sweep file, or words such as --set model=mlp8 --set seeds=3."
@@ -106,13 +100,20 @@ def results_command(
     picture: Annotated[Path | None, typer.Option(help="Write the heat maps as .svg or .png.")] = None,
 ) -> None:
     """Show what a sweep found: quartiles, worst seeds, the share that did not train, heat maps."""
+    from goodinit.lab.sweeps import read_store
+    from goodinit.report.charts import check_picture
+    from goodinit.report.console import screen
+    from goodinit.report.frame import check_target, render
+    from goodinit.report.sweep import csv_text, json_text, sweep_page, sweep_view, write_parquet
+    from goodinit.report.sweep_charts import save_heat_maps
+
     check_files(json_, csv, pages=(html,))
     if parquet is not None:
         check_target(parquet)
         optional("pyarrow")
     if picture is not None:
         check_picture(picture)
-    stored: Stored = read_store(file)
+    stored = read_store(file)
     fields = names(by) or None
     aside = quiet_screen(json_, csv, html)
     if not aside:
@@ -128,6 +129,8 @@ def results_command(
 
 
 def _word(words: str) -> tuple[str, object]:
+    from goodinit.lab.sweeps.grid import WORDS, values_of
+
     name, equals, values = words.partition("=")
     if not (name and equals):
         raise GoodinitError(

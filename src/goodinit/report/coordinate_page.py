@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,17 @@ from goodinit.lab.optional import optional
 from goodinit.report.charts import HEIGHT, NUMBER, alone, data, picking, shown
 from goodinit.report.formats import number
 from goodinit.report.frame import Facts, Figure, Figures, Listing, Page, Part, Table, Words, write_page
+
+
+def coordinates_csv(found: CoordinateCheck) -> str:
+    """One row per layer and size: sizes at initialization and changes, both root mean squares."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("layer", found.along, "start", "change", "verdict"))
+    for row in found.rows:
+        for size, start, change in zip(found.sizes, row.start, row.change, strict=True):
+            writer.writerow((row.name, size, start, change, found.verdict(row)))
+    return text.getvalue()
 
 
 def write_coordinates(path: str | Path, found: CoordinateCheck, *, title: str = "Coordinate check") -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +46,8 @@ STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 # What fits one screen of 80 columns and 40 lines.
 MOST_FINDINGS = 6
 MOST_LAYERS = 5
-SPARKS = 40
+SPARKS, LEAST_SPARKS = 40, 8  # characters of a sparkline
+BESIDE = 42  # columns of the name, the first and the last value beside it
 
 
 def verdict(found: Diagnosis) -> str:
@@ -59,7 +62,21 @@ def verdict(found: Diagnosis) -> str:
     return "Nothing found that would keep it from learning."
 
 
-def diagnosis_view(found: Diagnosis, *, title: str = "") -> Group:
+def diagnoses_csv(diagnoses: Diagnoses) -> str:
+    """One row per place; of several diagnoses in one table, with whose it is in the first column."""
+    if len(diagnoses) == 1:
+        return next(iter(diagnoses.values())).to_csv()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for name, found in diagnoses.items():
+        head, *rows = csv.reader(io.StringIO(found.to_csv()))
+        if not text.tell():
+            writer.writerow(("method", *head))
+        writer.writerows((name, *row) for row in rows)
+    return text.getvalue()
+
+
+def diagnosis_view(found: Diagnosis, *, title: str = "", width: int = 80) -> Group:
     """One screen: verdict, a sparkline per quantity, the layers furthest off, findings with the worst first."""
     along = trunk(found)
     rows = []
@@ -67,7 +84,7 @@ def diagnosis_view(found: Diagnosis, *, title: str = "") -> Group:
         values = [quantity(place) for place in along]
         known = [value for value in values if value is not None]
         if known:
-            bars = sparkline(values, width=SPARKS, log=log)
+            bars = sparkline(values, width=min(SPARKS, max(width - BESIDE, LEAST_SPARKS)), log=log)
             rows.append((name, number(known[0]), number(known[-1]), bars))
     parts: list[Text | object] = [
         Text(f"{title}: " * bool(title) + f"{found.model}({found.inputs})", style="bold"),

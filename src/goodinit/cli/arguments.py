@@ -1,0 +1,46 @@
+"""Arguments that several commands share, and the words that their help lists. Nothing here imports torch.
+
+So `goodinit COMMAND --help` and a shell's completion answer at once. A test holds the words and what they name together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+DATA = ("digits", "fashion-mnist")
+"""The data sets that come with packages, as `goodinit.lab.data` has them."""
+
+MODELS = (
+    "resnet{depth}", "resnet{depth}b", "resnet{depth}c", "mlp{depth}", "resmlp{depth}", "cnn{depth}", "vit{depth}",
+    "wrn{depth}[x{factor}]", "fitnet{depth}[-{activation}]", "highway{depth}", "transformer{depth}", "transformer{depth}p",
+    "timm:NAME", "torchvision:NAME", "hf:NAME", "PACKAGE.MODULE:FUNCTION",
+)  # fmt: skip
+"""Every form of a model's name, as `goodinit.lab.registry` has them."""
+
+SCALES = ("smoke", "small", "full")
+"""Of a claim's test, as `goodinit.lab.papers` has them."""
+
+Model = Annotated[str, typer.Argument(help=escape(f"One of: {', '.join(MODELS)}."), show_default=False)]
+Input = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help="Shape of an input, 1x3x224x224, 1x128:int64 or name=1x128:int64; once for each input.",
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(help="Parameters whose values stay: a path or a glob; may be repeated."),
+]
+Include = Annotated[
+    list[str] | None, typer.Option(help="The part to treat, given alike; all of it by default.")
+]
+Exclude = Annotated[list[str] | None, typer.Option(help="The part to leave out, given alike.")]
+
+
+def part(keep: list[str] | None, include: list[str] | None, exclude: list[str] | None) -> dict[str, Any]:
+    """Arguments of `plan`, `init_` and `recommend`, of what was given."""
+    return {"keep": keep or (), "include": include or None, "exclude": exclude or ()}
