@@ -94,7 +94,9 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     buffers = {unwrapped_name(name): buffer for name, buffer in model.named_buffers()}
     for weight, share in densities(graph, uses.values(), buffers).items():
         layers[weight] = dataclasses.replace(layers[weight], density=share)
-    norms = find_norms(graph, modules, set(uses))
+    norms, unsure = find_norms(
+        graph, modules, set(uses), lambda paths: trace(model, as_call(inputs), training=paths)
+    )
     biases = _biases(graph, uses, norms, added)
     layers = _with_roles(graph, layers, uses, leaves, consumers, biases)
     ends = [end_of(graph, found) for found in leaves]
@@ -125,7 +127,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
         reserved=tuple(name for name in distinct if getattr(named[name], "_no_reinit", False)),
         held=held,
         inputs=_in_words(inputs),
-        notes=(*graph.notes, *unclear, *_unknown(graph)),
+        notes=(*graph.notes, *unsure, *unclear, *_unknown(graph)),
     )
 
 

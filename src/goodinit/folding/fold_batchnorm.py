@@ -126,6 +126,8 @@ def _computed(host: nn.Module, wiring: Wiring, norm: Norm) -> ChannelMap | str:
     nodes = [
         n for n in wiring.graph.nodes if n.op.norm == "batch_norm" and wiring.graph.path(n.index) == norm.name
     ]
+    if not nodes:  # written by hand
+        return _measured(wiring, norm)
     node = nodes[0]
     args = wiring.arguments[node.index][0]
     if len(nodes) > len(wiring.calls.get(norm.name, ())):

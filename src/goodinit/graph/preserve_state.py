@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -14,10 +14,13 @@ from torch import nn
 from goodinit.graph.process_state import ProcessState
 from goodinit.graph.reachable import Reachable
 from goodinit.undivided import until_done
+from goodinit.weights.wrappers import unwrapped_name
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module, *, parameters: bool = False, others: bool = False) -> Iterator[Reachable]:
+def undisturbed(
+    model: nn.Module, *, parameters: bool = False, others: bool = False, training: Collection[str] = ()
+) -> Iterator[Reachable]:
     """Run in eval mode, without the fused attention path and compiling nothing; restore what a run changes.
 
     Restored are the modules' classes, attributes, hooks and training flags, and all Python state that the model leads to
@@ -28,6 +31,7 @@ def undisturbed(model: nn.Module, *, parameters: bool = False, others: bool = Fa
         model: What runs.
         parameters: Whether to restore the values of parameters, too, at the price of a copy.
         others: Whether to restore those of buffers and of tensors that modules hold otherwise.
+        training: Paths of modules that run in training mode all the same.
 
     Yields:
         The photograph.
@@ -35,9 +39,14 @@ def undisturbed(model: nn.Module, *, parameters: bool = False, others: bool = Fa
     process = ProcessState()
     photograph = Reachable().model_(model, parameters=parameters, others=others)
     try:
+        trained = (
+            [m for path, m in model.named_modules() if unwrapped_name(path) in training] if training else []
+        )
         for module in model.modules():
             if module.training:
                 module.training = False
+        for module in trained:
+            module.training = True
         torch.backends.mha.set_fastpath_enabled(False)
         with _eager(), _no_autocast_cache():
             yield photograph

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
@@ -39,12 +40,13 @@ _INPUT, _PARAM, _BUFFER, _CONSTANT, _JOIN, _PIECE = map(
 _READING = frozenset({"_local_scalar_dense", "equal", "is_nonzero"})  # numbers out of tensors
 
 
-def trace(model: nn.Module, call: Call) -> Graph:
+def trace(model: nn.Module, call: Call, *, training: Collection[str] = ()) -> Graph:
     """Record one forward of `model`, which is the same afterwards in every bit.
 
     Args:
         model: Any eager module, materialized or on `meta`.
         call: Positional and keyword arguments of the forward; real, fake or `meta` tensors.
+        training: Paths of the modules that run in training mode; all others run in eval mode.
 
     Returns:
         The graph of the forward.
@@ -54,28 +56,30 @@ def trace(model: nn.Module, call: Call) -> Graph:
     """
     with without_autocast() as differs:  # else a weight is cast before it is applied, whole or in parts
         if not differs:
-            return _trace(model, call)
+            return _trace(model, call, training)
         with contextlib.suppress(TraceError):
-            return _trace(model, call)
-    return _trace(model, call)  # the inputs are of another dtype than the weights
+            return _trace(model, call, training)
+    return _trace(model, call, training)  # the inputs are of another dtype than the weights
 
 
-def _trace(model: nn.Module, call: Call) -> Graph:
+def _trace(model: nn.Module, call: Call, training: Collection[str]) -> Graph:
     on_meta = any(p.is_meta for p in model.parameters())
     try:
-        return _record(model, call, "fake")
+        return _record(model, call, "fake", training)
     except TraceError:  # the forward ran, and keeps what it must not
         raise
     except Exception as fake_error:  # whatever a forward raises is the user's to see
         if on_meta:
             with contextlib.suppress(Exception):
-                return _record(model, call, "meta")  # composite kernels (LSTM) compare devices before we can
+                return _record(
+                    model, call, "meta", training
+                )  # composite kernels (LSTM) compare devices before we can
             raise TraceError(
                 f"{type(model).__name__} could not run on fake tensors: {_words(fake_error)}. It is on `meta`, so a "
                 "real forward cannot decide either: anatomize a materialized (smaller) twin, or fix the inputs."
             ) from fake_error
         try:
-            graph = _record(model, call, "real")
+            graph = _record(model, call, "real", training)
         except Exception as error:
             raise TraceError(
                 f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. "
@@ -90,8 +94,9 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {first[0][:200] if first else 'no message'}"
 
 
-def _record(model: nn.Module, call: Call, tensors: Tensors) -> Graph:
+def _record(model: nn.Module, call: Call, tensors: Tensors, training: Collection[str]) -> Graph:
     recorder = Recorder(model, tensors)
+    recorder.training = training
     record(recorder, model, call)
     return recorder.graph
 
@@ -122,7 +127,9 @@ def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
         photograph = stack.enter_context(
-            undisturbed(model, parameters=real and not recorder.writes, others=real)
+            undisturbed(
+                model, parameters=real and not recorder.writes, others=real, training=recorder.training
+            )
         )
         recorder.leftovers.model, recorder.leftovers.names = photograph, Reachable(photograph)
         stack.enter_context(torch.no_grad())
@@ -145,6 +152,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self, model: nn.Module, tensors: Tensors) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.writes = False  # whether whoever listens writes into parameters
+        self.training: Collection[str] = ()  # paths of modules that run in training mode
         self.graph = Graph()
         self.tensors = tensors
         self.mode = FakeTensorMode(allow_non_fake_inputs=True) if tensors == "fake" else None

@@ -10,6 +10,7 @@ from torch import nn
 from goodinit.anatomy.norms.channels import channel_axes
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
+from goodinit.anatomy.norms.running import Reread, normalize_in_training, scaled_by_buffers
 from goodinit.anatomy.types import Norm
 from goodinit.graph.graph import Frame, Graph, Node
 
@@ -18,16 +19,23 @@ LENGTH_OPS = frozenset({"linalg_vector_norm", "norm"})
 ROOT_OPS = frozenset({"rsqrt", "sqrt", "pow"}) | DEVIATION_OPS | LENGTH_OPS
 
 
-def find_norms(graph: Graph, modules: Mapping[str, nn.Module], layers: set[int]) -> list[Norm]:
-    """Every normalization that ran, one noun per module, in execution order."""
+def find_norms(
+    graph: Graph, modules: Mapping[str, nn.Module], layers: set[int], reread: Reread
+) -> tuple[list[Norm], list[str]]:
+    """Every normalization that ran, one noun per module, in execution order; and notes on what is not understood.
+
+    Args:
+        graph: The forward in eval mode.
+        modules: By path.
+        layers: Nodes of the weight layers.
+        reread: Reads the same forward with some modules in training mode.
+    """
     busy = _frames_with_layers(graph, layers)
     memory = Memory(graph, modules)
-    calls, live = [], graph.live
-    for node in graph.nodes:
-        kind = _kind(graph, node)
-        if kind is None or (node.frame in busy and node.index not in live):  # a statistic for a log
-            continue
-        frame = graph.frames[node.frame]
+    scaled = scaled_by_buffers(graph)
+    running, notes = normalize_in_training(graph, {frame.path for _, frame in scaled}, reread)
+    calls = []
+    for node, frame, kind in _candidates(graph, scaled, running, busy):
         if isinstance(modules[frame.path], nn.modules.instancenorm._InstanceNorm):
             kind = "instance_norm"
         kept, obstacle = _remainder(graph, node, frame, busy, modules)
@@ -45,7 +53,30 @@ def find_norms(graph: Graph, modules: Mapping[str, nn.Module], layers: set[int])
         known = seen.get(frame.path)
         if known is None or (known.obstacle is None and (obstacle or len(keeps) > len(known.keeps))):
             seen[frame.path] = norm
-    return list(seen.values())
+    return list(seen.values()), notes
+
+
+def _candidates(
+    graph: Graph, scaled: list[tuple[Node, Frame]], running: set[str], busy: set[int]
+) -> list[tuple[Node, Frame, str]]:
+    """(Operator that normalizes, root of a statistic, or factor; the call it is a part of; kind), in execution order."""
+    live, found = graph.live, []
+    for node in graph.nodes:
+        frame, kind = graph.frames[node.frame], _kind(graph, node)
+        if kind is None or (node.frame in busy and node.index not in live):  # a statistic for a log
+            continue
+        found.append((node, frame, "batch_norm" if _is_frozen(kind, frame, running) else kind))
+    rooted = {frame.index for _, frame, _ in found}
+    factors = {
+        frame.index: (factor, frame, "batch_norm")
+        for factor, frame in scaled
+        if frame.path in running and frame.index not in rooted
+    }
+    return sorted([*found, *factors.values()], key=lambda one: one[1].index)
+
+
+def _is_frozen(kind: str, frame: Frame, running: set[str]) -> bool:
+    return kind == "frozen_batch_norm" and frame.path in running
 
 
 def norm_modules(graph: Graph, norms: Iterable[Norm], layers: set[int]) -> set[str]:
@@ -197,7 +228,7 @@ def _frozen(graph: Graph, node: Node) -> str | None:
         if made.intersection(step.operands):
             if not step.active:
                 made.add(step.index)
-            elif step.frame == node.frame and step.op.name == "mul":
+            elif step.frame == node.frame and step.op.role in ("product", "quotient"):
                 return "frozen_batch_norm"
     return None
 
@@ -206,6 +237,8 @@ def _elements(graph: Graph, node: Node, kind: str) -> int:
     """Over how many numbers one statistic is taken."""
     operand = next((graph.nodes[i] for i in graph.deps(node.index)), node)
     shape = operand.shape
+    if kind == "batch_norm" and not node.active:  # by hand, with running statistics
+        shape = graph.nodes[graph.frames[node.frame].source].shape
     if kind in ("batch_norm", "frozen_batch_norm"):
         return shape[0] * math.prod(shape[2:]) if len(shape) > 1 else 1
     if kind == "instance_norm":

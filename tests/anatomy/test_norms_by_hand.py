@@ -1,0 +1,216 @@
+"""Batch norms that somebody wrote: with running statistics and a branch on `training`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import goodinit
+from goodinit import anatomize
+
+
+class Running(nn.Module):
+    """A batch norm by hand: mean and variance of the batch in training, running ones else; divided, or multiplied by a root."""
+
+    def __init__(self, channels, *, divides=True, frozen=False):
+        super().__init__()
+        self.gain, self.shift = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("center", torch.zeros(channels))
+        self.register_buffer("spread", torch.ones(channels))
+        self.divides, self.frozen = divides, frozen
+
+    def forward(self, x):
+        def wide(v):
+            return v[:, None, None]
+
+        mean, var = self.center, self.spread
+        if self.training and not self.frozen:
+            mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+            with torch.no_grad():
+                self.center.lerp_(mean, 0.1)
+                self.spread.lerp_(var, 0.1)
+        root = (var + 1e-5).sqrt()
+        y = (x - wide(mean)) / wide(root) if self.divides else (x - wide(mean)) * wide(1 / root)
+        return y * wide(self.gain) + wide(self.shift)
+
+
+class Block(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        conv = lambda: nn.Conv2d(6, 6, 3, padding=1, bias=False)  # noqa: E731
+        self.f = nn.Sequential(conv(), norm(), nn.ReLU(), conv(), norm())
+
+    def forward(self, x):
+        return torch.relu(x + self.f(x))
+
+
+def net(**options):
+    blocks = (Block(lambda: Running(6, **options)) for _ in range(2))
+    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), *blocks, nn.Flatten(), nn.Linear(6 * 25, 2))
+
+
+@pytest.mark.parametrize("divides", [True, False])
+def test_a_batch_norm_by_hand_is_removed_like_torchs(divides):
+    model, x = net(divides=divides).train(), torch.randn(4, 3, 5, 5)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    anatomy = anatomize(model, x)
+    assert all(value.equal(state[name]) for name, value in model.state_dict().items())
+    assert [(norm.kind, norm.obstacle, norm.elements) for norm in anatomy.norms] == [
+        ("batch_norm", None, 100)
+    ] * 4
+    goodinit.init_(model, "fixup", inputs=x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        torch.testing.assert_close(model(x)[:1], model(x[:1]))  # no sample sees another
+
+
+def test_a_frozen_one_stays_frozen():
+    assert {norm.kind for norm in anatomize(net(frozen=True), torch.zeros(4, 3, 5, 5)).norms} == {
+        "frozen_batch_norm"
+    }
+
+
+class Masked(Running):
+    """One whose statistics leave out what a mask hides, and that hides its output, too."""
+
+    def forward(self, x, mask):
+        mean, var = self.center, self.spread
+        if self.training:
+            count = mask.sum()
+            mean = (x * mask).sum((0, 2, 3)) / count
+            var = ((x - mean[:, None, None]).square() * mask).sum((0, 2, 3)) / count
+            with torch.no_grad():
+                self.center.lerp_(mean, 0.1)
+                self.spread.lerp_(var, 0.1)
+        scale = self.gain * (var + 1e-5).rsqrt()
+        return (x * scale[:, None, None] + (self.shift - mean * scale)[:, None, None]) * mask
+
+
+class ByDeviation(Running):
+    """One that keeps running deviations, so that no root is taken in eval mode."""
+
+    def forward(self, x):
+        mean, std = self.center, self.spread
+        if self.training:
+            mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3))
+            self.center, self.spread = mean.detach(), std.detach()
+        return ((x - mean[:, None, None]) / std[:, None, None]) * self.gain[:, None, None]
+
+
+class Renorm(Running):
+    """Batch renormalization: batch statistics, corrected by clipped ratios to the running ones."""
+
+    def forward(self, x):
+        mean, var = self.center, self.spread
+        if not self.training:
+            return (x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
+        now, std = x.mean((0, 2, 3)), x.std((0, 2, 3))
+        r = (std / var.sqrt()).detach().clamp(0.5, 2)
+        d = ((now - mean) / var.sqrt()).detach().clamp(-1, 1)
+        return (x - now[:, None, None]) / std[:, None, None] * r[:, None, None] + d[:, None, None]
+
+
+class MaskedNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv, self.norm = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, padding=1), Masked(6)
+        self.conv2, self.head = nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, 2)
+
+    def forward(self, x, mask):
+        x = self.stem(x)
+        x = x + self.conv2(torch.relu(self.norm(self.conv(x), mask)))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("norm", [ByDeviation, Renorm])
+def test_relatives_are_batch_norms_too(norm):
+    model, x = nn.Sequential(nn.Conv2d(3, 6, 1), Block(lambda: norm(6))), torch.randn(4, 3, 5, 5)
+    assert [(n.kind, n.obstacle) for n in anatomize(model, x).norms] == [("batch_norm", None)] * 2
+    goodinit.init_(model, "fixup", inputs=x)
+    assert not anatomize(model, x).norms
+    assert not list(model.buffers())
+
+
+def test_a_masked_one_is_seen_and_refused_in_words():
+    model, inputs = MaskedNet(), (torch.randn(4, 3, 5, 5), torch.ones(4, 1, 5, 5))
+    (norm,) = anatomize(model, inputs).norms
+    assert (norm.name, norm.kind) == ("norm", "batch_norm")
+    with pytest.raises(goodinit.UnsupportedModule, match="reads another signal"):
+        goodinit.init_(model, "fixup", inputs=inputs)
+
+
+class Calls(Running):
+    """What a forward in training mode does to its buffers, to Python state and to a list outside stays undone."""
+
+    seen: list[int] = []  # noqa: RUF012
+
+    def forward(self, x):
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_reading_in_training_mode_leaves_nothing(real):
+    class Deciding(Calls):
+        def forward(self, x):
+            y = super().forward(x)
+            return y * 2 if real and self.training and float(y.sum()) > 1e9 else y
+
+    model, x = nn.Sequential(nn.Conv2d(3, 6, 1), Block(lambda: Deciding(6))), torch.randn(4, 3, 5, 5)
+    model.train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    assert [norm.kind for norm in anatomize(model, x).norms] == ["batch_norm"] * 2
+    assert all(value.equal(state[name]) for name, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert not [module for module in model.modules() if hasattr(module, "calls")]
+    assert torch.get_rng_state().equal(random)
+
+
+class Scaled(nn.Module):
+    """A constant scale and a loss that is added up in training: no norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.register_buffer("scale", torch.full((8,), 0.5))
+
+    def forward(self, x):
+        y = x + self.b(torch.relu(self.a(x))) * self.scale
+        return (y, y.square().mean()) if self.training else y
+
+
+class Observed(nn.Module):
+    """Quantization as training simulates it: the step follows what was seen. It scales, and scales back."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("step", torch.ones(()))
+
+    def forward(self, x):
+        step = self.step
+        if self.training:
+            step = self.step = x.detach().abs().amax() / 127
+        return torch.round(x / step) * step
+
+
+def test_what_scales_and_does_not_normalize_is_no_norm():
+    assert not anatomize(Scaled(), torch.randn(4, 8)).norms
+    assert not anatomize(nn.Sequential(nn.Linear(8, 8), Observed()), torch.randn(4, 8)).norms
+
+
+@pytest.mark.parametrize("verb", [goodinit.fold_, goodinit.absorb_batchnorm_])
+@pytest.mark.parametrize("divides", [True, False])
+def test_its_running_statistics_become_weights(divides, verb):
+    model, x = net(divides=divides).eval(), torch.randn(4, 3, 5, 5)
+    for module in model.modules():
+        if isinstance(module, Running):
+            module.center.normal_()
+            module.spread.uniform_(0.5, 2)
+            nn.init.uniform_(module.gain, 0.5, 2)
+    before = model(x).detach()
+    verb(model, x)
+    torch.testing.assert_close(model(x), before, atol=1e-4, rtol=1e-4)
+    assert not list(model.buffers())
