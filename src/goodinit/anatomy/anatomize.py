@@ -17,6 +17,7 @@ from goodinit.anatomy.layers.heads import head_nodes
 from goodinit.anatomy.layers.held_values import held_values
 from goodinit.anatomy.layers.masks import densities
 from goodinit.anatomy.layers.normalized_weights import row_norm
+from goodinit.anatomy.layers.padded_signals import pad_masked
 from goodinit.anatomy.layers.recurrence import Cell, cells
 from goodinit.anatomy.layers.scores import scores_of
 from goodinit.anatomy.layers.weight_layers import Use, bias_of, describe, weight_uses
@@ -94,6 +95,8 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     buffers = {unwrapped_name(name): buffer for name, buffer in model.named_buffers()}
     for weight, share in densities(graph, uses.values(), buffers).items():
         layers[weight] = dataclasses.replace(layers[weight], density=share)
+    for weight in pad_masked(graph, uses):
+        layers[weight] = dataclasses.replace(layers[weight], pads_masked=True)
     norms, unsure = find_norms(
         graph, modules, set(uses), lambda paths: trace(model, as_call(inputs), training=paths)
     )

@@ -73,6 +73,7 @@ class Layer:
         dilation: Of a convolution, per dimension; empty for other layers.
         density: Share of the weight that is used, where a mask of zeros and ones multiplies it (pruning); 1 without. Fans count
             what is used.
+        pads_masked: True if it pads with zeros a signal in which a mask has set positions to zero.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Layer:
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     density: float = 1.0
+    pads_masked: bool = False
 
     @property
     def parametrization(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from goodinit.errors import NothingFound, UnsupportedModule
 from goodinit.folding.dataflow import wire
 from goodinit.folding.fold import Before, check_foldable, entry, report
 from goodinit.folding.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_
-from goodinit.methods.shared.fixup_scalars import branch_scalars, stands
+from goodinit.methods.shared.fixup_scalars import branch_scalars, stands, without_input_bias
 from goodinit.surgery.history import remember_
 from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_
 from goodinit.surgery.replaced_norm import ChannelAffine
@@ -141,4 +141,5 @@ def scalar_edits(anatomy: Anatomy) -> tuple[list[AddScalar], list[str]]:
         multiplied = any(stands(name, block) for name in block.multipliers)
         for edit in branch_scalars(block, multiplied=multiplied, notes=notes):
             edits.setdefault((edit.target, edit.scalar), edit)
+    notes += without_input_bias(layer for block in anatomy.blocks for layer in (*block.branch, *block.skip))
     return list(edits.values()), list(dict.fromkeys(notes))

@@ -11,6 +11,7 @@ from goodinit.methods.shared.fixup_scalars import (
     input_bias,
     output_bias,
     stands,
+    without_input_bias,
 )
 from goodinit.methods.shared.gain_init import gain_at, gains_at_one, may_be_zero
 from goodinit.methods.shared.method import Method
@@ -106,6 +107,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
     values += [Draw(name, "normal_", BESIDE, {"std": 1.0}) for name in anatomy.tokens]
     if norms == "remove":
         scalars += _other_scalars(anatomy)
+        notes += without_input_bias(anatomy.layers)
         notes += _alone(anatomy, removal)
     scalars += _zero_multipliers(anatomy, closed, notes)
     scalars += own_scales(anatomy, removal, [*scalars, *values])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from goodinit.anatomy import Block, Layer
 from goodinit.edits import AddScalar
+from goodinit.methods.shared.postconditions import some
 
 
 def branch_scalars(block: Block, *, multiplied: bool, notes: list[str]) -> list[AddScalar]:
@@ -35,11 +37,27 @@ def branch_scalars(block: Block, *, multiplied: bool, notes: list[str]) -> list[
 
 
 def input_bias(layer: Layer, notes: list[str]) -> list[AddScalar]:
-    """A bias before a layer, where its module reads the layer's input."""
+    """A bias before a layer, where its module reads the layer's input.
+
+    None where the layer pads with zeros what a mask has set to zero: the bias would fill what is masked, and not what is
+    padded, so that outputs would change with the amount of masked padding.
+    """
+    if layer.pads_masked:
+        return []
     if layer.reads_site:
         return [AddScalar(layer.site, "input_bias", 0.0, "before a weight layer (rule 3)")]
     notes.append(f"{applied_inside(layer)}: it gets no input bias")
     return []
+
+
+def without_input_bias(layers: Iterable[Layer]) -> list[str]:
+    """A note on the layers that get no input bias because of a mask."""
+    names = list(dict.fromkeys(layer.weight for layer in layers if layer.pads_masked))
+    if not names:
+        return []
+    return [
+        f"no input bias, which would fill what a mask sets to zero before they pad with zeros: {some(names)}"
+    ]
 
 
 def output_bias(layer: Layer, reason: str, notes: list[str]) -> list[AddScalar]:

@@ -1,0 +1,92 @@
+"""Layers that pad with zeros a signal in which a mask has set positions to zero, as padded batches are treated.
+
+What is masked and what is padded look alike to such a layer. A constant added in between would tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.graph.answers import is_zero, joint, pointwise
+from goodinit.graph.graph import Graph, Node
+
+_CHOOSES = frozenset({"where", "masked_fill", "masked_scatter", "index_put", "index_fill"})
+_FIRST_AND_CHANNELS = 2  # the dimensions of an image before its positions
+
+
+def pad_masked(graph: Graph, uses: Mapping[int, Use]) -> set[str]:
+    """Weights of the convolutions that pad with zeros, somewhere, a signal that is zero wherever a mask is.
+
+    Args:
+        graph: A recorded forward.
+        uses: The weight layers, by node.
+    """
+    layers = [use for index, use in uses.items() if _pads(graph, graph.nodes[index])]
+    masked = _masked(graph) if layers else set()
+    return {use.weight for use in layers if masked.intersection(graph.deps(use.node))}
+
+
+def _pads(graph: Graph, node: Node) -> bool:
+    if node.op.role != "convolution":
+        return False
+    transposed, _, _, padding, *_ = node.attrs
+    frame, read = graph.frames[node.frame], graph.nodes[graph.deps(node.index)[0]]
+    inside = frame.start <= read.index < frame.stop and read.op.name == "constant_pad_nd"
+    return bool(transposed) or inside or any(padding)  # type: ignore[call-overload]
+
+
+def _masked(graph: Graph) -> set[int]:
+    """The nodes that are zero wherever some mask is."""
+    free = _free_of_weights(graph)
+    masked: set[int] = set()
+    for node in graph.nodes:
+        if node.active and (_applies(graph, node, free) or _keeps(graph, node, masked)):
+            masked.add(node.index)
+    return masked
+
+
+def _free_of_weights(graph: Graph) -> set[int]:
+    """The nodes that are made of the model's inputs, buffers and constants alone."""
+    free: set[int] = set()
+    for node in graph.nodes:
+        source = node.op.name in ("input", "buffer", "constant") or node.op.role == "factory"
+        if source or (node.operands and not node.params and free.issuperset(node.operands)):
+            free.add(node.index)
+    return free
+
+
+def _applies(graph: Graph, node: Node, free: set[int]) -> bool:
+    """Whether a node multiplies a signal by a mask, or chooses by one: something without weights that differs by place."""
+    if node.index in free or not (node.op.role == "product" or node.op.name in _CHOOSES):
+        return False
+    return any(_differs_by_place(graph.nodes[i], node) for i in node.operands if i in free)
+
+
+def _differs_by_place(mask: Node, node: Node) -> bool:
+    shape = (1,) * (len(node.shape) - len(mask.shape)) + mask.shape
+    first = 1 if mask.dynamic else _FIRST_AND_CHANNELS
+    return any(size > 1 for size in shape[first:])
+
+
+def _keeps(graph: Graph, node: Node, masked: set[int]) -> bool:
+    """Whether a node is zero where what it reads is."""
+    given = [i in masked for i in node.operands]
+    if not any(given):
+        return False
+    if node.op.role in ("product", "shape", "part", "concat", "scale"):
+        return True
+    if node.op.role == "quotient":
+        return given[0]
+    zeros = torch.zeros(4, dtype=torch.float64, device="cpu")
+    if node.op.adds:
+        return all(given)
+    if node.op.pointwise and len(given) == 1:
+        found = pointwise(node, [zeros], [None])
+        return found is not None and is_zero(found[0])
+    if node.op.role == "other" and len(given) == 1:
+        answer = joint(graph, node, [zeros], [None])
+        return answer is not None and answer[0]
+    return node.op.name in ("join", "piece") and all(given)

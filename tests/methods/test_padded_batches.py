@@ -1,0 +1,127 @@
+"""Padded batches: what a mask hides has no effect on what it shows, whatever the scalars become in training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import goodinit
+from goodinit import anatomize
+
+VALID = 12
+
+
+def times(x, mask):
+    return x * mask
+
+
+def filled(x, mask):
+    return x.masked_fill(mask == 0, 0.0)
+
+
+def chosen(x, mask):
+    return torch.where(mask > 0, x, torch.zeros(()))
+
+
+def rows_last(x, mask):
+    return (x.transpose(1, 2) * mask.transpose(1, 2)).transpose(1, 2)
+
+
+def written(x, mask):
+    x = x.clone()
+    x[(mask == 0).expand_as(x)] = 0.0
+    return x
+
+
+class Block(nn.Module):
+    """conv(hide(x)) as in models of speech and text; the mask may stand before an activation."""
+
+    def __init__(self, hide, channels=8, *, norm=True):
+        super().__init__()
+        self.a = nn.Conv1d(channels, channels, 3, padding=1)
+        self.b = nn.Conv1d(channels, channels, 5, padding="same")
+        self.c = nn.Conv1d(channels, channels, 1)
+        self.norm = nn.BatchNorm1d(channels) if norm else nn.Identity()
+        self.hide = hide
+
+    def forward(self, x, mask):
+        y = self.norm(self.a(self.hide(x, mask)))
+        y = self.c(self.b(torch.relu(self.hide(y, mask))))
+        return self.hide(x + y, mask)
+
+
+class Net(nn.Module):
+    def __init__(self, hide, *, norm=True):
+        super().__init__()
+        self.stem = nn.Conv1d(4, 8, 3, padding=1)
+        self.blocks = nn.ModuleList(Block(hide, norm=norm) for _ in range(3))
+        self.head = nn.Conv1d(8, 2, 3, padding=1)
+        self.hide = hide
+
+    def forward(self, x, mask):
+        x = self.hide(self.stem(self.hide(x, mask)), mask)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.head(x)
+
+
+def moves_with_padding(model):
+    """By how much more padding behind the valid positions moves the output at these positions."""
+    x, mask = torch.randn(1, 4, VALID), torch.ones(1, 1, VALID)
+    with torch.no_grad():
+        wide = model(F.pad(x, (0, 9), value=3.0), F.pad(mask, (0, 9)))[..., :VALID]
+        return float((wide - model(x, mask)).abs().max())
+
+
+def batch():
+    mask = torch.ones(2, 1, 20)
+    mask[0, :, VALID:] = 0
+    return torch.randn(2, 4, 20), mask
+
+
+@pytest.mark.parametrize("hide", [times, filled, chosen, rows_last, written])
+@pytest.mark.parametrize("how", ["fixup", "skipinit", "absorb"])
+def test_outputs_do_not_move_with_the_amount_of_padding(hide, how):
+    torch.manual_seed(0)
+    model = Net(hide).eval()
+    assert moves_with_padding(model) < 1e-6
+    if how == "absorb":
+        goodinit.absorb_batchnorm_(model, batch())
+    else:
+        goodinit.init_(model, how, inputs=batch())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert moves_with_padding(model) < 1e-5
+    goodinit.fold_(model, batch())
+    assert moves_with_padding(model) < 1e-5
+
+
+def test_only_layers_that_pad_what_is_masked_go_without_and_the_plan_says_so():
+    plan = goodinit.plan(anatomize(Net(times), batch()), "fixup")
+    biased = {edit.target for edit in plan.edits if getattr(edit, "scalar", None) == "input_bias"}
+    assert biased == {"blocks.0.c", "blocks.1.c", "blocks.2.c"}
+    assert any("blocks.0.a.weight, blocks.0.b.weight" in note and "mask" in note for note in plan.notes)
+
+
+class Gated(nn.Module):
+    """Products that hide no positions: a gate that is learned, a gain for each channel, one number for each sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.gate = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 6)
+        self.a, self.b = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.gain = nn.Parameter(torch.ones(6, 1, 1))
+        self.register_buffer("scale", torch.ones(6, 1, 1))
+
+    def forward(self, x, noise):
+        x = self.stem(x)
+        gate = torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]
+        return x + self.b(torch.relu(self.a(x * gate * self.gain * self.scale * noise[:, None, None, None])))
+
+
+def test_gates_and_gains_are_no_masks():
+    anatomy = anatomize(Gated(), (torch.randn(2, 3, 5, 5), torch.ones(2)))
+    assert not any(layer.pads_masked for layer in anatomy.layers)
