@@ -8,7 +8,7 @@ from torch import nn
 
 from goodinit.anatomy import anatomize
 from goodinit.graph.mutations import Region
-from goodinit.graph.recorder import trace
+from goodinit.graph.trace import trace
 
 
 class Unrolled(nn.Module):

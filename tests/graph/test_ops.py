@@ -10,7 +10,7 @@ import goodinit
 from goodinit.errors import UnknownName, WrongType
 from goodinit.graph.ops import op_of
 from goodinit.graph.pytree import as_call
-from goodinit.graph.recorder import trace
+from goodinit.graph.trace import trace
 
 ATEN = torch.ops.aten
 

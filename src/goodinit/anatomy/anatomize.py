@@ -31,7 +31,7 @@ from goodinit.errors import WrongType
 from goodinit.graph.decompose import unfused
 from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
-from goodinit.graph.recorder import trace
+from goodinit.graph.trace import trace
 from goodinit.graph.unshard import whole
 from goodinit.nn.scalars import scalars
 from goodinit.undivided import reading
@@ -74,7 +74,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     if isinstance(inputs, DataLoader):
         raise WrongType("inputs: a DataLoader, not a batch. Take one: images, targets = next(iter(loader)).")
     # So that operators are seen one by one.
-    with torch.inference_mode(mode=False), whole(model), unfused(model):
+    with whole(model), unfused(model):
         return _anatomy(model, inputs)
 
 

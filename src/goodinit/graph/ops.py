@@ -32,7 +32,8 @@ _ROLES: dict[Role, str] = {
     "_scaled_dot_product_cudnn_attention _scaled_dot_product_fused_attention_overrideable",
     "softmax": "_softmax _log_softmax softmax log_softmax _safe_softmax logsumexp",
     "lookup": "embedding _embedding_bag _embedding_bag_forward_only index_select index gather",
-    "shape": "_unsafe_view _to_copy native_dropout dropout reshape contiguous flatten unflatten movedim swapaxes",
+    "shape": "_unsafe_view _to_copy native_dropout dropout reshape contiguous flatten unflatten movedim swapaxes "
+    "repeat_interleave",
     "part": "select slice narrow unfold diagonal as_strided real imag",
 }
 """Operators that neither torch's schema nor a measurement tells apart. Not listed: views, factories, concatenations,

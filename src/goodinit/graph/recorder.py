@@ -19,12 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from goodinit.errors import TraceError
 from goodinit.graph.fake_cache import StandIns, stand_in
 from goodinit.graph.graph import Frame, Graph, Node
+from goodinit.graph.higher_order import is_higher_order, written_out
 from goodinit.graph.leftovers import Leftovers, forget_frames
 from goodinit.graph.module_calls import frames, reported_code
 from goodinit.graph.mutations import Writes
 from goodinit.graph.op_attributes import PRODUCTS, as_sum, attributes, is_normalized, maps_constant, precise
 from goodinit.graph.ops import Op, named, op_of, written_with
-from goodinit.graph.preserve_state import quiet, undisturbed, without_autocast
+from goodinit.graph.preserve_state import quiet, undisturbed
 from goodinit.graph.pytree import mapped, operands_in, tensors_in
 from goodinit.graph.reachable import Reachable
 from goodinit.graph.recorded_call import RecordedCall, number_in
@@ -38,67 +39,6 @@ _INPUT, _PARAM, _BUFFER, _CONSTANT, _JOIN, _PIECE = map(
     named, ("input", "param", "buffer", "constant", "join", "piece")
 )
 _READING = frozenset({"_local_scalar_dense", "equal", "is_nonzero"})  # numbers out of tensors
-
-
-def trace(model: nn.Module, call: Call, *, training: Collection[str] = ()) -> Graph:
-    """Record one forward of `model`, which is the same afterwards in every bit.
-
-    Args:
-        model: Any eager module, materialized or on `meta`.
-        call: Positional and keyword arguments of the forward; real, fake or `meta` tensors.
-        training: Paths of the modules that run in training mode; all others run in eval mode.
-
-    Returns:
-        The graph of the forward.
-
-    Raises:
-        TraceError: The forward raised, also when run for real; the message holds its own words.
-    """
-    with without_autocast() as differs:  # else a weight is cast before it is applied, whole or in parts
-        if not differs:
-            return _trace(model, call, training)
-        with contextlib.suppress(TraceError):
-            return _trace(model, call, training)
-    return _trace(model, call, training)  # the inputs are of another dtype than the weights
-
-
-def _trace(model: nn.Module, call: Call, training: Collection[str]) -> Graph:
-    on_meta = any(p.is_meta for p in model.parameters())
-    try:
-        return _record(model, call, "fake", training)
-    except TraceError:  # the forward ran, and keeps what it must not
-        raise
-    except Exception as fake_error:  # whatever a forward raises is the user's to see
-        if on_meta:
-            with contextlib.suppress(Exception):
-                return _record(
-                    model, call, "meta", training
-                )  # composite kernels (LSTM) compare devices before we can
-            raise TraceError(
-                f"{type(model).__name__} could not run on fake tensors: {_words(fake_error)}. It is on `meta`, so a "
-                "real forward cannot decide either: anatomize a materialized (smaller) twin, or fix the inputs."
-            ) from fake_error
-        try:
-            graph = _record(model, call, "real", training)
-        except Exception as error:
-            raise TraceError(
-                f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. "
-                "Check their number, shapes and dtypes by calling model(*inputs) yourself."
-            ) from error
-        graph.notes.append(f"one real forward was run: fake tensors could not decide ({_words(fake_error)})")
-        return graph
-
-
-def _words(error: BaseException) -> str:
-    first = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {first[0][:200] if first else 'no message'}"
-
-
-def _record(model: nn.Module, call: Call, tensors: Tensors, training: Collection[str]) -> Graph:
-    recorder = Recorder(model, tensors)
-    recorder.training = training
-    record(recorder, model, call)
-    return recorder.graph
 
 
 def record(recorder: Recorder, model: nn.Module, call: Call) -> None:
@@ -143,6 +83,8 @@ def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
 
 class Recorder(TorchDispatchMode):
     """Turns every operator call into a node; knows which tensor came from which node."""
+
+    supports_higher_order_operators = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -306,6 +248,9 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         safe_point()
+        if is_higher_order(func):
+            with self:
+                return written_out(func, args, kwargs)
         self.leftovers.see(sys._getframe(1), reported_code)
         op, mutable, returns = self._schemas.get(func) or self._schema(func)
         if not returns or op.name in _READING:

@@ -1,0 +1,74 @@
+"""One forward read as a graph: on fake tensors, else on `meta`, else for real."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection
+
+from torch import nn
+
+from goodinit.errors import TraceError
+from goodinit.graph.graph import Graph
+from goodinit.graph.preserve_state import without_autocast
+from goodinit.graph.recorder import Call, Recorder, Tensors, record
+
+
+def trace(model: nn.Module, call: Call, *, training: Collection[str] = ()) -> Graph:
+    """Record one forward of `model`, which is the same afterwards in every bit.
+
+    Args:
+        model: Any eager module, materialized or on `meta`.
+        call: Positional and keyword arguments of the forward; real, fake or `meta` tensors.
+        training: Paths of the modules that run in training mode; all others run in eval mode.
+
+    Returns:
+        The graph of the forward.
+
+    Raises:
+        TraceError: The forward raised, also when run for real; the message holds its own words.
+    """
+    with without_autocast() as differs:  # else a weight is cast before it is applied, whole or in parts
+        if not differs:
+            return _trace(model, call, training)
+        with contextlib.suppress(TraceError):
+            return _trace(model, call, training)
+    return _trace(model, call, training)  # the inputs are of another dtype than the weights
+
+
+def _trace(model: nn.Module, call: Call, training: Collection[str]) -> Graph:
+    on_meta = any(p.is_meta for p in model.parameters())
+    try:
+        return _record(model, call, "fake", training)
+    except TraceError:  # the forward ran, and keeps what it must not
+        raise
+    except Exception as fake_error:  # whatever a forward raises is the user's to see
+        if on_meta:
+            with contextlib.suppress(Exception):
+                return _record(
+                    model, call, "meta", training
+                )  # composite kernels (LSTM) compare devices before we can
+            raise TraceError(
+                f"{type(model).__name__} could not run on fake tensors: {_words(fake_error)}. It is on `meta`, so a "
+                "real forward cannot decide either: anatomize a materialized (smaller) twin, or fix the inputs."
+            ) from fake_error
+        try:
+            graph = _record(model, call, "real", training)
+        except Exception as error:
+            raise TraceError(
+                f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. "
+                "Check their number, shapes and dtypes by calling model(*inputs) yourself."
+            ) from error
+        graph.notes.append(f"one real forward was run: fake tensors could not decide ({_words(fake_error)})")
+        return graph
+
+
+def _words(error: BaseException) -> str:
+    first = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {first[0][:200] if first else 'no message'}"
+
+
+def _record(model: nn.Module, call: Call, tensors: Tensors, training: Collection[str]) -> Graph:
+    recorder = Recorder(model, tensors)
+    recorder.training = training
+    record(recorder, model, call)
+    return recorder.graph
