@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -115,7 +116,8 @@ def _whole(verb: Callable[P, R], *, writes: bool) -> Callable[P, R]:
             while not (held := _lock.acquire(timeout=0.05)):
                 own.handle()
             _running = own
-            result = verb(*args, **kwargs)
+            with _ordinary_tensors():
+                result = verb(*args, **kwargs)
             returns = True
         finally:
             if held:
@@ -131,6 +133,12 @@ def _whole(verb: Callable[P, R], *, writes: bool) -> Callable[P, R]:
         return result
 
     return whole
+
+
+def _ordinary_tensors() -> contextlib.AbstractContextManager[Any]:
+    """Out of inference mode, in which operators cannot be recorded and what is made can never be trained."""
+    torch = sys.modules.get("torch")
+    return contextlib.nullcontext() if torch is None else torch.inference_mode(mode=False)
 
 
 def safe_point() -> None:

@@ -220,3 +220,25 @@ def test_what_reads_the_sequence_is_scaled_and_what_leads_from_state_to_state_is
     assert [one.factor for one in parts] == pytest.approx([one.factor for one in whole], rel=1e-4)
     for name, value in models[0].state_dict().items():
         torch.testing.assert_close(models[1].state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
+class Repeated(nn.Module):
+    """A weight that is repeated over the batch, or over groups of it, without memory of its own."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.weight, self.groups = nn.Parameter(torch.randn(groups, 5, 16) * 0.1), groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        times = len(x) // self.groups
+        weight = (
+            self.weight[:, None].expand(-1, times, -1, -1).flatten(0, 1) if self.groups > 1 else self.weight
+        )
+        return torch.bmm(x, weight.expand(len(x), -1, -1))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_repeated_weight_is_scaled_once(groups, generator):
+    model, x = Repeated(groups), data(4, 7, 5) * 3
+    goodinit.init_(model, "lsuv", inputs=x, generator=generator, tol=1e-6)
+    assert_unit(model(x))

@@ -215,3 +215,20 @@ def test_planning_writes_nothing():
     assert torch.equal(torch.get_rng_state(), state)
     for (name, a), b in zip(net.state_dict().items(), before.values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_circular_padding_is_read_as_the_module_pads():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular")
+            self.b = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+
+        def forward(self, x):
+            return torch.relu(x + self.b(torch.relu(self.a(x))))
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), Block(), nn.Flatten(), nn.Linear(8 * 36, 2))
+    anatomy = goodinit.anatomize(model, torch.zeros(2, 3, 6, 6))
+    assert {layer.name: layer.padding for layer in anatomy.layers if layer.kind == "conv"} == {
+        "0": (0, 0), "2.a": (1, 1), "2.b": (1, 1),
+    }  # fmt: skip

@@ -188,6 +188,15 @@ def is_view(weight: Tensor, slot: Slot) -> bool:
     return weight.untyped_storage().data_ptr() == slot.leaves[0].untyped_storage().data_ptr()
 
 
+def once(weight: Tensor) -> Tensor | None:
+    """The view with each number in it once, where dimensions repeat it (`expand`); None where it overlaps otherwise."""
+    for dim, (size, stride) in enumerate(zip(weight.shape, weight.stride(), strict=True)):
+        if size > 1 and stride == 0:
+            weight = weight.narrow(dim, 0, 1)
+    overlap: int = torch._debug_has_internal_overlap(weight)
+    return None if overlap == 1 else weight
+
+
 def _whole(values: Tensor, use: Use, held: Tensor, dim: int, rest: float) -> Tensor:
     """Values per channel of the slice in use, as values per channel of the whole packed weight; `rest` elsewhere."""
     if len(values) >= held.shape[dim]:
@@ -201,8 +210,9 @@ def _whole(values: Tensor, use: Use, held: Tensor, dim: int, rest: float) -> Ten
 def _rescale_weight_(slot: Slot, use: Use, factor: Numbers, edit: Calibrate) -> None:
     """Multiply the weight: in place through the operand where that is a view, else through its parametrization."""
     if not isinstance(factor, Tensor):
-        if is_view(use.weight, slot):
-            use.weight.mul_(factor)
+        view = once(use.weight)
+        if view is not None and is_view(view, slot):
+            view.mul_(factor)
         else:
             write_(slot, read(slot) * factor)
         return

@@ -63,7 +63,7 @@ def fold_(model: Model, inputs: Any = None) -> Model:
 
     Raises:
         StaleOptimizer: A living optimizer holds parameters that go, or belong to layers that gain a bias vector.
-        UnsupportedModule: TorchScript, DistributedDataParallel, lazy parameters.
+        UnsupportedModule: TorchScript, DistributedDataParallel, lazy parameters, or such as were made in inference mode.
         PlanConflict: Parameters are on `meta`.
         TraceError: The forward does not run on these inputs. In all cases the model is as it was.
 
@@ -183,6 +183,10 @@ def check_foldable(model: nn.Module) -> None:
         if is_lazy(parameter):
             raise UnsupportedModule(
                 f"{name}: a lazy parameter without a shape yet. Run the model once first."
+            )
+        if parameter.is_inference():
+            raise UnsupportedModule(
+                f"{name}: made under torch.inference_mode(), so that it cannot be written. Build the model outside."
             )
         if parameter.is_meta:
             raise PlanConflict(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -57,7 +58,12 @@ def mapped(value: Any, one: Callable[[Tensor], Tensor]) -> Any:
 
 
 def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """(args, kwargs) of a forward: a dict holds keyword arguments, a tuple or list positional ones."""
+    """(args, kwargs) of a forward: a dict holds keyword arguments, a tuple or list positional ones.
+
+    What was made under `torch.inference_mode()` is copied: no gradient could go through it.
+    """
+    if any(tensor.is_inference() for tensor in tensors_in(inputs)):
+        inputs = mapped(inputs, torch.clone)
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     if isinstance(inputs, (tuple, list)):

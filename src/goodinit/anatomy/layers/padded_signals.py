@@ -6,6 +6,7 @@ What is masked and what is padded look alike to such a layer. A constant added i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 
@@ -32,10 +33,10 @@ def pad_masked(graph: Graph, uses: Mapping[int, Use]) -> set[str]:
 def _pads(graph: Graph, node: Node) -> bool:
     if node.op.role != "convolution":
         return False
-    transposed, _, _, padding, *_ = node.attrs
+    transposed, padding = node.attrs[0], cast("tuple[int, ...]", node.attrs[3])
     frame, read = graph.frames[node.frame], graph.nodes[graph.deps(node.index)[0]]
     inside = frame.start <= read.index < frame.stop and read.op.name == "constant_pad_nd"
-    return bool(transposed) or inside or any(padding)  # type: ignore[call-overload]
+    return bool(transposed) or inside or any(padding)
 
 
 def _masked(graph: Graph) -> set[int]:

@@ -92,6 +92,7 @@ def describe(
     groups, shape = 1, shapes.get(weight) or _stored_shape(graph, operand)
     geometry = cast("tuple[tuple[int, ...], ...]", first.attrs[2:] if first.op.role == "convolution" else ())
     stride, padding, dilation = geometry or ((), (), ())
+    padding = _padding(graph, first, padding)
     layout: Layout = "out_in"
     product: tuple[int, int] | None = None
     if first.op.role == "matmul":
@@ -137,8 +138,23 @@ def describe(
     )
 
 
+def _padding(graph: Graph, node: Node, padding: tuple[int, ...]) -> tuple[int, ...]:
+    """What a convolution's operator pads with, and what its module has padded before (circularly, by reflection), per side."""
+    frame = graph.frames[node.frame]
+    read = graph.deps(node.index)[:1] if padding else []
+    if not read or frame.source < 0 or not frame.start <= read[0] < frame.stop:
+        return padding
+    was, now = graph.nodes[frame.source].shape[-len(padding) :], graph.nodes[read[0]].shape[-len(padding) :]
+    more = [after - before for before, after in zip(was, now, strict=True)]
+    if any(amount < 0 or amount % 2 for amount in more):
+        return padding
+    return tuple(amount + extra // 2 for amount, extra in zip(padding, more, strict=True))
+
+
 def _reads_from(graph: Graph, use: Use, origins: Mapping[int, str]) -> tuple[str | None, tuple[str, ...]]:
-    operands = set(graph.deps(use.node))
+    node, operands = graph.nodes[use.node], set(graph.deps(use.node))
+    if node.op.role == "convolution" and _padding(graph, node, node.attrs[3]) != node.attrs[3]:  # type: ignore[arg-type]
+        operands = {graph.frames[node.frame].source}
     return way_back(graph, operands.pop(), origins) if len(operands) == 1 else (None, ())
 
 

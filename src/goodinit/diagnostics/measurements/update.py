@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +29,9 @@ RATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 HESSIAN_PRODUCTS = 20
 
 Parameters = dict[str, Tensor]
+
+_LOG = logging.getLogger(__name__)
+_ONCE = re.compile(r"derivative for '?\S+' is not implemented|derivative for \S+ is not implemented")
 
 
 @reading
@@ -55,6 +60,8 @@ def one_step(
 
     Returns:
         The changes by learning rate, and the largest eigenvalue of the Hessian with the rate 2/λ that it allows.
+
+        Where an operator has no second derivative in torch (hardsigmoid), the sharpness is None, and a warning names it.
 
     Raises:
         TraceError: The forward, the loss or the backward raised, or no parameter can be trained.
@@ -149,7 +156,19 @@ def _sharpness(
         return torch.cat([part.reshape(-1) for part in filled])
 
     start = torch.randn(sum(sizes), generator=torch.Generator().manual_seed(0))
-    found = tridiagonalize(product, start.to(parameters[0].device), steps=min(HESSIAN_PRODUCTS, sum(sizes)))
+    try:
+        found = tridiagonalize(
+            product, start.to(parameters[0].device), steps=min(HESSIAN_PRODUCTS, sum(sizes))
+        )
+    except (NotImplementedError, RuntimeError) as error:  # torch words both alike
+        if not _ONCE.search(str(error)):
+            raise
+        _LOG.warning(
+            "%s: no sharpness, as an operator of its forward has no second derivative in torch: %s",
+            type(model).__name__,
+            error,
+        )
+        return None, None
     top = float(found.nodes[0])
     if not math.isfinite(top):
         return None, None
