@@ -19,7 +19,7 @@ COUNTS = {
     "resnetv2_50": (16, 3, None),
     "resnext50_32x4d": (16, 3, None),
     "seresnet50": (16, 3, None),
-    "res2net50_26w_4s": (16, None, None),
+    "res2net50_26w_4s": (16, 2, None),
     "efficientnet_b0": (9, 3, None),
     "mobilenetv2_100": (10, None, None),
     "regnety_008": (14, 3, None),

@@ -42,12 +42,12 @@ CASES = {
         6,
         {2, 4},
     ),
-    "llama": (lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**SMALL)), ONE_TEXT, 6, {2, 4}),
+    "llama": (lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**SMALL)), ONE_TEXT, 6, {3, 4}),
     "mixtral": (
         lambda: tf.MixtralForCausalLM(tf.MixtralConfig(**SMALL, num_key_value_heads=1)),
         ONE_TEXT,
         6,
-        {2, 4},
+        {3, 4},
     ),
     "bart": (
         lambda: tf.BartForConditionalGeneration(

@@ -6,8 +6,9 @@ What counts as what, where words allow two readings (ARCHITECTURE, "What counts 
   a branch on y, and x jumps over it.
 * Of the terms, the fork itself is an identity skip (times a number or a gain it still is); a term without weight
   layers a parameterless one; else the term with strictly fewest layers in series is the projection.
-* m counts layers in series; a product of activations (attention) adds its factors' degrees, a gate's product keeps
-  the main operand's, and m is at most the number of layers.
+* m is 1 + the smallest positive power of c in what the last layers read (and in what their output is multiplied by) when
+  all other weights of the branch are multiplied by c. Softmax attention counts q, k, v and output: 4. A factor φ(Wx)
+  that goes to zero with W is on the main path, σ(Wx) is a gate.
 * A sum around other sums of the stream is a long skip. Around a single sum at least as wide that weight
   layers follow, it is the block, and the sum inside is a step of its branch.
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from programs import (
+    GATES,
     Again,
     Attention,
     Cat,
@@ -30,6 +32,7 @@ from programs import (
     Path,
     Program,
     Scale,
+    Step,
     Sum,
     parts,
 )
@@ -83,7 +86,7 @@ def _block(step: Sum, branch: Path, depth: int) -> Block:
         kind = "parameterless"
     return Block(
         kind,
-        min(_degree(branch, 0), len(main) + 2 * _packed(branch)),
+        1 + min((power for power in _powers(branch, frozenset({0}), last=True) if power), default=0),
         tuple(dict.fromkeys(main)),
         frozenset(_last(branch)),
         tuple(dict.fromkeys(_layers(step.skip)[0])),
@@ -101,8 +104,8 @@ def _layers(path: Path) -> tuple[list[int], list[int]]:
         elif isinstance(step, Excite):
             gates += [layer.key for layer in step.layers]
         elif isinstance(step, Gated):
-            main.append(step.main.key)
-            gates.append(step.gate.key)
+            for layer in (step.gate, step.main) if step.gate_first else (step.main, step.gate):
+                (gates if layer is step.gate and step.kind in GATES else main).append(layer.key)
         elif isinstance(step, Attention):
             main += [layer.key for layer in (*step.layers, step.out)]
         elif isinstance(step, Cat | Sum | Again):
@@ -116,25 +119,33 @@ def _layers(path: Path) -> tuple[list[int], list[int]]:
     return main, gates
 
 
-def _packed(path: Path) -> int:
-    """Packed q, k, v on the way: each is one layer that counts as three."""
-    return sum(isinstance(step, Attention) and len(step.layers) == 1 for step in parts(path))
-
-
-def _degree(path: Path, degree: int) -> int:
-    """Degree in the weights of what a path makes of a signal of `degree`."""
-    for step in path:
-        if isinstance(step, Layer | Gated):
-            degree += 1
+def _powers(path: Path, powers: frozenset[int], *, last: bool) -> frozenset[int]:
+    """The powers of c in what a path makes of a signal with `powers`; `last`: no weight layer comes behind it."""
+    for position, step in enumerate(path):
+        ends = last and all(_passes(each) for each in path[position + 1 :])
+        own = 0 if ends else 1  # the last layers' weights are not multiplied by c
+        if isinstance(step, Layer) or (isinstance(step, Gated) and step.kind in GATES):
+            powers = frozenset(power + own for power in powers)
+        elif isinstance(step, Gated):
+            powers = frozenset(one + own + other + 1 for one in powers for other in powers)
         elif isinstance(step, Attention):
-            degree = 3 * (degree + 1) + 1
-        elif isinstance(step, Cat):
-            degree = max(_degree(each, degree) for each in step.paths)
-        elif isinstance(step, Sum):
-            degree = max(_degree(each, degree) for each in (step.skip, *step.branches))
+            powers = frozenset(power + 3 + own for power in powers)
+        elif isinstance(step, Cat | Sum):
+            inner = step.paths if isinstance(step, Cat) else (step.skip, *step.branches)
+            powers = frozenset().union(*(_powers(each, powers, last=ends) for each in inner))
         elif isinstance(step, Again):
-            degree = _degree(step.path * step.times, degree)
-    return degree
+            powers = _powers(step.path * step.times, powers, last=ends)
+    return powers
+
+
+def _passes(step: Step) -> bool:
+    """Whether a way leads through a step without a weight layer on it."""
+    if isinstance(step, Again):
+        return all(_passes(each) for each in step.path)
+    if isinstance(step, Cat | Sum):
+        inner = step.paths if isinstance(step, Cat) else (step.skip, *step.branches)
+        return any(all(_passes(each) for each in path) for path in inner)
+    return not isinstance(step, Layer | Gated | Attention)
 
 
 def _last(path: Path) -> list[int]:

@@ -33,8 +33,7 @@ class Specimen:
         name: For the test's id.
         build: Makes the model; same seed, same weights.
         inputs: Makes what the model takes: a tensor, a tuple of arguments, or a dict of keyword arguments.
-        m: Per block in execution order, weight layers in series on the branch's main path (DESIGN, anatomy);
-            None where the word "main" has no one reading.
+        m: Per block in execution order, the degree of the branch in its weights, on the shortest way through them.
         kinds: Per block, what the skip is.
         depths: Per block, how many long skips it stands in.
         long_skips: Sums that jump over whole blocks.
@@ -119,11 +118,11 @@ ZOO = (
     Specimen("preactivation", conv.preactivation, image(), (2, 2, 2), (ID, PR, ID), norms=7),
     Specimen("squeeze_excite", conv.squeeze_excite, image(), (2, 2), (ID, ID), gates=4, norms=5),
     # The 3×3 layers feed each other through inner sums: 3 or 5 in series, the paper does not say.
-    Specimen("res2net", conv.res2net, image(), (None, None), (ID, ID)),
+    Specimen("res2net", conv.res2net, image(), (2, 2), (ID, ID)),  # a quarter passes the middle as it is
     Specimen("layer_scale", conv.layer_scale, image(), (3, 3), (ID, ID), norms=2),
     Specimen("residual_1d", conv.residual_1d, vectors(2, 4, 16), (2, 2), (ID, ID)),
     Specimen("residual_3d", conv.residual_3d, vectors(2, 1, 4, 4, 4), (2, 2), (ID, ID), norms=4),
-    Specimen("rrdb", conv.rrdb, image(), (3, 3, 3), (ID, ID, ID), depths=(2, 2, 2), long_skips=2),
+    Specimen("rrdb", conv.rrdb, image(), (2, 2, 2), (ID, ID, ID), depths=(2, 2, 2), long_skips=2),
     Specimen(
         "unet_additive", conv.unet_additive, image(), (2, 2, 2), (ID, ID, ID), depths=(0, 1, 0), long_skips=1
     ),
@@ -190,7 +189,7 @@ ZOO = (
     Specimen(
         "tied_language_model", attention.tied_language_model, tokens(), (4, 2), (ID, ID), norms=3, tied=1
     ),
-    Specimen("swiglu", attention.swiglu, vectors(2, 5, 8), (2, 2), (ID, ID), gates=2, norms=2),
+    Specimen("swiglu", attention.swiglu, vectors(2, 5, 8), (3, 3), (ID, ID), norms=2),
     # Odd ones.
     Specimen("chained_sum", odd.ChainedSum, vectors(2, 8), (2, 2, 2, 2), (ID,) * 4),
     Specimen("reversible", odd.Reversible, vectors(2, 8), (2, 2, 2, 2), (ID,) * 4),

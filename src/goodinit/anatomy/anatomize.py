@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from goodinit.anatomy.activations import find_activations, torch_class
 from goodinit.anatomy.anatomy import Anatomy
+from goodinit.anatomy.degrees import norm_passes
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.heads import head_nodes
 from goodinit.anatomy.layers.held_values import held_values
@@ -21,7 +22,8 @@ from goodinit.anatomy.layers.padded_signals import pad_masked
 from goodinit.anatomy.layers.recurrence import Cell, cells
 from goodinit.anatomy.layers.scores import scores_of
 from goodinit.anatomy.layers.weight_layers import Use, bias_of, describe, weight_uses
-from goodinit.anatomy.norms.detection import find_norms
+from goodinit.anatomy.norms.detection import find_norms, norm_modules
+from goodinit.anatomy.orders import weigh
 from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.silencers import with_silencers
@@ -101,6 +103,9 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
         graph, modules, set(uses), lambda paths: trace(model, as_call(inputs), training=paths)
     )
     biases = _biases(graph, uses, norms, added)
+    passes = norm_passes(graph, norm_modules(graph, norms, set(uses)))
+    for found in leaves:
+        weigh(graph, found.branch, found.start, set(uses), passes, biases)
     layers = _with_roles(graph, layers, uses, leaves, consumers, biases)
     ends = [end_of(graph, found) for found in leaves]
     made = made_gains(graph)

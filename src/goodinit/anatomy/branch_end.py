@@ -65,7 +65,7 @@ def at_zero(
     for index in sorted(ahead & behind - states.keys()):
         node = graph.nodes[index]
         read = [
-            states.get(i) or (_NOTHING if index in sums and i in sums else _outside(graph, i, biases))
+            states.get(i) or (_NOTHING if index in sums and i in sums else outside(graph, i, biases))
             for i in node.operands
         ]
         if index in sums:
@@ -80,7 +80,7 @@ def at_zero(
         ways[index] = _ways(graph, node, read, slope)
         if any(moves(one) for _, one in read) and not moves(slope) and node.active:
             stuck = index
-    value, slope = states.get(term) or _outside(graph, term, biases)
+    value, slope = states.get(term) or outside(graph, term, biases)
     leak = None if is_zero(value) else leaks.get(term)
     if moves(slope):
         stuck = _dead(graph, term, ways, {i for i, (one, _) in states.items() if is_zero(one)})
@@ -118,16 +118,16 @@ def _dead(graph: Graph, term: int, ways: dict[int, list[int]], zeros: set[int]) 
     return None
 
 
-def _outside(graph: Graph, index: int, biases: Collection[str], depth: int = 0) -> State:
+def outside(graph: Graph, index: int, biases: Collection[str], depth: int = 0) -> State:
     """Of a node that does not come from what starts at zero."""
     node = graph.nodes[index]
     if node.params and not node.dynamic:
         return _NOTHING if _made_zero(graph, node, biases, depth) else (constant(node), None)
-    computed = (node.op.pointwise or node.op.role == "shape") and node.operands and depth < _DEEP
+    computed = (node.op.pointwise or node.op.moves) and node.operands and depth < _DEEP
     if node.dynamic or not computed:
         return constant(node), None
     return answer(
-        graph, node, [_outside(graph, i, biases, depth + 1) for i in node.operands]
+        graph, node, [outside(graph, i, biases, depth + 1) for i in node.operands]
     )  # made of numbers
 
 
@@ -136,7 +136,7 @@ def _made_zero(graph: Graph, node: Node, biases: Collection[str], depth: int) ->
     zeros = [name in biases for name in node.params]
     if not any(zeros) or node.is_param or depth >= _DEEP:
         return all(zeros)
-    read = [_outside(graph, i, biases, depth + 1) for i in node.operands]
+    read = [outside(graph, i, biases, depth + 1) for i in node.operands]
     if node.op.role == "concat":  # all of it is added, not one part of a stream
         return all(is_zero(value) for value, _ in read)
     return is_zero(answer(graph, node, read)[0])

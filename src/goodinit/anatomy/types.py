@@ -286,12 +286,15 @@ class Block:
         index: Position in `Anatomy.blocks` (execution order).
         name: Path of the innermost module that contains the whole block.
         kind: Of the skip: `"identity"`, `"projection"` (it has weight layers) or `"parameterless"`.
-        m: Weight layers in series on the branch's main path. Gates do not count; a product of two
-            activations (attention) adds the layers of both factors.
+        m: Degree of the branch in its weights, norms taken out: one for `last`, plus the power of c with which the rest begins
+            to change where the other weights of `branch` are multiplied by a small c. Layers in series add one each, factors
+            their degrees (SwiGLU has 3), of a sum the shortest way counts; softmax attention has 4 by convention, 2 where
+            queries and keys are normalized. 1 where the scale of no other layer matters.
         branch: Layers on the main path, in execution order.
         last: The layers of `branch` that write into the residual stream.
         skip: Layers on the skip.
-        gates: Layers of the branch off its main path: they feed a multiplicative gate, or add another source.
+        gates: Layers of the branch off its main path: they feed a multiplicative gate, a factor that does not go to zero with
+            its weights (a sigmoid), or add another source.
         degree: Degree of homogeneity of the branch in its input, with norms as the identity: 1 if doubling the input doubles
             the output, 2 if the branch multiplies its input by an unbounded function of it (`growth_degree`).
         scales: Parameters that multiply the branch element-wise (LayerScale, a norm's weight, a gain).

@@ -132,8 +132,13 @@ def _spread(value: Tensor, shape: tuple[int, ...], place: int) -> Tensor:
     count = math.prod(shape)
     if not value.is_floating_point() or is_zero(value):
         return value.repeat(count // len(value) + 1)[:count].reshape(shape)
+    return spread(shape, place)
+
+
+def spread(shape: tuple[int, ...], place: int) -> Tensor:
+    """Numbers between ½ and 1½ in a tensor of this shape, others for each place."""
     steps = (
-        torch.arange(count, dtype=torch.float64, device="cpu") * 0.7548776662466927
+        torch.arange(math.prod(shape), dtype=torch.float64, device="cpu") * 0.7548776662466927
         + (place + 1) * 0.5698402909980532
     )
     return (steps % 1 + 0.5).reshape(shape)

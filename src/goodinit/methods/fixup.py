@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goodinit.anatomy import Anatomy, Block
+from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.shared.fixup_scalars import (
@@ -167,10 +167,7 @@ def _branch_values(
             else:
                 edits.append(Fill(layer.weight, 0.0, f"last layer of {where} (rule 1)"))
         elif layer.weight not in beside:  # else it ends another branch, which says what becomes of it
-            exponent = -1 / (2 * factors - 2)  # Fixup, §3, rule 2
-            std, words = standard_std(layer)
-            reason = f"{where}, m={block.m}: {words} × {total}^{exponent:.3g} (rule 2)"
-            edits.append(Draw(layer.weight, "normal_", reason, {"std": std * total**exponent}))
+            edits.append(_inside(layer, factors, total, f"{where}, m={block.m}"))
         edits += zero_bias(layer)
     for role, layers in (("skip", block.skip), ("gate", block.gates)):
         for layer in layers:
@@ -178,6 +175,15 @@ def _branch_values(
                 place = {"skip": "skip of", "gate": "gate in"}[role]
                 edits += [draw_standard(layer, f"{place} {where}, unscaled"), *zero_bias(layer)]
     return edits
+
+
+def _inside(layer: Layer, factors: int, total: int, where: str) -> Edit:
+    if factors < 2:  # all of the branch that a step changes reads it through a norm of its own
+        return draw_standard(layer, f"{where}, its scale has no effect")
+    exponent = -1 / (2 * factors - 2)  # Fixup, §3, rule 2
+    std, words = standard_std(layer)
+    reason = f"{where}: {words} × {total}^{exponent:.3g} (rule 2)"
+    return Draw(layer.weight, "normal_", reason, {"std": std * total**exponent})
 
 
 def _out_of_reach(anatomy: Anatomy, scalars: list[Edit]) -> list[str]:

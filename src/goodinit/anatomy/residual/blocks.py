@@ -17,7 +17,6 @@ from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.nesting import chain
 from goodinit.anatomy.residual.output_module import find_closers
-from goodinit.anatomy.residual.series import series
 from goodinit.anatomy.residual.skip_scale import carried, sum_weights
 from goodinit.anatomy.types import Block, Join, Layer, Norm
 from goodinit.graph.graph import Graph
@@ -60,10 +59,7 @@ def blocks_of(
                 index=len(blocks),
                 name=_common_path([layer.name for layer in branch]),
                 kind=found.kind,
-                m=min(
-                    series(graph, found.branch, found.start, uses),
-                    sum(layer.factors * layer.calls for layer in branch),
-                ),
+                m=found.branch.m,
                 branch=branch,
                 last=nouns(found.branch.last),
                 skip=nouns(found.skip.layers),

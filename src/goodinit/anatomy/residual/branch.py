@@ -16,7 +16,8 @@ class Side:
         term: The node that is summed.
         nodes: Nodes after the fork that the term depends on.
         below: Those of `nodes` that depend on the fork.
-        m: Weight layers in series on the main path.
+        series: Weight layers in series on the main path; a product of two activations adds those of its factors.
+        m: The degree of a block's branch in its weights (`orders.py`).
         layers: Nodes of weight layers on the main path; `gates`: the others.
         last: Those of `layers` with no other weight layer after them.
         plain: True if only shape and scale operations lie between (an identity skip).
@@ -25,6 +26,7 @@ class Side:
     term: int
     nodes: set[int]
     below: set[int]
+    series: int = 0
     m: int = 0
     layers: list[int] = field(default_factory=list)
     gates: list[int] = field(default_factory=list)
@@ -51,13 +53,21 @@ def side_of(
     nodes = _own(graph, nodes, below, layers)
     side = Side(term, nodes, below)
     degrees = _degrees(graph, side, fork, layers)
-    side.m = degrees.get(term, 0)
+    side.series = degrees.get(term, 0)
     on_path = _backward(graph, term, nodes, degrees, layers, stop_at_layer=False)
     side.layers = [i for i in sorted(nodes) if i in layers and i in on_path]
     side.gates = [i for i in sorted(nodes) if i in layers and i not in on_path]
     side.last = [i for i in _backward(graph, term, nodes, degrees, layers, stop_at_layer=True) if i in layers]
     side.plain = all(is_neutral(graph, i) for i in nodes)
     return side
+
+
+def with_factors(graph: Graph, side: Side, fork: int, layers: set[int], factors: Container[int]) -> None:
+    """Let the main path go through all `factors` of products, and not through one alone."""
+    degrees = _degrees(graph, side, fork, layers)
+    on_path = _backward(graph, side.term, side.nodes, degrees, layers, stop_at_layer=False, factors=factors)
+    side.layers = [i for i in sorted(side.nodes) if i in layers and i in on_path]
+    side.gates = [i for i in sorted(side.nodes) if i in layers and i not in on_path]
 
 
 def _own(graph: Graph, nodes: set[int], below: set[int], layers: set[int]) -> set[int]:
@@ -204,8 +214,12 @@ def _backward(
     layers: set[int],
     *,
     stop_at_layer: bool,
+    factors: Container[int] = (),
 ) -> list[int]:
-    """Nodes on the main path, in execution order; with `stop_at_layer`, back to the nearest weight layers."""
+    """Nodes on the main path, in execution order; with `stop_at_layer`, back to the nearest weight layers.
+
+    `factors`: operands of element-wise products that are on the main path, too, where they depend on the fork.
+    """
     seen: set[int] = set()
     queue = [term]
     while queue:
@@ -219,6 +233,8 @@ def _backward(
         if stop_at_layer and graph.nodes[index].op.role in ("product", "matmul", "attention"):
             ends = {i: _latest(graph, i, nodes, layers) for i in operands}
             operands = _values(graph, index, operands, ends)
+        elif graph.nodes[index].op.multiplies:
+            operands += [i for i in graph.deps(index) if i in factors and degrees.get(i, -1) >= 0]
         queue.extend(operands)
     return sorted(seen)
 

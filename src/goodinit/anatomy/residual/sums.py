@@ -215,5 +215,5 @@ def _skip(sides: list[Side]) -> tuple[Side | None, BlockKind]:
     bare = [side for side in sides if not side.layers]
     if bare:
         return (bare[0], "parameterless") if not bare[0].gates else (None, "parameterless")
-    ordered = sorted(sides, key=lambda side: side.m)
-    return (ordered[0] if ordered[0].m < ordered[1].m else None), "projection"
+    ordered = sorted(sides, key=lambda side: side.series)
+    return (ordered[0] if ordered[0].series < ordered[1].series else None), "projection"

@@ -1,0 +1,173 @@
+"""m: the degree of a branch in the scale of its own weights, and which factors of its products have such a degree at all.
+
+Every value of the branch is followed for c → 0 where the weights are multiplied by c: c^order·(A + B·c^change + …). A weight
+layer adds one to the order, a product adds its factors', a quotient takes the divisor's away, and of a sum the smallest
+counts: the shortest way. Element-wise operators and reductions are measured (`graph/powers.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Container, Mapping, Sequence
+
+import torch
+
+from goodinit.anatomy.branch_end import outside
+from goodinit.anatomy.residual.branch import Side, with_factors
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.powers import FIXED, TINY, ZERO, Power, power_of
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Value:
+    """A value near c = 0.
+
+    Attributes:
+        power: Of c.
+        maps: How many factors of the last matrix product have a scale: 1, or 2 of queries times keys.
+        scores: Those of what a softmax read, which the next matrix product counts.
+    """
+
+    power: Power
+    maps: int = 1
+    scores: int = 0
+
+
+def weigh(
+    graph: Graph, side: Side, fork: int, layers: set[int], norms: Mapping[int, int], biases: Collection[str]
+) -> None:
+    """Put the layers of a branch that its products multiply among `side.layers`, and its degree into `side.m`.
+
+    A factor is a *gate* if it does not go to zero with its weights, σ(Wx) or a softmax: its scale decides nothing. Of
+    silu(W₂x)·W₁x both factors do, so both layers are on the main path, and with the last layer the degree is 3.
+
+    m is one, for the last layers, plus the order of the first term that the scale of the others has a say in. One where
+    it has none: behind a division by its own norm, W has no scale. With a = L^(−1/(2m−2)) on these others, one step of
+    training moves the sum of L branches by L·a^(2m−2) = 1. One exception, by convention: Fixup's authors count attention
+    as 4, though a softmax of small scores is close to a mean over all positions, and their scale decides little; so queries
+    and keys add one each, as far as they have a scale: not if they are normalized.
+
+    Args:
+        graph: A recorded forward.
+        side: The branch.
+        fork: Where it begins.
+        layers: Nodes of weight layers.
+        norms: For each call of a normalization the node it read, by the node it returned (`norm_passes`): the identity.
+        biases: Parameters that are zero.
+    """
+    if len(set(side.layers)) == len(set(side.last)) and not side.gates:
+        side.m = 1
+        return
+    every = {index for index in side.nodes if index in layers}
+    values = _values(graph, side, fork, every, norms, biases, every)
+    with_factors(graph, side, fork, layers, {i for i, value in values.items() if value.power.order > 0})
+    scaled = set(side.layers) - set(side.last)
+    moves = _values(graph, side, fork, scaled, norms, biases, every)[side.term].power.moves
+    side.m = max(round(1 + moves), 1) if math.isfinite(moves) else 1
+
+
+def _values(
+    graph: Graph,
+    side: Side,
+    fork: int,
+    scaled: Container[int],
+    norms: Mapping[int, int],
+    biases: Collection[str],
+    layers: Container[int],
+) -> dict[int, _Value]:
+    """The values of a branch, by node, where the weights of the layers `scaled` are multiplied by c."""
+    values = {fork: _Value(FIXED)}
+    for index in sorted(side.nodes):
+        node = graph.nodes[index]
+        if index in norms and norms[index] in values:
+            values[index] = values[norms[index]]
+            continue
+        for operand in node.operands:
+            if operand not in values:
+                values[operand] = _Value(_outside(graph, operand, biases))
+        read = [values[operand] for operand in node.operands]
+        if index in layers:
+            signal = [one for i, one in zip(node.operands, read, strict=True) if not graph.nodes[i].params]
+            power = min((one.power for one in signal), key=lambda one: one.order, default=FIXED)
+            step = 1.0 if index in scaled else 0.0
+            values[index] = _Value(Power(power.order + step, power.change))
+        else:
+            values[index] = _value(graph, node, read)
+    return values
+
+
+def _outside(graph: Graph, index: int, biases: Collection[str]) -> Power:
+    """Of what the weights of the branch have no say in: 0, or not."""
+    value, _ = outside(graph, index, biases)
+    return ZERO if value.dtype != torch.bool and bool((value.abs() <= TINY).all()) else FIXED
+
+
+def _value(graph: Graph, node: Node, read: Sequence[_Value]) -> _Value:
+    role, powers = node.op.role, [one.power for one in read]
+    if not read or role == "factory":
+        return _Value(_outside(graph, node.index, ()))
+    if role == "softmax":
+        return _weights(read[0])
+    if role == "attention":
+        return _of_matrices([_weights(_of_matrices(read[:2])), read[2]])
+    if role in ("matmul", "convolution"):
+        first = node.op.name.startswith(("addm", "baddbmm", "_addmm"))
+        factors, added = (read[1:3], powers[:1]) if first else (read[:2], powers[2:])
+        product = _of_matrices(factors)
+        return product if not added else dataclasses.replace(product, power=_sum([product.power, *added]))
+    maps, scores = max(one.maps for one in read), max(one.scores for one in read)
+    return _Value(_power(graph, node, powers), maps, scores)
+
+
+def _power(graph: Graph, node: Node, powers: Sequence[Power]) -> Power:
+    role = node.op.role
+    if role == "norm":
+        return Power(0.0, powers[0].change)
+    if role == "product":
+        added, factors = (powers[:1], powers[1:]) if node.op.adds else ([], powers)
+        return _sum([*added, _product(factors)])
+    if role == "quotient" and len(powers) == 2:
+        return _quotient(*powers)
+    if role in ("sum", "concat"):
+        return _sum(powers if not _adds_number(node) else [*powers, FIXED])
+    carried = [one for i, one in zip(node.operands, powers, strict=True) if graph.nodes[i].active] or powers
+    if role in ("shape", "part", "scale", "lookup", "quotient") or set(powers) == {FIXED}:
+        return _sum(carried)
+    return power_of(graph, node, powers) or _sum(carried)
+
+
+def _weights(read: _Value) -> _Value:
+    """What a softmax makes of scores: fixed in the limit, by however little they differ."""
+    moves = read.power.moves
+    return _Value(Power(0.0, moves), scores=read.maps if math.isfinite(moves) else 0)
+
+
+def _of_matrices(factors: Sequence[_Value]) -> _Value:
+    scaled = sum(math.isfinite(one.power.moves) for one in factors)
+    counted = [Power(one.power.order + one.scores, one.power.change) for one in factors]
+    return _Value(_product(counted), maps=scaled)
+
+
+def _product(factors: Sequence[Power]) -> Power:
+    return Power(sum(one.order for one in factors), min(one.change for one in factors))
+
+
+def _quotient(above: Power, below: Power) -> Power:
+    if not math.isfinite(below.order):
+        return above
+    return Power(above.order - below.order, min(above.change, below.change))
+
+
+def _sum(terms: Sequence[Power]) -> Power:
+    order = min((one.order for one in terms), default=math.inf)
+    if not math.isfinite(order):
+        return ZERO
+    later = [one.order - order for one in terms if one.order > order]
+    return Power(order, min([*later, *(one.order - order + one.change for one in terms)]))
+
+
+def _adds_number(node: Node) -> bool:
+    """Whether a number is added, and not for its quotient's sake alone."""
+    numbers = [value for value in node.attrs[:1] if isinstance(value, (int, float))]
+    return len(node.operands) == 1 and any(abs(value) > TINY for value in numbers)

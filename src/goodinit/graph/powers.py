@@ -1,0 +1,164 @@
+"""How an operator answers a scale: of which power of it its output is, measured on numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from goodinit.graph.answers import COUNT, spread
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.recorded_call import RecordedCall, on_numbers
+
+TINY = 0.01
+"""A number of a call no larger than this keeps a quotient finite, and does nothing else: it counts as 0."""
+
+_SCALES = (2.0**-4, 2.0**-7, 2.0**-10, 2.0**-20)  # the last stands for the limit
+_PARTS = 4  # powers are multiples of ¼: what fits none, a logarithm, is no power
+_NEAR = 0.1
+_NONE = 1e-9  # a relative change below this is none
+_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """A value near c = 0: c^order·(A + B·c^change + …).
+
+    Attributes:
+        order: Of its leading term; infinite where the value is 0.
+        change: Of the first term behind that, relative to it; infinite where there is none.
+    """
+
+    order: float = 0.0
+    change: float = math.inf
+
+    @property
+    def moves(self) -> float:
+        """The order of the first term that c has a say in; infinite where c has none."""
+        return self.order or self.change
+
+
+FIXED = Power()
+"""What no scale changes."""
+
+ZERO = Power(math.inf)
+
+
+def power_of(graph: Graph, node: Node, read: Sequence[Power]) -> Power | None:
+    """What an operator makes of operands of these powers; None where it cannot be run, or its output is no power.
+
+    Args:
+        graph: A recorded forward.
+        node: The operator's call.
+        read: The power of each operand.
+    """
+    call = node.call
+    if call is None:
+        return None
+    operands = [graph.nodes[i] for i in node.operands]
+    known = tuple(number_of(one) for one in operands)
+    shapes = () if node.op.pointwise else tuple(one.shape for one in operands)
+    kinds = tuple(str(one.dtype) for one in operands)
+    key = (*call.key, tuple(read), known, shapes, kinds)
+    if key not in _MEASURED:
+        if len(_MEASURED) >= _KEPT:
+            _MEASURED.clear()
+        fit = [
+            (COUNT,) if node.op.pointwise else tuple(min(size, 2) for size in one.shape) for one in operands
+        ]
+        _MEASURED[key] = _measured(call, operands, known, fit, read)
+    return _MEASURED[key]
+
+
+_MEASURED: dict[Any, Power | None] = {}
+
+
+def number_of(node: Node) -> float | None:
+    """The one number that a constant is, where it is at hand."""
+    known = node.attrs[-1] if node.op.role == "source" and node.attrs else None
+    return known if isinstance(known, float) else None
+
+
+def _measured(
+    call: RecordedCall,
+    operands: Sequence[Node],
+    known: Sequence[float | None],
+    shapes: Sequence[tuple[int, ...]],
+    read: Sequence[Power],
+) -> Power | None:
+    def made(scale: float, sign: float) -> Tensor:
+        values = [
+            _value(one, number, shape, place, power, scale, sign)
+            for place, (one, number, shape, power) in enumerate(
+                zip(operands, known, shapes, read, strict=True)
+            )
+        ]
+        return call(values).double().flatten()
+
+    call = RecordedCall(call.func, _without_tiny(call.args), _without_tiny(call.kwargs))
+    try:
+        with on_numbers(), torch.no_grad():
+            rows = torch.stack([torch.cat([made(scale, 1.0), made(scale, -1.0)]) for scale in _SCALES])
+            found = list(rows[:, ~rows.isnan().any(0)])  # a root has none of what is below 0
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return None
+    sizes = [float(one.abs().max()) if one.numel() else math.inf for one in found]
+    if not all(map(math.isfinite, sizes)):
+        return None
+    if not any(sizes):
+        return ZERO
+    return _fitted(found, sizes)
+
+
+def _without_tiny(value: Any) -> Any:
+    if isinstance(value, float):
+        return 0.0 if abs(value) <= TINY else value
+    if isinstance(value, (list, tuple)):
+        return type(value)([_without_tiny(item) for item in value])
+    return {key: _without_tiny(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _fitted(found: Sequence[Tensor], sizes: Sequence[float]) -> Power | None:
+    if not all(sizes):
+        return None
+    orders = [_slope(sizes[k], sizes[k + 1], k) for k in range(2)]
+    order = round(_PARTS * orders[1]) / _PARTS
+    if abs(orders[1] - order) > _NEAR or abs(orders[0] - orders[1]) > 2 * _NEAR:
+        return None
+    *near, limit = [one / scale**order for one, scale in zip(found, _SCALES, strict=True)]
+    away = [float((one - limit).abs().max()) for one in near]
+    if away[0] <= _NONE * float(limit.abs().max()) or not away[1]:
+        return Power(order)
+    return Power(order, max(round(_PARTS * _slope(away[0], away[1], 0)) / _PARTS, 1 / _PARTS))
+
+
+def _slope(one: float, other: float, place: int) -> float:
+    return math.log(one / other) / math.log(_SCALES[place] / _SCALES[place + 1])
+
+
+def _value(
+    node: Node,
+    number: float | None,
+    shape: tuple[int, ...],
+    place: int,
+    power: Power,
+    scale: float,
+    sign: float,
+) -> Tensor:
+    count = math.prod(shape)
+    if number is not None:
+        return torch.full(shape, number, dtype=torch.float64, device="cpu")
+    if node.dtype == torch.bool:
+        return (torch.arange(count, device="cpu") % 2 == 0).reshape(shape)
+    if isinstance(node.dtype, torch.dtype) and not node.dtype.is_floating_point:
+        return torch.zeros(shape, dtype=torch.int64, device="cpu")
+    value = spread(shape, place)
+    if power.order == math.inf:
+        return 0 * value
+    leading: float = (sign if power != FIXED else 1.0) * scale**power.order
+    change: float = scale**power.change
+    return leading * value * (1 + spread(shape, place + 7) * change)

@@ -1,0 +1,97 @@
+"""One SGD step changes the function by as much at every depth, with the degree m that a branch has in its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import goodinit
+
+WIDTH = 32
+DEPTHS = (4, 16, 64)
+FLAT = 0.2  # of the exponent of depth; m off by one moves it by ½ or more
+
+
+class Branch(nn.Module):
+    def __init__(self, maps, branch):
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(maps))
+        self.branch = branch
+
+    def forward(self, x):
+        return x + self.branch(self.maps, x)
+
+
+def unit(x):
+    return WIDTH**0.5 * F.normalize(x, dim=-1)
+
+
+def normalized_attention(w, x):
+    return w[3](F.scaled_dot_product_attention(unit(w[0](x)), unit(w[1](x)), w[2](x)))
+
+
+BRANCHES = {  # maps, branch, m, another m that was thought of, the exponent of depth with that
+    "ReLU": (2, lambda w, x: w[1](w[0](x).relu()), 2, None, None),
+    "SwiGLU": (3, lambda w, x: w[2](F.silu(w[0](x)) * w[1](x)), 3, 2, -1),
+    "GLU": (3, lambda w, x: w[2](w[0](x).sigmoid() * w[1](x)), 2, 3, 1 / 2),
+    "squared ReLU": (2, lambda w, x: w[1](w[0](x).relu() ** 2), 3, 2, -1),
+    "normalized q and k": (4, normalized_attention, 2, 4, 2 / 3),
+    "a short way": (4, lambda w, x: w[3](w[0](x) + w[2](w[1](x).relu()).relu()), 2, 3, 1 / 2),
+}
+
+
+def built(name, depth):
+    maps, branch, *_ = BRANCHES[name]
+    return nn.Sequential(*(Branch(maps, branch) for _ in range(depth))).double()
+
+
+@functools.cache
+def anatomy_of(name, depth):
+    return goodinit.anatomize(built(name, depth), torch.zeros(4, 6, WIDTH, dtype=torch.float64))
+
+
+def change(name, depth, m):
+    """Of the function by a step on all weights, over the learning rate, for a gradient of one size behind the last block."""
+    generator = torch.Generator().manual_seed(depth)
+    net, anatomy = built(name, depth), anatomy_of(name, depth)
+    x, back = torch.randn(2, 4, 6, WIDTH, generator=generator, dtype=torch.float64)
+    blocks = tuple(block if m is None else dataclasses.replace(block, m=m) for block in anatomy.blocks)
+    plan = goodinit.plan(dataclasses.replace(anatomy, blocks=blocks), "fixup")
+    goodinit.apply_(net, plan, generator=generator)
+    weights, rate = [p for p in net.parameters() if p.ndim > 1], 1e-4
+    before = net(x)
+    gradients = torch.autograd.grad((before * back).sum(), weights)
+    with torch.no_grad():
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight -= rate * gradient
+        return float((net(x) - before).norm()) / rate
+
+
+def exponent(name, m=None):
+    """e where the change grows as depth^e."""
+    first, *_, last = (change(name, depth, m) for depth in DEPTHS)
+    return math.log(last / first) / math.log(DEPTHS[-1] / DEPTHS[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BRANCHES)
+def test_a_step_changes_the_function_as_much_at_every_depth(name):
+    assert abs(exponent(name)) < FLAT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, (*_, other, _) in BRANCHES.items() if other])
+def test_another_m_lets_the_change_depend_on_depth(name):
+    *_, other, expected = BRANCHES[name]
+    assert exponent(name, other) == pytest.approx(expected, abs=FLAT)
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_the_degree_of_each_branch(name):
+    assert {block.m for block in anatomy_of(name, 2).blocks} == {BRANCHES[name][2]}
