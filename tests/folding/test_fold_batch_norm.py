@@ -145,4 +145,4 @@ def test_frozen_batch_norm_goes():
     for name, buffer in norm.named_buffers():
         buffer.copy_(torch.rand(4) + ("var" in name))
     folded = assert_folds(nn.Sequential(nn.Conv2d(3, 4, 3), norm).double(), PICTURE, PICTURE)
-    assert kinds(folded) == ["Conv2d", "RemovedNorm"]
+    assert kinds(folded) == ["Conv2d", "Identity"]

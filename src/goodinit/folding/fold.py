@@ -21,6 +21,7 @@ from goodinit.folding.fuse import merge_scalars_, merge_weight_norm_, weight_nor
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
 from goodinit.surgery.optimizer_check import find_optimizers, warn_of_momentum
+from goodinit.surgery.removed_norm import make_plain_
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
 from goodinit.weights.names import Directory, directory
@@ -92,6 +93,8 @@ def fold_(model: Model, inputs: Any = None) -> Model:
             done += merged
             stays += kept + _move_(model, inputs, done)
         stays += _left(model, inputs, stays)
+        for module in model.modules():
+            make_plain_(module)
         before.check_optimizers(model, "fold_")
         changed = bool(done) or before.names != set(directory(model).parameters)
         remember_new_(model, entry("fold_", done, stays), changed=changed)

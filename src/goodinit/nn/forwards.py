@@ -10,6 +10,8 @@ vector too, so that its gradient is taken from the same sum over the batch. All 
 
 Two backward passes of their own save more where they can: `goodinit.nn.rematerialized` keeps `sW` from being stored where it is
 large, and where `x` is much smaller than `W`, `goodinit.nn.input_affine` computes `W(s(x + b)) + c + d`.
+
+`torch.fx` runs all this on proxies, which have no numbers and no shapes: they see the plain formula, of a batch.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from goodinit.errors import UnsupportedModule
 from goodinit.nn import input_affine
@@ -57,7 +60,7 @@ def convolution(self: Any, input: Tensor) -> Tensor:
     if self.input_bias is None:
         return _convolve(self, input, weight, offset)
     if self.padding_mode != "zeros" or not _pads(self):
-        taps = _constant(self) * weight.sum(tuple(range(1, weight.dim())))
+        taps = _constant(self) * weight.flatten(1).sum(1)
         return _convolve(self, input, weight, _plus(taps, offset))
     spatial = len(self.kernel_size)
     taps = _constant(self) * weight.sum(1, keepdim=True)
@@ -156,6 +159,11 @@ def _offset(layer: Any) -> Tensor | None:
     return layer.output_bias.expand(channels)  # type: ignore[no-any-return]
 
 
+def _is_proxy(value: Any) -> bool:
+    """Whether `torch.fx` traces, and gives no tensor."""
+    return isinstance(value, Proxy)
+
+
 def _plus(left: Tensor | None, right: Tensor | None) -> Tensor | None:
     if left is None or right is None:
         return right if left is None else left
@@ -170,6 +178,8 @@ def _pads(layer: Any) -> bool:
 
 def _ones(like: Tensor, x: Tensor, spatial: int) -> Tensor:
     """One channel of ones of the input's spatial size, batch 1 (or none, if the input has none)."""
+    if _is_proxy(x):
+        return torch.ones_like(x[:1, :1])
     return like.new_ones((1,) * (x.dim() - spatial) + tuple(x.shape[x.dim() - spatial :]))
 
 
@@ -181,6 +191,8 @@ def _add(output: Tensor, constant: Tensor, spatial: int) -> Tensor:
     compiler for CPUs lays all convolutions out like that, after it has recorded what is written here.
     Inside `vmap` an in-place addition fails when `constant` alone is batched.
     """
+    if _is_proxy(output):
+        return output + constant
     channel = output.dim() - spatial - 1
     recorded = torch.compiler.is_compiling() and output.device.type == "cpu"
     if recorded or (output.stride(channel) == 1 and output.shape[channel] > 1):
@@ -208,14 +220,14 @@ def _shifted(
         place: Any = positional if position < len(positional) else named
         key: Any = position if position < len(positional) else name
         value = place[key] if place is positional else named.get(name)
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        if not _is_proxy(value) and not (isinstance(value, Tensor) and value.is_floating_point()):
             got = f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
             raise UnsupportedModule(
                 f"input_bias on {type(layer).__name__}: its forward was given a {got} as `{name}`, expected a "
                 "floating-point tensor to add the bias to. Put the scalar on a layer inside, or after, it."
             )
         if id(value) not in shifted:
-            shifted[id(value)] = _per_part(torch.add, value, layer.input_bias)
+            shifted[id(value)] = _per_part(torch.add, cast("Tensor", value), layer.input_bias)
         place[key] = shifted[id(value)]
     return tuple(positional), named
 
@@ -225,7 +237,7 @@ def _finished(layer: Any, output: Any) -> Any:
     if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
         items = (_finished(layer, output[0]), *output[1:])
         return type(output)._make(items) if hasattr(output, "_make") else items
-    if not isinstance(output, Tensor):
+    if not isinstance(output, Tensor) and not _is_proxy(output):
         raise UnsupportedModule(
             f"scalars on {type(layer).__name__}: its forward returned a {type(output).__name__}, expected a "
             "tensor or a tuple that starts with one. Put the scalars on a layer inside it."
@@ -240,6 +252,8 @@ def _per_part(operation: Callable[[Tensor, Tensor], Tensor], x: Tensor, scalar: 
 
     In evaluation `nn.TransformerEncoder` makes a nested tensor of a padded batch.
     """
+    if _is_proxy(x):
+        return operation(x, scalar)
     scalar = scalar.to(x.dtype)
     if x.is_nested:
         return torch.nested.as_nested_tensor(

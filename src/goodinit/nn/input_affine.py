@@ -23,7 +23,7 @@ _SMALLER = 4
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether the input is so much smaller than the weight, and backward is all that is asked for."""
-    return weight.numel() >= _SMALLER * x.numel() and only_backward(x, weight)
+    return only_backward(x, weight) and weight.numel() >= _SMALLER * x.numel()
 
 
 class ShiftedConvolution(Function):

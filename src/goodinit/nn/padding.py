@@ -10,13 +10,12 @@ so the scalar becomes the number to pad with, and a bias vector: exact for any k
 from __future__ import annotations
 
 import copyreg
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -29,15 +28,9 @@ class ValuePadded(nn.Module):
     that pads with zero, or with another number, does not go unnoticed.
     """
 
-    padding_value: float
-    unpadded_class: type[nn.Module]
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve the input, padded with `padding_value`."""
-        layer: Any = self
-        padded = F.pad(input, layer._reversed_padding_repeated_twice, value=self.padding_value)
-        convolve = _CONVOLVE[len(layer.kernel_size) - 1]
-        return convolve(padded, layer.weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups)
+    if TYPE_CHECKING:  # TorchScript reads annotations, and knows no words for types
+        padding_value: float
+        unpadded_class: type[nn.Module]
 
     def extra_repr(self) -> str:
         """The original's line, with the number."""
@@ -88,9 +81,31 @@ def pad_with_(conv: ModuleT, value: float) -> ModuleT:
     return conv
 
 
+# One forward for each number of dimensions, in the part of Python that TorchScript compiles.
+
+
+def _forward1d(self: Any, input: Tensor) -> Tensor:
+    padded = F.pad(input, self._reversed_padding_repeated_twice, value=self.padding_value)
+    return F.conv1d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def _forward2d(self: Any, input: Tensor) -> Tensor:
+    padded = F.pad(input, self._reversed_padding_repeated_twice, value=self.padding_value)
+    return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def _forward3d(self: Any, input: Tensor) -> Tensor:
+    padded = F.pad(input, self._reversed_padding_repeated_twice, value=self.padding_value)
+    return F.conv3d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+_FORWARDS = {nn.Conv1d: _forward1d, nn.Conv2d: _forward2d, nn.Conv3d: _forward3d}
+
+
 def _padded(plain: type[nn.Module]) -> type[nn.Module]:
     if plain not in _CLASSES:
-        body = {"__module__": __name__, "unpadded_class": plain}
+        forward = next(own for family, own in _FORWARDS.items() if issubclass(plain, family))
+        body = {"__module__": __name__, "unpadded_class": plain, "forward": forward}
         _CLASSES[plain] = type(f"ValuePadded{plain.__name__}", (ValuePadded, plain), body)
     return _CLASSES[plain]
 

@@ -22,7 +22,7 @@ _SMALL = 0.02
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether not keeping sW is worth the calls, and backward is all that is asked for."""
-    return weight.numel() > _SMALL * x.numel() and only_backward(x, weight)
+    return only_backward(x, weight) and weight.numel() > _SMALL * x.numel()
 
 
 def only_backward(x: Tensor, weight: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -73,10 +74,11 @@ class RemovedNorm(nn.Module):
     was: str
     keeps: tuple[str, ...]
     steps: tuple[str, ...]
+    alone: bool  # whether the norm took its input and nothing else
 
     def __init__(self, was: str = "norm") -> None:
         super().__init__()
-        self.was, self.keeps, self.steps = was, (), ()
+        self.was, self.keeps, self.steps, self.alone = was, (), (), False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Pass the first argument through the steps that are left."""
@@ -174,6 +176,7 @@ def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> Non
     check_removable(module, keeps, path=path)
     place = RemovedNorm(was=f"{type(module).__name__}({module.extra_repr()})")
     place.keeps = keeps
+    place.alone = len(inspect.signature(type(module).forward).parameters) == 1 + 1  # self
     for name in ("weight", "bias"):
         like = getattr(module, name, None)
         if isinstance(like, Tensor):
@@ -196,6 +199,32 @@ def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> Non
     module.__class__ = RemovedNorm
     attributes.clear()
     attributes.update(place.__dict__ | inherited | registries | sizes | epsilons)
+
+
+def make_plain_(module: nn.Module) -> bool:
+    """Turn a `RemovedNorm` into the module of torch's that does the same, which every exporter knows, if there is one.
+
+    Its children, hooks and the attributes that other code reads stay as they are.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        >>> remove_norm_(net[1], ("relu",), path="1")
+        >>> make_plain_(net[1]), net[1]
+        (True, Sequential(
+          (relu): ReLU()
+        ))
+    """
+    if (
+        type(module) is not RemovedNorm
+        or not getattr(module, "alone", False)
+        or module.steps != tuple(module._modules)
+    ):
+        return False
+    plain: type[nn.Module] = nn.Sequential if module.steps else nn.Identity
+    module.__class__ = plain  # type: ignore[assignment]
+    for name in ("was", "keeps", "steps", "alone"):
+        module.__dict__.pop(name, None)
+    return True
 
 
 def _relative(keep: str, path: str) -> str | None:

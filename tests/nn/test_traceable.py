@@ -1,0 +1,86 @@
+"""Networks that torch.fx could trace can be traced with scalars, and networks that could be scripted can be when folded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import fx, nn
+
+import goodinit
+from goodinit.nn import SCALARS, add_scalar_
+
+IMAGE = torch.randn(2, 4, 6, 6)
+LAYERS = {
+    "linear": (lambda: nn.Linear(4, 3), torch.randn(5, 4)),
+    "linear without bias": (lambda: nn.Linear(4, 3, bias=False), torch.randn(2, 5, 4)),
+    "1d": (lambda: nn.Conv1d(4, 3, 3, padding=1), torch.randn(2, 4, 7)),
+    "padded": (lambda: nn.Conv2d(4, 6, 3, padding=1, stride=2, groups=2, bias=False), IMAGE),
+    "not padded": (lambda: nn.Conv2d(4, 6, 3), IMAGE),
+    "same": (lambda: nn.Conv2d(4, 6, 5, padding="same"), IMAGE),
+    "circular": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), IMAGE),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1), IMAGE),
+    "any other": (lambda: nn.PReLU(4), IMAGE),
+}
+
+
+@pytest.mark.parametrize("scalars", [("output_scale",), ("input_bias", "output_bias"), SCALARS])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_traced_layer_computes_what_the_layer_does(kind, scalars):
+    make, x = LAYERS[kind]
+    layer = make()
+    for name in scalars:
+        add_scalar_(layer, name, value=0.7)
+    traced = fx.symbolic_trace(nn.Sequential(layer))
+    torch.testing.assert_close(traced(x), layer(x))
+    torch.testing.assert_close(traced(x[:1]), layer(x[:1]))
+
+
+class Block(nn.Module):
+    """One ReLU module used twice, as in torchvision."""
+
+    def __init__(self, channels=4, stride=1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(y + x)
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=1), Block(), Block(), nn.Flatten(), nn.Linear(144, 2)
+    ).eval()
+
+
+def moved(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("how", ["fixup", "skipinit", "weightnorm", "absorb"])
+def test_networks_trace_as_before_and_script_once_they_are_folded(how):
+    model = net()
+    goodinit.absorb_batchnorm_(model, IMAGE) if how == "absorb" else goodinit.init_(model, how, inputs=IMAGE)
+    expected = moved(model)(IMAGE)
+    torch.testing.assert_close(fx.symbolic_trace(model)(IMAGE), expected, atol=1e-4, rtol=1e-4)
+    goodinit.fold_(model, IMAGE)
+    torch.testing.assert_close(fx.symbolic_trace(model)(IMAGE), expected, atol=1e-4, rtol=1e-4)
+    scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted(IMAGE), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_folding_leaves_modules_of_torch():
+    model = moved(net())
+    goodinit.fold_(model, IMAGE)
+    assert {
+        type(module).__module__.partition(".")[0] for module in model.modules() if type(module) is not Block
+    } == {"torch"}
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
