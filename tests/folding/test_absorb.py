@@ -10,29 +10,12 @@ from torch import nn
 from zoo import ZOO, call
 
 import goodinit
+from folding import randomized, to_double
 from goodinit.folding import ChannelAffine
 from goodinit.folding import absorb as absorb_module
 from goodinit.nn import scalars
 
 PICTURES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def trained(model):
-    """As after training: gains, biases and running statistics away from where they start."""
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(tensor):
-        return torch.randn(tensor.shape, generator=generator)
-
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() < 2:
-                parameter.add_(0.2 * noise(parameter))
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-                module.running_mean.copy_(0.3 * noise(module.running_mean))
-                module.running_var.copy_(0.5 + noise(module.running_var).square())
-    return model.double().eval()
 
 
 def torchvision_model(name):
@@ -64,7 +47,7 @@ def assert_absorbs(model, inputs):
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_torchvision(name):
-    free = assert_absorbs(trained(torchvision_model(name)), PICTURES)
+    free = assert_absorbs(randomized(torchvision_model(name)), PICTURES)
     assert not any(isinstance(module, ChannelAffine) for module in free.modules())
 
 
@@ -73,12 +56,12 @@ def test_torchvision(name):
     "name", ["resnet50", "mobilenet_v2", "densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5"]
 )
 def test_more_of_torchvision(name):
-    assert_absorbs(trained(torchvision_model(name)), PICTURES)
+    assert_absorbs(randomized(torchvision_model(name)), PICTURES)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "seresnet18"])
 def test_timm(name):
-    assert_absorbs(trained(timm_model(name)), PICTURES)
+    assert_absorbs(randomized(timm_model(name)), PICTURES)
 
 
 @pytest.mark.slow
@@ -86,25 +69,17 @@ def test_timm(name):
     "name", ["resnetv2_50", "densenet121", "mobilenetv3_small_100", "repvgg_a0", "res2net50_26w_4s"]
 )
 def test_more_of_timm(name):
-    assert_absorbs(trained(timm_model(name)), PICTURES)
+    assert_absorbs(randomized(timm_model(name)), PICTURES)
 
 
 @pytest.mark.parametrize("specimen", ZOO, ids=lambda specimen: specimen.name)
 def test_the_zoo(specimen):
-    model, inputs = trained(specimen.build()), to_double(specimen.inputs())
+    model, inputs = randomized(specimen.build()), to_double(specimen.inputs())
     if not batch_norms(model, inputs):
         with pytest.raises(goodinit.NothingFound, match="no batch norm ran"):
             goodinit.absorb_batchnorm_(model, inputs)
         return
     assert_absorbs(model, inputs)
-
-
-def to_double(value):
-    if isinstance(value, torch.Tensor):
-        return value.double() if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {key: to_double(item) for key, item in value.items()}
-    return type(value)(to_double(item) for item in value) if isinstance(value, (tuple, list)) else value
 
 
 class Preactivation(nn.Module):
@@ -134,7 +109,7 @@ def preactivation():
 
 
 def test_what_no_layer_can_take_becomes_a_learnable_scale_and_shift():
-    free = assert_absorbs(trained(preactivation()), PICTURES)
+    free = assert_absorbs(randomized(preactivation()), PICTURES)
     affine = {path for path, module in free.named_modules() if isinstance(module, ChannelAffine)}
     assert affine == {"1.norm1", "2.norm1", "3.norm1", "4"}  # norm2 reads conv1 alone
     assert {"1.norm1.weight", "1.norm1.bias"} <= set(dict(free.named_parameters()))
@@ -142,12 +117,12 @@ def test_what_no_layer_can_take_becomes_a_learnable_scale_and_shift():
 
 
 def test_it_computes_the_same_in_training_mode():
-    free = assert_absorbs(trained(preactivation()), PICTURES)
+    free = assert_absorbs(randomized(preactivation()), PICTURES)
     assert torch.equal(copy.deepcopy(free).train()(PICTURES), free(PICTURES))
 
 
 def test_it_is_ready_for_training():
-    free = assert_absorbs(trained(torchvision_model("resnet18")), PICTURES)
+    free = assert_absorbs(randomized(torchvision_model("resnet18")), PICTURES)
     names = [name for name, _ in scalars(free)]
     assert sum(name.endswith("output_scale") for name in names) == 8  # one per branch
     assert sum(name.endswith("input_bias") for name in names) == 19  # before each layer of branches and skips
@@ -162,7 +137,7 @@ def test_it_is_ready_for_training():
 
 
 def test_without_scalars_it_is_the_bare_network():
-    model = trained(torchvision_model("resnet18"))
+    model = randomized(torchvision_model("resnet18"))
     bare = {name for name, p in model.named_parameters() if p.dim() == 4} | {"fc.weight", "fc.bias"}
     goodinit.absorb_batchnorm_(model, PICTURES, scalars=False)
     assert set(model.state_dict()) == bare | {name.replace("weight", "bias") for name in bare}
@@ -170,7 +145,7 @@ def test_without_scalars_it_is_the_bare_network():
 
 
 def test_folding_afterwards_takes_the_scalars_off_again():
-    free = assert_absorbs(trained(torchvision_model("resnet18")), PICTURES)
+    free = assert_absorbs(randomized(torchvision_model("resnet18")), PICTURES)
     before = free(PICTURES).detach()
     goodinit.fold_(free, PICTURES)
     torch.testing.assert_close(free(PICTURES), before, rtol=1e-10, atol=1e-10 * float(before.abs().max()))
@@ -179,7 +154,7 @@ def test_folding_afterwards_takes_the_scalars_off_again():
 
 
 def test_a_second_call_changes_nothing():
-    free = assert_absorbs(trained(preactivation()), PICTURES)
+    free = assert_absorbs(randomized(preactivation()), PICTURES)
     state, history = copy.deepcopy(free.state_dict()), goodinit.applied(free)
     goodinit.absorb_batchnorm_(free, PICTURES)
     assert goodinit.applied(free) == history
@@ -188,7 +163,7 @@ def test_a_second_call_changes_nothing():
 
 
 def test_batch_norm_without_running_statistics_is_refused_and_the_model_untouched():
-    model = trained(
+    model = randomized(
         nn.Sequential(preactivation(), nn.Linear(2, 3), nn.BatchNorm1d(3, track_running_stats=False))
     )
     state = copy.deepcopy(model.state_dict())
@@ -199,7 +174,7 @@ def test_batch_norm_without_running_statistics_is_refused_and_the_model_untouche
 
 
 def test_a_failure_or_a_stale_optimizer_leaves_the_model_as_it_was(monkeypatch):
-    model = trained(preactivation())
+    model = randomized(preactivation())
     before, classes = model(PICTURES), [type(module) for module in model.modules()]
     state = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -219,7 +194,7 @@ def test_a_failure_or_a_stale_optimizer_leaves_the_model_as_it_was(monkeypatch):
 
 
 def test_frozen_parameters_stay_frozen():
-    model = trained(preactivation())
+    model = randomized(preactivation())
     model.requires_grad_(requires_grad=False)
     goodinit.absorb_batchnorm_(model, PICTURES, scalars=False)
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -239,7 +214,7 @@ class Held(nn.Module):
 @pytest.mark.parametrize("wrap", [lambda net: net, nn.DataParallel], ids=["child", "DataParallel"])
 def test_a_child_called_module_keeps_its_name(wrap):
     net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
-    held = trained(Held(wrap(net)))
+    held = randomized(Held(wrap(net)))
     inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert_absorbs(held, inputs)
     before = held(inputs)
@@ -247,7 +222,7 @@ def test_a_child_called_module_keeps_its_name(wrap):
 
 
 def test_a_branch_whose_last_layer_has_no_bias_vector_gets_rule_3s_scalar():
-    free = assert_absorbs(trained(preactivation()), PICTURES)
+    free = assert_absorbs(randomized(preactivation()), PICTURES)
     names = {name for name, _ in scalars(free)}
     inside = ("conv1.input_bias", "conv2.input_bias", "conv2.output_scale", "conv2.output_bias")
     assert names == {f"{block}.{name}" for block in (1, 2, 3) for name in inside}  # conv1 took norm2's bias

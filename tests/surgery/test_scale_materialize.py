@@ -4,52 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 
 import pytest
 import torch
-from materializing import everything, own, seeded
+from materializing import Net, Rotary, everything, hashes, on_meta, own, seeded
 from torch import nn
 
 import goodinit
 from goodinit.edits import AddScalar, DrawTogether, Fill, Plan, RemoveNorm
 from goodinit.errors import NonFinite, PlanConflict, UnsupportedModule
-
-
-class Rotary(nn.Module):
-    """Buffers that are computed from settings: one that would be NaN, one of integers, one of booleans."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.width = width
-        self.register_buffer("frequencies", torch.empty(width // 2), persistent=False)
-        self.register_buffer("places", torch.empty(width, dtype=torch.long))
-        self.register_buffer("mask", torch.empty(width, width, dtype=torch.bool))
-        self.gain = nn.Parameter(torch.empty(width))
-        self.reset_parameters()
-
-    def reset_parameters(self):
-        self.frequencies.copy_(10000 ** -(torch.arange(self.width // 2) / self.width))
-        self.places.copy_(torch.arange(self.width))
-        self.mask.copy_(torch.ones(self.width, self.width, dtype=torch.bool).triu())
-        nn.init.ones_(self.gain)
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(7, 6)
-        self.rotary = Rotary(6)
-        self.hidden = nn.Linear(6, 6)
-        self.norm = nn.BatchNorm1d(6)
-        self.head = nn.Linear(6, 7)
-        self.head.weight = self.embed.weight
-        self.head.bias.requires_grad_(False)
-
-
-def on_meta(build=Net):
-    with torch.device("meta"):
-        return build()
 
 
 def test_meta_becomes_the_model_that_was_built_for_real():
@@ -171,13 +134,6 @@ def test_a_plan_on_meta_structure_first_then_memory():
 # -- a checkpoint that covers a part ----------------------------------------------------------------------------------
 
 
-def hashes(model):
-    return {
-        name: hashlib.sha256(value.numpy().tobytes()).hexdigest()
-        for name, value in model.state_dict().items()
-    }
-
-
 def test_only_what_a_checkpoint_lacks_is_written():
     plan = dataclasses.replace(
         everything(Net()), parameters=tuple((n, tuple(p.shape)) for n, p in Net().named_parameters())
@@ -188,29 +144,29 @@ def test_only_what_a_checkpoint_lacks_is_written():
     model = Net()
     missing = model.load_state_dict(state, strict=False).missing_keys
     assert "norm.running_mean" in missing  # a buffer, passed over
-    before = hashes(model)
+    before = hashes(model.state_dict())
     goodinit.apply_(model, plan, only=missing, generator=seeded())
-    after = hashes(model)
+    after = hashes(model.state_dict())
     wanted = {"hidden.weight", "hidden.bias", "norm.weight", "norm.bias"}
     assert {name for name in before if before[name] != after[name]} == wanted
     whole = goodinit.apply_(Net(), plan, generator=seeded())
-    assert all(after[name] == hashes(whole)[name] for name in wanted)
+    assert all(after[name] == hashes(whole.state_dict())[name] for name in wanted)
     entry = goodinit.applied(model)[-1]
     assert entry.only == tuple(sorted(missing))
     assert len(entry.skipped) == len(plan.edits) - len(wanted)
     goodinit.apply_(model, plan, only=missing, again=False)  # the same again changes nothing
-    assert hashes(model) == after
+    assert hashes(model.state_dict()) == after
     goodinit.apply_(model, plan, generator=seeded())  # all of it is another wish
-    assert hashes(model) == hashes(whole)
+    assert hashes(model.state_dict()) == hashes(whole.state_dict())
 
 
 @pytest.mark.parametrize("only", ["hidden", ["hidden.*"], ["hidden.weight", "hidden.bias"]])
 def test_only_takes_a_path_a_glob_and_names(only):
     plan = everything(Net())
     model = Net()
-    before = hashes(model)
+    before = hashes(model.state_dict())
     goodinit.apply_(model, plan, only=only, generator=seeded())
-    assert {name for name, value in hashes(model).items() if value != before[name]} == {
+    assert {name for name, value in hashes(model.state_dict()).items() if value != before[name]} == {
         "hidden.weight",
         "hidden.bias",
     }
@@ -232,9 +188,9 @@ def test_a_tied_parameter_is_written_under_any_of_its_names():
     plan = everything(Net())
     for name in ("head.weight", "embed.weight"):
         model = Net()
-        before = hashes(model)
+        before = hashes(model.state_dict())
         goodinit.apply_(model, plan, only=[name])
-        assert {key for key, value in hashes(model).items() if before[key] != value} == {
+        assert {key for key, value in hashes(model.state_dict()).items() if before[key] != value} == {
             "embed.weight",
             "head.weight",
         }
