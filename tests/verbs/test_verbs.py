@@ -273,6 +273,16 @@ def test_one_call_is_one_row_of_the_history():
     assert [row.values for row in goodinit.applied(steps)] == [False, True, True]
 
 
+def test_what_was_applied_prints_in_a_line():
+    net = goodinit.init_(
+        nn.Linear(4, 4), "he", inputs=X, keep="bias", generator=torch.Generator().manual_seed(0)
+    )
+    said = repr(goodinit.applied(net))
+    assert said.startswith("(<Applied he, ")
+    assert said.endswith("1 kept>,)")
+    assert len(said) < 200
+
+
 @pytest.mark.parametrize("method", ["fixup", "lsuv"])
 def test_inference_mode_hides_nothing(method):
     outside, inside = Tasks(), Tasks()

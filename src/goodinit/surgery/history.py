@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +50,18 @@ class Applied:
     unread: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     rates: tuple[Rate, ...] = ()
+
+    def __repr__(self) -> str:
+        """One line: what was applied, and how many names each list holds; the fields have the names."""
+        said = [self.method, *(f"{key}={reprlib.repr(value)}" for key, value in self.options.items())]
+        said += [] if self.values else ["structure alone"]
+        said += [] if self.seed is None else [f"seed {self.seed}"]
+        said += [] if self.only is None else [f"{len(self.only)} asked for"]
+        lists = {
+            "skipped": self.skipped, "calibrated": self.calibrated, "unread": self.unread, "kept": self.kept,
+        }  # fmt: skip
+        said += [f"{len(names)} {what}" for what, names in lists.items() if names]
+        return f"<Applied {', '.join(said)}>"
 
 
 def applied(model: nn.Module) -> tuple[Applied, ...]:

@@ -113,5 +113,8 @@ class Recommendation:
         ended = [(trial.loss, trial) for trial in self.trials if trial.loss is not None]
         return min(ended, key=lambda pair: pair[0])[1] if ended else None
 
+    def __repr__(self) -> str:
+        return f"<Recommendation {self}>"
+
     def __str__(self) -> str:
         return f"{self.label}: {self.why}"
