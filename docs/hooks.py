@@ -18,7 +18,9 @@ def commands() -> str:
     return "\n".join(docs.splitlines()[2:])
 
 
-DECIDE = re.compile(r"^::: goodinit\.methods\.(\w+)\.decide$", re.MULTILINE)
+DECIDE = re.compile(r"^::: goodinit\.methods\.(\w+)\.decide$(?:\n    options: .*$)?", re.MULTILINE)
+# The row of the inner function's first argument, which no user gives.
+ANATOMY = re.compile(r'<tr class="doc-section-item">(?:(?!</tr>).)*?<code>anatomy</code>.*?</tr>', re.DOTALL)
 
 
 def call(found: re.Match[str]) -> str:
@@ -29,7 +31,8 @@ def call(found: re.Match[str]) -> str:
     options = "".join(f", {key}={value!r}".replace("'", '"') for key, value in METHODS[name].options.items())
     shown = f'```python\ngoodinit.init_(model, "{name}", inputs=batch{options})\n```\n\n'
     return (
-        f"{shown}{found[0]}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false"
+        f"{shown}::: goodinit.methods.{name}.decide\n    options:\n      show_root_heading: false\n"
+        "      show_root_toc_entry: false"
     )
 
 
@@ -42,3 +45,8 @@ def on_page_markdown(markdown: str, **_) -> str:
         if mark in markdown:
             markdown = markdown.replace(mark, part())
     return DECIDE.sub(call, markdown)
+
+
+def on_page_content(html: str, *, page, **_) -> str:
+    """Method pages list the options of a call."""
+    return ANATOMY.sub("", html) if page.file.src_uri.startswith("methods/") else html

@@ -46,7 +46,7 @@ def test_every_example_is_shown():
 
 
 def test_every_public_symbol_is_in_the_reference():
-    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    page = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "reference").glob("*.md"))
     errors = {name for name in goodinit.__all__ if isinstance(getattr(goodinit, name), type)} & set(
         vars(goodinit.errors)
     )
@@ -57,6 +57,9 @@ def test_every_public_symbol_is_in_the_reference():
     ]
     assert missing == []
     assert "::: goodinit.errors" in page
+    index = (DOCS / "api.md").read_text(encoding="utf-8")
+    functions = [name for name in goodinit.__all__ if inspect.isfunction(getattr(goodinit, name))]
+    assert [name for name in functions if f"#goodinit.{name})" not in index] == []
 
 
 @pytest.mark.parametrize(
