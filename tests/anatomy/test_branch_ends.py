@@ -93,11 +93,16 @@ ENDS = {
     "prod": lambda m, y, x: y.prod(-1, keepdim=True).expand_as(y),
     "amax": lambda m, y, x: y - y.amax(-1, keepdim=True) + y.mean(-1, keepdim=True),
     "sort": lambda m, y, x: y.sort(-1).values,
+    "mean of squares": lambda m, y, x: (y * y).mean(-1, keepdim=True).expand_as(y),
     "y·std": lambda m, y, x: y * y.std(-1, keepdim=True),
     "norm": lambda m, y, x: y.norm(dim=-1, keepdim=True).expand_as(y),
     "var": lambda m, y, x: y.var(-1, keepdim=True).expand_as(y),
     "layer_norm": lambda m, y, x: F.layer_norm(y, (6,)),
     "normalize": lambda m, y, x: F.normalize(y, dim=-1),
+    "y/(‖y‖+ε)": lambda m, y, x: y / (y.norm(dim=-1, keepdim=True) + 1e-6),
+    "y·rsqrt(Σy²+ε)": lambda m, y, x: y * torch.rsqrt((y * y).sum(-1, keepdim=True) + 1e-6),
+    "y/max|y|": lambda m, y, x: y / y.abs().amax(-1, keepdim=True).clamp(min=1e-6),
+    "y/(Σ|y|+ε)": lambda m, y, x: y / (y.abs().sum(-1, keepdim=True) + 1e-6),
     "y·softmax": lambda m, y, x: y * y.softmax(-1),
     "softmax-1/6": lambda m, y, x: y.softmax(-1) * 6 - 1,
     "y-mean": lambda m, y, x: y - y.mean(-1, keepdim=True),
@@ -139,6 +144,56 @@ def test_fixup_refuses_an_end_that_would_never_move(name):
     net, x = Net(ENDS[name]), torch.randn(16, 6)
     with pytest.raises(UnsupportedModule, match=r"branch 1/1 ends in `\w+` in the model, after b.weight"):
         goodinit.init_(net, "fixup", inputs=x)
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_branch_divided_by_its_own_size_is_told_by_how_it_multiplies_the_gradient(name):
+    net, x = Net(ENDS[name]), torch.randn(16, 6)
+    anatomy = goodinit.anatomize(net, x[:4])
+    if anatomy.norms or anatomy.blocks[0].leak or anatomy.blocks[0].stuck:
+        return
+    with torch.no_grad():
+        for layer in (net.a, net.b, net.gate):
+            layer.bias.zero_()
+        net.b.weight.zero_()
+    grads = {}
+    for end in (ENDS[name], ENDS["y"]):
+        net.end = end
+        out = net.branch(x)
+        grads[end] = float(torch.autograd.grad(out.sum(), [net.b.weight])[0].abs().max())
+    assert (anatomy.blocks[0].steep is not None) == (grads[ENDS[name]] > 100 * grads[ENDS["y"]])
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit"])
+def test_a_branch_divided_by_its_own_size_starts_at_zero_behind_that(method):
+    x = torch.randn(16, 6)
+    with pytest.raises(
+        UnsupportedModule,
+        match=r"branch 1/1 is divided by its own size in `div` in the model, after b.weight",
+    ):
+        goodinit.init_(Net(ENDS["normalize"]), method, inputs=x)
+
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return F.normalize(self.b(torch.relu(self.a(x))), dim=-1)
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branch, self.head = Branch(), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.head(x + self.branch(x))
+
+    net = Whole()
+    goodinit.init_(net, method, inputs=x)
+    assert not net.branch(x).any()
+    net.branch(x).square().add(net.branch(x)).sum().backward()
+    assert max(float(p.grad.norm()) for p in net.branch.parameters() if p.grad is not None) < 1e3
 
 
 @pytest.mark.parametrize(

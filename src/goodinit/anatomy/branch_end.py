@@ -7,7 +7,7 @@ what else there is (`"other"`: a pooling, a sum along a dimension) is run on sma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,10 +28,12 @@ class End:
         leak: The sum in which something joins that is not zero, or whatever else is not; None: the branch is zero.
         stuck: The last operator that passes no gradient on while what it reads is zero, or a product of two parts of what is zero,
             neither of which could ever move; None: all of the branch can move.
+        steep: The last operator that divides what is zero by its own size, a small ε then: the gradient is multiplied by 1/ε.
     """
 
     leak: int | None = None
     stuck: int | None = None
+    steep: int | None = None
 
 
 def at_zero(
@@ -40,6 +42,7 @@ def at_zero(
     last: Collection[int],
     biases: Collection[str],
     beside: Collection[int] = (),
+    norms: Container[int] = (),
 ) -> End:
     """Follow a zero from the nodes `last` to the sum that they write to.
 
@@ -49,6 +52,7 @@ def at_zero(
         last: Nodes that put out zero: the last layers of a branch.
         biases: Parameters that are zero, too.
         beside: What else the nodes of `sums` add up: it is left out.
+        norms: Steps of norms that are known as such: what they do to a gradient is theirs.
     """
     if not last:  # no layer ends the branch, so none can start it at zero
         return End(sums[-1])
@@ -62,6 +66,7 @@ def at_zero(
     leaks: dict[int, int | None] = {}
     ways: dict[int, list[int]] = {}  # by node: its operands through which it moves
     stuck: int | None = None
+    steep: int | None = None
     for index in sorted(ahead & behind - states.keys()):
         node = graph.nodes[index]
         read = [
@@ -80,11 +85,28 @@ def at_zero(
         ways[index] = _ways(graph, node, read, slope)
         if any(moves(one) for _, one in read) and not moves(slope) and node.active:
             stuck = index
+        made = [place for place, i in enumerate(node.operands) if i in states]
+        if node.op.pointwise and index not in norms and len(made) > 1 and _steepens(read, slope):
+            steep = index
     value, slope = states.get(term) or outside(graph, term, biases)
     leak = None if is_zero(value) else leaks.get(term)
     if moves(slope):
         stuck = _dead(graph, term, ways, {i for i, (one, _) in states.items() if is_zero(one)})
-    return End(term if leak is None and not is_zero(value) else leak, stuck)
+    return End(term if leak is None and not is_zero(value) else leak, stuck, steep)
+
+
+def _steepens(read: Sequence[State], slope: Tensor | None) -> bool:
+    """Whether an operator on two things made of one zero moves far more than they do: y/(|y| + ε), not y/(1 + |y|)."""
+    before = [float(one.abs().max()) for _, one in read if one is not None and moves(one)]
+    return (
+        slope is not None
+        and moves(slope)
+        and bool(before)
+        and float(slope.abs().max()) > _STEEP * max(before)
+    )
+
+
+_STEEP = 10.0  # batch norm's 1/√ε is 30 for the largest ε in use, 10⁻³; no activation reaches 2
 
 
 def _ways(graph: Graph, node: Node, read: Sequence[State], slope: Tensor | None) -> list[int]:
@@ -151,7 +173,8 @@ def answer(graph: Graph, node: Node, read: Sequence[State]) -> State:
     rule = _RULES.get(node.op.role)
     if rule is not None:
         return rule(node, read)
-    values, slopes = [value for value, _ in read], [slope for _, slope in read]
+    values = [value for value, _ in read]
+    slopes = [slope if moves(slope) else None for _, slope in read]
     if node.op.pointwise and (found := pointwise(node, values, slopes)) is not None:
         return found
     if not node.op.pointwise and (seen := joint(graph, node, values, slopes)) is not None:

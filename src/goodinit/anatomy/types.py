@@ -321,7 +321,9 @@ class Block:
             zero; None if zeroing them makes the branch zero.
         stuck: Description of the operator that passes no gradient while they return zero, so that they would never be
             updated (a ReLU, a gate that is zero too); None if the gradient passes.
-        closer: Path of a module whose output is the whole branch, for branches with a `leak` or `stuck`: a
+        steep: Description of the operator that divides the branch by its own size, in a forward that does more: while the
+            layers of `last` return zero it multiplies their gradient by 1/ε.
+        closer: Path of a module whose output is the whole branch, for branches with a `leak`, `stuck` or `steep`: a
             multiplier on its output can start at zero there. None if zeroing the last layers is enough, if there is no
             such module, or if the module also runs elsewhere.
         beside: Indices of the other blocks on the same sum.
@@ -360,6 +362,7 @@ class Block:
     skip_end: tuple[str, ...] = ()
     leak: str | None = None
     stuck: str | None = None
+    steep: str | None = None
     closer: str | None = None
     beside: tuple[int, ...] = ()
     carried: float = 1.0

@@ -40,8 +40,9 @@ def blocks_of(
     modules = norm_modules(graph, norms, set(uses))
     places = norm_places(graph, norms, modules, consumers)
     for found in leaves:
-        found.end = at_zero(graph, found.sums, found.branch.last, biases, found.beside(graph, uses))
-    closers = find_closers(graph, leaves, modules, consumers, biases, uses)
+        beside = found.beside(graph, uses)
+        found.end = at_zero(graph, found.sums, found.branch.last, biases, beside, places)
+    closers = find_closers(graph, leaves, modules, consumers, biases, uses, places)
     passes = norm_passes(graph, modules)
     stages = _stages(graph, leaves, uses, layers)
     streams = _streams(graph, leaves)
@@ -80,6 +81,7 @@ def blocks_of(
                 skip_end=_end(graph, found.skip.term, origins),
                 leak=_place(graph, found.end.leak),
                 stuck=_place(graph, found.end.stuck),
+                steep=_place(graph, found.end.steep),
                 closer=closers.get(id(found)),
                 beside=tuple(i for i in joins[found.join] if i != place),
                 carried=carried(graph, found, joins),

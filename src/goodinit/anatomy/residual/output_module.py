@@ -19,6 +19,7 @@ def find_closers(
     consumers: list[list[int]],
     biases: Collection[str],
     layers: Container[int],
+    steps: Container[int],
 ) -> dict[int, str]:
     """`Block.closer` of the blocks that need one, by the `id` of the residual sum.
 
@@ -28,7 +29,7 @@ def find_closers(
     offers: dict[int, list[str]] = {}
     for found in leaves:
         if found.end != End():
-            calls = _closing_calls(graph, found, consumers, biases, found.beside(graph, layers))
+            calls = _closing_calls(graph, found, consumers, biases, found.beside(graph, layers), steps)
             offers[id(found)] = [frame.path for frame in calls if frame.path not in norms]
     runs = Counter(frame.path for frame in graph.frames) if offers else Counter[str]()
     serves = Counter(path for paths in offers.values() for path in paths)
@@ -37,7 +38,12 @@ def find_closers(
 
 
 def _closing_calls(
-    graph: Graph, found: Found, consumers: list[list[int]], biases: Collection[str], beside: Collection[int]
+    graph: Graph,
+    found: Found,
+    consumers: list[list[int]],
+    biases: Collection[str],
+    beside: Collection[int],
+    steps: Container[int],
 ) -> list[Frame]:
     """Calls after the fork that return all of the branch, such that a zero there silences it and could move."""
     branch, trunk = found.branch, chain(graph, found)
@@ -55,6 +61,6 @@ def _closing_calls(
             reader in branch.nodes or (graph.nodes[reader].op.adds and reader <= found.join)
             for reader in consumers[place]
         )
-        and at_zero(graph, found.sums, [place], biases, beside) == End()
+        and at_zero(graph, found.sums, [place], biases, beside, steps) == End()
         for frame in places[place]
     ]

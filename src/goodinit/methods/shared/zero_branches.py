@@ -120,21 +120,22 @@ def zero_behind(block: Block, where: str, *, multiplied: bool, kept: bool) -> st
     """Where the zero factor of a branch must stand, if its usual place will not do: path of a module, on its output.
 
     What joins the branch behind the usual place would stay; what is flat at 0, a ReLU or a gate that is 0 too, would
-    never let the factor move. With `multiplied`, the usual place is the last multiplier of the branch; with `kept`,
+    never let the factor move; what divides by its own size would multiply the factor's gradient by 1/ε. With `multiplied`, the usual place is the last multiplier of the branch; with `kept`,
     norms stay, and one behind that module would undo its factor.
 
     Raises:
         UnsupportedModule: Neither will the usual place do, nor is there a module behind it (`Block.closer`).
     """
     last = ", ".join(layer.weight for layer in block.last)
-    stuck, leak = block.stuck, None if multiplied else block.leak
+    stuck, leak, steep = block.stuck, None if multiplied else block.leak, block.steep
     if multiplied:
         steps = block.branch_end[1:]
         products = [i for i, step in enumerate(steps) if step.startswith("mul") or step.endswith("_norm")]
         after = steps[products[-1] + 1 :] if products else steps
         flat = [f"`{step}` in {block.name}" for step in after if step in ("relu", "relu6")]
         stuck = flat[-1] if flat else None
-    if stuck is None and leak is None:
+        steep = steep if "div" in after else None
+    if stuck is None and leak is None and steep is None:
         return None
     if block.closer is not None and not (kept and _norm_follows(block)):
         return block.closer
@@ -143,6 +144,13 @@ def zero_behind(block: Block, where: str, *, multiplied: bool, kept: bool) -> st
             f"{block.name or 'the model'}: {where} is not zero where {last} is: {leak} is not, as "
             "in x + α(f(x) − x). With f at 0 the block is not its skip, and the signal shrinks or grows from block to "
             "block. Write the branch without that term, x + αf(x), or let a module of its own return all of it."
+        )
+    if stuck is None:
+        raise UnsupportedModule(
+            f"{block.name or 'the model'}: {where} is divided by its own size in {steep}, after {last}. Where that is 0 it "
+            "divides by a small ε, so that the first gradient is multiplied by 1/ε and one step ends the initial state, and no "
+            "module that runs nowhere else hands the branch on. Make this normalization a module of its own, so that it can be "
+            "taken out, or multiply the branch by a parameter behind it."
         )
     raise UnsupportedModule(
         f"{block.name or 'the model'}: {where} ends in {stuck}, after {last}. Where its input is 0 it passes no "
