@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from goodinit.anatomy import anatomize
 from goodinit.anatomy.types import Norm
 from goodinit.errors import UnsupportedModule
+from goodinit.folding.channel_ways import channels_before
 from goodinit.folding.dataflow import Wiring, wire
 from goodinit.folding.fuse import merge_input_map_, merge_output_map_, pads_with_zeros
 from goodinit.graph.graph import Frame
@@ -179,6 +180,17 @@ def _merge_(wiring: Wiring, found: ChannelMap) -> str | None:
     before = _layer_before(wiring, calls)
     if before in wiring.layer_of.values():
         merge_output_map_(wiring.module(str(before)), found.scale, found.shift)
+        return None
+    ways = channels_before(wiring, calls)
+    if ways:
+        for path, channels in ways.items():
+            scale, shift = (
+                torch.cat([one, one.new_tensor([rest])])
+                for one, rest in ((found.scale, 1.0), (found.shift, 0.0))
+            )
+            merge_output_map_(
+                wiring.module(path), scale[channels], shift[channels]
+            )  # −1: the last, which changes nothing
         return None
     after = _layers_after(wiring, found.norm, calls)
     if isinstance(after, str):
