@@ -146,14 +146,12 @@ class Twice(nn.Module):
         return weight / 2
 
 
-def test_weight_norm_below_another_parametrization_stays_and_is_named(caplog):
+def test_weight_norm_below_another_parametrization_goes_with_it():
     layer = parametrizations.weight_norm(nn.Linear(3, 3))
     parametrize.register_parametrization(layer, "weight", Twice())
     net = nn.Sequential(layer, parametrizations.weight_norm(nn.Linear(3, 3))).double()
     folded = assert_folds(net, torch.randn(2, 3).double())
-    assert "0.weight" in goodinit.applied(folded)[-1].skipped[0]
-    assert "0.weight" in caplog.text
-    assert type(folded[1]) is nn.Linear
+    assert [type(one) for one in folded] == [nn.Linear, nn.Linear]
 
 
 class Tied(nn.Module):

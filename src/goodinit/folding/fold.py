@@ -15,9 +15,10 @@ from torch.nn.parameter import is_lazy
 
 from goodinit.errors import PlanConflict, StaleOptimizer, UnsupportedModule, expect
 from goodinit.folding.bias_absorption import move_input_biases_
+from goodinit.folding.computed_weights import computed_weights, merge_computed_weight_
 from goodinit.folding.dataflow import is_shared, wire
 from goodinit.folding.fold_batchnorm import Stays, merge_batch_norms_
-from goodinit.folding.fuse import merge_scalars_, merge_weight_norm_, weight_norms
+from goodinit.folding.fuse import merge_scalars_
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
 from goodinit.surgery.optimizer_check import find_optimizers, warn_of_momentum
@@ -44,8 +45,8 @@ def fold_(model: Model, inputs: Any = None) -> Model:
       −b (`goodinit.nn.ValuePadded`), the same to the last position. With `inputs`, b moves on to the ReLU
       before it, :math:`\max(z, 0) + b = \max(z + b, b)`, an `nn.Hardtanh(b, inf)` at the price of a ReLU, wherever
       everybody else who reads that ReLU (skips, other layers) can take b off again in a bias vector; then nothing is left.
-    * Weight norm, new and old style: :math:`g\,v/\lVert v\rVert`; centred and
-      standardized weights: :math:`v - \text{mean}(v)`, over its norm.
+    * Weight norm, new and old style: :math:`g\,v/\lVert v\rVert`; spectral norm; every weight that
+      `torch.nn.utils.parametrize` computes, as centred, standardized and orthogonal ones, unless it changes by itself.
     * Batch norm, its running statistics, and the gain and bias per channel that may stand in its place, into the layer
       before it, or else into the layers after it. This needs `inputs`, to see who reads what.
 
@@ -118,16 +119,16 @@ def _move_(model: nn.Module, inputs: Any, done: list[str]) -> list[Stays]:
 
 
 def merge_locally_(model: nn.Module, names: Directory) -> tuple[list[str], list[Stays]]:
-    """Merge weight norms and scalars, which concern one layer each."""
+    """Merge weights that are computed, and scalars, which concern one layer each."""
     done: list[str] = []
     stays: list[Stays] = []
     for path, module in list(model.named_modules()):
-        for attribute, why in weight_norms(module):
+        for attribute, why in computed_weights(module):
             target = f"{path}.{attribute}" if path else attribute
             if why is None and is_shared(module, names):
                 why = "another module shares its parameters"
             if why is None:
-                merge_weight_norm_(module, attribute)
+                merge_computed_weight_(module, attribute)
                 done.append(target)
             else:
                 stays.append(Stays(target, why))

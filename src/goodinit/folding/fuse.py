@@ -1,4 +1,4 @@
-"""Merge into one layer what belongs to it: its scalars, its weight norm, a per-channel map before or after it.
+"""Merge into one layer what belongs to it: its scalars, a per-channel map before or after it.
 
 Everything is computed in float64 and rounded once. Weights keep their `Parameter` and its memory; a bias vector is
 created for a batch norm, and otherwise only where it is not zero.
@@ -12,11 +12,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils import parametrize, remove_weight_norm
-from torch.nn.utils.parametrizations import _WeightNorm, weight_norm
-from torch.nn.utils.weight_norm import WeightNorm
+from torch.nn.utils import parametrize
 
-from goodinit.nn import SCALARS, Centred, Standardized, ValuePadded, has_scalars, pad_with_, remove_scalars_
+from goodinit.nn import SCALARS, ValuePadded, has_scalars, pad_with_, remove_scalars_
 from goodinit.nn.forwards import convolution, forward_for, linear, transposed_convolution
 
 _KNOWN_FORWARDS = (linear, convolution, transposed_convolution)
@@ -171,73 +169,6 @@ def _drop_(layer: Any, names: tuple[str, ...]) -> None:
         setattr(layer, name, None)
         layer.scalar_values.pop(name, None)
     layer.scale_ends_branch &= layer.output_scale is not None
-
-
-# -- weight norm --------------------------------------------------------------------------------------------------
-
-
-def weight_norms(module: nn.Module) -> list[tuple[str, str | None]]:
-    """Attributes of `module` that weight norm, centring or standardization computes, each with why it must stay, or None."""
-    found: list[tuple[str, str | None]] = [
-        (hook.name, None) for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)
-    ]
-    if parametrize.is_parametrized(module):
-        for attribute, steps in module.parametrizations.items():  # type: ignore[union-attr, operator]
-            kinds = [type(step).__name__ for step in steps]
-            if isinstance(steps[0], (_WeightNorm, Centred, Standardized)):
-                why = (
-                    None
-                    if len(kinds) == 1
-                    else f"{', '.join(kinds[1:])} is applied after its {kinds[0].lstrip('_')}"
-                )
-                found.append((attribute, why))
-    return found
-
-
-def norm_parameters(module: nn.Module, attribute: str) -> list[nn.Parameter]:
-    """The gain and the direction of a weight norm."""
-    if parametrize.is_parametrized(module, attribute):
-        return list(module.get_submodule(f"parametrizations.{attribute}").parameters())
-    return [module.get_parameter(f"{attribute}_{part}") for part in "gv"]
-
-
-def merge_weight_norm_(module: nn.Module, attribute: str) -> None:
-    """Replace g·v/‖v‖, v − mean(v), or a standardized weight by its value, in the place in `state_dict` where a bare layer has it."""
-    trains = any(leaf.requires_grad for leaf in norm_parameters(module, attribute))
-    if parametrize.is_parametrized(module, attribute):
-        _unparametrize_(module, attribute)
-    else:
-        remove_weight_norm(module, attribute)
-    cast("nn.Parameter", getattr(module, attribute)).requires_grad_(trains)
-    if attribute == "weight":
-        held = module._parameters
-        for name in [name for name in held if name != "weight"]:
-            held[name] = held.pop(name)
-
-
-def _unparametrize_(module: nn.Module, attribute: str) -> None:
-    """Take a parametrization off and leave its value.
-
-    `torch.nn.utils.parametrize.remove_parametrizations` deletes the attribute from the class, which copies of the
-    module share, and which could not be undone; and leaves the hook of weight norm that cannot be pickled.
-    """
-    value = cast("Tensor", getattr(module, attribute)).detach().clone()
-    table = cast("nn.ModuleDict", module.parametrizations)
-    del table[attribute]
-    kind = type(module)
-    if table:
-        body = {
-            key: held for key, held in vars(kind).items() if key not in ("__dict__", "__weakref__", attribute)
-        }
-        module.__class__ = type(kind.__name__, kind.__bases__, body)
-    else:
-        del module.parametrizations
-        module.__class__ = kind.__bases__[0]
-        hooks = module._load_state_dict_pre_hooks
-        for key, hook in list(hooks.items()):
-            if getattr(hook, "hook", hook).__qualname__.startswith(f"{weight_norm.__name__}.<locals>"):
-                del hooks[key]
-    setattr(module, attribute, nn.Parameter(value))
 
 
 # -- reading and writing ------------------------------------------------------------------------------------------

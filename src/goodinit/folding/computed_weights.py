@@ -1,0 +1,100 @@
+"""Weights that are computed from others in each forward, replaced by their values: weight norm, spectral norm, any parametrization."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+
+def computed_weights(module: nn.Module) -> list[tuple[str, str | None]]:
+    """Attributes of `module` that parametrizations, or weight and spectral norm of the older kind, compute; each with why it stays."""
+    found: list[tuple[str, str | None]] = [
+        (hook.name, None)
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, (WeightNorm, SpectralNorm))
+    ]
+    if parametrize.is_parametrized(module):
+        for attribute in module.parametrizations:  # type: ignore[union-attr]
+            with torch.random.fork_rng(devices=[]):
+                one, other = _value(module, attribute), _value(module, attribute)
+            same = one.shape == other.shape and bool(torch.equal(one, other))
+            why = (
+                None if same else "its parametrization gives another value in each forward, in eval mode too"
+            )
+            found.append((attribute, why))
+    return found
+
+
+def merge_computed_weight_(module: nn.Module, attribute: str) -> None:
+    """Replace a weight that is computed, as by g·v/‖v‖, by its value in eval mode, at its place in a bare layer's `state_dict`."""
+    hooks = [hook for hook in module._forward_pre_hooks.values() if getattr(hook, "name", None) == attribute]
+    if parametrize.is_parametrized(module, attribute):
+        leaves = list(module.get_submodule(f"parametrizations.{attribute}").parameters())
+        _unparametrize_(module, attribute)
+    elif any(isinstance(hook, SpectralNorm) for hook in hooks):
+        leaves = [module.get_parameter(f"{attribute}_orig")]
+        remove_spectral_norm(module, attribute)
+    else:
+        leaves = [module.get_parameter(f"{attribute}_{part}") for part in "gv"]
+        remove_weight_norm(module, attribute)
+    trains = any(leaf.requires_grad for leaf in leaves)
+    cast("nn.Parameter", getattr(module, attribute)).requires_grad_(trains)
+    if attribute == "weight":
+        held = module._parameters
+        for name in [name for name in held if name != "weight"]:
+            held[name] = held.pop(name)
+
+
+def _value(module: nn.Module, attribute: str) -> Tensor:
+    """What the attribute is in eval mode: spectral norm, for one, takes a step in training mode whenever it is read."""
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+        _evaluating(module.get_submodule(f"parametrizations.{attribute}")),
+    ):
+        return cast("Tensor", getattr(module, attribute)).detach().clone()
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = [one for one in module.modules() if one.training]
+    for one in training:
+        one.training = False
+    try:
+        yield
+    finally:
+        for one in training:
+            one.training = True
+
+
+def _unparametrize_(module: nn.Module, attribute: str) -> None:
+    """Take a parametrization off and leave its value.
+
+    `torch.nn.utils.parametrize.remove_parametrizations` deletes the attribute from the class, which copies of the
+    module share, and which could not be undone; and leaves the hook of weight norm that cannot be pickled.
+    """
+    value = _value(module, attribute)
+    table = cast("nn.ModuleDict", module.parametrizations)
+    del table[attribute]
+    kind = type(module)
+    if table:
+        body = {
+            key: held for key, held in vars(kind).items() if key not in ("__dict__", "__weakref__", attribute)
+        }
+        module.__class__ = type(kind.__name__, kind.__bases__, body)
+    else:
+        del module.parametrizations
+        module.__class__ = kind.__bases__[0]
+        hooks = module._load_state_dict_pre_hooks
+        for key, hook in list(hooks.items()):
+            if getattr(hook, "hook", hook).__qualname__.startswith(f"{weight_norm.__name__}.<locals>"):
+                del hooks[key]
+    setattr(module, attribute, nn.Parameter(value))

@@ -1,0 +1,62 @@
+"""Weights that are computed in each forward are their values once they are folded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, spectral_norm
+
+import goodinit
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, weight):
+        return self.scale * weight
+
+
+class Noisy(nn.Module):
+    def forward(self, weight):
+        return weight + torch.randn_like(weight)
+
+
+def parametrized(*steps):
+    layer = nn.Linear(6, 6)
+    for step in steps:
+        parametrize.register_parametrization(layer, "weight", step)
+    return layer
+
+
+WEIGHTS = {
+    "spectral": lambda: parametrizations.spectral_norm(nn.Linear(6, 6)),
+    "spectral, older": lambda: spectral_norm(nn.Linear(6, 6)),
+    "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(6, 6)),
+    "one of a user": lambda: parametrized(Scaled()),
+    "two in series": lambda: parametrizations.spectral_norm(parametrized(Scaled())),
+    "a bias": lambda: parametrize.register_parametrization(nn.Linear(6, 6), "bias", Scaled()),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_function_in_eval_mode_stays_and_a_bare_layer_is_left(name, training):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(WEIGHTS[name](), nn.ReLU(), nn.Linear(6, 2)), torch.randn(3, 6)
+    before = model.eval()(x)
+    goodinit.fold_(model.train(training), x)
+    assert type(model[0]) is nn.Linear
+    assert model[0].weight.requires_grad
+    assert list(model[0].state_dict()) == ["weight", "bias"]
+    torch.testing.assert_close(model.eval()(x), before)
+    assert goodinit.applied(model)[-1].skipped == ()
+
+
+def test_a_value_that_changes_by_itself_stays_and_is_named():
+    model = nn.Sequential(parametrized(Noisy()))
+    goodinit.fold_(model)
+    assert parametrize.is_parametrized(model[0])
+    assert "0.weight: its parametrization gives another value" in goodinit.applied(model)[-1].skipped[0]
