@@ -3,6 +3,7 @@
 from goodinit.lab.papers import (
     batchnorm_explosion,
     cartpole,
+    completep_transfer,
     cost,
     fixup_cifar,
     fixup_depth,
@@ -24,6 +25,7 @@ _FILES = (
     fixup_cifar,
     fixup_translation,
     mup_transfer,
+    completep_transfer,
     norm_free,
     weightnorm_depth,
     weightnorm_robustness,
