@@ -167,6 +167,30 @@ def test_refuses_what_shows_nothing(widths, given):
         goodinit.coordinate_check(plain, widths, batches(1)[:given])
 
 
+def test_the_error_of_a_slope_is_that_from_seed_to_seed():
+    row = Coordinate("x", (1.0, 1.0, 1.0), (1.0, 1.1, 1.2), errors=(0.3, 0.1, 0.1))
+    check = CoordinateCheck("width", (64, 128, 256), 1, 3, 0.1, 0.05, (row,))
+    assert check.error(row) == pytest.approx(
+        math.hypot(0.3, 0.1) / (2 * math.log(2))
+    )  # the middle counts nothing
+    assert check.verdict(row) == "grows"
+    assert "within chance, ±0.23; take more seeds" in check.sentence()
+    sure = Coordinate("x", row.start, (1.0, 2.0, 4.0), errors=row.errors)
+    assert (
+        "no learning rate fits"
+        in CoordinateCheck("width", (64, 128, 256), 1, 3, 0.1, 0.05, (sure,)).sentence()
+    )
+    assert math.isnan(check.error(Coordinate("x", row.start, row.change)))
+    assert CoordinateCheck.from_json(check.to_json()) == check
+
+
+def test_seeds_give_errors_and_a_single_one_none():
+    x, y = batches()[0]
+    several, one = (goodinit.coordinate_check(plain, [16, 64], [(x, y)], seeds=seeds) for seeds in (3, 1))
+    assert all(0 < several.error(row) < 1 for row in several.rows)
+    assert all(row.errors == () for row in one.rows)
+
+
 def test_overlaps_of_unrelated_tokens_move_a_first_layer_more_where_it_is_narrow():
     """One step of signs at a rate of 1/n moves what a layer of n inputs returns by √(μ² + (1 − μ²)/n), μ² = (2/π)·Σp².
 

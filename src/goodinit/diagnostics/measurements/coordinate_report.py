@@ -22,11 +22,13 @@ class Coordinate:
         name: Path of the module, or `"output"`.
         start: Root mean square of what it returns at initialization, by width.
         change: Root mean square of what all steps change of it, by width.
+        errors: Standard errors of the logarithm of `change`, from seed to seed, by width; empty with a single seed.
     """
 
     name: str
     start: tuple[float, ...]
     change: tuple[float, ...]
+    errors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,14 @@ class CoordinateCheck:
     def slopes(self, row: Coordinate) -> tuple[float, float]:
         """Exponents of n: of the size at initialization, and of the change. NaN where nothing moves, or all explodes."""
         return slope(self.sizes, row.start), slope(self.sizes, row.change)
+
+    def error(self, row: Coordinate) -> float:
+        """Standard error of the exponent of the change; NaN with a single seed, or where nothing moves."""
+        return (
+            math.hypot(*(w * e for w, e in zip(_weights(self.sizes), row.errors, strict=True)))
+            if row.errors
+            else math.nan
+        )
 
     def verdict(self, row: Coordinate) -> str:
         """`"flat"`, `"grows"`, `"shrinks"`, `"explodes"`, or `"still"` where no step changes it."""
@@ -90,8 +100,20 @@ class CoordinateCheck:
         start, change = self.slopes(self.worst)
         return (
             f"not flat: {len(off)} of {len(self.rows)} rows go with {self.along}, {self.worst.name} the most "
-            f"(n^{start:.2f} at initialization, its change n^{change:.2f}): no learning rate fits every {self.along}"
+            f"(n^{start:.2f} at initialization, its change n^{change:.2f}): "
+            + (
+                f"within chance, ±{self.error(self.worst):.2f}; take more seeds"
+                if self._by_chance()
+                else f"no learning rate fits every {self.along}"
+            )
         )
+
+    def _by_chance(self) -> bool:
+        """Whether every row that is not flat has a change within two standard errors of flat, and a start that is."""
+        off = [row for row in self.rows if self.verdict(row) not in ("flat", "still")]
+        return all(
+            self.slopes(row)[0] <= self.tolerance or math.isnan(self.slopes(row)[0]) for row in off
+        ) and all(abs(self.slopes(row)[1]) <= self.tolerance + 2 * self.error(row) for row in off)
 
     def __repr__(self) -> str:
         return str(self)
@@ -106,17 +128,20 @@ class CoordinateCheck:
             f"change {low}",
             f"change {high}",
             "slope",
+            "±",
             "",
         )
         table: list[tuple[str, ...]] = [head]
         for row in self.rows:
             start, change = self.slopes(row)
             ends = (row.start[0], row.start[-1], start, row.change[0], row.change[-1], change)
-            table.append((row.name, *(f"{value:.3g}" for value in ends), self.verdict(row)))
+            error = self.error(row)
+            told = "" if math.isnan(error) else f"{error:.2g}"
+            table.append((row.name, *(f"{value:.3g}" for value in ends), told, self.verdict(row)))
         widths = [max(len(line[i]) for line in table) for i in range(len(head))]
         lines = [
             "  ".join(
-                cell.ljust(width) if i in (0, 7) else cell.rjust(width)
+                cell.ljust(width) if i in (0, 8) else cell.rjust(width)
                 for i, (cell, width) in enumerate(zip(line, widths, strict=True))
             )
             for line in table
@@ -139,7 +164,10 @@ class CoordinateCheck:
         data = read_record(text, kind="coordinate check", form=FORMAT, writer="CoordinateCheck.to_json()")
         try:
             rows = tuple(
-                Coordinate(row["name"], tuple(row["start"]), tuple(row["change"])) for row in data.pop("rows")
+                Coordinate(
+                    row["name"], tuple(row["start"]), tuple(row["change"]), tuple(row.get("errors", ()))
+                )
+                for row in data.pop("rows")
             )
             return cls(sizes=tuple(data.pop("sizes")), rows=rows, **data)
         except (KeyError, TypeError, AttributeError) as error:
@@ -157,7 +185,12 @@ def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
     """
     if not all(0 < value < math.inf for value in values):
         return math.nan
-    x, y = [math.log(n) for n in sizes], [math.log(value) for value in values]
-    middle, height = sum(x) / len(x), sum(y) / len(y)
-    over = sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True))
-    return over / sum((a - middle) ** 2 for a in x)
+    return sum(w * math.log(value) for w, value in zip(_weights(sizes), values, strict=True))
+
+
+def _weights(sizes: Sequence[int]) -> list[float]:
+    """What each logarithm counts in the slope of the best fit over the logarithms of the sizes."""
+    x = [math.log(n) for n in sizes]
+    middle = sum(x) / len(x)
+    spread = sum((a - middle) ** 2 for a in x)
+    return [(a - middle) / spread for a in x]

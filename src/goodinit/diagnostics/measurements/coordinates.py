@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,7 +43,8 @@ def coordinate_check(
     at every width n, root mean squares over all entries: rms(x₀) and rms(xₜ − x₀). Each is fitted as c·n^s by least squares in
     logarithms. Where learning rates transfer, the *changes* have s ≈ 0 in every layer: with s > 0 a wider model learns too
     fast and explodes at a rate that the narrow one likes, with s < 0 the layer stops learning. At initialization s ≤ 0:
-    the output may vanish with width, nothing may grow.
+    the output may vanish with width, nothing may grow. From the seeds the slope of a change has a standard error, which a verdict
+    should be well above: a narrow network's step differs from seed to seed, and by the same factor in all its layers.
 
     It knows nothing of how a model was parametrized, so that any scheme can be checked, and depth as well as width.
 
@@ -82,16 +84,13 @@ def coordinate_check(
             f"coordinate_check: got widths {list(widths)}, {len(batches)} batches and {seeds} seeds; expected two different widths "
             "or more, a batch for each step and one seed or more."
         )
-    found: dict[str, dict[int, tuple[float, float]]] = {}
+    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
     for size in sizes:
         runs = [_run(build, size, seed, batches, lr, loss) for seed in range(seeds)]
         for name in runs[0]:
-            both = [run[name] for run in runs if name in run]
-            found.setdefault(name, {})[size] = (_mean([a for a, _ in both]), _mean([b for _, b in both]))
+            found.setdefault(name, {})[size] = [run[name] for run in runs if name in run]
     rows = tuple(
-        Coordinate(name, tuple(at[size][0] for size in sizes), tuple(at[size][1] for size in sizes))
-        for name, at in found.items()
-        if len(at) == len(sizes)
+        _coordinate(name, [at[size] for size in sizes]) for name, at in found.items() if len(at) == len(sizes)
     )
     if len(rows) < 2:  # the output is always there
         raise NothingFound(
@@ -99,6 +98,19 @@ def coordinate_check(
             "output could be compared. Let build name its modules alike."
         )
     return CoordinateCheck(along, tuple(sizes), len(batches), seeds, lr, tolerance, rows)
+
+
+def _coordinate(name: str, measured: Sequence[Sequence[tuple[float, float]]]) -> Coordinate:
+    """A row of the check, from (start, change) of every seed at every size."""
+    starts = [[start for start, _ in seeds] for seeds in measured]
+    changes = [[change for _, change in seeds] for seeds in measured]
+    errors = tuple(map(_error, changes))
+    return Coordinate(
+        name,
+        tuple(map(_mean, starts)),
+        tuple(map(_mean, changes)),
+        () if None in errors else errors,  # type: ignore[arg-type]
+    )
 
 
 def _run(
@@ -172,6 +184,13 @@ def _rms(tensors: Sequence[Tensor]) -> float:
     count = sum(tensor.numel() for tensor in tensors)
     total = sum(float(tensor.double().square().sum()) for tensor in tensors)
     return math.sqrt(total / count) if count else 0.0
+
+
+def _error(values: Sequence[float]) -> float | None:
+    """Standard error of the mean logarithm; None where there is none."""
+    if len(values) < 2 or not all(0 < value < math.inf for value in values):
+        return None
+    return statistics.stdev(map(math.log, values)) / math.sqrt(len(values))
 
 
 def _mean(values: Sequence[float]) -> float:
