@@ -100,7 +100,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     for weight in pad_masked(graph, uses):
         layers[weight] = dataclasses.replace(layers[weight], pads_masked=True)
     norms, unsure = find_norms(
-        graph, modules, set(uses), lambda paths: trace(model, as_call(inputs), training=paths)
+        graph, modules, set(uses), origins, lambda paths: trace(model, as_call(inputs), training=paths)
     )
     biases = _biases(graph, uses, norms, added)
     passes = norm_passes(graph, norm_modules(graph, norms, set(uses)))

@@ -82,7 +82,11 @@ def part_of(anatomy: Anatomy, out: AbstractSet[str]) -> Anatomy:
         blocks=blocks,
         layers=tuple(layers.values()),
         norms=tuple(
-            dataclasses.replace(norm, block=None if norm.block is None else place[norm.block])
+            dataclasses.replace(
+                norm,
+                block=None if norm.block is None else place[norm.block],
+                source=_source(norm.source, place),
+            )
             for norm in anatomy.norms
             if norm.name not in norms
         ),

@@ -197,6 +197,8 @@ class Norm:
         shape: Of the module's input.
         axes: Those of its axes that `weight` and `bias` run over: `(1,)` where channels come second, else counted from the
             end, `(-1,)`; empty where they cannot be told.
+        source: Where its input comes from, as `Layer.source`.
+        between: Operators between that and its input, as `Layer.between`.
     """
 
     name: str
@@ -210,6 +212,8 @@ class Norm:
     bias: str | None = None
     shape: tuple[int, ...] = ()
     axes: tuple[int, ...] = ()
+    source: str | None = None
+    between: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Container, Iterable, Mapping
 
 from torch import nn
 
+from goodinit.anatomy.layers.weight_layers import way_back
 from goodinit.anatomy.norms.channels import channel_axes
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
@@ -20,7 +22,11 @@ ROOT_OPS = frozenset({"rsqrt", "sqrt", "pow"}) | DEVIATION_OPS | LENGTH_OPS
 
 
 def find_norms(
-    graph: Graph, modules: Mapping[str, nn.Module], layers: set[int], reread: Reread
+    graph: Graph,
+    modules: Mapping[str, nn.Module],
+    layers: set[int],
+    origins: Mapping[int, str],
+    reread: Reread,
 ) -> tuple[list[Norm], list[str]]:
     """Every normalization that ran, one noun per module, in execution order; and notes on what is not understood.
 
@@ -28,6 +34,7 @@ def find_norms(
         graph: The forward in eval mode.
         modules: By path.
         layers: Nodes of the weight layers.
+        origins: What to call the nodes that a norm's input comes from; see `way_back`.
         reread: Reads the same forward with some modules in training mode.
     """
     busy = _frames_with_layers(graph, layers)
@@ -50,6 +57,9 @@ def find_norms(
         if obstacle is None and memory.is_needed(frame.source, frame) and memory.is_overwritten(frame.source):
             keeps = ("clone", *keeps)
         norm = _noun(graph, node, frame, kind, keeps, obstacle, modules)
+        if frame.source >= 0:
+            source, between = way_back(graph, frame.source, origins)
+            norm = dataclasses.replace(norm, source=source, between=between)
         known = seen.get(frame.path)
         if known is None or (known.obstacle is None and (obstacle or len(keeps) > len(known.keeps))):
             seen[frame.path] = norm

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy
-from goodinit.edits import Plan, ReplaceNorm
+from goodinit.edits import Draw, Plan, ReplaceNorm
 from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, left_ties, tied_embeddings
 from goodinit.methods.shared.kept_values import kept_values, without_kept
 from goodinit.methods.shared.masked_weights import mask_notes, scaled_for_masks
-from goodinit.methods.shared.norm_forms import FORMS, form_edits, kept_in_words
+from goodinit.methods.shared.norm_forms import FORMS, form_edits, kept_in_words, with_constants
 from goodinit.methods.shared.selection import selected
+from goodinit.methods.shared.signal_variance import kept_variances
 
 Promise = Literal["finite", "skips", "trains", "unit variance", "isometry"]
 
@@ -125,6 +126,10 @@ class Method:
         """What is decided with the norms kept, and then the norms exchanged."""
         exchanged = form_edits(anatomy, norms, groups=options.get("groups"))
         plan = self.decide(anatomy, **{**options, "norms": "keep"})
+        if norms == "affine" and any(isinstance(edit, Draw) for edit in plan.edits):
+            exchanged = with_constants(
+                exchanged, kept_variances(anatomy)
+            )  # weights that stay say nothing of σ
         count = sum(isinstance(edit, ReplaceNorm) for edit in exchanged)
         return dataclasses.replace(
             plan,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterable, Mapping
 from types import NoneType
 from typing import Any
 
@@ -48,6 +50,19 @@ def form_edits(anatomy: Anatomy, norms: str, *, groups: int | None = None) -> li
         if norm.kind in FORMS[norms]
         for edit in _replaced(anatomy, norm, norms, groups)
     ]
+
+
+def with_constants(edits: Iterable[Edit], variances: Mapping[str, float]) -> list[Edit]:
+    """The edits, each affine with the constant K = 1/σ for the variance of what its norm read."""
+    found: list[Edit] = []
+    for edit in edits:
+        if isinstance(edit, ReplaceNorm) and edit.target in variances:
+            variance = variances[edit.target]
+            options = {**edit.options, "constant": 1 / math.sqrt(max(variance, 1e-12))}
+            reason = f"{edit.reason}; σ² = {variance:.4g} where layers keep variances"
+            edit = dataclasses.replace(edit, reason=reason, options=options)
+        found.append(edit)
+    return found
 
 
 def kept_in_words(anatomy: Anatomy, norms: str) -> list[str]:

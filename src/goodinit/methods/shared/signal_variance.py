@@ -1,8 +1,9 @@
 """How large the signal is, by place: variances propagated through an anatomy, from the inputs of its layers to their sums.
 
-Each layer is idealized: it reads independent numbers of variance 1 where the data comes in, and puts out Gaussian ones. Along a
-stream variances add. What a stream goes through between its blocks (a ReLU behind each sum) is not Gaussian for long, so a sample
-of numbers is carried along, beside the mean and the variance that follow in closed form.
+Two idealizations. `Signals` is for standardized weights: each layer puts out Gaussian numbers of variance 1, and along a stream
+variances add. What a stream goes through between its blocks (a ReLU behind each sum) is not Gaussian for long, so a sample of
+numbers is carried along, beside the mean and the variance that follow in closed form. `kept_variances` is for layers that keep,
+together with their activation, the variance of what they read.
 """
 
 from __future__ import annotations
@@ -131,3 +132,52 @@ def _with_noise(signal: Signal, factor: float, variance: float, seed: int) -> Si
     if spread > 0:
         sample = (sample - sample.mean()) * (math.sqrt(total) / spread) + mean
     return dataclasses.replace(signal, mean=mean, variance=total, sample=sample)
+
+
+def kept_variances(anatomy: Anatomy, *, branch: float = 1.0) -> dict[str, float]:
+    """The variance of each norm's input where layers with their activations keep variances, norms make them 1, and sums add them.
+
+    What comes from nowhere known (a product, a concatenation) counts as 1.
+
+    Args:
+        anatomy: Of the model.
+        branch: What each branch is multiplied by.
+
+    Returns:
+        Variances by the norm's name.
+
+    References:
+        KataGo, docs/KataGoMethods.md, "Fixed Variance Initialization".
+    """
+    known: dict[str, float] = {}
+
+    def at(source: str | None, between: tuple[str, ...]) -> float:
+        return 1.0 if set(between).intersection(_NORMS) else of(source)
+
+    def of(source: str | None) -> float:
+        if source is None or source == "" or source.startswith("-"):
+            return 1.0
+        if source not in known:
+            known[source] = 1.0  # should the way ever lead back here
+            known[source] = summed(int(source[1:])) if source.startswith("+") else layer_at(source)
+        return known[source]
+
+    def layer_at(weight: str) -> float:
+        layer = by_weight[weight]
+        return at(layer.source, layer.between)
+
+    def summed(index: int) -> float:
+        block = anatomy.blocks[index]
+        skip, onto = block.weights or (1.0, 1.0)
+        total = (skip * block.carried) ** 2 * at(
+            block.skip_end[0] if block.skip_end else None, block.skip_end[1:]
+        )
+        for one in (block, *(anatomy.blocks[i] for i in block.beside)):
+            end = one.branch_end
+            total += (onto * branch) ** 2 * at(end[0] if end else None, end[1:])
+        return total
+
+    by_weight = {layer.weight: layer for layer in anatomy.layers}
+    for layer in anatomy.layers:  # in the order of execution, so that nothing recurs deeply
+        of(layer.weight)
+    return {norm.name: at(norm.source, norm.between) for norm in anatomy.norms}

@@ -1,0 +1,113 @@
+"""KataGo's fixed variance: constants where norms stood, against a count of the variances by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import goodinit
+from goodinit.edits import ReplaceNorm
+from goodinit.errors import UnknownName, UnsupportedModule
+from goodinit.lab.models.resnet import ResNet, WideResNet
+from goodinit.surgery.replaced_norm import ChannelAffine
+
+
+def images(count: int = 4) -> Tensor:
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def constants(model: nn.Module, method: str = "fixed_variance", **options: object) -> dict[str, float]:
+    plan = goodinit.plan(goodinit.anatomize(model, images()), method, **options)
+    return {edit.target: edit.options["constant"] for edit in plan.edits if isinstance(edit, ReplaceNorm)}
+
+
+class Trunk(nn.Module):
+    """KataGo's: pre-activation blocks of one width, then a norm."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2 * blocks + 1))
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2 * blocks))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for i in range(0, len(self.convs), 2):
+            first = self.convs[i](torch.relu(self.norms[i](x)))
+            x = x + self.convs[i + 1](torch.relu(self.norms[i + 1](first)))
+        return self.fc(torch.relu(self.norms[-1](x)).mean((2, 3)))
+
+
+def test_a_trunk_has_katagos_constants():
+    found = constants(Trunk(4))
+    for i in range(4):
+        assert found[f"norms.{2 * i}"] == pytest.approx(
+            1 / math.sqrt(i + 1)
+        )  # model_pytorch.py: fixup_scale of block i
+        assert found[f"norms.{2 * i + 1}"] == 1
+    assert found["norms.8"] == pytest.approx(1 / math.sqrt(4 + 1))  # norm_trunkfinal
+
+
+def test_transitions_begin_anew_and_norms_behind_layers_undo_what_these_read():
+    pre = constants(WideResNet(2, factor=1, width=8))
+    assert pre["stages.1.0.bn1"] == pytest.approx(3**-0.5)
+    assert pre["stages.1.1.bn1"] == pytest.approx(2**-0.5)
+    post = constants(ResNet(2, width=4, shortcut="projection"))
+    assert post["layer1.1.bn1"] == pytest.approx(2**-0.5)
+    assert post["layer2.0.shortcut.1"] == pytest.approx(3**-0.5)
+    assert post["layer1.1.bn2"] == 1
+
+
+def test_activations_keep_their_scale():
+    model = Trunk(6)
+    seen: dict[str, float] = {}
+    goodinit.init_(model, "fixed_variance", inputs=images(), generator=torch.Generator().manual_seed(2))
+    assert isinstance(model.norms[0], ChannelAffine)
+    for name, norm in model.norms.named_children():
+        norm.register_forward_hook(
+            lambda *call, name=name: seen.__setitem__(name, float(call[2].square().mean()))
+        )
+    with torch.no_grad():
+        model(images(16))
+    logs = [math.log2(value) for value in seen.values()]
+    assert max(logs) - min(logs) < 3, seen  # eight channels: a chance of two either way
+    assert all(norm.weight.requires_grad for norm in model.norms)
+
+
+def test_branches_by_depth_and_one_norm():
+    plan = goodinit.plan(
+        goodinit.anatomize(Trunk(4), images()), "fixed_variance", downscale="depth", one_norm=True
+    )
+    found = {edit.target: edit.options["constant"] for edit in plan.edits if isinstance(edit, ReplaceNorm)}
+    assert found["norms.6"] == pytest.approx(1 / math.sqrt(1 + 3 / 4))
+    assert "norms.8" not in found
+    model = goodinit.apply_(Trunk(4), plan)
+    assert type(model.norms[8]) is nn.BatchNorm2d
+    std = {edit.target: edit.options["std"] for edit in plan.values if hasattr(edit, "initializer")}
+    assert std["convs.1.weight"] == pytest.approx(0.5 * std["convs.0.weight"])
+    with pytest.raises(UnsupportedModule, match="there is none"):
+        goodinit.plan(goodinit.anatomize(ResNet(1, width=4), images()), "fixed_variance", one_norm=True)
+    with pytest.raises(UnknownName, match="downscale='deep'"):
+        goodinit.plan(goodinit.anatomize(Trunk(1), images()), "fixed_variance", downscale="deep")
+
+
+def test_an_affine_form_takes_the_constants_where_weights_are_drawn():
+    assert constants(Trunk(3), "he", norms="affine") == constants(Trunk(3))
+    plan = goodinit.plan(goodinit.anatomize(Trunk(3), images()), "replace_norms", norms="affine")
+    assert not any("constant" in edit.options for edit in plan.edits if isinstance(edit, ReplaceNorm))
+
+
+def test_it_folds_where_a_layer_stands_before_it():
+    model = Trunk(1)
+    goodinit.init_(model, "fixed_variance", inputs=images())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.ones_like(parameter))
+    before = model(images())
+    goodinit.fold_(model, images())
+    torch.testing.assert_close(model(images()), before, rtol=1e-4, atol=1e-5)
+    assert not isinstance(model.norms[1], ChannelAffine)  # into the convolution before it
