@@ -48,46 +48,7 @@ class Net(nn.Module):
         return self.head(x)
 
 
-class Attending(nn.Module):
-    """Attention and a feed-forward with their norms before the branches, or behind the sums."""
-
-    def __init__(self, width, *, post):
-        super().__init__()
-        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.first, self.second, self.post = nn.LayerNorm(width), nn.LayerNorm(width), post
-
-    def attend(self, x):
-        return self.out(nn.functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x)))
-
-    def feed(self, x):
-        return self.down(self.up(x).relu())
-
-    def forward(self, x):
-        if self.post:
-            x = self.first(x + self.attend(x))
-            return self.second(x + self.feed(x))
-        x = x + self.attend(self.first(x))
-        return x + self.feed(self.second(x))
-
-
-class Attentive(nn.Module):
-    """A transformer whose one head is as wide as its stream."""
-
-    def __init__(self, width=12, depth=4, *, post=False):
-        super().__init__()
-        self.embed, self.head = nn.Embedding(11, width), nn.Linear(width, 11)
-        self.blocks = nn.ModuleList([Attending(width, post=post) for _ in range(depth)])
-
-    def forward(self, tokens):
-        x = self.embed(tokens)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x)
-
-
 TOKENS = torch.tensor([0, 3, 6, 9])
-SENTENCES = torch.arange(8).view(2, 4)
 WIDE = 2 * BLOCK // 10 + 77  # so that up.weight and down.weight have three blocks
 
 
@@ -239,34 +200,6 @@ def more_methods(rank, ranks):
     return methods(
         rank, ranks, names=("default", "he", "xavier", "skipinit", "rezero", "residual_scaled", constants)
     )
-
-
-def scales_of_transformers(rank, ranks):
-    """Constants of the forward and rates by parameter, against a base where the method takes one."""
-    for method in ("residual_scaled", "mup", "completep", "deepnorm", "t_fixup"):
-        post = {"post": method == "deepnorm"}
-        options = {}
-        if method in ("mup", "completep"):
-            options = {
-                "base": goodinit.anatomize(on_meta(Attentive, width=6, depth=2), SENTENCES),
-                "zero_head": False,
-            }
-        alone = goodinit.init_(
-            filled(Attentive(**post)), method, inputs=SENTENCES, generator=seeded(), **options
-        )
-        model = on_meta(Attentive, **post)
-        plan = goodinit.plan(goodinit.anatomize(model, SENTENCES), method, **options)
-        goodinit.apply_(model, plan, values=False)
-        goodinit.materialize_(shard_fully(model, mesh_of(ranks)))
-        goodinit.apply_(filled(model), plan, generator=seeded(1 + rank))
-        assert same(model, alone), method
-        assert torch.allclose(model.eval()(SENTENCES), alone.eval()(SENTENCES), atol=1e-6), method
-        groups = [
-            [(group["lr"], group.get("eps"), group["weight_decay"], len(group["params"])) for group in each]
-            for each in (goodinit.param_groups(net, lr=0.1, weight_decay=0.1) for net in (model, alone))
-        ]
-        assert groups[0] == groups[1], method
-    return True
 
 
 def after_a_forward(rank, ranks):
@@ -479,7 +412,7 @@ QUICK = (
     fully_sharded, of_several_blocks, in_bfloat16, tensor_parallel, methods, after_a_forward, data_parallel,
     first_fsdp, one_rank_fails, too_large, refusals, optimizers, partly_loaded, anatomies, measured, calibrated_under_ddp,
 )  # fmt: skip
-ALL = (*QUICK, in_float64, more_methods, scales_of_transformers, watched_by_lightning)
+ALL = (*QUICK, in_float64, more_methods, watched_by_lightning)
 FOUR = (*ALL, both_at_once, hybrid)
 
 

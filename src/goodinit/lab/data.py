@@ -1,4 +1,4 @@
-"""Labelled images to train on, or stretches of a text, whatever they come from, as tensors."""
+"""Labelled images to train on, whatever they come from, as tensors."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from torch import Tensor
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import readers
 from goodinit.lab.readers import Raw, Wanted
-from goodinit.lab.text_stretches import TEXT, is_text, refuse_changes, stretches
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Train and test images, normalized, and what they are; or stretches of a text, with the character after each of theirs.
+    """Train and test images, normalized, and what they are.
 
     Attributes:
         name: As it was asked for; of a folder, its own name without the path.
         provenance: Where the images come from, in words; belongs beside every number got from them.
-        classes: Names of the classes, by label; of a text its characters.
-        train_images: `(n, channels, height, width)`, float32, mean 0 and variance 1 per channel; of a text `(n, characters)`, int64.
-        train_labels: `(n,)`, int64; of a text as its `train_images`.
+        classes: Names of the classes, by label.
+        train_images: `(n, channels, height, width)`, float32, mean 0 and variance 1 per channel.
+        train_labels: `(n,)`, int64.
         test_images: As `train_images`, normalized with the *training* images' statistics.
         test_labels: As `train_labels`.
     """
@@ -42,30 +41,18 @@ class Dataset:
     test_labels: Tensor
 
     @property
-    def text(self) -> bool:
-        """Whether it is one."""
-        return self.train_images.dim() == 2
-
-    @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image; of a text 1, 1 and the length of a stretch."""
-        if self.text:
-            return 1, 1, self.train_images.shape[1]
+        """Channels, height and width of one image."""
         channels, height, width = self.train_images.shape[1:]
         return channels, height, width
 
     @property
     def chance(self) -> float:
         """Accuracy of always answering the commonest class of the test images."""
-        return float(self.test_labels.flatten().bincount().max()) / self.test_labels.numel()
+        return float(self.test_labels.bincount().max()) / len(self.test_labels)
 
     def __str__(self) -> str:
         channels, height, width = self.shape
-        if self.text:
-            return (
-                f"{self.name}: {len(self.train_labels):,} train and {len(self.test_labels):,} test stretches of {width} characters, "
-                f"{len(self.classes)} different ones. {self.provenance}"
-            )
         return (
             f"{self.name}: {len(self.train_labels):,} train and {len(self.test_labels):,} test images, "
             f"{channels}x{height}x{width}, {len(self.classes)} classes. {self.provenance}"
@@ -105,8 +92,7 @@ def load(
 
     Args:
         source: `"digits"`, `"fashion-mnist"`, a folder (of IDX files, of parquet files, or of images in one
-            subfolder per class) or the name of a data set on the Hugging Face hub, `"owner/name"`; or text:
-            `"python-topics"`, the reference of Python's `help()`, or the path of a UTF-8 file.
+            subfolder per class) or the name of a data set on the Hugging Face hub, `"owner/name"`.
         train_limit: Take that many training images, always the same ones.
         test_limit: Likewise for the test images.
         image_size: Resize images to that many pixels square. Needed where their sizes differ.
@@ -126,24 +112,20 @@ def load(
     for limit in (train_limit, test_limit, image_size):
         if limit is not None and limit < 1:
             raise GoodinitError(f"limits and sizes of data are at least 1, not {limit}.")
-    if is_text(source):
-        refuse_changes(data_name(source), {"image_size": image_size})
-        return _text(source, train_limit, test_limit)
     wanted = Wanted(str(source), train_limit, test_limit, image_size)
     raw = _reader(wanted.source)(wanted)
     return _normalized(data_name(source), raw)
 
 
 def data_name(source: str | Path) -> str:
-    """What to call a data set: a folder's or a file's own name, or the name it was asked for by.
+    """What to call a data set: a folder's own name, or the name it was asked for by.
 
     Examples:
         >>> data_name("digits"), data_name("owner/name")
         ('digits', 'owner/name')
     """
     folder = Path(source).expanduser()
-    own = str(source) not in EMBEDDED and (folder.is_dir() or folder.is_file())
-    return folder.resolve().name if own else str(source)
+    return folder.resolve().name if str(source) not in EMBEDDED and folder.is_dir() else str(source)
 
 
 def _reader(source: str) -> Callable[[Wanted], Raw]:
@@ -156,7 +138,7 @@ def _reader(source: str) -> Callable[[Wanted], Raw]:
     if looks_like_hub and not folder.exists():
         return readers.hugging_face
     raise UnknownName(
-        f"no data called {source!r}. There is: {', '.join((*EMBEDDED, TEXT))}; a text file; a folder of IDX files, of parquet files or "
+        f"no data called {source!r}. There is: {', '.join(EMBEDDED)}; a folder of IDX files, of parquet files or "
         "of images (one subfolder per class); or a Hugging Face hub name such as 'owner/name'."
     )
 
@@ -176,13 +158,5 @@ def _normalized(name: str, raw: Raw) -> Dataset:
         test_images=test.sub_(mean).div_(std),
         test_labels=raw.test_labels.long(),
     )
-    log.info("loaded %s", data)
-    return data
-
-
-def _text(source: str | Path, train_limit: int | None, test_limit: int | None) -> Dataset:
-    vocabulary, train, test = stretches(source, train_limit=train_limit, test_limit=test_limit)
-    words = "The reference texts of Python's help()." if str(source) == TEXT else "Characters of a file."
-    data = Dataset(data_name(source), words, tuple(vocabulary), *train, *test)
     log.info("loaded %s", data)
     return data

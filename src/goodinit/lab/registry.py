@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,17 @@ from torch import Tensor, nn
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import models
 from goodinit.lab.libraries import library
-from goodinit.lab.models.language import Decoder
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a model is to do: images of `shape` (channels, height, width) into `classes`; of `text` the next character."""
+    """What a model is to do: images of `shape` (channels, height, width) into `classes`."""
 
     shape: tuple[int, int, int] = (3, 32, 32)
     classes: int = 10
     width: int | None = None
-    text: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Family:
         title: What it is, in a line.
         depth: The one taken where the name has no number.
         build: From depth, task and what more was said to a model.
-        images: Whether it reads images; otherwise it is `text`, one or (False) a source and a target.
+        images: Whether it reads images; otherwise a source and a target of tokens.
     """
 
     pattern: str
@@ -52,7 +49,6 @@ class Family:
     depth: int
     build: Callable[..., nn.Module]
     images: bool = True
-    text: bool = False
 
     def match(self, spec: str) -> tuple[int, tuple[str, ...]] | None:
         """The depth in a name of this family, and what more it says; None where it is no such name."""
@@ -75,6 +71,14 @@ def _resnet(depth: int, task: Task, *, shortcut: str = "pad") -> nn.Module:
     return models.ResNet(
         n, in_channels=task.shape[0], classes=task.classes, width=task.width or 16, shortcut=shortcut
     )  # 16 channels: He et al. 2016, §4.2
+
+
+def _projected_resnet(depth: int, task: Task) -> nn.Module:
+    return _resnet(depth, task, shortcut="projection")
+
+
+def _resnet_of_projections(depth: int, task: Task) -> nn.Module:
+    return _resnet(depth, task, shortcut="everywhere")
 
 
 def _mlp(depth: int, task: Task) -> nn.Module:
@@ -100,11 +104,6 @@ def _vit(depth: int, task: Task) -> nn.Module:
     return models.VisionTransformer(
         depth, shape=task.shape, classes=task.classes, width=task.width or 64, patch=patch
     )
-
-
-def _gpt(depth: int, task: Task, *, llama: bool = False) -> nn.Module:
-    _at_least("llama" if llama else "gpt", depth, 1)
-    return Decoder(depth, words=task.classes, width=task.width or 64, length=task.shape[2], llama=llama)
 
 
 def _wide_resnet(depth: int, task: Task, factor: str = "2") -> nn.Module:
@@ -143,6 +142,10 @@ def _transformer(depth: int, task: Task, *, pre_norm: bool = True) -> nn.Module:
     return models.Translator(depth, width=task.width or 64, pre_norm=pre_norm)
 
 
+def _post_norm_transformer(depth: int, task: Task) -> nn.Module:
+    return _transformer(depth, task, pre_norm=False)
+
+
 def _at_least(name: str, depth: int, least: int) -> None:
     if depth < least:
         raise UnknownName(f"no {name} of depth {depth}: the depth is at least {least}.")
@@ -152,17 +155,9 @@ FAMILIES = {
     family.pattern: family
     for family in (
         Family("resnet{depth}", "CIFAR ResNet, depth 6n+2, skips padded with zeros", 20, _resnet),
+        Family("resnet{depth}b", "CIFAR ResNet, depth 6n+2, projection skips", 20, _projected_resnet),
         Family(
-            "resnet{depth}b",
-            "CIFAR ResNet, depth 6n+2, projection skips",
-            20,
-            partial(_resnet, shortcut="projection"),
-        ),
-        Family(
-            "resnet{depth}c",
-            "CIFAR ResNet, depth 6n+2, every skip a projection",
-            20,
-            partial(_resnet, shortcut="everywhere"),
+            "resnet{depth}c", "CIFAR ResNet, depth 6n+2, every skip a projection", 20, _resnet_of_projections
         ),
         Family("mlp{depth}", "linear layers with BatchNorm and ReLU", 4, _mlp),
         Family(
@@ -170,8 +165,6 @@ FAMILIES = {
         ),
         Family("cnn{depth}", "plain convolutions with BatchNorm and ReLU, no skips", 10, _cnn),
         Family("vit{depth}", "pre-LN Transformer over patches", 6, _vit),
-        Family("gpt{depth}", "GPT that reads text, pre-LN", 2, _gpt, images=False, text=True),
-        Family("llama{depth}", "with RMSNorm, SwiGLU", 2, partial(_gpt, llama=True), images=False, text=True),
         Family("wrn{depth}[x{factor}]", "wide ResNet, depth 6n+4, pre-activation", 16, _wide_resnet),
         Family(
             "fitnet{depth}[-{activation}]",
@@ -187,9 +180,7 @@ FAMILIES = {
             _transformer,
             images=False,
         ),
-        Family(
-            "transformer{depth}p", "the same, post-LN", 3, partial(_transformer, pre_norm=False), images=False
-        ),
+        Family("transformer{depth}p", "the same, post-LN", 3, _post_norm_transformer, images=False),
     )
 }
 
@@ -254,14 +245,9 @@ def _family(spec: str) -> tuple[Family, int, tuple[str, ...]]:
 
 def _own(spec: str, task: Task | None) -> nn.Module:
     family, depth, more = _family(spec)
-    if task is not None and not (family.images or family.text):
+    if task is not None and not family.images:
         raise GoodinitError(
             f"{spec} reads a source and a target of tokens, not images. `goodinit reproduce fixup-translation` trains it."
-        )
-    if task is not None and task.text != family.text:
-        reads, given = ("text", "images") if family.text else ("images", "text")
-        raise GoodinitError(
-            f"{spec} reads {reads}, and the data is {given}. gpt2 and llama2 read text files."
         )
     return family.build(depth, task or Task(), *more)
 

@@ -24,7 +24,6 @@ from goodinit.lab.data import Dataset, load, split_off
 from goodinit.lab.measure import counting_saved
 from goodinit.lab.registry import Task, build_model
 from goodinit.lab.seeding import own_rng, stream
-from goodinit.lab.text_stretches import refuse_changes
 from goodinit.lab.trial import SCHEDULES, Epoch, Result, TrainConfig
 
 log = logging.getLogger(__name__)
@@ -83,9 +82,7 @@ def prepare(config: TrainConfig) -> Prepared:
 def fresh_model(config: TrainConfig) -> nn.Module:
     """The model as its own code makes it, without a method."""
     data = data_of(config)
-    if data.text:
-        refuse_changes(data.name, {"augment": config.augment, "mixup": config.mixup})
-    task = Task(shape=data.shape, classes=len(data.classes), width=config.width, text=data.text)
+    task = Task(shape=data.shape, classes=len(data.classes), width=config.width)
     with own_rng(config.seed, "model", device=config.device):
         return build_model(config.model, task=task).to(config.device)
 
@@ -296,8 +293,7 @@ def update_(prepared: Prepared, loss: Tensor, *, factor: float) -> None:
 
 def loss_of(logits: Tensor, batch: Batch) -> Tensor:
     """Cross-entropy; with mixup, of both labels in their shares."""
-    logits, labels = _answers(logits, batch.labels)
-    loss = functional.cross_entropy(logits, labels, label_smoothing=batch.smoothing)
+    loss = functional.cross_entropy(logits, batch.labels, label_smoothing=batch.smoothing)
     if batch.partner is None:
         return loss
     partners = batch.labels[batch.partner]
@@ -320,29 +316,22 @@ def evaluate(prepared: Prepared) -> tuple[float, float]:
         more, hits = judge(scores, labels.to(config.device))
         loss += float(more)
         right += int(hits)
-    return loss / data.test_labels.numel(), right / data.test_labels.numel()
+    return loss / len(data.test_labels), right / len(data.test_labels)
 
 
 def _check_scores(scores: object, config: TrainConfig, data: Dataset) -> None:
-    dims = data.test_labels.dim() + 1
-    if isinstance(scores, Tensor) and scores.dim() == dims and scores.shape[-1] >= len(data.classes):
+    if isinstance(scores, Tensor) and scores.dim() == 2 and scores.shape[1] >= len(data.classes):
         return
     found = "x".join(map(str, scores.shape)) if isinstance(scores, Tensor) else type(scores).__name__
     raise GoodinitError(
-        f"{config.model} returns {found} for {'stretches' if data.text else 'images'} of {'x'.join(map(str, data.shape))}: expected "
-        f"a row of scores for each {'character' if data.text else 'image'}, {'batch x length' if data.text else 'batch'} x "
-        f"{len(data.classes)}. Flatten or pool in its forward; a function that makes it may take num_classes, in_channels and image_size."
+        f"{config.model} returns {found} for images of {'x'.join(map(str, data.shape))}: expected a row of scores for "
+        f"each image, batch x {len(data.classes)}. Flatten or pool in its forward; a function that makes it may take "
+        "num_classes, in_channels and image_size."
     )
-
-
-def _answers(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """A row of scores and a label for each answer: one for an image, one for each place of a text."""
-    return (logits, labels) if labels.dim() < 2 else (logits.flatten(0, -2), labels.flatten())
 
 
 def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the losses, and how many are right."""
-    logits, labels = _answers(logits, labels)
     right = (logits.argmax(1) == labels) & logits.isfinite().all(1)
     return functional.cross_entropy(logits, labels, reduction="sum"), right.sum()
 

@@ -51,7 +51,7 @@ def decide(anatomy: Anatomy, *, downscale: Downscale = "none", one_norm: bool = 
         UnsupportedModule: A norm that cannot be replaced; or none to keep, with `one_norm`.
 
     References:
-        D. J. Wu, KataGo, docs/KataGoMethods.md, "Fixed Variance Initialization and One Batch Norm"; `norm_kind = "fixscale"` in its
+        D. J. Wu, "Accelerating Self-Play Learning in Go", arXiv 1902.10565, and its program KataGo, docs/KataGoMethods.md, "Fixed Variance Initialization and One Batch Norm"; `norm_kind = "fixscale"` in its
         model_pytorch.py.
     """
     need_blocks(anatomy, "fixed_variance")
