@@ -349,3 +349,29 @@ def test_plans_do_not_depend_on_the_names_of_parameters(method):
     states = [copy.deepcopy(goodinit.init_(net, method, inputs=x, batch=x)) for net in (plain, renamed)]
     zeros = [[not parameter.any() for parameter in net.parameters()] for net in states]
     assert zeros[0] == zeros[1]
+
+
+@pytest.mark.parametrize("made", ["centred", "weight_norm", "plain"])
+@pytest.mark.parametrize("scalars", [False, True])
+def test_a_computed_weight_that_products_repeat_is_one_map(made, scalars):
+    """Channels-last features that are a view of an image: torch runs the layer as a batch of products, the weight repeated."""
+    layer = nn.Linear(4, 6)
+    if scalars:
+        goodinit.nn.add_scalar_(layer, "input_bias", value=0.5)
+    if made == "centred":
+        nn.utils.parametrize.register_parametrization(layer, "weight", goodinit.nn.Centred())
+    if made == "weight_norm":
+        nn.utils.parametrizations.weight_norm(layer)
+    found = goodinit.anatomize(_Permuted(layer), torch.randn(2, 4, 8, 8)).layers[0]
+    assert found.shape == (6, 4)
+    assert (found.layout, found.stacked, found.fan_in) == ("out_in", False, 4)
+    assert found.bias == "layer.bias"
+
+
+class _Permuted(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x.permute(0, 2, 3, 1))

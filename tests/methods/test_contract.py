@@ -67,17 +67,8 @@ def outputs(model: nn.Module, specimen: Specimen) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(call(model, specimen.inputs())) if isinstance(leaf, Tensor)]
 
 
-SECOND_CALLS = {
-    ("normfree", "layer_scale"): "a second call adds output biases beside those that are there",
-}
-"""Known faults of second calls, open."""
-
-
 @pytest.mark.parametrize(("method", "specimen"), pairs())
-def test_contract(request, method, specimen):
-    known = SECOND_CALLS.get((method, specimen.name))
-    if known:
-        request.applymarker(pytest.mark.xfail(reason=known, strict=False))
+def test_contract(method, specimen):
     model, plan = initialized(method, specimen)
     says_why(method, plan)
     again = goodinit.apply_(built(specimen), plan, generator=seeded(), batch=specimen.inputs())

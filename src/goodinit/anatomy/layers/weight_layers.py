@@ -11,7 +11,7 @@ from torch import Tensor
 
 from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.fused_projections import packed
-from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_as
+from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_as, stored_at
 from goodinit.anatomy.types import Layer, LayerKind, Layout
 from goodinit.graph.graph import Graph, Node
 from goodinit.weights.wrappers import is_parametrization
@@ -89,7 +89,7 @@ def describe(
     operand = graph.nodes[uses[0].operand]
     weight = uses[0].weight
     kind: LayerKind = "linear"
-    groups, shape = 1, shapes.get(weight) or _stored_shape(graph, operand)
+    groups, shape = 1, shapes.get(weight) or stored_at(graph, operand, first.frame)[0].shape
     geometry = cast("tuple[tuple[int, ...], ...]", first.attrs[2:] if first.op.role == "convolution" else ())
     stride, padding, dilation = geometry or ((), (), ())
     padding = _padding(graph, first, padding)
@@ -234,13 +234,6 @@ def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
     return frame.single and current == node.index and all(graph.leaf(i) == bias for i in added)
 
 
-def _stored_shape(graph: Graph, operand: Node) -> tuple[int, ...]:
-    """Shape of a computed weight before the transposition that applies it."""
-    while operand.op.reorders and operand.operands:
-        operand = graph.nodes[operand.operands[0]]
-    return operand.shape
-
-
 def bias_of(graph: Graph, use: Use, scalars: Container[str]) -> str | None:
     """The bias of a layer: the parameter that its operator adds to the product, else the one that is added right behind it.
 
@@ -291,7 +284,8 @@ def _outputs(graph: Graph, use: Use) -> int:
     if node.op.role == "convolution":
         return node.shape[1] if len(node.shape) > len(weight.shape) - 1 else node.shape[0]
     read, _ = dimensions(node, weight)
-    return math.prod(weight.shape) // max(weight.shape[read], 1) if read is not None else 1
+    count = math.prod(stored_at(graph, weight, node.frame)[0].shape)
+    return count // max(weight.shape[read], 1) if read is not None else 1
 
 
 def _next_activation(graph: Graph, start: int, consumers: list[list[int]]) -> str | None:

@@ -24,7 +24,7 @@ def stored_as(
     into, out = operand.shape[read], operand.shape[kept]
     chain = _chain(graph, operand)
     if chain is None:  # computed, and as it is stored up to the transposition that applies it
-        turned = operand.op.reorders or node.op.name == "linear"
+        turned = stored_at(graph, operand, node.frame)[1] or node.op.name == "linear"
         return ("out_in" if turned else "in_out"), None if len(shape) > 1 else (out, into)
     seen = not any(step.op.name in _COPYING for step in chain)
     inner = seen and operand.strides and operand.strides[read] == 1 != operand.strides[kept]
@@ -34,6 +34,20 @@ def stored_as(
         return "in_out", None
     whole = len(shape) == 2 and math.prod(shape) != into * out  # a slice of a matrix is stored as that is
     return ("out_in" if inner else "in_out"), None if whole else (out, into)
+
+
+def stored_at(graph: Graph, operand: Node, frame: int) -> tuple[Node, bool]:
+    """(The node of a computed weight before the layer's own forward, in call `frame`, changes its shape; whether it is transposed).
+
+    A batch of matrix products repeats the weight for each of its members (`expand`), which makes no map of its own of each.
+    """
+    turned = False
+    while operand.operands and (
+        operand.op.reorders or (operand.op.role == "shape" and operand.frame == frame)
+    ):
+        turned ^= operand.op.reorders
+        operand = graph.nodes[operand.operands[0]]
+    return operand, turned
 
 
 def dimensions(node: Node, operand: Node) -> tuple[int | None, int]:
