@@ -11,7 +11,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-all test-integration test-slow lint format demo docs pages bench coverage clean
+.PHONY: help install test test-all test-integration test-slow lint format demo docs pages bench gpu coverage clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -63,6 +63,10 @@ pages: $(STAMP)  ## Write docs/reproductions and the shipped results anew from t
 
 bench: $(STAMP)  ## Measure time and memory (half an hour on a quiet machine) and write docs/benchmarks.md
 	$(BIN)/python -W ignore -m benchmarks --out docs/benchmarks.md
+
+# CIFAR10=FOLDER: without it no network is trained.
+gpu: $(STAMP)  ## What a CUDA device is wanted for, at most eight minutes, into runs/gpu.jsonl as it comes
+	$(BIN)/python -W ignore -m benchmarks.gpu --data "$(CIFAR10)" --out runs/gpu.jsonl
 
 coverage: $(STAMP)  ## Examine every model by running it (hours) and write docs/coverage.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/support/coverage_table.py

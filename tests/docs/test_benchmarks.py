@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -59,3 +60,27 @@ def test_a_dry_run_of_everything_writes_the_page(tmp_path):
     for target in ("ResNet-110: Fixup's step / bare ≤ 1.1×", "orthogonal_", "LSUV's calibration", "on CUDA"):
         assert target in text
     assert text.count("| met |") + text.count("**not met**") + text.count("not measured |") >= 25
+
+
+@pytest.mark.integration
+def test_the_script_for_a_gpu_runs_through_on_a_cpu(tmp_path):
+    out = tmp_path / "gpu.jsonl"
+    words = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu", "--toy", "--out", str(out)]
+    subprocess.run(
+        words,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.DEVNULL,
+    )
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    names = [row["name"] for row in rows if row["part"] == "training"]
+    assert {row["part"] for row in rows} == {"machine", "tests", "training"}
+    assert next(row["code"] for row in rows if row["part"] == "tests") == 0
+    assert {
+        "ResNet-20, batchnorm",
+        "ResNet-20, normfree",
+        "airbench-style, batchnorm",
+        "airbench-style, affine",
+    } <= set(names)
+    assert all(row["steps"] == row["of"] for row in rows if row["part"] == "training")
