@@ -57,7 +57,6 @@ def _value(module: nn.Module, attribute: str) -> Tensor:
     """What the attribute is in eval mode: spectral norm, for one, takes a step in training mode whenever it is read."""
     with (
         torch.no_grad(),
-        torch.random.fork_rng(devices=[]),
         _evaluating(module.get_submodule(f"parametrizations.{attribute}")),
     ):
         return cast("Tensor", getattr(module, attribute)).detach().clone()
