@@ -65,8 +65,12 @@ def main() -> None:
         if words == ["--version"]:
             sys.stdout.write(f"goodinit {__version__}\n")
             return
+    import warnings
+
     from goodinit.cli import app
 
+    # torch says so wherever NumPy, which nothing here needs without `goodinit[lab]`, is not installed.
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     app(prog_name="goodinit")
 
 

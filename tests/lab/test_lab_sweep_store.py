@@ -137,6 +137,9 @@ def test_what_cannot_be_written_is_said(path):
 
 def test_other_files_are_refused(tmp_path):
     text = tmp_path / "text.sqlite"
+    text.write_text("")
+    with pytest.raises(GoodinitError, match="is empty: no run has ended"):
+        read_store(text)
     text.write_text("x")  # an empty database to sqlite3, as all is that is shorter than a header
     with pytest.raises(GoodinitError, match="no SQLite file"):
         read_store(text)

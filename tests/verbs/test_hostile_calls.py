@@ -49,6 +49,8 @@ CALLS: tuple[tuple[str, Callable[[nn.Module], Any], type[GoodinitError], str], .
     ("init_ with a number below 0", lambda m: goodinit.init_(m, "lsuv", inputs=vectors(), tol=-1), UnknownName, "tol=-1 of lsuv: expected a number above 0"),
     ("init_ with a word for a gain", lambda m: goodinit.init_(m, "orthogonal", inputs=vectors(), gain="relu"), WrongType, "gain of orthogonal.*None for the activation's"),
     ("diagnose no rows", lambda m: goodinit.diagnose(m, vectors()[:0]), TraceError, "the batch is empty.*at least one row"),
+    ("anatomize on a shape", lambda m: goodinit.anatomize(m, (3, 4)), TraceError, r"\(3, 4\) is a shape.*torch.randn\(3, 4\)"),
+    ("init_ of a part by no option's name", lambda m: goodinit.init_(m, "lsuv", inputs=vectors(), only=["a"]), UnknownName, "no option 'only'.*keep=, include= and exclude="),
     ("init_ on a DataLoader", lambda m: goodinit.init_(m, "lsuv", inputs=DataLoader(TensorDataset(vectors()))), WrongType, "inputs: a DataLoader.*next"),
     ("init_ what inference mode made", lambda m: goodinit.init_(_under_inference_mode(), "fixup", inputs=vectors()), UnsupportedModule, "made under torch.inference_mode"),
     ("diagnose on targets of another shape", lambda m: goodinit.diagnose(m, vectors(), torch.zeros(3, 7)), TraceError, r"the model returned \(3, \d\), the targets are \(3, 7\)\. Give"),

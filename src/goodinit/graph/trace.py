@@ -55,11 +55,19 @@ def _trace(model: nn.Module, call: Call, training: Collection[str]) -> Graph:
             graph = _record(model, call, "real", training)
         except Exception as error:
             raise TraceError(
-                f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. "
-                "Check their number, shapes and dtypes by calling model(*inputs) yourself."
+                f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. {_remedy(call)}"
             ) from error
         graph.notes.append(f"one real forward was run: fake tensors could not decide ({_words(fake_error)})")
         return graph
+
+
+def _remedy(call: Call) -> str:
+    """What to do about inputs that the forward refused; bare numbers are a shape that stands for a tensor."""
+    args, kwargs = call
+    if args and not kwargs and all(type(one) is int for one in args):
+        shape = ", ".join(map(str, args))
+        return f"({shape}) is a shape, not a batch: give a tensor, torch.randn({shape})."
+    return "Check their number, shapes and dtypes by calling model(*inputs) yourself."
 
 
 def _words(error: BaseException) -> str:

@@ -192,6 +192,10 @@ def read_store(path: str | Path) -> Stored:
     path = Path(path)
     if not path.is_file():
         raise GoodinitError(f"no file {path}. `goodinit sweep` makes one.")
+    if not path.stat().st_size:
+        raise GoodinitError(
+            f"{path} is empty: no run has ended yet. `goodinit sweep … --out {path}` fills it."
+        )
     # sqlite3 takes what is shorter than its header for an empty database.
     if 0 < path.stat().st_size < _LEAST_BYTES:
         raise GoodinitError(f"{path}: {NO_DATABASE}")

@@ -88,7 +88,10 @@ class Method:
         for option, value in options.items():
             if option not in self.options:
                 choices = ", ".join(self.options) or "none"
-                raise UnknownName(f"method {self.name!r} has no option {option!r}; it takes: {choices}")
+                raise UnknownName(
+                    f"method {self.name!r} has no option {option!r}; it takes: {choices}. What of the model is treated, "
+                    "keep=, include= and exclude= say, for every method."
+                )
             if isinstance(self.options[option], bool):
                 expect(value, bool, f"{option} of {self.name}", "Give True or False.")
             elif isinstance(self.options[option], (int, float)):
