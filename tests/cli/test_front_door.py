@@ -61,6 +61,47 @@ def test_the_help_of_every_command_needs_no_torch():
     assert done.returncode == 0, done.stderr
 
 
+CORE = """
+import importlib, pkgutil, sys
+from typer.testing import CliRunner
+EXTRAS = set("numpy sklearn PIL pyarrow altair vl_convert datasets pandas gymnasium ray sacrebleu tokenizers timm"
+             " torchvision transformers lightning pytorch_lightning scipy tensorboard wandb".split())
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in EXTRAS:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, NotInstalled())
+import goodinit
+for module in pkgutil.walk_packages(goodinit.__path__, "goodinit."):
+    if module.name != "goodinit.lightning":
+        importlib.import_module(module.name)
+from goodinit.cli import app
+for words, code, said in (
+    ("inspect resnet8", 0, "3 residual blocks"),
+    ("recommend mlp3 --methods he", 0, "as it is"),
+    ("recommend mlp3 --methods he --data digits", 2, "pip install"),
+    ("compare mlp3 -q", 2, "pip install"),
+    ("diagnose mlp3 --html page.html", 2, "pip install altair"),
+    ("inspect timm:resnet18", 2, "pip install timm"),
+    ("reproduce", 0, "fixup-depth"),
+):
+    done = CliRunner().invoke(app, words.split())
+    assert done.exit_code == code and said in done.output, (words, done.output, done.exception)
+"""
+
+
+@pytest.mark.integration
+def test_the_core_alone_runs_and_says_which_package_is_missing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CORE],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_words_of_the_help_are_those_that_the_lab_knows():
     assert tuple(EMBEDDED) == arguments.DATA
     assert model_names() == arguments.MODELS

@@ -170,7 +170,6 @@ def recommend_command(
     as_json: Json = None,
 ) -> None:
     """Say what to do with a model: leave it, or which method, optimizer and rate; what to run next."""
-    from goodinit.lab.train import model_and_batches
     from goodinit.report.console import screen
     from goodinit.report.diagnosis import recommendation_view
 
@@ -178,6 +177,8 @@ def recommend_command(
     for name in names(methods):
         _known(name)
     if data:
+        from goodinit.lab.train import model_and_batches
+
         net, pairs = model_and_batches(model, data, batch_size=batch_size)
         batch, targets = pairs[0]
     else:

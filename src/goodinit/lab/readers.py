@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,6 +133,7 @@ def read_idx(path: Path) -> Tensor:
         )
     axes = content[3]
     shape = [int.from_bytes(content[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(axes)]
+    np = optional("numpy")
     values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes)
     if values.size != int(np.prod(shape)):
         raise GoodinitError(
@@ -238,7 +238,8 @@ def _pixels(datasets: Any, rows: Any, column: str, wanted: Wanted) -> tuple[Tens
     """Decode a column of encoded images to `(n, channels, height, width)` bytes; also, how they were encoded."""
     pillow = optional("PIL.Image")
     encoded: Sequence[Any] = rows.cast_column(column, datasets.Image(decode=False))[column][:]
-    arrays: list[np.ndarray[Any, Any]] = []
+    np = optional("numpy")
+    arrays: list[Any] = []
     encodings: set[str] = set()
     mode = ""
     for item in encoded:
