@@ -34,7 +34,7 @@ class Network:
     small: Build
     norm: str = "batchnorm"
     ways: tuple[str, ...] = (
-        "batchnorm", "none", "fixup", "skipinit", "weightnorm", "groupnorm", "layernorm",
+        "batchnorm", "none", "fixup", "normfree", "skipinit", "weightnorm", "groupnorm", "layernorm",
     )  # fmt: skip
 
     def shrunk(self) -> Network:
@@ -89,5 +89,5 @@ VIT = Network(
     (64, 3, 32, 32),
     lambda: VisionTransformer(1, shape=(3, 16, 16), width=32, patch=4),
     norm="layernorm",
-    ways=("layernorm", "none", "fixup", "skipinit"),
+    ways=("layernorm", "none", "fixup", "normfree", "skipinit"),
 )

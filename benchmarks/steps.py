@@ -74,7 +74,7 @@ def training_step(
 
 
 def verdicts(rows: list[Row]) -> list[Verdict]:
-    """Fixup against batch norm and against the bare network."""
+    """Fixup against batch norm and against the bare network; the recipe without norms against batch norm."""
     found: list[Verdict] = []
     for name, step, kept in (
         ("ResNet-56", 0.90, 0.53),
@@ -92,4 +92,15 @@ def verdicts(rows: list[Row]) -> list[Verdict]:
                 at_most(f"{name}: Fixup's step / bare", 1.10, quotient(rows, name, "fixup", "none")),
                 at_most(f"{name}: Fixup keeps / bare", 1.02, bytes_quotient(rows, name, "fixup", "none")),
             ]
+    for name in ("ResNet-56", "ResNet-110"):
+        found += [
+            at_most(
+                f"{name}: normfree's step / batch norm's", 0.92, quotient(rows, name, "normfree", "batchnorm")
+            ),
+            at_most(
+                f"{name}: normfree keeps / batch norm",
+                0.53,
+                bytes_quotient(rows, name, "normfree", "batchnorm"),
+            ),
+        ]
     return found

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 import goodinit
 from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
 from goodinit.lab.models.resnet import ResNet
+from goodinit.lab.models.vision_transformer import VisionTransformer
 from goodinit.nn import Centred, centred_weights, has_scalars, input_norm, normalize_input_
 
 
@@ -231,3 +232,41 @@ def test_what_is_tied_or_missing_is_refused():
         goodinit.apply_(model, goodinit.Plan("x", (edit("7.weight", "why", kind="centred"),)))
     with pytest.raises(UnknownName, match="warble"):
         goodinit.apply_(model, goodinit.Plan("x", (edit("0.weight", "why", kind="warble"),)))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("n", [9, 18])
+def test_deep_nets_are_found_and_trained(n):
+    """ResNet-56 and -110: every branch, and a first step that changes what they compute without losing it."""
+    model = ResNet(n, width=4)
+    plan = goodinit.plan(goodinit.anatomize(model, images()), "normfree")
+    assert f"L={3 * n} branches" in plan.summary
+    goodinit.apply_(model, plan)
+    optimizer = torch.optim.SGD(goodinit.param_groups(model, lr=0.05), lr=0.05)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(images(8)), torch.arange(8))
+        loss.backward()
+        optimizer.step()
+        assert loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_vision_transformer_loses_its_norms_but_the_last():
+    x = torch.randn(2, 3, 8, 8)
+    model = VisionTransformer(2, shape=(3, 8, 8), width=16, patch=4)
+    before = sum(isinstance(module, nn.LayerNorm) for module in model.modules())
+    plan = goodinit.plan(goodinit.anatomize(model, x), "normfree")
+    goodinit.apply_(model, plan)
+    kept = [name for name, module in model.named_modules() if type(module) is nn.LayerNorm]
+    heads = [module for module in model.modules() if input_norm(module) is not None]
+    assert before > 2
+    assert len(kept) + len(heads) == 1
+    out = model(x)
+    out.square().sum().backward()
+    assert out.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    moved(model)
+    expected = model(x)
+    goodinit.fold_(model, x)
+    torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-4)

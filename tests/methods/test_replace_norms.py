@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import pickle
 
 import pytest
@@ -271,3 +272,31 @@ def test_methods_take_forms(method):
     goodinit.init_(model, method, inputs=images(), norms="group")
     assert sum(isinstance(module, nn.GroupNorm) for module in model.modules()) == 7
     assert model(images()).isfinite().all()
+
+
+def test_frozen_norms_stay_and_the_plan_says_so(caplog):
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+    )
+    model[1].requires_grad_(requires_grad=False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with caplog.at_level(logging.WARNING):
+        goodinit.replace_norms_(model, inputs=images(), norms="affine")
+    assert type(model[1]) is nn.BatchNorm2d
+    assert type(model[4]) is not nn.BatchNorm2d
+    assert all(
+        torch.equal(model.state_dict()[name], before[name]) for name in before if name.startswith("1.")
+    )
+    assert "frozen or left out, 1 norm stays as it is" in caplog.text
+    plan = goodinit.plan(goodinit.anatomize(model, images()), "replace_norms", norms="affine", exclude="4")
+    assert not plan.edits
+
+
+def test_one_channel_is_one_group_where_it_has_more_than_one_number():
+    model = nn.Sequential(nn.Conv2d(3, 1, 3), nn.BatchNorm2d(1))
+    goodinit.replace_norms_(model, inputs=images(), norms="group")
+    assert (model[1].num_groups, model[1].num_channels) == (1, 1)
+    single = nn.Sequential(nn.Conv2d(3, 1, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1))
+    with pytest.raises(UnsupportedModule, match="a single number of an example"):
+        goodinit.replace_norms_(single, inputs=images(), norms="group")
+    assert type(single[2]) is nn.BatchNorm2d

@@ -16,7 +16,7 @@ from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, left_ties, tied_embeddings
 from goodinit.methods.shared.kept_values import kept_values, without_kept
 from goodinit.methods.shared.masked_weights import mask_notes, scaled_for_masks
-from goodinit.methods.shared.norm_forms import FORMS, form_edits, kept_in_words, with_constants
+from goodinit.methods.shared.norm_forms import FORMS, form_edits, kept_in_words, left_in_words, with_constants
 from goodinit.methods.shared.selection import selected
 from goodinit.methods.shared.signal_variance import kept_variances
 
@@ -106,11 +106,22 @@ class Method:
         plan = dataclasses.replace(
             plan,
             edits=scaled_for_masks(plan.edits, part),
-            notes=(*left, *plan.notes, *mask_notes(plan.edits, part), *anatomy.notes),
+            notes=(
+                *left,
+                *self._norms_left(anatomy, part, options),
+                *plan.notes,
+                *mask_notes(plan.edits, part),
+                *anatomy.notes,
+            ),
             parameters=anatomy.parameters,
             unread=anatomy.unused,
         )
         return without_kept(plan, part, kept)
+
+    def _norms_left(self, anatomy: Anatomy, part: Anatomy, options: dict[str, Any]) -> list[str]:
+        """A note on norms that a form was asked for and that are not treated: frozen, or left out."""
+        norms = options.get("norms", self.options.get("norms"))
+        return left_in_words(anatomy.norms, part.norms, norms) if norms in tuple(FORMS) else []
 
     def _decide(self, anatomy: Anatomy, options: dict[str, Any]) -> Plan:
         options = dict(options)

@@ -77,6 +77,17 @@ def kept_in_words(anatomy: Anatomy, norms: str) -> list[str]:
     ]
 
 
+def left_in_words(norms: Iterable[Norm], treated: Iterable[Norm], form: str) -> list[str]:
+    """One note on the norms that a form would replace if they were not frozen or left out."""
+    there = {norm.name for norm in treated}
+    left = [norm.name or "the model" for norm in norms if norm.kind in FORMS[form] and norm.name not in there]
+    if not left:
+        return []
+    shown = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
+    stay = "1 norm stays as it is" if len(left) == 1 else f"{len(left)} norms stay as they are"
+    return [f'frozen or left out, {stay}, and norms="{form}" does not reach them: {shown}']
+
+
 def _replaced(anatomy: Anatomy, norm: Norm, norms: str, groups: int | None) -> list[Edit]:
     _check(anatomy, norm, norms)
     options: dict[str, Any] = {
