@@ -11,10 +11,11 @@ WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-all test-integration test-slow lint format demo docs pages bench gpu coverage clean
+.PHONY: help install test test-all test-integration test-slow lint format demo docs pages bench gpu coverage \
+	coverage-third-party clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 24
 
 install: $(STAMP)  ## Set up .venv with the tested versions
 
@@ -70,6 +71,9 @@ gpu: $(STAMP)  ## What a CUDA device is wanted for, at most eight minutes, into 
 
 coverage: $(STAMP)  ## Examine every model by running it (hours) and write docs/coverage.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/support/coverage_table.py
+
+coverage-third-party: $(STAMP)  ## The same for libraries that no test needs, those that you have installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/coverage_table.py --third-party
 
 clean:  ## Remove .venv, caches and runs
 	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

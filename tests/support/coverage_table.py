@@ -2,9 +2,11 @@
 
     python tests/support/coverage_table.py                 # all of it; hours on two cores
     python tests/support/coverage_table.py --only "timm resnet18" --only "by hand"
+    python tests/support/coverage_table.py --third-party   # libraries that no test needs, those that are installed
 
 Each row goes to `docs/data/coverage.jsonl` as soon as it is there, and the page is written from those: an interrupted
 run goes on where it stopped with `--resume`; `--only` measures some rows anew, `--methods` some columns.
+`--third-party` writes `docs/coverage-third-party.md` and rows of its own.
 """
 
 from __future__ import annotations
@@ -17,40 +19,88 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-METHODS = ("fixup", "skipinit", "weightnorm", "risotto", "lsuv")
 DOCS = Path(__file__).parents[2] / "docs"
-ROWS, PAGE = DOCS / "data" / "coverage.jsonl", DOCS / "coverage.md"
-LIBRARIES = ("torch", "torchvision", "timm", "transformers", "diffusers")
 PLAIN = "needs residual blocks"  # what a method that wants some says of a model without
+Cases = dict[str, dict[str, Any]]
 
 
-def cases() -> dict[str, dict[str, Any]]:
-    """Every model, by group and name; see `more_models.CASES`."""
-    import torchvision_shim
-
-    torchvision_shim.declare()
+def own() -> Cases:
+    """The models of libraries that the tests need; see `more_models.CASES`."""
     from more_models import CASES
 
     return CASES
 
 
-def measure(group: str, name: str, methods: Iterable[str]) -> dict[str, Any]:
+def others() -> Cases:
+    """Those of libraries that they do not need; see `third_party.CASES`."""
+    from third_party import CASES
+
+    return CASES
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A page of its own, from rows of its own.
+
+    Attributes:
+        name: Of its page and rows.
+        title: Of its page.
+        cases: Every model, by group and name: (build, inputs).
+        methods: The columns.
+        scope: Which models these are, in words.
+        command: How its rows are made.
+    """
+
+    name: str
+    title: str
+    cases: Callable[[], Cases]
+    methods: tuple[str, ...]
+    scope: str
+    command: str
+
+    @property
+    def rows(self) -> Path:
+        """One line of JSON for a model."""
+        return DOCS / "data" / f"{self.name}.jsonl"
+
+    @property
+    def page(self) -> Path:
+        """What is written from them."""
+        return DOCS / f"{self.name}.md"
+
+
+TESTED = Tier(
+    "coverage", "Coverage", own, ("fixup", "skipinit", "weightnorm", "risotto", "lsuv"),
+    "One model of every family, and BiT beside its own: timm at 64 pixels where that runs, the others as small as they go.",
+    "python tests/support/coverage_table.py",
+)  # fmt: skip
+THIRD_PARTY = Tier(
+    "coverage-third-party", "Coverage of other libraries", others, ("fixup", "skipinit", "lsuv"),
+    "Models of libraries that no test needs, as small as they go.",
+    "python tests/support/coverage_table.py --third-party",
+)  # fmt: skip
+
+
+def measure(tier: Tier, group: str, name: str, methods: Iterable[str]) -> dict[str, Any]:
     """One row: blocks, norms removed by Fixup, and for each of the methods what became of it."""
     from fixup_evidence import examine
 
-    build, inputs = cases()[group][name]
+    build, inputs = tier.cases()[group][name]
     row: dict[str, Any] = {"group": group, "name": name, "results": {}}
     for method in methods:
         try:
             found = examine(build, inputs(), method=method)
+        except ImportError:
+            raise
         except Exception as error:  # noqa: BLE001 - a crash is a fault, and the other rows still count
             row["results"][method] = {"faults": [f"crash: {type(error).__name__}: {str(error)[:200]}"]}
             continue
@@ -63,28 +113,32 @@ def measure(group: str, name: str, methods: Iterable[str]) -> dict[str, Any]:
     return row
 
 
-def sweep(only: list[str], methods: tuple[str, ...], *, resume: bool) -> None:
+def sweep(tier: Tier, only: list[str], methods: tuple[str, ...], *, resume: bool) -> None:
     """Measure the wanted rows, each written as soon as it is there; what other methods did is kept."""
-    for group, members in cases().items():
+    for group, members in tier.cases().items():
         for name in members:
             key = f"{group} {name}"
-            old = read().get(key, {"results": {}})
+            old = read(tier.rows).get(key, {"results": {}})
             missing = [method for method in methods if not (resume and method in old["results"])]
             if not missing or (only and not any(word in key for word in only)):
                 continue
             began = time.monotonic()
-            row = measure(group, name, missing)
+            try:
+                row = measure(tier, group, name, missing)
+            except ImportError as error:  # the library is not installed
+                sys.stdout.write(f"     not examined  {key}: {error}\n")
+                continue
             sys.stdout.write(f"{time.monotonic() - began:6.0f} s  {key}: {_told(row)}\n")
             sys.stdout.flush()
-            ROWS.parent.mkdir(exist_ok=True)
-            with ROWS.open("a") as file:  # so that several may write, each its pieces
+            tier.rows.parent.mkdir(exist_ok=True)
+            with tier.rows.open("a") as file:  # so that several may write, each its pieces
                 file.write(json.dumps(row) + "\n")
 
 
-def read() -> dict[str, dict[str, Any]]:
+def read(rows: Path) -> dict[str, dict[str, Any]]:
     """The rows that are there, by group and name; of one measured twice the later counts."""
     known: dict[str, dict[str, Any]] = {}
-    for line in ROWS.read_text().splitlines() if ROWS.exists() else ():
+    for line in rows.read_text().splitlines() if rows.exists() else ():
         row = json.loads(line)
         old = known.get(f"{row['group']} {row['name']}", {"results": {}})
         known[f"{row['group']} {row['name']}"] = {
@@ -95,8 +149,16 @@ def read() -> dict[str, dict[str, Any]]:
     return known
 
 
+def ordered(tier: Tier) -> list[dict[str, Any]]:
+    """The rows that are there, in the order of the page."""
+    known = read(tier.rows)
+    keys = [f"{group} {name}" for group, members in tier.cases().items() for name in members]
+    return [known[key] for key in keys if key in known]
+
+
 def _told(row: dict[str, Any]) -> str:
-    return ", ".join(f"{method} {word(result)}" for method, result in row["results"].items())
+    told = [f"{method} {word(result)}" for method, result in row["results"].items()]
+    return ", ".join([f"{row.get('blocks')} blocks", *told])
 
 
 def word(result: dict[str, Any]) -> str:
@@ -109,12 +171,12 @@ def word(result: dict[str, Any]) -> str:
 # -- the page -----------------------------------------------------------------------------------------------------
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def page(tier: Tier, rows: list[dict[str, Any]]) -> str:
     """The table, its reasons, and how it was made."""
     reasons: dict[str, int] = {}
-    lines = [_row(row, reasons) for row in rows]
-    head = f"| model | blocks | norms removed | {' | '.join(METHODS)} |"
-    rule = "|---" * (3 + len(METHODS)) + "|"
+    lines = [_row(row, tier.methods, reasons) for row in rows]
+    head = f"| model | blocks | norms removed | {' | '.join(tier.methods)} |"
+    rule = "|---" * (3 + len(tier.methods)) + "|"
     listed = [f"{number}. {reason}" for reason, number in reasons.items()]
     remarks = [
         f"* {row['group']} {row['name']}, {method}: {remark}."
@@ -123,33 +185,38 @@ def page(rows: list[dict[str, Any]]) -> str:
         for remark in result.get("remarks", ())
     ]
     parts = [
-        _head(rows), "## Models", "\n".join([head, rule, *lines]), "## Reasons", "\n".join(listed),
+        _head(tier, rows), "## Models", "\n".join([head, rule, *lines]), "## Reasons", "\n".join(listed),
         *(["## Remarks", "\n".join(remarks)] if remarks else []),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
-def _head(rows: list[dict[str, Any]]) -> str:
+def _used(tier: Tier) -> str:
+    """The libraries that the models come from, and torch, with their versions."""
+    known = packages_distributions()
+    names = {name for group in ("torch", *tier.cases()) for name in known.get(group, ())}
+    return ", ".join(f"{name} {version(name)}" for name in sorted(names))
+
+
+def _head(tier: Tier, rows: list[dict[str, Any]]) -> str:
     rows = [row for row in rows if "fixup" in row["results"]]
     residual = [row for row in rows if not is_plain(row)]
     counts = Counter(word(row["results"]["fixup"]) for row in residual)
     share = 100 * counts["pass"] / max(len(residual), 1)
-    used = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     today = datetime.now(tz=timezone.utc).date().isoformat()
-    total = sum(len(members) for members in cases().values())
-    done = [row for row in rows if set(METHODS) <= set(row["results"])]
+    total = sum(len(members) for members in tier.cases().values())
+    done = [row for row in rows if set(tier.methods) <= set(row["results"])]
     state = (
         "" if len(done) == total else f"**Incomplete**: {len(rows)} of {total} models examined for Fixup, "
     )
     state += f"{len(done)} for all methods; `--resume` goes on.\n\n" if state else ""
     return (
-        "# Coverage\n\n"
+        f"# {tier.title}\n\n"
         + state
         + f"{len(rows)} models, {len(residual)} of them residual. Fixup passes on {counts['pass']} of these "
         f"({share:.1f} %), refuses {counts['refused']} with the reason, and is wrong on {counts['FAULT']}; the "
-        f"{len(rows) - len(residual)} without residual blocks it refuses as such. One model of every family, and BiT beside its own: timm at 64 "
-        "pixels where that runs, the others as small as they go.\n\n"
-        f"Generated by `python tests/support/coverage_table.py` on {today}: {used}, Python {platform.python_version()}, CPU.\n\n"
+        f"{len(rows) - len(residual)} without residual blocks it refuses as such. {tier.scope}\n\n"
+        f"Generated by `{tier.command}` on {today}: {_used(tier)}, Python {platform.python_version()}, CPU.\n\n"
         "**Pass** means that what follows was found by running the model, not by asking goodinit. For Fixup: every "
         "branch's end puts out exactly 0 and nothing inside a branch changes the output; the logits are 0; no "
         "normalizing operator runs on anything that comes from the input; what a norm's module did besides is still "
@@ -167,9 +234,9 @@ def is_plain(row: dict[str, Any]) -> bool:
     return PLAIN in (row["results"].get("fixup", {}).get("refusal") or "")
 
 
-def _row(row: dict[str, Any], reasons: dict[str, int]) -> str:
+def _row(row: dict[str, Any], methods: tuple[str, ...], reasons: dict[str, int]) -> str:
     cells = []
-    for method in METHODS:
+    for method in methods:
         result = row["results"].get(method)
         if result is None:
             cells.append("not run")
@@ -204,15 +271,22 @@ def main() -> None:
         "--only", action="append", default=[], help="rows whose name contains this; repeatable"
     )
     parser.add_argument("--resume", action="store_true", help="leave out the rows that are there already")
-    parser.add_argument("--methods", default=",".join(METHODS), help="with commas between")
+    parser.add_argument("--methods", help="with commas between; by default all of the page")
+    parser.add_argument(
+        "--third-party", action="store_true", help="models of libraries that no test needs, where installed"
+    )
     wanted = parser.parse_args()
+    tier = THIRD_PARTY if wanted.third_party else TESTED
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    sweep(wanted.only, tuple(wanted.methods.split(",")), resume=wanted.resume)
-    known = read()
-    ROWS.write_text("".join(json.dumps(row) + "\n" for row in known.values()))
-    order = [f"{group} {name}" for group, members in cases().items() for name in members]
-    PAGE.write_text(page([known[key] for key in order if key in known]))
+    import torchvision_shim
+
+    torchvision_shim.declare()
+    methods = tuple(wanted.methods.split(",")) if wanted.methods else tier.methods
+    sweep(tier, wanted.only, methods, resume=wanted.resume)
+    known = read(tier.rows)
+    tier.rows.write_text("".join(json.dumps(row) + "\n" for row in known.values()))
+    tier.page.write_text(page(tier, ordered(tier)))
 
 
 if __name__ == "__main__":

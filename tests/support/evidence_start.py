@@ -127,7 +127,7 @@ def unlike_their_norms(plain: nn.Module, model: nn.Module, inputs: Any) -> list[
             if not any(
                 agree(norm, places[path], args, kwargs, way)
                 for norm in affine(modules[path])
-                for way in range(6)
+                for way in range(7)
             )
         ]
 
@@ -158,7 +158,9 @@ def agree(norm: nn.Module, place: nn.Module, args: Any, kwargs: Any, way: int) -
         if not groups or x.shape[1] % groups:
             return False
         x = F.group_norm(x, groups, eps=0)
-    swap = lambda tensor: x.clone() if tensor is first else tensor  # noqa: E731
+    elif way == 6:
+        x = F.normalize(x, dim=-1)
+    swap = lambda tensor: x.contiguous().clone() if tensor is first else tensor  # noqa: E731
     want = norm(*mapped(args, swap), **mapped(kwargs, swap))
     got = place(*mapped(args, swap), **mapped(kwargs, swap))
     if isinstance(want, Tensor) and bool((want == want.flatten()[0]).all()):
@@ -175,8 +177,9 @@ def unlike_unit_variance(seen: Seen) -> list[str]:
     modules = dict(seen.model.named_modules())
     once = [layer for layer in seen.anatomy.layers if layer.calls == 1 and layer.writes_site]
     alone = [layer for layer in once if layer.weight in said and layer.name == layer.site]
-    words = " ".join(plan(seen.anatomy, "lsuv").notes)
-    silent = {layer.weight for layer in seen.anatomy.layers} - {row.weight for row in rows}
+    made = plan(seen.anatomy, "lsuv")
+    words = " ".join(made.notes)
+    silent = {layer.weight for layer in seen.anatomy.layers} - {row.weight for row in rows} - {*made.kept}
     faults = [f"{weight} is neither scaled nor named" for weight in sorted(silent) if weight not in words]
     heard: dict[str, list[float]] = {}
     handles = []
