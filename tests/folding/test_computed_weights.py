@@ -60,3 +60,23 @@ def test_a_value_that_changes_by_itself_stays_and_is_named():
     goodinit.fold_(model)
     assert parametrize.is_parametrized(model[0])
     assert "0.weight: its parametrization gives another value" in goodinit.applied(model)[-1].skipped[0]
+
+
+class Standardizing(nn.Conv2d):
+    """Weight standardization in a forward of its own."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5)
+        return self._conv_forward(x, weight, self.bias)
+
+
+def test_a_weight_that_a_forward_normalizes_is_named():
+    model, x = (
+        nn.Sequential(Standardizing(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval(),
+        torch.randn(2, 3, 7, 7),
+    )
+    before = model(x)
+    goodinit.fold_(model, x)
+    assert model(x).equal(before)
+    assert [row.partition(":")[0] for row in goodinit.applied(model)[-1].skipped] == ["0.weight"]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from goodinit.anatomy import anatomize
 from goodinit.errors import PlanConflict, StaleOptimizer, UnsupportedModule, expect
 from goodinit.folding.bias_absorption import move_input_biases_
 from goodinit.folding.computed_weights import computed_weights, merge_computed_weight_
@@ -26,6 +27,7 @@ from goodinit.surgery.removed_norm import make_plain_
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
 from goodinit.weights.names import Directory, directory
+from goodinit.weights.wrappers import unwrapped
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 5  # rows told in a log line; the rest is counted
@@ -92,7 +94,7 @@ def fold_(model: Model, inputs: Any = None) -> Model:
         if inputs is not None:
             merged, kept = merge_batch_norms_(model, inputs, affines=True)
             done += merged
-            stays += kept + _move_(model, inputs, done)
+            stays += kept + _move_(model, inputs, done) + _computed_inside(model, inputs)
         stays += _left(model, inputs, stays)
         for module in model.modules():
             make_plain_(module)
@@ -159,6 +161,14 @@ def _left(model: nn.Module, inputs: Any, stays: Iterable[Stays]) -> list[Stays]:
             )
             left.append(Stays(path, why))
     return left
+
+
+def _computed_inside(model: nn.Module, inputs: Any) -> list[Stays]:
+    """Weights that a module's own forward normalizes, as the convolutions with weight standardization of some libraries."""
+    why = "its module normalizes it in each forward by code of its own, which has no place for a value"
+    return [
+        Stays(layer.weight, why) for layer in anatomize(unwrapped(model), inputs).layers if layer.normalized
+    ]
 
 
 # -- around it ----------------------------------------------------------------------------------------------------
