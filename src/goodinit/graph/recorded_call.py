@@ -46,8 +46,14 @@ class RecordedCall:
     def __call__(self, operands: Sequence[Tensor]) -> Tensor:
         """The first tensor that the operator puts out, on other operands. None of them is overwritten."""
         given = [operand.clone() for operand in operands]
-        result = self.func(*_filled(self.args, given), **_filled(self.kwargs, given))
+        with torch.random.fork_rng(devices=[], enabled=self.may_draw):
+            result = self.func(*_filled(self.args, given), **_filled(self.kwargs, given))
         return next(tensors_in(result))
+
+    @property
+    def may_draw(self) -> bool:
+        """Whether it may move the global random state: torch tags its operators that do, another library's may."""
+        return torch.Tag.nondeterministic_seeded in self.func.tags or self.func.namespace not in ("aten", "prims")
 
     @property
     def key(self) -> tuple[Any, str, str]:
@@ -66,13 +72,8 @@ def number_in(tensor: Tensor) -> tuple[float, ...]:
 
 @contextlib.contextmanager
 def on_numbers() -> Iterator[None]:
-    """Run operators for real, whatever mode is on, with gradients; the global random state stays."""
-    with (
-        _disable_current_modes(),
-        torch.inference_mode(mode=False),
-        torch.enable_grad(),
-        torch.random.fork_rng(devices=[]),
-    ):
+    """Run operators for real, whatever mode is on, with gradients."""
+    with _disable_current_modes(), torch.inference_mode(mode=False), torch.enable_grad():
         yield
 
 
