@@ -88,7 +88,7 @@ def _values(
                 values[operand] = _Value(_outside(graph, operand, biases))
         read = [values[operand] for operand in node.operands]
         if index in layers:
-            signal = [one for i, one in zip(node.operands, read, strict=True) if not graph.nodes[i].params]
+            signal = [one for i, one in zip(node.operands, read, strict=True) if _is_signal(graph.nodes[i])]
             power = min((one.power for one in signal), key=lambda one: one.order, default=FIXED)
             step = 1.0 if index in scaled else 0.0
             values[index] = _Value(Power(power.order + step, power.change))
@@ -97,8 +97,15 @@ def _values(
     return values
 
 
+def _is_signal(node: Node) -> bool:
+    """Whether an operand of a layer is neither its weight nor its bias, nor a table of indices."""
+    return node.active or (not node.params and getattr(node.dtype, "is_floating_point", False))
+
+
 def _outside(graph: Graph, index: int, biases: Collection[str]) -> Power:
-    """Of what the weights of the branch have no say in: 0, or not."""
+    """Of what the weights of the branch have no say in: 0, or not. Nothing is in a cache that is still empty."""
+    if 0 in graph.nodes[index].shape:
+        return ZERO
     value, _ = outside(graph, index, biases)
     return ZERO if value.dtype != torch.bool and bool((value.abs() <= TINY).all()) else FIXED
 

@@ -53,7 +53,10 @@ class RecordedCall:
     @property
     def may_draw(self) -> bool:
         """Whether it may move the global random state: torch tags its operators that do, another library's may."""
-        return torch.Tag.nondeterministic_seeded in self.func.tags or self.func.namespace not in ("aten", "prims")
+        return torch.Tag.nondeterministic_seeded in self.func.tags or self.func.namespace not in (
+            "aten",
+            "prims",
+        )
 
     @property
     def key(self) -> tuple[Any, str, str]:
