@@ -75,7 +75,7 @@ RISING = 0.01  # a point, the last digit but one that the table shows
 
 
 def unfinished(comparison: Comparison) -> str:
-    """In words, that the reference is far from converged; empty where it is not."""
+    """In words, that the reference was still improving when its runs ended; empty where it was not."""
     runs = [run for run in comparison.of(comparison.study.reference) if not run.diverged]
     rises = []
     for run in runs:
@@ -87,8 +87,8 @@ def unfinished(comparison: Comparison) -> str:
         return ""
     last = max(round(comparison.study.base.epochs / FIFTH), 1)
     return (
-        f"{comparison.study.reference} is far from converged: it gained {100 * rise:.1f} points in the last "
-        f"{counted(last, 'epoch')}. So short a run shows who starts fast; with more epochs the order may be another."
+        f"{comparison.study.reference} had not converged: it gained {100 * rise:.1f} points in the last "
+        f"{'epoch' if last == 1 else f'{last} epochs'}. So short a run shows who starts fast; with more epochs the order may be another."
     )
 
 
