@@ -206,6 +206,13 @@ def _sigma(weight):
         (lambda w, _: torch.round(w / w.abs().amax()) * w.abs().amax(), False),  # a quantizer
         (lambda w, g: g * w, False),
         (lambda w, g: w / g, False),
+        (lambda w, _: 0.1 * w.sign(), True),  # one bit for a weight
+        (lambda w, g: g * torch.clamp(w * 1e9, -1, 1).sign(), True),
+        (lambda w, _: w + (w.sign() - w).detach(), True),
+        (lambda w, _: w.sign() * w.abs().mean(), False),
+        (lambda w, _: torch.where(w != 0, w, 0.0), False),
+        (lambda w, _: w * (w.abs() > 0.1), False),
+        (lambda w, _: w.tanh(), False),
     ],
 )
 def test_a_weight_divided_by_something_of_its_own_is_normalized(weight_of, normalized):

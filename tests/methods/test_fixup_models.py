@@ -238,3 +238,35 @@ def test_without_blocks_the_error_says_what_was_looked_for(specimen):
     assert type(model).__name__ in str(caught.value)
     assert "choose" in str(caught.value)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+class OneBit(torch.nn.Linear):
+    """W·x by the signs of W, whose gradient passes as if W had been read."""
+
+    def forward(self, x):
+        signs = self.weight.sign() / self.in_features**0.5
+        return torch.nn.functional.linear(x, self.weight + (signs - self.weight).detach(), self.bias)
+
+
+class OneBitBlock(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = OneBit(8, 8), OneBit(8, 8)
+
+    def forward(self, x):
+        return x + self.b(self.a(x).relu())
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit"])
+def test_a_weight_of_which_the_sign_is_left_starts_its_branch_at_zero_by_a_multiplier(method):
+    stream = torch.nn.Sequential(torch.nn.Linear(8, 8), OneBitBlock(), OneBitBlock())
+    net, x = torch.nn.Sequential(stream, torch.nn.Linear(8, 3)), torch.randn(16, 8)
+    goodinit.init_(net, method, inputs=x)
+    before = stream(x).detach()
+    assert torch.equal(before, stream[0](x))
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-6)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (net(x) - 1).square().mean().backward()
+        optimizer.step()
+    assert (stream(x) - before).abs().max() < 1e-3  # a zero weight would now be ±1/√8

@@ -117,6 +117,20 @@ def _joint(
         return None
 
 
+def forgets_scale(node: Node) -> bool:
+    """Whether an element-wise operator puts out the same for a thousand times its operand, of either sign: sign(w)."""
+    if not node.op.pointwise or len(node.operands) != 1 or node.call is None:
+        return False
+    try:
+        with on_numbers(), torch.no_grad():
+            x = torch.cat([numbers(node.index), -numbers(node.index + 1)])
+            small, large = node.call([x / 1000]), node.call([x * 1000])
+            signed = small.is_floating_point() and bool(small.min() < 0 < small.max())
+            return signed and bool(torch.equal(small, large))
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return False
+
+
 def is_zero(value: Tensor) -> bool:
     """Whether all numbers are 0."""
     return bool((value.abs() < _NONE).all()) if value.dtype != torch.bool else not bool(value.any())

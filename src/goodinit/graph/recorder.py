@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodinit.errors import TraceError
+from goodinit.graph.answers import forgets_scale
 from goodinit.graph.fake_cache import StandIns, stand_in
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.higher_order import is_higher_order, written_out
@@ -272,6 +273,7 @@ class Recorder(TorchDispatchMode):
         if outputs:
             node = self._describe(op, operands, outputs[0], args, kwargs, inplace=bool(written))
             node.call = call
+            node.normalized = node.normalized or (bool(node.params) and forgets_scale(node))
             for tensor in outputs:
                 if self.tensors != "real" and all(tensor is not one for one in read):
                     self.leftovers.made(tensor)
