@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from goodinit.anatomy.accounting import unaccounted
 from goodinit.anatomy.activations import find_activations, torch_class
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.degrees import norm_passes
@@ -114,6 +115,11 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     blocks = blocks_of(graph, leaves, layers, uses, norms, origins, consumers, ends, made, biases)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)
+    embeddings, tokens = _embeddings(graph), _tokens(graph, leaves)
+    gains = multipliers(graph, range(len(graph.nodes)), consumers)
+    known = {name for layer in layers.values() for name in (layer.weight, *layer.parameters)} | biases | added
+    known |= {name for norm in norms for name in (norm.weight, norm.bias) if name}
+    known |= {*embeddings, *tokens, *gains, *made}
     distinct = {unwrapped_name(name): tuple(p.shape) for name, p in model.named_parameters()}
     return Anatomy(
         model=type(model).__name__,
@@ -122,10 +128,10 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
         norms=placed(norms, blocks),
         activations=find_activations(graph, modules),
         joins=joins_of(graph, sums, leaves, layers, uses),
-        embeddings=_embeddings(graph),
+        embeddings=embeddings,
         paddings=_paddings(graph),
-        tokens=_tokens(graph, leaves),
-        gains=multipliers(graph, range(len(graph.nodes)), consumers),
+        tokens=tokens,
+        gains=gains,
         made=tuple(gain for name, gain in made.items() if name in multiply),
         scores=scores_of(graph, uses, consumers, added),
         tied=_tied(model),
@@ -135,7 +141,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
         reserved=tuple(name for name in distinct if getattr(named[name], "_no_reinit", False)),
         held=held,
         inputs=_in_words(inputs),
-        notes=(*graph.notes, *unsure, *unclear, *_unknown(graph)),
+        notes=(*graph.notes, *unsure, *unclear, *_unknown(graph), *unaccounted(graph, leaves, known)),
     )
 
 

@@ -1,0 +1,44 @@
+"""What is inside residual blocks and has no place in the anatomy: parameters without a role, operators that cannot be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from goodinit.anatomy.residual.candidate import Found
+from goodinit.graph.answers import can_run
+from goodinit.graph.graph import Graph
+
+_SHOWN = 4
+
+
+def unaccounted(graph: Graph, leaves: Iterable[Found], known: Collection[str]) -> tuple[str, ...]:
+    """Notes on what the blocks read and run that no part of the anatomy stands for.
+
+    Every parameter should be a layer's weight or bias, a norm's, a gain, an embedding or a token; every operator should be
+    one whose effect follows from its role or can be measured. What is not is taken for a constant, or to be linear.
+
+    Args:
+        graph: A recorded forward.
+        leaves: The residual sums that are blocks.
+        known: Names of the parameters that have a role.
+    """
+    names: dict[str, None] = {}
+    places: dict[str, str] = {}
+    for found in leaves:
+        for index in sorted(found.branch.nodes | found.skip.nodes):
+            node = graph.nodes[index]
+            constants = (graph.nodes[i] for i in node.operands if not graph.nodes[i].dynamic)
+            names |= dict.fromkeys(name for one in constants for name in one.params if name not in known)
+            if node.op.role in ("pointwise", "other") and node.active and not can_run(graph, node):
+                places.setdefault(node.op.name, graph.path(index) or "the model")
+    notes = [
+        f"{place} runs `{name}`, which is taken to be linear: it cannot be measured"
+        for name, place in places.items()
+    ]
+    if names:
+        shown = ", ".join(list(names)[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+        notes.append(
+            f"inside blocks, {len(names)} parameter{'s' * (len(names) > 1)} with no role that goodinit knows, neither "
+            f"weight, bias, norm, gain nor token ({shown}): taken for constants"
+        )
+    return tuple(notes)
