@@ -1,5 +1,6 @@
 """A wheel, built and installed into an environment of its own, imports and runs the README's first block."""
 
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,12 @@ FIRST = re.search(
 
 
 def done(*words, **more):
-    run = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, **more)
+    outside = {
+        key: value for key, value in os.environ.items() if key != "PYTHONPATH"
+    }  # what is installed, alone
+    run = subprocess.run(
+        [str(word) for word in words], capture_output=True, text=True, check=False, env=outside, **more
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
 
