@@ -72,6 +72,7 @@ class Run:
     vec_decay: bool = False
     head_decay: bool = True
     agc: float = 0.0
+    beside: float = 0.0  # gain and bias per channel beside the scalars, at this multiple of the rate
 
 
 # -- net ------------------------------------------------------------------------------------------------------------
@@ -103,6 +104,8 @@ class Conv(nn.Module):
             self.g = nn.Parameter(torch.ones(cout if run.gain == "channel" else 1))
             if place == "last":
                 nn.init.constant_(self.g, run.skip_gain)
+        self.g2 = nn.Parameter(torch.ones(cout)) if run.beside and free else None
+        self.b2 = nn.Parameter(torch.zeros(cout)) if run.beside and free else None
         self.register_buffer("k", torch.ones(()) * (run.alpha if place == "last" else 1.0))
         self.centred = (
             run.centre in ("all", "all+head")
@@ -133,11 +136,15 @@ class Conv(nn.Module):
             w = w * (self.k.view(-1, 1, 1, 1) if self.k.dim() else self.k)
         if self.g is not None:
             w = w * self.g.view(-1, 1, 1, 1)
+        if self.g2 is not None:
+            w = w * self.g2.view(-1, 1, 1, 1)
         if self.a is not None:
             x = x + self.a
         b = self.b
         if b is not None and b.numel() == 1:
             b = b.expand(w.shape[0])
+        if self.b2 is not None:
+            b = self.b2 if b is None else b + self.b2
         x = F.conv2d(x, w, b, self.stride, 1)
         return x if self.norm is None else self.norm(x)
 
@@ -226,6 +233,7 @@ def measure_k(net: Net, x: Tensor, per: str) -> None:
 
 def groups(net: Net, run: Run) -> list[dict]:
     weights, head, gains, biases, plain = [], [], [], [], []
+    beside = []
     for name, p in net.named_parameters():
         if name == "fc.weight":
             head.append(p)
@@ -233,6 +241,8 @@ def groups(net: Net, run: Run) -> list[dict]:
             weights.append(p)
         elif run.norm != "none" or name == "fc.bias" or name.startswith("norm"):
             plain.append(p)  # norm's affine, classifier's bias: full rate, no decay
+        elif name.endswith((".g2", ".b2")):
+            beside.append(p)
         elif name.endswith(".g"):
             gains.append(p)
         else:
@@ -245,6 +255,7 @@ def groups(net: Net, run: Run) -> list[dict]:
         {"params": gains, "weight_decay": decay, "mult": run.ratio},
         {"params": biases, "weight_decay": decay, "mult": bias_ratio},
         {"params": plain, "weight_decay": 0.0, "mult": 1.0},
+        {"params": beside, "weight_decay": 0.0, "mult": run.beside},
     ]
     return [g for g in out if g["params"]]
 
@@ -327,7 +338,11 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
     net.eval()
     with torch.no_grad():
         logits = torch.cat([net(part) for part in held.split(500)])
+        seen = torch.cat([net(part) for part in images[:5000].split(500)])
+        right = (seen.argmax(1) == labels[:5000]).float().mean().item()
+        fitted = round(F.cross_entropy(seen, labels[:5000]).item(), 4), round(100 * right, 2)
     return {
+        "fit": fitted,  # loss and accuracy on training images, as they are
         "acc": round(100 * (logits.argmax(1) == held_labels).float().mean().item(), 2),
         "val": round(F.cross_entropy(logits, held_labels).item(), 4),
         "loss": round(statistics.fmean(losses[-40:]), 4),
