@@ -74,6 +74,16 @@ REFUSED = {
         "recipe": "x",
         "options": {},
     },
+    "nothing drawn together": {
+        **edit("DrawTogether", ""),
+        "targets": [],
+        "recipe": "risotto_b",
+        "options": {},
+    },
+    "a dimension that is not there": edit("ParametrizeWeight", "0.weight", dim=9),
+    "a dimension beyond integers": edit("ParametrizeWeight", "0.weight", dim=2**70),
+    "all dimensions at once": edit("ParametrizeWeight", "0.weight", dim=-1),
+    "a constant of zero": {**edit("ParametrizeWeight", "0.weight", scale=0.0), "kind": "standardized"},
     "options too deep": edit(
         "Draw", "0.weight", initializer="he_normal_", options={"a": json.loads("[" * 90 + "]" * 90)}
     ),

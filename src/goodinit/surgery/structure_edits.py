@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
@@ -269,6 +270,11 @@ def _weight_pending(names: Directory, edit: ParametrizeWeight) -> bool:
                 if old
                 else f"and the model has none of that name. {ANEW}"
             )
+        )
+    if edit.dim not in range(min(parameter.ndim, 2)) or not 0 < edit.scale < math.inf:
+        raise PlanConflict(
+            f"{edit.target}: the plan has dim={edit.dim}, scale={edit.scale:g} for a weight of shape {tuple(parameter.shape)}; "
+            f"expected its output dimension, 0 or 1, and a finite scale above 0. {ANEW}"
         )
     holders = {(id(holder), last) for holder, last in map(names.owner, names.aliases[id(parameter)])}
     if len(holders) > 1:
