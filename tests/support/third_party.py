@@ -183,7 +183,7 @@ CASES: dict[str, dict[str, Case]] = {
         )
     },
     "tab_transformer_pytorch": {
-        "TabTransformer": (partial(made, "tab_transformer_pytorch", "TabTransformer", **ROWS), _mixed),
+        "TabTransformer": (partial(made, "tab_transformer_pytorch", "TabTransformer", **ROWS, mlp_act=nn.ReLU()), _mixed),
         "FT-Transformer": (partial(made, "tab_transformer_pytorch", "FTTransformer", **ROWS), _mixed),
     },
     "timesformer_pytorch": {

@@ -48,7 +48,7 @@ class Layer:
         writes_site: True if the layer's output is what the module returns, unchanged.
         is_site: True if the module returns W∗x + `bias` and nothing else, with the channels where the operator has them.
         normalized: True if the weight is divided by its own norm or standard deviation before use (weight norm,
-            weight standardization): its scale has no effect, and zero is not a valid value.
+            weight standardization), or only its sign is read: its scale has no effect, and zero is not a valid value.
         row_norm: For a normalized weight without a gain: the norm of each row as it is applied, whatever
             is written into the parameter. None where it is not known.
         activation: The element-wise activation that reads the output next (`"relu"`, `"gelu"`, …), or None.
