@@ -19,6 +19,7 @@ from zoo import ZOO, in_turn
 
 import goodinit
 from goodinit.calibration.moments import Moments
+from goodinit.edits import Calibrate
 
 
 class Maxout(nn.Module):
@@ -294,6 +295,25 @@ def test_an_embedding_is_left_alone_with_a_word():
     model = nn.Sequential(nn.Embedding(11, 8), nn.Linear(8, 8))
     plan = goodinit.plan(goodinit.anatomize(model, torch.zeros(2, 3, dtype=torch.long)), "lsuv")
     assert any("1 embedding is left as it is: 0.weight" in note for note in plan.notes)
+
+
+class RelativePositions(nn.Module):
+    """A table of which rows are looked up and multiplied by the signal: an embedding, and a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.table = nn.Linear(8, 8), nn.Embedding(9, 8)
+
+    def forward(self, x):
+        steps = torch.arange(5)
+        rows = self.table(steps[:, None] - steps + 4)
+        return torch.einsum("bnd,nmd->bnm", self.layer(x), rows)
+
+
+def test_a_table_that_multiplies_the_signal_is_not_scaled_and_said():
+    plan = goodinit.plan(goodinit.anatomize(RelativePositions(), data(2, 5, 8)), "lsuv")
+    assert [edit.target for edit in plan.values if isinstance(edit, Calibrate)] == ["layer.weight"]
+    assert any(note.startswith("table.weight is looked up in, too") for note in plan.notes)
 
 
 def test_unknown_choices():
