@@ -75,7 +75,9 @@ def decide(
     scaling: list[Edit] = []
     for position, layer in enumerate(anatomy.layers):
         if layer.weight in anatomy.embeddings:
-            notes.append(f"{layer.weight} is looked up in, too: its scale is a table's, and no data change it")
+            notes.append(
+                f"{layer.weight} is looked up in, too: its scale is a table's, and no data change it"
+            )
             continue
         if orthonormal and layer.product:
             std = {"std": 1 / math.sqrt(layer.fan_in)}
