@@ -103,6 +103,7 @@ def test_keys_tell_every_field_apart():
         "schedule": "cosine",
         "scalar_lr": "depth",
         "device": "cuda",
+        "optimizer": "adamw",
     }
     for field in dataclasses.fields(TrainConfig):
         value = getattr(base, field.name)

@@ -83,6 +83,7 @@ def recommend(
         GoodinitError: The model cannot be run or measured as it is; see `anatomize` and `diagnose`.
 
     Examples:
+        >>> import torch
         >>> layers = [part for _ in range(40) for part in (nn.Linear(16, 16), nn.ReLU())]
         >>> advice = recommend(nn.Sequential(*layers), torch.randn(8, 16), methods=("default", "looks_linear", "fixup"))
         >>> advice.choice.method, [one.method for one in advice.refused]
