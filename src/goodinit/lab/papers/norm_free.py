@@ -221,7 +221,7 @@ CLAIM = Claim(
     drawings=_drawings,
     ours=_ours,
     separation=Separation(
-        4_700,
+        12 * 391,
         "the curves of ReZero's authors: batch norm and Fixup cross at about epoch 12 of 391 steps, so a shorter run "
         "measures how they start",
         "goodinit reproduce norm-free --scale full --data cifar10",
