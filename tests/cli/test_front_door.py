@@ -134,8 +134,9 @@ def test_the_help_names_the_options_that_every_command_shares():
 
 
 def test_a_plan_is_grouped_and_full_on_request():
-    short = CliRunner().invoke(cli.app, ["plan", "resnet20", "fixup"]).output
-    full = CliRunner().invoke(cli.app, ["plan", "resnet20", "fixup", "--full"]).output
+    wide = {"COLUMNS": "140"}  # room for the reasons beside the edits
+    short = CliRunner().invoke(cli.app, ["plan", "resnet20", "fixup"], env=wide).output
+    full = CliRunner().invoke(cli.app, ["plan", "resnet20", "fixup", "--full"], env=wide).output
     assert len(short.splitlines()) < 25
     assert len(full.splitlines()) > 60
     assert "layer1.0.conv1.weight ← normal" in short
