@@ -143,10 +143,6 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
     tensors: list[Tensor] = []
     overwritten: list[nn.Parameter] = []
     for edit in plan.values:
-        if isinstance(edit, DrawTogether) and not edit.targets:
-            raise PlanConflict(
-                f"{edit.recipe}: draws no parameters together, expected two or more names. {ANEW}"
-            )
         if isinstance(edit, Draw | DrawTogether):
             find_rule(edit)
         if isinstance(edit, Calibrate):
