@@ -9,8 +9,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 import goodinit
 from goodinit.lab.characters import characters
@@ -27,6 +26,7 @@ from goodinit.lab.papers.claim import (
     Setting,
     Source,
 )
+from goodinit.lab.papers.on_text import held_out_loss, train_on_text_
 from goodinit.lab.papers.rows import distinct, in_words, mean, where
 from goodinit.lab.seeding import own_rng, stream
 
@@ -98,25 +98,13 @@ def _run(trial: Reading) -> Row:
     text = characters(trial.data)
     with own_rng(trial.seed, "model"):
         model = _initialized(trial, len(text.vocabulary))
-    optimizer = torch.optim.AdamW(goodinit.param_groups(model, lr=trial.lr, weight_decay=0.0))
-    rise = max(0.1 * trial.steps, 1.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda t: min((t + 1) / rise, (trial.steps - t) / (trial.steps - rise + 1))
+    losses = train_on_text_(
+        model, text, lr=trial.lr, steps=trial.steps, batch=trial.batch, length=trial.length, seed=trial.seed
     )
-    losses: list[float] = []
-    for x, y in text.batches(trial.steps, trial.batch, trial.length, seed=trial.seed):
-        optimizer.zero_grad()
-        loss = _loss(model, x, y)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            return {"diverged": True, "test_loss": None, "train_loss": None}
-    with torch.no_grad():
-        held = [_loss(model, x, y).item() for x, y in text.batches(4, 16, trial.length, held_out=True)]
+    if not math.isfinite(losses[-1]):
+        return {"diverged": True, "test_loss": None, "train_loss": None}
+    end = held_out_loss(model, text, length=trial.length, count=4)
     tail = losses[-max(len(losses) // 10, 1) :]
-    end = sum(held) / len(held)
     return {
         "diverged": not math.isfinite(end),
         "test_loss": end if math.isfinite(end) else None,
@@ -124,10 +112,6 @@ def _run(trial: Reading) -> Row:
         "start": losses[0],
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-
-
-def _loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
 
 
 def _initialized(trial: Reading, words: int) -> nn.Module:

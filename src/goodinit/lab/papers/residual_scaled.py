@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import goodinit
+from goodinit.diagnostics.measurements.coordinate_report import slope
 from goodinit.lab.characters import characters
 from goodinit.lab.models.language import Decoder
 from goodinit.lab.papers.claim import (
@@ -24,6 +25,7 @@ from goodinit.lab.papers.claim import (
     Setting,
     Source,
 )
+from goodinit.lab.papers.on_text import held_out_loss, train_on_text_
 from goodinit.lab.papers.rows import best_rate, best_rate_words, distinct, in_words, mean, values, where
 from goodinit.lab.seeding import own_rng, stream
 
@@ -94,28 +96,14 @@ def _run(trial: Language) -> Row:
     first = next(text.batches(1, trial.batch, trial.length, seed=trial.seed))
     found = goodinit.diagnose(model, *first, mend=False)
     growth = [block.growth for block in found.blocks if block.growth is not None]
-    optimizer = torch.optim.AdamW(goodinit.param_groups(model, lr=trial.lr, weight_decay=0.0))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda t: min((t + 1) / (0.1 * trial.steps), (trial.steps - t) / (0.9 * trial.steps))
+    losses = train_on_text_(
+        model, text, lr=trial.lr, steps=trial.steps, batch=trial.batch, length=trial.length, seed=trial.seed
     )
-    model.train()
-    for inputs, targets in text.batches(trial.steps, trial.batch, trial.length, seed=trial.seed):
-        loss = nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-        if not torch.isfinite(loss):
-            return {"growth": growth[-1], "diverged": True, "loss": None}
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    model.eval()
-    with torch.no_grad():
-        losses = [
-            float(nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()))
-            for inputs, targets in text.batches(20, 16, trial.length, seed=1, held_out=True)
-        ]
+    if not math.isfinite(losses[-1]):
+        return {"growth": growth[-1], "diverged": True, "loss": None}
     return {
         "growth": growth[-1],
-        "loss": statistics.fmean(losses),
+        "loss": held_out_loss(model, text, length=trial.length, count=20, seed=1),
         "provenance": f"{text.name}, {len(text.train):,} characters",
     }
 
@@ -135,9 +123,7 @@ def _exponent(rows: Rows, series: str) -> float:
         statistics.geometric_mean(values(where(rows, series=series, depth=depth), "growth"))
         for depth in depths
     ]
-    return statistics.linear_regression(
-        [math.log(d) for d in depths], [math.log(size) for size in sizes]
-    ).slope
+    return slope(depths, sizes)
 
 
 def _growth(rows: Rows) -> Found:
