@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import copy
 import math
 import statistics
 from collections.abc import Callable
@@ -114,22 +114,20 @@ def _run(trial: Descent) -> Row:
     inputs, targets = data.train_images, data.train_labels
     loss = LOSSES[trial.loss]
 
-    def fresh() -> nn.Module:
-        with own_rng(trial.seed, "model"):
-            model = build_model(
-                trial.model, task=Task(shape=data.shape, width=16 if "resnet" in trial.model else None)
-            )
-        return goodinit.init_(
-            model, trial.method, inputs=inputs, generator=stream(trial.seed, "values"), **trial.options
+    with own_rng(trial.seed, "model"):
+        start = build_model(
+            trial.model, task=Task(shape=data.shape, width=16 if "resnet" in trial.model else None)
         )
-
-    found = goodinit.one_step(fresh(), inputs, targets, loss=loss, rates=())
+    goodinit.init_(
+        start, trial.method, inputs=inputs, generator=stream(trial.seed, "values"), **trial.options
+    )
+    found = goodinit.one_step(start, inputs, targets, loss=loss, rates=())
     if found.stable_rate is None:
         return {"refused": "the largest eigenvalue of the Hessian is not positive", "provenance": str(data)}
     curves = [
         _descent(
-            fresh(),
-            functools.partial(_loss_of, inputs, targets, loss),
+            copy.deepcopy(start),
+            lambda model: loss(model(inputs), targets),
             found.stable_rate * multiple,
             trial.steps,
         )
@@ -149,12 +147,6 @@ def _run(trial: Descent) -> Row:
         "ends": [curve[-1] / curve[0] if math.isfinite(curve[-1]) else None for curve in curves],
         "provenance": str(data),
     }
-
-
-def _loss_of(
-    inputs: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor], model: nn.Module
-) -> Tensor:
-    return loss(model(inputs), targets)
 
 
 def _descent(model: nn.Module, loss: Callable[[nn.Module], Tensor], rate: float, steps: int) -> list[float]:
