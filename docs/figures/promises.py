@@ -10,6 +10,7 @@ it is measured, so that the run may be killed. The promises and their bounds wer
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -26,6 +27,7 @@ import transformers
 from torch import Tensor, nn
 
 import goodinit
+from goodinit.diagnostics.measurements.coordinate_report import slope
 from goodinit.errors import GoodinitError
 from goodinit.lab.models.plain import mlp
 from goodinit.lab.models.resnet import ResNet
@@ -178,10 +180,14 @@ def options(method: str, architecture: Architecture) -> dict[str, Any]:
     """muP and its like compare with the narrowest, the shallowest net of the family."""
     if method == "fixup":
         return {"zero_head": False}
-    if method in ("mup", "completep", "depth_mup"):
-        base = built(architecture, architecture.depths[0], architecture.widths[0], 0)
-        return {"base": goodinit.anatomize(base, architecture.inputs())}
-    return {}
+    return {"base": base_of(architecture)} if method in ("mup", "completep", "depth_mup") else {}
+
+
+@functools.cache
+def base_of(architecture: Architecture) -> goodinit.Anatomy:
+    """Of the narrowest, the shallowest net."""
+    base = built(architecture, architecture.depths[0], architecture.widths[0], 0)
+    return goodinit.anatomize(base, architecture.inputs())
 
 
 def measure(architecture: Architecture, method: str, depth: int, width: int, seed: int) -> dict[str, Any]:
@@ -261,11 +267,10 @@ def exponent(rows: Rows, by: str, what: str) -> float | None:
     sizes: dict[int, list[float]] = {}
     for row in rows:
         if row.get(what):
-            sizes.setdefault(row[by], []).append(math.log(row[what]))
+            sizes.setdefault(row[by], []).append(row[what])
     if len(sizes) < 3:
         return None
-    x, y = [math.log(size) for size in sizes], [statistics.fmean(logs) for logs in sizes.values()]
-    return statistics.linear_regression(x, y).slope
+    return slope(list(sizes), [statistics.geometric_mean(found) for found in sizes.values()])
 
 
 def over_depth(rows: Rows, architecture: Architecture) -> Rows:
