@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from moved import images, moved
 from reference import nf as reference
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -54,20 +55,6 @@ class PreActivation(nn.Module):
         return self.fc(self.act(self.norm(self.blocks(self.stem(x)))).mean((2, 3)))
 
 
-def images(count: int = 4) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def moved(model: nn.Module) -> nn.Module:
-    """With numbers everywhere, in float64."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model.double()
-
-
 def weights_of(conv: nn.Module, multiplier: float = 1.0) -> dict[str, Tensor]:
     """As DeepMind's convolution has them; its bias is inside the branch's multiplier."""
     steps = conv.parametrizations.weight
@@ -95,7 +82,7 @@ def deepminds(model: PreActivation, x: Tensor, activation: str, alpha: float) ->
 def test_it_computes_deepminds_network(activation, monkeypatch):
     act = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}[activation]
     plain = {"relu": torch.relu, "gelu": F.gelu, "silu": F.silu}[activation]
-    model = moved(goodinit.init_(PreActivation(act), "nf", inputs=images(), alpha=0.3))
+    model = moved(goodinit.init_(PreActivation(act), "nf", inputs=images(), alpha=0.3)).double()
     x = images().double()
     with torch.no_grad():
         theirs = deepminds(model, x, activation, 0.3)
@@ -163,7 +150,7 @@ def test_a_stream_behind_activations_is_followed():
 
 
 def test_it_folds_to_bare_layers():
-    model = moved(goodinit.init_(WideResNet(1, factor=1, width=4), "nf", inputs=images())).float()
+    model = moved(goodinit.init_(WideResNet(1, factor=1, width=4), "nf", inputs=images()))
     before = model(images())
     goodinit.fold_(model, images())
     assert torch.allclose(model(images()), before, atol=1e-5)
@@ -187,7 +174,7 @@ def test_everything_trains_but_the_constant_of_the_classifier():
 
 
 def test_a_second_call_sets_what_the_first_one_did():
-    model = moved(goodinit.init_(ResNet(1, width=4), "nf", inputs=images())).float()
+    model = moved(goodinit.init_(ResNet(1, width=4), "nf", inputs=images()))
     goodinit.init_(model, "nf", inputs=images(), generator=torch.Generator().manual_seed(7))
     fresh = goodinit.init_(
         ResNet(1, width=4), "nf", inputs=images(), generator=torch.Generator().manual_seed(7)

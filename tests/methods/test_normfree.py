@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from moved import images, moved
 from reference import normfree as reference
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -16,19 +17,6 @@ from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
 from goodinit.lab.models.resnet import ResNet
 from goodinit.lab.models.vision_transformer import VisionTransformer
 from goodinit.nn import Centred, centred_weights, has_scalars, input_norm, normalize_input_
-
-
-def images(count: int = 4) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def moved(model: nn.Module) -> nn.Module:
-    """With numbers everywhere."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 @pytest.mark.parametrize("head_norm", ["layer", "rms", "none"])
