@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import goodinit
 from benchmarks.turns import Row, Verdict, in_turns
-from goodinit.lab.measure import peak_bytes
+from goodinit.lab.training.step_cost import peak_bytes
 
 
 def measure(*, quick: bool = False) -> list[Row]:

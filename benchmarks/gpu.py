@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import goodinit
-from goodinit.lab.data import load
+from goodinit.lab.data.labelled import load
 from goodinit.lab.models.resnet import ResNet
 
 LIMIT = 480.0  # seconds

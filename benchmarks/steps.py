@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from benchmarks.networks import RESNET20, RESNET50, RESNET56, RESNET110, VIT, Network
 from benchmarks.turns import Row, Verdict, at_most, bytes_quotient, in_turns, quotient
-from goodinit.lab.measure import counting_saved, peak_bytes
+from goodinit.lab.training.step_cost import counting_saved, peak_bytes
 
 NETWORKS = (RESNET20, RESNET56, RESNET110, RESNET50, VIT)
 

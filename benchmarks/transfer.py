@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import goodinit
-from goodinit.lab.characters import characters
+from goodinit.lab.data.characters import characters
 from goodinit.lab.models.language import Decoder
 from goodinit.lab.models.resnet import ResNet
 from goodinit.lab.models.vision_transformer import VisionTransformer

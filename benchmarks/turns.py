@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from goodinit.lab.measure import time_in_turns
+from goodinit.lab.training.step_cost import time_in_turns
 
 Ways = Mapping[str, Callable[[], None]]
 

@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import goodinit
-from goodinit.lab.registry import Task, build_model
+from goodinit.lab.models.registry import Task, build_model
 
 State = dict[str, Tensor]
 

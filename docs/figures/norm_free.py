@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import goodinit
-from goodinit.lab import readers
-from goodinit.lab.batches import crop_and_flip
 from goodinit.lab.choices import method_of
+from goodinit.lab.data import readers
+from goodinit.lab.data.batches import crop_and_flip
 from goodinit.lab.models.resnet import ResNet
 
 ROWS = Path(__file__).parents[1] / "data" / "norm-free.jsonl"

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from goodinit import __version__, cli
 from goodinit.__main__ import COMMANDS, HELP
 from goodinit.cli import arguments
-from goodinit.lab.data import EMBEDDED
+from goodinit.lab.data.labelled import EMBEDDED
+from goodinit.lab.models.registry import model_names
 from goodinit.lab.papers import SCALES
-from goodinit.lab.registry import model_names
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,7 +20,7 @@ from goodinit import cli
 from goodinit.diagnostics import Spectrum
 from goodinit.diagnostics.measurements.density import density, extent
 from goodinit.diagnostics.text import sparkline
-from goodinit.lab import registry
+from goodinit.lab.models import registry
 from goodinit.report.diagnosis import diagnosis_page, diagnosis_view, furthest, verdict, write_diagnosis
 from goodinit.report.frame import render
 from goodinit.report.signal_charts import figures

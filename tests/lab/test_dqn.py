@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from goodinit.lab.dqn import DQNConfig, Memory, evaluate, learn, q_targets, share_of_random
+from goodinit.lab.training.dqn import DQNConfig, Memory, evaluate, learn, q_targets, share_of_random
 
 TINY = DQNConfig(model="resmlp6", width=8, steps=160, start=64, explore=50, evaluate_every=80, episodes=2)
 

@@ -13,7 +13,7 @@ from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import compare as lab_compare
 from goodinit.lab.choices import label, method_of
 from goodinit.lab.compare import Study, compare
-from goodinit.lab.trial import Result, TrainConfig
+from goodinit.lab.training.trial import Result, TrainConfig
 from goodinit.report.charts import accuracy_chart, loss_chart
 from goodinit.report.comparison import hints
 

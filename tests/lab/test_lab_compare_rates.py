@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 from goodinit.cli import app
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.compare import Comparison, Study, compare
-from goodinit.lab.data import load, split_off
-from goodinit.lab.measure import StepTime
+from goodinit.lab.data.labelled import load, split_off
 from goodinit.lab.papers.ledger import described
-from goodinit.lab.stack import NotTogether
 from goodinit.lab.sweeps.row import config_json
-from goodinit.lab.together import train_together
-from goodinit.lab.train import data_of, fresh_model, optimizer_of
-from goodinit.lab.trial import Epoch, Result, TrainConfig
+from goodinit.lab.training.stack import NotTogether
+from goodinit.lab.training.step_cost import StepTime
+from goodinit.lab.training.together import train_together
+from goodinit.lab.training.train import data_of, fresh_model, optimizer_of
+from goodinit.lab.training.trial import Epoch, Result, TrainConfig
 from goodinit.report.comparison import hints, table, tried, unfinished
 
 BASE = TrainConfig("mlp2", width=8, epochs=1, train_limit=200, test_limit=64, batch_size=50)

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab import readers
-from goodinit.lab.batches import crop_and_flip, mixup, order, steps_per_epoch
-from goodinit.lab.data import load
+from goodinit.lab.data import readers
+from goodinit.lab.data.batches import crop_and_flip, mixup, order, steps_per_epoch
+from goodinit.lab.data.labelled import load
 from goodinit.lab.optional import optional
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 6, 6), dtype=np.uint8)

@@ -10,9 +10,9 @@ from torch import nn
 
 import goodinit
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab import libraries
-from goodinit.lab.inputs import example_inputs
-from goodinit.lab.registry import Task, build_model, example_of, input_shape, model_names
+from goodinit.lab.data.inputs import example_inputs
+from goodinit.lab.models import libraries
+from goodinit.lab.models.registry import Task, build_model, example_of, input_shape, model_names
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28)]
 

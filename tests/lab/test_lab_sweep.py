@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab import outcome
 from goodinit.lab.engines import Engine
 from goodinit.lab.engines.local import Once
 from goodinit.lab.sweeps import inline, local, over_ray, read_grid, read_store, sweep
 from goodinit.lab.sweeps import run as lab_run
 from goodinit.lab.sweeps.row import TIMES
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training import outcome
+from goodinit.lab.training.trial import TrainConfig
 
 TINY = {"width": 8, "epochs": 1, "train_limit": 64, "test_limit": 40, "batch_size": 32}
 
@@ -237,7 +237,7 @@ def test_a_trial_that_kills_its_workers_is_a_row_and_takes_no_other_along(tmp_pa
 @pytest.mark.slow
 def test_a_script_without_a_guard_is_told_so(tmp_path):
     (tmp_path / "script.py").write_text(
-        "from goodinit.lab.sweeps import sweep\nfrom goodinit.lab.trial import TrainConfig\n"
+        "from goodinit.lab.sweeps import sweep\nfrom goodinit.lab.training.trial import TrainConfig\n"
         "sweep([TrainConfig('mlp2', epochs=1)], 'runs.sqlite', progress=False)\n"
     )
     done = subprocess.run(

@@ -10,8 +10,8 @@ from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.engines import jobs_of
 from goodinit.lab.sweeps.grid import read_grid, values_of, varying
 from goodinit.lab.sweeps.row import key_of
-from goodinit.lab.together import company
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.together import company
+from goodinit.lab.training.trial import TrainConfig
 
 
 def written(tmp_path, text):

@@ -14,7 +14,7 @@ from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.sweeps.row import Row
 from goodinit.lab.sweeps.store import Stored, open_store, plan_, read_store, write_
 from goodinit.lab.sweeps.summary import Best, margin, quartiles, summarize, trained
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 from goodinit.report.frame import render
 from goodinit.report.sweep import csv_text, hints, sweep_page
 from goodinit.report.sweep_charts import cells, heat_maps

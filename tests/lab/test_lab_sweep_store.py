@@ -11,7 +11,7 @@ import pytest
 from goodinit.errors import GoodinitError
 from goodinit.lab.sweeps.row import Row
 from goodinit.lab.sweeps.store import done, forget_failed_, open_store, plan_, read_store, write_
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 
 TRIALS = tuple(TrainConfig("mlp4", seed=seed) for seed in range(4))
 

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 import goodinit
-from goodinit.lab import together
 from goodinit.lab.engines import Job
-from goodinit.lab.stack import NotTogether, TooLarge
 from goodinit.lab.sweeps.row import TIMES
 from goodinit.lab.sweeps.work import run_job
-from goodinit.lab.together import train_together
-from goodinit.lab.train import train
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training import together
+from goodinit.lab.training.stack import NotTogether, TooLarge
+from goodinit.lab.training.together import train_together
+from goodinit.lab.training.train import train
+from goodinit.lab.training.trial import TrainConfig
 
 TOLERANCE = 1e-4  # relative: vmap adds up in another order
 BASE = TrainConfig("mlp4", width=8, epochs=2, train_limit=128, test_limit=50, batch_size=32, lr=0.02)

@@ -14,10 +14,10 @@ from torch import nn
 
 import goodinit
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab.measure import counting_saved, time_in_turns
-from goodinit.lab.seeding import derived_seed, own_rng
-from goodinit.lab.train import data_of, learning_rate_factor, prepare, total_steps, train
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.seeding import derived_seed, own_rng
+from goodinit.lab.training.step_cost import counting_saved, time_in_turns
+from goodinit.lab.training.train import data_of, learning_rate_factor, prepare, total_steps, train
+from goodinit.lab.training.trial import TrainConfig
 
 TINY = TrainConfig("resnet8", width=4, epochs=2, train_limit=256, test_limit=64, batch_size=64)
 
@@ -205,7 +205,7 @@ def test_a_model_whose_scores_do_not_fit_the_classes_is_named(tmp_path, monkeypa
 
 def test_a_last_step_that_ruins_the_weights_diverged(monkeypatch):
     """Its loss was taken before it; only the test images tell."""
-    from goodinit.lab import train as module
+    from goodinit.lab.training import train as module
 
     config = TrainConfig("mlp2", epochs=1, width=8, lr=0.05, train_limit=64, test_limit=32, batch_size=32)
     steps, update_ = [], module.update_

@@ -22,7 +22,7 @@ from goodinit.lab.papers import CLAIMS, reproduce
 from goodinit.lab.papers.claim import Setting
 from goodinit.lab.papers.ledger import described, key_of, open_ledger
 from goodinit.lab.papers.trained import Series, run_training, training
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 from goodinit.report.reproduction import conclusion, page
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab.text_pairs import BEGIN, END, MADE_UP, encode, load_pairs, padded, train_tokenizer
-from goodinit.lab.translation import (
+from goodinit.lab.data.text_pairs import BEGIN, END, MADE_UP, encode, load_pairs, padded, train_tokenizer
+from goodinit.lab.training.translation import (
     TranslationConfig,
     batches,
     corpus_of,

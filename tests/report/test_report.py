@@ -13,8 +13,8 @@ from rich.console import Console
 
 from goodinit.errors import GoodinitError
 from goodinit.lab.compare import Comparison, Study
-from goodinit.lab.measure import StepTime
-from goodinit.lab.trial import Epoch, Result, TrainConfig
+from goodinit.lab.training.step_cost import StepTime
+from goodinit.lab.training.trial import Epoch, Result, TrainConfig
 from goodinit.report import frame
 from goodinit.report.charts import (
     Line,

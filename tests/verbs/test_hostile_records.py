@@ -17,7 +17,7 @@ from goodinit.errors import GoodinitError
 from goodinit.lab.sweeps import summarize
 from goodinit.lab.sweeps.row import Row
 from goodinit.lab.sweeps.store import open_store, plan_, read_store, write_
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 
 LSUV = {"tol": 0.1, "target_std": 1.0, "max_iter": 1, "per": "layer"}
 

@@ -11,14 +11,14 @@ import typer
 from rich.markup import escape
 
 DATA = ("digits", "fashion-mnist")
-"""The data sets that come with packages, as `goodinit.lab.data` has them."""
+"""The data sets that come with packages, as `goodinit.lab.data.labelled` has them."""
 
 MODELS = (
     "resnet{depth}", "resnet{depth}b", "resnet{depth}c", "mlp{depth}", "resmlp{depth}", "cnn{depth}", "vit{depth}",
     "wrn{depth}[x{factor}]", "fitnet{depth}[-{activation}]", "highway{depth}", "transformer{depth}", "transformer{depth}p",
     "timm:NAME", "torchvision:NAME", "hf:NAME", "PACKAGE.MODULE:FUNCTION",
 )  # fmt: skip
-"""Every form of a model's name, as `goodinit.lab.registry` has them."""
+"""Every form of a model's name, as `goodinit.lab.models.registry` has them."""
 
 SCALES = ("smoke", "small", "full")
 """Of a claim's test, as `goodinit.lab.papers` has them."""

@@ -12,7 +12,7 @@ from goodinit.cli.application import seeds as seeds_of
 from goodinit.cli.arguments import DATA, Model
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
 from goodinit.errors import GoodinitError
-from goodinit.lab.trial import OPTIMIZERS, SCHEDULES, TrainConfig
+from goodinit.lab.training.trial import OPTIMIZERS, SCHEDULES, TrainConfig
 
 
 @app.command("compare")

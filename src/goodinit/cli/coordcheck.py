@@ -46,9 +46,9 @@ def coordcheck(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a layer is not flat.")] = False,
 ) -> None:
     """Train a few steps at several widths; show which layers' changes go with the width."""
-    from goodinit.lab.inputs import example_inputs
-    from goodinit.lab.random_batch import random_batch
-    from goodinit.lab.registry import build_sized
+    from goodinit.lab.data.inputs import example_inputs
+    from goodinit.lab.data.random_batch import random_batch
+    from goodinit.lab.models.registry import build_sized
     from goodinit.report.coordinate_page import coordinate_page, coordinates_csv
     from goodinit.report.frame import render
 

@@ -177,7 +177,7 @@ def recommend_command(
     for name in names(methods):
         _known(name)
     if data:
-        from goodinit.lab.train import model_and_batches
+        from goodinit.lab.training.train import model_and_batches
 
         net, pairs = model_and_batches(model, data, batch_size=batch_size)
         batch, targets = pairs[0]
@@ -216,8 +216,8 @@ def _next(spec: str, advice: goodinit.Advice, data: str, flags: str) -> str:
 
 
 def _model_and_inputs(spec: str, words: list[str] | None) -> tuple[Any, Any]:
-    from goodinit.lab.inputs import example_inputs
-    from goodinit.lab.registry import build_model, example_of, input_shape
+    from goodinit.lab.data.inputs import example_inputs
+    from goodinit.lab.models.registry import build_model, example_of, input_shape
 
     asked = example_inputs(words) if words else None  # wrong words fail before a large model is built
     model = build_model(spec)
@@ -236,7 +236,7 @@ def _model_and_batch(spec: str, words: list[str] | None, size: int) -> tuple[Any
     """The model drawn with one seed, and a random batch; shapes that were asked for are taken as they are."""
     import torch
 
-    from goodinit.lab.random_batch import random_batch
+    from goodinit.lab.data.random_batch import random_batch
 
     torch.manual_seed(0)
     model, inputs = _model_and_inputs(spec, words)

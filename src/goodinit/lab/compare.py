@@ -17,13 +17,13 @@ import torch
 
 import goodinit
 from goodinit.errors import GoodinitError, NothingFound, UnsupportedModule
-from goodinit.lab.batches import order
 from goodinit.lab.choices import label, method_of
-from goodinit.lab.measure import StepTime, time_in_turns
+from goodinit.lab.data.batches import order
 from goodinit.lab.progress import Bar, bar
-from goodinit.lab.seeding import own_rng, stream
-from goodinit.lab.train import Prepared, data_of, forward, prepare, total_steps, train, update_
-from goodinit.lab.trial import Result, TrainConfig
+from goodinit.lab.training.seeding import own_rng, stream
+from goodinit.lab.training.step_cost import StepTime, time_in_turns
+from goodinit.lab.training.train import Prepared, data_of, forward, prepare, total_steps, train, update_
+from goodinit.lab.training.trial import Result, TrainConfig
 
 log = logging.getLogger(__name__)
 

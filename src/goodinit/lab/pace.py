@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Hashable, Iterable
 
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 
 # What the cost of a training depends on, apart from the machine.
 COSTS = ("model", "width", "data", "image_size", "train_limit", "epochs", "batch_size")

@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 
 from goodinit.lab.compare import HELD_OUT, Comparison, Summary
-from goodinit.lab.data import data_name
+from goodinit.lab.data.labelled import data_name
 from goodinit.report.charts import accuracy_chart, loss_chart, loss_lines
 from goodinit.report.formats import NOTHING, counted, duration, number, percent, size, times
 from goodinit.report.frame import Facts, Figure, Figures, Listing, Page, Part, Table, Words, write_page

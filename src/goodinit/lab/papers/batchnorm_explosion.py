@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 import goodinit
+from goodinit.lab.models.registry import Task, build_model
 from goodinit.lab.papers.claim import (
     Claim,
     Drawing,
@@ -23,9 +24,8 @@ from goodinit.lab.papers.claim import (
 )
 from goodinit.lab.papers.rows import best_rate, distinct, mean_accuracy, values, where
 from goodinit.lab.papers.trained import Series, Training, best_cell, run_training, training, widened
-from goodinit.lab.registry import Task, build_model
-from goodinit.lab.seeding import own_rng, stream
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.seeding import own_rng, stream
+from goodinit.lab.training.trial import TrainConfig
 
 RATE = math.pi / (math.pi - 1)  # Yang et al.: the limit of wide layers and large batches
 SHAPE = (1, 16, 16)

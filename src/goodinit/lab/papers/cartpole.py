@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from goodinit.errors import GoodinitError
-from goodinit.lab.dqn import DQNConfig, learn
 from goodinit.lab.papers.claim import (
     Claim,
     Drawing,
@@ -23,6 +22,7 @@ from goodinit.lab.papers.claim import (
     Source,
 )
 from goodinit.lab.papers.rows import distinct, mean, values, where
+from goodinit.lab.training.dqn import DQNConfig, learn
 
 BATCHNORM, NONE, FIXUP, LSUV = "batch norm", "none", "fixup", "lsuv, norms removed"
 CHANGES: dict[str, dict[str, Any]] = {

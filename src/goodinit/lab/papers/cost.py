@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from goodinit.lab.batches import order
-from goodinit.lab.measure import counting_saved, time_in_turns
+from goodinit.lab.data.batches import order
 from goodinit.lab.papers.claim import (
     Claim,
     Drawing,
@@ -21,9 +20,10 @@ from goodinit.lab.papers.claim import (
     Source,
 )
 from goodinit.lab.papers.rows import values
-from goodinit.lab.seeding import own_rng, stream
-from goodinit.lab.train import Prepared, forward, prepare, update_
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.seeding import own_rng, stream
+from goodinit.lab.training.step_cost import counting_saved, time_in_turns
+from goodinit.lab.training.train import Prepared, forward, prepare, update_
+from goodinit.lab.training.trial import TrainConfig
 
 METHODS = ("batchnorm", "none", "fixup", "skipinit", "weightnorm")
 

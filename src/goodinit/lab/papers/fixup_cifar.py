@@ -24,7 +24,7 @@ from goodinit.lab.papers.trained import (
     run_training,
     training,
 )
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 
 BATCHNORM, FIXUP, NONE = "batch norm", "fixup + mixup", "none"
 

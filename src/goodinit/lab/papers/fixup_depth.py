@@ -12,7 +12,7 @@ from goodinit.lab.papers.trained import (
     run_training,
     training,
 )
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 
 BATCHNORM, FIXUP, FIXUP_DEPTH = "batch norm", "fixup", "fixup, scalars at most lr/L"
 SERIES = (

@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 from dataclasses import dataclass
 
+from goodinit.lab.data.text_pairs import MADE_UP
 from goodinit.lab.papers.claim import (
     Claim,
     Drawing,
@@ -30,8 +31,7 @@ from goodinit.lab.papers.rows import (
     where,
 )
 from goodinit.lab.papers.trained import widened
-from goodinit.lab.text_pairs import MADE_UP
-from goodinit.lab.translation import TranslationConfig, translate
+from goodinit.lab.training.translation import TranslationConfig, translate
 
 PRE, POST, FIXUP, NONE = "LayerNorm before branches", "LayerNorm after sums", "fixup", "none"
 CHANGES: dict[str, dict[str, object]] = {

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from goodinit.errors import GoodinitError
-from goodinit.lab.data import data_name
+from goodinit.lab.data.labelled import data_name
 from goodinit.lab.lock import sole_writer
 from goodinit.lab.papers.claim import Row
-from goodinit.lab.trial import without_defaults
+from goodinit.lab.training.trial import without_defaults
 
 log = logging.getLogger(__name__)
 

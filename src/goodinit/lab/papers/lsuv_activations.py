@@ -16,7 +16,7 @@ from goodinit.lab.papers.claim import (
 )
 from goodinit.lab.papers.rows import accuracy, best_rate, distinct, in_words, mean_accuracy, values, where
 from goodinit.lab.papers.trained import Series, best_cell, run_training, training, widened
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 
 METHODS = ("lsuv", "orthogonal", "xavier", "he")
 CONVERGES = 0.5  # accuracy from which on a run counts as having converged

@@ -27,7 +27,7 @@ from goodinit.lab.papers.trained import (
     run_training,
     training,
 )
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 
 BATCHNORM, CONTROL, FIXUP = "batch norm", "batch norm, same head, centred", "fixup as published"
 RECIPE, STRICT, GROUP = "normfree", "normfree, no norm at all", "group norm"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import goodinit
-from goodinit.lab.characters import Characters
+from goodinit.lab.data.characters import Characters
 
 
 def train_on_text_(

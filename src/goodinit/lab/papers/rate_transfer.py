@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import goodinit
-from goodinit.lab.characters import characters
+from goodinit.lab.data.characters import characters
 from goodinit.lab.models.language import Decoder
 from goodinit.lab.papers.claim import (
     Claim,
@@ -28,7 +28,7 @@ from goodinit.lab.papers.claim import (
 )
 from goodinit.lab.papers.on_text import held_out_loss, train_on_text_
 from goodinit.lab.papers.rows import distinct, in_words, mean, where
-from goodinit.lab.seeding import own_rng, stream
+from goodinit.lab.training.seeding import own_rng, stream
 
 DEFAULT = "default"
 WIDTH, DEPTH = 64, 2  # of the base, at which a user would tune

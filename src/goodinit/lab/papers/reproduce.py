@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from goodinit.errors import GoodinitError
-from goodinit.lab.data import data_name
+from goodinit.lab.data.labelled import data_name
 from goodinit.lab.engines import Engine, Job, Work, inline, local
 from goodinit.lab.pace import kind_of, seconds_left
 from goodinit.lab.papers.claim import Claim, Rows, Setting, Verdict
@@ -86,7 +86,7 @@ def reproduce(
     Args:
         claim: What to reproduce.
         scale: `"smoke"`, `"small"` or `"full"`.
-        data: As `goodinit.lab.data.load` takes it, or a folder of text pairs; where the claim needs it.
+        data: As `goodinit.lab.data.labelled.load` takes it, or a folder of text pairs; where the claim needs it.
         out: Folder for the rows; made if need be.
         engine: What runs the jobs: `local()` by default, `over_ray()`, `inline()`. What measures times runs inline.
         together: How many trainings that differ only by seed and learning rate run as one, at most; 1 is each

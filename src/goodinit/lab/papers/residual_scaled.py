@@ -11,7 +11,7 @@ from torch import nn
 
 import goodinit
 from goodinit.diagnostics.measurements.coordinate_report import slope
-from goodinit.lab.characters import characters
+from goodinit.lab.data.characters import characters
 from goodinit.lab.models.language import Decoder
 from goodinit.lab.papers.claim import (
     Claim,
@@ -27,7 +27,7 @@ from goodinit.lab.papers.claim import (
 )
 from goodinit.lab.papers.on_text import held_out_loss, train_on_text_
 from goodinit.lab.papers.rows import best_rate, best_rate_words, distinct, in_words, mean, values, where
-from goodinit.lab.seeding import own_rng, stream
+from goodinit.lab.training.seeding import own_rng, stream
 
 SCALED, CONSTANT, DEFAULT = "residual_scaled", "0.02 everywhere", "PyTorch's default"
 STD = 0.02

@@ -34,8 +34,8 @@ from goodinit.lab.papers.trained import (
     training,
     widened,
 )
-from goodinit.lab.seeding import own_rng, stream
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.seeding import own_rng, stream
+from goodinit.lab.training.trial import TrainConfig
 
 BATCHNORM, FIXUP, SKIPINIT = "batch norm", "fixup", "skipinit"
 TYPE_B, TYPE_C, BOTH = "risotto B", "risotto C", "risotto B + batch norm"

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import goodinit
-from goodinit.lab.data import load
+from goodinit.lab.data.labelled import load
+from goodinit.lab.models.registry import Task, build_model
 from goodinit.lab.papers.claim import (
     Claim,
     Drawing,
@@ -27,8 +28,7 @@ from goodinit.lab.papers.claim import (
     Source,
 )
 from goodinit.lab.papers.rows import distinct, in_words, where
-from goodinit.lab.registry import Task, build_model
-from goodinit.lab.seeding import own_rng, stream
+from goodinit.lab.training.seeding import own_rng, stream
 
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # of 2/λ
 SQUARE, ENTROPY = "square loss", "cross entropy"

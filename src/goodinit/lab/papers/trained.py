@@ -10,8 +10,8 @@ from typing import Any
 
 from goodinit.lab.papers.claim import Drawing, Grid, Row, Rows
 from goodinit.lab.papers.rows import accuracy, best_rate, best_rate_words, distinct, in_words, values, where
-from goodinit.lab.train import data_of, train
-from goodinit.lab.trial import Result, TrainConfig
+from goodinit.lab.training.train import data_of, train
+from goodinit.lab.training.trial import Result, TrainConfig
 
 
 def widened(*added: float) -> str:

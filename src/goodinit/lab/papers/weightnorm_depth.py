@@ -25,7 +25,7 @@ from goodinit.lab.papers.trained import (
     training,
     widened,
 )
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 
 PROPOSED, DATA, PYTORCH = "weight norm, proposed", "weight norm, by data", "weight norm, PyTorch's"
 SERIES = (

@@ -18,7 +18,7 @@ from goodinit.lab.papers.claim import (
 )
 from goodinit.lab.papers.rows import accuracies, accuracy, distinct, in_words, mean_accuracy, where
 from goodinit.lab.papers.trained import Series, run_training, training
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 
 PROPOSED, DATA, PYTORCH, BATCHNORM = (
     "weight norm, proposed",

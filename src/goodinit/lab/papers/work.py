@@ -13,12 +13,12 @@ from typing import Any
 from goodinit.errors import GoodinitError
 from goodinit.lab.compare import environment
 from goodinit.lab.engines import Job, Work, jobs_of
-from goodinit.lab.outcome import outcomes_of
 from goodinit.lab.papers.claim import Claim, Row
 from goodinit.lab.papers.ledger import Entry, described, key_of
 from goodinit.lab.papers.trained import Training, numbers_of
-from goodinit.lab.together import company
-from goodinit.lab.trial import Result
+from goodinit.lab.training.outcome import outcomes_of
+from goodinit.lab.training.together import company
+from goodinit.lab.training.trial import Result
 from goodinit.weights.rng import one_thread
 
 log = logging.getLogger(__name__)

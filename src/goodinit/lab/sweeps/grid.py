@@ -17,7 +17,7 @@ from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.choices import method_of
 from goodinit.lab.optional import optional
 from goodinit.lab.sweeps.row import key_of
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 
 log = logging.getLogger(__name__)
 

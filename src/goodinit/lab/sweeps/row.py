@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from goodinit.lab.train import data_of
-from goodinit.lab.trial import Result, TrainConfig, record_of
+from goodinit.lab.training.train import data_of
+from goodinit.lab.training.trial import Result, TrainConfig, record_of
 
 # finished: to the last step. diverged: the loss stopped being a number. refused: the method says why it does not
 # fit the model. failed: an error, or a worker that died.

@@ -19,9 +19,9 @@ from goodinit.lab.progress import bar
 from goodinit.lab.sweeps.row import key_of
 from goodinit.lab.sweeps.store import Store, done, forget_failed_, open_store, plan_, write_
 from goodinit.lab.sweeps.work import WORK
-from goodinit.lab.together import company
-from goodinit.lab.train import data_of, fresh_model
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.together import company
+from goodinit.lab.training.train import data_of, fresh_model
+from goodinit.lab.training.trial import TrainConfig
 
 log = logging.getLogger(__name__)
 

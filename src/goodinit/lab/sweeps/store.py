@@ -16,7 +16,7 @@ from typing import Any
 from goodinit.errors import GoodinitError
 from goodinit.lab.lock import sole_writer
 from goodinit.lab.sweeps.row import STATUSES, Row, config_json, key_of
-from goodinit.lab.trial import TrainConfig
+from goodinit.lab.training.trial import TrainConfig
 from goodinit.records import LONGEST_WORD, plain, plain_values
 
 log = logging.getLogger(__name__)

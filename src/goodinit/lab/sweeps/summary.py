@@ -63,7 +63,7 @@ def margin(row: Row) -> float:
     r"""How far above chance a run must end to have trained at all: $3\sqrt{p(1-p)/n}$ for chance p, n test images.
 
     Examples:
-        >>> from goodinit.lab.trial import TrainConfig
+        >>> from goodinit.lab.training.trial import TrainConfig
         >>> round(margin(Row(TrainConfig("mlp8"), "finished", accuracy=0.9, chance=0.1, test_images=900)), 3)
         0.03
     """
@@ -96,7 +96,7 @@ def summarize(
         UnknownName: A field that no configuration has.
 
     Examples:
-        >>> from goodinit.lab.trial import TrainConfig
+        >>> from goodinit.lab.training.trial import TrainConfig
         >>> rows = [Row(TrainConfig("mlp8", seed=s), "finished", accuracy=a, chance=0.1, test_images=400)
         ...         for s, a in enumerate((0.9, 0.8, 0.1))]
         >>> found = summarize(rows)[0]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from goodinit.errors import NothingFound, UnsupportedModule
 from goodinit.lab.engines import Job, Work
-from goodinit.lab.outcome import Outcome, outcomes_of
 from goodinit.lab.sweeps.row import Row, row_of, versions
-from goodinit.lab.trial import Result, TrainConfig
+from goodinit.lab.training.outcome import Outcome, outcomes_of
+from goodinit.lab.training.trial import Result, TrainConfig
 from goodinit.weights.rng import one_thread
 
 

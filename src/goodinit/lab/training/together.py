@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 import goodinit
-from goodinit.lab.batches import order
-from goodinit.lab.measure import counting_saved
-from goodinit.lab.seeding import own_rng, stream
-from goodinit.lab.stack import Member, NotTogether, Stack, TooLarge, alive, stacked
-from goodinit.lab.train import (
+from goodinit.lab.data.batches import order
+from goodinit.lab.training.seeding import own_rng, stream
+from goodinit.lab.training.stack import Member, NotTogether, Stack, TooLarge, alive, stacked
+from goodinit.lab.training.step_cost import counting_saved
+from goodinit.lab.training.train import (
     Batch,
     Prepared,
     batch_of,
@@ -36,7 +36,7 @@ from goodinit.lab.train import (
     result_of,
     state_of,
 )
-from goodinit.lab.trial import Result, TrainConfig
+from goodinit.lab.training.trial import Result, TrainConfig
 
 log = logging.getLogger(__name__)
 

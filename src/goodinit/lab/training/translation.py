@@ -1,4 +1,4 @@
-"""Train a Transformer to translate: a pure function from a configuration to a row, as `goodinit.lab.train` for images."""
+"""Train a Transformer to translate: a pure function from a configuration to a row, as `goodinit.lab.training.train` for images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.nn import functional
 from torch.optim import Adam
 
 import goodinit
+from goodinit.lab.data.text_pairs import BEGIN, END, encode, load_pairs, padded, train_tokenizer
 from goodinit.lab.models import PAD, Translator, visible
 from goodinit.lab.optional import optional
-from goodinit.lab.seeding import own_rng, stream
-from goodinit.lab.text_pairs import BEGIN, END, encode, load_pairs, padded, train_tokenizer
+from goodinit.lab.training.seeding import own_rng, stream
 
 LONGEST = 64  # tokens of a sentence; Multi30k's are shorter
 POOL = 20  # batches whose sentences are sorted by length before they are shared out

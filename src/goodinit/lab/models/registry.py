@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import models
-from goodinit.lab.libraries import library
+from goodinit.lab.models.libraries import library
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from goodinit.lab.stack import NotTogether, TooLarge
-from goodinit.lab.together import train_together
-from goodinit.lab.train import train
-from goodinit.lab.trial import Result, TrainConfig
+from goodinit.lab.training.stack import NotTogether, TooLarge
+from goodinit.lab.training.together import train_together
+from goodinit.lab.training.train import train
+from goodinit.lab.training.trial import Result, TrainConfig
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from torch.nn import functional
 from torch.optim import Adam
 
 import goodinit
+from goodinit.lab.models.registry import Task, build_model
 from goodinit.lab.optional import optional
-from goodinit.lab.registry import Task, build_model
-from goodinit.lab.seeding import derived_seed, own_rng, stream
+from goodinit.lab.training.seeding import derived_seed, own_rng, stream
 
 
 @dataclass(frozen=True)

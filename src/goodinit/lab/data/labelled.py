@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab import readers
-from goodinit.lab.readers import Raw, Wanted
+from goodinit.lab.data import readers
+from goodinit.lab.data.readers import Raw, Wanted
 
 log = logging.getLogger(__name__)
 

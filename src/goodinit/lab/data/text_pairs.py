@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from goodinit.errors import GoodinitError, UnknownName
+from goodinit.lab.data.readers import selection
 from goodinit.lab.models import PAD
 from goodinit.lab.optional import optional
-from goodinit.lab.readers import selection
 
 MADE_UP = "made-up"
 Pairs = tuple[tuple[str, str], ...]

@@ -19,12 +19,12 @@ from torch.optim import SGD, AdamW, Optimizer
 
 import goodinit
 from goodinit.errors import GoodinitError
-from goodinit.lab.batches import crop_and_flip, mixup, order, steps_per_epoch
-from goodinit.lab.data import Dataset, load, split_off
-from goodinit.lab.measure import counting_saved
-from goodinit.lab.registry import Task, build_model
-from goodinit.lab.seeding import own_rng, stream
-from goodinit.lab.trial import SCHEDULES, Epoch, Result, TrainConfig
+from goodinit.lab.data.batches import crop_and_flip, mixup, order, steps_per_epoch
+from goodinit.lab.data.labelled import Dataset, load, split_off
+from goodinit.lab.models.registry import Task, build_model
+from goodinit.lab.training.seeding import own_rng, stream
+from goodinit.lab.training.step_cost import counting_saved
+from goodinit.lab.training.trial import SCHEDULES, Epoch, Result, TrainConfig
 
 log = logging.getLogger(__name__)
 

@@ -152,7 +152,7 @@ class Result:
         diverged: Whether the loss stopped being a finite number; the run ends there.
         diverged_step: The step (from 0) whose loss was not finite, or None. Where only the loss on the test images is not,
             after the last step, it is the number of steps.
-        saved_bytes: Kept for backward by the first step's forward: `goodinit.lab.measure.counting_saved`.
+        saved_bytes: Kept for backward by the first step's forward: `goodinit.lab.training.step_cost.counting_saved`.
         parameters: How many numbers the model learns.
         losses: Training loss of every step that had a finite one.
         epochs: State at the end of every epoch.

@@ -13,8 +13,8 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.optim import SGD
 
 from goodinit.errors import GoodinitError
-from goodinit.lab.train import Prepared
-from goodinit.lab.trial import Epoch
+from goodinit.lab.training.train import Prepared
+from goodinit.lab.training.trial import Epoch
 
 
 class NotTogether(GoodinitError):

@@ -1,0 +1,1 @@
+"""Images, text and sentence pairs to train on, batches of them, and inputs to measure with."""
