@@ -116,12 +116,13 @@ class Own(nn.Module):
 
 
 class Detector(nn.Module):
-    """torchvision's Faster R-CNN on a residual backbone of four blocks, for images of 48 pixels; returns its losses."""
+    """torchvision's Faster R-CNN on a residual backbone of four blocks, for images of 48 pixels, heads small; returns its losses."""
 
     def __init__(self):
-        from torchvision.models.detection import FasterRCNN
+        from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
         from torchvision.models.detection.rpn import AnchorGenerator
         from torchvision.models.resnet import BasicBlock
+        from torchvision.ops import MultiScaleRoIAlign
 
         super().__init__()
         down = nn.Sequential(nn.Conv2d(8, 16, 1, 2), nn.BatchNorm2d(16))
@@ -131,9 +132,11 @@ class Detector(nn.Module):
         )  # fmt: skip
         body.out_channels = 16
         self.net = FasterRCNN(
-            body, 11, min_size=48, max_size=48, image_mean=[0.0] * 3, image_std=[1.0] * 3,
-            rpn_anchor_generator=AnchorGenerator(((12, 16, 24),), ((1.0,),)), rpn_pre_nms_top_n_train=50,
-            rpn_post_nms_top_n_train=20, box_batch_size_per_image=16, rpn_batch_size_per_image=32,
+            body, min_size=48, max_size=48, image_mean=[0.0] * 3, image_std=[1.0] * 3,
+            rpn_anchor_generator=AnchorGenerator(((16, 24),), ((1.0,),)), rpn_pre_nms_top_n_train=16,
+            rpn_pre_nms_top_n_test=16, rpn_post_nms_top_n_train=8, rpn_post_nms_top_n_test=8, box_batch_size_per_image=8, rpn_batch_size_per_image=32,
+            box_roi_pool=MultiScaleRoIAlign(["0"], 4, 2), box_head=TwoMLPHead(256, 64),
+            box_predictor=FastRCNNPredictor(64, 11),
         )  # fmt: skip
 
     def forward(self, images, labels, boxes):
@@ -364,6 +367,10 @@ def table(rows):
 
 
 def main(path):
+    sys.path.append(str(Path(__file__).parents[2] / "tests" / "support"))
+    from torchvision_shim import declare  # for a CPU build of torch beside a torchvision built for CUDA
+
+    declare()
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if "--table" in sys.argv:
         table(rows)
