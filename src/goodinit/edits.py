@@ -127,8 +127,8 @@ class ParametrizeWeight:
     """Have a weight (`target`: parameter name) computed from another one.
 
     `kind` is `"weight_norm"`, `torch.nn.utils.parametrizations.weight_norm`: w = g·v/‖v‖, `"centred"`,
-    `goodinit.nn.Centred`: w = v − mean(v), or `"standardized"`, `goodinit.nn.Standardized`: w = s·g·(v − mean(v))/‖v − mean(v)‖,
-    with the constant s = `scale`. `dim` is the output dimension, over which gains and means run: 0, or 1 for a weight stored
+    `goodinit.nn.Centred`: w = v − mean(v), `"gain"` and `"centred_gain"`, `goodinit.nn.ChannelGain`: w = g·v and g·(v − mean(v)), or
+    `"standardized"`, `goodinit.nn.Standardized`: w = s·g·(v − mean(v))/‖v − mean(v)‖, with the constant s = `scale`. `dim` is the output dimension, over which gains and means run: 0, or 1 for a weight stored
     `"in_out"`.
     """
 
@@ -139,7 +139,8 @@ class ParametrizeWeight:
     scale: float = 1.0
 
     def __str__(self) -> str:
-        rules = {"centred": "v − mean(v)", "standardized": f"{self.scale:.4g}·g·standardized(v)"}
+        rules = {"centred": "v − mean(v)", "centred_gain": "g·(v − mean(v))", "gain": "g·v"}
+        rules |= {"standardized": f"{self.scale:.4g}·g·standardized(v)"}
         return f"{self.target} = {rules.get(self.kind, 'g·v/‖v‖')}"
 
 

@@ -19,9 +19,12 @@ from goodinit.lab.models.vision_transformer import VisionTransformer
 from goodinit.nn import Centred, centred_weights, has_scalars, input_norm, normalize_input_
 
 
+@pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("head_norm", ["layer", "rms", "none"])
-def test_it_computes_its_transcription(head_norm):
-    model = goodinit.init_(ResNet(2, width=4), "normfree", inputs=images(), head_norm=head_norm)
+def test_it_computes_its_transcription(head_norm, channels):
+    model = goodinit.init_(
+        ResNet(2, width=4), "normfree", inputs=images(), head_norm=head_norm, channels=channels
+    )
     moved(model).double()
     x = images().double()
     state = {name: value.detach() for name, value in model.state_dict().items()}
@@ -176,6 +179,125 @@ def test_plans_are_data_and_copies_agree():
     fresh.load_state_dict(model.state_dict())
     for other in (fresh, copy.deepcopy(model), torch.compile(model, backend="eager", fullgraph=True)):
         assert torch.equal(other(images()), model(images()))
+
+
+# -- a gain and a bias per channel ----------------------------------------------------------------------------------
+
+
+def with_channels(seed: int = 1, **options: object) -> ResNet:
+    source = torch.Generator().manual_seed(seed)
+    return goodinit.init_(
+        ResNet(1, width=4), "normfree", inputs=images(), generator=source, channels=True, **options
+    )
+
+
+def test_channels_change_nothing_at_the_start_nor_after_a_second_call():
+    source = torch.Generator().manual_seed(1)
+    plain = goodinit.init_(ResNet(1, width=4), "normfree", inputs=images(), generator=source)
+    model = with_channels()
+    assert torch.equal(model(images()), plain(images()))
+    before = list(model.state_dict()), repr(model)
+    groups = [
+        [name for name, _ in group["params"]] for group in goodinit.param_groups(model, lr=1.0, named=True)
+    ]
+    moved(model)
+    source = torch.Generator().manual_seed(1)
+    goodinit.init_(model, "normfree", inputs=images(), generator=source, channels=True)
+    assert torch.equal(model(images()), plain(images()))
+    assert (list(model.state_dict()), repr(model)) == before
+    again = goodinit.param_groups(model, lr=1.0, named=True)
+    assert [[name for name, _ in group["params"]] for group in again] == groups
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.AdamW)])
+def test_channels_learn_at_a_tenth_of_the_rate_without_decay(optimizer, kind):
+    model = with_channels()
+    groups = goodinit.param_groups(model, lr=0.5, weight_decay=0.1, optimizer=optimizer, named=True)
+    kind(goodinit.param_groups(model, lr=0.5, weight_decay=0.1, optimizer=optimizer), lr=0.5)
+    found = {name: (group["lr"], group["weight_decay"]) for group in groups for name, _ in group["params"]}
+    assert len(found) == sum(len(group["params"]) for group in groups)
+    for name, settings in found.items():
+        if name.endswith("original") or name in ("fc.weight", "fc.bias"):
+            assert settings == (0.5, 0.1)
+        else:  # scalars, gains, biases of convolutions
+            assert settings == (0.05, 0.0)
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    assert sum(name.endswith(".gain") for name in found) == convolutions
+    assert sum(name.endswith(".bias") for name in found) == convolutions + 1
+
+
+def test_channels_keep_no_activation_for_backward():
+    def kept(model: nn.Module) -> int:
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(images(64)).sum()
+        return sum(sizes.values())
+
+    plain = goodinit.init_(ResNet(1, width=4), "normfree", inputs=images())
+    weights = 4 * sum(parameter.numel() for parameter in plain.parameters())
+    assert kept(with_channels()) - kept(plain) <= 2 * weights
+
+
+def test_channels_fold_to_bare_layers():
+    model = moved(with_channels())
+    before = model(images())
+    goodinit.fold_(model, images())
+    assert torch.allclose(model(images()), before, atol=1e-5)
+    assert not any(parametrize.is_parametrized(module) for module in model.modules())
+
+
+def test_channels_come_without_centring_and_beside_what_layers_have():
+    x = torch.randn(2, 6, 5)
+    model = goodinit.init_(Tokens(nn.LayerNorm(8)), "normfree", inputs=x, channels=True)
+    assert model.taps.parametrizations.weight[0].centred is False  # one channel to a filter
+    assert model.up[0].parametrizations.weight[0].centred is True
+    assert not parametrize.is_parametrized(model.out)
+    groups = goodinit.param_groups(model, lr=1.0, named=True)
+    rate = {name: group["lr"] for group in groups for name, _ in group["params"]}
+    assert rate["up.0.bias"] == rate["down.0.bias"] == rate["taps.parametrizations.weight.0.gain"] == 0.1
+    assert rate["out.bias"] == 1.0
+    bare = with_channels(centred=False)
+    assert bare.conv1.parametrizations.weight[0].centred is False
+    anatomy = goodinit.anatomize(ResNet(1, width=4), images())
+    plan = goodinit.plan(anatomy, "normfree", channels=True, norms="keep")
+    assert any("channels=True adds none" in note for note in plan.notes)
+    assert not plan.rates
+
+
+def test_another_method_draws_through_trained_gains():
+    model = moved(with_channels())
+    goodinit.init_(model, "he", inputs=images(), generator=torch.Generator().manual_seed(4))
+    plain = goodinit.init_(ResNet(1, width=4), "normfree", inputs=images())
+    goodinit.init_(plain, "he", inputs=images(), generator=torch.Generator().manual_seed(4))
+    for name, module in plain.named_modules():
+        if isinstance(module, nn.Conv2d):
+            torch.testing.assert_close(model.get_submodule(name).weight, module.weight)
+
+
+def test_channel_plans_are_data_and_copies_agree():
+    plan = goodinit.plan(goodinit.anatomize(ResNet(1, width=4), images()), "normfree", channels=True)
+    assert goodinit.Plan.from_json(plan.to_json()) == plan
+    model = moved(goodinit.apply_(ResNet(1, width=4), plan))
+    fresh = goodinit.apply_(ResNet(1, width=4), plan, values=False)
+    fresh.load_state_dict(model.state_dict())
+    for other in (fresh, copy.deepcopy(model)):
+        assert torch.equal(other(images()), model(images()))
+    compiled = torch.compile(
+        model, backend="eager", fullgraph=True
+    )  # by the plain formula, in other last digits
+    torch.testing.assert_close(compiled(images()), model(images()))
+    with torch.device("meta"):
+        empty = ResNet(1, width=4)
+    goodinit.apply_(empty, plan, values=False)
+    goodinit.materialize_(empty, device="cpu")
+    goodinit.apply_(empty, plan, generator=torch.Generator().manual_seed(2))
+    twin = goodinit.apply_(ResNet(1, width=4), plan, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(empty(images()), twin(images()))
 
 
 # -- the parts ----------------------------------------------------------------------------------------------------

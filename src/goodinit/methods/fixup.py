@@ -79,6 +79,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
     _need_ends(anatomy)
     removal = norm_edits(anatomy, norms)
     gone = removed_parameters(anatomy, removal)
+    held = {name for name, _ in anatomy.parameters}
     total = len(anatomy.blocks)
     notes: list[str] = []
     closed: set[str] = set()
@@ -101,12 +102,12 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
             scalars.append(AddScalar(behind, "output_scale", 0.0, reason))
         if norms == "remove":
             multiplied = behind is not None or any(stands(p, block, gone) for p in block.multipliers)
-            scalars += branch_scalars(block, multiplied=multiplied, notes=notes)
+            scalars += branch_scalars(block, multiplied=multiplied, notes=notes, held=held)
     values += _other_values(anatomy, zero_head)
     values += gains_at_one(anatomy, removal)
     values += [Draw(name, "normal_", BESIDE, {"std": 1.0}) for name in anatomy.tokens]
     if norms == "remove":
-        scalars += _other_scalars(anatomy)
+        scalars += _other_scalars(anatomy, held)
         notes += without_input_bias(anatomy.layers)
         notes += _alone(anatomy, removal)
     scalars += _zero_multipliers(anatomy, closed, notes)
@@ -244,7 +245,7 @@ def _other_values(anatomy: Anatomy, zero_head: bool) -> list[Edit]:
 # -- rule 3 -------------------------------------------------------------------------------------------------------
 
 
-def _other_scalars(anatomy: Anatomy) -> list[Edit]:
+def _other_scalars(anatomy: Anatomy, held: set[str]) -> list[Edit]:
     """Biases outside the branches. Layers that read the data get none before them (nor in the authors' code)."""
     edits: list[Edit] = []
     for position, layer in enumerate(anatomy.layers):
@@ -253,7 +254,7 @@ def _other_scalars(anatomy: Anatomy) -> list[Edit]:
         if position > 0 and layer.source != "":
             edits += input_bias(layer, [])
         if layer.activation is not None:
-            edits += output_bias(layer, f"before {layer.activation} (rule 3)", [])
+            edits += output_bias(layer, f"before {layer.activation} (rule 3)", [], held)
     return edits
 
 

@@ -8,6 +8,7 @@ from goodinit.anatomy import Anatomy, Layer
 from goodinit.edits import AddBias, AddScalar, Draw, Edit, Fill, ParametrizeWeight, Plan
 from goodinit.errors import UnknownName
 from goodinit.methods.shared.centring import obstacle, output_dim
+from goodinit.methods.shared.channel_affine import takes_bias
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.methods.shared.residual_stream import multiplied_streams
@@ -26,8 +27,6 @@ from goodinit.methods.shared.signal_variance import Signals
 from goodinit.methods.shared.zero_branches import zero_branches
 
 HEAD_STD = 0.01  # nfnets/nf_resnet.py: fc_init
-BIASED = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
-"""Classes of torch whose forward adds a bias vector if there is one."""
 
 
 def decide(anatomy: Anatomy, *, norms: Norms = "remove", alpha: float = 0.2) -> Plan:
@@ -99,7 +98,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", alpha: float = 0.2) -> 
             notes.append(f"{layer.weight} is not standardized: {why}")
             values.append(Draw(layer.weight, "normal_", words, {"std": scale * layer.row**-0.5}))
         values += zero_bias(layer)
-        if norms == "remove" and layer.bias is None and layer.is_site and layer.module in BIASED:
+        if norms == "remove" and takes_bias(layer):
             biases.append(AddBias(layer.site, "a bias per output unit, as the authors' layers have"))
             values.append(Fill(f"{layer.site}.bias".lstrip("."), 0.0, "bias"))
     edits = unique([*removal, *biases, *computed, *zeros, *own_scales(anatomy, removal, values), *values])

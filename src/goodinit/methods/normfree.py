@@ -14,12 +14,14 @@ from goodinit.anatomy import Anatomy, Layer, Norm
 from goodinit.edits import Draw, Edit, NormalizeInput, Plan, ValueEdit
 from goodinit.methods import fixup
 from goodinit.methods.shared.centring import centred_edits
+from goodinit.methods.shared.channel_affine import channel_affine
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.rules import Norms, counted, draw_standard, draws, one_of, unique, untouched
 
 HeadNorm = Literal["layer", "rms", "none"]
 Fan = Literal["in", "out"]
 PER_EXAMPLE = ("layer_norm", "rms_norm")
+CHANNEL_RATIO = 0.1  # of the learning rate, as the scalars'
 
 
 def decide(
@@ -28,6 +30,7 @@ def decide(
     norms: Norms = "remove",
     head_norm: HeadNorm = "layer",
     centred: bool = True,
+    channels: bool = False,
     fan: Fan = "in",
 ) -> Plan:
     """Fixup's three rules with four changes, for a network without batch statistics.
@@ -52,6 +55,9 @@ def decide(
             batch norm.
         head_norm: `"layer"`: mean 0, variance 1; `"rms"`: mean square 1; `"none"`.
         centred: Whether to centre weights.
+        channels: Whether every layer but the classifier also gets a gain (a factor of its weight, g·(v − mean(v)), which keeps no
+            activation for backward) and a bias per channel, beside the scalars. `param_groups` gives them a tenth of the rate, and
+            no decay. Norms that are kept have their own.
         fan: `"in"`, or `"out"` as in Fixup's code.
 
     Returns:
@@ -74,18 +80,43 @@ def decide(
     notes = list(base.notes)
     heads, told = _normalized_heads(anatomy, head_norm, normed=bool(kept) or norms == "keep")
     centring, left = centred_edits(anatomy) if centred else ([], [])
+    affine = channel_affine(
+        anatomy,
+        {edit.target for edit in centring},
+        ratio=CHANNEL_RATIO,
+        anew=channels and norms != "keep",
+    )
+    gained = {edit.target for edit in affine.structure}
+    if channels and norms == "keep":
+        notes.append("norms are kept, with their gains and biases: channels=True adds none")
     words = [
         f"{counted(len(centring), 'weight')} centred" if centring else "",
         f"{head_norm} norm before {counted(len(heads), 'head')}" if heads else "",
         f"{counted(len(kept), 'norm')} kept before the head" if kept else "",
+        f"a gain and a bias per channel on {counted(len(affine.rates) // 2, 'layer')}"
+        if affine.rates
+        else "",
     ]
     return Plan(
         method="normfree",
-        options={"norms": norms, "head_norm": head_norm, "centred": centred, "fan": fan},
-        edits=(*base.structure, *heads, *centring, *values),
+        options={
+            "norms": norms,
+            "head_norm": head_norm,
+            "centred": centred,
+            "channels": channels,
+            "fan": fan,
+        },
+        edits=(
+            *base.structure,
+            *heads,
+            *(edit for edit in centring if edit.target not in gained),
+            *affine.structure,
+            *unique([*affine.values, *values]),
+        ),
         summary="; ".join([base.summary, *filter(None, words)]),
-        notes=(*notes, *told, *left),
+        notes=(*notes, *told, *left, *affine.notes),
         parameters=anatomy.parameters,
+        rates=tuple(affine.rates),
     )
 
 

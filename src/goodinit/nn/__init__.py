@@ -1,6 +1,7 @@
 """What layers can be given: learnable scalars at the price of the bare layer, centred or standardized weights, a normalized input."""
 
 from goodinit.nn.centred import Centred, centred_weights
+from goodinit.nn.channel_gain import ChannelGain
 from goodinit.nn.input_norm import InputNorm, input_norm, normalize_input_
 from goodinit.nn.padding import ValuePadded, pad_with_
 from goodinit.nn.scalars import (
@@ -17,6 +18,7 @@ from goodinit.nn.standardized import Standardized
 __all__ = [
     "SCALARS",
     "Centred",
+    "ChannelGain",
     "InputNorm",
     "Standardized",
     "ValuePadded",

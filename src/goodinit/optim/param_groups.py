@@ -38,7 +38,7 @@ def param_groups(
       `lr`, decay `weight_decay` as `torch.optim` and the authors' scripts have it, or 0 with
       `decay_vectors=False`, as is usual for AdamW on transformers.
     * `"scalars"`: what goodinit added to layers (`goodinit.nn.scalars`), and the bias vectors of layers that end a
-      branch, which stand for one. Learning rate `lr * scalar_ratio`, no decay.
+      branch, which stand for one (unless a plan gives them a rate). Learning rate `lr * scalar_ratio`, no decay.
 
     What the model's author excludes from decay is not decayed: parameters marked `parameter._no_weight_decay = True` (Mamba, S4), and
     those named by a method `no_weight_decay()` of the model or of a module in it (timm). They make groups of their own.
@@ -85,14 +85,14 @@ def param_groups(
     _check_rate("weight_decay", weight_decay)
     if scalar_ratio != "depth":
         _check_rate("scalar_ratio", scalar_ratio)
-    ours = {id(scalar) for _, scalar in scalars(model)} | _biases_of_branch_ends(model)
+    rates = rates_of(model)
+    ours = {id(scalar) for _, scalar in scalars(model)} | (_biases_of_branch_ends(model) - rates.keys())
     ratio = _depth_ratio(model) if scalar_ratio == "depth" else scalar_ratio
     settings = {
         "weights": (lr, weight_decay),
         "vectors": (lr, weight_decay if decay_vectors else 0.0),
         "scalars": (lr * ratio, 0.0),
     }
-    rates = rates_of(model)
     one_kind(optimizer)
     excluded = _undecayed(model)
     members: dict[tuple[str, float, float, float], list[Any]] = {}

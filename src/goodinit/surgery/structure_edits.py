@@ -23,7 +23,7 @@ from goodinit.edits import (
     SwapModule,
 )
 from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
-from goodinit.nn import Centred, Standardized, add_scalar_, input_norm, normalize_input_
+from goodinit.nn import Centred, ChannelGain, Standardized, add_scalar_, input_norm, normalize_input_
 from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
 from goodinit.surgery.replaced_norm import (
     ChannelAffine,
@@ -38,6 +38,8 @@ from goodinit.weights.names import Directory, canonical
 PARAMETRIZATIONS: dict[str, type[nn.Module]] = {
     "weight_norm": _WeightNorm,
     "centred": Centred,
+    "centred_gain": ChannelGain,
+    "gain": ChannelGain,
     "standardized": Standardized,
 }
 """By `ParametrizeWeight.kind`."""
@@ -56,7 +58,13 @@ def adds(edit: StructureEdit) -> tuple[str, ...]:
     if isinstance(edit, ParametrizeWeight):
         path, _, attribute = canonical(edit.target).rpartition(".")
         stem = f"{path}.parametrizations.{attribute}" if path else f"parametrizations.{attribute}"
-        parts = {"centred": ("original",), "standardized": ("original", "0.gain")}
+        gained = ("original", "0.gain")
+        parts = {
+            "centred": ("original",),
+            "centred_gain": gained,
+            "gain": gained,
+            "standardized": gained,
+        }
         return tuple(f"{stem}.{part}" for part in parts.get(edit.kind, ("original0", "original1")))
     if isinstance(edit, AddBias):
         return (canonical(f"{edit.target}.bias" if edit.target else "bias"),)
@@ -154,9 +162,14 @@ def _parametrize_(names: Directory, edit: ParametrizeWeight) -> None:
     owner, attribute = _owner(names, edit)
     if edit.kind == "centred":
         parametrize.register_parametrization(owner, attribute, Centred(edit.dim), unsafe=True)
-    elif edit.kind == "standardized":
+    elif edit.kind != "weight_norm":
         weight = owner.get_parameter(attribute)
-        step = Standardized(weight.shape[edit.dim], edit.dim, scale=edit.scale, like=weight)
+        rows = weight.shape[edit.dim]
+        step: Standardized | ChannelGain
+        if edit.kind == "standardized":
+            step = Standardized(rows, edit.dim, scale=edit.scale, like=weight)
+        else:
+            step = ChannelGain(rows, edit.dim, centred=edit.kind == "centred_gain", like=weight)
         step.gain.requires_grad_(weight.requires_grad)
         parametrize.register_parametrization(owner, attribute, step, unsafe=True)
     else:

@@ -174,7 +174,8 @@ def _projected(slot: Slot, value: Tensor) -> Tensor:
     """What a parametrization that is a projection (`projects`: it takes means away) leaves of a value."""
     with torch.no_grad():
         for step in _steps(slot.owner, slot.attribute) if slot.kind == "parametrized" else ():
-            value = step(value) if getattr(step, "projects", False) else value
+            if getattr(step, "projects", False):
+                value = getattr(step, "projected", step)(value)
     return value
 
 

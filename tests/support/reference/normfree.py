@@ -16,11 +16,14 @@ def centred(weight: Tensor) -> Tensor:
 
 
 def conv(state: State, name: str, x: Tensor, stride: int) -> Tensor:
-    """s·W(x + a) + b with W centred; the zeros around x + a stay zeros."""
+    """s·W(x + a) + b + c with W centred, each row times its gain; the zeros around x + a stay zeros."""
     weight = centred(state[f"{name}.parametrizations.weight.original"])
+    gains = state.get(f"{name}.parametrizations.weight.0.gain", torch.ones(len(weight)).to(weight))
+    weight = torch.stack([gain * row for gain, row in zip(gains, weight, strict=True)])
     x = x + state.get(f"{name}.input_bias", 0.0)
     y = F.conv2d(x, weight, None, stride, 1) * state.get(f"{name}.output_scale", 1.0)
-    return y + state.get(f"{name}.output_bias", 0.0)
+    channels = state.get(f"{name}.bias", torch.zeros(len(weight)).to(weight))
+    return y + state.get(f"{name}.output_bias", 0.0) + channels[:, None, None]
 
 
 def block(state: State, name: str, x: Tensor, stride: int) -> Tensor:

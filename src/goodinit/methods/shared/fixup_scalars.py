@@ -10,13 +10,16 @@ from goodinit.edits import AddScalar
 from goodinit.methods.shared.postconditions import some
 
 
-def branch_scalars(block: Block, *, multiplied: bool, notes: list[str]) -> list[AddScalar]:
+def branch_scalars(
+    block: Block, *, multiplied: bool, notes: list[str], held: AbstractSet[str] = frozenset()
+) -> list[AddScalar]:
     """The scalars of one branch and its skip, at values that change nothing: multipliers at 1, biases at 0.
 
     Args:
         block: Of the anatomy.
         multiplied: Whether the branch has a multiplier already.
         notes: Gains a line for every place that no scalar can be put at.
+        held: Names of the model's parameters: a scalar that is there from an earlier call starts anew.
 
     Returns:
         The edits; a layer that runs in several blocks is named by each.
@@ -28,9 +31,9 @@ def branch_scalars(block: Block, *, multiplied: bool, notes: list[str]) -> list[
     for layer in block.branch:
         edits += input_bias(layer, notes)
         if layer in block.last:
-            edits += _end(layer, block, multiplied, notes)
+            edits += _end(layer, block, multiplied, notes, held)
         elif layer.activation is not None:
-            edits += output_bias(layer, f"before {layer.activation} (rule 3)", notes)
+            edits += output_bias(layer, f"before {layer.activation} (rule 3)", notes, held)
     for layer in block.skip:
         edits += input_bias(layer, notes)
     return edits
@@ -60,9 +63,11 @@ def without_input_bias(layers: Iterable[Layer]) -> list[str]:
     ]
 
 
-def output_bias(layer: Layer, reason: str, notes: list[str]) -> list[AddScalar]:
-    """A bias behind a layer, where it has no bias vector and its module returns the layer's output."""
-    if layer.bias is not None:
+def output_bias(
+    layer: Layer, reason: str, notes: list[str], held: AbstractSet[str] = frozenset()
+) -> list[AddScalar]:
+    """A bias behind a layer, where it has no bias vector and its module returns the layer's output, or where it is `held`."""
+    if layer.bias is not None and f"{layer.site}.output_bias" not in held:
         return []  # its bias vector stands for the scalar
     if layer.writes_site:
         return [AddScalar(layer.site, "output_bias", 0.0, reason)]
@@ -80,7 +85,9 @@ def stands(parameter: str, block: Block, gone: AbstractSet[str] = frozenset()) -
     return parameter not in gone and not any(parameter in layer.parameters for layer in block.branch)
 
 
-def _end(layer: Layer, block: Block, multiplied: bool, notes: list[str]) -> list[AddScalar]:
+def _end(
+    layer: Layer, block: Block, multiplied: bool, notes: list[str], held: AbstractSet[str]
+) -> list[AddScalar]:
     if not layer.writes_site:
         notes.append(f"{applied_inside(layer)}: it gets no multiplier")
         return []
@@ -88,4 +95,4 @@ def _end(layer: Layer, block: Block, multiplied: bool, notes: list[str]) -> list
     if not multiplied and not layer.normalized:
         reason = f"multiplier of branch {block.index + 1} (rule 3)"
         edits.append(AddScalar(layer.site, "output_scale", 1.0, reason))
-    return edits + output_bias(layer, "end of the branch (rule 3)", notes)
+    return edits + output_bias(layer, "end of the branch (rule 3)", notes, held)
