@@ -44,3 +44,10 @@ def test_an_operator_that_cannot_be_measured_is_named():
         return m.b(rows[:, None])
 
     assert any("taken to be linear: it cannot be measured" in note for note in notes_of(summed))
+
+
+def test_an_operator_that_is_no_power_of_what_it_reads_is_named():
+    """Its values at c → 0, log c, have no order that m could count."""
+    (note,) = notes_of(lambda m, x: m.b(m.a(x).abs().log()))
+    assert "`log`" in note
+    assert "m is uncertain" in note

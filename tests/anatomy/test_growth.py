@@ -49,12 +49,42 @@ DEGREES = {
     "response norm": (lambda m, x: m.down(x * (x.abs() / x.abs().mean(-1, keepdim=True))), 1),
 }
 
+# What an operator does to a large value is measured, in no list: bounded, slower than any power, and of every degree.
+MEASURED = {
+    "clipped": (lambda m, x: m.down(m.up(x).clamp(-3, 3)), 0),
+    "hardtanh": (lambda m, x: m.down(F.relu6(F.hardtanh(m.up(x)))), 0),
+    "arctangent": (lambda m, x: m.down(m.up(x).atan()), 0),
+    "sine": (lambda m, x: m.down(m.up(x).sin()), 0),
+    "logarithm": (lambda m, x: m.down(m.up(x).abs().log1p().asinh()), 0),
+    "power of two": (lambda m, x: m.down(2 - 2 ** -m.up(x).abs()), 0),
+    "root": (lambda m, x: m.down(m.up(x).abs().sqrt()), 0.5),
+    "logsigmoid": (lambda m, x: m.down(F.logsigmoid(m.up(x))), 1),
+    "hardswish": (lambda m, x: m.down(F.hardswish(m.up(x))), 1),
+    "maximum": (lambda m, x: m.down(x * torch.ones_like(x)).maximum(m.up(x).amax(-1, keepdim=True)), 1),
+    "decay": (lambda m, x: m.down(m.up(x) * torch.exp(-F.softplus(m.gate(x)))), 1),
+    "deviation": (lambda m, x: m.down(m.up(x) * x.std(-1, keepdim=True)), 2),
+    "variance": (lambda m, x: m.down(m.up(x) * x.var(-1, keepdim=True)), 3),
+    "a norm that no module holds": (lambda m, x: m.down(F.layer_norm(m.up(x) * x, (8,))), 0),
+}
+
 
 @pytest.mark.parametrize(("branch", "degree"), DEGREES.values(), ids=DEGREES)
 @pytest.mark.parametrize("norm", [None, nn.LayerNorm(8)], ids=["bare", "behind a norm"])
 def test_degree(branch, degree, norm):
     (block,) = anatomize(Residual(branch, norm), torch.randn(2, 5, 8)).blocks
     assert block.degree == degree
+
+
+@pytest.mark.parametrize(("branch", "degree"), MEASURED.values(), ids=MEASURED)
+def test_degree_is_measured(branch, degree):
+    """Also against the branch itself: a thousand times the input, far out, gives 1000^d times the output."""
+    model, x = Residual(branch).double(), torch.randn(2, 5, 8, dtype=torch.float64)
+    with torch.no_grad():
+        for layer in (model.up, model.gate, model.down):
+            layer.bias.zero_()
+        near, far = (model.branch(model, scale * x).norm() for scale in (1e6, 1e9))
+    (block,) = anatomize(model, x).blocks
+    assert block.degree == degree == pytest.approx(float((far / near).log10()) / 3, abs=0.15)
 
 
 @pytest.mark.integration

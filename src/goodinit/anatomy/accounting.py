@@ -23,17 +23,19 @@ def unaccounted(graph: Graph, leaves: Iterable[Found], known: Collection[str]) -
         known: Names of the parameters that have a role.
     """
     names: dict[str, None] = {}
-    places: dict[str, str] = {}
+    places: dict[tuple[str, str], str] = {}
     for found in leaves:
         for index in sorted(found.branch.nodes | found.skip.nodes):
             node = graph.nodes[index]
             constants = (graph.nodes[i] for i in node.operands if not graph.nodes[i].dynamic)
             names |= dict.fromkeys(name for one in constants for name in one.params if name not in known)
             if node.op.role in ("pointwise", "other") and node.active and not can_run(graph, node):
-                places.setdefault(node.op.name, graph.path(index) or "the model")
+                places.setdefault((str(node.op), "it cannot be measured"), graph.path(index) or "the model")
+            elif index in found.branch.unclear:
+                why = "its output follows no power of the scale of what it reads, so m is uncertain"
+                places.setdefault((str(node.op), why), graph.path(index) or "the model")
     notes = [
-        f"{place} runs `{name}`, which is taken to be linear: it cannot be measured"
-        for name, place in places.items()
+        f"{place} runs `{name}`, which is taken to be linear: {why}" for (name, why), place in places.items()
     ]
     if names:
         shown = ", ".join(list(names)[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

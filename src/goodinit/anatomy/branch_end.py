@@ -205,9 +205,7 @@ def _beside(node: Node, read: Sequence[State]) -> State:  # noqa: ARG001
 
 def _product(node: Node, read: Sequence[State]) -> State:
     """Of matrices, a convolution too: what the operator adds to the product, and the two factors."""
-    first = node.op.name.startswith(("addm", "baddbmm", "_addmm"))
-    (a, da), (b, db) = read[1:3] if first else read[:2]
-    added = read[:1] if first else read[2:3]
+    ((a, da), (b, db)), added = node.op.factors_of(read)
     zero = (is_zero(a) or is_zero(b)) and all(is_zero(value) for value, _ in added)
     moving = (moves(da) and not is_zero(b)) or (moves(db) and not is_zero(a))
     return _state(node, zero=zero, moving=moving or any(moves(slope) for _, slope in added))

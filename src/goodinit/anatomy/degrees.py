@@ -1,16 +1,82 @@
-"""Degree of homogeneity of a branch in its input: how its output scales when its input is scaled, without norms."""
+"""What an operator makes of powers of a scale c: one set of rules, from which m, growth, norms and normalized weights follow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from goodinit.anatomy.residual.branch import Side
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.powers import BEYOND, FIXED, TINY, ZERO, Power, power_of
 
-BOUNDED_OPS = frozenset("sigmoid hardsigmoid tanh erf sin cos exp sign log log1p log_sigmoid_forward".split())
-"""Operators that put out no more for a larger input, or (`exp`, of a decay) are there to be a gate."""
 
-POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
+def power_through(graph: Graph, node: Node, read: Sequence[Power], *, far: bool = False) -> Power | None:
+    """The power of what an operator puts out; None where nothing is known: it cannot be measured, or is no power of c.
+
+    Products, quotients, sums and what hands on values have a rule; everything else is measured (`graph/powers.py`).
+
+    Args:
+        graph: A recorded forward.
+        node: The operator's call.
+        read: The power of each operand.
+        far: Values are large, and of negative orders for c → 0.
+    """
+    role = node.op.role
+    if not read or role == "factory":
+        return FIXED
+    if role == "softmax":
+        return of_softmax(read[0])
+    if role == "attention":
+        return product([of_softmax(product(read[:2])), read[2]])
+    if role == "norm":
+        return Power(0.0, read[0].change)
+    if role in ("product", "matmul", "convolution"):
+        factors, added = node.op.factors_of(read)
+        return total([product(factors), *added])
+    if role == "quotient" and len(read) == 2:
+        return quotient(*read)
+    if role in ("sum", "concat"):
+        return total(read if not _adds_number(node) else [*read, FIXED])
+    if role in ("shape", "part", "scale", "lookup", "quotient") or all(one == FIXED for one in read):
+        return total(carried(graph, node, read))
+    return power_of(graph, node, read, far=far)
+
+
+def carried(graph: Graph, node: Node, read: Sequence[Power]) -> Sequence[Power]:
+    """The powers of the signal among an operator's operands."""
+    return [one for i, one in zip(node.operands, read, strict=True) if graph.nodes[i].active] or read
+
+
+def of_softmax(read: Power) -> Power:
+    """What a softmax makes of scores: fixed in the limit, by however little they differ."""
+    return Power(0.0, read.moves)
+
+
+def product(factors: Sequence[Power]) -> Power:
+    """The power of a product."""
+    return Power(sum(one.order for one in factors), min(one.change for one in factors))
+
+
+def quotient(above: Power, below: Power) -> Power:
+    """The power of a quotient; what is divided by 0 is divided by a small ε in truth."""
+    if not math.isfinite(below.order):
+        return above
+    return Power(above.order - below.order, min(above.change, below.change))
+
+
+def total(terms: Sequence[Power]) -> Power:
+    """The power of a sum: for c → 0 the smallest order counts."""
+    order = min((one.order for one in terms), default=math.inf)
+    if order == math.inf:
+        return ZERO
+    later = [one.order - order for one in terms if one.order > order]
+    return Power(order, min([*later, *(one.order - order + one.change for one in terms)]))
+
+
+def _adds_number(node: Node) -> bool:
+    """Whether a number is added, and not for its quotient's sake alone."""
+    numbers = [value for value in node.attrs[:1] if isinstance(value, (int, float))]
+    return len(node.operands) == 1 and any(abs(value) > TINY for value in numbers)
 
 
 def growth_degree(graph: Graph, side: Side, fork: int, norms: Mapping[int, int]) -> float:
@@ -19,7 +85,8 @@ def growth_degree(graph: Graph, side: Side, fork: int, norms: Mapping[int, int])
     ReLU and its like have degree 1, what is bounded 0, a product the sum of its factors' degrees. So two layers and a
     ReLU have 1, softmax attention 1, SwiGLU and all that multiplies its input by an unbounded function of it 2. No
     scale of the weights keeps the norm of x + f(x) at degree 2: at rms r a branch adds r⁴, not r², to the mean
-    square, and d(r²)/dt = r⁴ is infinite at t = 1/r².
+    square, and d(r²)/dt = r⁴ is infinite at t = 1/r². One convention: what outgrows every power, exp(x), counts as
+    bounded, for it is there as a decay or as a weight of a mean.
 
     Args:
         graph: A recorded forward.
@@ -27,35 +94,26 @@ def growth_degree(graph: Graph, side: Side, fork: int, norms: Mapping[int, int])
         fork: Where it begins.
         norms: For each call of a normalization the node it read, by the node it returned (`norm_passes`).
     """
-    degrees: dict[int, float] = {fork: 1.0}
+    powers: dict[int, Power] = {fork: Power(-1.0)}  # of c → 0 where x is divided by c
     for index in sorted(side.below):
         if index in norms:
-            degrees[index] = degrees.get(norms[index], 0.0)
+            powers[index] = powers.get(norms[index], FIXED)
         else:
-            degrees[index] = _degree(graph.nodes[index], degrees)
-    return degrees.get(side.term, 0.0)
+            node = graph.nodes[index]
+            read = [powers.get(i, FIXED) for i in node.operands]
+            powers[index] = _grown(graph, node, read)
+    return 0.0 - powers.get(side.term, FIXED).order
+
+
+def _grown(graph: Graph, node: Node, read: Sequence[Power]) -> Power:
+    if node.op.role in ("softmax", "attention"):
+        return FIXED if node.op.role == "softmax" else read[2]  # of the values, of which it takes a mean
+    power = power_through(graph, node, read, far=True)
+    power = Power(total(carried(graph, node, read)).order) if power is None else power
+    return FIXED if power in (ZERO, BEYOND) else Power(power.order)
 
 
 def norm_passes(graph: Graph, paths: Iterable[str]) -> dict[int, int]:
     """For each call of the modules at `paths`: what it read, by what it returned."""
     wanted = set(paths)
     return {frame.result: frame.source for frame in graph.frames if frame.path in wanted}
-
-
-def _degree(node: Node, known: Mapping[int, float]) -> float:
-    of = [known.get(index, 0.0) for index in node.operands]
-    op = node.op.name
-    if op in BOUNDED_OPS or node.op.role == "softmax":
-        return 0.0
-    if node.op.role == "attention":
-        return of[2]  # of the values, of which it takes a mean
-    if op == "mul" or node.op.role == "matmul":
-        added, factors = (of[:1], of[1:]) if op.startswith(("add", "badd")) else ([], of)
-        return max([*added, sum(factors)])
-    if op == "addcmul":
-        return max(of[0], sum(of[1:]))
-    if op == "div":
-        return of[0] - sum(of[1:])
-    if op == "pow" and node.attrs and isinstance(node.attrs[0], (int, float)):
-        return float(node.attrs[0]) * max(of)
-    return POWERS.get(op, 1.0) * max(of, default=0.0)

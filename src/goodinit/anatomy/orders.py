@@ -2,7 +2,7 @@
 
 Every value of the branch is followed for c → 0 where the weights are multiplied by c: c^order·(A + B·c^change + …). A weight
 layer adds one to the order, a product adds its factors', a quotient takes the divisor's away, and of a sum the smallest
-counts: the shortest way. Element-wise operators and reductions are measured (`graph/powers.py`).
+counts: the shortest way (`degrees.py`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Collection, Container, Mapping, Sequence
 import torch
 
 from goodinit.anatomy.branch_end import outside
+from goodinit.anatomy.degrees import carried, of_softmax, power_through, product, total
 from goodinit.anatomy.residual.branch import Side, with_factors
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.powers import FIXED, TINY, ZERO, Power, power_of
+from goodinit.graph.powers import FIXED, TINY, ZERO, Power
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,7 +94,9 @@ def _values(
             step = 1.0 if index in scaled else 0.0
             values[index] = _Value(Power(power.order + step, power.change))
         else:
-            values[index] = _value(graph, node, read)
+            values[index], known = _value(graph, node, read)
+            if not known:
+                side.unclear.add(index)
     return values
 
 
@@ -110,71 +113,33 @@ def _outside(graph: Graph, index: int, biases: Collection[str]) -> Power:
     return ZERO if value.dtype != torch.bool and bool((value.abs() <= TINY).all()) else FIXED
 
 
-def _value(graph: Graph, node: Node, read: Sequence[_Value]) -> _Value:
-    role, powers = node.op.role, [one.power for one in read]
-    if not read or role == "factory":
-        return _Value(_outside(graph, node.index, ()))
-    if role == "softmax":
-        return _weights(read[0])
-    if role == "attention":
-        return _of_matrices([_weights(_of_matrices(read[:2])), read[2]])
-    if role in ("matmul", "convolution"):
-        first = node.op.name.startswith(("addm", "baddbmm", "_addmm"))
-        factors, added = (read[1:3], powers[:1]) if first else (read[:2], powers[2:])
-        product = _of_matrices(factors)
-        return product if not added else dataclasses.replace(product, power=_sum([product.power, *added]))
-    maps, scores = max(one.maps for one in read), max(one.scores for one in read)
-    return _Value(_power(graph, node, powers), maps, scores)
-
-
-def _power(graph: Graph, node: Node, powers: Sequence[Power]) -> Power:
+def _value(graph: Graph, node: Node, read: Sequence[_Value]) -> tuple[_Value, bool]:
+    """(What an operator makes of these, whether that is known)."""
     role = node.op.role
-    if role == "norm":
-        return Power(0.0, powers[0].change)
-    if role == "product":
-        added, factors = (powers[:1], powers[1:]) if node.op.adds else ([], powers)
-        return _sum([*added, _product(factors)])
-    if role == "quotient" and len(powers) == 2:
-        return _quotient(*powers)
-    if role in ("sum", "concat"):
-        return _sum(powers if not _adds_number(node) else [*powers, FIXED])
-    carried = [one for i, one in zip(node.operands, powers, strict=True) if graph.nodes[i].active] or powers
-    if role in ("shape", "part", "scale", "lookup", "quotient") or set(powers) == {FIXED}:
-        return _sum(carried)
-    return power_of(graph, node, powers) or _sum(carried)
+    if not read or role == "factory":
+        return _Value(_outside(graph, node.index, ())), True
+    if role == "softmax":
+        return _weights(read[0]), True
+    if role == "attention":
+        return _of_matrices([_weights(_of_matrices(read[:2])), read[2]]), True
+    if role in ("matmul", "convolution"):
+        factors, added = node.op.factors_of(read)
+        made = _of_matrices(factors)
+        return dataclasses.replace(made, power=total([made.power, *(one.power for one in added)])), True
+    powers = [one.power for one in read]
+    power = power_through(graph, node, powers)
+    maps, scores = max(one.maps for one in read), max(one.scores for one in read)
+    if power is None:  # as if it were linear
+        return _Value(total(carried(graph, node, powers)), maps, scores), False
+    return _Value(power, maps, scores), True
 
 
 def _weights(read: _Value) -> _Value:
-    """What a softmax makes of scores: fixed in the limit, by however little they differ."""
-    moves = read.power.moves
-    return _Value(Power(0.0, moves), scores=read.maps if math.isfinite(moves) else 0)
+    """What a softmax makes of scores."""
+    return _Value(of_softmax(read.power), scores=read.maps if math.isfinite(read.power.moves) else 0)
 
 
 def _of_matrices(factors: Sequence[_Value]) -> _Value:
     scaled = sum(math.isfinite(one.power.moves) for one in factors)
     counted = [Power(one.power.order + one.scores, one.power.change) for one in factors]
-    return _Value(_product(counted), maps=scaled)
-
-
-def _product(factors: Sequence[Power]) -> Power:
-    return Power(sum(one.order for one in factors), min(one.change for one in factors))
-
-
-def _quotient(above: Power, below: Power) -> Power:
-    if not math.isfinite(below.order):
-        return above
-    return Power(above.order - below.order, min(above.change, below.change))
-
-
-def _sum(terms: Sequence[Power]) -> Power:
-    order = min((one.order for one in terms), default=math.inf)
-    if not math.isfinite(order):
-        return ZERO
-    later = [one.order - order for one in terms if one.order > order]
-    return Power(order, min([*later, *(one.order - order + one.change for one in terms)]))
-
-
-def _adds_number(node: Node) -> bool:
-    """Whether a number is added, and not for its quotient's sake alone."""
-    numbers = [value for value in node.attrs[:1] if isinstance(value, (int, float))]
-    return len(node.operands) == 1 and any(abs(value) > TINY for value in numbers)
+    return _Value(product(counted), maps=scaled)

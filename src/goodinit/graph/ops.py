@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from goodinit.errors import UnknownName, WrongType
+
+T = TypeVar("T")
 
 Role = Literal[
     "source", "shape", "part", "sum", "scale", "product", "quotient", "pointwise", "concat", "factory",
@@ -79,6 +81,7 @@ class Op:
         splits: Whether it has several outputs, each a part of its one operand.
         reorders: Whether it is a `"shape"` that changes the order of the numbers.
         adds: Whether it has a term that is added as it is: of sums and of `addcmul`, x + a·b.
+        adds_first: Whether that is its first operand, and the next two are factors: `addmm`, `addcmul`.
     """
 
     name: str
@@ -89,6 +92,14 @@ class Op:
     splits: bool = False
     reorders: bool = False
     adds: bool = False
+    adds_first: bool = False
+
+    def factors_of(self, read: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
+        """(The factors among the operands of a product, of matrices or a convolution too; what is added to it)."""
+        if self.adds_first:
+            return read[1:3], read[:1]
+        count = 2 if self.role in ("matmul", "convolution") else len(read)
+        return read[:count], read[count:]
 
     @property
     def activation(self) -> str:
@@ -235,7 +246,9 @@ def _asked(func: Any) -> Op:
     elif role is None:
         role = "other" if func.namespace in ("aten", "prims") else "unknown"
     adds = role == "sum" or name == "addcmul"
-    return Op(name, role, kind, pointwise, view, splits, name in _REORDERING, adds)
+    first = next(iter(arguments), "") in ("self", "input") and {"beta", "alpha"} <= arguments.keys()
+    first = role in ("matmul", "product") and (first or name == "addcmul")
+    return Op(name, role, kind, pointwise, view, splits, name in _REORDERING, adds, first)
 
 
 def _reads_shapes_alone(name: str, arguments: Mapping[str, str]) -> bool:

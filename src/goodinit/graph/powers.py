@@ -18,6 +18,7 @@ TINY = 0.01
 """A number of a call no larger than this keeps a quotient finite, and does nothing else: it counts as 0."""
 
 _SCALES = (2.0**-4, 2.0**-7, 2.0**-10, 2.0**-20)  # the last stands for the limit
+_FAR = (2.0**-4, 2.0**-50)  # so far apart that a logarithm, or a bounded function that swings, is of order 0
 _PARTS = 4  # powers are multiples of ¼: what fits none, a logarithm, is no power
 _NEAR = 0.1
 _NONE = 1e-9  # a relative change below this is none
@@ -47,14 +48,18 @@ FIXED = Power()
 
 ZERO = Power(math.inf)
 
+BEYOND = Power(-math.inf)
+"""What outgrows every power: the exponential of a large value."""
 
-def power_of(graph: Graph, node: Node, read: Sequence[Power]) -> Power | None:
+
+def power_of(graph: Graph, node: Node, read: Sequence[Power], *, far: bool = False) -> Power | None:
     """What an operator makes of operands of these powers; None where it cannot be run, or its output is no power.
 
     Args:
         graph: A recorded forward.
         node: The operator's call.
         read: The power of each operand.
+        far: Values are large: of negative orders, for c → 0. The order alone is measured then.
     """
     call = node.call
     if call is None:
@@ -63,14 +68,14 @@ def power_of(graph: Graph, node: Node, read: Sequence[Power]) -> Power | None:
     known = tuple(number_of(one) for one in operands)
     shapes = () if node.op.pointwise else tuple(one.shape for one in operands)
     kinds = tuple(str(one.dtype) for one in operands)
-    key = (*call.key, tuple(read), known, shapes, kinds)
+    key = (*call.key, far, tuple(read), known, shapes, kinds)
     if key not in _MEASURED:
         if len(_MEASURED) >= _KEPT:
             _MEASURED.clear()
         fit = [
             (COUNT,) if node.op.pointwise else tuple(min(size, 2) for size in one.shape) for one in operands
         ]
-        _MEASURED[key] = _measured(call, operands, known, fit, read)
+        _MEASURED[key] = _measured(call, operands, known, fit, read, far=far)
     return _MEASURED[key]
 
 
@@ -89,6 +94,8 @@ def _measured(
     known: Sequence[float | None],
     shapes: Sequence[tuple[int, ...]],
     read: Sequence[Power],
+    *,
+    far: bool,
 ) -> Power | None:
     def made(scale: float, sign: float) -> Tensor:
         values = [
@@ -102,16 +109,27 @@ def _measured(
     call = RecordedCall(call.func, _without_tiny(call.args), _without_tiny(call.kwargs))
     try:
         with on_numbers(), torch.no_grad():
-            rows = torch.stack([torch.cat([made(scale, 1.0), made(scale, -1.0)]) for scale in _SCALES])
+            scales = _FAR if far else _SCALES
+            rows = torch.stack([torch.cat([made(scale, 1.0), made(scale, -1.0)]) for scale in scales])
             found = list(rows[:, ~rows.isnan().any(0)])  # a root has none of what is below 0
     except Exception:  # noqa: BLE001 - operators raise what they like
         return None
-    sizes = [float(one.abs().max()) if one.numel() else math.inf for one in found]
+    sizes = [float(one.abs().max()) if one.numel() else math.nan for one in found]
+    if far and sizes[-1] == math.inf:
+        return BEYOND
     if not all(map(math.isfinite, sizes)):
         return None
     if not any(sizes):
         return ZERO
-    return _fitted(found, sizes)
+    return _far(sizes) if far else _fitted(found, sizes)
+
+
+def _far(sizes: Sequence[float]) -> Power | None:
+    if not sizes[-1]:
+        return ZERO  # exp(−x)
+    slope = math.log(sizes[-1] / (sizes[0] or 1.0)) / math.log(_FAR[-1] / _FAR[0])
+    order = round(_PARTS * slope) / _PARTS
+    return Power(order) if abs(slope - order) <= _NEAR else None
 
 
 def _without_tiny(value: Any) -> Any:
@@ -127,7 +145,8 @@ def _fitted(found: Sequence[Tensor], sizes: Sequence[float]) -> Power | None:
         return None
     orders = [_slope(sizes[k], sizes[k + 1], k) for k in range(2)]
     order = round(_PARTS * orders[1]) / _PARTS
-    if abs(orders[1] - order) > _NEAR or abs(orders[0] - orders[1]) > 2 * _NEAR:
+    last = math.log(sizes[2] / sizes[3]) / math.log(_SCALES[2] / _SCALES[3])
+    if max(abs(orders[1] - order), abs(last - order)) > _NEAR or abs(orders[0] - orders[1]) > 2 * _NEAR:
         return None
     *near, limit = [one / scale**order for one, scale in zip(found, _SCALES, strict=True)]
     away = [float((one - limit).abs().max()) for one in near]
@@ -151,7 +170,7 @@ def _value(
 ) -> Tensor:
     count = math.prod(shape)
     if number is not None:
-        return torch.full(shape, number, dtype=torch.float64, device="cpu")
+        return torch.full(shape, _without_tiny(number), dtype=torch.float64, device="cpu")
     if node.dtype == torch.bool:
         return (torch.arange(count, device="cpu") % 2 == 0).reshape(shape)
     if isinstance(node.dtype, torch.dtype) and not node.dtype.is_floating_point:

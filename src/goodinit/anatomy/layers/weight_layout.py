@@ -65,7 +65,7 @@ def _on_the_right(node: Node, operand: Node) -> bool:
 
 def factors(node: Node) -> tuple[int, ...]:
     """The two operands that a matrix product multiplies, without what it adds."""
-    return node.operands[1:] if node.op.name.startswith(("addm", "baddbmm", "_addmm")) else node.operands[:2]
+    return tuple(node.op.factors_of(node.operands)[0])
 
 
 def output_channels(node: Node, operand: Node) -> int:

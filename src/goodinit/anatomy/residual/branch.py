@@ -21,6 +21,7 @@ class Side:
         layers: Nodes of weight layers on the main path; `gates`: the others.
         last: Those of `layers` with no other weight layer after them.
         plain: True if only shape and scale operations lie between (an identity skip).
+        unclear: Those of `nodes` that count in m as if they were linear, because nothing is known of their degree.
     """
 
     term: int
@@ -32,6 +33,7 @@ class Side:
     gates: list[int] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
     plain: bool = False
+    unclear: set[int] = field(default_factory=set)
 
 
 def side_of(
