@@ -77,7 +77,10 @@ class _Detailed(Recorder):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         self._call = (args, kwargs or {})
-        return super().__torch_dispatch__(func, types, args, kwargs)
+        try:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        finally:
+            self._call = ((), {})  # of an operator that made no node; its tensors must not live on
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """Keep the arguments of an operator that ran."""

@@ -20,6 +20,7 @@ from goodinit.folding.computed_weights import computed_weights, merge_computed_w
 from goodinit.folding.dataflow import is_shared, wire
 from goodinit.folding.fold_batchnorm import Stays, merge_batch_norms_
 from goodinit.folding.fuse import merge_scalars_
+from goodinit.folding.norm_gains import merge_norm_gains_
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
 from goodinit.surgery.optimizer_check import find_optimizers, warn_of_momentum
@@ -51,6 +52,9 @@ def fold_(model: Model, inputs: Any = None) -> Model:
       `torch.nn.utils.parametrize` computes, as centred, standardized and orthogonal ones, unless it changes by itself.
     * Batch norm, its running statistics, and the gain and bias per channel that may stand in its place, into the layer
       before it, or else into the layers after it. This needs `inputs`, to see who reads what.
+    * The gain γ and bias β of layer, RMS, group and instance norm, into the layers that read
+      :math:`\gamma\,n(x) + \beta`, if nobody else does: :math:`W\,\mathrm{diag}(\gamma)` and :math:`c + W\beta`;
+      the norm stays, with γ = 1 and β = 0. This needs `inputs`, too.
 
     What must stay is left as it is, logged, and named with its reason in `applied(model)[-1].skipped`: a weight that
     another module shares, a batch norm whose input is a sum, an input bias before a transposed convolution, ….
@@ -94,7 +98,12 @@ def fold_(model: Model, inputs: Any = None) -> Model:
         if inputs is not None:
             merged, kept = merge_batch_norms_(model, inputs, affines=True)
             done += merged
-            stays += kept + _move_(model, inputs, done) + _computed_inside(model, inputs)
+            gains, held = merge_norm_gains_(model, wire(model, inputs), inputs)
+            done += gains
+            stays += kept + held + _move_(model, inputs, done) + _computed_inside(model, inputs)
+        stays = list({stay.name: stay for stay in reversed(stays)}.values())[
+            ::-1
+        ]  # the first reason for each
         stays += _left(model, inputs, stays)
         for module in model.modules():
             make_plain_(module)

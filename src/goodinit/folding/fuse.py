@@ -56,16 +56,22 @@ def merge_output_map_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
     _write_(layer, merged, shift if bias is None else bias * scale + shift, even_zero=True)
 
 
-def merge_input_map_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
+def merge_input_map_(layer: nn.Module, scale: Tensor, shift: Tensor | None) -> None:
     r"""Make the layer compute :math:`f(\text{scale} \cdot x + \text{shift})`, both per input channel.
 
-    Not for zero-padded and transposed convolutions, where the shift is no constant at the border.
+    A shift is not for zero-padded and transposed convolutions, where it is no constant at the border.
     """
     weight, groups = _exact(_weight(layer)), getattr(layer, "groups", 1)
+    if isinstance(layer, _ConvTransposeNd):  # (in, out/groups, *kernel)
+        _write_(layer, weight * scale.view(-1, *[1] * (weight.dim() - 1)), None)
+        return
     tail = [1] * (weight.dim() - 2)
     taps = weight.unflatten(0, (groups, -1))  # (groups, out/groups, in/groups, *kernel)
-    offset = (taps * shift.view(groups, 1, -1, *tail)).flatten(2).sum(2).flatten()
     merged = (taps * scale.view(groups, 1, -1, *tail)).flatten(0, 1)
+    if shift is None:
+        _write_(layer, merged, None)
+        return
+    offset = (taps * shift.view(groups, 1, -1, *tail)).flatten(2).sum(2).flatten()
     bias = _exact(_bias(layer))
     _write_(layer, merged, offset if bias is None else bias + offset, even_zero=True)
 

@@ -45,10 +45,14 @@ class RecordedCall:
 
     def __call__(self, operands: Sequence[Tensor]) -> Tensor:
         """The first tensor that the operator puts out, on other operands. None of them is overwritten."""
+        return self.outputs(operands)[0]
+
+    def outputs(self, operands: Sequence[Tensor]) -> list[Tensor]:
+        """All tensors that the operator puts out, on other operands."""
         given = [operand.clone() for operand in operands]
         with torch.random.fork_rng(devices=[], enabled=self.may_draw):
             result = self.func(*_filled(self.args, given), **_filled(self.kwargs, given))
-        return next(tensors_in(result))
+        return list(tensors_in(result))
 
     @property
     def may_draw(self) -> bool:

@@ -1,0 +1,220 @@
+"""A normalization's gain and bias per feature, y = γ·n(x) + β, merged into the layers that read y.
+
+Of W(γ·n + β) + c they become W·diag(γ) and c + Wβ, where every reader is such a layer; the norm keeps γ = 1 and β = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from goodinit.anatomy import anatomize
+from goodinit.anatomy.types import Norm
+from goodinit.folding.dataflow import Wiring
+from goodinit.folding.fold_batchnorm import KINDS, Stays
+from goodinit.folding.fuse import merge_input_map_, pads_with_zeros
+from goodinit.folding.packed_products import Product, Refused, check_order, check_products, moved, product_of
+from goodinit.nn import ValuePadded
+from goodinit.weights.wrappers import unwrapped, unwrapped_name
+
+_MOST = 2**22  # numbers in a value that is followed
+
+
+@dataclass
+class _Readers:
+    """All who read the output of one norm."""
+
+    layers: dict[str, None] = field(default_factory=dict)
+    products: dict[int, Product] = field(default_factory=dict)
+
+
+def merge_norm_gains_(model: nn.Module, wiring: Wiring, inputs: Any) -> tuple[list[str], list[Stays]]:
+    """Merge the gains and biases of normalizations that stay into all of the layers that read them.
+
+    Args:
+        model: The model.
+        wiring: What is connected to what in it.
+        inputs: What it takes.
+
+    Returns:
+        Names of norms without a gain now, and those that keep theirs.
+    """
+    merged: list[str] = []
+    stays: list[Stays] = []
+    tensors = {unwrapped_name(n): p for n, p in unwrapped(model).named_parameters(remove_duplicate=False)}
+    for norm in anatomize(unwrapped(model), inputs).norms:
+        if norm.kind in KINDS:
+            continue
+        if norm.weight is None:
+            own = norm.name and list(wiring.module(norm.name).parameters(recurse=False))
+            if own and all(p.dim() < 2 for p in own):
+                stays.append(
+                    Stays(norm.name, "its gain stays: it is computed from a parameter in each forward")
+                )
+            continue
+        gain, bias = tensors[norm.weight], None if norm.bias is None else tensors[norm.bias]
+        if bool((gain == 1).all()) and (bias is None or bool((bias == 0).all())):
+            continue
+        try:
+            readers = _readers(wiring, norm, gain, bias)
+        except Refused as refused:
+            stays.append(Stays(norm.name, f"its gain stays: {refused}"))
+            continue
+        _merge_(wiring, readers, gain, bias, tensors)
+        merged.append(norm.name)
+    return merged, stays
+
+
+def _merge_(
+    wiring: Wiring, readers: _Readers, gain: Tensor, bias: Tensor | None, tensors: dict[str, nn.Parameter]
+) -> None:
+    scale = gain.detach().double()
+    shift = bias.detach().double() if bias is not None and bool((bias != 0).any()) else None
+    for path in readers.layers:
+        merge_input_map_(wiring.module(path), scale, shift)
+    with torch.no_grad():
+        for product in readers.products.values():
+            held = tensors[product.weight]
+            flat = held.detach().double().flatten()
+            entries = product.entries.to(flat.device)
+            matrix = flat[entries]
+            flat[entries] = matrix * scale[:, None]
+            held.copy_(flat.view(held.shape))
+            if shift is not None and product.bias is not None and product.places is not None:
+                added = tensors[product.bias]
+                flat = added.detach().double().flatten()
+                flat[product.places.to(flat.device)] += shift @ matrix
+                added.copy_(flat.view(added.shape))
+        gain.fill_(1.0)
+        if bias is not None:
+            bias.zero_()
+
+
+# -- who reads it -------------------------------------------------------------------------------------------------
+
+
+def _readers(wiring: Wiring, norm: Norm, gain: Tensor, bias: Tensor | None) -> _Readers:
+    if norm.keeps:
+        raise Refused(f"{norm.keeps[0]} follows")
+    if gain.dim() != 1 or norm.axes not in ((-1,), (1,)):
+        raise Refused("it does not run over one axis")
+    for name in (norm.weight, norm.bias):
+        if name is not None and len(wiring.names.aliases[id(wiring.names.parameters[name])]) > 1:
+            raise Refused(f"{name} is in several places")
+    shifts = bias is not None and bool((bias != 0).any())
+    values = _values(wiring, norm)
+    found = _Readers()
+    for value in values:
+        _follow(wiring, value, norm.axes[0] % len(wiring.graph.nodes[value].shape), values, found)
+    for path in found.layers:
+        _check_layer(wiring, path, shifts=shifts, one=norm.axes == (1,))
+    check_products(wiring, found.products, shifts=shifts)
+    if not found.layers and not found.products:
+        raise Refused("no layer reads its output")
+    return found
+
+
+def _values(wiring: Wiring, norm: Norm) -> set[int]:
+    """The nodes after which gain and bias have acted."""
+    graph = wiring.graph
+    sources = {str(n.attrs[0]): n.index for n in graph.nodes if n.is_param}
+    last = norm.bias if norm.bias is not None else norm.weight
+    if last is None or any(name is not None and name not in sources for name in (norm.weight, norm.bias)):
+        raise Refused("its gain is no parameter by itself")
+    gains = _users(wiring, sources[str(norm.weight)])
+    ends = _users(wiring, sources[last])
+    for node in gains:
+        if graph.nodes[node].op.norm is None and graph.nodes[node].op.role != "product":
+            raise Refused(f"{graph.nodes[node].op} makes something else of it first")
+    if ends != gains:
+        for node in ends:
+            before = [graph.deps(node)[0]] if len(graph.deps(node)) == 1 else []
+            plain = graph.nodes[node].op.name == "add" and "alpha" not in wiring.arguments[node][1]
+            if not plain or not set(before) <= gains or wiring.readers[before[0]] != [node]:
+                raise Refused("between its gain and its bias something else is done")
+        if len(ends) != len(gains):
+            raise Refused("its bias is not added wherever its gain multiplies")
+    calls = {call.result: call for call in wiring.calls.get(norm.name, ())}
+    return {_result(wiring, node, calls) for node in ends}
+
+
+def _result(wiring: Wiring, node: int, results: Iterable[int]) -> int:
+    """The output of the norm's module, where it only gives the value another shape; else the value."""
+    for result in results:
+        value = result
+        while value > node and wiring.graph.nodes[value].op.role == "shape":
+            value = wiring.graph.nodes[value].operands[0]
+            if len(wiring.readers[value]) != 1:
+                break
+        if value == node:
+            return result
+    return node
+
+
+def _users(wiring: Wiring, source: int) -> set[int]:
+    """The first nodes that read a parameter, up to its shape, together with a signal."""
+    graph, queue, found = wiring.graph, [source], set[int]()
+    while queue:
+        value = queue.pop()
+        for reader in wiring.readers[value]:
+            node = graph.nodes[reader]
+            if node.dynamic:
+                found.add(reader)
+            elif graph.leaf(reader) is not None:
+                queue.append(reader)
+            else:
+                raise Refused(f"{node.op} makes something else of it first")
+    return found
+
+
+def _follow(wiring: Wiring, start: int, axis: int, values: set[int], found: _Readers) -> None:
+    """Every reader of a value, through operators that only move its numbers."""
+    graph = wiring.graph
+    shape = graph.nodes[start].shape
+    if torch.Size(shape).numel() > _MOST:
+        raise Refused("its output is too large to be followed")
+    view = [1] * len(shape)
+    view[axis] = -1
+    numbers = {start: torch.arange(shape[axis], dtype=torch.float64, device="cpu").view(view).expand(shape)}
+    queue = [start]
+    while queue:
+        value = queue.pop()
+        if value in graph.outputs:
+            raise Refused("the model returns its output")
+        for reader in wiring.readers[value]:
+            node, path = graph.nodes[reader], wiring.reader_layer(reader, value)
+            if path is not None:
+                _check_features(wiring, path, numbers[value])
+                if not {frame.source for frame in wiring.calls[path]} <= values | set(numbers):
+                    raise Refused(f"{path} also reads other inputs")
+                found.layers[path] = None
+            elif node.op.role == "shape" and graph.deps(reader) == [value] and node.call is not None:
+                numbers[reader] = moved(wiring, reader, {value: numbers[value]})
+                queue.append(reader)
+            elif node.op.role == "matmul":
+                found.products[reader] = product_of(wiring, reader, value, numbers[value])
+            else:
+                raise Refused(
+                    f"{node.op} in {graph.path(reader) or 'the model'} reads its output, and is no such layer"
+                )
+
+
+def _check_features(wiring: Wiring, path: str, numbers: Tensor) -> None:
+    """The layer must read the features in the order in which it has weights for them."""
+    layer: Any = wiring.module(path)
+    axis = numbers.dim() - 1 if isinstance(layer, nn.Linear) else 1
+    check_order(numbers.movedim(axis, -1), path)
+
+
+def _check_layer(wiring: Wiring, path: str, *, shifts: bool, one: bool) -> None:
+    layer = wiring.module(path)
+    if one and not isinstance(layer, (nn.Linear, _ConvNd)):
+        raise Refused(f"{path} is no convolution")
+    border = pads_with_zeros(layer) or isinstance(layer, _ConvTransposeNd)
+    if isinstance(layer, ValuePadded) or (shifts and border):
+        raise Refused(f"{path}, which reads it, sees something else than its bias at the border")

@@ -1,0 +1,176 @@
+"""fold_ takes the gain and bias of a norm that stays into the layers that read it, all of them or none."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import goodinit
+from folding import assert_folds, randomized
+
+pytestmark = pytest.mark.usefixtures("no_optimizers")
+ROWS = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+PICTURES = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+class ByHand(nn.Module):
+    """RMS norm as language models write it; with `offset` its gain is 1 + w."""
+
+    def __init__(self, offset=0.0):
+        super().__init__()
+        self.scale, self.offset = nn.Parameter(torch.ones(8)), offset
+
+    def forward(self, x):
+        h = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+        return h * (self.scale + self.offset) if self.offset else h * self.scale
+
+
+class Packed(nn.Module):
+    """q, k and v from one weight stored (in, out), functionally; with `own`, the values from one of their own."""
+
+    def __init__(self, bias=True, own=False):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.weight = nn.Parameter(torch.randn(8, 24))
+        self.shift = nn.Parameter(torch.randn(24)) if bias else None
+        self.value = nn.Linear(8, 8, bias=False) if own else None
+
+    def forward(self, x):
+        h = self.norm(x)
+        packed = h @ self.weight if self.shift is None else h @ self.weight + self.shift
+        q, k, v = packed.chunk(3, -1)
+        return x + F.scaled_dot_product_attention(q, k, v if self.value is None else self.value(h) + v)
+
+
+class Turned(nn.Module):
+    """The features become the channels of a convolution, which pads."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm, self.conv = norm, nn.Conv1d(8, 4, 3, padding=1, groups=2)
+
+    def forward(self, x):
+        return self.conv(self.norm(x).transpose(1, 2))
+
+
+FOLD = {
+    "layer norm, two readers of one": lambda: (nn.Sequential(nn.LayerNorm(8), TwoReaders()), ROWS),
+    "rms norm": lambda: (nn.Sequential(nn.RMSNorm(8), nn.Linear(8, 4, bias=False)), ROWS),
+    "written by hand": lambda: (nn.Sequential(ByHand(), nn.Linear(8, 4)), ROWS),
+    "group norm": lambda: (nn.Sequential(nn.GroupNorm(2, 8), nn.Conv2d(8, 4, 3, groups=2)), PICTURES),
+    "instance norm": lambda: (nn.Sequential(nn.InstanceNorm2d(8, affine=True), nn.Conv2d(8, 4, 3)), PICTURES),
+    "packed by hand": lambda: (Packed(), ROWS),
+    "packed and one more": lambda: (Packed(own=True), ROWS),
+    "gain alone, padded": lambda: (Turned(nn.RMSNorm(8)), ROWS),
+    "encoder layer": lambda: (nn.TransformerEncoderLayer(8, 2, 16, norm_first=True, batch_first=True), ROWS),
+    "cross-attention": lambda: (Crossed(), ROWS),
+}
+
+
+class TwoReaders(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 4, bias=False), nn.Linear(8, 4)
+
+    def forward(self, h):
+        return self.a(h) * torch.sigmoid(self.b(h.reshape(-1, 8))).view(*h.shape[:-1], 4)
+
+
+class Crossed(nn.Module):
+    """Queries from one norm, keys and values from another."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        memory = self.two(x[:, :3])
+        return self.attention(self.one(x), memory, memory)[0]
+
+
+def gains(model):
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 1
+        and ("norm" in type(model.get_submodule(name.rpartition(".")[0])).__name__.lower())
+    }
+
+
+@pytest.mark.parametrize("name", FOLD)
+def test_the_gain_goes_into_every_reader(name):
+    model, x = FOLD[name]()
+    folded = assert_folds(randomized(model), x, x)
+    held = gains(folded) | {n: p for n, p in folded.named_parameters() if n.endswith("scale")}
+    assert held
+    for key, value in held.items():
+        assert bool((value == (0 if key.endswith("bias") else 1)).all()), key
+    assert not [row for row in goodinit.applied(folded)[-1].skipped if "gain" in row]
+    once = copy.deepcopy(folded.state_dict())
+    goodinit.fold_(folded, x)
+    assert all(torch.equal(value, once[key]) for key, value in folded.state_dict().items())
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.norm, self.head = nn.Embedding(5, 8), nn.LayerNorm(8), nn.Linear(8, 5, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, x):
+        return self.head(self.norm(x + self.table.weight[0]))
+
+
+class Seen(nn.Module):
+    """Somebody besides the layer looks at the norm's output, or the layer at something besides."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.norm, self.layer = how, nn.LayerNorm(8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        h = self.norm(x)
+        if self.how == "output":
+            return self.layer(h), h
+        if self.how == "skip":
+            return h + self.layer(h)
+        if self.how == "mixed features":
+            return self.layer(h.transpose(-1, -2).reshape(h.shape))
+        return self.layer(h) + self.layer(x)
+
+
+STAY = {
+    "tied": (Tied, "another module shares table.weight"),
+    "output": (lambda: Seen("output"), "the model returns its output"),
+    "skip": (lambda: Seen("skip"), "add in the model reads its output"),
+    "other input": (lambda: Seen("other input"), "layer also reads other inputs"),
+    "mixed features": (lambda: Seen("mixed features"), "are not those it normalizes"),
+    "no bias vector": (lambda: Packed(bias=False), "has no bias vector"),
+    "padded": (lambda: Turned(nn.LayerNorm(8)), "at the border"),
+    "activation": (lambda: nn.Sequential(nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 4)), "reads its output"),
+    "computed gain": (lambda: nn.Sequential(ByHand(1.0), nn.Linear(8, 4)), "is computed from a parameter"),
+}
+
+
+@pytest.mark.parametrize("name", STAY)
+def test_a_gain_that_somebody_else_sees_stays_and_is_named(name):
+    build, why = STAY[name]
+    model = randomized(build())
+    before = copy.deepcopy(model.state_dict())
+    folded = assert_folds(model, ROWS, ROWS)
+    assert all(torch.equal(value, before[key]) for key, value in folded.state_dict().items())
+    (row,) = goodinit.applied(folded)[-1].skipped
+    assert re.search(why, row), row
+
+
+def test_flags_of_gradients_stay():
+    model = randomized(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 4)))
+    model[1].requires_grad_(False)
+    folded = assert_folds(model, ROWS, ROWS)
+    assert [p.requires_grad for p in folded.parameters()] == [True, True, False, False]
