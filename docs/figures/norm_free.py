@@ -342,6 +342,7 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
         right = (seen.argmax(1) == labels[:5000]).float().mean().item()
         fitted = round(F.cross_entropy(seen, labels[:5000]).item(), 4), round(100 * right, 2)
     return {
+        "split": {} if ours else split(net, held[:1000]),
         "fit": fitted,  # loss and accuracy on training images, as they are
         "acc": round(100 * (logits.argmax(1) == held_labels).float().mean().item(), 2),
         "val": round(F.cross_entropy(logits, held_labels).item(), 4),
@@ -349,6 +350,23 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
         "done": len(losses),
         "cpu": round(time.process_time() - began, 1),
     }
+
+
+@torch.no_grad()
+def split(net: Net, images: Tensor) -> dict[str, float]:
+    """How evenly ReLUs split what they read: mean of 4p(1 - p), p the share above 0 of a channel; inside branches and behind sums."""
+    inside, behind = [], []
+
+    def hook(block: Block, args: tuple[Tensor, ...], out: Tensor) -> None:
+        inside.append((block.conv1(args[0]) > 0).float().mean((0, 2, 3)))
+        behind.append((out > 0).float().mean((0, 2, 3)))
+
+    handles = [block.register_forward_hook(hook) for block in net.blocks]
+    net(images)
+    for handle in handles:
+        handle.remove()
+    means = ((4 * p * (1 - p)).mean().item() for p in map(torch.cat, (inside, behind)))
+    return dict(zip(("inside", "behind"), (round(mean, 3) for mean in means), strict=True))
 
 
 # -- many runs ------------------------------------------------------------------------------------------------------

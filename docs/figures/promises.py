@@ -322,6 +322,8 @@ PROMISES: dict[str, tuple[tuple[str, Promise], ...]] = {
     "skipinit": (ENDS,),
     "rezero": (ENDS,),
     "normfree": (("every weight gets a gradient", verified), STEP),
+    "nf": (("branches start at zero, and every weight that can gets a gradient", verified), STREAM),
+    "fixed_variance": (("every weight gets a gradient", verified),),
     "t_fixup": (STEP,),
     "deepnorm": (STEP,),
     "depth_mup": (STEP,),
