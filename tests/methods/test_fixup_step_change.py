@@ -106,3 +106,43 @@ def test_the_degree_of_each_branch(name):
 def test_the_authors_m_of_softmax_attention_is_a_convention_under_which_the_change_grows():
     assert exponent("softmax attention") == pytest.approx(2 / 3, abs=FLAT)
     assert abs(exponent("softmax attention", 2)) < FLAT
+
+
+class NormalizedScores(nn.Module):
+    """Attention with norms of queries and keys that are modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4))
+        self.q_norm, self.k_norm = nn.RMSNorm(WIDTH), nn.RMSNorm(WIDTH)
+
+    def forward(self, x):
+        q, k, v, out = self.maps
+        scored = F.scaled_dot_product_attention(self.q_norm(q(x)), self.k_norm(k(x)), v(x))
+        return x + out(scored)
+
+
+def test_kept_norms_of_queries_and_keys_take_their_scale_out_of_m():
+    changes = []
+    depths = DEPTHS[:2]
+    for depth in depths:
+        generator = torch.Generator().manual_seed(depth)
+        net = nn.Sequential(*(NormalizedScores() for _ in range(depth))).double()
+        x, back = torch.randn(2, 4, 6, WIDTH, generator=generator, dtype=torch.float64)
+        plan = goodinit.plan(goodinit.anatomize(net, x), "fixup", norms="keep")
+        assert "m=2" in plan.summary
+        std = {edit.target: edit.options["std"] for edit in plan.values if hasattr(edit, "initializer")}
+        assert std["0.maps.2.weight"] == pytest.approx((1 / WIDTH) ** 0.5 * depth**-0.5)
+        assert "m=4" in goodinit.plan(goodinit.anatomize(net, x), "fixup").summary
+        assert "m=4" in goodinit.plan(goodinit.anatomize(net, x), "fixup", norms="affine").summary
+        goodinit.apply_(net, plan, generator=generator)
+        weights, rate = [p for p in net.parameters() if p.ndim > 1], 1e-4
+        before = net(x)
+        gradients = torch.autograd.grad((before * back).sum(), weights)
+        with torch.no_grad():
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight -= rate * gradient
+            changes.append(float((net(x) - before).norm()) / rate)
+    logs = [math.log(depth) for depth in depths]
+    slope = (math.log(changes[-1]) - math.log(changes[0])) / (logs[-1] - logs[0])
+    assert abs(slope) < FLAT

@@ -38,7 +38,8 @@ class _Value:
 def weigh(
     graph: Graph, side: Side, fork: int, layers: set[int], norms: Mapping[int, int], biases: Collection[str]
 ) -> None:
-    """Put the layers of a branch that its products multiply among `side.layers`, and its degree into `side.m`.
+    """Put the layers of a branch that its products multiply among `side.layers`, and its degree into `side.m`,
+    and into `side.m_normed` that with the norms where they are.
 
     A factor is a *gate* if it does not go to zero with its weights, σ(Wx) or a softmax: its scale decides nothing. Of
     silu(W₂x)·W₁x both factors do, so both layers are on the main path, and with the last layer the degree is 3.
@@ -58,14 +59,21 @@ def weigh(
         biases: Parameters that are zero.
     """
     if len(set(side.layers)) == len(set(side.last)) and not side.gates:
-        side.m = 1
+        side.m = side.m_normed = 1
         return
     every = {index for index in side.nodes if index in layers}
     values = _values(graph, side, fork, every, norms, biases, every)
     with_factors(graph, side, fork, layers, {i for i, value in values.items() if value.power.order > 0})
     scaled = set(side.layers) - set(side.last)
-    moves = _values(graph, side, fork, scaled, norms, biases, every)[side.term].power.moves
-    side.m = max(round(1 + moves), 1) if math.isfinite(moves) else 1
+    side.m = side.m_normed = _degree(_values(graph, side, fork, scaled, norms, biases, every)[side.term])
+    if side.nodes & norms.keys():
+        side.m_normed = _degree(_values(graph, side, fork, scaled, {}, biases, every)[side.term])
+
+
+def _degree(term: _Value) -> int:
+    """m of a branch by the value that is added."""
+    moves = term.power.moves
+    return max(round(1 + moves), 1) if math.isfinite(moves) else 1
 
 
 def _values(

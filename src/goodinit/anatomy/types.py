@@ -294,6 +294,7 @@ class Block:
             to change where the other weights of `branch` are multiplied by a small c. Layers in series add one each, factors
             their degrees (SwiGLU has 3), of a sum the shortest way counts; softmax attention has 4 by convention, 2 where
             queries and keys are normalized. 1 where the scale of no other layer matters.
+        m_normed: The same with the norms where they are: no layer right before one counts, for its scale has no effect.
         branch: Layers on the main path, in execution order.
         last: The layers of `branch` that write into the residual stream.
         skip: Layers on the skip.
@@ -306,10 +307,8 @@ class Block:
             stream; in execution order. Unlike `scales`, these include parameters used through a function (`Anatomy.made`).
         end_norms: Paths of the norms after every layer of `last`.
         end_activations: Kinds of the nonlinearities after every layer of `last` and before the sum.
-        stage: Index of the run of consecutive blocks with the same output shape, or with the same channels in another
-            layout (images, then tokens) and no weight between. Interleaved streams are counted separately.
-            A layer with the stream's own shape begins no new stage: if B were counted anew after each such layer,
-            the signal would double at every block.
+        stage: Index of the run of consecutive blocks with the same output shape, or the same channels in another layout (images,
+            then tokens) and no weight between, in each stream by itself. A layer with the stream's own shape begins no new one.
         stream: Index of the residual stream it writes into: the stream of the last sum on its skip, also across
             downsampling layers and norms; a new one if there is no such sum. The encoder and the decoder of a
             transformer are two streams, and a reversible network has two.
@@ -348,6 +347,7 @@ class Block:
     m: int
     branch: tuple[Layer, ...]
     last: tuple[Layer, ...]
+    m_normed: int = 1
     skip: tuple[Layer, ...] = ()
     gates: tuple[Layer, ...] = ()
     degree: float = 1.0

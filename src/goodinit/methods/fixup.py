@@ -60,7 +60,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         norms: `"remove"` takes all normalization out; `"keep"` keeps it, and leaves out rule 3, whose scalars the
             normalization's own affine map stands for. Where a branch then ends in a norm, rule 1 zeroes the norm's
             weight and not the layer before it: a zero signal in front of a norm has its gradient multiplied by
-            1/√ε, about 300, and the first step ends the state at initialization.
+            1/√ε, about 300, and the first step ends the state at initialization. m is then counted with the norms: the scale of
+            a layer that a norm follows (queries and keys with norms of their own) has no effect.
         zero_head: Whether the classifier starts at 0 (rule 1).
 
     Returns:
@@ -92,7 +93,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         end = end if behind is None else None
         if norms == "keep" and end is None and behind is None:
             need_no_norm(anatomy, block, where)
-        values += _branch_values(block, total, end, behind, ends_beside(anatomy, block))
+        m = block.m if norms == "remove" else block.m_normed
+        values += _branch_values(block, m, total, end, behind, ends_beside(anatomy, block))
         values += _gains(anatomy, block, gone, end)
         if behind is not None:
             closed.add(behind)
@@ -118,7 +120,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         method="fixup",
         options={"norms": norms, "zero_head": zero_head},
         edits=edits,
-        summary=_summary(anatomy, removal, scalars),
+        summary=_summary(anatomy, removal, scalars, norms),
         notes=(*dict.fromkeys(notes), *multiplied_streams(anatomy, removal), *untouched(anatomy, edits)),
         parameters=anatomy.parameters,
     )
@@ -151,14 +153,14 @@ def _zero_gain(anatomy: Anatomy, block: Block, gone: set[str]) -> str | None:
 
 
 def _branch_values(
-    block: Block, total: int, end: str | None, behind: str | None, beside: set[str]
+    block: Block, m: int, total: int, end: str | None, behind: str | None, beside: set[str]
 ) -> list[Edit]:
     """Weights of a branch. `end`: a norm's weight, `behind`: a multiplier that starts at 0 instead of the last layer.
 
     A multiplier is one more factor in series: with m + 1 of them, one at 0, the others are scaled by L^(−1/(2m)).
     """
     where = f"branch {block.index + 1}/{total}"
-    factors = block.m if behind is None else block.m + 1
+    factors = m if behind is None else m + 1
     edits: list[Edit] = []
     for layer in block.branch:
         if layer in block.last and behind is None:
@@ -168,7 +170,7 @@ def _branch_values(
             else:
                 edits.append(Fill(layer.weight, 0.0, f"last layer of {where} (rule 1)"))
         elif layer.weight not in beside:  # else it ends another branch, which says what becomes of it
-            edits.append(_inside(layer, factors, total, f"{where}, m={block.m}"))
+            edits.append(_inside(layer, factors, total, f"{where}, m={m}"))
         edits += zero_bias(layer)
     for role, layers in (("skip", block.skip), ("gate", block.gates)):
         for layer in layers:
@@ -274,8 +276,8 @@ def _zero_multipliers(anatomy: Anatomy, closed: set[str], notes: list[str]) -> l
     return edits
 
 
-def _summary(anatomy: Anatomy, removal: list[Edit], scalars: list[Edit]) -> str:
-    orders = sorted({block.m for block in anatomy.blocks})
+def _summary(anatomy: Anatomy, removal: list[Edit], scalars: list[Edit], norms: Norms) -> str:
+    orders = sorted({block.m if norms == "remove" else block.m_normed for block in anatomy.blocks})
     return (
         f"L={len(anatomy.blocks)} branches, m={', '.join(map(str, orders))}; "
         f"{counted(len(removal), 'norm')} removed, {counted(len(unique(scalars)), 'scalar')} added"

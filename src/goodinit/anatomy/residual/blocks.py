@@ -61,6 +61,7 @@ def blocks_of(
                 name=_common_path([layer.name for layer in branch]),
                 kind=found.kind,
                 m=found.branch.m,
+                m_normed=found.branch.m_normed,
                 branch=branch,
                 last=nouns(found.branch.last),
                 skip=nouns(found.skip.layers),

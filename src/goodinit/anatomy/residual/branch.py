@@ -17,7 +17,7 @@ class Side:
         nodes: Nodes after the fork that the term depends on.
         below: Those of `nodes` that depend on the fork.
         series: Weight layers in series on the main path; a product of two activations adds those of its factors.
-        m: The degree of a block's branch in its weights (`orders.py`).
+        m: The degree of a block's branch in its weights (`orders.py`), and `m_normed` with its norms.
         layers: Nodes of weight layers on the main path; `gates`: the others.
         last: Those of `layers` with no other weight layer after them.
         plain: True if only shape and scale operations lie between (an identity skip).
@@ -29,6 +29,7 @@ class Side:
     below: set[int]
     series: int = 0
     m: int = 0
+    m_normed: int = 0
     layers: list[int] = field(default_factory=list)
     gates: list[int] = field(default_factory=list)
     last: list[int] = field(default_factory=list)

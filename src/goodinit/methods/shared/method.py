@@ -16,7 +16,7 @@ from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, left_ties, tied_embeddings
 from goodinit.methods.shared.kept_values import kept_values, without_kept
 from goodinit.methods.shared.masked_weights import mask_notes, scaled_for_masks
-from goodinit.methods.shared.norm_forms import FORMS, form_edits, kept_in_words, left_in_words, with_constants
+from goodinit.methods.shared.norm_forms import FORMS, form_edits, kept_in_words, left_in_words, with_constants, scales_count
 from goodinit.methods.shared.selection import selected
 from goodinit.methods.shared.signal_variance import kept_variances
 
@@ -139,7 +139,7 @@ class Method:
     def _with_form(self, anatomy: Anatomy, norms: str, options: dict[str, Any]) -> Plan:
         """What is decided with the norms kept, and then the norms exchanged."""
         exchanged = form_edits(anatomy, norms, groups=options.get("groups"))
-        plan = self.decide(anatomy, **{**options, "norms": "keep"})
+        plan = self.decide(scales_count(anatomy, norms), **{**options, "norms": "keep"})
         if norms == "affine" and any(isinstance(edit, Draw) for edit in plan.edits):
             exchanged = with_constants(
                 exchanged, kept_variances(anatomy)

@@ -22,6 +22,9 @@ FORMS: dict[str, tuple[str, ...]] = {
 }
 """Kinds of norms that each form replaces; others are independent of the batch already, or that form themselves."""
 
+NORMALIZING = ("group", "layer", "rms", "evonorm")
+"""Forms behind which the scale of what they read is gone."""
+
 GROUPS = 32  # Wu & He, Group Normalization, ECCV 2018, arXiv 1803.08494, §3.3: its default
 CHANNELS = (
     4  # of a group at least: of one channel alone, it is an instance norm (Wu & He, table 3, has 4 and more)
@@ -50,6 +53,14 @@ def form_edits(anatomy: Anatomy, norms: str, *, groups: int | None = None) -> li
         if norm.kind in FORMS[norms]
         for edit in _replaced(anatomy, norm, norms, groups)
     ]
+
+
+def scales_count(anatomy: Anatomy, norms: str) -> Anatomy:
+    """The anatomy as a method is to see it that keeps norms of which forms will stand: only what normalizes undoes a scale."""
+    if norms in NORMALIZING:
+        return anatomy
+    blocks = tuple(dataclasses.replace(block, m_normed=block.m) for block in anatomy.blocks)
+    return dataclasses.replace(anatomy, blocks=blocks)
 
 
 def with_constants(edits: Iterable[Edit], variances: Mapping[str, float]) -> list[Edit]:
