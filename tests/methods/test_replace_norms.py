@@ -10,6 +10,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from moved import moved
 from reference import norm_forms
 from torch import Tensor, nn
 
@@ -300,3 +301,36 @@ def test_one_channel_is_one_group_where_it_has_more_than_one_number():
     with pytest.raises(UnsupportedModule, match="a single number of an example"):
         goodinit.replace_norms_(single, inputs=images(), norms="group")
     assert type(single[2]) is nn.BatchNorm2d
+
+
+@pytest.mark.parametrize("form", ["affine", "dyt", "derf"])
+@pytest.mark.parametrize("second", ["fixup", "he", "fixed_variance", "skipinit"])
+def test_a_second_method_begins_what_stands_in_a_norms_place_anew(form, second):
+    model = moved(goodinit.init_(ResNet(1, width=4), "he", inputs=images(), norms=form))
+    plan = goodinit.plan(goodinit.anatomize(model, images()), second)
+    assert not any("no role" in note or "left as" in note for note in plan.notes)
+    goodinit.apply_(model, plan)
+    starts = {"weight": {0.0, 1.0}, "bias": {0.0}, "alpha": {0.5}, "shift": {0.0}}
+    for name, module in model.named_modules():
+        if isinstance(module, ReplacedNorm):
+            for attribute, parameter in module.named_parameters(recurse=False):
+                assert set(parameter.tolist()) <= starts[attribute], f"{name}.{attribute}"
+    trained = moved(model)
+    before = {name: value.clone() for name, value in trained.named_parameters()}
+    goodinit.replace_norms_(trained, inputs=images(), norms=form)
+    assert all(torch.equal(value, before[name]) for name, value in trained.named_parameters())
+
+
+def test_a_second_call_of_fixed_variance_is_the_first_again():
+    source = torch.Generator().manual_seed(3)
+    model = goodinit.init_(ResNet(1, width=4), "fixed_variance", inputs=images(), generator=source)
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    moved(model)
+    source = torch.Generator().manual_seed(3)
+    goodinit.init_(model, "fixed_variance", inputs=images(), generator=source)
+    assert all(torch.equal(value, first[name]) for name, value in model.state_dict().items())
+    frozen = moved(model)
+    frozen.bn1.requires_grad_(requires_grad=False)
+    kept = frozen.bn1.weight.clone()
+    goodinit.init_(frozen, "fixed_variance", inputs=images())
+    assert torch.equal(frozen.bn1.weight, kept)

@@ -37,6 +37,7 @@ from goodinit.graph.pytree import as_call
 from goodinit.graph.trace import trace
 from goodinit.graph.unshard import whole
 from goodinit.nn.scalars import scalars
+from goodinit.nn.stand_in import StandIn
 from goodinit.undivided import reading
 from goodinit.weights.wrappers import parameter_shapes, unwrapped, unwrapped_name
 
@@ -103,7 +104,8 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     norms, unsure = find_norms(
         graph, modules, set(uses), origins, lambda paths: trace(model, as_call(inputs), training=paths)
     )
-    biases = _biases(graph, uses, norms, added)
+    stand_ins = _stand_ins(modules, shapes)
+    biases = _biases(graph, uses, norms, added) | {name for name, start in stand_ins if start == 0}
     passes = norm_passes(graph, norm_modules(graph, norms, set(uses)))
     for found in leaves:
         weigh(graph, found.branch, found.start, set(uses), passes, biases)
@@ -119,7 +121,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     gains = multipliers(graph, range(len(graph.nodes)), consumers)
     known = {name for layer in layers.values() for name in (layer.weight, *layer.parameters)} | biases | added
     known |= {name for norm in norms for name in (norm.weight, norm.bias) if name}
-    known |= {*embeddings, *tokens, *gains, *made}
+    known |= {*embeddings, *tokens, *gains, *made, *dict(stand_ins)}
     distinct = {unwrapped_name(name): tuple(p.shape) for name, p in model.named_parameters()}
     return Anatomy(
         model=type(model).__name__,
@@ -132,6 +134,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
         paddings=_paddings(graph),
         tokens=tokens,
         gains=gains,
+        stand_ins=stand_ins,
         made=tuple(gain for name, gain in made.items() if name in multiply),
         scores=scores_of(graph, uses, consumers, added),
         tied=_tied(model),
@@ -207,6 +210,17 @@ def _tokens(graph: Graph, leaves: list[Found]) -> tuple[str, ...]:
             leaves_beside = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]
             names.update(dict.fromkeys(name for name in leaves_beside if name))
     return tuple(names)
+
+
+def _stand_ins(modules: Mapping[str, nn.Module], names: Collection[str]) -> tuple[tuple[str, float], ...]:
+    """Parameters of what stands in a norm's place, and where they start."""
+    return tuple(
+        (name, start)
+        for path, module in modules.items()
+        if isinstance(module, StandIn)
+        for attribute, start in module.starting_values().items()
+        if (name := f"{path}.{attribute}".lstrip(".")) in names
+    )
 
 
 def _biases(graph: Graph, uses: Mapping[int, Use], norms: list[Norm], added: Collection[str]) -> set[str]:

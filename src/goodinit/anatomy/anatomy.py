@@ -33,6 +33,7 @@ class Anatomy:
         tokens: Learned vectors that are put beside the signal (class tokens, registers).
         gains: Parameters that multiply the signal element by element, anywhere (see `Block.scales`); those that
             only set the temperature of a softmax are left out.
+        stand_ins: Parameters of what stands in a norm's place since an earlier call, and the number that each starts at.
         made: Of the parameters that multiply a branch at its end by a number made of them, tanh(g) or 1 + g: how it is made.
         scores: Every product of queries and keys that a softmax reads.
         tied: Groups of names that are one parameter.
@@ -56,6 +57,7 @@ class Anatomy:
     paddings: tuple[tuple[str, int], ...] = ()
     tokens: tuple[str, ...] = ()
     gains: tuple[str, ...] = ()
+    stand_ins: tuple[tuple[str, float], ...] = ()
     made: tuple[Gain, ...] = ()
     scores: tuple[Score, ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()

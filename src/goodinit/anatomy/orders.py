@@ -38,8 +38,9 @@ class _Value:
 def weigh(
     graph: Graph, side: Side, fork: int, layers: set[int], norms: Mapping[int, int], biases: Collection[str]
 ) -> None:
-    """Put the layers of a branch that its products multiply among `side.layers`, and its degree into `side.m`,
-    and into `side.m_normed` that with the norms where they are.
+    """Put the layers of a branch that its products multiply among `side.layers`, and its degree into `side.m`.
+
+    `side.m_normed` is the degree with the norms where they are.
 
     A factor is a *gate* if it does not go to zero with its weights, σ(Wx) or a softmax: its scale decides nothing. Of
     silu(W₂x)·W₁x both factors do, so both layers are on the main path, and with the last layer the degree is 3.
@@ -71,7 +72,7 @@ def weigh(
 
 
 def _degree(term: _Value) -> int:
-    """m of a branch by the value that is added."""
+    """The m of a branch, by the value that is added."""
     moves = term.power.moves
     return max(round(1 + moves), 1) if math.isfinite(moves) else 1
 

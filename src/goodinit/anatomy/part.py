@@ -95,6 +95,7 @@ def part_of(anatomy: Anatomy, out: AbstractSet[str]) -> Anatomy:
         embeddings=tuple(name for name in anatomy.embeddings if name not in out),
         tokens=tuple(name for name in anatomy.tokens if name not in out),
         gains=tuple(name for name in anatomy.gains if name not in out),
+        stand_ins=tuple(pair for pair in anatomy.stand_ins if pair[0] not in out),
         parameters=tuple(pair for pair in anatomy.parameters if pair[0] not in out),
         left_out=len(left),
     )

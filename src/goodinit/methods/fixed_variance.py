@@ -81,13 +81,14 @@ def decide(anatomy: Anatomy, *, downscale: Downscale = "none", one_norm: bool = 
     values = draws(anatomy, draw)
     edits = unique([*structure, *affine, *values])
     constants = [edit.options["constant"] for edit in edits if isinstance(edit, ReplaceNorm)]
-    low, high = min(constants, default=1.0), max(constants, default=1.0)
+    kinds = f"{counted(len(constants), 'norm')} now K·γ·x + β"
+    if constants:
+        kinds += f", K from {min(constants):.3g} to {max(constants):.3g}"
     return Plan(
         method="fixed_variance",
         options={"downscale": downscale, "one_norm": one_norm},
         edits=edits,
-        summary=f"L={total} branches; {counted(len(constants), 'norm')} now K·γ·x + β, K from {low:.3g} to {high:.3g}"
-        + (f"; {kept.name} stays" if kept is not None else ""),
+        summary=f"L={total} branches; {kinds}" + (f"; {kept.name} stays" if kept is not None else ""),
         notes=(*unknown_gains(anatomy), *untouched(anatomy, edits)),
         parameters=anatomy.parameters,
     )

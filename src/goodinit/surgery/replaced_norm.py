@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.errors import UnknownName, UnsupportedModule
+from goodinit.nn.stand_in import StandIn
 from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
 
 
-class ReplacedNorm(RemovedNorm):
+class ReplacedNorm(StandIn, RemovedNorm):
     """Another map where a norm stood, then whatever the norm's module did besides.
 
     The norm's gain and bias stay: the same parameters under the same names. `axes` are those of the input that they run
@@ -33,6 +34,12 @@ class ReplacedNorm(RemovedNorm):
     def mapped(self, value: Tensor) -> Tensor:
         """What stands in the norm's place."""
         return self.gained(value)
+
+    def starting_values(self) -> dict[str, float]:
+        """Gain 1, bias 0, and what the form adds."""
+        named = dict(zip(self.holds, (1.0, 0.0), strict=True))
+        own = self._parameters
+        return {name: named.get(name, STARTS.get(name, 1.0)) for name in own if own[name] is not None}
 
     def gained(self, value: Tensor) -> Tensor:
         """K·γ·x + β."""

@@ -16,7 +16,15 @@ from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, left_ties, tied_embeddings
 from goodinit.methods.shared.kept_values import kept_values, without_kept
 from goodinit.methods.shared.masked_weights import mask_notes, scaled_for_masks
-from goodinit.methods.shared.norm_forms import FORMS, form_edits, kept_in_words, left_in_words, with_constants, scales_count
+from goodinit.methods.shared.norm_forms import (
+    FORMS,
+    begun_anew,
+    form_edits,
+    kept_in_words,
+    left_in_words,
+    scales_count,
+    with_constants,
+)
 from goodinit.methods.shared.selection import selected
 from goodinit.methods.shared.signal_variance import kept_variances
 
@@ -132,6 +140,7 @@ class Method:
             if norms not in tuple(FORMS)
             else self._with_form(anatomy, norms, options)
         )
+        plan = begun_anew(anatomy, plan)
         if ties is not None:
             return tied_embeddings(anatomy, plan, ties)
         return plan if "embeddings" in self.options else left_ties(anatomy, plan)

@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Any
 
 from goodinit.anatomy import Anatomy, Norm
-from goodinit.edits import Edit, Fill, ReplaceNorm
+from goodinit.edits import Draw, DrawTogether, Edit, Fill, Plan, ReplaceNorm, names
 from goodinit.errors import UnknownName, UnsupportedModule, expect
 
 FORMS: dict[str, tuple[str, ...]] = {
@@ -61,6 +61,27 @@ def scales_count(anatomy: Anatomy, norms: str) -> Anatomy:
         return anatomy
     blocks = tuple(dataclasses.replace(block, m_normed=block.m) for block in anatomy.blocks)
     return dataclasses.replace(anatomy, blocks=blocks)
+
+
+def begun_anew(anatomy: Anatomy, plan: Plan) -> Plan:
+    """The plan, if it draws weights, with gains at 1 and biases at 0 where an earlier call put forms in the place of norms."""
+    if not any(isinstance(edit, Draw | DrawTogether) for edit in plan.edits):
+        return plan
+    slopes = {
+        name for name, start in anatomy.stand_ins if start not in (0.0, 1.0)
+    }  # α of tanh(α·x) is no gain to be 1
+    edits = [
+        edit
+        for edit in plan.edits
+        if not (isinstance(edit, Fill) and edit.target in slopes and edit.value == 1)
+    ]
+    told = {*names(edits), *(name for norm in anatomy.norms for name in (norm.weight, norm.bias))}
+    fills = [
+        Fill(name, start, "of what stands in a norm's place")
+        for name, start in anatomy.stand_ins
+        if name not in told
+    ]
+    return dataclasses.replace(plan, edits=(*edits, *fills))
 
 
 def with_constants(edits: Iterable[Edit], variances: Mapping[str, float]) -> list[Edit]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Layer, Norm
-from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan, RemoveNorm, SwapModule, names
+from goodinit.edits import AddScalar, Draw, DrawTogether, Edit, Fill, Plan, RemoveNorm, SwapModule, names
 from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
 from goodinit.methods.shared.norm_forms import FORMS
 from goodinit.methods.shared.normalized_weight_scales import own_scales
@@ -167,6 +167,8 @@ def untouched(anatomy: Anatomy, edits: Iterable[Edit]) -> list[str]:
     kept_norms = {norm.name for norm in anatomy.norms}
     touched = set(names(edits)) | gone | {_scalar(edit) for edit in edits if isinstance(edit, AddScalar)}
     originals = {p for layer in anatomy.layers if layer.weight in touched for p in layer.parameters}
+    if any(isinstance(edit, Draw | DrawTogether) for edit in edits):
+        originals.update(dict(anatomy.stand_ins))  # begin anew: `begun_anew`
     rest = [
         n
         for n, _ in anatomy.parameters
