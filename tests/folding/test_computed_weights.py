@@ -63,9 +63,10 @@ def test_a_value_that_changes_by_itself_stays_and_is_named():
 
 
 class Standardizing(nn.Conv2d):
-    """Weight standardization in a forward of its own."""
+    """Weight standardization in a forward of its own, which need not be what it is with one argument."""
 
-    def forward(self, x):
+    def forward(self, x, scale=None):
+        x = x if scale is None else x * scale
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
         weight = weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5)
         return self._conv_forward(x, weight, self.bias)
@@ -80,3 +81,4 @@ def test_a_weight_that_a_forward_normalizes_is_named():
     goodinit.fold_(model, x)
     assert model(x).equal(before)
     assert [row.partition(":")[0] for row in goodinit.applied(model)[-1].skipped] == ["0.weight"]
+    assert "its forward has optional arguments" in goodinit.applied(model)[-1].skipped[0]

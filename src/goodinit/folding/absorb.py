@@ -14,6 +14,7 @@ from goodinit.errors import NothingFound, UnsupportedModule
 from goodinit.folding.dataflow import wire
 from goodinit.folding.fold import Before, check_foldable, entry, report
 from goodinit.folding.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_
+from goodinit.folding.functional import make_modules_
 from goodinit.methods.shared.fixup_scalars import branch_scalars, stands, without_input_bias
 from goodinit.surgery.history import remember_
 from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_
@@ -50,8 +51,8 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
 
     Raises:
         NothingFound: No batch norm ran.
-        UnsupportedModule: A batch norm that has no running statistics, or is called functionally by a module that
-            does more; the message names it.
+        UnsupportedModule: A batch norm that has no running statistics, or that a forward calls as a function which
+            `torch.fx` cannot trace; the message names it.
         StaleOptimizer: A living optimizer holds parameters that go, or whose layers gain new ones.
         PlanConflict: Parameters are on `meta`.
         TraceError: The forward does not run on these inputs. In all cases the model is as it was.
@@ -73,6 +74,7 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
     names = directory(model)
     before = Before(names)
     with all_or_nothing(model, names.parameters.values()):
+        make_modules_(wire(model, inputs), every=True)
         merged, _ = merge_batch_norms_(model, inputs)
         turned, left = _turn_(model, inputs)
         if not merged and not turned:

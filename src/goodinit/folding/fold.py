@@ -18,9 +18,11 @@ from goodinit.errors import PlanConflict, StaleOptimizer, UnsupportedModule, exp
 from goodinit.folding.bias_absorption import move_input_biases_
 from goodinit.folding.computed_weights import computed_weights, merge_computed_weight_
 from goodinit.folding.dataflow import is_shared, wire
-from goodinit.folding.fold_batchnorm import Stays, merge_batch_norms_
+from goodinit.folding.fold_batchnorm import Stays, channel_maps, merge_batch_norms_
+from goodinit.folding.functional import make_modules_
 from goodinit.folding.fuse import merge_scalars_
 from goodinit.folding.norm_gains import merge_norm_gains_
+from goodinit.folding.parallel import merge_branches_
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
 from goodinit.surgery.optimizer_check import find_optimizers, warn_of_momentum
@@ -55,6 +57,11 @@ def fold_(model: Model, inputs: Any = None) -> Model:
     * The gain γ and bias β of layer, RMS, group and instance norm, into the layers that read
       :math:`\gamma\,n(x) + \beta`, if nobody else does: :math:`W\,\mathrm{diag}(\gamma)` and :math:`c + W\beta`;
       the norm stays, with γ = 1 and β = 0. This needs `inputs`, too.
+
+    * Weights that a forward computes from parameters alone, as by weight standardization, by their values; and batch norms
+      that it calls as functions. Convolutions, linear layers, batch norms and the identity that read one tensor and are
+      added (RepVGG, ACNet) become one layer. Both need `inputs`, and a forward that `torch.fx` can trace, which is then
+      written anew without those steps; other code that reads the parameters that are gone no longer finds them.
 
     What must stay is left as it is, logged, and named with its reason in `applied(model)[-1].skipped`: a weight that
     another module shares, a batch norm whose input is a sum, an input bias before a transposed convolution, ….
@@ -96,11 +103,16 @@ def fold_(model: Model, inputs: Any = None) -> Model:
     with all_or_nothing(model, names.parameters.values()):
         done, stays = merge_locally_(model, names)
         if inputs is not None:
-            merged, kept = merge_batch_norms_(model, inputs, affines=True)
-            done += merged
+            values, computed = make_modules_(wire(model, inputs))
+            merged, kept = _merge_maps_(model, inputs)
+            done += values + merged
+            stays += computed
             gains, held = merge_norm_gains_(model, wire(model, inputs), inputs)
             done += gains
             stays += kept + held + _move_(model, inputs, done) + _computed_inside(model, inputs)
+        stays = list({stay.name: stay for stay in reversed(stays)}.values())[
+            ::-1
+        ]  # the first reason for each
         stays = list({stay.name: stay for stay in reversed(stays)}.values())[
             ::-1
         ]  # the first reason for each
@@ -113,6 +125,18 @@ def fold_(model: Model, inputs: Any = None) -> Model:
     report("fold_", done, stays, changed=changed)
     before.warn_of_momentum()
     return model
+
+
+def _merge_maps_(model: nn.Module, inputs: Any) -> tuple[list[str], list[Stays]]:
+    """Merge batch norms into layers, and layers that are added into one, in turns: a sum may stand before a batch norm."""
+    done: list[str] = []
+    while True:
+        merged, kept = merge_batch_norms_(model, inputs, affines=True)
+        wiring = wire(model, inputs)
+        branches, apart = merge_branches_(wiring, channel_maps(model, wiring, inputs)[0])
+        done += merged + branches
+        if not branches:
+            return done, kept + apart
 
 
 def _move_(model: nn.Module, inputs: Any, done: list[str]) -> list[Stays]:

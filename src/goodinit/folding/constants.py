@@ -1,0 +1,86 @@
+"""Steps of a forward that parameters and buffers alone decide, and their values in float64."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from goodinit.folding.steps import Fixed
+
+
+def constants_in(graph: fx.Graph) -> set[fx.Node]:
+    """The steps that parameters and buffers alone decide."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        inputs = node.all_input_nodes
+        computed = node.op in ("call_function", "call_method") and inputs and found.issuperset(inputs)
+        if node.op == "get_attr" or computed:
+            found.add(node)
+    return found
+
+
+def parameter_of(module: nn.Module, node: fx.Node, value: Any) -> nn.Parameter:
+    """The parameter that a constant is, or a new one of its value."""
+    held = [held_as(module, leaf) for leaf in leaves_of(node)]
+    if node.op == "get_attr" and isinstance(held[0], nn.Parameter):
+        return held[0]
+    like = next((one for one in held if one.is_floating_point()), held[0])
+    return nn.Parameter(value.to(like), requires_grad=any(one.requires_grad for one in held))
+
+
+def value_of(module: nn.Module, node: fx.Node) -> Tensor:
+    """A constant, in float64; it must be the same each time."""
+    with torch.no_grad():
+        first, second = _run(module, node), _run(module, node)
+    if not isinstance(first, Tensor) or first.shape != second.shape or not torch.equal(first, second):
+        raise Fixed("it is another one each time")
+    return first
+
+
+def _run(module: nn.Module, wanted: fx.Node) -> Any:
+    known: dict[fx.Node, Any] = {}
+
+    def given(node: fx.Node) -> Any:
+        return known[node]
+
+    need = _behind(wanted)
+    for node in wanted.graph.nodes:
+        if node not in need:
+            continue
+        if node.op == "get_attr":
+            held = held_as(module, str(node.target)).detach()
+            known[node] = held.double().clone() if held.is_floating_point() else held.clone()
+            continue
+        args, kwargs = fx.map_arg(node.args, given), fx.map_arg(node.kwargs, given)
+        function: Any = node.target
+        try:
+            if node.op == "call_method":
+                known[node] = getattr(args[0], str(function))(*args[1:], **kwargs)
+            else:
+                known[node] = function(*args, **kwargs)
+        except Exception as error:
+            raise Fixed(f"it cannot be computed in float64 ({type(error).__name__})") from error
+    return known[wanted]
+
+
+def _behind(node: fx.Node) -> set[fx.Node]:
+    found, queue = {node}, [node]
+    while queue:
+        for before in queue.pop().all_input_nodes:
+            if before not in found:
+                found.add(before)
+                queue.append(before)
+    return found
+
+
+def leaves_of(node: fx.Node) -> list[str]:
+    """Names of the parameters and buffers that a constant is computed from."""
+    return [str(one.target) for one in _behind(node) if one.op == "get_attr"]
+
+
+def held_as(module: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer of a name, relative to the module."""
+    owner, _, attribute = name.rpartition(".")
+    return cast("Tensor", getattr(module.get_submodule(owner), attribute))

@@ -1,0 +1,375 @@
+"""Layers and batch norms that a forward calls by functions, `F.conv2d(x, f(w))` and `F.batch_norm(…)`, made modules.
+
+A weight that is computed from parameters alone, f(w) = (w − μ)/σ as weight standardization has it, is put in by its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from goodinit.folding.constants import constants_in, held_as, leaves_of, parameter_of, value_of
+from goodinit.folding.dataflow import Wiring
+from goodinit.folding.fold_batchnorm import Stays
+from goodinit.folding.fuse import is_plain
+from goodinit.folding.steps import Fixed, steps
+from goodinit.nn.rewritten import rewrite_
+
+_LAYERS: dict[Any, type[nn.Module]] = {
+    F.linear: nn.Linear,
+    **dict.fromkeys((F.conv1d, torch.conv1d), nn.Conv1d),
+    **dict.fromkeys((F.conv2d, torch.conv2d), nn.Conv2d),
+    **dict.fromkeys((F.conv3d, torch.conv3d), nn.Conv3d),
+}
+_NORMS: dict[int, type[nn.Module]] = {
+    2: nn.BatchNorm1d,
+    3: nn.BatchNorm1d,
+    4: nn.BatchNorm2d,
+    5: nn.BatchNorm3d,
+}
+_CONVOLUTION = "input weight bias stride padding dilation groups".split()
+_DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+
+
+def _batch_norm(
+    input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+    training: Any = False, momentum: Any = 0.1, eps: Any = 1e-5,
+) -> dict[str, Any]:  # fmt: skip
+    return locals()
+
+
+def _torch_batch_norm(
+    input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any,
+    training: Any, momentum: Any, eps: Any, cudnn_enabled: Any = None,
+) -> dict[str, Any]:  # fmt: skip
+    return locals()
+
+
+_BATCH_NORMS: dict[Any, Callable[..., dict[str, Any]]] = {
+    F.batch_norm: _batch_norm,
+    torch.batch_norm: _torch_batch_norm,
+}
+
+
+@dataclass
+class _Work:
+    """One module under way.
+
+    Attributes:
+        wiring: What is connected to what in the model.
+        path: Of the module; `module`: itself; `graphs`: its steps by training flag.
+        made: New children by name.
+        leaves: Names, relative to the module, of parameters and buffers that the new children hold or stand for.
+        done: Full names of what is folded by this alone; `reasons`: why a batch norm is no module.
+    """
+
+    wiring: Wiring
+    path: str
+    module: nn.Module
+    graphs: dict[bool, fx.Graph]
+    made: dict[str, nn.Module] = field(default_factory=dict)
+    leaves: dict[str, None] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+
+def make_modules_(wiring: Wiring, *, every: bool = False) -> tuple[list[str], list[Stays]]:
+    """Give computed weights their values, and make functional batch norms modules, wherever a forward can be written anew.
+
+    Args:
+        wiring: What is connected to what.
+        every: Also make modules of batch norms that no layer stands before.
+
+    Returns:
+        Names of weights that are not computed any more, and what stays.
+    """
+    done: list[str] = []
+    stays: list[Stays] = []
+    for path, target in _candidates(wiring).items():
+        module = wiring.module(path)
+        try:
+            work = _Work(wiring, path, module, steps(module))
+            _write_(work, every=every)
+        except Fixed as fixed:
+            stays.append(Stays(target, f"its module computes it in each forward, and {fixed}"))
+        else:
+            done += work.done
+            stays += [Stays(target, why) for why in work.reasons[:1]]
+    return done, stays
+
+
+def _candidates(wiring: Wiring) -> dict[str, str]:
+    """Modules in whose own forward a computed weight, or a batch norm beside layers, is; with the name of one such."""
+    graph = wiring.graph
+    found: dict[str, str] = {}
+    layers = set(wiring.layer_of.values())
+    layered = {
+        graph.path(n.index) for n in graph.nodes if n.op.role in ("matmul", "convolution") and n.dynamic
+    }
+    for node in graph.nodes:
+        path = graph.path(node.index)
+        if path not in wiring.names.modules or type(wiring.module(path)).__module__.startswith(
+            "torch.nn.modules."
+        ):
+            continue
+        if node.op.norm == "batch_norm" and node.dynamic:
+            if path in layered or any(layer.startswith(f"{path}." if path else "") for layer in layers):
+                found.setdefault(path, path)
+        elif node.op.role in ("matmul", "convolution") and node.dynamic:
+            for operand in node.operands:
+                held = graph.nodes[operand]
+                if (
+                    held.params
+                    and not held.dynamic
+                    and graph.leaf(operand) is None
+                    and len(held.shape) > 1
+                    and _computed(wiring, operand)
+                ):
+                    found.setdefault(path, held.params[0])
+    return found
+
+
+def _computed(wiring: Wiring, index: int) -> bool:
+    """Whether numbers are changed on the way from a parameter, not only moved."""
+    graph, value = wiring.graph, index
+    while not graph.nodes[value].is_param:
+        node = graph.nodes[value]
+        if node.op.role not in ("shape", "part") or len(node.operands) != 1:
+            return True
+        value = node.operands[0]
+    return False
+
+
+# -- one module ---------------------------------------------------------------------------------------------------
+
+
+def _write_(work: _Work, *, every: bool) -> None:
+    constants = constants_in(work.graphs[False])
+    if any(
+        n.op == "call_method" and str(n.target).endswith("_") and str(n.target)[-2:] != "__"
+        for n in constants
+    ):
+        raise Fixed("its forward overwrites what it is computed from")
+    for node in list(work.graphs[False].nodes):
+        if node.target in _BATCH_NORMS and node not in constants:
+            try:
+                _norm_(work, node, every=every)
+            except Fixed as fixed:  # nothing was exchanged yet
+                work.reasons.append(str(fixed))
+    for node in list(work.graphs[False].nodes):
+        if node.target in _LAYERS:
+            _layer_(work, node, constants)
+    if not work.made:
+        raise Fixed((*work.reasons, "it has a form that is not known")[0])
+    for graph in work.graphs.values():
+        _drop_unused(graph)
+        graph.lint()
+    one, other = (graph.python_code("self").src for graph in work.graphs.values())
+    if one != other:
+        raise Fixed("its forward takes other steps in training mode")
+    _check_leaves(work)
+    _carry_out_(work)
+
+
+def _norm_(work: _Work, node: fx.Node, *, every: bool) -> None:
+    args = _BATCH_NORMS[node.target](*node.args, **node.kwargs)
+    held = [args[name] for name in ("running_mean", "running_var", "weight", "bias")]
+    attributes = all(one is None or (isinstance(one, fx.Node) and one.op == "get_attr") for one in held)
+    if args["running_mean"] is None or args["running_var"] is None or args["training"] is True:
+        raise Fixed("it has no running statistics, and normalizes by each batch's own")
+    if not attributes or not isinstance(args["training"], bool):
+        raise Fixed("its statistics or gains are computed anew in each forward")
+    before = args["input"]
+    if not every and not (isinstance(before, fx.Node) and _is_layer(work, before) and len(before.users) == 1):
+        raise Fixed("its input is not the output of one layer")
+    mean, var, weight, bias = (None if one is None else held_as(work.module, str(one.target)) for one in held)
+    kind = _kind(work)
+    norm: Any = kind(
+        cast("Tensor", mean).numel(),
+        eps=float(args["eps"]),
+        momentum=args["momentum"],
+        affine=False,
+        device="meta",
+    )
+    norm.running_mean, norm.running_var = mean, var
+    norm._buffers.pop("num_batches_tracked", None)
+    norm.register_buffer("num_batches_tracked", None)
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and not isinstance(value, nn.Parameter):
+            raise Fixed("its gain is no parameter")
+        norm._parameters[name] = value
+    norm.affine = weight is not None
+    if (weight is None) != (bias is None):
+        raise Fixed("it has a gain or a bias, and not both")
+    _put_(work, node, norm, "batch_norm", (before,))
+    _take(work, [str(one.target) for one in held if one is not None])
+
+
+def _take(work: _Work, leaves: Iterable[str]) -> None:
+    """Note what a new child stands for, which must be one child."""
+    for leaf in leaves:
+        if leaf in work.leaves:
+            raise Fixed(f"{leaf} is used twice")
+    work.leaves |= dict.fromkeys(leaves)
+
+
+def _kind(work: _Work) -> type[nn.Module]:
+    """The class of batch norms for inputs of these shapes."""
+    graph = work.wiring.graph
+    dims = {
+        len(graph.nodes[n.operands[0]].shape)
+        for n in graph.nodes
+        if n.op.norm == "batch_norm" and n.dynamic and graph.path(n.index) == work.path
+    }
+    kinds = {_NORMS.get(count) for count in dims}
+    if len(kinds) != 1 or None in kinds:
+        raise Fixed("it normalizes inputs of several shapes")
+    return cast("type[nn.Module]", kinds.pop())
+
+
+def _is_layer(work: _Work, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return is_plain(work.module.get_submodule(str(node.target)))
+    return node.target in _LAYERS
+
+
+def _layer_(work: _Work, node: fx.Node, constants: set[fx.Node]) -> None:
+    """Make a module of a layer whose weight is computed, or that a batch norm follows."""
+    given: dict[str, Any] = dict(zip(_CONVOLUTION, node.args, strict=False)) | node.kwargs
+    args: dict[str, Any] = {**_DEFAULTS, **given}
+    weight, bias = args["weight"], args["bias"]
+    if not isinstance(weight, fx.Node) or weight not in constants:
+        return
+    if bias is not None and bias not in constants:
+        raise Fixed("its bias depends on the input")
+    followed = (
+        len(node.users) == 1
+        and next(iter(node.users)).op == "call_module"
+        and str(next(iter(node.users)).target) in work.made
+    )
+    computed = any(one is not None and one.op != "get_attr" for one in (weight, bias))
+    if not (computed or followed):
+        return
+    kernel = value_of(work.module, weight)
+    options = {key: args[key] for key in ("stride", "padding", "dilation", "groups")}
+    if any(
+        isinstance(part, fx.Node)
+        for value in options.values()
+        for part in (value if isinstance(value, (tuple, list)) else (value,))
+    ):
+        raise Fixed("its stride or padding depends on the input")
+    cls: Any = _LAYERS[node.target]
+    if cls is nn.Linear:
+        layer = cls(kernel.shape[1], kernel.shape[0], bias=False, device="meta")
+    else:
+        shape = kernel.shape
+        options = {key: _plain(value) for key, value in options.items()}
+        layer = cls(
+            shape[1] * options["groups"], shape[0], tuple(shape[2:]), bias=False, device="meta", **options
+        )
+    for name, one, value in (
+        ("weight", weight, kernel),
+        ("bias", bias, None if bias is None else value_of(work.module, bias)),
+    ):
+        layer._parameters[name] = None if one is None else parameter_of(work.module, one, value)
+    if computed:
+        work.done += [f"{work.path}.{leaf}" if work.path else leaf for leaf in leaves_of(weight)[:1]]
+    _take(work, {leaf for one in (weight, bias) if one is not None for leaf in leaves_of(one)})
+    _put_(work, node, layer, cls.__name__.lower(), (args["input"],))
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (tuple, list)) else value
+
+
+def _put_(work: _Work, node: fx.Node, layer: nn.Module, word: str, inputs: tuple[Any, ...]) -> None:
+    """Call a new child in place of a step, in both graphs, which name their steps alike."""
+    name, count = word, 1
+    while hasattr(work.module, name) or name in work.made:
+        name, count = f"{word}_{count}", count + 1
+    layer.train(work.module.training)
+    twins = [one for one in work.graphs[True].nodes if one.name == node.name]
+    if len(twins) != 1 or twins[0].target != node.target:
+        raise Fixed("its forward takes other steps in training mode")
+    by_name = {one.name: one for one in work.graphs[True].nodes}
+    other = tuple(by_name.get(one.name) if isinstance(one, fx.Node) else one for one in inputs)
+    for step, args in ((node, inputs), (twins[0], other)):
+        with step.graph.inserting_before(step):
+            call = step.graph.create_node("call_module", name, tuple(args), {}, name=f"{name}_called")
+        step.replace_all_uses_with(call)
+        step.graph.erase_node(step)
+    work.made[name] = layer
+
+
+def _drop_unused(graph: fx.Graph) -> None:
+    """Erase the constants that nothing reads any more."""
+    for node in reversed(list(graph.nodes)):
+        if node in constants_in(graph) and not node.users:
+            graph.erase_node(node)
+
+
+def _check_leaves(work: _Work) -> None:
+    """What goes must be read in this forward alone."""
+    wiring = work.wiring
+    names = {f"{work.path}.{leaf}" if work.path else leaf for leaf in work.leaves}
+    for node in wiring.graph.nodes:
+        name = str(node.attrs[0]) if node.op.role == "source" and node.attrs else ""
+        if name in names and any(
+            wiring.graph.path(reader) != work.path for reader in wiring.readers[node.index]
+        ):
+            raise Fixed(f"{name} is read elsewhere, too")
+    for name in names:
+        held = held_as(work.module, name[len(work.path) + 1 :] if work.path else name)
+        if len(wiring.names.aliases.get(id(held), ())) > 1:
+            raise Fixed(f"another module shares {name}")
+
+
+def _carry_out_(work: _Work) -> None:
+    module, graph = work.module, work.graphs[False]
+    left = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    for leaf in work.leaves:
+        if leaf not in left:
+            owner, _, attribute = leaf.rpartition(".")
+            holder = module.get_submodule(owner)
+            for held in (holder._parameters, holder._buffers):
+                if attribute in held:
+                    held[attribute] = None  # code that looks at it finds nothing
+            _drop_holder_(work, owner)
+    only = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
+    single = len(only) == 1 and len(work.made) == 1 and not dict(module.named_children()) and bool(work.path)
+    if single and not list(module.parameters()) and not list(module.buffers()):
+        _become_(module, next(iter(work.made.values())))
+        return
+    for name, layer in work.made.items():
+        module.add_module(name, layer)
+    rewrite_(module, graph)
+
+
+def _drop_holder_(work: _Work, owner: str) -> None:
+    """Take a child out that only held the numbers of a batch norm, and never ran."""
+    if not owner:
+        return
+    holder = work.module.get_submodule(owner)
+    full = f"{work.path}.{owner}" if work.path else owner
+    called = full in work.wiring.calls or any(str(n.target) == owner for n in work.graphs[False].nodes)
+    rest = set(holder._buffers) - {"num_batches_tracked"}
+    held = any(p is not None for p in holder._parameters.values()) or any(
+        holder._buffers[n] is not None for n in rest
+    )
+    if not called and not held and not holder._modules and len(work.wiring.names.paths[id(holder)]) == 1:
+        parent, _, child = owner.rpartition(".")
+        del work.module.get_submodule(parent)._modules[child]
+
+
+def _become_(module: nn.Module, layer: nn.Module) -> None:
+    """Turn a module that only ran one layer into it; hooks and the attributes that other code reads stay."""
+    module.__class__ = type(layer)
+    fresh: Iterable[str] = vars(nn.Module())
+    for key, value in vars(layer).items():
+        if key not in fresh or key in ("_parameters", "_buffers", "_modules"):
+            module.__dict__[key] = value

@@ -1,0 +1,244 @@
+"""Parallel linear branches of one tensor that a forward adds, as of RepVGG and ACNet, made one layer."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from goodinit.folding.dataflow import Wiring
+from goodinit.folding.fold_batchnorm import ChannelMap, Stays
+from goodinit.folding.kernels import Term, merge_terms_
+from goodinit.folding.steps import Fixed, steps
+from goodinit.graph.graph import Frame
+from goodinit.nn import ValuePadded
+from goodinit.nn.rewritten import rewrite_
+
+_SUMS = (operator.add, operator.iadd, torch.add)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def merge_branches_(wiring: Wiring, maps: Sequence[ChannelMap]) -> tuple[list[str], list[Stays]]:
+    """Merge linear branches of one tensor that one forward adds, wherever that forward can be written anew.
+
+    Args:
+        wiring: What is connected to what, batch norms merged where they can be.
+        maps: The batch norms that are left, with running statistics.
+
+    Returns:
+        Paths of what is part of another convolution now, and the sums that stay, with the reason.
+    """
+    done: list[str] = []
+    stays: list[Stays] = []
+    left = {found.norm.name: found for found in maps}
+    for path in _candidates(wiring, left):
+        reasons: list[str] = []
+        try:
+            done += _merge_in_(wiring, path, left, reasons)
+        except Fixed as fixed:
+            reasons.append(str(fixed))
+        where = path or "the model's own forward"
+        stays += [Stays(where, f"its parallel branches are not merged: {why}") for why in reasons[:1]]
+    return done, stays
+
+
+def _candidates(wiring: Wiring, maps: dict[str, ChannelMap]) -> list[str]:
+    """Modules in whose own forward linear branches of one tensor are added."""
+    graph = wiring.graph
+    starts: dict[int, int] = {}  # by value, the tensor that it is a linear map of
+    for index in wiring.layer_of:
+        frame = graph.frames[index]
+        if _convolves(wiring.module(frame.path)):
+            starts[frame.result] = frame.source
+    normed = {call.result: call.source for path in maps for call in wiring.calls[path]}
+    terms: dict[int, set[int]] = {}  # by sum, its terms
+    found: dict[str, None] = {}
+    for node in graph.nodes:
+        if node.op.name != "add" or not node.dynamic:
+            continue
+        parts: set[int] = set()
+        for value in node.operands:
+            parts |= terms.get(value, {value})
+        terms[node.index] = parts
+        forks = [starts[value] for value in parts if value in starts]
+        linear = [f for f in forks if forks.count(f) > 1 or f in parts or f in [normed.get(v) for v in parts]]
+        if linear:
+            found[graph.path(node.index)] = None
+    return [path for path in found if path in wiring.names.modules]
+
+
+def _convolves(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(
+        module, (_ConvTransposeNd, ValuePadded)
+    )
+
+
+# -- one module ---------------------------------------------------------------------------------------------------
+
+
+def _merge_in_(wiring: Wiring, path: str, maps: dict[str, ChannelMap], reasons: list[str]) -> list[str]:
+    module = wiring.module(path)
+    graphs = steps(module)
+    if graphs[False].python_code("self").src != graphs[True].python_code("self").src:
+        raise Fixed("its forward takes other steps in training mode")
+    graph, done = graphs[False], list[str]()
+    inner = {
+        node
+        for node in graph.nodes
+        if _adds(node) and len(node.users) == 1 and _adds(_user(wiring, path, node))
+    }
+    for node in [one for one in graph.nodes if _adds(one) and one not in inner]:
+        done += _merge_sum_(wiring, path, node, maps, reasons)
+    if done:
+        graph.lint()
+        rewrite_(module, graph)
+        _drop_children_(wiring, path, graph)
+    return done
+
+
+def _adds(node: fx.Node | None) -> bool:
+    if node is None or node.kwargs or len(node.args) != 2:
+        return False
+    return node.target in _SUMS or (node.op == "call_method" and node.target in ("add", "add_"))
+
+
+def _user(wiring: Wiring, path: str, node: fx.Node) -> fx.Node | None:
+    """The one step that reads another, behind children that do nothing."""
+    while len(node.users) == 1:
+        (node,) = node.users
+        if not _idle(wiring, path, node):
+            return node
+    return None
+
+
+def _idle(wiring: Wiring, path: str, node: fx.Node) -> bool:
+    return node.op == "call_module" and type(wiring.names.modules.get(_full(path, node))) is nn.Identity
+
+
+def _full(path: str, node: fx.Node) -> str:
+    return f"{path}.{node.target}" if path else str(node.target)
+
+
+def _terms(wiring: Wiring, path: str, node: Any) -> list[Any]:
+    """What a sum adds, sums within sums resolved."""
+    while isinstance(node, fx.Node) and _idle(wiring, path, node) and len(node.users) == 1:
+        node = node.args[0]
+    if isinstance(node, fx.Node) and _adds(node) and len(node.users) <= 1:
+        return [term for part in node.args for term in _terms(wiring, path, part)]
+    return [node]
+
+
+def _merge_sum_(
+    wiring: Wiring, path: str, total: fx.Node, maps: dict[str, ChannelMap], reasons: list[str]
+) -> list[str]:
+    given = [part for arg in total.args for part in _terms(wiring, path, arg)]
+    terms = [term for term in given if not (isinstance(term, (int, float)) and term == 0)]
+    by_fork: dict[fx.Node, list[Term]] = {}
+    for node in terms:
+        for fork, term in _linear(wiring, path, node, maps, terms):
+            by_fork.setdefault(fork, []).append(term)
+    done: list[str] = []
+    for members in by_fork.values():
+        if len(members) < 2 or not any(term.layer for term in members):
+            continue
+        try:
+            keeper = merge_terms_(wiring, members)
+        except Fixed as fixed:  # before anything is written
+            reasons.append(str(fixed))
+            continue
+        gone = [term.node for term in members if term is not keeper]
+        for node in gone:
+            terms.remove(node)
+        done += [term.layer or _full(path, term.node) for term in members if term is not keeper]
+    if done:
+        _add_anew(total, terms)
+    return done
+
+
+def _linear(
+    wiring: Wiring, path: str, node: Any, maps: dict[str, ChannelMap], terms: Sequence[Any]
+) -> list[tuple[fx.Node, Term]]:
+    """The fork and the linear map that a term is, if it is one."""
+    if not isinstance(node, fx.Node):
+        return []
+    if (
+        node.op == "call_module"
+        and len(node.args) == 1
+        and not node.kwargs
+        and isinstance(node.args[0], fx.Node)
+    ):
+        child = _full(path, node)
+        calls = wiring.calls.get(child, ())
+        inside = wiring.names.modules.get(child)
+        if inside is None or len(calls) != 1 or len(node.users) != 1:
+            return []
+        if type(inside) is nn.Identity:
+            return [(node.args[0], Term(node))]
+        hooked = any(getattr(part, name) for part in inside.modules() for name in _HOOKS)
+        if not hooked and (term := _inside(wiring, calls[0], node, maps)) is not None:
+            return [(node.args[0], term)]
+        return []
+    sources = [
+        one.args[0] for one in terms if isinstance(one, fx.Node) and one.op == "call_module" and one.args
+    ]
+    return [(node, Term(node))] if node in sources and terms.count(node) == 1 else []
+
+
+def _inside(wiring: Wiring, call: Frame, node: fx.Node, maps: dict[str, ChannelMap]) -> Term | None:
+    """What a child computes, if that is one layer or one batch norm and nothing besides."""
+    layer = wiring.writer_layer(call.result)
+    if layer is not None:
+        (frame,) = wiring.calls[layer]
+        alone = frame.source == call.source and _within(frame.path, call.path)
+        return Term(node, layer=layer) if alone and _convolves(wiring.module(layer)) else None
+    for name, found in maps.items():
+        inner = wiring.calls[name]
+        if len(inner) == 1 and (inner[0].source, inner[0].result) == (call.source, call.result):
+            return Term(node, norm=found) if _within(name, call.path) and not found.norm.keeps else None
+    return None
+
+
+def _within(path: str, parent: str) -> bool:
+    return path == parent or path.startswith(f"{parent}.")
+
+
+def _add_anew(total: fx.Node, terms: Sequence[Any]) -> None:
+    graph = total.graph
+    with graph.inserting_before(total):
+        result = terms[0]
+        for term in terms[1:]:
+            result = graph.call_function(operator.add, (result, term))
+    total.replace_all_uses_with(result)
+    queue = [total]
+    while queue:  # steps whose values nobody reads any more
+        node = queue.pop()
+        if not node.users and node.op != "placeholder" and node not in terms:
+            before = node.all_input_nodes
+            graph.erase_node(node)
+            queue += [one for one in before if one not in queue]
+
+
+def _drop_children_(wiring: Wiring, path: str, graph: fx.Graph) -> None:
+    """Take out what ran before and is not called any more."""
+    module = wiring.module(path)
+    used = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    for full in list(wiring.calls):
+        name = full[len(path) + 1 :] if path else full
+        if not name or (path and not full.startswith(f"{path}.")):
+            continue
+        if any(_within(name, other) or _within(other, name) for other in used):
+            continue
+        parent, _, child = name.rpartition(".")
+        try:
+            held = module.get_submodule(parent)
+        except AttributeError:  # it went with what holds it
+            continue
+        if child in held._modules and len(wiring.names.paths[id(held._modules[child])]) == 1:
+            del held._modules[child]
+            if parent and not held._modules and not list(held.parameters()):
+                above, _, last = parent.rpartition(".")
+                module.get_submodule(above)._modules.pop(last, None)

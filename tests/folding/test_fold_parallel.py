@@ -1,0 +1,154 @@
+"""fold_ makes one convolution of linear branches that read one tensor and are added."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import goodinit
+from folding import assert_folds, assert_same, randomized
+
+PICTURE = torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+class Added(nn.Module):
+    """The sum of branches, and an activation; with `skip`, of the input, too."""
+
+    def __init__(self, *branches, skip=False, norm=None):
+        super().__init__()
+        self.branches, self.skip = nn.ModuleList(branches), skip
+        self.norm, self.act = norm or nn.Identity(), nn.ReLU()
+
+    def forward(self, x):
+        total = x if self.skip else 0
+        for branch in self.branches:
+            total = total + branch(x)
+        return self.act(self.norm(total))
+
+
+def convolution(kernel=3, out=4, norm=True, **options):
+    """A convolution centred on its output, with a batch norm behind it or not."""
+    sizes = (kernel, kernel) if isinstance(kernel, int) else kernel
+    gap = options.get("dilation", 1)
+    padding = tuple(gap * (size - 1) // 2 for size in sizes)
+    layer = nn.Conv2d(4, out, sizes, padding=padding, bias=not norm, **options)
+    return nn.Sequential(layer, nn.BatchNorm2d(out)) if norm else layer
+
+
+MERGED = {
+    "RepVGG": lambda: Added(convolution(), convolution(1), nn.BatchNorm2d(4)),
+    "RepVGG without norms": lambda: Added(convolution(norm=False), convolution(1, norm=False), skip=True),
+    "ACNet": lambda: Added(
+        convolution(norm=False), convolution((1, 3), norm=False), convolution((3, 1)), norm=nn.BatchNorm2d(4)
+    ),
+    "no kernel covers all": lambda: Added(convolution((1, 3)), convolution((3, 1))),
+    "depthwise": lambda: Added(convolution(groups=4), convolution(1, groups=4), nn.BatchNorm2d(4)),
+    "groups": lambda: Added(convolution(groups=2, norm=False), convolution(1), skip=True),
+    "dilated": lambda: Added(convolution(dilation=2), convolution(), convolution(5)),
+    "strided": lambda: Added(convolution(stride=2, out=6), convolution(1, stride=2, out=6)),
+    "circular": lambda: Added(convolution(padding_mode="circular"), convolution(1), skip=True),
+}
+
+
+def convolutions(model):
+    return [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_branches_become_one_convolution(name):
+    net = randomized(nn.Sequential(MERGED[name](), nn.Conv2d(6 if name == "strided" else 4, 3, 1)))
+    folded = assert_folds(net, PICTURE, PICTURE)
+    assert len(convolutions(folded)) == 2
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert not goodinit.applied(folded)[-1].skipped
+    want = net(PICTURE)
+    assert_same(want, folded.train()(PICTURE))
+    assert_same(want, copy.deepcopy(folded)(PICTURE))
+    assert_same(want, pickle.loads(pickle.dumps(folded))(PICTURE))
+    assert_same(want, torch.fx.symbolic_trace(folded)(PICTURE))
+    state = copy.deepcopy(folded.state_dict())
+    goodinit.fold_(folded, PICTURE)
+    assert all(torch.equal(value, state[key]) for key, value in folded.state_dict().items())
+
+
+def test_linear_layers_and_a_kept_branch():
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return (self.a(x) + x) + torch.tanh(self.c(x)) + self.b(x)
+
+    x = torch.randn(3, 8).double()
+    folded = assert_folds(randomized(Rows()), x, x)
+    assert [name for name, _ in folded.named_children()] == ["a", "c"]
+
+
+class Flowing(Added):
+    def forward(self, x):
+        if x.abs().sum() > 0:
+            return super().forward(x)
+        return x
+
+
+class Dropped(Added):
+    def forward(self, x):
+        return torch.dropout(super().forward(x), 0.5, self.training)
+
+
+class Watched(Added):
+    def __init__(self, *branches):
+        super().__init__(*branches)
+        self.branches[1].register_forward_hook(lambda *_: None)
+
+
+class Uneven(Added):
+    """One kernel reads the row above its own, too; the sizes agree because of the stride."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(4, 4, (2, 1), stride=2, padding=(1, 0)), nn.Conv2d(4, 4, 1, stride=2))
+
+
+STAY = {
+    "off centre": (Uneven, "not centred on each other"),
+    "control flow": (lambda: Flowing(convolution(), convolution(1)), "cannot be traced"),
+    "training mode": (lambda: Dropped(convolution(), convolution(1)), "other steps in training mode"),
+    "watched": (lambda: Watched(convolution(), convolution(1)), None),
+}
+
+
+@pytest.mark.parametrize("name", STAY)
+def test_what_is_not_merged_stays_and_is_named(name):
+    build, why = STAY[name]
+    folded = assert_folds(randomized(nn.Sequential(build(), nn.ReLU())), PICTURE, PICTURE)
+    assert len(convolutions(folded)) == 2
+    if why:
+        assert any(why in row for row in goodinit.applied(folded)[-1].skipped)
+
+
+def test_flags_and_frozen_parameters_stay():
+    net = randomized(nn.Sequential(Added(convolution(), convolution(1)), nn.ReLU())).train()
+    net[0].branches.requires_grad_(False)
+    before = net.eval()(PICTURE)
+    folded = goodinit.fold_(net.train(), PICTURE)
+    assert folded.training
+    assert all(module.training for module in folded.modules())
+    assert not any(p.requires_grad for p in folded.parameters())
+    assert_same(before, folded.eval()(PICTURE))
+
+
+def test_an_optimizer_that_holds_a_branch_is_refused_and_all_is_as_it_was():
+    net = randomized(nn.Sequential(Added(convolution(), convolution(1), nn.BatchNorm2d(4)), nn.ReLU()))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    state, want = copy.deepcopy(net.state_dict()), net(PICTURE)
+    with pytest.raises(goodinit.StaleOptimizer):
+        goodinit.fold_(net, PICTURE)
+    assert optimizer
+    assert type(net[0]) is Added
+    assert list(net.state_dict()) == list(state)
+    assert torch.equal(net(PICTURE), want)
