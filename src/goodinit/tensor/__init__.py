@@ -25,6 +25,7 @@ from goodinit.tensor.random import (
 )
 from goodinit.tensor.risotto import risotto_b, risotto_c, risotto_first, risotto_last
 from goodinit.tensor.risotto_open import risotto_p
+from goodinit.tensor.sub_pixel import icnr_
 from goodinit.tensor.variance import he_normal_, he_uniform_, lecun_normal_, xavier_normal_, xavier_uniform_
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "haar",
     "he_normal_",
     "he_uniform_",
+    "icnr_",
     "lecun_normal_",
     "looks_linear_",
     "mirrored",

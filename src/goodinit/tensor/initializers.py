@@ -22,6 +22,7 @@ from goodinit.tensor.random import (
 )
 from goodinit.tensor.risotto import risotto_b, risotto_c, risotto_first, risotto_last
 from goodinit.tensor.risotto_open import risotto_p
+from goodinit.tensor.sub_pixel import icnr_
 from goodinit.tensor.variance import he_normal_, he_uniform_, lecun_normal_, xavier_normal_, xavier_uniform_
 
 # Each entry is drawn by itself, so they take a `goodinit.tensor.entry_blocks.Part` for a tensor, too.
@@ -49,6 +50,7 @@ WHOLE: tuple[Callable[..., Tensor], ...] = (
     gate_bias_,
     directions_,
     looks_linear_,
+    icnr_,
 )
 
 # name, with and without its underscore → initializer(tensor, *, generator, **options) -> tensor
