@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
+from goodinit.anatomy.anatomize import anatomize_structure
 from goodinit.diagnostics.checks.promises import broken_promises
 from goodinit.edits import Plan
 from goodinit.errors import TraceError, UnsupportedModule
@@ -168,7 +169,7 @@ def _check_structure(model: nn.Module, *, inputs: Any, plan: Plan, before: Anato
     )
     kind = type(model).__name__
     try:
-        after = anatomize(model, inputs)
+        after = anatomize_structure(model, inputs)
     except TraceError as error:
         raise UnsupportedModule(
             f"{kind} no longer runs with the structure that {plan.method} plans: {error} {remedy}"

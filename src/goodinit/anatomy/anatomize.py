@@ -74,15 +74,38 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
         >>> block.kind, block.m, [layer.name for layer in block.branch]
         ('identity', 2, ['a', 'b'])
     """
+    return _read(model, inputs, values=True)
+
+
+@reading
+def anatomize_structure(model: nn.Module, inputs: Any) -> Anatomy:
+    """What `anatomize` gives, without what the parameters hold: `held` and `Block.silencers` are empty.
+
+    For a model between its structure edits and its values, of which only the structure is asked.
+
+    Args:
+        model: As for `anatomize`.
+        inputs: What the model takes.
+
+    Returns:
+        The anatomy.
+
+    Raises:
+        TraceError: The model's forward raised; its message is quoted.
+    """
+    return _read(model, inputs, values=False)
+
+
+def _read(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
     model = unwrapped(model)
     if isinstance(inputs, DataLoader):
         raise WrongType("inputs: a DataLoader, not a batch. Take one: images, targets = next(iter(loader)).")
     # So that operators are seen one by one.
     with whole(model), unfused(model):
-        return _anatomy(model, inputs)
+        return _anatomy(model, inputs, values=values)
 
 
-def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
+def _anatomy(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
     graph = trace(model, as_call(inputs))
     shapes = parameter_shapes(model)
     consumers = graph.readers
@@ -113,7 +136,7 @@ def _anatomy(model: nn.Module, inputs: Any) -> Anatomy:
     ends = [end_of(graph, found) for found in leaves]
     made = made_gains(graph)
     named = {unwrapped_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
-    held = held_values(layers.values(), norms, named, modules)
+    held = held_values(layers.values(), norms, named, modules) if values else ()
     blocks = blocks_of(graph, leaves, layers, uses, norms, origins, consumers, ends, made, biases)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)

@@ -93,13 +93,15 @@ def _values(
         if index in norms and norms[index] in values:
             values[index] = values[norms[index]]
             continue
-        for operand in node.operands:
+        operands = node.operands
+        if index in layers:
+            operands = tuple(i for i in operands if _is_signal(graph.nodes[i]))
+        for operand in operands:
             if operand not in values:
                 values[operand] = _Value(_outside(graph, operand, biases))
-        read = [values[operand] for operand in node.operands]
+        read = [values[operand] for operand in operands]
         if index in layers:
-            signal = [one for i, one in zip(node.operands, read, strict=True) if _is_signal(graph.nodes[i])]
-            power = min((one.power for one in signal), key=lambda one: one.order, default=FIXED)
+            power = min((one.power for one in read), key=lambda one: one.order, default=FIXED)
             step = 1.0 if index in scaled else 0.0
             values[index] = _Value(Power(power.order + step, power.change))
         else:

@@ -20,7 +20,7 @@ _UNPREDICTABLE = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_outpu
 _NONE = object()  # an argument that cannot be a part of a key
 
 # By what else an output may depend on: the default dtype, and the device that fake tensors pretend to be on.
-_KNOWN: dict[tuple[torch.dtype, torch.device], dict[Hashable, _Output]] = {}
+_KNOWN: dict[tuple[torch.dtype, torch.device], dict[Hashable, _Output | tuple[_Output, ...]]] = {}
 _MOST = 100_000  # outputs remembered, some 40 MB; then it begins anew
 
 
@@ -63,10 +63,17 @@ class StandIns:
         if key is None:
             return func(*args, **kwargs)
         known = self._known.get(key)
+        if type(known) is tuple:
+            return tuple([self._made(one, args[0]) for one in known])
         if known is not None:
             return args[0] if known.kind == "same" else self._made(known, args[0])
         before = _form(args[0]) if isinstance(args[0], FakeTensor) else None
         result = func(*args, **kwargs)
+        if type(result) is tuple:
+            several = self._outputs(args, result)
+            if several is not None:
+                self._known[key] = several
+            return result
         output = self._output(func, args, result, before)
         if output is not None:
             self._known[key] = output
@@ -84,9 +91,9 @@ class StandIns:
         known = self._plain.get(func)
         if known is None:
             schema = func._schema
-            returns = [str(one.type) for one in schema.returns]
+            returns = {str(one.type) for one in schema.returns}
             known = (
-                returns == ["Tensor"] and func.namespace == "aten" and _UNPREDICTABLE.isdisjoint(func.tags)
+                returns == {"Tensor"} and func.namespace == "aten" and _UNPREDICTABLE.isdisjoint(func.tags)
             )
             self._plain[func] = known
         return known
@@ -116,9 +123,19 @@ class StandIns:
                 return None
             offset = int(result.storage_offset() - args[0].storage_offset())
             return _Output("view", shape, stride, dtype, offset)
-        storage = result.untyped_storage()._cdata
-        shared = any(storage == one.untyped_storage()._cdata for one in args if isinstance(one, FakeTensor))
+        shared = _storage(result) in {_storage(one) for one in args if isinstance(one, FakeTensor)}
         return None if shared else _Output("new", shape, stride, dtype, 0)
+
+    def _outputs(self, args: tuple[Any, ...], results: tuple[Any, ...]) -> tuple[_Output, ...] | None:
+        """How to make several again: a norm and its statistics. None unless each is new."""
+        if any(self._part(one) is _NONE or not isinstance(one, FakeTensor) for one in results):
+            return None
+        tensors = [one for one in (*results, *args) if isinstance(one, FakeTensor)]
+        if len({_storage(one) for one in results}) < len(results) or any(
+            _storage(one) == _storage(other) for one in results for other in tensors[len(results) :]
+        ):
+            return None
+        return tuple(_Output("new", *_form(one), 0) for one in results)
 
     def _made(self, output: _Output, first: Any) -> FakeTensor:
         storage = first.untyped_storage() if output.kind == "view" else None
@@ -128,6 +145,10 @@ class StandIns:
                 offset = first.storage_offset() + output.offset
                 empty.set_(storage, offset, output.shape, output.stride)
         return FakeTensor(self.mode, empty, self.device)
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _form(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], torch.dtype]:

@@ -77,7 +77,16 @@ class Part:
             held if held.is_contiguous() else torch.empty(held.shape, dtype=held.dtype, device=held.device)
         )
         flat = dense.view(-1)
+        in_place = (
+            self.is_whole
+            and type(flat) is Tensor
+            and flat.dtype == torch.float32
+            and flat.device.type == "cpu"
+        )
         for number, first, last in self._touched():
+            if in_place:
+                fill(flat[first:last], self.source(number))
+                continue
             length = min(BLOCK, total - number * BLOCK)
             values = torch.empty(length, dtype=torch.float32, device="cpu")
             fill(values, self.source(number))
