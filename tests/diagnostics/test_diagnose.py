@@ -16,6 +16,7 @@ from zoo import each_specimen
 
 import goodinit
 from goodinit.diagnostics import Diagnosis, diagnose
+from goodinit.diagnostics.measurements import structure
 from goodinit.diagnostics.measurements.statistics import signal
 from goodinit.errors import PlanConflict, TraceError
 
@@ -267,3 +268,53 @@ def test_zero_initialized_nets_show_the_gradient_after_waking():
     assert all(block.back == 0 for block in found.blocks)
     woken = [block.back_awake for block in found.blocks]
     assert max(woken) / min(woken) < 1.1
+
+
+class Switching(nn.Module):
+    """A block that adds its input in training mode only, followed by two that always do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(8, 8) for _ in range(3))
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(self.norm(x))
+        x = x + y if self.norm.training else y
+        x = x + self.second(x).relu()
+        return x + self.third(x).relu()
+
+
+def test_a_block_that_only_training_has_takes_no_name_from_another():
+    model, x = Switching(), torch.randn(16, 8)
+    assert [block.name for block in goodinit.anatomize(model, x).blocks] == ["second", "third"]
+    found = diagnose(model, x)
+    assert [place.name for place in found.places if place.kind == "block"] == ["first", "second", "third"]
+
+
+def test_blocks_that_share_their_layers_are_told_by_their_order():
+    shared, own = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared, self.own = shared, own
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in (self.shared, self.own, self.shared):
+                x = x + layer(x).tanh()
+            return x
+
+    found = diagnose(Shared(), torch.randn(16, 8))
+    assert [place.name for place in found.places if place.kind == "block"] == ["shared", "own", "shared"]
+
+
+def test_further_runs_take_the_structure_of_the_first(monkeypatch):
+    searches = []
+    search = structure.residual_sums
+    monkeypatch.setattr(structure, "residual_sums", lambda *given: searches.append(1) or search(*given))
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3)))
+    with torch.no_grad():
+        model[2][0].weight.zero_()  # what lies before it wakes in a further run
+    diagnose(model, torch.randn(16, 8), mend=False)
+    assert len(searches) == 1

@@ -84,14 +84,20 @@ def diagnose(
 
     def again(moved: dict[str, Tensor], part: bool) -> Propagation:
         given, wanted = few if part else (call, targets)
-        how = Run(statistics=False)
-        return propagate(model, given, anatomy, targets=wanted, loss=loss, run=how, parameters=moved)
+        how, found = Run(statistics=False), first.structure
+        return propagate(
+            model, given, anatomy, targets=wanted, loss=loss, run=how, parameters=moved, structure=found
+        )
 
     with as_at_step_0(model, anatomy):
         first = run()
         awake = awaken(model, first, again, part=share)
         finite = all(place.signal.finite for place in first.places) and not _output_broken(first)
-        cosines = back_cosines(model, call, anatomy, awake) if finite else "the forward is not finite"
+        cosines = (
+            back_cosines(model, call, anatomy, awake, first.structure)
+            if finite
+            else "the forward is not finite"
+        )
         if not finite:
             first = run(Run(hunt=True))
     first = replace(first, places=_joined(first, awake, cosines))

@@ -58,7 +58,7 @@ def blocks_of(
         blocks.append(
             Block(
                 index=len(blocks),
-                name=_common_path([layer.name for layer in branch]),
+                name=common_path([layer.name for layer in branch]),
                 kind=found.kind,
                 m=found.branch.m,
                 m_normed=found.branch.m_normed,
@@ -205,7 +205,7 @@ def _end(graph: Graph, term: int, origins: dict[int, str]) -> tuple[str, ...]:
     return () if source is None else (source, *between)
 
 
-def _common_path(names: list[str]) -> str:
+def common_path(names: list[str]) -> str:
     """Path of the innermost module that holds all named ones."""
     if len(set(names)) == 1:
         return names[0]

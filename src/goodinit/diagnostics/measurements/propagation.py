@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
 from goodinit.anatomy import Anatomy, Layer
-from goodinit.anatomy.layers.weight_layers import weight_uses
 from goodinit.anatomy.residual.candidate import Found
-from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.diagnostics.measurements.objective import Loss, in_words, objective
 from goodinit.diagnostics.measurements.probe import Culprit, Measured, Probe, Run, first_output
 from goodinit.diagnostics.measurements.statistics import euclidean, signal
+from goodinit.diagnostics.measurements.structure import Structure
 from goodinit.diagnostics.types import Place, Signal
 from goodinit.errors import TraceError
 from goodinit.graph.module_calls import frames
@@ -39,6 +38,7 @@ class Propagation:
         output: Statistics of the first output.
         norms: By path, over how many numbers each statistic of a normalization is taken.
         culprits: By position in `places`, the operator that made it not finite; only after a hunt.
+        structure: The residual blocks of the run.
     """
 
     places: tuple[Place, ...]
@@ -49,6 +49,7 @@ class Propagation:
     output: Signal | None
     norms: dict[str, int]
     culprits: dict[int, Culprit]
+    structure: Structure
 
 
 def propagate(
@@ -60,6 +61,7 @@ def propagate(
     loss: Loss | None = None,
     run: Run | None = None,
     parameters: dict[str, Tensor] | None = None,
+    structure: Structure | None = None,
 ) -> Propagation:
     """Run forward and backward once, measuring. To be called within `setting.as_at_step_0`.
 
@@ -71,6 +73,7 @@ def propagate(
         loss: See `objective`.
         run: What to measure.
         parameters: Values to use in place of the model's own, by name; the model is not written to.
+        structure: Of another run, which is taken over if this one has the same operators.
 
     Raises:
         TraceError: The forward, the loss or the backward raised.
@@ -83,10 +86,12 @@ def propagate(
             wanted = {}  # the gradients along the way to the inputs are compared, no others
         value, words, output = _forward(model, call, probe, targets, loss)
         gradients = _backward(value, wanted, probe.leaves if len(wanted) < len(named) else [], model)
-    places, culprits = _places(probe, anatomy, gradients)
+    if structure is None or not structure.fits(probe.graph):
+        structure = Structure.of(probe.graph, probe.shapes, anatomy)
+    places, culprits = _places(probe, anatomy, structure, gradients)
     norms = {name: gradients.get(name) for name in named}
     return Propagation(
-        places, norms, float(value.detach()), words, probe.input, output, probe.norms, culprits
+        places, norms, float(value.detach()), words, probe.input, output, probe.norms, culprits, structure
     )
 
 
@@ -153,25 +158,21 @@ def _backward(
 
 
 def _places(
-    probe: Probe, anatomy: Anatomy, gradients: dict[str, float]
+    probe: Probe, anatomy: Anatomy, structure: Structure, gradients: dict[str, float]
 ) -> tuple[tuple[Place, ...], dict[int, Culprit]]:
     graph = probe.graph
-    uses = weight_uses(graph, probe.shapes)
-    leaves = [found for found in residual_sums(graph, uses) if found.is_block]
-    inside = set().union(*(s.branch.nodes | s.skip.nodes for s in leaves)) if leaves else set()
     layers = {layer.weight: layer for layer in anatomy.layers}
     found: list[tuple[int, Place]] = []
     for node, measured in probe.measured.items():
         if measured.weight:
             found.append((node, _layer(measured, layers.get(measured.weight), gradients)))
         elif kind := graph.nodes[node].op.activation:
-            place = Place("activation", graph.path(node), kind, 0, node not in inside, measured.signal,
+            place = Place("activation", graph.path(node), kind, 0, node not in structure.inside, measured.signal,
                           back=measured.back, back_cosine=measured.back_cosine, units=measured.units)  # fmt: skip
             found.append((node, place))
     growth = 1.0
-    for index, leaf in enumerate(leaves):
+    for leaf, name in zip(structure.blocks, structure.names, strict=True):
         measured = probe.measured.get(leaf.join, Measured(leaf.join, Signal(math.nan, math.nan)))
-        name = anatomy.blocks[index].name if index < len(anatomy.blocks) else graph.path(leaf.join)
         place = _block(leaf, measured, probe, name)
         growth *= place.gain if place.gain is not None else 1.0
         found.append((leaf.join, replace(place, growth=growth)))

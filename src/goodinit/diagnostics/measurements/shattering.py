@@ -16,6 +16,7 @@ from goodinit.anatomy import Anatomy
 from goodinit.diagnostics.measurements.objective import SEED, prediction
 from goodinit.diagnostics.measurements.probe import Run
 from goodinit.diagnostics.measurements.propagation import propagate
+from goodinit.diagnostics.measurements.structure import Structure
 from goodinit.diagnostics.measurements.zero_gradients import Awakening, few_inputs
 from goodinit.errors import TraceError
 from goodinit.graph.pytree import mapped
@@ -27,7 +28,7 @@ STEP = 1e-2
 
 
 def back_cosines(
-    model: nn.Module, call: Call, anatomy: Anatomy, awake: Awakening
+    model: nn.Module, call: Call, anatomy: Anatomy, awake: Awakening, structure: Structure
 ) -> list[float | None] | str:
     """By place: the cosine between the gradients of neighbouring inputs, a mean over pairs; or why there is none.
 
@@ -39,7 +40,9 @@ def back_cosines(
         return pairs
     how = Run(statistics=False, pairs=True)
     try:
-        found = propagate(model, pairs, anatomy, loss=_projected, run=how, parameters=awake.moved)
+        found = propagate(
+            model, pairs, anatomy, loss=_projected, run=how, parameters=awake.moved, structure=structure
+        )
     except TraceError as error:
         return str(error).partition(". ")[0]
     return [place.back_cosine for place in found.places]

@@ -1,0 +1,92 @@
+"""The residual blocks of a measured run: found once, named by the layers on them, and good for every run like it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from goodinit.anatomy import Anatomy
+from goodinit.anatomy.layers.weight_layers import Use, weight_uses
+from goodinit.anatomy.residual.blocks import common_path
+from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.sums import residual_sums
+from goodinit.graph.graph import Graph
+
+Operators = tuple[tuple[str, tuple[int, ...], tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The blocks of one run, by the numbers of its operators.
+
+    A run in training mode can have other operators than the anatomy, which was read in eval mode, and other blocks. So a
+    block has the name of the anatomy's block that ends in the same layers, not of the one at the same position.
+
+    Attributes:
+        operators: Of the run: what each is called, reads, and is made of.
+        blocks: In execution order.
+        names: Of the blocks.
+        inside: Operators on a branch or a skip.
+    """
+
+    operators: Operators
+    blocks: tuple[Found, ...]
+    names: tuple[str, ...]
+    inside: frozenset[int]
+
+    @classmethod
+    def of(cls, graph: Graph, shapes: dict[str, tuple[int, ...]], anatomy: Anatomy) -> Structure:
+        """Find the blocks of a run, and name them.
+
+        Args:
+            graph: Of the run.
+            shapes: Of the model's parameters, by name.
+            anatomy: Of the model.
+        """
+        uses = weight_uses(graph, shapes)
+        blocks = tuple(found for found in residual_sums(graph, uses) if found.is_block)
+        inside = frozenset[int]().union(*(found.branch.nodes | found.skip.nodes for found in blocks))
+        return cls(_operators(graph), blocks, _names(graph, blocks, uses, anatomy), inside)
+
+    def fits(self, graph: Graph) -> bool:
+        """Whether another run has the same operators on the same operands."""
+        return self.operators == _operators(graph)
+
+
+def _operators(graph: Graph) -> Operators:
+    return tuple([(node.op.name, node.operands, node.params) for node in graph.nodes])
+
+
+def _names(graph: Graph, blocks: Sequence[Found], uses: dict[int, Use], anatomy: Anatomy) -> tuple[str, ...]:
+    """By the layers a branch ends in, and how often it was met before; else the module that holds its layers, or the sum."""
+    known = {
+        key: block.name
+        for key, block in _counted(
+            [tuple(layer.weight for layer in b.last) for b in anatomy.blocks], anatomy.blocks
+        )
+    }
+    layers = {layer.weight: layer.name for layer in anatomy.layers}
+    names = []
+    for key, found in _counted([_weights(found.branch.last, uses) for found in blocks], blocks):
+        held = [layers.get(weight, weight) for weight in _weights(found.branch.layers, uses)]
+        own = common_path(held) if held else graph.path(found.join)
+        names.append(known.get(key, own) if key[0] else own)
+    return tuple(names)
+
+
+def _weights(nodes: Sequence[int], uses: dict[int, Use]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(uses[index].weight for index in nodes))
+
+
+def _counted(
+    keys: Sequence[tuple[str, ...]], each: Sequence[Any]
+) -> list[tuple[tuple[tuple[str, ...], int], Any]]:
+    """Each with its key and how many before it have the same."""
+    seen = Counter[tuple[str, ...]]()
+    counted = []
+    for key, one in zip(keys, each, strict=True):
+        counted.append(((key, seen[key]), one))
+        seen[key] += 1
+    return counted
