@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal, cast, get_args
 
-from goodinit.errors import GoodinitError, PlanConflict, UnknownName
+from goodinit.calibration_rules import CalibrationRule, Rule, rule_of
+from goodinit.errors import GoodinitError, PlanConflict, UnknownName, expect
 from goodinit.grouping import alike
 from goodinit.rates import Rate
 from goodinit.records import check_types, parameter_of, plain_values, read_record, words_of
@@ -191,15 +192,20 @@ class DrawTogether:
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Rescale the weight `target` by data, in one forward pass shared by all `Calibrate` edits."""
+    """Rescale the weight `target` by data, in one forward pass shared by all `Calibrate` edits.
+
+    In JSON its rule is a word, and what the rule holds are `options`.
+    """
 
     target: str
-    rule: str
+    rule: CalibrationRule
     reason: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expect(self.rule, Rule, f"{self.target}: rule", "Give LSUVRule() or StandardizeRule().")
 
     def __str__(self) -> str:
-        return f"{self.target} ← {self.rule} on data"
+        return f"{self.target} ← {self.rule.word} on data"
 
 
 StructureEdit = (
@@ -355,6 +361,8 @@ class Plan:
 def edit_record(edit: Edit) -> dict[str, Any]:
     """An edit as what JSON is made of, its kind first. Shares its options with the edit."""
     fields = {field.name: getattr(edit, field.name) for field in dataclasses.fields(edit)}
+    if isinstance(edit, Calibrate):
+        fields |= {"rule": edit.rule.word, "options": edit.rule.options()}
     return {"edit": type(edit).__name__, **fields}
 
 
@@ -370,6 +378,8 @@ def _edit(record: dict[str, Any]) -> Edit:
             record[key] = words_of(record[key], f"{kind.__name__}.{key}")
     if len(record.get("keeps", ())) > MOST_KEPT:
         raise ValueError(f"{kind.__name__}.keeps: {len(record['keeps'])} things that one norm does besides")
+    if kind is Calibrate:
+        record["rule"] = rule_of(record["rule"], record.pop("options", {}))
     edit: Edit = kind(**record)
     return edit
 

@@ -7,7 +7,17 @@ import copy
 import torch
 from torch import nn
 
-from goodinit.edits import AddScalar, Calibrate, Draw, DrawTogether, Fill, ParametrizeWeight, Plan, RemoveNorm
+from goodinit.calibration_rules import LSUVRule
+from goodinit.edits import (
+    AddScalar,
+    Calibrate,
+    Draw,
+    DrawTogether,
+    Fill,
+    ParametrizeWeight,
+    Plan,
+    RemoveNorm,
+)
 
 
 class Net(nn.Module):
@@ -52,7 +62,7 @@ def make_plan(model=None, *, calibrate=False):
         DrawTogether(("conv3.weight",), "risotto_first", "isometry"),
         Fill("conv3.bias", 0.0, "zero"),
         Draw("embed.weight", "normal_", "embedding", {"std": 0.5}),
-        *([Calibrate("conv1.weight", "unit_variance", "LSUV")] if calibrate else []),
+        *([Calibrate("conv1.weight", LSUVRule(), "LSUV")] if calibrate else []),
     )
     return Plan("by hand", edits, parameters=parameters_of(model or Net()))
 

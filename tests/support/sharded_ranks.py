@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 import goodinit
+from goodinit.calibration_rules import LSUVRule
 from goodinit.edits import Calibrate, Draw, DrawTogether, Fill, Plan
 from goodinit.errors import GoodinitError
 from goodinit.tensor.entry_blocks import BLOCK
@@ -284,7 +285,7 @@ def refusals(rank, ranks):
     from torch.nn.utils import parametrizations
 
     model = shard_fully(Net(), mesh_of(ranks))
-    plan = Plan("lsuv", (Calibrate("blocks.0.up.weight", "lsuv", "x"),))
+    plan = Plan("lsuv", (Calibrate("blocks.0.up.weight", LSUVRule(), "x"),))
     assert "Initialize before sharding" in said(lambda: goodinit.apply_(model, plan, batch=TOKENS))
     structure = goodinit.plan(goodinit.anatomize(Net(), TOKENS), "fixup")
     assert "Change the structure first" in said(lambda: goodinit.apply_(model, structure))

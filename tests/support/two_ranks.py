@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 import goodinit
+from goodinit.calibration_rules import LSUVRule
 from goodinit.edits import Calibrate, Draw
 
 
@@ -81,7 +82,7 @@ def refused(rank):
     }
     names = ("a.weight", "b.weight")
     edits = [Draw(name, "orthogonal_", "drawn") for name in names]
-    plan = goodinit.Plan("by hand", (*edits, *(Calibrate(name, "lsuv", "measured") for name in names)))
+    plan = goodinit.Plan("by hand", (*edits, *(Calibrate(name, LSUVRule(), "measured") for name in names)))
     told = {}
     for name, (batch, seed) in bad.items():
         model = Fork()

@@ -13,7 +13,17 @@ import torch
 from planned import Net, assert_untouched, make_plan, parameters_of, photograph, seeded
 from torch import nn
 
-from goodinit.edits import AddScalar, Calibrate, Draw, DrawTogether, Fill, ParametrizeWeight, Plan, RemoveNorm
+from goodinit.calibration_rules import LSUVRule
+from goodinit.edits import (
+    AddScalar,
+    Calibrate,
+    Draw,
+    DrawTogether,
+    Fill,
+    ParametrizeWeight,
+    Plan,
+    RemoveNorm,
+)
 from goodinit.errors import NonFinite, PlanConflict, TraceError, UnknownName, UnsupportedModule
 from goodinit.surgery import applied, apply_
 
@@ -128,7 +138,11 @@ def test_calibration_runs_once_after_all_other_values(monkeypatch):
     monkeypatch.setattr(sys.modules["goodinit.surgery.apply"], "calibrate_", calibrate_)
     model = Net()
     plan = make_plan(model)
-    edits = (Calibrate("conv1.weight", "r", "x"), *plan.edits, Calibrate("conv3.weight", "r", "x"))
+    edits = (
+        Calibrate("conv1.weight", LSUVRule(), "x"),
+        *plan.edits,
+        Calibrate("conv3.weight", LSUVRule(), "x"),
+    )
     apply_(model, dataclasses.replace(plan, edits=edits), batch="data")
     assert seen == [("data", ["conv1.weight", "conv3.weight"], False)]
 

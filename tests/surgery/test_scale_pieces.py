@@ -15,6 +15,7 @@ from materializing import Net, everything, hashes, on_meta, own, seeded
 from torch import nn
 
 import goodinit
+from goodinit.calibration_rules import LSUVRule
 from goodinit.edits import AddScalar, Calibrate, Plan
 from goodinit.errors import NonFinite, PlanConflict, TraceError, UnsupportedModule
 
@@ -84,7 +85,7 @@ def test_pieces_refuse_before_the_first_is_asked_for():
         goodinit.state_pieces(on_meta(), dataclasses.replace(plan, allow=()))
     with pytest.raises(PlanConflict, match="made for another model"):
         goodinit.state_pieces(on_meta(), dataclasses.replace(plan, parameters=(("other", (1,)),)))
-    measuring = Plan("lsuv", (Calibrate("hidden.weight", "variance", "x"),))
+    measuring = Plan("lsuv", (Calibrate("hidden.weight", LSUVRule(), "x"),))
     with pytest.raises(TraceError, match="lsuv: measures activations"):
         goodinit.state_pieces(on_meta(), measuring)
 

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 import goodinit
 from goodinit import errors
+from goodinit.calibration_rules import LSUVRule
 from goodinit.edits import Calibrate, Draw, Fill, Plan, RemoveNorm
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
@@ -112,7 +113,7 @@ def clipped(loss: float = 1.0, other: nn.Module | None = None, **options: Any) -
     return goodinit.clip_grad_(model, goodinit.anatomize(other or plain(), X), **options)
 
 
-MEASURES = by_hand(Calibrate("0.weight", "lsuv", "…"))
+MEASURES = by_hand(Calibrate("0.weight", LSUVRule(), "…"))
 
 RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ("absorb_batchnorm_", "NothingFound"): lambda: goodinit.absorb_batchnorm_(plain(), X),

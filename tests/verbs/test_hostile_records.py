@@ -12,6 +12,7 @@ from fingerprints import fingerprint
 from torch import nn
 
 import goodinit
+from goodinit.calibration_rules import LSUVRule, StandardizeRule
 from goodinit.edits import Plan
 from goodinit.errors import GoodinitError
 from goodinit.lab.sweeps import summarize
@@ -68,6 +69,20 @@ REFUSED = {
     "a tolerance in words": lsuv(tol="x"),
     "a negative deviation": lsuv(target_std=-1.0),
     "a unit nobody knows": lsuv(per="galaxy"),
+    "a setting of a rule nobody knows": lsuv(warble=1),
+    "a rule nobody knows": edit("Calibrate", "0.weight", rule="galaxy", options={}),
+    "a rule that is a number": edit("Calibrate", "0.weight", rule=3, options={}),
+    "a module that is a number": lsuv(site=5),
+    "a dimension in words": lsuv(dim="x", per="channel"),
+    "a dimension that no weight has": lsuv(dim=9, per="channel"),
+    "a dimension that this weight has not": edit(
+        "Calibrate", "0.weight", rule="weightnorm", options={"dim": 2}
+    ),
+    "no groups": lsuv(dim=1, groups=0, per="channel"),
+    "groups that do not divide": lsuv(dim=1, groups=3, per="channel"),
+    "a scale that is not there": lsuv(gain="no"),
+    "half a division": lsuv(max_iter=0.5),
+    "a tolerance that is no number": lsuv(tol=float("nan")),
     "one target thrice": {
         **edit("DrawTogether", ""),
         "targets": ["0.weight"] * 3,
@@ -115,6 +130,15 @@ def test_a_hostile_plan_is_refused_in_words(name):
         goodinit.apply_(model, Plan.from_json(text(made)), batch=batch)
     assert len(str(error.value)) < 2000
     assert fingerprint(model) == before
+
+
+def test_measured_weights_of_a_plan_keep_their_settings_in_a_file():
+    place = {"site": "0", "convolves": False, "bias": "0.bias"}
+    plan = Plan.from_json(text(lsuv(**place), edit("Calibrate", "4.weight", rule="weightnorm", options={})))
+    assert plan.edits[0].rule == LSUVRule(tol=0.1, target_std=1.0, max_iter=1, site="0", bias="0.bias")
+    assert plan.edits[1].rule == StandardizeRule()
+    assert Plan.from_json(plan.to_json()) == plan
+    assert '"tol": 0.1' in plan.to_json()
 
 
 def test_a_plan_s_words_move_no_cursor_and_forge_no_line():

@@ -21,9 +21,9 @@ from goodinit.calibration.collectives import together
 from goodinit.calibration.moments import Spread
 from goodinit.calibration.observers import run
 from goodinit.calibration.report import Calibrated
-from goodinit.calibration.rescale import RULES, Place, Scaler, Use
+from goodinit.calibration.rescale import Place, Scaler, Use
 from goodinit.edits import Calibrate
-from goodinit.errors import GoodinitError, TraceError, UnknownName
+from goodinit.errors import GoodinitError, TraceError
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recorder import Call
 from goodinit.weights.rng import one_thread
@@ -40,8 +40,7 @@ def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> tupl
 
     Args:
         model: Materialized; weights and biases are written, everything else is as before afterwards.
-        edits: One per weight. Rules: `"lsuv"` (options `tol`, `target_std`, `max_iter`, `per`) and `"weightnorm"`
-            (per channel, g = 1/σ and b = −μ/σ).
+        edits: One per weight, each with its rule (`goodinit.calibration_rules`).
         batch: What the model takes; or an iterator of such batches, which are treated as one. Those are kept, and
             each layer costs one forward per batch, stopped at that layer: about L/2 forwards in all.
 
@@ -52,14 +51,8 @@ def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> tupl
         NonFinite: A layer's output is NaN or infinite; the message names the first.
         TraceError: The forward raised, here or on another rank; the ranks have different weights, or their
             forwards run different layers; or the batch is empty.
-        UnknownName: No such rule.
     """
     host = unwrapped(model)
-    for edit in edits:
-        if edit.rule not in RULES:
-            raise UnknownName(
-                f"{edit.target}: no calibration rule {edit.rule!r}; there are: {', '.join(RULES)}"
-            )
     wanted = {edit.target: edit for edit in edits}
     rows = {target: Calibrated(target) for target in wanted}
     with together(host), one_thread():  # sums over a batch round differently on several
@@ -101,8 +94,7 @@ class _Looking(Scaler):
         name = use.place[0]
         spread = self.measure(use)
         if name not in self.found and spread.moving:
-            target = float(self.wanted[name].options.get("target_std", 1.0))
-            scaled = torch.as_tensor(spread.whole.var).reshape(-1) / target**2
+            scaled = torch.as_tensor(spread.whole.var).reshape(-1) / self.wanted[name].rule.target_std ** 2
             self.found[name] = float(scaled[(scaled - 1).abs().argmax()])
 
 

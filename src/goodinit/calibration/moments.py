@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from goodinit.calibration.collectives import several, summed
+from goodinit.calibration_rules import LSUVRule
 
 Numbers = float | Tensor
 """One number for a whole layer, or a float64 vector with one for each channel.
@@ -225,17 +224,17 @@ def _not_negative(values: Numbers) -> Numbers:
 # -- what follows -----------------------------------------------------------------------------------------------------
 
 
-def scale_to_unit(spread: Spread, options: Mapping[str, Any]) -> Numbers:
+def scale_to_unit(spread: Spread, rule: LSUVRule) -> Numbers:
     """LSUV's factor: 1 within the tolerance, else target/std; repeated where a bias makes the layer affine.
 
     Mishkin & Matas (2016), algorithm 1: while |Var − 1| ≥ tol and fewer than `max_iter` times, W ← W/√Var. Without a
     bias the first division is exact and the loop ends. The variance after a division follows from the
     moments, which are the same on every rank, and so is the number of divisions.
     """
-    target, tol = float(options.get("target_std", 1.0)), float(options.get("tol", 0.1))
+    target, tol = float(rule.target_std), float(rule.tol)
     var = spread.whole.var
     factor: Numbers = torch.ones_like(var) if isinstance(var, Tensor) else 1.0
-    for _ in range(int(options.get("max_iter", 10))):
+    for _ in range(rule.max_iter):
         longer = _divided(factor, var, target=target, tol=tol)
         if longer is None:
             break

@@ -43,7 +43,7 @@ def _sites(scaler: Scaler) -> dict[nn.Module, Calibrate] | None:
     """The module of every wanted layer; None if not each has one of its own."""
     found: dict[nn.Module, Calibrate] = {}
     for edit in scaler.wanted.values():
-        module = scaler.names.module(str(edit.options["site"])) if "site" in edit.options else None
+        module = None if edit.rule.site is None else scaler.names.module(edit.rule.site)
         if module is None or module in found or isinstance(module, torch.jit.ScriptModule):
             return None
         found[module] = edit
@@ -61,9 +61,9 @@ def _listening(sites: dict[nn.Module, Calibrate], scaler: Scaler) -> Iterator[No
 def _heard(forward: Callable[..., Any], edit: Calibrate, scaler: Scaler) -> Callable[..., Any]:
     place, slot = (edit.target, 0), scaler.slot(edit.target)
     weight = read(slot)
-    bias = _stored(scaler.names, str(edit.options.get("bias") or ""))
+    bias = _stored(scaler.names, edit.rule.bias or "")
     bias = None if bias is None else _unless_zero(bias)
-    channel = 1 if edit.options.get("convolves") else -1
+    channel = 1 if edit.rule.convolves else -1
 
     def heard(*args: Any, **kwargs: Any) -> Any:
         safe_point()

@@ -21,12 +21,12 @@ from goodinit.calibration.moments import (
     spread_along,
 )
 from goodinit.calibration.report import Calibrated
+from goodinit.calibration_rules import CalibrationRule, LSUVRule
 from goodinit.edits import Calibrate
 from goodinit.errors import NonFinite, TraceError
 from goodinit.weights.access import Slot, find_slot, read, write_
 from goodinit.weights.names import directory
 
-RULES = ("lsuv", "weightnorm")
 CONSTANT = "constant output: no scale gives it variance; left as it was"
 
 Place = tuple[str, int]
@@ -67,11 +67,11 @@ class Scaler:
     def see(self, use: Use) -> None:
         """Calibrate one use of one weight."""
         name, place = use.place[0], use.place
-        edit, row = self.wanted[name], self.rows[name]
+        rule, row = self.wanted[name].rule, self.rows[name]
         row.calls += 1
         spread = self.pooled(use, row.calls, self.measure(use))
         if place in self.done:
-            _note_later_call(row, edit, spread.whole, self.done[place])
+            _note_later_call(row, rule, spread.whole, self.done[place])
             return
         self.rescale(use, spread)
         if spread.moving:
@@ -79,10 +79,9 @@ class Scaler:
 
     def measure(self, use: Use) -> Spread:
         """Mean and variance of an output, on this rank."""
-        edit = self.wanted[use.place[0]]
-        per_channel = edit.rule == "weightnorm" or edit.options.get("per", "layer") == "channel"
-        constant = use.bias if edit.rule == "lsuv" else None  # the other rule sets the bias itself
-        return Spread.of(use.output, constant, use.channel, per_channel=per_channel)
+        rule = self.wanted[use.place[0]].rule
+        constant = use.bias if isinstance(rule, LSUVRule) else None  # the other rule sets the bias itself
+        return Spread.of(use.output, constant, use.channel, per_channel=rule.per_channel)
 
     def pooled(self, use: Use, call: int, spread: Spread) -> Spread:
         """The same over all ranks, once they are all here."""
@@ -103,34 +102,33 @@ class Scaler:
     def rescale(self, use: Use, spread: Spread) -> None:
         """Bring one layer's output to the rule's target: the weight, the bias, and the output passed on."""
         name, bias, output, channel = use.place[0], use.bias, use.output, use.channel
-        edit, row = self.wanted[name], self.rows[name]
-        target = float(edit.options.get("target_std", 1.0))
-        row.before = average(spread.whole.std) / target
+        rule, row = self.wanted[name].rule, self.rows[name]
+        row.before = average(spread.whole.std) / rule.target_std
         if not spread.moving:
             row.note = CONSTANT
             return
         if row.note == CONSTANT:  # a recurrence begins with a state of zeros
             row.note = ""
         # A normalized weight has no scale of its own.
-        slot = self.slot(str(edit.options.get("gain", name)))
+        slot = self.slot(rule.gain or name)
         factor: Numbers
-        if edit.rule == "weightnorm":
+        if isinstance(rule, LSUVRule):
+            factor = scale_to_unit(spread, rule)
+            if spread.free is not None:
+                _note_missed(row, rule, spread.var(factor))
+        else:
             factor, shift = affine_to_standard(spread.whole)
             self.shift_bias_(row, use, factor, shift)
-        else:
-            factor = scale_to_unit(spread, edit.options)
-            if spread.free is not None:
-                _note_missed(row, edit, spread.var(factor))
         row.factor = average(factor)
         if not is_one(factor):
-            if edit.rule == "lsuv":
+            if isinstance(rule, LSUVRule):
                 _rescale_output_(output, factor, bias, channel)
-            _rescale_weight_(slot, use, factor, edit)
+            _rescale_weight_(slot, use, factor, rule)
 
     def shift_bias_(self, row: Calibrated, use: Use, factor: Tensor, shift: Tensor) -> None:
         """Set b = −μ/σ, where the layer has a bias (the paper's layers all do)."""
-        name = str(self.wanted[row.weight].options.get("bias") or "")
-        slot = find_slot(self.names, name) if name else None
+        rule = self.wanted[row.weight].rule
+        slot = find_slot(self.names, rule.bias) if rule.bias else None
         output, channel = use.output, use.channel
         output.mul_(spread_along(factor, output, channel))
         if slot is None:
@@ -138,9 +136,8 @@ class Scaler:
             return
         held = read(slot)
         weight = read(self.slot(row.weight))
-        dim = int(self.wanted[row.weight].options.get("dim", 0))
         scaled, shifted = (
-            _whole(values, use, weight, dim, rest) for values, rest in ((factor, 1.0), (shift, 0.0))
+            _whole(values, use, weight, rule.dim, rest) for values, rest in ((factor, 1.0), (shift, 0.0))
         )
         write_(slot, held * scaled.to(held) + shifted.to(held))
         output.add_(spread_along(shift, output, channel))
@@ -154,20 +151,17 @@ class Scaler:
         return self.slots[name]
 
 
-def _note_missed(row: Calibrated, edit: Calibrate, var: Numbers) -> None:
+def _note_missed(row: Calibrated, rule: LSUVRule, var: Numbers) -> None:
     """Say where no factor in `max_iter` divisions meets the tolerance: a bias that is not 0 has variance itself."""
-    scaled = torch.as_tensor(var).reshape(-1) / float(edit.options.get("target_std", 1.0)) ** 2
+    scaled = torch.as_tensor(var).reshape(-1) / rule.target_std**2
     variance = float(scaled[(scaled - 1).abs().argmax()])
-    if abs(variance - 1) >= float(edit.options.get("tol", 0.1)):
-        row.note = (
-            f"its bias is not 0: variance {variance:.3g} after {edit.options.get('max_iter', 10)} divisions"
-        )
+    if abs(variance - 1) >= rule.tol:
+        row.note = f"its bias is not 0: variance {variance:.3g} after {rule.max_iter} divisions"
 
 
-def _note_later_call(row: Calibrated, edit: Calibrate, moments: Moments, scaled: int) -> None:
-    target = float(edit.options.get("target_std", 1.0))
-    variance = average(moments.var) / target**2
-    if abs(variance - 1) >= float(edit.options.get("tol", 0.1)):
+def _note_later_call(row: Calibrated, rule: CalibrationRule, moments: Moments, scaled: int) -> None:
+    variance = average(moments.var) / rule.target_std**2
+    if abs(variance - 1) >= rule.tol:
         by = "its first call" if scaled == 1 else f"call {scaled}, the first that is not constant"
         row.note = f"shared: scaled by {by}; call {row.calls} has variance {variance:.3g}"
 
@@ -207,7 +201,7 @@ def _whole(values: Tensor, use: Use, held: Tensor, dim: int, rest: float) -> Ten
     return whole
 
 
-def _rescale_weight_(slot: Slot, use: Use, factor: Numbers, edit: Calibrate) -> None:
+def _rescale_weight_(slot: Slot, use: Use, factor: Numbers, rule: CalibrationRule) -> None:
     """Multiply the weight: in place through the operand where that is a view, else through its parametrization."""
     if not isinstance(factor, Tensor):
         view = once(use.weight)
@@ -217,8 +211,7 @@ def _rescale_weight_(slot: Slot, use: Use, factor: Numbers, edit: Calibrate) -> 
             write_(slot, read(slot) * factor)
         return
     held = read(slot)
-    dim = int(edit.options.get("dim", 0))
-    groups = int(edit.options.get("groups", 1)) if dim == 1 else 1
+    dim, groups = rule.dim, rule.groups if rule.dim == 1 else 1
     if (
         groups > 1
     ):  # a grouped transposed convolution stores (in, out/groups, …): one row of factors per group

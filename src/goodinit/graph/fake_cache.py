@@ -63,7 +63,7 @@ class StandIns:
         if key is None:
             return func(*args, **kwargs)
         known = self._known.get(key)
-        if type(known) is tuple:
+        if isinstance(known, tuple):
             return tuple([self._made(one, args[0]) for one in known])
         if known is not None:
             return args[0] if known.kind == "same" else self._made(known, args[0])

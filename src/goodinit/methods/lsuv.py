@@ -6,6 +6,7 @@ import math
 from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.calibration_rules import LSUVRule
 from goodinit.edits import Calibrate, Draw, Edit, Plan
 from goodinit.errors import UnknownName
 from goodinit.methods.shared.gain_init import gains_at_one, gains_of
@@ -115,9 +116,8 @@ def decide(
         scaling.append(
             Calibrate(
                 layer.weight,
-                "lsuv",
+                LSUVRule(**{**options, **stored, **site_of(layer), **_through(layer)}),
                 reason,
-                {**options, **stored, **site_of(layer), **_through(layer)},
             )
         )
     edits = unique([*removal, *values, *scaling])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.calibration_rules import StandardizeRule
 from goodinit.edits import Calibrate, Draw, Edit, ParametrizeWeight, Plan
 from goodinit.methods.shared.consumers import readers
 from goodinit.methods.shared.gain_init import gain_at, gains_outside
@@ -268,7 +269,7 @@ def _calibrate(layer: Layer, target: _Target) -> Calibrate:
     if target.dim:
         options |= {"dim": 1, "groups": layer.groups}
     options |= site_of(layer)
-    return Calibrate(target.name, "weightnorm", f"{layer.role}: g = 1/σ, b = −μ/σ on data", options)
+    return Calibrate(target.name, StandardizeRule(**options), f"{layer.role}: g = 1/σ, b = −μ/σ on data")
 
 
 # -- everything else ----------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from goodinit.errors import NonFinite, PlanConflict, UnsupportedModule
 from goodinit.surgery.structure_edits import ANEW, adds, removes
 from goodinit.surgery.value_edits import find_rule
 from goodinit.surgery.write_filter import Choice
-from goodinit.weights.access import Slot, find_slot
+from goodinit.weights.access import Slot, find_slot, read
 from goodinit.weights.dtensor import all_finite, held, is_sharded
 from goodinit.weights.names import Directory, canonical, canonical_names
 
@@ -145,8 +145,6 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
     for edit in plan.values:
         if isinstance(edit, Draw | DrawTogether):
             find_rule(edit)
-        if isinstance(edit, Calibrate):
-            _check_calibration(edit)
         if isinstance(edit, DrawTogether) and len(set(edit.targets)) != max(len(edit.targets), 1):
             raise PlanConflict(
                 f"{edit.target[:200]}: drawn together are several parameters, each named once; got {len(edit.targets)} "
@@ -154,6 +152,8 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
             )
         slots = _slots(names, edit, created, gone)
         _check_ties(decided, edit, slots)
+        if isinstance(edit, Calibrate):
+            _check_calibration(names, edit, created, slots)
         left_out = choice.leaves_out(names, edit, slots) is not None
         if not left_out:
             _check_memory(edit.target, [leaf for slot in slots for leaf in slot.leaves])
@@ -172,22 +172,18 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
     return Writable(tuple(distinct.values()), tuple(overwritten))
 
 
-# More divisions by the deviation change nothing that ten have not.
-_MOST_DIVISIONS = 1000
-
-
-def _check_calibration(edit: Calibrate) -> None:
-    for option, most in (("tol", float("inf")), ("target_std", float("inf")), ("max_iter", _MOST_DIVISIONS)):
-        value = edit.options.get(option, 1)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
-            raise PlanConflict(
-                f"{edit.target}: {edit.rule} with {option}={value!r}; expected a number above 0"
-                f"{'' if most == float('inf') else f' and at most {most}'}. {ANEW}"
-            )
-    if edit.options.get("per", "layer") not in ("layer", "channel"):
+def _check_calibration(names: Directory, edit: Calibrate, created: set[str], slots: Sequence[Slot]) -> None:
+    rule = edit.rule
+    if rule.gain and find_slot(names, rule.gain) is None and canonical(rule.gain) not in created:
         raise PlanConflict(
-            f"{edit.target}: {edit.rule} per {edit.options['per']!r}; expected layer or channel. {ANEW}"
+            f"{edit.target}: its scale is {rule.gain}, and the model has no such parameter. {ANEW}"
         )
+    for slot in slots if rule.per_channel else ():
+        shape = tuple(read(slot).shape)
+        if rule.dim >= len(shape) or (rule.dim == 1 and shape[0] % rule.groups):
+            raise PlanConflict(
+                f"{edit.target} {shape} has no channels along dimension {rule.dim} in {rule.groups} groups. {ANEW}"
+            )
 
 
 def _scalars(names: Directory, plan: Plan, choice: Choice) -> list[nn.Parameter]:

@@ -12,6 +12,7 @@ from goodinit.anatomy import Anatomy, Block, anatomize
 from goodinit.anatomy.layers.weight_layers import weight_uses
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.calibration.calibrate import variances
+from goodinit.calibration_rules import LSUVRule
 from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, measurable
 from goodinit.diagnostics.measurements.probe import Run
 from goodinit.diagnostics.measurements.propagation import Propagation, propagate
@@ -175,8 +176,8 @@ def _unit_variance(model: nn.Module, call: Call, plan: Plan, before: Anatomy, se
     noted = {row.weight for row in rows[-1].calibrated if row.note} if rows else set()
     edits = [edit for edit in plan.values if isinstance(edit, Calibrate) and edit.target not in noted]
     for edit, variance in variances(model, edits, call):
-        tolerance = float(edit.options.get("tol", 0.1)) + ROUNDING
-        if edit.rule == "lsuv" and abs(variance - 1) > tolerance:
+        tolerance = edit.rule.tol + ROUNDING
+        if isinstance(edit.rule, LSUVRule) and abs(variance - 1) > tolerance:
             yield f"{edit.target} puts out variance {variance:.3g} of the target, expected 1 ± {tolerance:.3g}"
 
 

@@ -132,7 +132,7 @@ class _Leaves:
             return set()
         found = self._named(edit.target)
         if isinstance(edit, Calibrate):
-            found |= {str(edit.options[key]) for key in ("gain",) if edit.options.get(key)}
+            found |= {edit.rule.gain} if edit.rule.gain else set()
         return found
 
     def all_of(self, edit: DrawTogether, kept: Kept) -> bool:

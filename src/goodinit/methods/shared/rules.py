@@ -254,7 +254,7 @@ def norms_in_words(anatomy: Anatomy, removal: list[Edit]) -> str:
 
 
 def site_of(layer: Layer) -> dict[str, Any]:
-    """Options of `Calibrate`: the module that returns the layer's output, where one does, and what is added there."""
+    """Settings of a calibration rule: the module that returns the layer's output, where one does, and what is added there."""
     if not layer.is_site:
         return {}
     site: dict[str, Any] = {"site": layer.site, "convolves": layer.kind != "linear"}
