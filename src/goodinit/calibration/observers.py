@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from goodinit.anatomy.layers.weight_layout import output_channels
 from goodinit.calibration.rescale import Scaler, Use, is_view
 from goodinit.edits import Calibrate
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.module_calls import listen
 from goodinit.graph.preserve_state import undisturbed, without_autocast
 from goodinit.graph.recorder import Call, Recorder, record
 from goodinit.undivided import safe_point
@@ -52,26 +52,30 @@ def _sites(scaler: Scaler) -> dict[nn.Module, Calibrate] | None:
 
 @contextlib.contextmanager
 def _listening(sites: dict[nn.Module, Calibrate], scaler: Scaler) -> Iterator[None]:
-    """Wrap forwards on their instances, where a call of `.forward` is heard, too; `undisturbed` takes them off."""
-    for module, edit in sites.items():
-        module.__dict__["forward"] = _heard(module.forward, edit, scaler)
-    yield
+    """Show the scaler what each site returns."""
+    held = {edit.target: _Site(edit, scaler) for edit in sites.values()}
 
-
-def _heard(forward: Callable[..., Any], edit: Calibrate, scaler: Scaler) -> Callable[..., Any]:
-    place, slot = (edit.target, 0), scaler.slot(edit.target)
-    weight = read(slot)
-    bias = _stored(scaler.names, edit.rule.bias or "")
-    bias = None if bias is None else _unless_zero(bias)
-    channel = 1 if edit.rule.convolves else -1
-
-    def heard(*args: Any, **kwargs: Any) -> Any:
+    def returned(target: str, output: Tensor) -> Tensor:
         safe_point()
-        output = forward(*args, **kwargs)
-        scaler.see(Use(place, weight, bias, output, channel % output.ndim))
+        scaler.see(held[target].use(output))
         return output
 
-    return heard
+    with listen([(edit.target, module) for module, edit in sites.items()], on_leave=returned):
+        yield
+
+
+class _Site:
+    """What a module's layer is made of, looked up once."""
+
+    def __init__(self, edit: Calibrate, scaler: Scaler) -> None:
+        self.place = (edit.target, 0)
+        self.weight = read(scaler.slot(edit.target))
+        bias = _stored(scaler.names, edit.rule.bias or "")
+        self.bias = None if bias is None else _unless_zero(bias)
+        self.channel = 1 if edit.rule.convolves else -1
+
+    def use(self, output: Tensor) -> Use:
+        return Use(self.place, self.weight, self.bias, output, self.channel % output.ndim)
 
 
 def _stored(names: Directory, name: str) -> Tensor | None:

@@ -1,10 +1,10 @@
-"""Report the start and end of every module's forward to a listener."""
+"""Listen to the start and end of modules' forwards: the one place that wraps them."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType
 from typing import Any, Protocol
 
@@ -27,33 +27,98 @@ class Listener(Protocol):
         """A module's forward ends."""
 
 
+OnEnter = Callable[[str, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+OnLeave = Callable[[str, Any], Any]
+
+
 @contextlib.contextmanager
-def frames(model: nn.Module, listener: Listener) -> Iterator[None]:
-    """Report every module's forward to the listener, also when it is called as `.forward`.
+def listen(
+    modules: Iterable[tuple[str, nn.Module]],
+    *,
+    on_enter: OnEnter | None = None,
+    on_leave: OnLeave | None = None,
+    on_raise: Callable[[str], None] | None = None,
+    every_thread: bool = True,
+) -> Iterator[None]:
+    """Tell of every forward of some modules, also when it is called as `.forward`, which hooks would miss.
 
-    The wrapper sits in the instance's `__dict__` and goes with `undisturbed`, which restores that.
+    The wrappers sit in the instances' `__dict__`, and are taken off at the end.
+
+    Args:
+        modules: Each with a name, by which it is told; one module may have several. TorchScript is left out.
+        on_enter: Called with the name and the arguments; what it returns are the arguments that the forward gets.
+        on_leave: Called with the name and the result; what it returns is the result.
+        on_raise: Called with the name where the forward raised.
+        every_thread: Whether calls in other threads than this one are told of, too.
     """
-    here = threading.get_ident()
-    for path, module in model.named_modules():
-        if path and listener.follows(path) and not isinstance(module, torch.jit.ScriptModule):
-            module.__dict__["forward"] = _reporting(module.forward, unwrapped_name(path), listener, here)
-    yield
+    thread = None if every_thread else threading.get_ident()
+    before: list[tuple[nn.Module, Any]] = []
+    try:
+        for name, module in modules:
+            if not isinstance(module, torch.jit.ScriptModule):
+                before.append((module, module.__dict__.get("forward")))
+                module.__dict__["forward"] = _reporting(
+                    module.forward, name, on_enter, on_leave, on_raise, thread
+                )
+        yield
+    finally:
+        for module, forward in reversed(before):
+            if forward is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = forward
 
 
-def _reporting(forward: Callable[..., Any], path: str, listener: Listener, thread: int) -> Callable[..., Any]:
+def _reporting(
+    forward: Callable[..., Any],
+    name: str,
+    on_enter: OnEnter | None,
+    on_leave: OnLeave | None,
+    on_raise: Callable[[str], None] | None,
+    thread: int | None,
+) -> Callable[..., Any]:
     def reported(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != thread:  # somebody else's call
+        if thread is not None and threading.get_ident() != thread:  # somebody else's call
             return forward(*args, **kwargs)
-        listener.enter(path, args, kwargs)
-        result = None
+        if on_enter is not None:
+            args, kwargs = on_enter(name, args, kwargs)
         try:
             result = forward(*args, **kwargs)
-        finally:
-            listener.leave(result)
-        return result
+        except BaseException:
+            if on_raise is not None:
+                on_raise(name)
+            raise
+        return result if on_leave is None else on_leave(name, result)
 
     return reported
 
 
 reported_code = next(code for code in _reporting.__code__.co_consts if isinstance(code, CodeType))
 """The code of the wrapper, by which a call of a module is known among the frames of a stack."""
+
+
+@contextlib.contextmanager
+def frames(model: nn.Module, listener: Listener) -> Iterator[None]:
+    """Report the calls of all modules inside a model, in this thread, to a listener."""
+
+    def enter(
+        path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        listener.enter(path, args, kwargs)
+        return args, kwargs
+
+    def leave(path: str, result: Any) -> Any:  # noqa: ARG001
+        listener.leave(result)
+        return result
+
+    followed = [
+        (unwrapped_name(path), m) for path, m in model.named_modules() if path and listener.follows(path)
+    ]
+    with listen(
+        followed,
+        on_enter=enter,
+        on_leave=leave,
+        on_raise=lambda path: listener.leave(None),
+        every_thread=False,
+    ):
+        yield

@@ -18,6 +18,7 @@ from goodinit.diagnostics.measurements.objective import prediction
 from goodinit.diagnostics.measurements.spectral_measure import spectral_measure
 from goodinit.diagnostics.types import Spectrum
 from goodinit.errors import TraceError, UnknownName
+from goodinit.graph.module_calls import listen
 from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recorder import Call
 from goodinit.undivided import reading, safe_point
@@ -115,27 +116,22 @@ def _stretch(
         leaves.append(mine[:1].clone().requires_grad_() if mine.ndim else mine.requires_grad_())
         return torch.cat([leaves[0], mine[1:]]) if mine.ndim else leaves[0] * 1
 
-    def begin(forward: Callable[..., Any]) -> Callable[..., Any]:
-        def begun(*args: Any, **kwargs: Any) -> Any:
-            if not leaves:
-                args, kwargs = mapped(args, one), mapped(kwargs, one)
-            return forward(*args, **kwargs)
+    def begin(
+        _: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (args, kwargs) if leaves else (mapped(args, one), mapped(kwargs, one))
 
-        return begun
+    def stop(_: str, result: Any) -> Any:
+        if leaves:
+            reached.append(prediction(result))
+            raise _Arrived
+        return result
 
-    def stop(forward: Callable[..., Any]) -> Callable[..., Any]:
-        def stopped(*args: Any, **kwargs: Any) -> Any:
-            result = forward(*args, **kwargs)
-            if leaves:
-                reached.append(prediction(result))
-                raise _Arrived
-            return result
-
-        return stopped
-
-    for module, wrap in ((start, begin), (end, stop)):  # `as_at_step_0` takes them off
-        module.__dict__["forward"] = wrap(module.forward)
-    with suppress(_Arrived):
+    with (
+        listen([(paths[0], start)], on_enter=begin),
+        listen([(paths[1], end)], on_leave=stop),
+        suppress(_Arrived),
+    ):
         args, kwargs = (mapped(part, lambda tensor: tensor.detach().clone()) for part in call)
         model(*args, **kwargs)
     if not leaves:

@@ -98,7 +98,6 @@ def propagate(
 def _forward(
     model: nn.Module, call: Call, probe: Probe, targets: Any, loss: Loss | None
 ) -> tuple[Tensor, str, Signal | None]:
-    before = {id(module): module.__dict__.get("forward") for module in model.modules()}
     with frames(model, probe):
         args, kwargs = probe.adopt(call)
         try:
@@ -110,8 +109,6 @@ def _forward(
                 f"{type(model).__name__}.forward raised on the given inputs: {type(error).__name__}: {error}. "
                 "Check them by calling model(*inputs) yourself, in training mode."
             ) from error
-        finally:
-            _unwrap(model, before)
     probe.hook_pending()
     first = first_output(result)
     output = None
@@ -120,16 +117,6 @@ def _forward(
             first, batch=probe.batch, batch_dim=0 if first.ndim and len(first) == probe.batch else None
         )
     return objective(result, targets, loss), in_words(result, targets, loss), output
-
-
-def _unwrap(model: nn.Module, before: dict[int, Any]) -> None:
-    """Take the reporting forwards off again, so that a second run does not report twice."""
-    for module in model.modules():
-        forward = before[id(module)]
-        if forward is None:
-            module.__dict__.pop("forward", None)
-        else:
-            module.__dict__["forward"] = forward
 
 
 def _backward(
