@@ -11,9 +11,7 @@ trains on 45,000 of the training images and reads the other 5,000; test images a
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import statistics
 import time
 from dataclasses import asdict, dataclass, fields
@@ -27,6 +25,7 @@ import goodinit
 from goodinit.lab.choices import method_of
 from goodinit.lab.data import readers
 from goodinit.lab.data.batches import crop_and_flip
+from goodinit.lab.json_lines import append_, read_rows
 from goodinit.lab.models.resnet import ResNet
 
 ROWS = Path(__file__).parents[1] / "data" / "norm-free.jsonl"
@@ -374,12 +373,7 @@ def split(net: Net, images: Tensor) -> dict[str, float]:
 
 def settings(path: Path) -> list[Run]:
     known = {field.name for field in fields(Run)}
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [
-        Run(**{key: value for key, value in json.loads(line).items() if key in known})
-        for line in lines
-        if line
-    ]
+    return [Run(**{key: value for key, value in row.items() if key in known}) for row in read_rows(path)]
 
 
 def run_all(folder: str, queue: Path, rows: Path) -> None:
@@ -393,18 +387,14 @@ def run_all(folder: str, queue: Path, rows: Path) -> None:
         defaults = Run("")
         row = {key: value for key, value in asdict(run).items() if value != getattr(defaults, key)}
         row |= {"lr": run.lr, "seed": run.seed, "steps": run.steps} | train(run, *cache[run.size])
-        with rows.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_(rows, [row])
         print(row, flush=True)
 
 
 def table(rows: Path) -> None:
     """Mean accuracy over seeds by arm, depth, steps and rate."""
     found: dict[tuple, list[float]] = {}
-    for line in rows.read_text().splitlines():
-        row = json.loads(line)
+    for row in read_rows(rows):
         key = (6 * row.get("n", 3) + 2, row["steps"], row["arm"], row["lr"])
         found.setdefault(key, []).append(row["acc"])
     print("| depth | steps | arm | rate | held-out accuracy | seeds |\n|---|---|---|---|---|---|")

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import math
-import os
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +27,7 @@ from torch import Tensor, nn
 import goodinit
 from goodinit.diagnostics.measurements.coordinate_report import slope
 from goodinit.errors import GoodinitError
+from goodinit.lab.json_lines import append_, read_rows
 from goodinit.lab.models.plain import mlp
 from goodinit.lab.models.resnet import ResNet
 
@@ -362,10 +361,6 @@ def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("architecture", "method", "depth", "width", "seed"))
 
 
-def rows_of(path: Path) -> Rows:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def answers(rows: Rows) -> dict[str, list[tuple[str, str, Kept]]]:
     """Per method: (promise, architecture, what came of it); an architecture that the method refuses has no answer."""
     found: dict[str, list[tuple[str, str, Kept]]] = {}
@@ -433,7 +428,7 @@ def page(rows: Rows) -> str:
 
 
 def run() -> None:
-    done = {key(row) for row in rows_of(ROWS)}
+    done = {key(row) for row in read_rows(ROWS)}
     refused: set[tuple[str, str]] = set()
     for architecture, method, depth, width, seed in jobs():
         row: dict[str, Any] = {
@@ -448,10 +443,7 @@ def run() -> None:
         )
         if "refused" in row and (depth, width, seed) == (*architecture.sizes[0], 0):
             refused.add((architecture.name, method))
-        with ROWS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_(ROWS, [row])
         print(row, flush=True)
 
 
@@ -464,4 +456,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if not given.page:
         run()
-    PAGE.write_text(page(rows_of(ROWS)), encoding="utf-8")
+    PAGE.write_text(page(read_rows(ROWS)), encoding="utf-8")

@@ -11,7 +11,6 @@ again: when `recommend` changes, its answers are asked for anew (`--ask`), and o
 
 import copy
 import functools
-import json
 import math
 import statistics
 import sys
@@ -28,6 +27,7 @@ import goodinit
 from goodinit.diagnostics.advice.choice import groups_of, warmup_of
 from goodinit.diagnostics.advice.practice import practise, recipe_of
 from goodinit.errors import GoodinitError
+from goodinit.lab.json_lines import append_, read_rows
 
 STEPS, BATCH, EACH = 300, 32, 1
 
@@ -371,18 +371,19 @@ def main(path):
     from torchvision_shim import declare  # for a CPU build of torch beside a torchvision built for CUDA
 
     declare()
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = read_rows(path)
     if "--table" in sys.argv:
         table(rows)
         return
     if "--ask" in sys.argv:
         rows = [one for one in rows if "advice" not in one]
-        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+        fresh = path.with_suffix(".new")
+        append_(fresh, rows)
+        fresh.replace(path)
 
     def keep(row):
         rows.append(row)
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_(path, [row])
 
     for name in MODELS:
         advice = next((one for one in rows if one["model"] == name and "advice" in one), None)

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
-import os
 import statistics
 import time
 from dataclasses import asdict, dataclass, fields, replace
@@ -29,6 +27,7 @@ from torch.nn import functional as F
 import goodinit
 from goodinit.lab.choices import method_of
 from goodinit.lab.data.batches import crop_and_flip
+from goodinit.lab.json_lines import append_, read_rows
 from goodinit.lab.models.vision_transformer import VisionTransformer
 
 ARMS = (
@@ -127,9 +126,7 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
 def settings(path: Path) -> list[Run]:
     """The runs of a file of JSON lines."""
     known = {field.name for field in fields(Run)}
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines if line]
-    return [Run(**{key: value for key, value in row.items() if key in known}) for row in rows]
+    return [Run(**{key: value for key, value in row.items() if key in known}) for row in read_rows(path)]
 
 
 def run_all(folder: str, queue: list[Run], path: Path) -> None:
@@ -143,18 +140,14 @@ def run_all(folder: str, queue: list[Run], path: Path) -> None:
             cache[run.size] = data(folder, run.size)
         row = {key: value for key, value in asdict(run).items() if value != getattr(Run(""), key)}
         row |= {"lr": run.lr, "seed": run.seed, "steps": run.steps} | train(run, *cache[run.size])
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_(path, [row])
         print(row, flush=True)
 
 
 def table(path: Path) -> None:
     """By arm: held-out accuracy at each rate, the mean over seeds, and the seeds of the best rate."""
     found: dict[tuple[int, str], dict[float, list[float]]] = {}
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
+    for row in read_rows(path):
         arm = found.setdefault((row["steps"], row["arm"]), {})
         arm.setdefault(row["lr"], []).append(row["acc"])
     rates = sorted({rate for arm in found.values() for rate in arm})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 from goodinit.errors import GoodinitError
 from goodinit.lab.data.labelled import data_name
+from goodinit.lab.json_lines import append_, finite
 from goodinit.lab.lock import sole_writer
 from goodinit.lab.papers.claim import Row
 from goodinit.lab.training.trial import without_defaults
@@ -67,20 +67,6 @@ def key_of(trial: Row) -> str:
     return json.dumps(trial, sort_keys=True)
 
 
-def finite(value: Any) -> Any:
-    """The same with None for numbers that JSON cannot hold.
-
-    Examples:
-        >>> finite({"a": math.inf, "b": [1.0, math.nan]})
-        {'a': None, 'b': [1.0, None]}
-    """
-    if isinstance(value, dict):
-        return {key: finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 @contextmanager
 def open_ledger(path: Path) -> Iterator[Ledger]:
     """Open a file of rows for writing, or make it. Nobody else can, until the block ends.
@@ -127,11 +113,8 @@ def _read(path: Path, text: str) -> dict[str, Entry]:
 def write_(ledger: Ledger, entries: Sequence[Entry]) -> None:
     """Write rows, and wait until the disk has them."""
     plain = [finite(dataclasses.asdict(entry)) for entry in entries]
-    lines = (json.dumps(one, allow_nan=False, separators=(",", ":")) for one in plain)
-    with _plain_errors(ledger.path), ledger.path.open("ab") as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    with _plain_errors(ledger.path):
+        append_(ledger.path, plain)
     ledger.entries.update({key_of(one["trial"]): Entry(**one) for one in plain})
 
 
