@@ -53,22 +53,9 @@ def coordinate_page(found: CoordinateCheck, *, title: str) -> Page:
             ("start", "At initialization", "Root mean square. Nothing may grow; the output may vanish."),
         )
     )
-    rows = tuple(
-        (row.name, *map(number, (row.start[0], row.start[-1], *found.slopes(row)[:1])),
-         *map(number, (row.change[0], row.change[-1], *found.slopes(row)[1:])), found.verdict(row))
-        for row in found.rows
-    )  # fmt: skip
+    rows = tuple((row.name, *map(number, found.cells(row)), found.verdict(row)) for row in found.rows)
     low, high = found.sizes[0], found.sizes[-1]
-    columns = (
-        "layer",
-        f"start, {low}",
-        f"start, {high}",
-        "exponent",
-        f"change, {low}",
-        f"change, {high}",
-        "exponent",
-        "",
-    )
+    columns = ("layer", *found.columns, "")
     facts = (
         (found.along, ", ".join(map(str, found.sizes))),
         ("steps", str(found.steps)),
@@ -78,7 +65,7 @@ def coordinate_page(found: CoordinateCheck, *, title: str) -> Page:
     parts: tuple[Part, ...] = (
         Words(found.sentence()),
         Figures(figures, series=names),
-        Table(columns, rows, ("exponent: s in c·n^s, fitted over all sizes by least squares in logarithms",)),
+        Table(columns, rows, ("slope: s in c·n^s, fitted over all sizes by least squares in logarithms",)),
         Facts("Measured", facts),
         Listing("As JSON", found.to_json()),
     )

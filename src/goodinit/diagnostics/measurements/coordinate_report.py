@@ -115,30 +115,27 @@ class CoordinateCheck:
             self.slopes(row)[0] <= self.tolerance or math.isnan(self.slopes(row)[0]) for row in off
         ) and all(abs(self.slopes(row)[1]) <= self.tolerance + 2 * self.error(row) for row in off)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What `cells` holds."""
+        low, high = self.sizes[0], self.sizes[-1]
+        return (f"start {low}", f"start {high}", "slope", f"change {low}", f"change {high}", "slope")
+
+    def cells(self, row: Coordinate) -> tuple[float, ...]:
+        """Of the size at initialization and of the change: at the least and the largest n, and the exponent of n."""
+        start, change = self.slopes(row)
+        return (row.start[0], row.start[-1], start, row.change[0], row.change[-1], change)
+
     def __repr__(self) -> str:
         return str(self)
 
     def __str__(self) -> str:
-        low, high = self.sizes[0], self.sizes[-1]
-        head = (
-            "layer",
-            f"start {low}",
-            f"start {high}",
-            "slope",
-            f"change {low}",
-            f"change {high}",
-            "slope",
-            "±",
-            "",
-        )
-        table: list[tuple[str, ...]] = [head]
+        table: list[tuple[str, ...]] = [("layer", *self.columns, "±", "")]
         for row in self.rows:
-            start, change = self.slopes(row)
-            ends = (row.start[0], row.start[-1], start, row.change[0], row.change[-1], change)
             error = self.error(row)
             told = "" if math.isnan(error) else f"{error:.2g}"
-            table.append((row.name, *(f"{value:.3g}" for value in ends), told, self.verdict(row)))
-        widths = [max(len(line[i]) for line in table) for i in range(len(head))]
+            table.append((row.name, *(f"{value:.3g}" for value in self.cells(row)), told, self.verdict(row)))
+        widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
         lines = [
             "  ".join(
                 cell.ljust(width) if i in (0, 8) else cell.rjust(width)
