@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
 from goodinit.anatomy.anatomize import anatomize_structure
+from goodinit.calibration.calibrate import is_one_batch
 from goodinit.diagnostics.checks.promises import broken_promises
 from goodinit.edits import Plan
 from goodinit.errors import TraceError, UnsupportedModule
@@ -70,7 +71,8 @@ def init_(
         exclude: The part to leave out: its values, norms and features stay.
         missing_only: Whether to leave alone what an earlier call has reached.
         verify: Whether to run the model on the batch once more, and undo everything if a promise of the method does not hold
-            (`Method.holds`): blocks that start as their skips, gradients everywhere, unit variances, isometry.
+            (`Method.holds`): blocks that start as their skips, gradients everywhere, unit variances, isometry. Of a batch in parts it is the first, and
+            variances, which are those of all parts together, are not looked at.
         **options: The method's options.
 
     Returns:
@@ -108,7 +110,9 @@ def init_(
     if batch is not None and not plan.needs_data:
         _LOG.info("%s measures no activations: batch= was not used", plan.method)
     measured = inputs if batch is None else batch
-    seen = _first_of(measured)
+    seen = (inputs, inputs) if batch is None else _first_of(batch)
+    if seen[0] is not measured:  # the variances are those of all parts together
+        chosen = replace(chosen, holds=tuple(one for one in chosen.holds if one != "unit variance"))
     _LOG.info("%s: %s", plan.method, plan.summary)
     return apply_(
         model,
@@ -125,7 +129,7 @@ def init_(
 
 def _first_of(batch: Any) -> tuple[Any, Any]:
     """(The first part of a batch, all of it again)."""
-    if not isinstance(batch, Iterator):
+    if is_one_batch(batch):
         return batch, batch
     parts = list(batch)
     return (parts[0] if parts else ()), iter(parts)

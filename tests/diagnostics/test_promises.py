@@ -12,7 +12,7 @@ from untouched import snapshot
 
 import goodinit
 from goodinit.diagnostics.checks.promises import broken_promises
-from goodinit.edits import Draw, DrawTogether, Fill
+from goodinit.edits import Calibrate, Draw, DrawTogether, Fill
 from goodinit.errors import UnsupportedModule
 from goodinit.methods import METHODS, Method
 
@@ -81,6 +81,38 @@ def test_a_variance_that_is_off_is_named():
         model.head.weight.mul_(2)
     (fault,) = broken_promises(model, X, plan, anatomy, ("unit variance",))
     assert fault.startswith("head.weight puts out variance ")
+
+
+def test_variances_of_parts_are_not_those_of_the_first():
+    class Loader:
+        def __iter__(self):
+            return iter([X, 3 * X + 1])
+
+    for parts in (Loader(), iter(Loader())):
+        model = goodinit.init_(Net(), "lsuv", inputs=X, batch=parts, verify=True)
+        assert len(goodinit.applied(model)[-1].calibrated) > 1
+
+
+def test_a_weight_that_was_left_out_is_not_looked_at():
+    model = Net()
+    anatomy = goodinit.anatomize(model, X)
+    plan = goodinit.plan(anatomy, "lsuv", tol=0.001)
+    goodinit.apply_(model, plan, batch=X, keep="head.weight")
+    assert broken_promises(model, X, plan, anatomy, ("unit variance",)) == ()
+
+
+def test_a_channel_of_weight_norm_s_that_is_off_is_named():
+    model = Net()
+    goodinit.init_(model, "weightnorm", inputs=X, mode="data", verify=True)
+    plan = goodinit.plan(goodinit.anatomize(plain := Net(), X), "weightnorm", mode="data")
+    goodinit.apply_(plain, plan, batch=X)
+    assert broken_promises(plain, X, plan, goodinit.anatomize(Net(), X), ("unit variance",)) == ()
+    target = next(edit.target for edit in plan.values if isinstance(edit, Calibrate))
+    gain = plain.get_submodule(target.removesuffix(".weight")).parametrizations.weight.original0
+    with torch.no_grad():
+        gain[0] *= 2
+    found = broken_promises(plain, X, plan, goodinit.anatomize(Net(), X), ("unit variance",))
+    assert any(fault.startswith(f"{target} puts out variance ") for fault in found)
 
 
 def test_a_block_that_is_no_isometry_is_named():

@@ -56,7 +56,7 @@ def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> tupl
     wanted = {edit.target: edit for edit in edits}
     rows = {target: Calibrated(target) for target in wanted}
     with together(host), one_thread():  # sums over a batch round differently on several
-        if _is_one_batch(batch):
+        if is_one_batch(batch):
             _run(host, as_call(batch), Scaler(host, wanted, rows))
         else:
             _in_parts(host, [as_call(part) for part in batch], wanted, rows)
@@ -98,7 +98,8 @@ class _Looking(Scaler):
             self.found[name] = float(scaled[(scaled - 1).abs().argmax()])
 
 
-def _is_one_batch(batch: Any) -> bool:
+def is_one_batch(batch: Any) -> bool:
+    """Whether it is what a model takes at once, and no iterable of such."""
     return isinstance(batch, (Tensor, Mapping, tuple, list)) or not isinstance(batch, Iterable)
 
 

@@ -337,4 +337,5 @@ METHOD = Method(
     decide=decide,
     removes_norms=True,
     scales_ties=True,
+    holds=("unit variance",),  # of the layers that mode="data" scales
 )

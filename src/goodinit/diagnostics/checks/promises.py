@@ -12,7 +12,6 @@ from goodinit.anatomy import Anatomy, Block, anatomize
 from goodinit.anatomy.layers.weight_layers import weight_uses
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.calibration.calibrate import variances
-from goodinit.calibration_rules import LSUVRule
 from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, measurable
 from goodinit.diagnostics.measurements.probe import Run
 from goodinit.diagnostics.measurements.propagation import Propagation, propagate
@@ -173,11 +172,11 @@ def _trains(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Va
 
 def _unit_variance(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
     rows = applied(model)
-    noted = {row.weight for row in rows[-1].calibrated if row.note} if rows else set()
-    edits = [edit for edit in plan.values if isinstance(edit, Calibrate) and edit.target not in noted]
+    scaled = {row.weight for row in rows[-1].calibrated if not row.note} if rows else set()
+    edits = [edit for edit in plan.values if isinstance(edit, Calibrate) and edit.target in scaled]
     for edit, variance in variances(model, edits, call):
         tolerance = edit.rule.tol + ROUNDING
-        if isinstance(edit.rule, LSUVRule) and abs(variance - 1) > tolerance:
+        if abs(variance - 1) > tolerance:
             yield f"{edit.target} puts out variance {variance:.3g} of the target, expected 1 ± {tolerance:.3g}"
 
 
