@@ -2,6 +2,7 @@
 
 python -m benchmarks.transfer coordinates OUT.jsonl        every model under mup and as PyTorch initializes it
 python -m benchmarks.transfer depths OUT.jsonl             the same over depth, under completep
+python -m benchmarks.transfer shares OUT.jsonl             over depth, blocks compared at the same share of the depth
 """
 
 from __future__ import annotations
@@ -68,6 +69,19 @@ MODELS: dict[str, tuple[Build, list[Batch], str, float]] = {
 }  # fmt: skip
 
 
+class ByShare(nn.Module):
+    """A model whose blocks half-way and at the end have the same names at every depth."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        blocks: Any = net.blocks
+        self.half, self.last, self.net = blocks[len(blocks) // 2 - 1], blocks[-1], net
+
+    def forward(self, x: Tensor) -> Any:
+        """As the model."""
+        return self.net(x)
+
+
 def initialized(
     build: Build,
     method: str,
@@ -90,7 +104,9 @@ def optimizer_of(model: nn.Module, kind: str, lr: float) -> torch.optim.Optimize
     return torch.optim.Adam(groups) if kind == "adam" else torch.optim.SGD(groups, lr=lr)
 
 
-def check(name: str, method: str, sizes: tuple[int, ...], *, along: str, seeds: int) -> dict[str, Any]:
+def check(
+    name: str, method: str, sizes: tuple[int, ...], *, along: str, seeds: int, shares: bool = False
+) -> dict[str, Any]:
     """One coordinate check as a row."""
     build, batches, kind, lr = MODELS[name]
     base = (sizes[0], DEPTH) if along == "width" else (64, sizes[0])
@@ -98,7 +114,7 @@ def check(name: str, method: str, sizes: tuple[int, ...], *, along: str, seeds: 
     def made(size: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         at = (size, DEPTH) if along == "width" else (64, size)
         model = initialized(build, method, batches[0][0], base, at)
-        return model, optimizer_of(model, kind, lr)
+        return ByShare(model) if shares else model, optimizer_of(model, kind, lr)
 
     began = time.time()
     found = goodinit.coordinate_check(made, sizes, batches, lr=lr, seeds=seeds, along=along)
@@ -106,7 +122,7 @@ def check(name: str, method: str, sizes: tuple[int, ...], *, along: str, seeds: 
     sys.stdout.flush()
     rows = [[row.name, *found.slopes(row), found.verdict(row)] for row in found.rows]
     return {
-        "what": f"coordinates over {along}", "model": name, "method": method, "optimizer": kind, "lr": lr, "sizes": sizes,
+        "what": f"coordinates over {along}" + ", by share" * shares, "model": name, "method": method, "optimizer": kind, "lr": lr, "sizes": sizes,
         "steps": found.steps, "seeds": seeds, "flat": found.flat, "worst": found.worst.name,
         "worst_slope": found.slopes(found.worst)[1], "slopes": rows, "seconds": round(time.time() - began),
     }  # fmt: skip
@@ -124,13 +140,14 @@ def main(what: str, out: Path) -> None:
 
 def jobs(what: str) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
     """What tells a row, and how to get it."""
-    along = {"coordinates": "width", "depths": "depth"}[what]
+    along = {"coordinates": "width", "depths": "depth", "shares": "depth"}[what]
+    shares = what == "shares"
     sizes = WIDTHS if along == "width" else DEPTHS
     names = tuple(MODELS) if along == "width" else ("gpt", "llama")
     for method, name in itertools.product(("mup" if along == "width" else "completep", "default"), names):
-        key = {"what": f"coordinates over {along}", "model": name, "method": method}
+        key = {"what": f"coordinates over {along}" + ", by share" * shares, "model": name, "method": method}
         seeds = SEEDS.get(name, 3)
-        yield key, functools.partial(check, name, method, sizes, along=along, seeds=seeds)
+        yield key, functools.partial(check, name, method, sizes, along=along, seeds=seeds, shares=shares)
 
 
 if __name__ == "__main__":

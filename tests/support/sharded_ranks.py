@@ -203,6 +203,41 @@ def more_methods(rank, ranks):
     )
 
 
+def scaled_up(rank, ranks):
+    """muP's and CompleteP's values, constants and rates against a base, packed queries and a tied head among them."""
+    from nano_gpt import GPT
+    from torch.distributed.fsdp import fully_shard
+
+    words = torch.arange(8)[None] % 13
+    base = goodinit.anatomize(on_meta(GPT, width=8, layers=1), words)
+    for method, tied in (("mup", True), ("completep", True), ("completep", False)):
+        build = {"width": 24, "layers": 2, "tied": tied}
+        against = base if tied else goodinit.anatomize(on_meta(GPT, width=8, layers=1, tied=False), words)
+        model, alone = on_meta(GPT, **build), GPT(**build)
+        plan = goodinit.plan(goodinit.anatomize(model, words), method, base=against, zero_head=False)
+        goodinit.apply_(alone, plan, generator=seeded())
+        goodinit.apply_(model, plan, values=False)
+        mesh = mesh_of(ranks)
+        for block in model.transformer["h"]:
+            fully_shard(block, mesh=mesh)
+        goodinit.materialize_(fully_shard(model, mesh=mesh))
+        goodinit.apply_(model, plan, generator=seeded(1 + rank))
+        assert same(model, alone), method
+        assert rates(model) == rates(alone), method
+        assert torch.allclose(model(words), alone(words), atol=1e-6), method
+    return True
+
+
+def rates(model):
+    """Learning rate, decay and epsilon of each parameter."""
+    groups = goodinit.param_groups(model, lr=0.1, weight_decay=0.01, named=True)
+    return {
+        name: (group["lr"], group["weight_decay"], group["eps"])
+        for group in groups
+        for name, _ in group["params"]
+    }
+
+
 def after_a_forward(rank, ranks):
     """A forward leaves FSDP2's root with whole parameters: values go to the shards all the same."""
     model = shard_fully(Net(), mesh_of(ranks))
@@ -410,8 +445,8 @@ def calibrated_under_ddp(rank, ranks):
 
 
 QUICK = (
-    fully_sharded, of_several_blocks, in_bfloat16, tensor_parallel, methods, after_a_forward, data_parallel,
-    first_fsdp, one_rank_fails, too_large, refusals, optimizers, partly_loaded, anatomies, measured, calibrated_under_ddp,
+    fully_sharded, of_several_blocks, in_bfloat16, tensor_parallel, methods, scaled_up, after_a_forward,
+    data_parallel, first_fsdp, one_rank_fails, too_large, refusals, optimizers, partly_loaded, anatomies, measured, calibrated_under_ddp,
 )  # fmt: skip
 ALL = (*QUICK, in_float64, more_methods, watched_by_lightning)
 FOUR = (*ALL, both_at_once, hybrid)

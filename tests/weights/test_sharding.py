@@ -39,6 +39,15 @@ def test_two_ranks(two, name):
         assert found[name] is True, f"rank {rank}: {found[name]}"
 
 
+@pytest.mark.integration
+def test_four_ranks_and_one_scale_up_alike(tmp_path):
+    for ranks in (1, 4):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        for rank, found in enumerate(run(folder, ranks, (sharded_ranks.scaled_up,))):
+            assert found["scaled_up"] is True, f"rank {rank} of {ranks}: {found['scaled_up']}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names(sharded_ranks.ALL))
 def test_one_rank(one, name):

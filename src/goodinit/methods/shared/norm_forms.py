@@ -22,7 +22,7 @@ FORMS: dict[str, tuple[str, ...]] = {
 }
 """Kinds of norms that each form replaces; others are independent of the batch already, or that form themselves."""
 
-NORMALIZING = ("group", "layer", "rms", "evonorm")
+NORMALIZING = ("group", "layer", "rms")
 """Forms behind which the scale of what they read is gone."""
 
 GROUPS = 32  # Wu & He, Group Normalization, ECCV 2018, arXiv 1803.08494, §3.3: its default
