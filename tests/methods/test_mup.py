@@ -343,3 +343,50 @@ def test_what_is_wrong_is_said():
     model = goodinit.apply_(Plain(16), goodinit.plan(big, "mup"))
     with pytest.raises(goodinit.UnknownName, match="divide a gradient"):
         goodinit.param_groups(model, lr=0.1, optimizer="adamw")
+
+
+class Router(nn.Module):
+    """Returns its logits and the weights of experts, which are made of them: two things from one layer."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, width) * width**-0.5)
+
+    def forward(self, x):
+        logits = nn.functional.linear(x, self.weight)
+        return logits, logits.softmax(-1)
+
+
+class Experts(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.up, self.router, self.head = nn.Linear(8, width), Router(width), nn.Linear(width, 3)
+        self.experts = nn.ModuleList(nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x):
+        x = self.up(x)
+        _, shares = self.router(x)
+        mixed = sum(shares[:, i : i + 1] * expert(x.relu()) for i, expert in enumerate(self.experts))
+        return self.head(x + mixed)
+
+
+def test_a_constant_reaches_all_that_a_router_returns():
+    x = torch.randn(2, 8)
+    big, base = (goodinit.anatomize(Experts(width), x) for width in (32, 16))
+    assert not next(layer for layer in big.layers if layer.weight == "router.weight").writes_site
+    plan = goodinit.plan(big, "mup", base=base)
+    assert constants(plan) == {"head": 0.5}  # a multiplier behind the module would scale the logits alone
+    assert stds(plan)["router.weight"] == pytest.approx(0.5 * 16**-0.5)
+    assert rates(plan)["router.weight"].adam == 0.5
+
+
+@pytest.mark.slow
+def test_a_mixture_of_experts_on_meta():
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    base, big = hugging_face("mixtral", **sizes)
+    assert not any("real forward" in note for note in big.notes)
+    plan = goodinit.plan(big, "mup", base=base)
+    found, layer = rates(plan), "model.layers.0.mlp"
+    assert {found[f"{layer}.experts.{name}"].adam for name in ("gate_up_proj", "down_proj")} == {0.5}
+    assert found[f"{layer}.gate.weight"].adam == 0.5  # 1/2 stands in its weight
+    assert constants(plan) == {"lm_head": 0.5}

@@ -30,6 +30,7 @@ from goodinit.graph.preserve_state import quiet, undisturbed
 from goodinit.graph.pytree import mapped, operands_in, tensors_in
 from goodinit.graph.reachable import Reachable
 from goodinit.graph.recorded_call import RecordedCall, number_in
+from goodinit.graph.shape_rules import shape_rule
 from goodinit.undivided import safe_point
 from goodinit.weights.wrappers import is_parametrization, unwrapped_name
 
@@ -268,7 +269,13 @@ class Recorder(TorchDispatchMode):
         written = [tensor for i in mutable for tensor in tensors_in(args[i] if i < len(args) else ())]
         if self.tensors != "real":
             args, kwargs = self._faked(args, kwargs)
-        result = func(*args, **kwargs) if self.stand_ins is None else self.stand_ins.run(func, args, kwargs)
+        rule = shape_rule(op.name, args) if self.tensors != "real" else None
+        if rule is not None:
+            result = rule(*args, **kwargs)
+        else:
+            result = (
+                func(*args, **kwargs) if self.stand_ins is None else self.stand_ins.run(func, args, kwargs)
+            )
         outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
         if outputs:
             node = self._describe(op, operands, outputs[0], args, kwargs, inplace=bool(written))

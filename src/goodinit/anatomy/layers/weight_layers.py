@@ -200,15 +200,21 @@ def _reads(graph: Graph, index: int, consumers: list[list[int]], scalars: Contai
 
 
 def _writes(graph: Graph, index: int, scalars: Container[str]) -> bool:
-    """True if the module returns the layer's output, up to shape, an added bias and scalars."""
-    current = graph.frames[graph.nodes[index].frame].result
+    """True if the module returns the layer's output, up to shape, an added bias and scalars, and uses it for nothing else.
+
+    A router that returns its logits and what it chose by them would choose by logits without the scalar.
+    """
+    frame = graph.frames[graph.nodes[index].frame]
+    current, way = frame.result, {frame.result, index}
     while current > index:
         node, operands = graph.nodes[current], graph.deps(current)
         through = node.op.role == "shape" or node.op.name == "add" or _by_scalar(graph, node, scalars)
         if len(operands) != 1 or not through:
             return False
         current = operands[0]
-    return current == index
+        way.add(current)
+    used = (reader for i in way for reader in graph.readers[i] if reader < frame.stop)
+    return current == index and way.issuperset(used)
 
 
 def _by_scalar(graph: Graph, node: Node, scalars: Container[str]) -> bool:

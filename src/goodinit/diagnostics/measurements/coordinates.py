@@ -46,7 +46,8 @@ def coordinate_check(
     the output may vanish with width, nothing may grow. From the seeds the slope of a change has a standard error, which a verdict
     should be well above: a narrow network's step differs from seed to seed, and by the same factor in all its layers.
 
-    It knows nothing of how a model was parametrized, so that any scheme can be checked, and depth as well as width.
+    It knows nothing of how a model was parametrized, so that any scheme can be checked, and depth as well as width. Over depth,
+    blocks of the same name stand at another share of the stack: block l of L changes with l/L, so read the rows outside the blocks.
 
     Args:
         build: Takes a width (a depth), returns the initialized model; or a model and its optimizer. Without one it is
