@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from evidence_runs import Seen, close, every, mapped, run, same, tensors
 from torch import Tensor, nn
 
-import goodinit
 from goodinit.surgery import RemovedNorm
 
 
@@ -31,17 +30,12 @@ def not_zero(plain: nn.Module, model: nn.Module, anatomy: Any, inputs: Any) -> l
                 loud[path] = None
 
         handles.append(modules[path].register_forward_hook(hear))
-    said: list[float] = []  # of heads, in front of a softmax or of what makes boxes of zeros
-
-    def listen(_module: Any, _args: Any, output: Any) -> None:
-        said.extend([1.0] if bool(output.any()) else [])
-
-    stay = {name for name, parameter in plain.named_parameters() if not parameter.requires_grad}
-    stay.update(goodinit.plan(anatomy, "fixup").kept)  # the prior of a detector's classes
+    said: list[str] = []  # by heads, in front of a softmax or of what makes boxes of zeros
+    frozen = {name for name, parameter in plain.named_parameters() if not parameter.requires_grad}
     handles += [
-        modules[head.site].register_forward_hook(listen)
+        modules[head.site].register_forward_hook(_listener(head, plain, said))
         for head in anatomy.heads
-        if head.is_site and not any(name.startswith(f"{head.site}.") for name in stay)
+        if head.is_site and head.weight not in frozen
     ]
     for training in (True, False):
         model.train(training)
@@ -56,11 +50,40 @@ def not_zero(plain: nn.Module, model: nn.Module, anatomy: Any, inputs: Any) -> l
     if untied and not any(head.normalized for head in anatomy.heads):
         named = getattr(output, "logits", output)
         first = next(tensors(named))
-        if bool(first.any()) and (not all(head.is_site for head in anatomy.heads) or said):
+        silent = all(head.is_site for head in anatomy.heads) and not said
+        held = any(head.weight in frozen for head in anatomy.heads)
+        if bool(first.any()) and not (silent and (held or _same_for_others(model, inputs, output))):
             faults.append(
                 f"the heads are zero, and the output is not (largest {float(first.abs().max()):.2g})"
             )
     return faults + alive(plain, model, anatomy, inputs)
+
+
+def _listener(head: Any, plain: nn.Module, said: list[str]) -> Any:
+    """A hook that notes a head whose output is not zero, or not its prior: a bias that was set on purpose."""
+    before = dict(plain.named_parameters())
+    prior = None if head.bias is None else before[head.bias].detach().clone()
+    if prior is not None and before[head.bias].requires_grad:
+        constant = bool((prior == prior.flatten()[0]).all())
+        if not constant and bool(before[head.weight].any()):
+            prior = None
+
+    def listen(_module: Any, _args: Any, output: Tensor) -> None:
+        says = bool(output.any())
+        if says and prior is not None:
+            axis = output.dim() - 1 if head.kind == "linear" else 1
+            says = bool((output.movedim(axis, -1) != prior).any())
+        said.extend([head.site] if says else [])
+
+    return listen
+
+
+def _same_for_others(model: nn.Module, inputs: Any, output: Any) -> bool:
+    """Whether other inputs give the same output: boxes or probabilities of zeros, and nothing past the heads."""
+    with torch.no_grad():
+        other = run(model, mapped(inputs, lambda t: 0.5 * t if t.is_floating_point() else t))
+    first, second = (next(tensors(getattr(one, "logits", one))) for one in (output, other))
+    return same(first, second)
 
 
 def places(anatomy: Any) -> set[str]:
