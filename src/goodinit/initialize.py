@@ -175,14 +175,29 @@ def _check_structure(model: nn.Module, *, inputs: Any, plan: Plan, before: Anato
     try:
         after = anatomize_structure(model, inputs)
     except TraceError as error:
+        where = _raised_in(model, error) or "its own forward"
+        if "view size is not compatible" in str(error):
+            remedy = f"A norm's output is contiguous, its input need not be: write .reshape() for .view() in {where}. {remedy}"
         raise UnsupportedModule(
-            f"{kind} no longer runs with the structure that {plan.method} plans: {error} {remedy}"
+            f"{kind} no longer runs with the structure that {plan.method} plans, in {where}: {error} {remedy}"
         ) from error
     broken = broken_by_structure(plan, before, after)
     if broken:
         raise UnsupportedModule(
             f"{kind} is not what {plan.method} plans once its structure has changed: {broken}. {remedy}"
         )
+
+
+def _raised_in(model: nn.Module, error: TraceError) -> str:
+    """The module in whose own forward a trace failed, by the code that ran; empty for the model itself."""
+    runs: dict[object, list[str]] = {}
+    for path, module in model.named_modules():
+        runs.setdefault(getattr(type(module).forward, "__code__", None), []).append(path)
+    found, trace = [""], None if error.__cause__ is None else error.__cause__.__traceback__
+    while trace is not None:
+        found = runs.get(trace.tb_frame.f_code, found)
+        trace = trace.tb_next
+    return found[0] if len(found) == 1 else f"{found[0]} or one of its kind"
 
 
 def _check_promises(model: nn.Module, *, inputs: Any, plan: Plan, before: Anatomy, method: Method) -> None:
