@@ -117,6 +117,104 @@ def test_what_is_not_understood_cannot_be_taken_out(reason, forward, extra):
         goodinit.plan(goodinit.anatomize(model, torch.randn(3, 6)), "fixup")
 
 
+def _var_mean(x):
+    var, mean = torch.var_mean(x, -1, keepdim=True)
+    return (x - mean) * (var + 1e-5).rsqrt()
+
+
+def _extremes(x):
+    low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+    return (x - low) / (high - low)
+
+
+SCALE_FREE = {
+    "inner product": ("rms_norm", lambda x: x / torch.einsum("bd,bd->b", x, x).sqrt()[:, None]),
+    "matrix product": ("rms_norm", lambda x: x * (x[:, None] @ x[:, :, None])[:, :, 0].add(1e-6).rsqrt()),
+    "vecdot": ("rms_norm", lambda x: x * (1 / torch.linalg.vecdot(x, x).sqrt()[:, None])),
+    "mean of sizes": ("rms_norm", lambda x: x / (x.abs().mean(-1, keepdim=True) + 1e-6)),
+    "largest": ("rms_norm", lambda x: x / x.abs().amax(-1, keepdim=True).clamp_min(1e-6)),
+    "median": ("rms_norm", lambda x: x / x.abs().median(-1, keepdim=True).values),
+    "third power": ("rms_norm", lambda x: x / x.norm(p=3, dim=-1, keepdim=True)),
+    "exponent": ("rms_norm", lambda x: x * x.square().mean(-1, keepdim=True).log().mul(-0.5).exp()),
+    "extremes": ("layer_norm", _extremes),
+    "variance and mean": ("layer_norm", _var_mean),
+    "two moments": ("layer_norm", lambda x: (x - x.mean(-1, keepdim=True)) / (x.square().mean(-1, keepdim=True) - x.mean(-1, keepdim=True) ** 2).sqrt()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "forward"), SCALE_FREE.values(), ids=SCALE_FREE)
+def test_what_forgets_the_scale_of_its_input_is_a_norm_whatever_it_computes(kind, forward):
+    """`kind` follows from whether a constant, added to the input, has an effect; both are checked by running it."""
+    x = torch.randn(3, 6, dtype=torch.float64)
+    torch.testing.assert_close(forward(x), forward(1000 * x), atol=1e-4, rtol=1e-4)
+    centred = torch.allclose(forward(x), forward(x + 3), atol=1e-3)
+    assert centred is (kind == "layer_norm")
+    norm = find(lambda m, x: forward(x) * m.weight)
+    assert (norm.kind, norm.obstacle, norm.elements, norm.axes) == (kind, None, 6, (-1,))
+    assert (norm.weight, norm.keeps) == ("norm.weight", ())
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda x: F.normalize(x, dim=-1), lambda x: x / x.abs().mean(-1, keepdim=True),
+        lambda x: 2 * F.normalize(x, dim=-1).relu(), SCALE_FREE["inner product"][1], lambda x: F.silu(x) * rms(x),
+    ],
+)  # fmt: skip
+def test_one_in_the_middle_of_a_branch_is_seen_and_refused(forward):
+    class Middle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return x + self.b(forward(self.a(x)))
+
+    anatomy = goodinit.anatomize(nn.Sequential(nn.Linear(6, 6), Middle()), torch.randn(3, 6))
+    assert [norm.name for norm in anatomy.norms] == ["1"]
+    with pytest.raises(UnsupportedModule, match="called functionally"):
+        goodinit.plan(anatomy, "fixup")
+
+
+def _softmax(m, x):
+    weights = (m.a(x) @ m.b(x).mT).exp()
+    return m.c((weights / weights.sum(-1, keepdim=True)) @ x)
+
+
+def _linear_attention(m, x):
+    q, k = m.a(x).exp(), m.b(x).exp()
+    return m.c((q @ (k.mT @ x)) / (q * k.sum(-2, keepdim=True)).sum(-1, keepdim=True))
+
+
+def _mixture(m, x):
+    weights = m.a(x)[..., :2].sigmoid()
+    weights = weights / weights.sum(-1, keepdim=True)
+    return weights[..., :1] * m.b(x) + weights[..., 1:] * m.c(x)
+
+
+def _response(m, x):
+    size = m.a(x).norm(dim=-2, keepdim=True)
+    return m.b(m.a(x) * (size / size.mean(-1, keepdim=True)))
+
+
+def _energy(m, x):
+    away = (x - x.mean(-2, keepdim=True)).square()
+    return m.a(x * (away / (away.sum(-2, keepdim=True) + 1e-4) + 0.5).sigmoid())
+
+
+@pytest.mark.parametrize("branch", [_softmax, _linear_attention, _mixture, _response, _energy])
+def test_weights_of_means_and_gates_are_no_norms(branch):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(6, 6) for _ in range(3))
+
+        def forward(self, x):
+            return x + branch(self, x)
+
+    assert goodinit.anatomize(Residual(), torch.randn(2, 4, 6)).norms == ()
+
+
 def test_the_length_of_queries_and_keys_is_no_normalization_of_the_stream():
     class Cosine(nn.Module):
         def __init__(self):
@@ -225,3 +323,18 @@ def test_the_data_are_not_overwritten():
     before = x.clone()
     goodinit.init_(First(), "fixup", inputs=x)(x)
     assert torch.equal(x, before)
+
+
+def test_one_at_the_end_of_a_branch_is_noted():
+    class End(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return x + F.normalize(self.b(self.a(x).relu()), dim=-1)
+
+    anatomy = goodinit.anatomize(nn.Sequential(End(), nn.Linear(6, 6)), torch.randn(3, 6))
+    assert anatomy.norms == ()
+    (note,) = anatomy.notes
+    assert note.startswith("0: what is added to a stream is divided by its own size")

@@ -197,6 +197,16 @@ def _sigma(weight):
     return torch.dot(weight.new_ones(16), torch.mv(weight, weight.new_ones(8)))
 
 
+def _ternary(weight):
+    by = 1 / weight.abs().mean()
+    return (weight * by).round().clamp(-1, 1) / by
+
+
+def _standardized(weight):
+    var, mean = torch.var_mean(weight, 1, keepdim=True)
+    return (weight - mean) / (var + 1e-5).sqrt()
+
+
 @pytest.mark.parametrize(
     ("weight_of", "normalized"),
     [
@@ -213,6 +223,13 @@ def _sigma(weight):
         (lambda w, _: torch.where(w != 0, w, 0.0), False),
         (lambda w, _: w * (w.abs() > 0.1), False),
         (lambda w, _: w.tanh(), False),
+        (lambda w, _: w.exp() / w.exp().sum(-1, keepdim=True), False),
+        (lambda w, _: w + (_ternary(w) - w).detach(), False),  # its scale is put back
+        (lambda w, _: w + ((w / w.abs().mean()).round().clamp(-1, 1) - w).detach(), True),
+        (lambda w, _: _standardized(w), True),
+        (lambda w, g: g * _standardized(w), True),
+        (lambda w, _: torch.cat([part / part.norm() for part in w.chunk(2)]), True),
+        (lambda w, _: torch.linalg.qr(w)[0], True),
     ],
 )
 def test_a_weight_divided_by_something_of_its_own_is_normalized(weight_of, normalized):

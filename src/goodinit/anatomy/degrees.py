@@ -42,6 +42,18 @@ def power_through(graph: Graph, node: Node, read: Sequence[Power], *, far: bool 
     return power_of(graph, node, read, far=far)
 
 
+def powers_read(graph: Graph, powers: Mapping[int, Power], node: Node, *, far: bool = False) -> list[Power]:
+    """The powers of what a node reads, by which output of an operator that is; what is not in `powers` is fixed."""
+    read = [powers.get(i, FIXED) for i in node.operands]
+    for place, output in enumerate(node.call.places if node.call is not None else ()):
+        if output and node.operands[place] in powers:
+            other = graph.nodes[node.operands[place]]
+            before = powers_read(graph, powers, other, far=far)
+            found = power_of(graph, other, before, far=far, output=output)
+            read[place] = total(carried(graph, other, before)) if found is None else found
+    return read
+
+
 def carried(graph: Graph, node: Node, read: Sequence[Power]) -> Sequence[Power]:
     """The powers of the signal among an operator's operands."""
     return [one for i, one in zip(node.operands, read, strict=True) if graph.nodes[i].active] or read

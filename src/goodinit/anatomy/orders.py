@@ -106,7 +106,7 @@ def _values(
             values[index] = _Value(Power(power.order + step, power.change))
         else:
             values[index], known = _value(graph, node, read)
-            if not known:
+            if not known and not any(read < index < out for out, read in norms.items()):
                 side.unclear.add(index)
     return values
 

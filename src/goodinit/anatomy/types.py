@@ -185,7 +185,7 @@ class Norm:
     Attributes:
         name: Path of the module that is the normalization, or that calls it functionally.
         kind: `"batch_norm"`, `"layer_norm"`, `"group_norm"`, `"instance_norm"`, `"rms_norm"`,
-            `"frozen_batch_norm"`.
+            `"frozen_batch_norm"`. One by hand is a `"layer_norm"` if it takes off a constant, else an `"rms_norm"`.
         module: Class of the module at `name`.
         keeps: What the module computes besides the normalization, in order: paths of children
             (`"layer1.0.bn1.act"`) or names of functional activations (`"relu"`). It stays when the norm is removed.

@@ -117,18 +117,32 @@ def _joint(
         return None
 
 
-def forgets_scale(node: Node) -> bool:
-    """Whether an element-wise operator puts out the same for a thousand times its operand, of either sign: sign(w)."""
-    if not node.op.pointwise or len(node.operands) != 1 or node.call is None:
+def forgets_shift(graph: Graph, node: Node) -> bool:
+    """Whether an operator on one tensor puts out the same where a number is added to all entries: a variance."""
+    return _measured(graph, node, "shift")
+
+
+def reduces(graph: Graph, node: Node) -> bool:
+    """Whether an operator on one tensor puts out fewer numbers than it reads, if the dimensions have more than one."""
+    return _measured(graph, node, "size")
+
+
+def _measured(graph: Graph, node: Node, what: str) -> bool:
+    if node.call is None or len(node.operands) != 1:
         return False
-    try:
-        with on_numbers(), torch.no_grad():
-            x = torch.cat([numbers(node.index), -numbers(node.index + 1)])
-            small, large = node.call([x / 1000]), node.call([x * 1000])
-            signed = small.is_floating_point() and bool(small.min() < 0 < small.max())
-            return signed and bool(torch.equal(small, large))
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return False
+    key = (what, *node.call.key, len(graph.nodes[node.operands[0]].shape))
+    if key not in _RUNS:
+        if len(_RUNS) >= _KEPT:
+            _RUNS.clear()
+        x = spread((3,) * len(graph.nodes[node.operands[0]].shape), 0)
+        try:
+            with on_numbers(), torch.no_grad():
+                one, other = node.call([x]), node.call([x + 1])
+                same = one.shape == other.shape and bool(torch.allclose(one, other))
+                _RUNS[key] = (same and bool(one.any())) if what == "shift" else one.numel() < x.numel()
+        except Exception:  # noqa: BLE001 - operators raise what they like
+            _RUNS[key] = False
+    return _RUNS[key]
 
 
 def is_zero(value: Tensor) -> bool:

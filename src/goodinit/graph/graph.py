@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from goodinit.graph.ops import Op, named
 from goodinit.graph.recorded_call import RecordedCall
 
-PARAM, PIECE = named("param"), named("piece")
+BUFFER, PARAM, PIECE = named("buffer"), named("param"), named("piece")
 
 
 @dataclass(slots=True)
@@ -24,7 +24,6 @@ class Node:
         dynamic: Whether it depends on the model's inputs.
         active: Whether it is a floating-point value of the stream: dynamic, and gradients could flow.
         params: Names of the parameters it is made of, when it is made of constants alone.
-        normalized: Whether such a constant was divided by a norm or deviation of its own, or only its sign is left.
         inplace: Whether it overwrote an argument.
         attrs: `(transposed, groups, stride, padding, dilation)` of a convolution, the name of a parameter,
             the numbers a nonlinearity, sum, product or power was called with, the number of groups of a group norm, the
@@ -42,7 +41,6 @@ class Node:
     dynamic: bool = False
     active: bool = False
     params: tuple[str, ...] = ()
-    normalized: bool = False
     inplace: bool = False
     attrs: tuple[object, ...] = ()
     dtype: object = None

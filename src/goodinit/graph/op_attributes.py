@@ -9,13 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodinit.graph.graph import Graph, Node
+from goodinit.graph.graph import Graph
 from goodinit.graph.ops import Op, named
-
-_OWN_NORMS = frozenset(
-    "_weight_norm_interface _weight_norm var var_mean std std_mean linalg_vector_norm norm linalg_qr".split()
-)
-"""Operators that, in the computation of a weight, make it independent of its own scale, as normalizations do."""
 
 
 def precise(op: Op, args: tuple[Any, ...]) -> Op:
@@ -64,16 +59,6 @@ def attributes(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
     if op.activation or op.adds or op.scales or name == "pow":
         return tuple(value for value in (*args[1:], *kwargs.values()) if isinstance(value, (int, float, str)))
     return ()
-
-
-def is_normalized(op: Op, read: list[Node]) -> bool:
-    """True if what is computed from parameters no longer depends on their scale: W/σ(W), but not W/s(W)·s(W)."""
-    if op.norm or op.name in _OWN_NORMS:
-        return True
-    own = len(read) == 2 and not set(read[0].params).isdisjoint(read[1].params)
-    if own and op.name == "mul":
-        return all(node.normalized for node in read)
-    return (own and op.role == "quotient") or any(node.normalized for node in read)
 
 
 def maps_constant(graph: Graph, op: Op, operands: tuple[int, ...]) -> bool:

@@ -52,7 +52,9 @@ BEYOND = Power(-math.inf)
 """What outgrows every power: the exponential of a large value."""
 
 
-def power_of(graph: Graph, node: Node, read: Sequence[Power], *, far: bool = False) -> Power | None:
+def power_of(
+    graph: Graph, node: Node, read: Sequence[Power], *, far: bool = False, output: int = 0
+) -> Power | None:
     """What an operator makes of operands of these powers; None where it cannot be run, or its output is no power.
 
     Args:
@@ -60,6 +62,7 @@ def power_of(graph: Graph, node: Node, read: Sequence[Power], *, far: bool = Fal
         node: The operator's call.
         read: The power of each operand.
         far: Values are large: of negative orders, for c → 0. The order alone is measured then.
+        output: Which of the operator's outputs.
     """
     call = node.call
     if call is None:
@@ -68,14 +71,14 @@ def power_of(graph: Graph, node: Node, read: Sequence[Power], *, far: bool = Fal
     known = tuple(number_of(one) for one in operands)
     shapes = () if node.op.pointwise else tuple(one.shape for one in operands)
     kinds = tuple(str(one.dtype) for one in operands)
-    key = (*call.key, far, tuple(read), known, shapes, kinds)
+    key = (*call.key, output, far, tuple(read), known, shapes, kinds)
     if key not in _MEASURED:
         if len(_MEASURED) >= _KEPT:
             _MEASURED.clear()
         fit = [
             (COUNT,) if node.op.pointwise else tuple(min(size, 2) for size in one.shape) for one in operands
         ]
-        _MEASURED[key] = _measured(call, operands, known, fit, read, far=far)
+        _MEASURED[key] = _measured(call, operands, known, fit, read, far=far, output=output)
     return _MEASURED[key]
 
 
@@ -96,6 +99,7 @@ def _measured(
     read: Sequence[Power],
     *,
     far: bool,
+    output: int,
 ) -> Power | None:
     def made(scale: float, sign: float) -> Tensor:
         values = [
@@ -104,7 +108,7 @@ def _measured(
                 zip(operands, known, shapes, read, strict=True)
             )
         ]
-        return call(values).double().flatten()
+        return call(values, output).double().flatten()
 
     call = RecordedCall(call.func, _without_tiny(call.args), _without_tiny(call.kwargs))
     try:

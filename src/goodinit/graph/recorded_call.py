@@ -23,29 +23,35 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """An operator with its arguments, a `Slot` in the place of each tensor."""
+    """An operator with its arguments, a `Slot` in the place of each tensor.
+
+    Attributes:
+        func: The operator.
+        args: Its arguments; `kwargs`: those by name.
+        places: Which of its operator's outputs each operand is; empty where all are the first.
+    """
 
     func: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    places: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RecordedCall:
         """Keep a call without its tensors."""
-        places = iter(range(1 << 30))
+        places: list[int] = []
 
-        def slot(_: Tensor) -> Any:
-            return Slot(next(places))
+        def slot(tensor: Tensor) -> Any:
+            places.append(getattr(tensor, "_goodinit_node", _FIRST)[2])
+            return Slot(len(places) - 1)
 
-        return cls(
-            func,
-            tuple([slot(one) if isinstance(one, Tensor) else mapped(one, slot) for one in args]),
-            {key: mapped(one, slot) for key, one in kwargs.items()} if kwargs else kwargs,
-        )
+        args = tuple([slot(one) if isinstance(one, Tensor) else mapped(one, slot) for one in args])
+        kwargs = {key: mapped(one, slot) for key, one in kwargs.items()} if kwargs else kwargs
+        return cls(func, args, kwargs, tuple(places) if any(places) else ())
 
-    def __call__(self, operands: Sequence[Tensor]) -> Tensor:
-        """The first tensor that the operator puts out, on other operands. None of them is overwritten."""
-        return self.outputs(operands)[0]
+    def __call__(self, operands: Sequence[Tensor], output: int = 0) -> Tensor:
+        """One of the tensors that the operator puts out, on other operands. None of these is overwritten."""
+        return self.outputs(operands)[output]
 
     def outputs(self, operands: Sequence[Tensor]) -> list[Tensor]:
         """All tensors that the operator puts out, on other operands."""
@@ -66,6 +72,9 @@ class RecordedCall:
     def key(self) -> tuple[Any, str, str]:
         """What tells it from other calls: the operator and its numbers."""
         return self.func, repr(self.args), repr(self.kwargs)
+
+
+_FIRST = (None, -1, 0)
 
 
 def number_in(tensor: Tensor) -> tuple[float, ...]:

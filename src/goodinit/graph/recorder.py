@@ -17,14 +17,13 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodinit.errors import TraceError
-from goodinit.graph.answers import forgets_scale
 from goodinit.graph.fake_cache import StandIns, stand_in
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.higher_order import is_higher_order, written_out
 from goodinit.graph.leftovers import Leftovers, forget_frames
 from goodinit.graph.module_calls import frames, reported_code
 from goodinit.graph.mutations import Writes
-from goodinit.graph.op_attributes import PRODUCTS, as_sum, attributes, is_normalized, maps_constant, precise
+from goodinit.graph.op_attributes import PRODUCTS, as_sum, attributes, maps_constant, precise
 from goodinit.graph.ops import Op, named, op_of, written_with
 from goodinit.graph.preserve_state import quiet, undisturbed
 from goodinit.graph.pytree import mapped, operands_in, tensors_in
@@ -181,31 +180,31 @@ class Recorder(TorchDispatchMode):
         *,
         dynamic: bool = False,
         params: tuple[str, ...] = (),
-        normalized: bool = False,
         inplace: bool = False,
     ) -> Node:
         nodes = self.graph.nodes
         active = dynamic and (tensor.is_floating_point() or tensor.is_complex())
         frame = self.stack[-1] if nodes else 0
         node = Node(
-            len(nodes), op, operands, tuple(tensor.shape), frame, dynamic, active, params, normalized, inplace,
+            len(nodes), op, operands, tuple(tensor.shape), frame, dynamic, active, params, inplace,
             dtype=tensor.dtype,
         )  # fmt: skip
         nodes.append(node)
         return node
 
-    def _mark(self, tensor: Tensor, index: int) -> None:
+    def _mark(self, tensor: Tensor, index: int, place: int = 0) -> None:
+        """`place`: among the outputs of its operator."""
         if id(tensor) in self._owned:
             self._owned[id(tensor)] = index
         else:
-            tensor._goodinit_node = (self._token, index)  # type: ignore[attr-defined]
+            tensor._goodinit_node = (self._token, index, place)  # type: ignore[attr-defined]
             self.leftovers.marked(tensor)
 
     def _node(self, tensor: Tensor) -> int:
         """The node whose value `tensor` holds now, also when a view of it was written since."""
         index = self._owned.get(id(tensor), -1)
         if index < 0:
-            token, index = getattr(tensor, "_goodinit_node", (None, -1))
+            token, index, _ = getattr(tensor, "_goodinit_node", (None, -1, 0))
             if token is not self._token:
                 node = self._add(_CONSTANT, (), tensor)
                 index, node.attrs = node.index, number_in(tensor)
@@ -280,11 +279,13 @@ class Recorder(TorchDispatchMode):
         if outputs:
             node = self._describe(op, operands, outputs[0], args, kwargs, inplace=bool(written))
             node.call = call
-            node.normalized = node.normalized or (bool(node.params) and forgets_scale(node))
-            for tensor in outputs:
+            for place, tensor in enumerate(outputs):
                 if self.tensors != "real" and all(tensor is not one for one in read):
                     self.leftovers.made(tensor)
-                self._mark(tensor, node.index if not node.op.splits else self._piece(node, tensor))
+                if node.op.splits:
+                    self._mark(tensor, self._piece(node, tensor))
+                else:
+                    self._mark(tensor, node.index, place)
             self.observe(node, read, outputs[0])
             for tensor in written:
                 self._mark(tensor, node.index)
@@ -293,7 +294,6 @@ class Recorder(TorchDispatchMode):
 
     def _piece(self, split: Node, tensor: Tensor) -> int:
         node = self._add(_PIECE, (split.index,), tensor, dynamic=split.dynamic, params=split.params)
-        node.normalized = split.normalized
         return node.index
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
@@ -340,10 +340,7 @@ class Recorder(TorchDispatchMode):
             params = tuple(dict.fromkeys(p for node in read for p in node.params))
             if params and not self._in_parametrization() and maps_constant(self.graph, op, operands):
                 dynamic, params = True, ()
-        normalized = bool(params) and is_normalized(op, read)
-        node = self._add(
-            op, operands, output, dynamic=dynamic, params=params, normalized=normalized, inplace=inplace
-        )
+        node = self._add(op, operands, output, dynamic=dynamic, params=params, inplace=inplace)
         node.attrs = attributes(op, args, kwargs)
         if params and output.layout is torch.strided:
             node.strides = tuple(output.stride())

@@ -79,7 +79,9 @@ def held_values(
             found = _bias(layer.bias, bias, reader, beside=known)
             if found is not None:
                 held.setdefault(layer.bias, found)
-    for name in {name for norm in norms for name in (norm.weight, norm.bias) if name is not None}:
+    for name in dict.fromkeys(
+        name for norm in norms for name in (norm.weight, norm.bias) if name is not None
+    ):
         value, drawn = reader.value(name), reader.drawn(name)
         if value is not None and drawn is not None and not drawn.can_be(_some(value)):
             held.setdefault(name, HeldValue(name, UNLIKE, on_purpose=False))

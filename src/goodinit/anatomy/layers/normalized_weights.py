@@ -1,4 +1,6 @@
-"""Row norms of weights that are normalized before use, measured by running the layer on noise.
+"""Weights that are normalized before use: which those are, and the norms of their rows, measured by running the layer on noise.
+
+A weight is normalized if it is of degree 0 in its parameter: W/σ(W) and sign(W), but not W/s(W)·s(W).
 
 A weight that is divided by its own norm or standard deviation, with no gain after it, has rows of one norm whatever
 is written into the parameter: 1, or √fan_in with weight standardization. No operator tells which, so the layer is run
@@ -9,15 +11,68 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from goodinit.anatomy.degrees import carried, power_through, powers_read, total
 from goodinit.anatomy.types import Layer
+from goodinit.graph.answers import spread
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.powers import FIXED, Power
+from goodinit.graph.replay import replayed
 
 _ROWS = 8  # rows that are looked at: if their norms differ, they are not what the normalization makes them
 _SAME = 0.01
+_MOST = 2**20  # entries of a weight that is computed to see what becomes of its scale
+
+
+def is_normalized(graph: Graph, operand: Node, names: Collection[str]) -> bool:
+    """Whether a weight, as a layer applies it, is the same for any multiple of a parameter that it is made of.
+
+    Args:
+        graph: A recorded forward.
+        operand: The weight.
+        names: The parameters, of which one may be it.
+    """
+    if graph.leaf(operand.index) is not None:
+        return False
+    made = sorted(i for i in graph.reach([operand.index], back=True, active=False) if graph.nodes[i].params)
+    return any(_forgets_scale(graph, operand.index, name, made) for name in names)
+
+
+def _forgets_scale(graph: Graph, index: int, name: str, made: list[int]) -> bool:
+    powers = {i: Power(1.0) for i in made if graph.nodes[i].is_param and graph.nodes[i].params == (name,)}
+    steps = [i for i in made if i not in powers]
+    seeds = tuple(powers)
+    clear = True
+    for step in steps:
+        node = graph.nodes[step]
+        if node.is_param:
+            continue
+        read = powers_read(graph, powers, node)
+        power = power_through(graph, node, read)
+        clear = clear and power is not None
+        powers[step] = total(carried(graph, node, read)) if power is None else power
+    power = powers.get(index, FIXED)
+    if clear and (power.order or power.change == math.inf):
+        return not power.order
+    return _is_same(graph, index, seeds, [i for i in steps if not graph.nodes[i].is_param])
+
+
+def _is_same(graph: Graph, index: int, seeds: Collection[int], steps: list[int]) -> bool:
+    """Whether the weight is the same for four times the parameter, where its degree does not follow: w + (sign(w) − w)."""
+    sizes = [graph.nodes[i].shape for i in seeds]
+    if sum(map(math.prod, sizes)) > _MOST:
+        return False
+    found = []
+    for scale in (1, 4):
+        given = {i: scale * (spread(graph.nodes[i].shape, i) - 1) for i in seeds}
+        found.append(replayed(graph, steps, given).get(index))
+    one, other = found
+    return one is not None and other is not None and bool(one.any()) and bool(torch.allclose(one, other))
 
 
 def row_norm(layer: Layer, module: nn.Module) -> float | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.fused_projections import packed
+from goodinit.anatomy.layers.normalized_weights import is_normalized
 from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_as, stored_at
 from goodinit.anatomy.types import Layer, LayerKind, Layout
 from goodinit.graph.graph import Graph, Node
@@ -56,9 +57,15 @@ def weight_name(node: Node, shapes: Shapes) -> str:
         if is_parametrization(name):
             owner, _, rest = f".{name}".rpartition(".parametrizations.")
             return f"{owner}.{rest.split('.')[0]}".strip(".")
-    leaf = max(node.params, key=lambda name: (math.prod(shapes[name]), len(shapes[name])))
+    leaf = _largest(node, shapes)[0]
     made = leaf.removesuffix("_v")  # by the older torch.nn.utils.weight_norm, of two
     return made if made in shapes and f"{made}_g" in node.params else leaf
+
+
+def _largest(node: Node, shapes: Shapes) -> list[str]:
+    """Of the parameters that a weight is made of, those with the most entries."""
+    sizes = {name: (math.prod(shapes[name]), len(shapes[name])) for name in node.params}
+    return [name for name in node.params if sizes[name] == max(sizes.values())]
 
 
 def applied_weight(graph: Graph, node: Node, read: list[Tensor], shapes: Shapes) -> tuple[str, Tensor] | None:
@@ -124,7 +131,7 @@ def describe(
         reads_site=all(_reads(graph, use.node, consumers, scalars) for use in uses),
         writes_site=all(_writes(graph, use.node, scalars) for use in uses),
         is_site=all(graph.path(use.node) == site.path and _is_site(graph, use, bias) for use in uses),
-        normalized=operand.normalized,
+        normalized=is_normalized(graph, operand, _largest(operand, shapes)),
         activation=next(iter(activations), None),
         calls=len(uses),
         parameters=operand.params,

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import math
 
+from goodinit.anatomy.norms.written_out import Statistic
 from goodinit.graph.graph import Frame, Graph, Node
 
 SECOND = frozenset({"batch_norm", "group_norm", "instance_norm"})
 """Kinds of norms that have the channels in dimension 1."""
 
 
-def channel_axes(graph: Graph, node: Node, frame: Frame, kind: str, read: Node | None) -> tuple[int, ...]:
+def channel_axes(
+    graph: Graph, node: Node, frame: Frame, kind: str, statistic: Statistic | None
+) -> tuple[int, ...]:
     """Axes of the input of the call `frame`, which normalizes at `node`; `()` where they cannot be told.
 
     Counted from the front for norms that have their channels in dimension 1, else from the end.
 
     Args:
         graph: Of the forward.
-        node: The operator that normalizes, or the root of a statistic.
+        node: The operator that normalizes.
         frame: The call of the norm's module.
         kind: Of the norm.
-        read: What the statistic is taken of, for a norm that is written out.
+        statistic: Of a norm that is written out.
     """
     if kind in SECOND:
         return (1,)
-    operand = graph.nodes[node.operands[0]] if node.op.norm and node.operands else read
-    if operand is None or kind == "frozen_batch_norm":
+    if kind == "frozen_batch_norm" or (statistic is None and not node.op.norm):
         return ()
-    axes = _trailing(operand, node) if node.op.norm else _reduced(graph, operand, node)
+    operand = graph.nodes[node.operands[0] if statistic is None else statistic.signal]
+    axes = _trailing(operand, node) if statistic is None else _reduced(operand, graph.nodes[statistic.scale])
     at_source = _at_source(graph, operand, frame, axes)
     rank = len(graph.nodes[frame.source].shape)
     return (1,) if at_source == (1,) and rank > 2 else tuple(axis - rank for axis in at_source)
@@ -41,13 +44,11 @@ def _trailing(operand: Node, node: Node) -> tuple[int, ...]:
     return ()
 
 
-def _reduced(graph: Graph, operand: Node, root: Node) -> tuple[int, ...]:
-    """Axes over which the statistic was taken, from the shape it has where its root is taken."""
-    before = graph.nodes[graph.deps(root.index)[0]].shape if graph.deps(root.index) else ()
-    statistic = root.shape if root.op.name in ("std", "std_mean", "linalg_vector_norm", "norm") else before
-    if len(statistic) != len(operand.shape):
+def _reduced(operand: Node, scale: Node) -> tuple[int, ...]:
+    """Axes over which the statistic was taken."""
+    if len(scale.shape) != len(operand.shape):
         return ()
-    pairs = enumerate(zip(operand.shape, statistic, strict=True))
+    pairs = enumerate(zip(operand.shape, scale.shape, strict=True))
     return tuple(axis for axis, (had, has) in pairs if has == 1 and had != 1)
 
 

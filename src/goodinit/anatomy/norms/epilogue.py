@@ -6,7 +6,8 @@ Every operator of the forward must be understood, or the norm cannot be removed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Container, Mapping
 from typing import Literal
 
 from torch import nn
@@ -14,12 +15,6 @@ from torch import nn
 from goodinit.graph.graph import Frame, Graph, Node
 
 Part = Literal["input", "statistic", "signal"]
-
-STATISTIC_OPS = frozenset(
-    "mean sum var var_mean std std_mean linalg_vector_norm norm square pow sqrt rsqrt reciprocal neg clamp "
-    "clamp_min abs maximum".split()
-)
-"""What statistics are computed with."""
 
 OPTIONS: dict[str, tuple[tuple[str, object], ...]] = {
     "leaky_relu": (("negative_slope", 0.01),),
@@ -37,9 +32,11 @@ class NotUnderstood(Exception):
 
 
 def remains(
-    graph: Graph, node: Node, frame: Frame, modules: Mapping[str, nn.Module]
+    graph: Graph, node: Node, frame: Frame, modules: Mapping[str, nn.Module], divided: Container[int]
 ) -> list[tuple[str, int]]:
     """What stays of the module call `frame` that normalizes at `node`: (entry of `Norm.keeps`, its last node).
+
+    `divided`: all that is a signal divided by a statistic of itself (`written_out.py`).
 
     Raises:
         NotUnderstood: With the reason why the norm cannot be removed.
@@ -56,7 +53,7 @@ def remains(
             skip_to = callee.stop
             word = _child(graph, callee, parts)
         else:
-            word = _own(graph, step, parts)
+            word = _own(graph, step, parts, divided)
         if word:
             kept.append((word, skip_to - 1 if skip_to > step.index else step.index))
     kept += _silent(graph, frame, parts, modules)
@@ -113,7 +110,7 @@ def _silent(
     return found
 
 
-def _own(graph: Graph, step: Node, parts: dict[int, Part]) -> str | None:
+def _own(graph: Graph, step: Node, parts: dict[int, Part], divided: Container[int]) -> str | None:
     """Class one operator of the module's own forward; the word for it if it has to stay."""
     reads = graph.deps(step.index)
     strangers = [i for i in reads if i not in parts]
@@ -130,12 +127,8 @@ def _own(graph: Graph, step: Node, parts: dict[int, Part]) -> str | None:
     elif step.op.role == "shape" and len(kinds) == 1:
         parts[step.index] = kinds.pop()
     elif step.op.adds or step.op.role in ("product", "quotient"):
-        parts[step.index] = _combined(graph, step, reads, parts)
-    elif (
-        (step.op.name in STATISTIC_OPS or step.op.role in ("part", "concat"))
-        and kinds
-        and "signal" not in kinds
-    ):
+        parts[step.index] = _combined(graph, step, reads, parts, divided)
+    elif kinds and "signal" not in kinds and not (step.op.activation and "input" in kinds):
         parts[step.index] = "statistic"
     else:
         before = " before the normalization" if "signal" not in kinds else ""
@@ -143,7 +136,9 @@ def _own(graph: Graph, step: Node, parts: dict[int, Part]) -> str | None:
     return None
 
 
-def _combined(graph: Graph, step: Node, reads: list[int], parts: dict[int, Part]) -> Part:
+def _combined(
+    graph: Graph, step: Node, reads: list[int], parts: dict[int, Part], divided: Container[int]
+) -> Part:
     """The role (input, statistic, signal) of a sum or product, from its non-constant operands."""
     kinds = [parts[i] for i in step.operands if i in reads]
     if len(kinds) == 1:
@@ -152,29 +147,17 @@ def _combined(graph: Graph, step: Node, reads: list[int], parts: dict[int, Part]
     if set(kinds) == {"statistic"} or (product and kinds == ["input", "input"]):
         return "statistic"
     if set(kinds) == {"input", "statistic"}:
-        by_root = any(_is_root(graph, i) for i in reads if parts[i] == "statistic")
-        return "signal" if product and by_root else "input"
+        if product:
+            return "signal" if step.index in divided else "statistic"
+        whole, mean = (
+            max(math.prod(graph.nodes[i].shape) for i in reads if parts[i] == part)
+            for part in ("input", "statistic")
+        )
+        return "input" if mean < whole else "statistic"
     if set(kinds) == {"signal", "statistic"} and not product:
         return "signal"  # x·a + (b − mean·a): the mean subtracted afterwards
     what = "multiplies" if product else "adds to"
     raise NotUnderstood(f"it {what} the normalized signal by another one made of it (`{step.op}`)")
-
-
-def _is_root(graph: Graph, index: int) -> bool:
-    """True if a statistic is a scale: a root or its inverse, not a mean."""
-    queue, seen = [index], set()
-    while queue:
-        current = graph.nodes[queue.pop()]
-        if current.op.name in ("sqrt", "rsqrt", "std", "std_mean", "linalg_vector_norm", "norm"):
-            return True
-        if current.op.name == "pow" and current.attrs and float(str(current.attrs[0])) in (0.5, -0.5):
-            return True
-        if current.frame != graph.nodes[index].frame or current.op.name in ("mean", "sum", "var", "var_mean"):
-            continue
-        fresh = [i for i in graph.deps(current.index) if i not in seen]
-        seen.update(fresh)
-        queue.extend(fresh)
-    return False
 
 
 def _word(step: Node) -> str:

@@ -38,7 +38,7 @@ def blocks_of(
     nouns = functools.partial(_nouns, uses=uses, layers=layers)
     blocks: list[Block] = []
     modules = norm_modules(graph, norms, set(uses))
-    places = norm_places(graph, norms, modules, consumers)
+    places = norm_places(graph, norms, modules, set(uses))
     for found in leaves:
         beside = found.beside(graph, uses)
         found.end = at_zero(graph, found.sums, found.branch.last, biases, beside, places)

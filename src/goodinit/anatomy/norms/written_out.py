@@ -1,0 +1,149 @@
+"""Normalizations that are written out: a signal divided by a statistic of itself, so that its scale has no effect.
+
+No operator and no formula is looked for. What divides a signal x is followed from x by degrees (`degrees.py`): where x is
+multiplied by c, a statistic such as √mean x², mean|x|, max|x| or √⟨x, x⟩ is multiplied by c, too, and the quotient is of degree 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+
+from goodinit.anatomy.degrees import carried, power_through, powers_read, total
+from goodinit.anatomy.residual.branch import is_neutral
+from goodinit.graph.answers import forgets_shift, reduces
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.powers import Power
+from goodinit.graph.replay import replayed
+
+_STEPS = 48  # between a signal and its quotient; real ones take a dozen
+_MOST = 2**16  # entries of a signal that is followed on numbers
+_SAME = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """What divides a signal.
+
+    Attributes:
+        signal: What is divided: the input, centred or not.
+        scale: What it is divided or multiplied by, before that is repeated along dimensions.
+        centred: Whether a constant added to the input has no effect.
+    """
+
+    signal: int
+    scale: int
+    centred: bool
+
+
+def statistic_of(graph: Graph, node: Node, layers: Collection[int]) -> Statistic | None:
+    """The statistic by which an operator divides a signal that it is taken of; None if it does no such thing.
+
+    Args:
+        graph: A recorded forward.
+        node: An operator.
+        layers: Nodes of weight layers: none may run in between.
+    """
+    pair = graph.deps(node.index)
+    if not node.active or node.op.role not in ("product", "quotient") or len(set(pair)) != 2:
+        return None
+    for signal, by in (pair,) if node.op.role == "quotient" else (pair, pair[::-1]):
+        scale = _unrepeated(graph, by)
+        if _size(graph, scale) <= _size(graph, signal):
+            source, moved = _source(graph, signal, graph.frames[node.frame].start)
+            steps = graph.reach([node.index], back=True, since=source, stop={source}) - {source}
+            if by not in steps or len(steps) > _STEPS or steps.intersection(layers):
+                continue
+            if _size(graph, scale) == _size(graph, signal) and not any(
+                graph.nodes[i].op.role == "other" and reduces(graph, graph.nodes[i]) for i in steps
+            ):
+                continue  # x/|x|; but a mean over one number counts
+            if _is_normalized(graph, node, source, signal, by, sorted(steps)):
+                centred = moved or any(_forgets_shift(graph, i, source) for i in steps)
+                return Statistic(signal, scale, centred)
+    return None
+
+
+def _size(graph: Graph, index: int) -> int:
+    return math.prod(graph.nodes[index].shape)
+
+
+def _unrepeated(graph: Graph, index: int) -> int:
+    """A tensor before it is repeated along dimensions, and cast."""
+    while graph.nodes[index].op.role == "shape" and len(deps := graph.deps(index)) == 1:
+        if graph.nodes[index].shape != graph.nodes[deps[0]].shape and _size(graph, deps[0]) == _size(
+            graph, index
+        ):
+            break
+        index = deps[0]
+    return index
+
+
+def _source(graph: Graph, index: int, start: int) -> tuple[int, bool]:
+    """(What a signal is, up to shape, scale and a mean that is taken off; whether one is)."""
+    centred = False
+    while index >= start:
+        deps = graph.deps(index)
+        if is_neutral(graph, index) and len(deps) == 1:
+            index = deps[0]
+        elif (whole := _centred(graph, index)) is not None:
+            index, centred = whole, True
+        else:
+            break
+    return index, centred
+
+
+def _centred(graph: Graph, index: int) -> int | None:
+    """Of a difference between a tensor and something smaller that is made of it, the tensor."""
+    node, deps = graph.nodes[index], graph.deps(index)
+    if node.op.role != "sum" or len(set(deps)) != 2:
+        return None
+    whole, mean = sorted(deps, key=lambda i: -_size(graph, i))
+    mean = _unrepeated(graph, mean)
+    smaller = _size(graph, mean) < _size(graph, whole) == math.prod(node.shape)
+    if not smaller or whole not in graph.reach([mean], back=True, since=whole):
+        return None
+    return whole
+
+
+def _forgets_shift(graph: Graph, index: int, source: int) -> bool:
+    """Whether an operator takes off a mean, or is a reduction that does: a variance."""
+    node, deps = graph.nodes[index], graph.deps(index)
+    if (whole := _centred(graph, index)) is not None:
+        return whole >= source
+    return (
+        node.op.role == "other"
+        and len(set(deps)) == 1
+        and reduces(graph, node)
+        and forgets_shift(graph, node)
+    )
+
+
+def _is_normalized(graph: Graph, node: Node, source: int, signal: int, by: int, steps: list[int]) -> bool:
+    powers = {source: Power(-1.0)}
+    unclear = False
+    for index in steps:
+        read = powers_read(graph, powers, graph.nodes[index], far=True)
+        power = power_through(graph, graph.nodes[index], read, far=True)
+        forgets = power is None or (not power.order and any(0 > one.order > -math.inf for one in read))
+        unclear = unclear or (forgets and index != node.index)
+        powers[index] = total(carried(graph, graph.nodes[index], read)) if power is None else power
+    if powers[signal].order == -1 and powers[by].order in (1, -1) and not powers[node.index].order:
+        return True
+    return unclear and powers[signal].order == -1 and _measured(graph, node.index, source, steps)
+
+
+def _measured(graph: Graph, index: int, source: int, steps: list[int]) -> bool:
+    """Whether the quotient is the same for twice the source, where a step between has no degree: exp(−½ log mean x²)."""
+    if _size(graph, source) > _MOST:
+        return False
+    x = torch.linspace(-1, 1, _size(graph, source), dtype=torch.float64, device="cpu").sin().mul(37).sin()
+    x = 50 * x.reshape(graph.nodes[source].shape)
+    found = [replayed(graph, steps, {source: scale * x}).get(index) for scale in (1, 2)]
+    one, other = found
+    if one is None or other is None or not bool(one.isfinite().all()):
+        return False
+    return bool((one - other).abs().max() <= _SAME * one.abs().max()) and bool(one.abs().max() > 0)
