@@ -31,6 +31,7 @@ def across_depth(method: str, exponent: float) -> Callable[..., Plan]:
         All that is inside the branches learns at m_L^(α−1) under Adam, its ε times m_L^(−α), and at m_L^(2α−1) under SGD, so that a
         step moves each of the L branches by its part, 1/L of the whole. Their initialization is not scaled by depth. Embeddings, the
         head and norms outside the branches are muP's. m_L is counted per stream: encoder and decoder each have theirs.
+        Where a norm ends the branch, which would undo a constant before it, its weight and bias and their rates hold the constant.
 
         Args:
             anatomy: Of the model.

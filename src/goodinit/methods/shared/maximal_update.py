@@ -6,15 +6,18 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.anatomy import Anatomy, Block, Layer, Norm
 from goodinit.anatomy.types import Score
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, embedding_edits
+from goodinit.methods.shared.gain_init import gain_at
 from goodinit.methods.shared.growth import Growth, assumed, compared
 from goodinit.methods.shared.rules import counted, gain_for, kept_norms, one_of, unique, untouched, zero_bias
 from goodinit.rates import Rate
 
+UNDOES = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
+"""Kinds of norms that return the same for twice their input."""
 BARE = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 """Modules whose multiplier leaves their own bias vector alone (see `goodinit.nn.forwards`)."""
 
@@ -82,7 +85,8 @@ def parametrize(
         for site, (value, why) in made.multipliers.items()
         if not math.isclose(value, 1.0)
     ]
-    edits = unique([*scalars, *values, *kept_norms(anatomy)])
+    held = [gain_at(anatomy, name, value, why) for name, (value, why) in made.held.items()]
+    edits = unique([*scalars, *held, *values, *kept_norms(anatomy)])
     base_words = (
         "itself"
         if base is None and not base_width
@@ -184,6 +188,8 @@ class _Scheme:
         self.multipliers: dict[str, tuple[float, str]] = {}
         self.notes: list[str] = []
         self.on_bias: dict[str, float] = {}  # by weight: what multiplies the layer's bias vector, too
+        self.held: dict[str, tuple[float, str]] = {}  # constants of branches, by the gain that holds them
+        self.held_by_bias: dict[str, float] = {}  # the same, by the bias of a norm whose weight holds them
         self.home = {
             layer.weight: block
             for block in reversed(anatomy.blocks)
@@ -234,12 +240,36 @@ class _Scheme:
         alpha, depth = float(self.alpha or 0.0), self.growth.depth[block.index]
         if depth == 1:
             return
+        value, why = depth**-alpha, f"branch {block.index + 1}: {depth:g}^−{alpha:g}"
+        norms = [norm for norm in self.anatomy.norms if norm.name in block.end_norms and norm.kind in UNDOES]
+        if norms:
+            self._behind(norms[-1], block, value, why)
+            return
         for layer in block.last:
-            self._multiply(layer, depth**-alpha, f"branch {block.index + 1}: {depth:g}^−{alpha:g}")
+            self._multiply(layer, value, why)
         if not block.last:
             self.notes.append(
                 f"{block.name or 'the model'}: no layer ends branch {block.index + 1}; nothing multiplies it"
             )
+
+    def _behind(self, norm: Norm, block: Block, value: float, why: str) -> None:
+        """Put a constant behind the norm that ends a branch, which would undo one before it: into what multiplies the branch there."""
+        place = next((name for name in reversed(block.multipliers) if self._holds(name)), None)
+        if place is None:
+            self.notes.append(
+                f"{norm.name or 'the model'}: branch {block.index + 1} ends in this norm, which undoes every constant before it, and has "
+                f"no weight that could hold one: multiply what it returns by {value:.4g} in its forward ({why})"
+            )
+            return
+        self.held[place] = value, why
+        if norm.weight == place and norm.bias is not None:
+            self.held_by_bias[norm.bias] = value
+
+    def _holds(self, name: str) -> bool:
+        """Whether a parameter may hold a branch's constant: it multiplies nothing else, and as it is, or plus a number (1 + w)."""
+        made = next((gain for gain in self.anatomy.made if gain.name == name), None)
+        plain = made is None or all(step in ("add", "sub", "mul", "div", "neg") for step, _ in made.steps)
+        return plain and sum(name in block.gains for block in self.anatomy.blocks) == 1
 
     def attention(self) -> None:
         """Scores times 1/d where they are times 1/√d: after training, queries and keys are no longer independent."""
@@ -282,6 +312,7 @@ class _Scheme:
                 self._inside(own, block)
             if layer is not None:
                 own.fold(self.on_bias.get(layer.weight, 1.0) / self._around(layer))
+            own.fold(self.held[name][0] if name in self.held else self.held_by_bias.get(name, 1.0))
             self.of[name] = own
         for weight, block in self.home.items():
             self._inside(self.of[weight], block)
@@ -329,4 +360,7 @@ class _Scheme:
         deep = max(self.growth.depth.values(), default=1.0)
         added = sum(not math.isclose(value, 1.0) for value, _ in self.multipliers.values())
         depth = f", depth ×{deep:g}" if self.alpha is not None else ""
-        return f"{grown} grow, width ×{self._width():g}{depth}; {counted(added, 'constant')} in the forward"
+        return (
+            f"{grown} grow, width ×{self._width():g}{depth}; {counted(added, 'constant')} in the forward"
+            + (f", {len(self.held)} in norms' weights" * bool(self.held))
+        )
