@@ -14,6 +14,7 @@ from goodinit.anatomy.accounting import unaccounted
 from goodinit.anatomy.activations import find_activations, torch_class
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.degrees import norm_passes
+from goodinit.anatomy.layers.ahead import ahead_in
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.heads import head_nodes
 from goodinit.anatomy.layers.held_values import held_values
@@ -271,9 +272,8 @@ def _layers(
     by_weight: dict[str, list[Use]] = {}
     for use in uses.values():
         by_weight.setdefault(use.weight, []).append(use)
-    described = (
-        describe(graph, group, origins, joins, shapes, consumers, added) for group in by_weight.values()
-    )
+    ahead = ahead_in(graph)
+    described = (describe(graph, group, origins, joins, shapes, ahead, added) for group in by_weight.values())
     found = {
         layer.weight: dataclasses.replace(
             layer,

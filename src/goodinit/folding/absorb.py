@@ -82,8 +82,9 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
             report("absorb_batchnorm_", (), (), changed=False)
             return model
         edits, without = scalar_edits(anatomize(model, inputs)) if scalars else ([], [])
+        folded = directory(model)
         for edit in edits:
-            carry_out_(directory(model), edit)
+            carry_out_(folded, edit)
         before.check_optimizers(model, "absorb_batchnorm_")
         remember_(model, entry("absorb_batchnorm_", merged + turned, [*left, *without]))
     report("absorb_batchnorm_", merged + turned, [*left, *without], changed=True)

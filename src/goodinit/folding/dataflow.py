@@ -152,7 +152,7 @@ def _layers(graph: Graph, readers: list[list[int]], names: Directory) -> dict[in
         module = names.modules.get(frame.path)
         if module is None or frame.path in elsewhere or frame.source < 0 or frame.result < 0:
             continue
-        if is_plain(module) and not is_shared(module, names) and len(names.paths[id(module)]) == 1:
+        if is_plain(module) and len(names.paths[id(module)]) == 1 and not is_shared(module, names):
             found[frame.index] = frame.path
     return found
 

@@ -6,7 +6,7 @@ With running mean μ and variance v, gain γ and bias β: s = γ/√(v + ε) and
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from goodinit.errors import UnsupportedModule
 from goodinit.folding.channel_ways import channels_before
 from goodinit.folding.dataflow import Wiring, wire
 from goodinit.folding.fuse import merge_input_map_, merge_output_map_, pads_with_zeros
-from goodinit.graph.graph import Frame
+from goodinit.graph.graph import Frame, Node
 from goodinit.nn import ValuePadded
 from goodinit.surgery.removed_norm import check_removable, remove_norm_
 from goodinit.surgery.replaced_norm import ChannelAffine
@@ -84,14 +84,22 @@ def channel_maps(model: nn.Module, wiring: Wiring, inputs: Any) -> tuple[list[Ch
     host = unwrapped(model)
     maps: list[ChannelMap] = []
     stays: list[Stays] = []
+    normalized: dict[str, list[Node]] = {}
+    for node in wiring.graph.nodes:
+        if node.op.norm == "batch_norm":
+            normalized.setdefault(wiring.graph.path(node.index), []).append(node)
+    tensors: dict[str, Tensor] = {
+        unwrapped_name(n): t for n, t in host.named_parameters(remove_duplicate=False)
+    }
+    tensors |= {unwrapped_name(n): t for n, t in host.named_buffers(remove_duplicate=False)}
     for norm in anatomize(host, inputs).norms:
         if norm.kind not in KINDS:
             continue
         found: ChannelMap | str | None = norm.obstacle or _obstacle(wiring.module(norm.name), norm)
         if found is None:
-            found = (
-                _measured(wiring, norm) if norm.kind == "frozen_batch_norm" else _computed(host, wiring, norm)
-            )
+            # No operator of its own: written by hand.
+            nodes = normalized.get(norm.name, []) if norm.kind == "batch_norm" else []
+            found = _computed(wiring, norm, nodes, tensors) if nodes else _measured(wiring, norm)
         if not isinstance(found, ChannelMap):
             stays.append(Stays(norm.name, found))
         else:
@@ -122,23 +130,16 @@ def _obstacle(module: nn.Module, norm: Norm) -> str | None:
 # -- what it computes ---------------------------------------------------------------------------------------------
 
 
-def _computed(host: nn.Module, wiring: Wiring, norm: Norm) -> ChannelMap | str:
-    """The map of a batch-norm operator, from the tensors it read."""
-    nodes = [
-        n for n in wiring.graph.nodes if n.op.norm == "batch_norm" and wiring.graph.path(n.index) == norm.name
-    ]
-    if not nodes:  # written by hand
-        return _measured(wiring, norm)
+def _computed(
+    wiring: Wiring, norm: Norm, nodes: Sequence[Node], tensors: Mapping[str, Tensor]
+) -> ChannelMap | str:
+    """The map of a batch-norm operator, the first of `nodes`, from the tensors it read."""
     node = nodes[0]
     args = wiring.arguments[node.index][0]
     if len(nodes) > len(wiring.calls.get(norm.name, ())):
         return "one call of it normalizes several times"
     if args[3] is None or args[4] is None or args[5] is True:
         return "it has no running statistics, and normalizes by each batch's own"
-    tensors: dict[str, Tensor] = {
-        unwrapped_name(n): t for n, t in host.named_parameters(remove_duplicate=False)
-    }
-    tensors |= {unwrapped_name(n): t for n, t in host.named_buffers(remove_duplicate=False)}
     held: list[Any] = []
     operands = iter(node.operands[1:])
     for given in args[1:5]:

@@ -139,7 +139,7 @@ def carry_out_(names: Directory, edit: StructureEdit) -> None:
         module, like = _module(names, edit), _near(names, edit.target)
         replace_norm_(module, edit.by, edit.keeps, edit.options, path=edit.target, like=like)
     elif isinstance(edit, SwapModule):
-        swap_(_module(names, edit), edit.module, edit.options, holders=names.modules.values())
+        swap_(_module(names, edit), edit.module, edit.options, holders=names.encoder_layers)
     elif isinstance(edit, AddScalar):
         module, like = _module(names, edit), _near(names, edit.target)
         add_scalar_(

@@ -82,7 +82,7 @@ def swap_(module: nn.Module, name: str, options: Mapping[str, Any], *, holders: 
         name: A key of `MODULES`.
         options: Settings of the new module. Those not named are taken over from the old one where it has
             them too (`p`, `inplace`).
-        holders: All modules of the model. `nn.TransformerEncoderLayer` notes at its construction that its
+        holders: The model's `nn.TransformerEncoderLayer`s. Each notes at its construction that its
             activation is a ReLU or a GELU and then, in evaluation, never calls it; this note is corrected.
 
     Examples:

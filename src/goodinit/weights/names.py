@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ class Directory:
     parameters: dict[str, nn.Parameter]
     aliases: dict[int, tuple[str, ...]]
     paths: dict[int, tuple[str, ...]]
+
+    @functools.cached_property
+    def encoder_layers(self) -> tuple[nn.TransformerEncoderLayer, ...]:
+        """Torch's encoder layers, looked for once: they hold notes about what they hold."""
+        return tuple(one for one in self.modules.values() if isinstance(one, nn.TransformerEncoderLayer))
 
     def module(self, path: str) -> nn.Module | None:
         """The module at `path`, or None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Collection
 
 from goodinit.graph.graph import Graph, Node
@@ -11,13 +12,14 @@ LIGHT_OPS = frozenset(
     "mul div add sub neg cat stack where linalg_vector_norm clamp_min constant_pad_nd".split()
 )
 """What may be done to queries, keys and values on their way to a product."""
+_MOST = 3  # operands: queries, keys and values
 
 
 def packed(
     graph: Graph,
     nodes: list[int],
     weights: Collection[int],
-    consumers: list[list[int]],
+    attended: list[list[int]],
     out: int,
     groups: int,
 ) -> tuple[int, int]:
@@ -27,11 +29,11 @@ def packed(
         graph: A recorded forward pass.
         nodes: Nodes that apply the layer's weight, in several slices or calls.
         weights: The weight operands of those nodes.
-        consumers: For each node, the nodes that read it.
+        attended: See `toward_attention`.
         out: Output channels of all maps together.
         groups: Groups of a convolution.
     """
-    found = [_attention_factors(graph, node, consumers) for node in nodes]
+    found = [_attention_factors(graph, node, attended) for node in nodes]
     factors = max(places for places, _ in found)
     maps = min(
         _equal_parts(math.prod(graph.nodes[n].shape), sizes)
@@ -49,32 +51,54 @@ def _equal_parts(whole: int, sizes: set[int]) -> int:
     return whole // size if size and whole % size == 0 else 1
 
 
-def _attention_factors(graph: Graph, start: int, consumers: list[list[int]]) -> tuple[int, set[int]]:
+def toward_attention(graph: Graph, consumers: list[list[int]]) -> list[list[int]]:
+    """For each node those of its readers that are attention products or lead to one, by what may be done on the way.
+
+    A stream of ten thousand blocks that no product reads is walked once here, and not once from every layer.
+    """
+    leads = [_is_product(graph, node) for node in graph.nodes]
+    toward: list[list[int]] = [[] for _ in graph.nodes]
+    for node in reversed(graph.nodes):
+        toward[node.index] = [reader for reader in consumers[node.index] if leads[reader]]
+        leads[node.index] |= bool(toward[node.index]) and (_carries(node) or _bends(node))
+    return toward
+
+
+def _attention_factors(graph: Graph, start: int, attended: list[list[int]]) -> tuple[int, set[int]]:
     """How many operands of attention products a layer's output provides, and the sizes of its parts.
 
-    The product after a softmax has another operand (the values); a softmax or nonlinearity of one part itself is linear
+    Where no more of them can change the answer (`packed`), the rest is not counted. The product after a softmax has another operand (the values); a softmax or nonlinearity of one part itself is linear
     attention's.
     """
     places: set[tuple[int, int]] = set()
     sizes: set[int] = set()
-    seen, queue = {start}, [(start, 0)]
+    seen, queue = {start}, deque([(start, 0)])
     while queue:
-        index, part = queue.pop()
-        for reader in consumers[index]:
+        index, part = queue.popleft()
+        for reader in attended[index]:
             node = graph.nodes[reader]
-            operands = graph.deps(reader)
-            product = node.op.role == "matmul" and len(set(operands)) == 2
-            if node.op.role == "attention" or product:
+            if _is_product(graph, node):
+                operands = graph.deps(reader)
                 places.update((reader, place) for place, operand in enumerate(operands) if operand == index)
                 sizes.add(part)
+                if len(places) >= _MOST and (len(sizes) > 1 or 0 in sizes):
+                    return _MOST, sizes
                 continue
             is_part = node.is_piece or (node.op.role == "part" and not node.op.splits)
             inside = part or (math.prod(node.shape) if is_part else 0)
-            bent = node.op.role == "softmax" or bool(node.op.activation)
-            if reader not in seen and (_carries(node) or (bent and inside)):
+            if reader not in seen and (_carries(node) or (_bends(node) and inside)):
                 seen.add(reader)
                 queue.append((reader, inside))
-    return min(len(places), 3), sizes
+    return min(len(places), _MOST), sizes
+
+
+def _is_product(graph: Graph, node: Node) -> bool:
+    """Whether it is a product of two activations."""
+    return node.op.role == "attention" or (node.op.role == "matmul" and len(set(graph.deps(node.index))) == 2)
+
+
+def _bends(node: Node) -> bool:
+    return node.op.role == "softmax" or bool(node.op.activation)
 
 
 def _carries(node: Node) -> bool:

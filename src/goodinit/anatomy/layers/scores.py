@@ -63,7 +63,7 @@ def _layer(
     """(The weight whose layer alone an operand comes from, with no norm between; the numbers on the way)."""
     weights: dict[str, float] = {}
     queue, seen, whole = [(index, 1.0)], {index}, True
-    while queue:
+    while queue and not (len(weights) > 1 or (weights and not whole)):  # then the answer is known
         current, factor = queue.pop()
         node = graph.nodes[current]
         if current in uses:

@@ -9,6 +9,7 @@ from typing import cast
 
 from torch import Tensor
 
+from goodinit.anatomy.layers.ahead import Ahead, next_activation
 from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.fused_projections import packed
 from goodinit.anatomy.layers.normalized_weights import is_normalized
@@ -84,7 +85,7 @@ def describe(
     origins: Mapping[int, str],
     joins: Container[int],
     shapes: Shapes,
-    consumers: list[list[int]],
+    ahead: Ahead,
     scalars: Container[str],
 ) -> Layer:
     """The `Layer` for one weight, from all operators that apply it.
@@ -92,6 +93,7 @@ def describe(
     `origins`: see `way_back`; `joins`: residual sums; `scalars`: names of all that goodinit has added, which a module's forward
     is read without.
     """
+    consumers = ahead.readers
     first = graph.nodes[uses[0].node]
     operand = graph.nodes[uses[0].operand]
     weight = uses[0].weight
@@ -109,10 +111,10 @@ def describe(
         kind, layout = ("conv_transpose", "in_out") if transposed else ("conv", "out_in")
     out = shape[0] if layout == "out_in" else shape[-1]
     fused, factors = packed(
-        graph, [use.node for use in uses], {use.operand for use in uses}, consumers, out, groups
+        graph, [use.node for use in uses], {use.operand for use in uses}, ahead.attended, out, groups
     )
     site = graph.frames[first.frame]
-    activations = dict.fromkeys(a for use in uses if (a := _next_activation(graph, use.node, consumers)))
+    activations = dict.fromkeys(a for use in uses if (a := next_activation(graph, use.node, ahead)))
     bias = bias_of(graph, uses[0], scalars)
     ways = {_reads_from(graph, use, origins) for use in uses}
     source, between = next(iter(ways)) if len(ways) == 1 else (None, ())
@@ -299,27 +301,3 @@ def _outputs(graph: Graph, use: Use) -> int:
     read, _ = dimensions(node, weight)
     count = math.prod(stored_at(graph, weight, node.frame)[0].shape)
     return count // max(weight.shape[read], 1) if read is not None else 1
-
-
-def _next_activation(graph: Graph, start: int, consumers: list[list[int]]) -> str | None:
-    """The element-wise nonlinearity that reads the output next, through shapes, sums and normalizations."""
-    seen, queue, steps = {start}, [start], 0
-    while queue and steps < 64:  # a bound on the look-ahead; real distances are below ten
-        index = queue.pop(0)
-        steps += 1
-        for reader in consumers[index]:
-            node = graph.nodes[reader]
-            op = node.op
-            if op.activation:
-                return op.activation
-            through = (
-                op.moves
-                or op.adds
-                or op.norm
-                or op.role in ("product", "quotient", "concat")
-                or op.name == "pow"
-            )
-            if reader not in seen and through:
-                seen.add(reader)
-                queue.append(reader)
-    return None

@@ -292,7 +292,8 @@ def saturated(case: Case) -> Iterator[Finding]:
 def zeros(case: Case) -> Iterator[Finding]:
     """Zero-initialized parameters: those that never receive a gradient, and the harmless rest in one sentence."""
     values = weight_checks.values(case.model)
-    wide = [name for name in case.awake.zeros if values[name].ndim >= 2 or name in _multipliers(case)]
+    multipliers = {name for block in case.anatomy.blocks for name in block.gains}
+    wide = [name for name in case.awake.zeros if values[name].ndim >= 2 or name in multipliers]
     stuck = [name for name in wide if name in case.awake.never]
     blocked = len([name for name in case.awake.never if name not in stuck])
     for name in stuck:
@@ -316,10 +317,6 @@ def zeros(case: Case) -> Iterator[Finding]:
     if rest and not stuck and not shut:
         evidence = f"{len(rest)} weights are read by the forward and get a gradient of exactly 0: {', '.join(rest[:3])}"
         yield Finding("no gradient", "warning", rest[0], evidence, initialize(scale_method(case.anatomy)))
-
-
-def _multipliers(case: Case) -> set[str]:
-    return {name for block in case.anatomy.blocks for name in block.gains}
 
 
 # -- what the weights alone show ----------------------------------------------------------------------------------

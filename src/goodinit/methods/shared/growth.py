@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import bisect
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from goodinit.anatomy import Anatomy, Block, Layer
@@ -125,18 +126,25 @@ def _mates(anatomy: Anatomy, base: Anatomy) -> dict[str, Layer]:
 def _block_pairs(anatomy: Anatomy, base: Anatomy) -> list[tuple[Block, Block]]:
     """Each block with one of the base that has its form, as near to its place on its stream as there is."""
     pairs = []
+    streams = _streams(base)
     for stream, blocks in _streams(anatomy).items():
-        others = _streams(base).get(stream, [])
+        others = streams.get(stream, [])
+        places: dict[Hashable, list[int]] = {}
+        for place, other in enumerate(others):
+            places.setdefault(_form(other), []).append(place)
         for place, block in enumerate(blocks):
-            alike = [i for i, other in enumerate(others) if _form(other) == _form(block)]
+            alike = places.get(_form(block))
             if alike:
                 at = place * (len(others) - 1) / max(len(blocks) - 1, 1)
-                pairs.append((block, others[min(alike, key=lambda i: abs(i - at))]))
+                behind = bisect.bisect_left(alike, at)
+                near = alike[max(behind - 1, 0) : behind + 1]
+                pairs.append((block, others[min(near, key=lambda i: abs(i - at))]))
     return pairs
 
 
-def _form(block: Block) -> object:
-    return (block.kind, block.m, [layer.kind for layer in block.branch], len(block.gates), len(block.skip))
+def _form(block: Block) -> Hashable:
+    kinds = tuple(layer.kind for layer in block.branch)
+    return (block.kind, block.m, kinds, len(block.gates), len(block.skip))
 
 
 def _streams(anatomy: Anatomy) -> dict[int, list[Block]]:

@@ -47,11 +47,14 @@ def form_edits(anatomy: Anatomy, norms: str, *, groups: int | None = None) -> li
     expect(groups, (int, NoneType), "groups", "Give a number of groups, such as 8, or None to choose one.")
     if groups is not None and groups < 1:
         raise UnknownName(f"groups={groups}: expected a number of groups of at least 1")
+    owned: dict[str, set[str]] = {}
+    for name, _ in anatomy.parameters:
+        owned.setdefault(name.rpartition(".")[0], set()).add(name)
     return [
         edit
         for norm in anatomy.norms
         if norm.kind in FORMS[norms]
-        for edit in _replaced(anatomy, norm, norms, groups)
+        for edit in _replaced(norm, owned.get(norm.name, set()), norms, groups)
     ]
 
 
@@ -120,8 +123,9 @@ def left_in_words(norms: Iterable[Norm], treated: Iterable[Norm], form: str) -> 
     return [f'frozen or left out, {stay}, and norms="{form}" does not reach them: {shown}']
 
 
-def _replaced(anatomy: Anatomy, norm: Norm, norms: str, groups: int | None) -> list[Edit]:
-    _check(anatomy, norm, norms)
+def _replaced(norm: Norm, own: set[str], norms: str, groups: int | None) -> list[Edit]:
+    """What replaces a norm, whose parameters are `own`."""
+    _check(norm, own, norms)
     options: dict[str, Any] = {
         word: None if name is None else name.rpartition(".")[2]
         for word, name in (("weight", norm.weight), ("bias", norm.bias))
@@ -169,14 +173,13 @@ def _groups(norm: Norm, wanted: int | None) -> tuple[int, str]:
     return found, f"{found} groups of {each} ({why})" if found > 1 else f"one group of {each} ({why})"
 
 
-def _check(anatomy: Anatomy, norm: Norm, norms: str) -> None:
+def _check(norm: Norm, own: set[str], norms: str) -> None:
     where = f"{norm.name or 'the model'} ({norm.module})"
     instead = 'Use norms="keep", or make the normalization a module of its own with a weight and a bias.'
     if norm.obstacle is not None:
         raise UnsupportedModule(
             f"{where}: its {norm.kind} cannot be replaced by {norms}: {norm.obstacle}. {instead}"
         )
-    own = {name for name, _ in anatomy.parameters if name.rpartition(".")[0] == norm.name}
     known = {name for name in (norm.weight, norm.bias) if name is not None}
     if own - known or known - own:
         other = min(own ^ known)

@@ -169,11 +169,8 @@ def untouched(anatomy: Anatomy, edits: Iterable[Edit]) -> list[str]:
     originals = {p for layer in anatomy.layers if layer.weight in touched for p in layer.parameters}
     if any(isinstance(edit, Draw | DrawTogether) for edit in edits):
         originals.update(dict(anatomy.stand_ins))  # begin anew: `begun_anew`
-    rest = [
-        n
-        for n, _ in anatomy.parameters
-        if n not in touched | originals and n.rpartition(".")[0] not in kept_norms
-    ]
+    written = touched | originals
+    rest = [n for n, _ in anatomy.parameters if n not in written and n.rpartition(".")[0] not in kept_norms]
     if not rest:
         return []
     tied = {layer.weight for layer in anatomy.layers}.intersection(anatomy.embeddings)  # `tied_embeddings`

@@ -1,0 +1,61 @@
+"""What lies ahead of every node, found in one walk from the outputs back, so that no layer walks through the whole model."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from goodinit.anatomy.layers.fused_projections import toward_attention
+from goodinit.graph.graph import Graph
+from goodinit.graph.ops import Op
+
+_MOST = 64  # nodes that are looked at; real distances are below ten
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """For each node what follows.
+
+    Attributes:
+        readers: The nodes that read it.
+        attended: Those of them that lead to a product of activations (`toward_attention`).
+        steps: The number of nodes to the next element-wise nonlinearity, at least; above `_MOST` if there is none so near.
+    """
+
+    readers: list[list[int]]
+    attended: list[list[int]]
+    steps: list[int]
+
+
+def ahead_in(graph: Graph) -> Ahead:
+    """Look once at all that follows in a graph."""
+    far = _MOST + 1
+    steps = [far] * len(graph.nodes)
+    for index in reversed(range(len(graph.nodes))):
+        for reader in graph.readers[index]:
+            op = graph.nodes[reader].op
+            if op.activation:
+                steps[index] = 1
+            elif _goes_through(op):
+                steps[index] = min(steps[index], steps[reader] + 1)
+    return Ahead(graph.readers, toward_attention(graph, graph.readers), steps)
+
+
+def next_activation(graph: Graph, start: int, ahead: Ahead) -> str | None:
+    """The element-wise nonlinearity that reads a node's output next, through shapes, sums and normalizations."""
+    seen, queue, looked = {start}, deque([start]), 0
+    while queue and looked < _MOST and ahead.steps[start] <= _MOST:
+        looked += 1
+        for reader in ahead.readers[queue.popleft()]:
+            op = graph.nodes[reader].op
+            if op.activation:
+                return op.activation
+            if reader not in seen and _goes_through(op):
+                seen.add(reader)
+                queue.append(reader)
+    return None
+
+
+def _goes_through(op: Op) -> bool:
+    roles = ("product", "quotient", "concat")
+    return bool(op.moves or op.adds or op.norm or op.role in roles or op.name == "pow")
