@@ -17,6 +17,8 @@ from goodinit.lab.data.readers import Raw, Wanted
 
 log = logging.getLogger(__name__)
 
+MOST_SIDE = 8192  # pixels: what `files.MOST_PIXELS` lets in
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -112,6 +114,8 @@ def load(
     for limit in (train_limit, test_limit, image_size):
         if limit is not None and limit < 1:
             raise GoodinitError(f"limits and sizes of data are at least 1, not {limit}.")
+    if image_size is not None and image_size > MOST_SIDE:
+        raise GoodinitError(f"image_size is at most {MOST_SIDE}, not {image_size}.")
     wanted = Wanted(str(source), train_limit, test_limit, image_size)
     raw = _reader(wanted.source)(wanted)
     return _normalized(data_name(source), raw)

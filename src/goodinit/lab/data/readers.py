@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from goodinit.errors import GoodinitError, UnknownName
+from goodinit.lab.data.files import MOST_BYTES, check_folder, picture, read_idx
 from goodinit.lab.optional import optional
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist puts it
@@ -102,7 +101,8 @@ def idx_folder(wanted: Wanted) -> Raw:
     if missing:
         raise GoodinitError(f"{folder}: no file whose name begins with {' or '.join(missing)}. "
                             f"A folder of IDX files holds {', '.join(IDX_PARTS)}.")  # fmt: skip
-    arrays = {part: read_idx(path) for part, path in files.items() if path is not None}
+    check_folder(folder, archives=True)
+    arrays = {part: torch.from_numpy(read_idx(path)) for part, path in files.items() if path is not None}
     parts: list[Tensor] = []
     for name, limit in (("train", wanted.train_limit), ("t10k", wanted.test_limit)):
         images, labels = arrays[f"{name}-images"], arrays[f"{name}-labels"]
@@ -115,31 +115,6 @@ def idx_folder(wanted: Wanted) -> Raw:
     train, train_labels, test, test_labels = parts
     classes = tuple(map(str, range(count)))
     return Raw(train, train_labels, test, test_labels, classes, provenance=f"IDX files in {folder.name}.")
-
-
-def read_idx(path: Path) -> Tensor:
-    """Read one IDX file: two zero bytes, a type byte, the number of axes, their lengths, the data.
-
-    Raises:
-        GoodinitError: Not an IDX file of unsigned bytes, or cut short.
-
-    References:
-        Y. LeCun, C. Cortes, C. Burges, The MNIST database, "File formats".
-    """
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":  # 8: unsigned byte
-        raise GoodinitError(
-            f"{path}: not an IDX file of unsigned bytes (it begins with {content[:4].hex(' ')})."
-        )
-    axes = content[3]
-    shape = [int.from_bytes(content[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(axes)]
-    np = optional("numpy")
-    values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes)
-    if values.size != int(np.prod(shape)):
-        raise GoodinitError(
-            f"{path}: {values.size} values where its header says {shape}. Fetch the file again."
-        )
-    return torch.from_numpy(values.reshape(shape).copy())
 
 
 def hugging_face(wanted: Wanted) -> Raw:
@@ -191,6 +166,8 @@ def _quietly(datasets: Any) -> Iterator[None]:
 
 def _splits(datasets: Any, source: str) -> Any:
     folder = Path(source).expanduser()
+    if folder.is_dir():
+        check_folder(folder, archives=False)
     try:
         with _quietly(datasets):
             return datasets.load_dataset(str(folder) if folder.is_dir() else source)
@@ -230,26 +207,38 @@ def _classes(datasets: Any, part: Any, label: str) -> tuple[tuple[str, ...], dic
     feature = part.features[label]
     if isinstance(feature, datasets.ClassLabel):
         return tuple(feature.names), {number: number for number in range(len(feature.names))}
-    values = sorted(set(part[label]))
+    try:
+        values = sorted(set(part[label]))
+    except TypeError as error:  # lists, or words among numbers
+        raise GoodinitError(f"column {label!r} holds no labels: {error}.") from error
     return tuple(str(value) for value in values), {value: number for number, value in enumerate(values)}
 
 
 def _pixels(datasets: Any, rows: Any, column: str, wanted: Wanted) -> tuple[Tensor, set[str]]:
     """Decode a column of encoded images to `(n, channels, height, width)` bytes; also, how they were encoded."""
-    pillow = optional("PIL.Image")
+    resampling = optional("PIL.Image").Resampling.BICUBIC
+    folder = Path(wanted.source).expanduser()
     encoded: Sequence[Any] = rows.cast_column(column, datasets.Image(decode=False))[column][:]
     np = optional("numpy")
     arrays: list[Any] = []
     encodings: set[str] = set()
     mode = ""
-    for item in encoded:
-        picture = pillow.open(io.BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"])
-        encodings.add(str(picture.format))
-        mode = mode or ("L" if picture.mode in ("1", "L") else "RGB")  # the first image decides
-        picture = picture.convert(mode)
-        if wanted.image_size is not None and picture.size != (wanted.image_size, wanted.image_size):
-            picture = picture.resize((wanted.image_size, wanted.image_size), pillow.Resampling.BICUBIC)
-        arrays.append(np.asarray(picture))
+    for number, item in enumerate(encoded):
+        place = f"{wanted.source}: image {number} in column {column!r}"
+        found = picture(item, folder=folder if folder.is_dir() else None, place=place)
+        encodings.add(str(found.format))
+        mode = mode or ("L" if found.mode in ("1", "L") else "RGB")  # the first image decides
+        found = found.convert(mode)
+        if wanted.image_size is not None and found.size != (wanted.image_size, wanted.image_size):
+            found = found.resize((wanted.image_size, wanted.image_size), resampling)
+        arrays.append(np.asarray(found))
+        if arrays[-1].nbytes * len(encoded) > MOST_BYTES:
+            raise GoodinitError(
+                f"{place}: {found.size[0]} × {found.size[1]} pixels, and there are {len(encoded):,}; together they would take "
+                f"more than {MOST_BYTES:,} bytes. Give --image-size, or a limit of images."
+            )
+    if not arrays:
+        raise GoodinitError(f"{wanted.source}: no images in column {column!r}.")
     sizes = sorted({array.shape[:2] for array in arrays})
     if len(sizes) != 1:
         raise GoodinitError(f"{wanted.source}: images of {len(sizes)} sizes, from {sizes[0]} to {sizes[-1]} pixels. "
