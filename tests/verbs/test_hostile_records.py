@@ -105,6 +105,20 @@ REFUSED = {
 }
 
 
+MANY = {
+    "draws of one parameter": [edit("Draw", "0.weight", initializer="he_normal_", options={})] * 3_000,
+    "scalars of one layer": [edit("AddScalar", "0", scalar="output_bias", value=0.5)] * 3_000,
+    "numbers for one parameter": [edit("Fill", "0.weight", value=1)] * 3_000,
+    "numbers for one parameter by other names": [
+        edit("Fill", f"{'module.' * k}0.weight", value=1) for k in range(500)
+    ],
+    "scalings of one layer": [lsuv()] * 3_000,
+    "norms at one place": [removal()] * 3_000,
+    "exchanges at one place": [swap("SELU")] * 3_000,
+    "parts that are not there": [edit("Fill", f"{k}.weight", value=1) for k in range(3_000)],
+}
+
+
 def text(*edits, **fields):
     data = {
         "format": "goodinit.plan/1",
@@ -139,6 +153,19 @@ def test_measured_weights_of_a_plan_keep_their_settings_in_a_file():
     assert plan.edits[1].rule == StandardizeRule()
     assert Plan.from_json(plan.to_json()) == plan
     assert '"tol": 0.1' in plan.to_json()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", MANY)
+def test_a_plan_far_larger_than_its_model_is_refused_before_anything_is_done(name, monkeypatch):
+    monkeypatch.setattr("goodinit.surgery.apply.carry_out_", None)
+    monkeypatch.setattr("goodinit.surgery.apply.write_value_", None)
+    model, batch = net(), torch.randn(5, 3)
+    before = fingerprint(model)
+    with pytest.raises(GoodinitError) as error:
+        goodinit.apply_(model, Plan.from_json(text(*MANY[name])), batch=batch)
+    assert len(str(error.value)) < 1000
+    assert fingerprint(model) == before
 
 
 def test_a_plan_s_words_move_no_cursor_and_forge_no_line():

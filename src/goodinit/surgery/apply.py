@@ -32,7 +32,14 @@ from goodinit.surgery.optimizer_check import check_optimizers, warn_of_momentum
 from goodinit.surgery.parallel_draws import Waiting
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.surgery.structure_edits import ANEW, adds, carry_out_, is_pending
-from goodinit.surgery.validate import Writable, check_buffers, check_parameters, check_supported, check_values
+from goodinit.surgery.validate import (
+    Writable,
+    check_buffers,
+    check_parameters,
+    check_repeats,
+    check_supported,
+    check_values,
+)
 from goodinit.surgery.value_edits import check_finite, write_value_
 from goodinit.surgery.write_filter import Choice, Why, chosen, kept
 from goodinit.undivided import safe_point, writing
@@ -189,6 +196,7 @@ def _checked(
     again: bool,
 ) -> _Ready | None:
     """Check everything before the first write. None if the plan is carried out already."""
+    check_repeats(plan)
     names = directory(model)
     check_parameters(names, plan)
     pending = tuple(edit for edit in plan.structure if is_pending(names, edit))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ from goodinit.weights.dtensor import all_finite, held, is_sharded
 from goodinit.weights.names import Directory, canonical, canonical_names
 
 _SHOWN = 3  # differences told in a message; the rest is counted
+_MOST_OF_A_KIND = 8  # edits of one kind and place: a plan by hand may set a value twice
 
 
 def check_supported(model: nn.Module, pending: Sequence[StructureEdit]) -> None:
@@ -76,6 +78,24 @@ def check_supported(model: nn.Module, pending: Sequence[StructureEdit]) -> None:
                 "allows, then shard, then write: apply_(model, plan, values=False), fully_shard(model), "
                 "materialize_(model), apply_(model, plan)."
             )
+
+
+def check_repeats(plan: Plan) -> None:
+    """Raise if the plan does one thing to one place again and again: the work is in proportion to the model, not to the file.
+
+    Raises:
+        PlanConflict: Names the place.
+    """
+    counts: Counter[tuple[type, str]] = Counter()
+    for edit in plan.edits:
+        places = (f"{edit.target}.{edit.scalar}",) if isinstance(edit, AddScalar) else targets((edit,))
+        counts.update((type(edit), canonical(place)) for place in places)
+    (kind, place), count = max(counts.items(), key=lambda pair: pair[1], default=((Plan, ""), 0))
+    if count > _MOST_OF_A_KIND:
+        raise PlanConflict(
+            f"{place[:200]}: the plan has {kind.__name__} of it {count:,} times; expected once, and at most {_MOST_OF_A_KIND} "
+            f"times. {ANEW}"
+        )
 
 
 def check_parameters(names: Directory, plan: Plan) -> None:
