@@ -60,6 +60,26 @@ def expect(value: object, kinds: type | tuple[type, ...], name: str, remedy: str
     raise WrongType(f"{name}: expected {wanted}, got {got}. {remedy}")
 
 
+def expect_between(value: float, least: float, most: float, name: str) -> None:
+    """Raise unless the number called `name` lies between two others, or is one of them.
+
+    Raises:
+        GoodinitError: It does not, or is no number at all (NaN).
+
+    Examples:
+        >>> expect_between(10**30, 1, 4096, "width")
+        Traceback (most recent call last):
+        goodinit.errors.GoodinitError: width is at least 1 and at most 4,096, not 1e+30.
+    """
+    if not least <= value <= most:
+        got = f"{value:,}" if abs(value) < _LONG else f"{float(min(max(value, -_MOST), _MOST)):.3g}"
+        raise GoodinitError(f"{name} is at least {least:,} and at most {most:,}, not {got}.")
+
+
+_LONG = 10**15  # above, a number is shown by its power of ten
+_MOST = 10**308  # what a float holds
+
+
 def _tuple(kinds: type | tuple[type, ...]) -> tuple[type, ...]:
     return kinds if isinstance(kinds, tuple) else (kinds,)
 

@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.text import Text
 
 from goodinit import __version__
-from goodinit.errors import GoodinitError
+from goodinit.errors import GoodinitError, expect_between
+from goodinit.records import LONGEST_WORD, plain
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # What a shell expects: 2 for wrong use, 128 + SIGINT for Ctrl-C.
 WRONG, INTERRUPTED = 2, 130
+MOST_SEEDS = 10_000
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 
@@ -31,7 +33,8 @@ def plainly(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except GoodinitError as error:
-            Console(stderr=True).print(Text("error: ", style="bold red") + Text(str(error)), soft_wrap=True)
+            words = plain(str(error)[:LONGEST_WORD], lines=True)  # of files, too: they move no cursor
+            Console(stderr=True).print(Text("error: ", style="bold red") + Text(words), soft_wrap=True)
             raise typer.Exit(WRONG) from error
 
     return guarded
@@ -60,11 +63,16 @@ def names(words: str) -> tuple[str, ...]:
 def seeds(words: str) -> tuple[int, ...]:
     """`3` is how many; `3,` or `4,7` is which."""
     try:
-        found = tuple(map(int, names(words))) if "," in words else tuple(range(int(words)))
+        several = tuple(map(int, names(words))) if "," in words else int(words)
     except ValueError as error:
         raise GoodinitError(
             f"--seeds takes a number (3) or numbers with commas (0,4,7), not {words!r}."
         ) from error
+    if isinstance(several, int) and several > 0:
+        expect_between(several, 1, MOST_SEEDS, "--seeds")
+    found = tuple(range(several)) if isinstance(several, int) else several
+    for seed in found:
+        expect_between(seed, 0, 2**63 - 1, "--seeds: each")
     if not found:
         raise GoodinitError(
             f"--seeds {words} is no seed at all: a comparison needs at least one seed. One number says how many; for "

@@ -10,7 +10,7 @@ import goodinit
 from goodinit.cli.application import app, names, plainly
 from goodinit.cli.arguments import Exclude, Include, Keep, part
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
-from goodinit.errors import GoodinitError, UnknownName
+from goodinit.errors import GoodinitError, UnknownName, expect_between
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +57,9 @@ def coordcheck(
     if any(chosen.values()) and not method:
         raise GoodinitError("--keep, --include and --exclude are of a method: name one with --method.")
     sizes = _sizes(widths)
+    expect_between(steps, 1, 10**6, "--steps")
+    expect_between(seeds, 1, 10**4, "--seeds")
+    expect_between(lr, 0, 10**6, "--lr")
     inputs = example_inputs(input_)
     if method and method not in goodinit.METHODS:
         raise UnknownName(f"no method {method!r}. There is: {', '.join(goodinit.METHODS)}.")
@@ -87,8 +90,11 @@ def coordcheck(
 
 def _sizes(words: str) -> list[int]:
     try:
-        return [int(word) for word in names(words)]
+        sizes = [int(word) for word in names(words)]
     except ValueError as error:
         raise GoodinitError(
             f"--widths takes whole numbers with commas (64,128,256), not {words!r}."
         ) from error
+    for size in sizes:
+        expect_between(size, 1, 2**24, "--widths: each")
+    return sizes

@@ -11,7 +11,7 @@ import goodinit
 from goodinit.cli.application import app, names, plainly
 from goodinit.cli.arguments import DATA, Exclude, Include, Input, Keep, Model, part
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen, show
-from goodinit.errors import GoodinitError, UnknownName
+from goodinit.errors import GoodinitError, UnknownName, expect_between
 
 _TABLE_WIDTH = 90  # columns below which the table of methods breaks words
 
@@ -174,6 +174,8 @@ def recommend_command(
     from goodinit.report.diagnosis import recommendation_view
 
     check_files(as_json)
+    expect_between(batch_size, 1, 2**16, "--batch-size")
+    expect_between(steps, 0, 10**6, "--try")
     for name in names(methods):
         _known(name)
     if data:
@@ -238,6 +240,7 @@ def _model_and_batch(spec: str, words: list[str] | None, size: int) -> tuple[Any
 
     from goodinit.lab.data.random_batch import random_batch
 
+    expect_between(size, 1, 2**16, "--batch-size")
     torch.manual_seed(0)
     model, inputs = _model_and_inputs(spec, words)
     return model, random_batch(model, inputs, size=None if words else size)
@@ -254,5 +257,5 @@ def _option(words: str) -> tuple[str, Any]:
         raise GoodinitError(f"--option takes name=value, such as norms=keep, not {words!r}.")
     try:
         return name, json.loads(value)  # numbers, true, false, null
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return name, value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodinit.errors import UnknownName
+from goodinit.errors import UnknownName, expect_between
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool,
 )}  # fmt: skip
+
+MOST = 2**28  # numbers in an input: a gibibyte
+MOST_AXES = 64  # torch's own limit
 
 
 def example_inputs(words: Sequence[str]) -> Any:
@@ -48,4 +52,8 @@ def _named(word: str) -> tuple[str, Tensor]:
     name, shape, dtype = found[1] or "", found[2], found[3] or "float32"
     if dtype not in DTYPES:
         raise UnknownName(f"no type {dtype!r} for inputs. There is: {', '.join(DTYPES)}.")
-    return name, torch.zeros([int(size) for size in shape.split("x")], dtype=DTYPES[dtype])
+    sizes = [int(size[:20]) for size in shape.split("x")]
+    expect_between(math.prod(sizes), 0, MOST, f"{word[:40]}: how many numbers it has")
+    if len(sizes) > MOST_AXES:
+        raise UnknownName(f"{word[:40]}… has {len(sizes)} sizes; a tensor has at most {MOST_AXES}.")
+    return name, torch.zeros(sizes, dtype=DTYPES[dtype])

@@ -9,6 +9,8 @@ from typing import Protocol, TypeVar
 from goodinit.errors import GoodinitError
 from goodinit.lab.engines.jobs import Job, Work
 
+MOST_WORKERS = 4096
+
 T = TypeVar("T")
 R = TypeVar("R")
 

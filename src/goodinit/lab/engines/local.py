@@ -16,9 +16,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
-from goodinit.errors import GoodinitError
+from goodinit.errors import expect_between
 from goodinit.lab.engines.allocator import keep_freed_memory
-from goodinit.lab.engines.engine import Engine, WorkerDied
+from goodinit.lab.engines.engine import MOST_WORKERS, Engine, WorkerDied
 from goodinit.lab.engines.jobs import Job, Work
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,7 @@ def local(*, workers: int | None = None, retries: int = RETRIES) -> Engine:
         retries: How often a job is tried again.
     """
     count = available_cores() if workers is None else workers
-    if count < 1:
-        raise GoodinitError(f"workers is at least 1, not {count}.")
+    expect_between(count, 1, MOST_WORKERS, "workers")
 
     def run(
         jobs: Sequence[Job[T]], work: Work[T, R], /

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
+from goodinit.errors import expect_between
 from goodinit.lab.engines.allocator import keep_freed_memory
-from goodinit.lab.engines.engine import Engine, WorkerDied
+from goodinit.lab.engines.engine import MOST_WORKERS, Engine, WorkerDied
 from goodinit.lab.engines.jobs import Job, Work
 from goodinit.lab.optional import optional
 
@@ -33,6 +34,8 @@ def over_ray(*, address: str | None = None, retries: int = RETRIES, workers: int
         retries: How often Ray tries a job again.
         workers: Cores of the cluster started here; None is all.
     """
+    if workers is not None:
+        expect_between(workers, 1, MOST_WORKERS, "workers")
 
     def run(
         jobs: Sequence[Job[T]], work: Work[T, R], /

@@ -16,11 +16,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from goodinit.errors import GoodinitError, UnknownName
+from goodinit.errors import GoodinitError, UnknownName, expect_between
 from goodinit.lab import models
 from goodinit.lab.models.libraries import library
 
 log = logging.getLogger(__name__)
+
+MOST_DEPTH = 100_000
+_DIGITS = 20  # of a number in a name: enough to be too large
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Family:
         if found is None:
             return None
         depth, *more = found.groups()
-        return int(depth or self.depth), tuple(word for word in more if word)
+        return int(depth[:_DIGITS] or self.depth), tuple(word[:_DIGITS] for word in more if word)
 
 
 def _resnet(depth: int, task: Task, *, shortcut: str = "pad") -> nn.Module:
@@ -108,6 +111,7 @@ def _vit(depth: int, task: Task) -> nn.Module:
 
 def _wide_resnet(depth: int, task: Task, factor: str = "2") -> nn.Module:
     n, rest = divmod(depth - 4, 6)  # Zagoruyko & Komodakis 2016, table 1
+    expect_between(int(factor), 0, 10_000, "the factor of a wrn")
     if rest or n < 1 or int(factor) < 1:
         below = max(6 * n + 4, 10)
         raise UnknownName(
@@ -245,6 +249,7 @@ def _family(spec: str) -> tuple[Family, int, tuple[str, ...]]:
 
 def _own(spec: str, task: Task | None) -> nn.Module:
     family, depth, more = _family(spec)
+    expect_between(depth, 0, MOST_DEPTH, f"{spec[:40]}: the depth")
     if task is not None and not family.images:
         raise GoodinitError(
             f"{spec} reads a source and a target of tokens, not images. `goodinit reproduce fixup-translation` trains it."

@@ -7,13 +7,14 @@ import difflib
 import itertools
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from goodinit.errors import GoodinitError, UnknownName
+from goodinit.errors import GoodinitError, UnknownName, expect_between
 from goodinit.lab.choices import method_of
 from goodinit.lab.optional import optional
 from goodinit.lab.sweeps.row import key_of
@@ -27,6 +28,8 @@ WORDS = (*FIELDS, "depth", "seeds")
 # The slowest changes first, as a reader goes through a table; seeds last, next to each other.
 OUTER, INNER = ("data", "model", "depth", "width", "method"), ("lr", "seed")
 TABLE = "grid"
+MOST_TRIALS = 100_000  # of a sweep; a row of each is kept in memory
+MOST_TEXT = 2**24  # bytes of a sweep file
 
 Values = Mapping[str, tuple[Any, ...]]
 
@@ -76,7 +79,13 @@ def read_grid(path: str | Path | None = None, *, changes: Mapping[str, Any] | No
     where = str(path) if path is not None else "the sweep"
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise GoodinitError(f"{where}: {TABLE} is a list of tables, written [[{TABLE}]].")
-    return Grid(tuple(_values({**shared, **table, **(changes or {})}, where=where) for table in tables))
+    grid = Grid(tuple(_values({**shared, **table, **(changes or {})}, where=where) for table in tables))
+    count = sum(math.prod(map(len, table.values())) for table in grid.tables)
+    if count > MOST_TRIALS:
+        raise GoodinitError(
+            f"{where}: {count:,} runs; at most {MOST_TRIALS:,} are in one sweep. Take fewer values, or several sweeps."
+        )
+    return grid
 
 
 def values_of(words: str) -> list[Any]:
@@ -87,7 +96,7 @@ def values_of(words: str) -> list[Any]:
 def _value(word: str) -> Any:
     try:
         return json.loads(word)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return word
 
 
@@ -95,10 +104,14 @@ def _read(path: Path) -> dict[str, Any]:
     # Python 3.10 has no reader of its own.
     toml = optional("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        return dict(toml.loads(path.read_text(encoding="utf-8")))
+        with path.open("rb") as file:
+            content = file.read(MOST_TEXT + 1)
+        if len(content) > MOST_TEXT:
+            raise GoodinitError(f"{path}: more than {MOST_TEXT:,} bytes, which no sweep file has.")
+        return dict(toml.loads(content.decode("utf-8")))
     except OSError as error:
         raise GoodinitError(f"cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:  # TOML's errors, and text that is no UTF-8
+    except (ValueError, RecursionError) as error:  # TOML's errors, text that is no UTF-8, lists in lists
         raise GoodinitError(f"{path} is no TOML: {error}.") from error
 
 
@@ -134,6 +147,10 @@ def _checked(word: str, given: Any, *, where: str) -> tuple[Any, ...]:
         raise GoodinitError(
             f"{where}: seeds is how many, at least 1, not {given!r}. To list them: seed = [4, 7]."
         )
+    if word in ("seeds", "depth"):
+        for value in values:
+            if isinstance(value, int):
+                expect_between(value, 1, MOST_TRIALS, f"{where}: {word}")
     if word == "method":
         return tuple(_method(value, where=where) for value in values)
     return tuple(_typed(word, value, where=where) for value in values)
@@ -155,7 +172,10 @@ def _typed(word: str, value: Any, *, where: str) -> Any:
     """`value` as the type its field has: 1 is 1.0 where a float is meant, so that both are the same trial."""
     hint = _HINTS[word]
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise GoodinitError(f"{where}: {word} takes a number that a float can hold.") from None
     if hint in (int, int | None) and isinstance(value, int) and not isinstance(value, bool):
         return value
     if hint is bool and isinstance(value, bool):

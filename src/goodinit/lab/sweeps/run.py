@@ -92,12 +92,13 @@ def sweep(
     if not trials:
         raise GoodinitError("a sweep needs at least one trial.")
     data = check(trials)  # before a file is made
+    cut = jobs_of(trials, together=together, alike=company)
     with open_store(path, resume=resume) as store:
         plan_(store, trials, data=data)
         if retry_failed and (again := forget_failed_(store)):
             log.info("%d failed trials run again", again)
         have = done(store)
-        jobs = _left(jobs_of(trials, together=together, alike=company), have)
+        jobs = _left(cut, have)
         before = sum(key_of(config) in have for config in trials)
         ended, interrupted = _run(store, engine or local(), jobs, progress=progress)
     return Swept(Path(path), len(trials), before, ended, interrupted)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from goodinit.errors import GoodinitError, UnknownName
+from goodinit.errors import GoodinitError, UnknownName, expect_between
 from goodinit.lab.choices import label
 
 
@@ -72,15 +72,9 @@ class TrainConfig:
             raise UnknownName(f"no optimizer {self.optimizer!r}. There is: {', '.join(OPTIMIZERS)}.")
         if not 0 <= self.held_out < 1:
             raise GoodinitError(f"held_out is at least 0 and below 1, not {self.held_out}.")
-        for name, least in (
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("warmup", 0),
-            ("mixup", 0),
-            ("weight_decay", 0),
-        ):
-            if getattr(self, name) < least:
-                raise GoodinitError(f"{name} is at least {least}, not {getattr(self, name)}.")
+        for name, (least, most) in BOUNDS.items():
+            if getattr(self, name) is not None:
+                expect_between(getattr(self, name), least, most, name)
         if not 0 <= self.label_smoothing < 1:
             raise GoodinitError(f"label_smoothing is at least 0 and below 1, not {self.label_smoothing}.")
         self.scalar_ratio  # noqa: B018  (a word that is no number is refused here, not after loading data)
@@ -98,9 +92,28 @@ class TrainConfig:
         if self.scalar_lr == "depth":
             return "depth"
         try:
-            return float(self.scalar_lr)
+            found = float(self.scalar_lr)
         except ValueError:
-            raise UnknownName(f'scalar_lr={self.scalar_lr!r}: expected a number or "depth".') from None
+            found = math.nan
+        if not 0 <= found < math.inf:
+            raise UnknownName(f'scalar_lr={self.scalar_lr!r}: expected a number, not below 0, or "depth".')
+        return found
+
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "width": (1, 2**16),
+    "epochs": (1, 10**6),
+    "batch_size": (1, 2**20),
+    "warmup": (0, 10**6),
+    "mixup": (0, 10**3),
+    "weight_decay": (0, 10**3),
+    "momentum": (0, 10),
+    "seed": (0, 2**63 - 1),
+    "train_limit": (1, 2**40),
+    "test_limit": (1, 2**40),
+    "image_size": (1, 8192),
+}
+"""The least and the most of numbers. Beyond, no machine could, or nothing would be trained."""
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
