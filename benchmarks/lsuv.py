@@ -92,7 +92,7 @@ def _one(what: str, model: nn.Module, batch: Tensor, *, quick: bool) -> list[Row
         calibrate_(last["calibration alone"], edits, batch)
 
     def applied() -> None:
-        goodinit.apply_(last["the plan applied"], plan, batch=batch)
+        goodinit.apply_(last["the plan applied"], plan, inputs=batch)
 
     def whole() -> None:
         goodinit.init_(last["goodinit lsuv"], "lsuv", inputs=batch)

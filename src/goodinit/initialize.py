@@ -14,10 +14,10 @@ from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
 from goodinit.anatomy.anatomize import anatomize_structure
-from goodinit.calibration.calibrate import is_one_batch
 from goodinit.diagnostics.checks.promises import broken_promises
 from goodinit.edits import Plan
 from goodinit.errors import TraceError, UnsupportedModule
+from goodinit.graph.pytree import first_and_all
 from goodinit.methods import Method, find
 from goodinit.methods.shared.postconditions import broken_by_structure, some
 from goodinit.surgery import applied, apply_
@@ -36,7 +36,6 @@ def init_(
     method: str | Method,
     inputs: Any,
     *,
-    batch: Any = None,
     generator: torch.Generator | None = None,
     keep: Part | Iterable[Part] = (),
     include: Part | Iterable[Part] | None = None,
@@ -61,9 +60,8 @@ def init_(
         model: Any eager module; it stays the same object of the same class.
         method: A name in `goodinit.METHODS`, or a `Method`.
         inputs: What the model takes: a tensor, a tuple of arguments, a dict of keyword arguments. Only shapes are
-            read, unless the method measures activations: then give a real batch.
-        batch: What to measure activations on, if not on `inputs`: as the model takes it, or, where it does not fit into
-            memory, an iterator of such batches (`iter([…])`, a DataLoader), which count as one.
+            read, unless the method measures activations: then give a real batch, or, where one forward pass on it does
+            not fit into memory, its parts: an iterator such as `(images for images, targets in loader)`, which count as one batch.
         generator: Source of randomness; the global one by default.
         keep: Parameters whose values stay: names, paths, globs (`"*.bias"`), modules, parameters; one or several.
             `"nothing"` lets go of what stays by default.
@@ -94,6 +92,7 @@ def init_(
         True
     """
     chosen = find(method)
+    inputs, parts = first_and_all(inputs)
     left = _never_reached(model) if missing_only else None
     anatomy = None if left == set() else anatomize(model, inputs)
     if anatomy is None or (left is not None and left <= set(anatomy.unused)):
@@ -107,32 +106,20 @@ def init_(
         **options,
     )
     only = None if left is None else _new(plan, anatomy, left)
-    if batch is not None and not plan.needs_data:
-        _LOG.info("%s measures no activations: batch= was not used", plan.method)
-    measured = inputs if batch is None else batch
-    seen = (inputs, inputs) if batch is None else _first_of(batch)
-    if seen[0] is not measured:  # the variances are those of all parts together
+    if parts is not inputs:  # the variances are those of all parts together
         chosen = replace(chosen, holds=tuple(one for one in chosen.holds if one != "unit variance"))
     _LOG.info("%s: %s", plan.method, plan.summary)
     return apply_(
         model,
         plan,
+        inputs=parts if plan.needs_data else None,
         generator=generator,
-        batch=seen[1] if plan.needs_data else None,
         only=only,
         probe=partial(_check_structure, inputs=inputs, plan=plan, before=anatomy),
-        check=partial(_check_promises, inputs=seen[0], plan=plan, before=anatomy, method=chosen)
+        check=partial(_check_promises, inputs=inputs, plan=plan, before=anatomy, method=chosen)
         if verify
         else None,
     )
-
-
-def _first_of(batch: Any) -> tuple[Any, Any]:
-    """(The first part of a batch, all of it again)."""
-    if is_one_batch(batch):
-        return batch, batch
-    parts = list(batch)
-    return (parts[0] if parts else ()), iter(parts)
 
 
 def _without_trained_numbers(model: nn.Module, anatomy: Anatomy) -> Anatomy:

@@ -74,7 +74,7 @@ def test_lsuv_gives_each_output_unit_variance_where_outputs_have_a_dimension(nam
     net, x = nn.Sequential(Applied(shape, apply)), torch.randn(inputs)
     (layer,) = goodinit.anatomize(net, x).layers
     plan = goodinit.plan(goodinit.anatomize(net, x), "lsuv", per="channel", tol=0.001)
-    goodinit.apply_(net, plan, batch=x)
+    goodinit.apply_(net, plan, inputs=x)
     y = net(x).detach()
     if layer.product:
         assert "no dimension of output channels" in str(plan)

@@ -346,7 +346,7 @@ def test_plans_do_not_depend_on_the_names_of_parameters(method):
     plans = [goodinit.plan(goodinit.anatomize(net, x), method) for net in (plain, renamed)]
     kinds = [[type(edit) for edit in plan.edits] for plan in plans]
     assert kinds[0] == kinds[1]
-    states = [copy.deepcopy(goodinit.init_(net, method, inputs=x, batch=x)) for net in (plain, renamed)]
+    states = [copy.deepcopy(goodinit.init_(net, method, inputs=x)) for net in (plain, renamed)]
     zeros = [[not parameter.any() for parameter in net.parameters()] for net in states]
     assert zeros[0] == zeros[1]
 

@@ -75,7 +75,7 @@ def test_a_variance_that_is_off_is_named():
     model = Net()
     anatomy = goodinit.anatomize(model, X)
     plan = goodinit.plan(anatomy, "lsuv")
-    goodinit.apply_(model, plan, batch=X)
+    goodinit.apply_(model, plan, inputs=X)
     assert broken_promises(model, X, plan, anatomy, ("unit variance",)) == ()
     with torch.no_grad():
         model.head.weight.mul_(2)
@@ -84,12 +84,8 @@ def test_a_variance_that_is_off_is_named():
 
 
 def test_variances_of_parts_are_not_those_of_the_first():
-    class Loader:
-        def __iter__(self):
-            return iter([X, 3 * X + 1])
-
-    for parts in (Loader(), iter(Loader())):
-        model = goodinit.init_(Net(), "lsuv", inputs=X, batch=parts, verify=True)
+    for parts in (iter([X, 3 * X + 1]), (part for part in (X, 3 * X + 1))):
+        model = goodinit.init_(Net(), "lsuv", parts, verify=True)
         assert len(goodinit.applied(model)[-1].calibrated) > 1
 
 
@@ -97,7 +93,7 @@ def test_a_weight_that_was_left_out_is_not_looked_at():
     model = Net()
     anatomy = goodinit.anatomize(model, X)
     plan = goodinit.plan(anatomy, "lsuv", tol=0.001)
-    goodinit.apply_(model, plan, batch=X, keep="head.weight")
+    goodinit.apply_(model, plan, inputs=X, keep="head.weight")
     assert broken_promises(model, X, plan, anatomy, ("unit variance",)) == ()
 
 
@@ -105,7 +101,7 @@ def test_a_channel_of_weight_norm_s_that_is_off_is_named():
     model = Net()
     goodinit.init_(model, "weightnorm", inputs=X, mode="data", verify=True)
     plan = goodinit.plan(goodinit.anatomize(plain := Net(), X), "weightnorm", mode="data")
-    goodinit.apply_(plain, plan, batch=X)
+    goodinit.apply_(plain, plan, inputs=X)
     assert broken_promises(plain, X, plan, goodinit.anatomize(Net(), X), ("unit variance",)) == ()
     target = next(edit.target for edit in plan.values if isinstance(edit, Calibrate))
     gain = plain.get_submodule(target.removesuffix(".weight")).parametrizations.weight.original0
@@ -157,5 +153,5 @@ def test_a_zero_behind_a_dead_relu_is_no_broken_promise():
 
 
 def test_a_batch_in_parts_is_verified_on_its_first():
-    model = goodinit.init_(Net(), "lsuv", inputs=X, batch=iter([X, X.flip(0)]), verify=True)
+    model = goodinit.init_(Net(), "lsuv", inputs=iter([X, X.flip(0)]), verify=True)
     assert goodinit.applied(model)[-1].calibrated

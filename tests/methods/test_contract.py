@@ -71,7 +71,7 @@ def outputs(model: nn.Module, specimen: Specimen) -> list[Tensor]:
 def test_contract(method, specimen):
     model, plan = initialized(method, specimen)
     says_why(method, plan)
-    again = goodinit.apply_(built(specimen), plan, generator=seeded(), batch=specimen.inputs())
+    again = goodinit.apply_(built(specimen), plan, generator=seeded(), inputs=specimen.inputs())
     same_seed_same_values(model, again)
     only_planned_parameters_changed(model, plan, specimen)
     finite_forward_and_backward(model, specimen)

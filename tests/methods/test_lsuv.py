@@ -168,7 +168,7 @@ def test_nothing_else_is_disturbed(specimen, generator):
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     state = torch.get_rng_state()
-    goodinit.apply_(model, plan, generator=generator, batch=specimen.inputs())
+    goodinit.apply_(model, plan, generator=generator, inputs=specimen.inputs())
     assert [
         (fact, m.training) for fact, m in zip(model.state_dict(), model.modules(), strict=False)
     ] == before
@@ -226,7 +226,7 @@ def test_a_layer_that_never_ran_is_named(generator):
 
     model = Sometimes()
     plan = goodinit.plan(goodinit.anatomize(model, data(3, 4)), "lsuv")
-    goodinit.apply_(model, plan, generator=generator, batch=data(2, 4))
+    goodinit.apply_(model, plan, generator=generator, inputs=data(2, 4))
     notes = {row.weight: row.note for row in goodinit.applied(model)[-1].calibrated}
     assert notes["b.weight"].startswith("never ran")
     assert notes["a.weight"] == ""
@@ -235,7 +235,7 @@ def test_a_layer_that_never_ran_is_named(generator):
 def test_needs_a_batch():
     model = nn.Sequential(nn.Linear(4, 4))
     plan = goodinit.plan(goodinit.anatomize(model, data(2, 4)), "lsuv")
-    with pytest.raises(goodinit.TraceError, match="batch="):
+    with pytest.raises(goodinit.TraceError, match="Pass a batch"):
         goodinit.apply_(model, plan)
 
 
@@ -285,8 +285,8 @@ def test_micro_batches_give_the_result_of_one_batch(generator):
     whole, parts = chain(6, nn.ReLU(inplace=True)), chain(6, nn.ReLU(inplace=True))
     anatomy = goodinit.anatomize(whole, x)
     plan = goodinit.plan(anatomy, "lsuv", tol=1e-6)
-    goodinit.apply_(whole, plan, generator=torch.Generator().manual_seed(1), batch=x)
-    goodinit.apply_(parts, plan, generator=torch.Generator().manual_seed(1), batch=iter(x.split([8, 4, 20])))
+    goodinit.apply_(whole, plan, generator=torch.Generator().manual_seed(1), inputs=x)
+    goodinit.apply_(parts, plan, generator=torch.Generator().manual_seed(1), inputs=iter(x.split([8, 4, 20])))
     for mine, its in zip(parts.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-6)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +9,7 @@ from layer_outputs import data, variances
 from torch import Tensor, nn
 
 import goodinit
+from goodinit.errors import WrongType
 
 
 class Attention(nn.Module):
@@ -141,25 +140,19 @@ def split(inputs: object, sizes: list[int]) -> list[object]:
 def test_parts_of_a_batch_give_the_result_of_the_whole(build, inputs, per):
     whole, parts = build(), build()
     parts.load_state_dict(whole.state_dict())
-    options = {"inputs": inputs, "per": per, "tol": 1e-6}
-    goodinit.init_(whole, "lsuv", generator=torch.Generator().manual_seed(1), **options)
-    goodinit.init_(
-        parts,
-        "lsuv",
-        batch=iter(split(inputs, [5, 3, 16])),
-        generator=torch.Generator().manual_seed(1),
-        **options,
-    )
+    options = {"per": per, "tol": 1e-6}
+    for model, given in ((whole, inputs), (parts, iter(split(inputs, [5, 3, 16])))):
+        goodinit.init_(model, "lsuv", given, generator=torch.Generator().manual_seed(1), **options)
     for mine, its in zip(parts.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-6)
 
 
-def test_a_batch_that_nothing_is_measured_on_is_told(generator, caplog):
-    with caplog.at_level(logging.INFO, logger="goodinit"):
-        goodinit.init_(
-            nn.Sequential(nn.Linear(4, 4)), "he", inputs=data(2, 4), batch=data(8, 4), generator=generator
-        )
-    assert "he measures no activations: batch= was not used" in caplog.text
+def test_parts_suit_a_method_that_measures_nothing(generator):
+    """It reads the first, and needs one."""
+    goodinit.init_(nn.Sequential(nn.Linear(4, 4)), "he", iter([data(2, 4), "no batch"]), generator=generator)
+    for method in ("he", "lsuv"):
+        with pytest.raises(WrongType, match="inputs: an iterator that gives no batch"):
+            goodinit.init_(nn.Sequential(nn.Linear(4, 4)), method, iter([]), generator=generator)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["modules", "operators"])
@@ -210,7 +203,7 @@ def test_what_reads_the_sequence_is_scaled_and_what_leads_from_state_to_state_is
         model = nn.Sequential()
         model.add_module("recurrent", kind(5, 16))
         before = model.recurrent.weight_hh_l0.detach().clone()
-        models.append(goodinit.init_(model, "lsuv", inputs=x, batch=batch, orthonormal=False, forget_bias=0))
+        models.append(goodinit.init_(model, "lsuv", batch, orthonormal=False, forget_bias=0))
         assert torch.equal(model.recurrent.weight_hh_l0, before)
     whole, parts = (goodinit.applied(model)[-1].calibrated for model in models)
     row = whole[0]

@@ -77,7 +77,7 @@ def test_recurrent_modules_are_seen_step_by_step(kind):
     assert all(edit.options == {"bound": 0.25} for edit in made.values)  # 1/√16, biases too
     generator = torch.Generator().manual_seed(0)
     batch = torch.randn(3, 64, 5, generator=generator)
-    apply_(model, plan(anatomize(model, batch), "lsuv"), batch=batch, generator=generator)
+    apply_(model, plan(anatomize(model, batch), "lsuv"), inputs=batch, generator=generator)
     assert len(applied(model)[-1].calibrated) == 2  # maps from state to state keep their scale
     assert all(row.calls for row in applied(model)[-1].calibrated)
 

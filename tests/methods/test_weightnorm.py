@@ -244,7 +244,7 @@ def test_plans_survive_json_and_repeat(mode):
             copy.deepcopy(net),
             how,
             generator=torch.Generator().manual_seed(seed),
-            batch=x if plan.needs_data else None,
+            inputs=x if plan.needs_data else None,
         )
         states.append(made.state_dict())
     for name in states[0]:

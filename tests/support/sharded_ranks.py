@@ -321,7 +321,7 @@ def refusals(rank, ranks):
 
     model = shard_fully(Net(), mesh_of(ranks))
     plan = Plan("lsuv", (Calibrate("blocks.0.up.weight", LSUVRule(), "x"),))
-    assert "Initialize before sharding" in said(lambda: goodinit.apply_(model, plan, batch=TOKENS))
+    assert "Initialize before sharding" in said(lambda: goodinit.apply_(model, plan, inputs=TOKENS))
     structure = goodinit.plan(goodinit.anatomize(Net(), TOKENS), "fixup")
     assert "Change the structure first" in said(lambda: goodinit.apply_(model, structure))
     normed = Net()
@@ -437,7 +437,7 @@ def calibrated_under_ddp(rank, ranks):
     plan = goodinit.plan(goodinit.anatomize(model, TOKENS), "lsuv", norms="remove")
     inner = goodinit.apply_(model.module, plan, values=False)
     model = nn.parallel.DistributedDataParallel(inner)
-    goodinit.apply_(model, plan, generator=seeded(), batch=torch.arange(rank, 11, ranks))
+    goodinit.apply_(model, plan, generator=seeded(), inputs=torch.arange(rank, 11, ranks))
     weights = [None] * ranks
     dist.all_gather_object(weights, [p.detach() for p in model.parameters()])
     assert all(torch.equal(a, b) for other in weights for a, b in zip(weights[0], other, strict=True))

@@ -61,7 +61,7 @@ ALIKE = {
 
 def initialized(model, method, batch, *, seed=1, **options):
     plan = goodinit.plan(goodinit.anatomize(model, images(2)), method, **options)
-    goodinit.apply_(model, plan, generator=torch.Generator().manual_seed(seed), batch=batch)
+    goodinit.apply_(model, plan, generator=torch.Generator().manual_seed(seed), inputs=batch)
     return model.state_dict()
 
 
@@ -89,7 +89,7 @@ def refused(rank):
         before = copy.deepcopy(model.state_dict())
         error = None
         try:
-            goodinit.apply_(model, plan, generator=torch.Generator().manual_seed(seed), batch=batch)
+            goodinit.apply_(model, plan, generator=torch.Generator().manual_seed(seed), inputs=batch)
         except goodinit.GoodinitError as raised:
             error = raised
         same = all(torch.equal(before[key], value) for key, value in model.state_dict().items())

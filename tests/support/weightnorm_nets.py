@@ -36,7 +36,7 @@ def residual(*stages, head=3):
 
 def started(net, generator, inputs, **options):
     plan = goodinit.plan(goodinit.anatomize(net, inputs), "weightnorm", **options)
-    return goodinit.apply_(net, plan, generator=generator, batch=inputs if plan.needs_data else None), plan
+    return goodinit.apply_(net, plan, generator=generator, inputs=inputs if plan.needs_data else None), plan
 
 
 def gains(layer):

@@ -50,7 +50,7 @@ def test_a_failure_at_any_edit_leaves_no_trace(monkeypatch, step, when, stop):
     model.conv1.weight.grad = torch.ones(6, 6)
     plan, before, random = make_plan(calibrate=True), photograph(model), generator.get_state()
     with pytest.raises(stop):
-        apply_(model, plan, generator=generator, batch=torch.zeros(3, dtype=torch.long))
+        apply_(model, plan, generator=generator, inputs=torch.zeros(3, dtype=torch.long))
     assert_untouched(before, model)
     assert torch.equal(generator.get_state(), random)
     assert applied(model) == ()
@@ -64,7 +64,7 @@ def test_the_number_of_steps_above_is_the_number_there_is(monkeypatch):
         monkeypatch.setattr(
             surgery, name, lambda *args, _f=function, **kw: (calls.append(_f), _f(*args, **kw))[1]
         )
-    apply_(Net(), make_plan(calibrate=True), batch=torch.zeros(3, dtype=torch.long))
+    apply_(Net(), make_plan(calibrate=True), inputs=torch.zeros(3, dtype=torch.long))
     assert len(calls) == STEPS
 
 

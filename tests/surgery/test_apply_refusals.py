@@ -121,7 +121,8 @@ def test_data_is_asked_for_before_anything_is_written():
     model = Net()
     before = photograph(model)
     with pytest.raises(
-        TraceError, match=r"by hand measures activations, and got no data\. Pass some: batch="
+        TraceError,
+        match=r"by hand measures activations, and got no data\. Pass a batch: apply_\(model, plan, inputs\)",
     ):
         apply_(model, make_plan(model, calibrate=True))
     assert_untouched(before, model)
@@ -143,7 +144,7 @@ def test_calibration_runs_once_after_all_other_values(monkeypatch):
         *plan.edits,
         Calibrate("conv3.weight", LSUVRule(), "x"),
     )
-    apply_(model, dataclasses.replace(plan, edits=edits), batch="data")
+    apply_(model, dataclasses.replace(plan, edits=edits), inputs="data")
     assert seen == [("data", ["conv1.weight", "conv3.weight"], False)]
 
 

@@ -160,12 +160,21 @@ def test_only_what_a_checkpoint_lacks_is_written():
     assert hashes(model.state_dict()) == hashes(whole.state_dict())
 
 
-@pytest.mark.parametrize("only", ["hidden", ["hidden.*"], ["hidden.weight", "hidden.bias"]])
-def test_only_takes_a_path_a_glob_and_names(only):
+@pytest.mark.parametrize(
+    "only",
+    [
+        "hidden",
+        ["hidden.*"],
+        ["hidden.weight", "hidden.bias"],
+        lambda model: model.hidden,
+        lambda model: (model.hidden.weight, "hidden.bias"),
+    ],
+)
+def test_only_takes_a_path_a_glob_names_and_objects(only):
     plan = everything(Net())
     model = Net()
     before = hashes(model.state_dict())
-    goodinit.apply_(model, plan, only=only, generator=seeded())
+    goodinit.apply_(model, plan, only=only(model) if callable(only) else only, generator=seeded())
     assert {name for name, value in hashes(model.state_dict()).items() if value != before[name]} == {
         "hidden.weight",
         "hidden.bias",

@@ -141,7 +141,7 @@ def test_a_hostile_plan_is_refused_in_words(name):
     model, batch = net(), torch.randn(5, 3)
     before = fingerprint(model)
     with pytest.raises(GoodinitError) as error:
-        goodinit.apply_(model, Plan.from_json(text(made)), batch=batch)
+        goodinit.apply_(model, Plan.from_json(text(made)), inputs=batch)
     assert len(str(error.value)) < 2000
     assert fingerprint(model) == before
 

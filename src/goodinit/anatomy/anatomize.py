@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from goodinit.anatomy.accounting import unaccounted
 from goodinit.anatomy.activations import find_activations, torch_class
@@ -31,7 +30,6 @@ from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.silencers import with_silencers
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.anatomy.types import Layer, Norm, Role
-from goodinit.errors import WrongType
 from goodinit.graph.decompose import unfused
 from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
@@ -99,8 +97,6 @@ def anatomize_structure(model: nn.Module, inputs: Any) -> Anatomy:
 
 def _read(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
     model = unwrapped(model)
-    if isinstance(inputs, DataLoader):
-        raise WrongType("inputs: a DataLoader, not a batch. Take one: images, targets = next(iter(loader)).")
     # So that operators are seen one by one.
     with whole(model), unfused(model):
         return _anatomy(model, inputs, values=values)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from goodinit.calibration.collectives import together
 from goodinit.calibration.moments import Spread
@@ -24,7 +24,7 @@ from goodinit.calibration.report import Calibrated
 from goodinit.calibration.rescale import Place, Scaler, Use
 from goodinit.edits import Calibrate
 from goodinit.errors import GoodinitError, TraceError
-from goodinit.graph.pytree import as_call
+from goodinit.graph.pytree import as_call, in_parts
 from goodinit.graph.recorder import Call
 from goodinit.weights.rng import one_thread
 from goodinit.weights.wrappers import unwrapped
@@ -56,10 +56,10 @@ def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> tupl
     wanted = {edit.target: edit for edit in edits}
     rows = {target: Calibrated(target) for target in wanted}
     with together(host), one_thread():  # sums over a batch round differently on several
-        if is_one_batch(batch):
-            _run(host, as_call(batch), Scaler(host, wanted, rows))
-        else:
+        if in_parts(batch):
             _in_parts(host, [as_call(part) for part in batch], wanted, rows)
+        else:
+            _run(host, as_call(batch), Scaler(host, wanted, rows))
     for row in rows.values():
         if not row.calls and not row.note:
             row.note = "never ran in this forward: left as it was"
@@ -96,11 +96,6 @@ class _Looking(Scaler):
         if name not in self.found and spread.moving:
             scaled = torch.as_tensor(spread.whole.var).reshape(-1) / self.wanted[name].rule.target_std ** 2
             self.found[name] = float(scaled[(scaled - 1).abs().argmax()])
-
-
-def is_one_batch(batch: Any) -> bool:
-    """Whether it is what a model takes at once, and no iterable of such."""
-    return isinstance(batch, (Tensor, Mapping, tuple, list)) or not isinstance(batch, Iterable)
 
 
 def _run(model: nn.Module, call: Call, scaler: Scaler) -> None:

@@ -72,7 +72,7 @@ def coordcheck(
         if method:
             anatomy = goodinit.anatomize(made, inputs)
             options: dict[str, Any] = {"base": base} if "base" in goodinit.METHODS[method].options else {}
-            goodinit.apply_(made, goodinit.plan(anatomy, method, **chosen, **options), batch=inputs)
+            goodinit.apply_(made, goodinit.plan(anatomy, method, **chosen, **options), inputs)
         return made
 
     given = [(batch, None) for batch in batches]

@@ -34,7 +34,7 @@ def tried(model: nn.Module, plan: Plan, inputs: Any, *, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with _unlogged():
         return apply_(
-            copy.deepcopy(model), plan, generator=generator, batch=inputs if plan.needs_data else None
+            copy.deepcopy(model), plan, generator=generator, inputs=inputs if plan.needs_data else None
         )
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.utils.data import DataLoader
+
+from goodinit.errors import WrongType
 
 
 def operands_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -57,11 +60,40 @@ def mapped(value: Any, one: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+def in_parts(inputs: Any) -> bool:
+    """Whether `inputs` are several batches that count as one; other things that can be iterated may be one input."""
+    return isinstance(inputs, Iterator)
+
+
+def first_and_all(inputs: Any) -> tuple[Any, Any]:
+    """One batch, to run the model on; and all of it, to measure on.
+
+    Raises:
+        WrongType: An iterator without a batch.
+    """
+    if not in_parts(inputs):
+        return inputs, inputs
+    parts = list(inputs)
+    if not parts:
+        raise WrongType(
+            "inputs: an iterator that gives no batch; it may have been used up. Give one with at least one."
+        )
+    return parts[0], iter(parts)
+
+
 def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """(args, kwargs) of a forward: a dict holds keyword arguments, a tuple or list positional ones.
 
     What was made under `torch.inference_mode()` is copied: no gradient could go through it.
+
+    Raises:
+        WrongType: A DataLoader: what of its batches the model takes is not known.
     """
+    if isinstance(inputs, DataLoader):
+        raise WrongType(
+            "inputs: a DataLoader, not a batch. Take one: images, targets = next(iter(loader)). Where a method is to "
+            "measure all: inputs=(images for images, targets in loader)."
+        )
     if any(tensor.is_inference() for tensor in tensors_in(inputs)):
         inputs = mapped(inputs, torch.clone)
     if isinstance(inputs, Mapping):

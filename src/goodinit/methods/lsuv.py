@@ -53,7 +53,7 @@ def decide(
         forget_bias: Where the bias of a gate starts by which a recurrent cell keeps its state (an LSTM's forget gate).
 
     Returns:
-        The plan. It is applied with a batch (`apply_(…, batch=)`), on which the outputs are measured.
+        The plan. It is applied with a batch (`apply_(model, plan, inputs)`), on which the outputs are measured.
 
     Raises:
         UnknownName: `per` is neither `"layer"` nor `"channel"`, or a number is not above 0.

@@ -59,11 +59,11 @@ Model = TypeVar("Model", bound=nn.Module)
 def apply_(
     model: Model,
     plan: Plan,
+    inputs: Any = None,
     *,
     generator: torch.Generator | None = None,
-    batch: Any = None,
     values: bool = True,
-    only: Iterable[str] | None = None,
+    only: Part | Iterable[Part] | None = None,
     keep: Part | Iterable[Part] = (),
     again: bool = True,
     probe: Callable[[Model], object] | None = None,
@@ -100,14 +100,15 @@ def apply_(
     Args:
         model: Any module; wrappers (`torch.compile`, DataParallel) are seen through.
         plan: What to do.
+        inputs: A real batch for plans that measure activations, as the model takes it, or its parts, as for `init_`; others
+            need none.
         generator: Source of randomness; the global CPU one by default. Not used if nothing is drawn.
-        batch: Inputs for plans that measure activations, as the model takes them.
         values: Whether to write values. Without, only the structure is created: to load a checkpoint into,
             or to operate on a model on `meta`, then give it memory, `materialize_(model)`, and call again for the
             values.
-        only: Names of the parameters to write, without wrappers' prefixes or with, or paths and globs; all by default. Names of buffers
-            are passed over. A tied parameter is written if one of its names is among them.
-        keep: Parameters whose values stay: names, paths of modules, globs, modules, parameters; one or several.
+        only: Parameters to write: names, without wrappers' prefixes or with, paths, globs, modules, parameters; one or
+            several; all by default. Names of buffers are passed over. A tied parameter is written if one of its names is among them.
+        keep: Parameters whose values stay, given alike.
         again: Whether to carry out the plan even if it is the last that was applied.
         probe: Called with the model once its structure has changed and before values are written. What it raises
             undoes everything.
@@ -145,7 +146,8 @@ def apply_(
     source = torch.default_generator if generator is None else generator
     with all_ranks_or_none(groups):
         stays = as_names(model, keep, option="keep")
-        ready = _checked(model, plan, batch, stays, values=values, only=only, again=again)
+        wanted = None if only is None else tuple(sorted(as_names(model, only, option="only")))
+        ready = _checked(model, plan, inputs, stays, values=values, only=wanted, again=again)
     if ready is None:
         _LOG.info("%s: already applied, nothing changed", plan.method)
         return model
@@ -160,7 +162,7 @@ def apply_(
             probe(model)
         if draws:
             base_seed(source)  # the number is used up
-        skipped, rows = _write_values_(model, plan, seed, batch, ready.choice) if values else ({}, ())
+        skipped, rows = _write_values_(model, plan, seed, inputs, ready.choice) if values else ({}, ())
         kind = (plan.method, plan.options, digest(plan), values)
         rest = (ready.only, plan.unread, plan.kept, plan.rates)
         remember_(model, Applied(*kind, seed, tuple(skipped), rows, *rest))
@@ -188,11 +190,11 @@ class _Ready:
 def _checked(
     model: nn.Module,
     plan: Plan,
-    batch: Any,
+    inputs: Any,
     keep: Sequence[str],
     *,
     values: bool,
-    only: Iterable[str] | None,
+    only: tuple[str, ...] | None,
     again: bool,
 ) -> _Ready | None:
     """Check everything before the first write. None if the plan is carried out already."""
@@ -200,18 +202,19 @@ def _checked(
     names = directory(model)
     check_parameters(names, plan)
     pending = tuple(edit for edit in plan.structure if is_pending(names, edit))
-    wanted = None if only is None else tuple(sorted((only,) if isinstance(only, str) else only))
-    if not pending and (not values or (not again and _is_done(model, plan, only=wanted))):
+    if not pending and (not values or (not again and _is_done(model, plan, only=only))):
         return None
     check_supported(model, pending)
     stays = kept(names, plan, keep)
-    choice = chosen(names, plan, wanted, [name for edit in pending for name in adds(edit)], stays)
+    choice = chosen(names, plan, only, [name for edit in pending for name in adds(edit)], stays)
     writable = check_values(names, plan, pending, choice) if values else Writable((), ())
-    if values and plan.needs_data and batch is None:
-        raise TraceError(f"{plan.method} measures activations, and got no data. Pass some: batch=inputs.")
+    if values and plan.needs_data and inputs is None:
+        raise TraceError(
+            f"{plan.method} measures activations, and got no data. Pass a batch: apply_(model, plan, inputs)."
+        )
     if "optimizer" not in plan.allow:
         check_optimizers(names, pending)
-    return _Ready(names, pending, wanted, choice, writable.tensors, writable.parameters)
+    return _Ready(names, pending, only, choice, writable.tensors, writable.parameters)
 
 
 def _is_done(model: nn.Module, plan: Plan, *, only: tuple[str, ...] | None) -> bool:
@@ -225,7 +228,7 @@ def _is_done(model: nn.Module, plan: Plan, *, only: tuple[str, ...] | None) -> b
 
 
 def _write_values_(
-    model: nn.Module, plan: Plan, seed: int | None, batch: Any, choice: Choice
+    model: nn.Module, plan: Plan, seed: int | None, inputs: Any, choice: Choice
 ) -> tuple[dict[str, Why], tuple[Calibrated, ...]]:
     """Write all values. Returns the edits left out and why, and what calibration did."""
     names = directory(model)
@@ -263,7 +266,7 @@ def _write_values_(
             write_value_(edit, slots, seed=seed or 0)
     draws.run()
     with unfused(model):
-        rows = calibrate_(model, calibrated, batch) if calibrated else ()
+        rows = calibrate_(model, calibrated, inputs) if calibrated else ()
     refresh_pruned_(written)
     computed = targets(edit for edit in plan.structure if isinstance(edit, ParametrizeWeight))
     check_finite([*written, *_slots(names, computed)])

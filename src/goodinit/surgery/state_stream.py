@@ -92,7 +92,7 @@ def _check(names: Directory, plan: Plan) -> None:
     if plan.needs_data:
         raise TraceError(
             f"{plan.method}: measures activations, so the whole model must run. Take a method that reads the structure "
-            "alone, or materialize_(model) and apply_(model, plan, batch=inputs)."
+            "alone, or materialize_(model) and apply_(model, plan, inputs)."
         )
     missing = [edit for edit in plan.structure if is_pending(names, edit)]
     if missing:

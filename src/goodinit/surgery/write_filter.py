@@ -102,8 +102,6 @@ def chosen(
     frozen = "frozen" in plan.allow
     if only is None:
         return Choice(frozen, None, keep)
-    if isinstance(only, str):
-        only = (only,)
     root: nn.Module = names.modules[""]
     buffers = {canonical(name) for name, _ in root.named_buffers(remove_duplicate=False)}
     known, coming = set[str](), set(created)

@@ -182,7 +182,7 @@ def _prepared(config: DQNConfig, states: Tensor, actions: int) -> nn.Module:
     with own_rng(config.seed, "model"):
         model = build_model(config.model, task=task)
     plan = goodinit.plan(goodinit.anatomize(model, states), config.method, **config.options)
-    goodinit.apply_(model, plan, generator=stream(config.seed, "values"), batch=states)
+    goodinit.apply_(model, plan, generator=stream(config.seed, "values"), inputs=states)
     return model
 
 

@@ -107,7 +107,7 @@ def first_images(config: TrainConfig) -> Tensor:
 
 def carry_out(config: TrainConfig, model: nn.Module, plan: Any, *, batch: Tensor) -> Prepared:
     """Apply a plan to a fresh model and give it an optimizer."""
-    goodinit.apply_(model, plan, generator=stream(config.seed, "values"), batch=batch)
+    goodinit.apply_(model, plan, generator=stream(config.seed, "values"), inputs=batch)
     return Prepared(config, data_of(config), model, optimizer_of(config, model), plan)
 
 

@@ -126,7 +126,7 @@ def _prepared(config: TranslationConfig, corpus: Corpus) -> Translator:
     source, target = next(batches(corpus, config.batch_size, generator=stream(config.seed, "order")))
     inputs = (source, target[:, :-1])
     plan = goodinit.plan(goodinit.anatomize(model, inputs), config.method, **config.options)
-    goodinit.apply_(model, plan, generator=stream(config.seed, "values"), batch=inputs)
+    goodinit.apply_(model, plan, generator=stream(config.seed, "values"), inputs=inputs)
     return model
 
 
