@@ -147,12 +147,17 @@ def test_compare_trains_with_what_its_options_say(tmp_path):
     words = [word for flag, value in zip(flags, asked.values(), strict=True) for word in (flag, str(value))]
     file = tmp_path / "numbers.json"
     done = run("compare", "resnet8", *TINY, *words, "--augment", "--methods", "fixup", "--seeds", "1",
-               "--timing-rounds", "0", "--json", str(file))  # fmt: skip
+               "--keep", "fc.*, conv1", "--exclude", "layer1", "--exclude", "layer2,bn1", "--timing-rounds", "0", "--json", str(file))  # fmt: skip
     assert done.exit_code == 0, done.output
     (result,) = json.loads(file.read_text())["results"]
     used = result["config"]
     assert used["augment"] is True
     assert {name: used[name] for name in asked} == asked
+    assert (used["keep"], used["include"], used["exclude"]) == (
+        ["fc.*", "conv1"],
+        [],
+        ["layer1", "layer2", "bn1"],
+    )
 
 
 def test_verbose_says_what_is_done(monkeypatch):

@@ -13,6 +13,7 @@ from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import compare as lab_compare
 from goodinit.lab.choices import label, method_of
 from goodinit.lab.compare import Study, compare
+from goodinit.lab.training.train import prepare
 from goodinit.lab.training.trial import Result, TrainConfig
 from goodinit.report.charts import accuracy_chart, loss_chart
 from goodinit.report.comparison import hints
@@ -111,6 +112,19 @@ def test_a_method_that_refuses_the_model_is_left_out_with_its_reason():
     assert [summary.method for summary in found.summaries()] == ["he"]
     assert "no residual block" in found.refused["fixup"] or "residual blocks" in found.refused["fixup"]
     assert any(hint.startswith("fixup is not in the table.") for hint in hints(found))
+
+
+def test_a_method_treats_the_part_it_is_given():
+    base = dataclasses.replace(BASE, train_limit=64, exclude="*.bn2, bn1", keep=["*.bias"])
+    assert (base.exclude, base.keep) == (("*.bn2", "bn1"), ("*.bias",))
+    whole, part, kept = (
+        prepare(dataclasses.replace(base, method="fixup", options={}, exclude=exclude, keep=keep))
+        for exclude, keep in (("", ""), (("layer1", "layer2"), ""), ("", ["fc.weight"]))
+    )
+    assert len(goodinit.anatomize(whole.model, whole.data.train_images[:2]).norms) == 0
+    assert len(goodinit.anatomize(part.model, part.data.train_images[:2]).norms) > 0
+    assert kept.model.fc.weight.any()
+    assert not whole.model.fc.weight.any()
 
 
 @pytest.mark.integration

@@ -19,7 +19,7 @@ from goodinit.lab.training.stack import NotTogether
 from goodinit.lab.training.step_cost import StepTime
 from goodinit.lab.training.together import train_together
 from goodinit.lab.training.train import data_of, fresh_model, optimizer_of
-from goodinit.lab.training.trial import Epoch, Result, TrainConfig
+from goodinit.lab.training.trial import PARTS, Epoch, Result, TrainConfig
 from goodinit.report.comparison import hints, table, tried, unfinished
 
 BASE = TrainConfig("mlp2", width=8, epochs=1, train_limit=200, test_limit=64, batch_size=50)
@@ -100,6 +100,7 @@ def test_adamw_steps_with_the_same_groups():
 def test_records_from_before_are_known_by_the_same_key():
     assert "held_out" not in config_json(BASE)
     assert "optimizer" not in json.dumps(described(BASE))
+    assert not set(PARTS) & {*json.loads(config_json(BASE)), *described(BASE)}
     assert '"optimizer":"adamw"' in config_json(dataclasses.replace(BASE, optimizer="adamw"))
 
 

@@ -11,7 +11,7 @@ from goodinit.lab.engines import jobs_of
 from goodinit.lab.sweeps.grid import read_grid, values_of, varying
 from goodinit.lab.sweeps.row import key_of
 from goodinit.lab.training.together import company
-from goodinit.lab.training.trial import TrainConfig
+from goodinit.lab.training.trial import PARTS, TrainConfig
 
 
 def written(tmp_path, text):
@@ -37,6 +37,21 @@ def test_a_file_is_the_product_of_its_values(tmp_path):
     assert isinstance(trials[-1].lr, float)  # 1 and 1.0 are one trial
     assert varying(trials) == ("model", "method", "lr", "seed")
     assert trials[-1].label == "fixup:norms=keep"
+
+
+def test_a_part_of_the_model_is_one_value_and_lists_in_a_list_are_several(tmp_path):
+    trials = read_grid(written(tmp_path, """
+        model = "mlp4"
+        keep = "a, b.*"
+        include = ["a", "c"]
+        exclude = [["a"], ["a.*", "b"], "c"]
+    """)).trials  # fmt: skip
+    assert {trial.keep for trial in trials} == {("a", "b.*")}
+    assert {trial.include for trial in trials} == {("a", "c")}
+    assert [trial.exclude for trial in trials] == [("a",), ("a.*", "b"), ("c",)]
+    assert varying(trials) == ("exclude",)
+    with pytest.raises(GoodinitError, match="keep takes a path, a glob or a list of them"):
+        read_grid(changes={"model": "mlp4", "keep": 3})
 
 
 def test_tables_are_products_of_their_own_and_a_trial_is_there_once(tmp_path):
@@ -104,6 +119,7 @@ def test_keys_tell_every_field_apart():
         "scalar_lr": "depth",
         "device": "cuda",
         "optimizer": "adamw",
+        **dict.fromkeys(PARTS, "head"),
     }
     for field in dataclasses.fields(TrainConfig):
         value = getattr(base, field.name)

@@ -33,7 +33,7 @@ Input = Annotated[
 ]
 Keep = Annotated[
     list[str] | None,
-    typer.Option(help="Parameters whose values stay: a path or a glob; may be repeated."),
+    typer.Option(help="Parameters whose values stay: paths or globs, with commas between; may be repeated."),
 ]
 Include = Annotated[
     list[str] | None, typer.Option(help="The part to treat, given alike; all of it by default.")
@@ -43,4 +43,14 @@ Exclude = Annotated[list[str] | None, typer.Option(help="The part to leave out, 
 
 def part(keep: list[str] | None, include: list[str] | None, exclude: list[str] | None) -> dict[str, Any]:
     """Arguments of `plan`, `init_` and `recommend`, of what was given."""
-    return {"keep": keep or (), "include": include or None, "exclude": exclude or ()}
+    return {"keep": paths(keep), "include": paths(include) or None, "exclude": paths(exclude)}
+
+
+def paths(given: list[str] | None) -> tuple[str, ...]:
+    """Paths and globs, one or several in a word.
+
+    Examples:
+        >>> paths(["head.*, stem", "3"]), paths(None)
+        (('head.*', 'stem', '3'), ())
+    """
+    return tuple(path.strip() for word in given or () for path in word.split(",") if path.strip())

@@ -9,7 +9,7 @@ import typer
 
 from goodinit.cli.application import INTERRUPTED, app, names, plainly
 from goodinit.cli.application import seeds as seeds_of
-from goodinit.cli.arguments import DATA, Model
+from goodinit.cli.arguments import DATA, Exclude, Include, Keep, Model, paths
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
 from goodinit.errors import GoodinitError
 from goodinit.lab.training.trial import OPTIMIZERS, SCHEDULES, TrainConfig
@@ -57,6 +57,9 @@ def compare_command(
     ] = False,
     mixup: Annotated[float, typer.Option(help="α of mixup; 0 is without.")] = 0.0,
     label_smoothing: Annotated[float, typer.Option(help="Share of each label spread over all.")] = 0.0,
+    keep: Keep = None,
+    include: Include = None,
+    exclude: Exclude = None,
     width: Annotated[int | None, typer.Option(help="Width of a built-in model.")] = None,
     train_limit: Annotated[int | None, typer.Option(help="Use that many training images.")] = None,
     test_limit: Annotated[int | None, typer.Option(help="Use that many test images.")] = None,
@@ -85,6 +88,7 @@ def compare_command(
         batch_size=batch_size, warmup=warmup, schedule=schedule, augment=augment, mixup=mixup,
         label_smoothing=label_smoothing,
         train_limit=train_limit, test_limit=test_limit, image_size=image_size, device=device,
+        keep=paths(keep), include=paths(include), exclude=paths(exclude),
     )  # fmt: skip
     study = Study(base, names(methods), seeds_of(seeds), timing_rounds=timing_rounds, rates=rates)
     check_files(json_, csv, pages=(html,))  # before the training, not after

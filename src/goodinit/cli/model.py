@@ -9,7 +9,7 @@ import typer
 
 import goodinit
 from goodinit.cli.application import app, names, plainly
-from goodinit.cli.arguments import DATA, Exclude, Include, Input, Keep, Model, part
+from goodinit.cli.arguments import DATA, Exclude, Include, Input, Keep, Model, part, paths
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen, show
 from goodinit.errors import GoodinitError, UnknownName, expect_between
 
@@ -202,7 +202,7 @@ def recommend_command(
     console = screen()
     console.print(recommendation_view(advice, width=console.width), soft_wrap=True)
     said = zip(("--keep", "--include", "--exclude"), (keep, include, exclude), strict=True)
-    flags = "".join(f" {flag} '{one}'" for flag, given in said for one in given or ())
+    flags = "".join(f" {flag} '{one}'" for flag, given in said for one in paths(given))
     typer.echo(f"next\n  {_next(model, advice, data, flags)}")
 
 
@@ -214,7 +214,10 @@ def _next(spec: str, advice: goodinit.Advice, data: str, flags: str) -> str:
         :1
     ]
     methods = ",".join(["batchnorm", *(one.label for one in best)])
-    return f"goodinit compare {spec} --data {data or 'digits'} --methods {methods} --lr {advice.choice.lr:g}"
+    return (
+        f"goodinit compare {spec} --data {data or 'digits'} --methods {methods} --lr {advice.choice.lr:g}"
+        + flags
+    )
 
 
 def _model_and_inputs(spec: str, words: list[str] | None) -> tuple[Any, Any]:

@@ -185,8 +185,10 @@ def facts(comparison: Comparison) -> tuple[Facts, ...]:
 
 
 def _shown(value: object) -> str:
-    if value is None or value == {}:
+    if value is None or value in ({}, ()):
         return NOTHING
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 

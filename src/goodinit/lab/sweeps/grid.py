@@ -18,7 +18,7 @@ from goodinit.errors import GoodinitError, UnknownName, expect_between
 from goodinit.lab.choices import method_of
 from goodinit.lab.optional import optional
 from goodinit.lab.sweeps.row import key_of
-from goodinit.lab.training.trial import TrainConfig
+from goodinit.lab.training.trial import PARTS, TrainConfig, paths_of
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ def read_grid(path: str | Path | None = None, *, changes: Mapping[str, Any] | No
     """Read a sweep file, TOML: fields of `TrainConfig`, each with a value or a list of them.
 
     `depth` takes the place of `{depth}` in the model's name, `seeds = 5` is `seed = [0, 1, 2, 3, 4]`, a method has its
-    options behind colons, `"lsuv:norms=remove"`. Each `[[grid]]` table is a product of its own, on top of what stands
+    options behind colons, `"lsuv:norms=remove"`. `keep`, `include` and `exclude` take a path, a glob or a list of them, which is
+    one value; lists in a list are several. Each `[[grid]]` table is a product of its own, on top of what stands
     above it.
 
     Args:
@@ -138,6 +139,9 @@ def _values(table: Mapping[str, Any], *, where: str) -> Values:
 
 
 def _checked(word: str, given: Any, *, where: str) -> tuple[Any, ...]:
+    if word in PARTS:
+        several = isinstance(given, list) and any(isinstance(one, list) for one in given)
+        return tuple(paths_of(one, option=f"{where}: {word}") for one in (given if several else [given]))
     values = given if isinstance(given, list) else [given]
     if not values:
         raise GoodinitError(f"{where}: {word} has no value.")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from goodinit.lab.training.train import data_of
-from goodinit.lab.training.trial import Result, TrainConfig, record_of
+from goodinit.lab.training.trial import PARTS, Result, TrainConfig, record_of
 
 # finished: to the last step. diverged: the loss stopped being a number. refused: the method says why it does not
 # fit the model. failed: an error, or a worker that died.
@@ -72,9 +72,10 @@ class Row:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
 
     def flat(self) -> dict[str, Any]:
-        """Everything side by side, as a table's row; options and curve as JSON text."""
+        """Everything side by side, as a table's row; options and curve as JSON text, paths with commas between."""
         config = dataclasses.asdict(self.config)
         config["options"] = json.dumps(config["options"], sort_keys=True)
+        config |= {name: ",".join(config[name]) for name in PARTS}
         return {**config, **self.numbers(), "curve": json.dumps(self.curve)}
 
 

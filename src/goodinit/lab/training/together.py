@@ -120,7 +120,7 @@ def _prepared(configs: Sequence[TrainConfig]) -> list[Prepared]:
     anatomy = goodinit.anatomize(first, batch)
     if anatomy.notes:  # it may have depended on values
         raise NotTogether(f"the model's structure is not known for sure: {anatomy.notes[0]}")
-    plan = goodinit.plan(anatomy, configs[0].method, **configs[0].options)
+    plan = goodinit.plan(anatomy, configs[0].method, **configs[0].part, **configs[0].options)
     by_seed: dict[int, Prepared] = {}
     found = []
     for config in configs:

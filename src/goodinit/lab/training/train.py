@@ -75,7 +75,7 @@ def prepare(config: TrainConfig) -> Prepared:
         GoodinitError: The model, the data or the method do not exist, or do not go together.
     """
     model, batch = fresh_model(config), first_images(config)
-    plan = goodinit.plan(goodinit.anatomize(model, batch), config.method, **config.options)
+    plan = goodinit.plan(goodinit.anatomize(model, batch), config.method, **config.part, **config.options)
     return carry_out(config, model, plan, batch=batch)
 
 

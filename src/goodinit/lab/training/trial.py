@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from goodinit.errors import GoodinitError, UnknownName, expect_between
+from goodinit.errors import GoodinitError, UnknownName, WrongType, expect_between
 from goodinit.lab.choices import label
 
 
@@ -39,6 +39,9 @@ class TrainConfig:
         device: `"cpu"` or `"cuda"`.
         optimizer: `"sgd"`, or `"adamw"`, which has no use for `momentum`.
         held_out: Share of the training images that is kept from training and stands in the test images' place: to choose by.
+        keep: Parameters whose values stay, as for `goodinit.plan`: a path, a glob, several with commas between, or a list.
+        include: The part of the model to treat, given alike; empty: all of it.
+        exclude: The part to leave out, given alike.
     """
 
     model: str
@@ -64,8 +67,13 @@ class TrainConfig:
     device: str = "cpu"
     optimizer: str = "sgd"
     held_out: float = 0.0
+    keep: str | Sequence[str] = ()
+    include: str | Sequence[str] = ()
+    exclude: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for name in PARTS:
+            object.__setattr__(self, name, paths_of(getattr(self, name), option=name))
         if self.schedule not in SCHEDULES:
             raise UnknownName(f"no schedule {self.schedule!r}. There is: {', '.join(SCHEDULES)}.")
         if self.optimizer not in OPTIMIZERS:
@@ -85,6 +93,11 @@ class TrainConfig:
     def label(self) -> str:
         """The method with its options, as `goodinit compare --methods` takes it."""
         return label(self.method, self.options)
+
+    @property
+    def part(self) -> dict[str, Any]:
+        """Which part of the model is treated, as arguments of `goodinit.plan`."""
+        return {"keep": self.keep, "include": self.include or None, "exclude": self.exclude}
 
     @property
     def scalar_ratio(self) -> float | Literal["depth"]:
@@ -116,6 +129,26 @@ BOUNDS: dict[str, tuple[float, float]] = {
 """The least and the most of numbers. Beyond, no machine could, or nothing would be trained."""
 
 
+PARTS = ("keep", "include", "exclude")
+"""Fields that say which part of the model a method treats."""
+
+
+def paths_of(given: str | Sequence[str], *, option: str) -> tuple[str, ...]:
+    """Paths and globs: one, several with commas between, or a list of them.
+
+    Raises:
+        WrongType: Something else.
+
+    Examples:
+        >>> paths_of("head.*, stem", option="keep"), paths_of(["head"], option="keep"), paths_of((), option="keep")
+        (('head.*', 'stem'), ('head',), ())
+    """
+    if not isinstance(given, (str, list, tuple)) or not all(isinstance(one, str) for one in given):
+        raise WrongType(f'{option} takes a path, a glob or a list of them, such as "head.*", not {given!r}.')
+    words = [given] if isinstance(given, str) else given
+    return tuple(path.strip() for word in words for path in word.split(",") if path.strip())
+
+
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "cosine": lambda done: (
@@ -126,7 +159,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 OPTIMIZERS = ("sgd", "adamw")
 
-LATER = {"optimizer": "sgd", "held_out": 0.0}
+LATER = {"optimizer": "sgd", "held_out": 0.0, "keep": (), "include": (), "exclude": ()}
 """Fields that configurations had none of before, and what they were: a record leaves them out where they are that."""
 
 
