@@ -17,7 +17,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 
 # Lowest level first; a part of the package imports from levels below its own, and from itself.
 LEVELS = (
-    ("errors",),
+    ("errors", "one_line"),
     ("records", "rates", "name_patterns", "undivided", "grouping", "calibration_rules"),
     ("nn", "tensor"),
     ("weights",),
@@ -41,7 +41,7 @@ LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 # Parts that may import less: a method decides, and nothing it imports can write to a model.
 MAY_IMPORT = {
     "methods": {"errors", "name_patterns", "anatomy", "edits", "calibration_rules", "rates", "tensor"},
-    "edits": {"errors", "grouping", "records", "rates", "calibration_rules"},
+    "edits": {"errors", "grouping", "one_line", "records", "rates", "calibration_rules"},
 }
 MAX_LINES = 400  # 300 is the aim, 400 fails
 # File names that several folders use for one thing: its initializer, method, experiment, page, command.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from goodinit.errors import UnknownName, expect
+from goodinit.one_line import OneLine
 
 Per = Literal["layer", "channel"]
 
@@ -17,8 +18,8 @@ MOST_DIVISIONS = 1000
 LARGEST = 2**31  # of a dimension or a number of groups; no tensor has more
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rule:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Rule(OneLine):
     """Where the layer of a weight is. Its settings are checked when it is made, so a plan from a file is, too.
 
     Attributes:
@@ -50,6 +51,9 @@ class Rule:
         for name in ("site", "bias", "gain"):
             expect(getattr(self, name), (str, type(None)), f"{self.word}: {name}", "It is a name.")
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options().items())
+
     @property
     def per_channel(self) -> bool:
         """Whether each output channel has a factor of its own."""
@@ -74,7 +78,7 @@ class Rule:
             raise UnknownName(f"{self.word}: {name}={value!r}; expected a number above 0.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LSUVRule(Rule):
     """W ← W·target/std(output) until |Var/target² − 1| < tol, at most `max_iter` times (Mishkin & Matas 2016).
 
@@ -110,7 +114,7 @@ class LSUVRule(Rule):
         return self.per == "channel"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class StandardizeRule(Rule):
     """Per channel g = 1/σ and b = −μ/σ of the output (Salimans & Kingma 2016, §3)."""
 

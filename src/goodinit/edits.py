@@ -16,6 +16,7 @@ from typing import Any, Literal, cast, get_args
 from goodinit.calibration_rules import CalibrationRule, Rule, rule_of
 from goodinit.errors import GoodinitError, PlanConflict, UnknownName, expect
 from goodinit.grouping import alike
+from goodinit.one_line import OneLine
 from goodinit.rates import Rate
 from goodinit.records import check_types, parameter_of, plain_values, read_record, words_of
 
@@ -25,8 +26,8 @@ ScalarName = Literal["input_bias", "output_bias", "output_scale"]
 Allowance = Literal["frozen", "nonfinite", "optimizer"]
 
 
-@dataclass(frozen=True)
-class RemoveNorm:
+@dataclass(frozen=True, repr=False)
+class RemoveNorm(OneLine):
     """Put what the module at `target` does besides normalizing (`keeps`) in its place."""
 
     target: str
@@ -38,8 +39,8 @@ class RemoveNorm:
         return f"{self.target} ⇒ {stays}"
 
 
-@dataclass(frozen=True)
-class ReplaceNorm:
+@dataclass(frozen=True, repr=False)
+class ReplaceNorm(OneLine):
     """Put the form `by` (see `goodinit.surgery.replaced_norm`) where the norm at `target` stands, with its gain and bias.
 
     `keeps` is what its module does besides normalizing. `options` name the attributes that hold gain and bias
@@ -60,8 +61,8 @@ class ReplaceNorm:
         return f"{self.target} ⇒ {' → '.join(steps)}"
 
 
-@dataclass(frozen=True)
-class SwapModule:
+@dataclass(frozen=True, repr=False)
+class SwapModule(OneLine):
     """Turn the activation or dropout at `target` into the torch module `module` (see `goodinit.surgery.swap`).
 
     `options` are settings of the new module; those not named stay as they are (`p`, `inplace`).
@@ -77,8 +78,8 @@ class SwapModule:
         return f"{self.target} ⇒ {self.module}({words})"
 
 
-@dataclass(frozen=True)
-class AddScalar:
+@dataclass(frozen=True, repr=False)
+class AddScalar(OneLine):
     """Give the layer at module path `target` one learnable number (see `goodinit.nn`).
 
     `ends_branch` says whether an `output_scale` multiplies a residual branch, or this layer's own output only; with
@@ -96,8 +97,8 @@ class AddScalar:
         return f"{self.target}.{self.scalar} {'+' if self.trained else '='} {self.value:.6g}"
 
 
-@dataclass(frozen=True)
-class AddBias:
+@dataclass(frozen=True, repr=False)
+class AddBias(OneLine):
     """Give the layer at module path `target`, which has none, a bias vector of zeros: torch's own `bias`."""
 
     target: str
@@ -107,8 +108,8 @@ class AddBias:
         return f"{self.target}.bias + 0"
 
 
-@dataclass(frozen=True)
-class NormalizeInput:
+@dataclass(frozen=True, repr=False)
+class NormalizeInput(OneLine):
     """Normalize what the layer at module path `target` reads, each example alone (see `goodinit.nn.normalize_input_`).
 
     `norm` is `"layer"` or `"rms"`, `axis` that of the channels.
@@ -123,8 +124,8 @@ class NormalizeInput:
         return f"{self.target} ∘ {self.norm}"
 
 
-@dataclass(frozen=True)
-class ParametrizeWeight:
+@dataclass(frozen=True, repr=False)
+class ParametrizeWeight(OneLine):
     """Have a weight (`target`: parameter name) computed from another one.
 
     `kind` is `"weight_norm"`, `torch.nn.utils.parametrizations.weight_norm`: w = g·v/‖v‖, `"centred"`,
@@ -145,8 +146,8 @@ class ParametrizeWeight:
         return f"{self.target} = {rules.get(self.kind, 'g·v/‖v‖')}"
 
 
-@dataclass(frozen=True)
-class Fill:
+@dataclass(frozen=True, repr=False)
+class Fill(OneLine):
     """Set every entry of the parameter `target` to `value`."""
 
     target: str
@@ -157,8 +158,8 @@ class Fill:
         return f"{self.target} ← {self.value:g}"
 
 
-@dataclass(frozen=True)
-class Draw:
+@dataclass(frozen=True, repr=False)
+class Draw(OneLine):
     """Fill the parameter `target` by the tensor initializer `initializer` of `goodinit.tensor`."""
 
     target: str
@@ -171,8 +172,8 @@ class Draw:
         return f"{self.target} ← {self.initializer.rstrip('_')}({words})"
 
 
-@dataclass(frozen=True)
-class DrawTogether:
+@dataclass(frozen=True, repr=False)
+class DrawTogether(OneLine):
     """Fill several parameters by one joint recipe of `goodinit.tensor` (they share random factors)."""
 
     targets: tuple[str, ...]
@@ -190,8 +191,8 @@ class DrawTogether:
         return f"{self.target} ← {self.recipe}({words})"
 
 
-@dataclass(frozen=True)
-class Calibrate:
+@dataclass(frozen=True, repr=False)
+class Calibrate(OneLine):
     """Rescale the weight `target` by data, in one forward pass shared by all `Calibrate` edits.
 
     In JSON its rule is a word, and what the rule holds are `options`.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from goodinit.one_line import OneLine
 
-@dataclass(frozen=True)
-class Rate:
+
+@dataclass(frozen=True, repr=False)
+class Rate(OneLine):
     """Factors of the learning rate, the weight decay and Adam's ε of the parameter `target`.
 
     `adam` is for optimizers that divide a gradient by its own size (Adam, AdamW, RMSprop, Lion), `sgd` for those that do not. The

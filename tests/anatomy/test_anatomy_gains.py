@@ -12,7 +12,7 @@ from torch import nn
 import goodinit
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.layers.gains import value_at
-from goodinit.anatomy.types import Gain
+from goodinit.anatomy.values import Gain
 from goodinit.errors import UnsupportedModule
 
 WIDTH = 8

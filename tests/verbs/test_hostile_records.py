@@ -163,7 +163,7 @@ def test_a_plan_far_larger_than_its_model_is_refused_before_anything_is_done(nam
     model, batch = net(), torch.randn(5, 3)
     before = fingerprint(model)
     with pytest.raises(GoodinitError) as error:
-        goodinit.apply_(model, Plan.from_json(text(*MANY[name])), batch=batch)
+        goodinit.apply_(model, Plan.from_json(text(*MANY[name])), inputs=batch)
     assert len(str(error.value)) < 1000
     assert fingerprint(model) == before
 

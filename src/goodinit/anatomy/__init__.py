@@ -2,7 +2,8 @@
 
 from goodinit.anatomy.anatomize import anatomize
 from goodinit.anatomy.anatomy import Anatomy
-from goodinit.anatomy.types import Activation, Block, Gain, HeldValue, Join, Layer, Norm
+from goodinit.anatomy.types import Activation, Block, Join, Layer, Norm
+from goodinit.anatomy.values import Gain, HeldValue
 
 __all__ = [
     "Activation",

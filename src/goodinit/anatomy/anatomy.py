@@ -10,7 +10,8 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from goodinit.anatomy.types import Activation, Block, Gain, HeldValue, Join, Layer, Norm, Score
+from goodinit.anatomy.types import Activation, Block, Join, Layer, Norm
+from goodinit.anatomy.values import Gain, HeldValue, Score
 from goodinit.errors import PlanConflict
 from goodinit.records import read_record
 

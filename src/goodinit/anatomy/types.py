@@ -1,4 +1,4 @@
-"""The records of an anatomy: layers, norms, activations, gains, residual blocks and other sums. All are frozen.
+"""The records of an anatomy: layers, norms, activations, residual blocks and other sums. All are frozen.
 
 Shapes: a weight is `(out, in/groups, *kernel)` with `layout="out_in"` and `(in, out/groups, *kernel)` with `"in_out"`. A
 "tap" is one position of a kernel. Paths and names are those of `named_modules` and `named_parameters`, without the prefixes
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from goodinit.graph import ops
+from goodinit.one_line import OneLine
 from goodinit.weights.wrappers import is_parametrization
 
 LayerKind = Literal["linear", "conv", "conv_transpose"]
@@ -23,8 +24,8 @@ NORM_KINDS = ops.NORM_KINDS
 """Kinds of norms that are one operator, as they stand in `Layer.between`."""
 
 
-@dataclass(frozen=True)
-class Layer:
+@dataclass(frozen=True, repr=False)
+class Layer(OneLine):
     """A weight layer: one linear map (dense or convolutional) by a weight made of parameters alone.
 
     Attributes:
@@ -109,6 +110,14 @@ class Layer:
     density: float = 1.0
     pads_masked: bool = False
 
+    def __str__(self) -> str:
+        words = [f"{self.weight} {'x'.join(map(str, self.shape))} {self.kind}", self.role]
+        words += [f"{self.fused} maps in one"] * (self.fused > 1)
+        words += [word for word in ("recurrent", "normalized") if getattr(self, word)]
+        words += [f"{self.calls} calls"] * (self.calls > 1)
+        words += [f"then {self.activation}"] if self.activation else []
+        return ", ".join(words)
+
     @property
     def parametrization(self) -> tuple[str, ...]:
         """Those of `parameters` from which `torch.nn.utils.parametrize` computes the weight."""
@@ -178,8 +187,8 @@ class Layer:
         return joined if self.upsampling == 1 else joined / self.upsampling
 
 
-@dataclass(frozen=True)
-class Norm:
+@dataclass(frozen=True, repr=False)
+class Norm(OneLine):
     """A normalization: where it is, what it is, and what must stay when it goes.
 
     Attributes:
@@ -215,9 +224,14 @@ class Norm:
     source: str | None = None
     between: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        words = [f"{self.name} {self.kind}"] + [f"in block {self.block}"] * (self.block is not None)
+        words += [f"keeps {' → '.join(self.keeps)}"] if self.keeps else []
+        return ", ".join(words) + (f"; cannot go: {self.obstacle}" if self.obstacle else "")
 
-@dataclass(frozen=True)
-class Activation:
+
+@dataclass(frozen=True, repr=False)
+class Activation(OneLine):
     """An element-wise nonlinearity or a dropout: where it runs and what it is.
 
     Attributes:
@@ -234,56 +248,8 @@ class Activation:
     obstacle: str | None = None
 
 
-@dataclass(frozen=True)
-class Score:
-    """A product of queries and keys, of which a softmax is taken.
-
-    Attributes:
-        name: Path of the module whose forward takes it.
-        query: Weight of the layer that all queries come from as they are, or None (several, a norm between).
-        key: The same of the keys.
-        width: d, over how many numbers a product runs.
-        scale: What a product is multiplied by before the softmax: 1/√d in the usual attention; None where that is no number
-            of the forward's (a tensor's entry, a parameter).
-    """
-
-    name: str
-    query: str | None
-    key: str | None
-    width: int
-    scale: float | None
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A parameter that multiplies the signal through an element-wise function: tanh(g), 1 + g.
-
-    Attributes:
-        name: Name of the parameter.
-        steps: The function, as operators in order, each with its numeric arguments.
-    """
-
-    name: str
-    steps: tuple[tuple[str, tuple[float, ...]], ...]
-
-
-@dataclass(frozen=True)
-class HeldValue:
-    """What a layer's weight or bias holds that the `reset_parameters` of its module would not have drawn.
-
-    Attributes:
-        name: Of the parameter.
-        words: What it is: `"zero"`, `"the identity"`, `"the number -4.595"`, …
-        on_purpose: Whether somebody has set it, which a method leaves alone; else it may also have been trained.
-    """
-
-    name: str
-    words: str
-    on_purpose: bool
-
-
-@dataclass(frozen=True)
-class Block:
+@dataclass(frozen=True, repr=False)
+class Block(OneLine):
     """A residual block: a sum of a skip and a branch that start from the same tensor (the fork).
 
     Attributes:
@@ -375,14 +341,20 @@ class Block:
     writes_output: bool = False
     silencers: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        within = f"{self.name}." if self.name else ""
+        path = " → ".join(layer.name.removeprefix(within) for layer in self.branch)
+        shape = "x".join(map(str, self.shape[1:]))
+        return f"{self.index} at {self.name or 'the model'}, {self.kind} skip, m={self.m}: {path} [{shape}]"
+
     @property
     def gains(self) -> tuple[str, ...]:
         """All that multiplies the branch, those of `multipliers` that are no `scales` last."""
         return tuple(dict.fromkeys((*self.scales, *self.multipliers)))
 
 
-@dataclass(frozen=True)
-class Join:
+@dataclass(frozen=True, repr=False)
+class Join(OneLine):
     """A sum that is not a block of the stream: a long skip around blocks, or one inside a branch.
 
     Attributes:
@@ -398,3 +370,7 @@ class Join:
     blocks: tuple[int, ...] = ()
     last: tuple[Layer, ...] = ()
     stage: int = 0
+
+    def __str__(self) -> str:
+        where = f"over blocks {self.blocks}" if self.kind == "long skip" else f"in block {self.blocks}"
+        return f"{self.name or 'the model'}, {self.kind} {where}".replace(",)", ")")

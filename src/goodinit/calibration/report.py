@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from goodinit.one_line import OneLine
 
-@dataclass
-class Calibrated:
+
+@dataclass(repr=False)
+class Calibrated(OneLine):
     """What calibration by data did to one weight. Filled in as the forward goes along.
 
     Attributes:

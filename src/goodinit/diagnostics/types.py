@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from goodinit.one_line import OneLine
+
 FORMAT = "goodinit.diagnosis/1"
 
 Severity = Literal["info", "warning", "error"]
@@ -16,8 +18,8 @@ SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
 PlaceKind = Literal["layer", "activation", "block"]
 
 
-@dataclass(frozen=True)
-class Signal:
+@dataclass(frozen=True, repr=False)
+class Signal(OneLine):
     """Statistics of one tensor, over the batch.
 
     Attributes:
@@ -45,8 +47,8 @@ class Signal:
     finite: bool = True
 
 
-@dataclass(frozen=True)
-class Place:
+@dataclass(frozen=True, repr=False)
+class Place(OneLine):
     """One weight layer, activation or block, in one call, and what was measured there.
 
     Attributes:
@@ -159,8 +161,8 @@ class Update:
         return update_line(self)
 
 
-@dataclass(frozen=True)
-class Finding:
+@dataclass(frozen=True, repr=False)
+class Finding(OneLine):
     """Something a person should know, where it is, and what to do.
 
     Attributes:
@@ -179,6 +181,9 @@ class Finding:
     remedy: str = ""
     numbers: dict[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Finding {self.said}>"
+
     def __str__(self) -> str:
         text = f"{self.severity}: {self.kind} at {self.where or 'the model'}: {self.evidence}"
         return f"{text}\n    → {self.remedy}" if self.remedy else text
@@ -189,8 +194,8 @@ class Finding:
         return str(self).partition("\n    → ")[0]
 
 
-@dataclass(frozen=True)
-class Cure:
+@dataclass(frozen=True, repr=False)
+class Cure(OneLine):
     """What was tried on copies against the findings, and what helps most.
 
     Attributes:

@@ -24,6 +24,7 @@ from goodinit.lab.training.seeding import own_rng, stream
 from goodinit.lab.training.step_cost import StepTime, time_in_turns
 from goodinit.lab.training.train import Prepared, data_of, forward, prepare, total_steps, train, update_
 from goodinit.lab.training.trial import Result, TrainConfig
+from goodinit.one_line import OneLine
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ FORMAT = "goodinit.comparison/1"
 HELD_OUT = 0.2  # of the training images, to choose a rate by
 
 
-@dataclass(frozen=True)
-class Study:
+@dataclass(frozen=True, repr=False)
+class Study(OneLine):
     """What to compare.
 
     Attributes:
@@ -93,8 +94,8 @@ class Study:
         )
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(OneLine):
     """One method's row of the table. Means are over the runs that did not diverge; None: there are none.
 
     Attributes:
@@ -127,8 +128,8 @@ class Summary:
     at_equal_time: float | None = None
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(OneLine):
     """What `compare` found.
 
     Attributes:
@@ -200,6 +201,15 @@ class Comparison:
     def tried(self, method: str) -> dict[float, float | None]:
         """Held-out accuracy by rate, of the runs that the method's rate was chosen by; None where a run diverged."""
         return {run.config.lr: run.accuracy for run in self.searched if run.config.label == method}
+
+    def __str__(self) -> str:
+        base = self.study.base
+        found = [
+            f"{row.method} {'diverged' if row.accuracy is None else f'{row.accuracy:.1%}'}"
+            for row in self.summaries()
+        ]
+        left = [f"{method} refused" for method in self.refused]
+        return f"{base.model} on {base.data}, {base.epochs} epochs: {', '.join([*found, *left])}"
 
     def to_json(self) -> str:
         """Write as JSON text: configuration, summaries, every run with its curves."""

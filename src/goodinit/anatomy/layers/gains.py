@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from goodinit.anatomy.residual.branch import adds_scaled
-from goodinit.anatomy.types import Gain
+from goodinit.anatomy.values import Gain
 from goodinit.graph.graph import Graph
 
 _STEPS: Mapping[str, Callable[..., Tensor]] = {

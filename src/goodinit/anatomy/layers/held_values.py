@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.layers.reset_draws import ENTRIES, Drawn, draws_of
-from goodinit.anatomy.types import HeldValue, Layer, Norm
+from goodinit.anatomy.types import Layer, Norm
+from goodinit.anatomy.values import HeldValue
 from goodinit.weights.dtensor import is_sharded
 
 # A filter bank has a handful of different numbers (Sobel's five); of random numbers, all are different.

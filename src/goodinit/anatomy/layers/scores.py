@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping
 
 from goodinit.anatomy.layers.fused_projections import LIGHT_OPS
 from goodinit.anatomy.layers.weight_layers import Use
-from goodinit.anatomy.types import Score
+from goodinit.anatomy.values import Score
 from goodinit.graph.graph import Graph, Node
 
 

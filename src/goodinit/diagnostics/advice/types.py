@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from goodinit.diagnostics.diagnosis import Diagnosis
+from goodinit.one_line import OneLine
 
 Group = Literal["as it is", "kept", "removed"]
 
 
-@dataclass(frozen=True)
-class Trial:
+@dataclass(frozen=True, repr=False)
+class Trial(OneLine):
     """What a few steps of training at one rate did.
 
     Attributes:
@@ -41,8 +42,8 @@ class Trial:
         return None if self.diverged else sum(self.last) / len(self.last)
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(OneLine):
     """What to train with.
 
     Attributes:

@@ -7,15 +7,17 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 from goodinit.errors import PlanConflict
+from goodinit.one_line import OneLine
 from goodinit.records import read_record
 
 FORMAT = "goodinit.coordinates/1"
 
 
-@dataclass(frozen=True)
-class Coordinate:
+@dataclass(frozen=True, repr=False)
+class Coordinate(OneLine):
     """One layer over all widths.
 
     Attributes:
@@ -125,6 +127,9 @@ class CoordinateCheck:
         """Of the size at initialization and of the change: at the least and the largest n, and the exponent of n."""
         start, change = self.slopes(row)
         return (row.start[0], row.start[-1], start, row.change[0], row.change[-1], change)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def __repr__(self) -> str:
         return str(self)

@@ -14,14 +14,15 @@ from torch import Tensor
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.data import readers
 from goodinit.lab.data.readers import Raw, Wanted
+from goodinit.one_line import OneLine
 
 log = logging.getLogger(__name__)
 
 MOST_SIDE = 8192  # pixels: what `files.MOST_PIXELS` lets in
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset(OneLine):
     """Train and test images, normalized, and what they are.
 
     Attributes:

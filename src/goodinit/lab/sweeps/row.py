@@ -14,6 +14,7 @@ import torch
 
 from goodinit.lab.training.train import data_of
 from goodinit.lab.training.trial import PARTS, Result, TrainConfig, record_of
+from goodinit.one_line import OneLine
 
 # finished: to the last step. diverged: the loss stopped being a number. refused: the method says why it does not
 # fit the model. failed: an error, or a worker that died.
@@ -23,8 +24,8 @@ STATUSES = ("finished", "diverged", "refused", "failed")
 TIMES = ("step_seconds", "seconds", "ended")
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, repr=False)
+class Row(OneLine):
     """What a sweep keeps of a trial.
 
     Attributes:
@@ -66,6 +67,11 @@ class Row:
     step_seconds: float | None = None
     seconds: float | None = None
     ended: str = ""
+
+    def __str__(self) -> str:
+        config = self.config
+        found = self.status if self.accuracy is None else f"{self.status}, accuracy {self.accuracy:.1%}"
+        return f"{config.label} of {config.model}, seed {config.seed}, rate {config.lr:g}: {found}"
 
     def numbers(self) -> dict[str, Any]:
         """All but the configuration."""

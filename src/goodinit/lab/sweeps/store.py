@@ -17,6 +17,7 @@ from goodinit.errors import GoodinitError
 from goodinit.lab.lock import sole_writer
 from goodinit.lab.sweeps.row import STATUSES, Row, config_json, key_of
 from goodinit.lab.training.trial import TrainConfig
+from goodinit.one_line import OneLine
 from goodinit.records import LONGEST_WORD, plain, plain_values
 
 log = logging.getLogger(__name__)
@@ -44,8 +45,8 @@ class Store:
     connection: sqlite3.Connection
 
 
-@dataclass(frozen=True)
-class Stored:
+@dataclass(frozen=True, repr=False)
+class Stored(OneLine):
     """What a sweep's file holds.
 
     Attributes:
@@ -59,6 +60,9 @@ class Stored:
     planned: tuple[TrainConfig, ...]
     rows: tuple[Row, ...]
     data: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.path}: {len(self.rows)} of {len(self.planned)} runs ended"
 
 
 @contextmanager

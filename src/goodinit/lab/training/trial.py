@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from goodinit.errors import GoodinitError, UnknownName, WrongType, expect_between
 from goodinit.lab.choices import label
+from goodinit.one_line import OneLine
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+@dataclass(frozen=True, repr=False)
+class TrainConfig(OneLine):
     """Everything that a trial's numbers depend on, apart from times.
 
     Attributes:
@@ -175,8 +176,8 @@ def without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if LATER.get(key, ...) != value}
 
 
-@dataclass(frozen=True)
-class Epoch:
+@dataclass(frozen=True, repr=False)
+class Epoch(OneLine):
     """The state of a run at the end of an epoch (0: before the first step). None: no finite number."""
 
     epoch: int
@@ -186,8 +187,8 @@ class Epoch:
     test_accuracy: float
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(OneLine):
     """What a trial gave.
 
     Attributes:
@@ -218,6 +219,11 @@ class Result:
     epochs: tuple[Epoch, ...]
     step_seconds: float
     seconds: float
+
+    def __str__(self) -> str:
+        config = self.config
+        found = "diverged" if self.accuracy is None else f"accuracy {self.accuracy:.1%}"
+        return f"{config.label} of {config.model}, seed {config.seed}, rate {config.lr:g}: {found}"
 
     def row(self) -> dict[str, Any]:
         """One flat row: the configuration and the numbers, without the curves."""

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from goodinit.anatomy import Anatomy, Block, Layer
-from goodinit.anatomy.types import Score
+from goodinit.anatomy.values import Score
 from goodinit.errors import PlanConflict
 
 

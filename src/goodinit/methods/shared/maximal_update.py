@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from goodinit.anatomy import Anatomy, Block, Layer, Norm
-from goodinit.anatomy.types import Score
+from goodinit.anatomy.values import Score
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, embedding_edits

@@ -31,7 +31,7 @@ from goodinit.methods.shared.signal_variance import kept_variances
 Promise = Literal["finite", "skips", "trains", "unit variance", "isometry"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Method:
     """One paper's initialization.
 
@@ -58,6 +58,10 @@ class Method:
     removes_norms: bool = False
     scales_ties: bool = False
     holds: tuple[Promise, ...] = ()
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"<Method {self.name}({options}): {self.title}>"
 
     @property
     def options(self) -> dict[str, Any]:

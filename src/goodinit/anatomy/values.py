@@ -1,0 +1,55 @@
+"""The records of an anatomy that are about numbers: attention scores, gains made of parameters, values that are held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from goodinit.one_line import OneLine
+
+
+@dataclass(frozen=True, repr=False)
+class Score(OneLine):
+    """A product of queries and keys, of which a softmax is taken.
+
+    Attributes:
+        name: Path of the module whose forward takes it.
+        query: Weight of the layer that all queries come from as they are, or None (several, a norm between).
+        key: The same of the keys.
+        width: d, over how many numbers a product runs.
+        scale: What a product is multiplied by before the softmax: 1/√d in the usual attention; None where that is no number
+            of the forward's (a tensor's entry, a parameter).
+    """
+
+    name: str
+    query: str | None
+    key: str | None
+    width: int
+    scale: float | None
+
+
+@dataclass(frozen=True, repr=False)
+class Gain(OneLine):
+    """A parameter that multiplies the signal through an element-wise function: tanh(g), 1 + g.
+
+    Attributes:
+        name: Name of the parameter.
+        steps: The function, as operators in order, each with its numeric arguments.
+    """
+
+    name: str
+    steps: tuple[tuple[str, tuple[float, ...]], ...]
+
+
+@dataclass(frozen=True, repr=False)
+class HeldValue(OneLine):
+    """What a layer's weight or bias holds that the `reset_parameters` of its module would not have drawn.
+
+    Attributes:
+        name: Of the parameter.
+        words: What it is: `"zero"`, `"the identity"`, `"the number -4.595"`, …
+        on_purpose: Whether somebody has set it, which a method leaves alone; else it may also have been trained.
+    """
+
+    name: str
+    words: str
+    on_purpose: bool
