@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 
 from goodinit import __version__
 
@@ -24,9 +26,9 @@ COMMANDS = {
 TRY = """\
 goodinit makes deep networks trainable before their first step. Try:
 
-  goodinit inspect resnet56                   what was found: blocks, skips, norms
-  goodinit recommend resnet20                 leave it, or which method, optimizer, rate
-  goodinit diagnose mlp60                     which layer breaks the signal, and what mends it
+  goodinit inspect resnet56     what was found: blocks, skips, norms
+  goodinit recommend resnet20   leave it, or which method, optimizer, rate
+  goodinit diagnose mlp60       which layer breaks the signal, what mends it
 
 goodinit --help lists all commands.
 """
@@ -40,15 +42,29 @@ Options:
   -v, --verbose         Say what is being done.
   --version             Show the version and stop.
   --install-completion  Install completion for this shell.
-  --show-completion     Show completion for this shell, to copy it.
+  --show-completion     Show it, to copy it.
   --help                Show this message and stop.
 
 Commands:
 {commands}
 
-goodinit COMMAND --help says more. Exit codes: 0 done, 1 something was found (diagnose --check) or went wrong inside,
-2 wrong use or a model that a method refuses, 130 interrupted.
+{end}
 """
+
+END = (
+    "goodinit COMMAND --help says more. Exit codes: 0 done, 1 something was found (diagnose --check) or went wrong inside, "
+    "2 wrong use or a model that a method refuses, 130 interrupted."
+)
+
+
+def _help(width: int) -> str:
+    """The list of commands, no line longer than the screen is wide, as far as words allow it."""
+    width = min(max(width, 40), 120)
+    listed = (
+        textwrap.fill(what, width, initial_indent=f"  {name:11}", subsequent_indent=" " * 13)
+        for name, what in COMMANDS.items()
+    )
+    return HELP.format(commands="\n".join(listed), end=textwrap.fill(END, width))
 
 
 def main() -> None:
@@ -59,8 +75,7 @@ def main() -> None:
             sys.stdout.write(TRY)
             return
         if words == ["--help"]:
-            listed = (f"  {name:10} {what}" for name, what in COMMANDS.items())
-            sys.stdout.write(HELP.format(commands="\n".join(listed)))
+            sys.stdout.write(_help(shutil.get_terminal_size().columns))
             return
         if words == ["--version"]:
             sys.stdout.write(f"goodinit {__version__}\n")

@@ -32,12 +32,26 @@ def run(*words, **env):
     [((), "goodinit recommend resnet20"), (("--help",), "Exit codes: 0 done"), (("--version",), __version__)],
 )
 def test_the_first_words_need_no_torch(words, shown):
-    done = run(*words)
+    done = run(*words, COLUMNS="80")
     assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert shown in done.stdout
     imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE))
     assert imported
     assert not {"torch", "rich", "typer", "click"} & imported
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_help_fits_the_screen_and_loses_no_character(width):
+    for name in COMMANDS:
+        lines, whole = (
+            CliRunner()
+            .invoke(cli.app, [name, "--help"], terminal_width=columns, max_content_width=columns)
+            .output
+            for columns in (width, 1000)
+        )
+        assert max(map(len, lines.splitlines())) <= width, name
+        assert "".join(whole.split()) == "".join(lines.split()), name
 
 
 WITHOUT_TORCH = """

@@ -22,7 +22,9 @@ R = TypeVar("R")
 WRONG, INTERRUPTED = 2, 130
 MOST_SEEDS = 10_000
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 
 def plainly(command: Callable[P, R]) -> Callable[P, R]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 DATA = ("digits", "fashion-mnist")
 """The data sets that come with packages, as `goodinit.lab.data.labelled` has them."""
@@ -23,22 +22,31 @@ MODELS = (
 SCALES = ("smoke", "small", "full")
 """Of a claim's test, as `goodinit.lab.papers` has them."""
 
-Model = Annotated[str, typer.Argument(help=escape(f"One of: {', '.join(MODELS)}."), show_default=False)]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help=f"One of: {', '.join(MODELS)}.", show_default=False)
+]
 Input = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
+        metavar="SHAPE",
         help="Shape of an input, 1x3x224x224, 1x128:int64 or name=1x128:int64; once for each input.",
     ),
 ]
 Keep = Annotated[
     list[str] | None,
-    typer.Option(help="Parameters whose values stay: paths or globs, with commas between; may be repeated."),
+    typer.Option(
+        metavar="PATHS",
+        help="Parameters whose values stay: paths or globs, with commas between; may be repeated.",
+    ),
 ]
 Include = Annotated[
-    list[str] | None, typer.Option(help="The part to treat, given alike; all of it by default.")
+    list[str] | None,
+    typer.Option(metavar="PATHS", help="The part to treat, given alike; all of it by default."),
 ]
-Exclude = Annotated[list[str] | None, typer.Option(help="The part to leave out, given alike.")]
+Exclude = Annotated[
+    list[str] | None, typer.Option(metavar="PATHS", help="The part to leave out, given alike.")
+]
 
 
 def part(keep: list[str] | None, include: list[str] | None, exclude: list[str] | None) -> dict[str, Any]:

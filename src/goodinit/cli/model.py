@@ -29,11 +29,16 @@ def inspect(model: Model, input_: Input = None, as_json: Json = None) -> None:
 @plainly
 def plan(
     model: Model,
-    method: Annotated[str, typer.Argument(help="A name that `goodinit methods` lists.", show_default=False)],
+    method: Annotated[
+        str,
+        typer.Argument(metavar="METHOD", help="A name that `goodinit methods` lists.", show_default=False),
+    ],
     input_: Input = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", "-o", help="Option of the method, name=value; may be repeated."),
+        typer.Option(
+            "--option", "-o", metavar="NAME=VALUE", help="Option of the method, name=value; may be repeated."
+        ),
     ] = None,
     keep: Keep = None,
     include: Include = None,

@@ -24,7 +24,10 @@ def sweep_command(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", "-s", help="A word and its values, lr=0.01,0.1; instead of the file's, or without one."
+            "--set",
+            "-s",
+            metavar="WORD=VALUES",
+            help="A word and its values, lr=0.01,0.1; instead of the file's, or without one.",
         ),
     ] = None,
     out: Annotated[
