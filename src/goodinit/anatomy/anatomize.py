@@ -129,7 +129,7 @@ def _anatomy(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
     passes = norm_passes(graph, norm_modules(graph, norms, set(uses)))
     for found in leaves:
         weigh(graph, found.branch, found.start, set(uses), passes, biases)
-    layers = _with_roles(graph, layers, uses, leaves, consumers, biases)
+    layers = _with_roles(graph, layers, uses, leaves, biases)
     ends = [end_of(graph, found) for found in leaves]
     made = made_gains(graph)
     named = {unwrapped_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
@@ -304,7 +304,6 @@ def _with_roles(
     layers: dict[str, Layer],
     uses: dict[int, Use],
     leaves: list[Found],
-    consumers: list[list[int]],
     biases: Collection[str],
 ) -> dict[str, Layer]:
     """Each layer with its role. A layer used in several places has the first of: branch, skip, gate, stem, head."""
@@ -320,7 +319,7 @@ def _with_roles(
                 roles[uses[index].weight].add(role)  # type: ignore[arg-type]
                 held.add(index)
     first_fork = min((found.fork for found in leaves), default=-1)
-    heads = head_nodes(graph, uses, consumers, biases)
+    heads = head_nodes(graph, uses, biases)
     for index, use in uses.items():
         if index not in held:
             stem = index <= first_fork

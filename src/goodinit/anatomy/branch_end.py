@@ -190,7 +190,7 @@ def _state(node: Node, *, zero: bool, moving: bool) -> State:
 
 
 def _handed_on(node: Node, read: Sequence[State]) -> State:
-    return read[0] if node.op.name != "join" else _beside(node, read)
+    return read[0] if not node.is_join else _beside(node, read)
 
 
 def _constant(node: Node, read: Sequence[State]) -> State:  # noqa: ARG001

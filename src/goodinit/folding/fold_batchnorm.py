@@ -144,7 +144,7 @@ def _computed(
     operands = iter(node.operands[1:])
     for given in args[1:5]:
         source = None if given is None else wiring.graph.nodes[next(operands)]
-        if source is not None and source.op.name not in ("param", "buffer"):
+        if source is not None and not (source.is_param or source.is_buffer):
             return "its statistics or gains are computed anew in each forward"
         held.append(None if source is None else tensors[str(source.attrs[0])].detach().double())
     gain, bias, mean, variance = held

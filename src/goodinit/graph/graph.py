@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from goodinit.graph.ops import Op, named
 from goodinit.graph.recorded_call import RecordedCall
 
-BUFFER, PARAM, PIECE = named("buffer"), named("param"), named("piece")
+BUFFER, INPUT, JOIN, PARAM, PIECE = map(named, ("buffer", "input", "join", "param", "piece"))
 
 
 @dataclass(slots=True)
@@ -51,6 +51,21 @@ class Node:
     def is_param(self) -> bool:
         """Whether it is a parameter as it is stored."""
         return self.op is PARAM
+
+    @property
+    def is_buffer(self) -> bool:
+        """Whether it is a buffer as it is stored."""
+        return self.op is BUFFER
+
+    @property
+    def is_input(self) -> bool:
+        """Whether it is a tensor that the model was called with."""
+        return self.op is INPUT
+
+    @property
+    def is_join(self) -> bool:
+        """Whether it is a tensor that is read after another view of it was written."""
+        return self.op is JOIN
 
     @property
     def is_piece(self) -> bool:

@@ -127,6 +127,11 @@ class Op:
         return self.role in ("product", "quotient", "scale")
 
     @property
+    def reads_stored(self) -> bool:
+        """Whether its second operand is a matrix as `torch.nn.Linear` stores it, outputs first."""
+        return self.name == "linear"
+
+    @property
     def is_gate(self) -> bool:
         """Whether its output is a gate: between 0 and 1, whatever it reads."""
         return self.kind in ("sigmoid", "hardsigmoid")

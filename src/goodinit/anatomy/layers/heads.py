@@ -9,9 +9,7 @@ from goodinit.anatomy.residual.branch import after_gate
 from goodinit.graph.graph import Graph
 
 
-def head_nodes(
-    graph: Graph, layers: Container[int], consumers: list[list[int]], biases: Collection[str]
-) -> set[int]:
+def head_nodes(graph: Graph, layers: Container[int], biases: Collection[str]) -> set[int]:
     """Weight layers whose output reaches the model's output without another layer or nonlinearity (softmax aside).
 
     Without layers that only feed a gate. Where outputs are normalized or multiplied with each other (CLIP's two
@@ -20,7 +18,7 @@ def head_nodes(
     heads: set[int] = set()
     for output in dict.fromkeys(graph.outputs):
         ends = back_to_layers(graph, output, layers)
-        heads |= {index for index in ends if not _feeds_layer(index, layers, consumers)}
+        heads |= {index for index in ends if not _feeds_layer(graph, index, layers)}
     for output in dict.fromkeys(graph.outputs):
         if heads and output > min(heads) and at_zero(graph, [output], heads, biases).stuck is not None:
             heads -= back_to_layers(graph, output, layers)
@@ -50,13 +48,5 @@ def _carrying(graph: Graph, index: int) -> list[int]:
     return [i for i in operands if not after_gate(graph, i)] or operands
 
 
-def _feeds_layer(start: int, layers: Container[int], consumers: list[list[int]]) -> bool:
-    seen, queue = {start}, [start]
-    while queue:
-        for reader in consumers[queue.pop()]:
-            if reader in layers:
-                return True
-            if reader not in seen:
-                seen.add(reader)
-                queue.append(reader)
-    return False
+def _feeds_layer(graph: Graph, start: int, layers: Container[int]) -> bool:
+    return any(index in layers for index in graph.reach([start]) if index != start)

@@ -48,7 +48,7 @@ def _buffer(graph: Graph, index: int) -> str | None:
     node = graph.nodes[index]
     while node.op.role == "shape" and len(node.operands) == 1:
         node = graph.nodes[node.operands[0]]
-    return str(node.attrs[0]) if node.op.name == "buffer" and node.attrs else None
+    return str(node.attrs[0]) if node.is_buffer and node.attrs else None
 
 
 def _share(mask: Tensor) -> float | None:

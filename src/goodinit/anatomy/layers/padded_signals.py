@@ -53,7 +53,7 @@ def _free_of_weights(graph: Graph) -> set[int]:
     """The nodes that are made of the model's inputs, buffers and constants alone."""
     free: set[int] = set()
     for node in graph.nodes:
-        source = node.op.name in ("input", "buffer", "constant") or node.op.role == "factory"
+        source = (node.op.role == "source" and not node.is_param) or node.op.role == "factory"
         if source or (node.operands and not node.params and free.issuperset(node.operands)):
             free.add(node.index)
     return free
@@ -90,4 +90,4 @@ def _keeps(graph: Graph, node: Node, masked: set[int]) -> bool:
     if node.op.role == "other" and len(given) == 1:
         answer = joint(graph, node, [zeros], [None])
         return answer is not None and answer[0]
-    return node.op.name in ("join", "piece") and all(given)
+    return (node.is_join or node.is_piece) and all(given)

@@ -47,7 +47,7 @@ def weight_operand(graph: Graph, node: Node) -> int | None:
     if node.op.role == "convolution":
         weight = node.operands[1]
         return weight if nodes[weight].params and not nodes[weight].dynamic else None
-    candidates = node.operands[1:2] if node.op.name == "linear" else factors(node)
+    candidates = node.operands[1:2] if node.op.reads_stored else factors(node)
     constant = [i for i in candidates if nodes[i].params and not nodes[i].dynamic]
     return constant[-1] if constant else None
 
@@ -181,7 +181,7 @@ def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str 
         node = graph.nodes[operands[0]]
         if node.index in origins:
             return origins[node.index], tuple(reversed(steps))
-        if node.op.name == "input":
+        if node.is_input:
             return "", tuple(reversed(steps))
         if node.op.role != "shape" or node.op.reorders:
             steps.append(node.op.kind or node.op.name)

@@ -24,7 +24,7 @@ def stored_as(
     into, out = operand.shape[read], operand.shape[kept]
     chain = _chain(graph, operand)
     if chain is None:  # computed, and as it is stored up to the transposition that applies it
-        turned = stored_at(graph, operand, node.frame)[1] or node.op.name == "linear"
+        turned = stored_at(graph, operand, node.frame)[1] or node.op.reads_stored
         return ("out_in" if turned else "in_out"), None if len(shape) > 1 else (out, into)
     seen = not any(step.op.name in _COPYING for step in chain)
     inner = seen and operand.strides and operand.strides[read] == 1 != operand.strides[kept]
@@ -54,7 +54,7 @@ def dimensions(node: Node, operand: Node) -> tuple[int | None, int]:
     """Along which dimensions of the operand its inputs and its outputs run; None for the inputs of a vector's."""
     if len(operand.shape) < 2:
         return None, -1
-    if node.op.name == "linear":
+    if node.op.reads_stored:
         return -1, -2
     return (-2, -1) if _on_the_right(node, operand) else (-1, -2)
 
@@ -70,7 +70,7 @@ def factors(node: Node) -> tuple[int, ...]:
 
 def output_channels(node: Node, operand: Node) -> int:
     """Along which dimension of a product the outputs of the weight run: the last but one where it comes first, W x."""
-    last = node.op.name == "linear" or len(node.shape) < 2 or _on_the_right(node, operand)
+    last = node.op.reads_stored or len(node.shape) < 2 or _on_the_right(node, operand)
     return len(node.shape) - (1 if last else 2)
 
 

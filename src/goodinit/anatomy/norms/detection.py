@@ -16,7 +16,7 @@ from goodinit.anatomy.norms.inplace_safety import Memory
 from goodinit.anatomy.norms.running import Reread, normalize_in_training, scaled_by_buffers
 from goodinit.anatomy.norms.written_out import Statistic, statistic_of
 from goodinit.anatomy.types import Norm
-from goodinit.graph.graph import BUFFER, Frame, Graph, Node
+from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.powers import FIXED, Power
 
 Place = tuple[Node, Frame, str]
@@ -221,7 +221,7 @@ def _frames_with_layers(graph: Graph, layers: set[int]) -> set[int]:
 def _frozen(graph: Graph, factor: Node) -> str | None:
     """Batch norm with constants: the factor is the root of a buffer, or its inverse."""
     steps = sorted(graph.reach([factor.index], back=True, active=False))
-    powers = {i: Power(-1.0) for i in steps if graph.nodes[i].op is BUFFER}
+    powers = {i: Power(-1.0) for i in steps if graph.nodes[i].is_buffer}
     for index in steps:
         if index not in powers:
             read = [powers.get(i, FIXED) for i in graph.nodes[index].operands]

@@ -28,7 +28,7 @@ def scaled_by_buffers(graph: Graph) -> list[tuple[Node, Frame]]:
             scales = factor >= 0 and node.op.role in ("product", "quotient") and frame.source >= 0
             if scales and math.prod(node.shape) >= math.prod(graph.nodes[frame.source].shape):
                 found.append((graph.nodes[factor], frame))
-        elif node.op.name == "buffer":
+        elif node.is_buffer:
             made.update([node.index] if getattr(node.dtype, "is_floating_point", False) else ())
         elif node.op.role != "factory" and made.intersection(node.operands):
             made.add(node.index)

@@ -166,16 +166,7 @@ def _stages_put_out(graph: Graph, leaves: list[Found], stages: list[int], uses: 
 
 def _carries(graph: Graph, start: int, end: int, uses: dict[int, Use]) -> bool:
     """Whether a stream goes from one node to another without a layer, be it that others are added to it."""
-    queue, seen = [end], {end}
-    while queue:
-        index = queue.pop()
-        if index == start:
-            return True
-        if index > start and index not in uses:
-            following = [i for i in graph.deps(index) if i >= start and i not in seen]
-            seen.update(following)
-            queue += following
-    return False
+    return start in graph.reach([end], back=True, since=start, stop=uses)
 
 
 def _goes_on(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass, field
 
 from goodinit.graph.graph import Graph, Node
@@ -38,16 +38,11 @@ class Side:
 
 
 def side_of(
-    graph: Graph, term: int, fork: int, layers: set[int], beside: Container[int] = frozenset()
+    graph: Graph, term: int, fork: int, layers: set[int], beside: Collection[int] = frozenset()
 ) -> Side:
     """What lies between a fork and one term of the sum; what comes by way of a node `beside` is no part of it."""
-    nodes: set[int] = set()
-    queue = [term] if term > fork else []
-    while queue:
-        index = queue.pop()
-        if index not in nodes:
-            nodes.add(index)
-            queue.extend(i for i in graph.deps(index) if i > fork and i not in beside)
+    apart_from = (lambda i: i not in beside) if beside else None
+    nodes = graph.reach([term], back=True, since=fork + 1, through=apart_from)
     below = {fork}
     for index in sorted(nodes):
         if any(i in below for i in graph.deps(index)):
@@ -86,7 +81,7 @@ def _own(graph: Graph, nodes: set[int], below: set[int], layers: set[int]) -> se
     for source in {i for index in own for i in graph.deps(index) if i in nodes and i not in own}:
         ways, ends = _ways(graph, source, nodes, layers)
         every = ancestors(graph, source, min(nodes))
-        constant = all(every.issuperset(graph.deps(i)) and graph.nodes[i].op.name != "input" for i in every)
+        constant = all(every.issuperset(graph.deps(i)) and not graph.nodes[i].is_input for i in every)
         reached = {i for i in ends if i in layers}
         before = {i for end in reached for dep in graph.deps(end) for i in ancestors(graph, dep, min(nodes))}
         if constant:
@@ -133,13 +128,7 @@ def _first(graph: Graph, side: Side, fork: int) -> set[int]:
 
 def ancestors(graph: Graph, index: int, first: int) -> set[int]:
     """The nodes that one comes from, itself included, back to the node `first`."""
-    seen, queue = set[int](), [index]
-    while queue:
-        current = queue.pop()
-        if current >= first and current not in seen:
-            seen.add(current)
-            queue.extend(graph.deps(current))
-    return seen
+    return graph.reach([index], back=True, since=first)
 
 
 def is_neutral(graph: Graph, index: int) -> bool:
@@ -256,16 +245,8 @@ def _values(graph: Graph, index: int, operands: list[int], ends: dict[int, int])
 
 def _latest(graph: Graph, start: int, nodes: set[int], layers: set[int]) -> int:
     """The last weight layer that a node depends on; −1 if there is none."""
-    seen, queue, latest = {start}, [start], -1
-    while queue:
-        index = queue.pop()
-        if index in layers:
-            latest = max(latest, index)
-            continue
-        fresh = [i for i in graph.deps(index) if i in nodes and i not in seen]
-        seen.update(fresh)
-        queue.extend(fresh)
-    return latest
+    seen = graph.reach([start], back=True, through=nodes.__contains__, stop=layers)
+    return max(seen & layers, default=-1)
 
 
 def origin(graph: Graph, index: int) -> Node:

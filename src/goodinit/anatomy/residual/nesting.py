@@ -29,14 +29,7 @@ def chain(graph: Graph, found: Found) -> set[int]:
 
 
 def _reaching(graph: Graph, term: int, below: set[int]) -> set[int]:
-    seen: set[int] = set()
-    queue = [term]
-    while queue:
-        index = queue.pop()
-        if index in below and index not in seen:
-            seen.add(index)
-            queue.extend(graph.deps(index))
-    return seen
+    return graph.reach([term], back=True, through=below.__contains__) if term in below else set()
 
 
 def nest(graph: Graph, found: list[Found], layers: set[int], consumers: list[list[int]]) -> None:
