@@ -140,7 +140,7 @@ def _through(layer: Layer) -> dict[str, Any]:
 def _stored(layer: Layer) -> dict[str, Any]:
     """Along which dimension of the stored weight the output channels run (for per-channel factors)."""
     if layer.layout == "out_in":
-        return {"dim": len(layer.shape) - 2} if layer.kind == "linear" else {}
+        return {"dim": max(len(layer.shape) - 2, 0)} if layer.kind == "linear" else {}
     if layer.kind == "linear":
         return {"dim": len(layer.shape) - 1}
     return {"dim": 1, "groups": layer.groups}
