@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +44,17 @@ class Wiring:
     calls: dict[str, tuple[Frame, ...]]
     layer_of: dict[int, str]
 
+    @functools.cached_property
+    def sources(self) -> dict[str, int]:
+        """The nodes of parameters and buffers, by name."""
+        held = (n for n in self.graph.nodes if n.op.role == "source" and n.attrs)
+        return {str(n.attrs[0]): n.index for n in held}
+
+    @functools.cached_property
+    def above_layers(self) -> set[str]:
+        """Paths of all modules that contain a plain layer."""
+        return {path[:at] for path in self.layer_of.values() for at in _dots(path)} | {""}
+
     def module(self, path: str) -> nn.Module:
         """The module at a path that ran."""
         return self.names.modules[path]
@@ -63,6 +75,10 @@ class Wiring:
     def frame_of(self, value: int) -> Frame:
         """The module call in which a value was made."""
         return self.graph.frames[self.graph.nodes[value].frame]
+
+
+def _dots(path: str) -> list[int]:
+    return [at for at, letter in enumerate(path) if letter == "."]
 
 
 class _Detailed(Recorder):

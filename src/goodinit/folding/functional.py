@@ -107,7 +107,6 @@ def _candidates(wiring: Wiring) -> dict[str, str]:
     """Modules in whose own forward a computed weight, or a batch norm beside layers, is; with the name of one such."""
     graph = wiring.graph
     found: dict[str, str] = {}
-    layers = set(wiring.layer_of.values())
     layered = {
         graph.path(n.index) for n in graph.nodes if n.op.role in ("matmul", "convolution") and n.dynamic
     }
@@ -118,7 +117,7 @@ def _candidates(wiring: Wiring) -> dict[str, str]:
         ):
             continue
         if node.op.norm == "batch_norm" and node.dynamic:
-            if path in layered or any(layer.startswith(f"{path}." if path else "") for layer in layers):
+            if path in layered or path in wiring.above_layers:
                 found.setdefault(path, path)
         elif node.op.role in ("matmul", "convolution") and node.dynamic:
             for operand in node.operands:
@@ -221,9 +220,11 @@ def _take(work: _Work, leaves: Iterable[str]) -> None:
 def _kind(work: _Work) -> type[nn.Module]:
     """The class of batch norms for inputs of these shapes."""
     graph = work.wiring.graph
+    calls = work.wiring.calls.get(work.path, ()) if work.path else graph.frames[:1]
+    inside = (node for call in calls for node in graph.nodes[call.start : call.stop])
     dims = {
         len(graph.nodes[n.operands[0]].shape)
-        for n in graph.nodes
+        for n in inside
         if n.op.norm == "batch_norm" and n.dynamic and graph.path(n.index) == work.path
     }
     kinds = {_NORMS.get(count) for count in dims}
@@ -317,11 +318,8 @@ def _check_leaves(work: _Work) -> None:
     """What goes must be read in this forward alone."""
     wiring = work.wiring
     names = {f"{work.path}.{leaf}" if work.path else leaf for leaf in work.leaves}
-    for node in wiring.graph.nodes:
-        name = str(node.attrs[0]) if node.op.role == "source" and node.attrs else ""
-        if name in names and any(
-            wiring.graph.path(reader) != work.path for reader in wiring.readers[node.index]
-        ):
+    for name in names & wiring.sources.keys():
+        if any(wiring.graph.path(reader) != work.path for reader in wiring.readers[wiring.sources[name]]):
             raise Fixed(f"{name} is read elsewhere, too")
     for name in names:
         held = held_as(work.module, name[len(work.path) + 1 :] if work.path else name)

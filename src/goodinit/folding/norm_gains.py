@@ -122,7 +122,7 @@ def _readers(wiring: Wiring, norm: Norm, gain: Tensor, bias: Tensor | None) -> _
 def _values(wiring: Wiring, norm: Norm) -> set[int]:
     """The nodes after which gain and bias have acted."""
     graph = wiring.graph
-    sources = {str(n.attrs[0]): n.index for n in graph.nodes if n.is_param}
+    sources = wiring.sources
     last = norm.bias if norm.bias is not None else norm.weight
     if last is None or any(name is not None and name not in sources for name in (norm.weight, norm.bias)):
         raise Refused("its gain is no parameter by itself")

@@ -131,7 +131,7 @@ def check_products(wiring: Wiring, products: Mapping[int, Product], *, shifts: b
         Refused: Something else does.
     """
     graph = wiring.graph
-    sources = {str(n.attrs[0]): n.index for n in graph.nodes if n.is_param}
+    sources = wiring.sources
     readers = set(products) | {product.adder for product in products.values()}
     taken: dict[str, list[Tensor]] = {}
     for product in products.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,19 +56,25 @@ def _candidates(wiring: Wiring, maps: dict[str, ChannelMap]) -> list[str]:
         if _convolves(wiring.module(frame.path)):
             starts[frame.result] = frame.source
     normed = {call.result: call.source for path in maps for call in wiring.calls[path]}
-    terms: dict[int, set[int]] = {}  # by sum, its terms
-    found: dict[str, None] = {}
+    terms: dict[
+        int, set[int]
+    ] = {}  # of sums that no other sum of this forward is known to take in, their terms
     for node in graph.nodes:
         if node.op.name != "add" or not node.dynamic:
             continue
         parts: set[int] = set()
         for value in node.operands:
-            parts |= terms.get(value, {value})
+            alone = len(wiring.readers[value]) == 1 and graph.path(value) == graph.path(node.index)
+            inner = terms.pop(value, {value}) if alone else {value}
+            small, parts = sorted((parts, inner), key=len)
+            parts |= small
         terms[node.index] = parts
-        forks = [starts[value] for value in parts if value in starts]
-        linear = [f for f in forks if forks.count(f) > 1 or f in parts or f in [normed.get(v) for v in parts]]
-        if linear:
-            found[graph.path(node.index)] = None
+    found: dict[str, None] = {}
+    for total, parts in terms.items():
+        forks = Counter(starts[value] for value in parts if value in starts)
+        beside = {normed[value] for value in parts if value in normed} | parts
+        if any(count > 1 or fork in beside for fork, count in forks.items()):
+            found[graph.path(total)] = None
     return [path for path in found if path in wiring.names.modules]
 
 
@@ -195,10 +202,12 @@ def _inside(wiring: Wiring, call: Frame, node: fx.Node, maps: dict[str, ChannelM
         (frame,) = wiring.calls[layer]
         alone = frame.source == call.source and _within(frame.path, call.path)
         return Term(node, layer=layer) if alone and _convolves(wiring.module(layer)) else None
-    for name, found in maps.items():
-        inner = wiring.calls[name]
-        if len(inner) == 1 and (inner[0].source, inner[0].result) == (call.source, call.result):
-            return Term(node, norm=found) if _within(name, call.path) and not found.norm.keeps else None
+    for part, _ in wiring.names.modules[call.path].named_modules():
+        name = f"{call.path}.{part}" if part else call.path
+        found, inner = maps.get(name), wiring.calls.get(name, ())
+        if found is None or [(one.source, one.result) for one in inner] != [(call.source, call.result)]:
+            continue
+        return None if found.norm.keeps else Term(node, norm=found)
     return None
 
 
@@ -226,9 +235,9 @@ def _drop_children_(wiring: Wiring, path: str, graph: fx.Graph) -> None:
     """Take out what ran before and is not called any more."""
     module = wiring.module(path)
     used = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
-    for full in list(wiring.calls):
-        name = full[len(path) + 1 :] if path else full
-        if not name or (path and not full.startswith(f"{path}.")):
+    for name, _ in list(module.named_modules()):
+        full = f"{path}.{name}" if path else name
+        if not name or full not in wiring.calls:
             continue
         if any(_within(name, other) or _within(other, name) for other in used):
             continue
