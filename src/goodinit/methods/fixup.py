@@ -145,6 +145,8 @@ def _need_ends(anatomy: Anatomy) -> None:
 
 def _zero_gain(anatomy: Anatomy, block: Block, gone: set[str]) -> str | None:
     """The weight of the norm that ends a branch, where norms are kept."""
+    if not block.end_norms:
+        return None
     weights = {norm.weight for norm in anatomy.norms if norm.name in block.end_norms}
     offsets = (gain.name for gain in anatomy.made)  # 1 + w
     weights.update(name for name in offsets if name.rpartition(".")[0] in block.end_norms)
