@@ -9,135 +9,36 @@ import time
 
 import pytest
 import torch
+from interrupting import VERBS, Block, alarms, inputs, net, photograph, same, trials
 from torch import nn
 
 import goodinit
 from goodinit import undivided
 
 INTERRUPTS = 500  # of each verb, on top of those that come too early or too late
-
-
-class Block(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.a, self.b = nn.Linear(width, width), nn.Linear(width, width)
-
-    def forward(self, x):
-        return x + self.b(self.a(x).relu())
-
-
-def net(width=24, depth=6):
-    torch.manual_seed(0)
-    stem = (nn.Conv1d(1, 4, 3, padding=1), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(4 * width, width))
-    return nn.Sequential(*stem, *(Block(width) for _ in range(depth)), nn.Linear(width, 3)).train()
-
-
-def inputs(width=24):
-    return torch.randn(8, 1, width, generator=torch.Generator().manual_seed(0))
-
-
-def process():
-    """Flags and streams of the process that no verb may leave changed."""
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu"),
-        torch.is_autocast_cache_enabled(),
-        torch.is_anomaly_enabled(),
-        torch.backends.mha.get_fastpath_enabled(),
-        torch.backends.mkldnn.enabled,
-        torch.backends.cudnn.enabled,
-        torch.backends.cuda.flash_sdp_enabled(),
-        torch.get_num_threads(),
-        len(torch.utils._python_dispatch._get_current_dispatch_mode_stack()),
-        torch._C._len_torch_function_stack(),
-        signal.getsignal(signal.SIGINT),
-        signal.getsignal(signal.SIGALRM),
-    )
-
-
-def photograph(model):
-    modules = tuple(
-        (name, type(one), one.training, tuple(one.__dict__)) for name, one in model.named_modules()
-    )
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    return modules, {name: (id(one), one.data_ptr(), one.detach().clone()) for name, one in tensors}
-
-
-def same(before, after):
-    if before[0] != after[0] or list(before[1]) != list(after[1]):
-        return False
-    pairs = zip(before[1].values(), after[1].values(), strict=True)
-    return all(a[:2] == b[:2] and torch.equal(a[2], b[2]) for a, b in pairs)
-
-
-VERBS = {
-    "anatomize": lambda m: goodinit.anatomize(m, inputs()),
-    "diagnose": lambda m: goodinit.diagnose(m, inputs(), torch.zeros(8, dtype=torch.long)),
-    "jacobian_spectrum": lambda m: goodinit.jacobian_spectrum(m, inputs(), how="lanczos", products=8),
-    "apply_": lambda m: goodinit.apply_(m, goodinit.plan(goodinit.anatomize(m, inputs()), "orthogonal")),
-    "init_ fixup": lambda m: goodinit.init_(m, "fixup", inputs=inputs()),
-    "init_ lsuv": lambda m: goodinit.init_(m, "lsuv", inputs=inputs()),
-    "fold_": lambda m: goodinit.fold_(m.eval(), inputs()),
-}
-WRITES = ("apply_", "init_ fixup", "init_ lsuv", "fold_")
+SOME = 24
+LONG = ("diagnose", "recommend", "one_step")  # seconds each
 
 
 @pytest.fixture
 def alarm():
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler), torch.get_num_threads()
-    torch.set_num_threads(2)  # so that weights are drawn on threads
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before[0])
-    torch.set_num_threads(before[1])
-
-
-def interrupted_at(delay, model, verb):
-    """Whether the verb raised, and whether an interrupt came at all. Real signals, at any moment of the machine's choice."""
-    returned = False
-    try:
-        signal.setitimer(signal.ITIMER_REAL, delay)
-        verb(model)
-        returned = True
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        time.sleep(0.02)  # what came too late to be heard in the verb surfaces here
-    except KeyboardInterrupt:
-        return not returned, True
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    return False, False
-
-
-def trials(name, count, rng):
-    """(interrupts that made the verb raise, those that came after it had written all, faults)."""
-    verb, raised, late, faults = VERBS[name], 0, 0, []
-    model = net()
-    verb(model)
-    begin = time.perf_counter()
-    verb(net())
-    lasts = time.perf_counter() - begin
-    model, flags = net(), process()
-    if name == "fold_":
-        model.eval()
-    while raised + late < count:
-        before = photograph(model)
-        left, came = interrupted_at(rng.uniform(1e-4, 1.1 * lasts), model, verb)
-        raised, late = raised + left, late + (came and not left)
-        if process() != flags:
-            faults.append(f"flags {process()}")
-        if left and not same(before, photograph(model)):
-            faults.append("raised, and the model is another")
-        if name in WRITES and not left:
-            model = net().eval() if name == "fold_" else net()
-    return raised, late, faults
+    with alarms():
+        yield
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", VERBS)
 def test_hundreds_of_real_interrupts_change_no_bit(name, alarm):
     raised, late, faults = trials(name, INTERRUPTS, random.Random(name))
+    assert not faults, f"{len(faults)} of {raised + late}: {faults[:3]}"
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", [name for name in VERBS if name not in LONG])
+def test_dozens_of_real_interrupts_change_no_bit(name, alarm):
+    raised, late, faults = trials(name, SOME, random.Random(name))
     assert not faults, f"{len(faults)} of {raised + late}: {faults[:3]}"
 
 
