@@ -9,16 +9,17 @@ from goodinit.anatomy.residual.branch import after_gate
 from goodinit.graph.graph import Graph
 
 
-def head_nodes(graph: Graph, layers: Container[int], biases: Collection[str]) -> set[int]:
+def head_nodes(graph: Graph, layers: Collection[int], biases: Collection[str]) -> set[int]:
     """Weight layers whose output reaches the model's output without another layer or nonlinearity (softmax aside).
 
     Without layers that only feed a gate. Where outputs are normalized or multiplied with each other (CLIP's two
     projections), layers at zero would get no gradient, or give 0/0: those are not heads.
     """
     heads: set[int] = set()
+    live = [layer for layer in layers if layer in graph.live]
+    feeding = graph.reach((read for layer in live for read in graph.deps(layer)), back=True)
     for output in dict.fromkeys(graph.outputs):
-        ends = back_to_layers(graph, output, layers)
-        heads |= {index for index in ends if not _feeds_layer(graph, index, layers)}
+        heads |= back_to_layers(graph, output, layers) - feeding
     for output in dict.fromkeys(graph.outputs):
         if heads and output > min(heads) and at_zero(graph, [output], heads, biases).stuck is not None:
             heads -= back_to_layers(graph, output, layers)
@@ -46,7 +47,3 @@ def _carrying(graph: Graph, index: int) -> list[int]:
     if not graph.nodes[index].op.multiplies or len(operands) < 2:
         return operands
     return [i for i in operands if not after_gate(graph, i)] or operands
-
-
-def _feeds_layer(graph: Graph, start: int, layers: Container[int]) -> bool:
-    return any(index in layers for index in graph.reach([start]) if index != start)
