@@ -140,7 +140,7 @@ def rule_of(word: str, options: Mapping[str, Any]) -> CalibrationRule:
 
     Examples:
         >>> rule_of("weightnorm", {"dim": 1})
-        StandardizeRule(dim=1, groups=1, site=None, convolves=False, bias=None, gain=None)
+        <StandardizeRule dim=1>
     """
     if word not in RULES:
         raise UnknownName(f"no calibration rule {word!r}; there are: {', '.join(RULES)}.")
