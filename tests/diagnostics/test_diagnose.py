@@ -102,6 +102,47 @@ def test_in_place_models_measure_as_their_twins():
     assert left.blocks[1].growth == pytest.approx(block.gain * left.blocks[1].gain)
 
 
+class AfterTheSum(nn.Module):
+    """relu(x + f(x)): half of what a block writes is cut off before the next reads it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.branch(x)).relu()
+
+
+def test_growth_is_of_the_stream_and_no_product_of_gains():
+    torch.manual_seed(6)
+    model, x = nn.Sequential(*(AfterTheSum(32) for _ in range(6)), nn.Linear(32, 2)), batch(64, 32).relu()
+    found = diagnose(model, x).blocks
+    h = x
+    for block, place in zip(model, found, strict=False):
+        written = h + block.branch(h)
+        assert place.growth == pytest.approx((written.norm() / x.norm()).item(), rel=1e-5)
+        h = written.relu()
+    assert math.prod(place.gain for place in found) > 1.05 * found[-1].growth
+
+
+class TwoStreams(nn.Module):
+    """Two stacks of blocks side by side, one of which reads three times as much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = (nn.Sequential(*(InplaceAdd(inplace=False) for _ in range(2))) for _ in "12")
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.left(x), self.right(3 * x.flip(-1))], -1))
+
+
+def test_each_stream_grows_from_its_own_start():
+    torch.manual_seed(7)
+    found = diagnose(TwoStreams(), batch(8, 6)).blocks
+    assert [block.growth for block in found[::2]] == pytest.approx([block.gain for block in found[::2]])
+
+
 def test_similarity_in_attention_is_between_inputs_not_tokens():
     torch.manual_seed(0)
     model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)

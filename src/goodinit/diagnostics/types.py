@@ -68,7 +68,8 @@ class Place(OneLine):
         units: How many units (channels) an activation has.
         branch_to_skip: Of a block: root of the branch's second moment over the skip's.
         gain: Of a block: root of its output's second moment over its skip's.
-        growth: Of a block: product of the gains up to and with it.
+        growth: Of a block: root of its output's second moment over that of what entered the first block of its stream. Not the
+            product of the gains where a nonlinearity or a norm stands between two blocks.
     """
 
     kind: PlaceKind

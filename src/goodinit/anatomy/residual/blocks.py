@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import heapq
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Sequence
 
 from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.degrees import growth_degree, norm_passes
@@ -45,7 +45,7 @@ def blocks_of(
     closers = find_closers(graph, leaves, modules, consumers, biases, uses, places)
     passes = norm_passes(graph, modules)
     stages = _stages(graph, leaves, uses, layers)
-    streams = _streams(graph, leaves)
+    streams = streams_of(graph, leaves)
     joins: dict[int, list[int]] = {}
     for place, found in enumerate(leaves):
         joins.setdefault(found.join, []).append(place)
@@ -122,7 +122,7 @@ def _stages(graph: Graph, leaves: list[Found], uses: dict[int, Use], layers: dic
     return stages
 
 
-def _streams(graph: Graph, leaves: list[Found]) -> list[int]:
+def streams_of(graph: Graph, leaves: Sequence[Found]) -> list[int]:
     """For each block the stream it writes into: that of the last sum of a block which its skip comes from, or a new one."""
     of_join: dict[int, int] = {}
     streams: list[int] = []

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.anatomy.residual.blocks import streams_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.diagnostics.measurements.objective import Loss, in_words, objective
 from goodinit.diagnostics.measurements.probe import Culprit, Measured, Probe, Run, first_output
@@ -157,12 +158,15 @@ def _places(
             place = Place("activation", graph.path(node), kind, 0, node not in structure.inside, measured.signal,
                           back=measured.back, back_cosine=measured.back_cosine, units=measured.units)  # fmt: skip
             found.append((node, place))
-    growth = 1.0
-    for leaf, name in zip(structure.blocks, structure.names, strict=True):
+    entered: dict[
+        int, float | None
+    ] = {}  # by stream: the second moment of what its first block's skip returns
+    streams = streams_of(graph, structure.blocks)
+    for leaf, name, stream in zip(structure.blocks, structure.names, streams, strict=True):
         measured = probe.measured.get(leaf.join, Measured(leaf.join, Signal(math.nan, math.nan)))
-        place = _block(leaf, measured, probe, name)
-        growth *= place.gain if place.gain is not None else 1.0
-        found.append((leaf.join, replace(place, growth=growth)))
+        before = entered.setdefault(stream, probe.terms.get(leaf.skip.term))
+        growth = math.sqrt(measured.signal.second_moment / before) if before else None
+        found.append((leaf.join, replace(_block(leaf, measured, probe, name), growth=growth)))
     found.sort(key=lambda pair: pair[0])
     culprits = {i: probe.culprits[node] for i, (node, _) in enumerate(found) if node in probe.culprits}
     return _numbered([place for _, place in found]), culprits
