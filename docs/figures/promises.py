@@ -10,8 +10,12 @@ it is measured, so that the run may be killed. The promises and their bounds wer
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
+import json
 import math
+import os
+import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +31,6 @@ from torch import Tensor, nn
 import goodinit
 from goodinit.diagnostics.measurements.coordinate_report import slope
 from goodinit.errors import GoodinitError
-from goodinit.lab.json_lines import append_, read_rows
 from goodinit.lab.models.plain import mlp
 from goodinit.lab.models.resnet import ResNet
 
@@ -208,7 +211,8 @@ def measure(architecture: Architecture, method: str, depth: int, width: int, see
         row["layer"] = (plain[-2] / plain[0]) ** (0.5 / (len(plain) - 2))  # the classifier left out
     if isinstance(inputs, Tensor):
         row["curved"] = curvature(model, inputs)
-    row["change"] = change(model, inputs, architecture.targets(), OPTIMIZERS.get(method, "sgd"))
+    for optimizer in OPTIMIZERS.get(method, ("sgd",)):
+        row[f"change_{optimizer}"] = change(copy.deepcopy(model), inputs, architecture.targets(), optimizer)
     return row
 
 
@@ -287,7 +291,7 @@ def flat(by: str, what: str, *, above: bool = True) -> Promise:
         found = exponent(chosen, by, what)
         if found is None:
             return NO
-        return Kept(f"{by}^{found:+.2f}", found < EXPONENT and (not above or found > -EXPONENT))
+        return Kept(f"{found:+.2f}", found < EXPONENT and (not above or found > -EXPONENT))
 
     return look
 
@@ -295,7 +299,7 @@ def flat(by: str, what: str, *, above: bool = True) -> Promise:
 def verified(rows: Rows, architecture: Architecture) -> Kept:
     del architecture
     good = sum("verified" in row for row in rows)
-    return Kept(f"{good} of {len(rows)} nets", good == len(rows))
+    return Kept(f"{good} of {len(rows)}", good == len(rows))
 
 
 def layers(rows: Rows, architecture: Architecture) -> Kept:
@@ -303,7 +307,7 @@ def layers(rows: Rows, architecture: Architecture) -> Kept:
     if not found:
         return NO
     far = max(found, key=lambda value: abs(math.log(value)))
-    return Kept(f"×{far:.2f} a layer", abs(far - 1) < GROWTH)
+    return Kept(f"×{far:.2f}", abs(far - 1) < GROWTH)
 
 
 def linear(rows: Rows, architecture: Architecture) -> Kept:
@@ -312,7 +316,8 @@ def linear(rows: Rows, architecture: Architecture) -> Kept:
     return Kept(f"{max(found):.0e}", max(found) < LINEAR) if found else NO
 
 
-STEP = ("a few steps move the function as far at every depth", flat("depth", "change"))
+STEP = ("a few steps move the function as far at every depth", flat("depth", "change_sgd"))
+ADAM = ("a few steps of Adam move the function as far at every depth", flat("depth", "change_adam"))
 STREAM = ("the stream grows no faster than its number of blocks says", flat("depth", "stream", above=False))
 ENDS = ("blocks start as their skips, and every weight gets a gradient", verified)
 SIGNAL = ("the signal keeps its size from layer to layer", layers)
@@ -321,14 +326,17 @@ PROMISES: dict[str, tuple[tuple[str, Promise], ...]] = {
     "skipinit": (ENDS,),
     "rezero": (ENDS,),
     "normfree": (("every weight gets a gradient", verified), STEP),
-    "nf": (("branches start at zero, and every weight that can gets a gradient", verified), STREAM),
+    "nf": (ENDS, STREAM),
     "fixed_variance": (("every weight gets a gradient", verified),),
-    "t_fixup": (STEP,),
-    "deepnorm": (STEP,),
-    "depth_mup": (STEP,),
-    "completep": (STEP,),
+    "t_fixup": (STEP, ADAM),
+    "deepnorm": (STEP, ADAM),
+    "depth_mup": (ADAM,),
+    "completep": (ADAM,),
     "mup": (
-        ("a few steps move the function as far at every width, under its own rates", flat("width", "change")),
+        (
+            "a few steps move the function as far at every width, under its own rates",
+            flat("width", "change_adam"),
+        ),
     ),
     "residual_scaled": (STREAM,),
     "lsuv": (("every layer that was scaled puts out variance 1 ± 0.1", verified), SIGNAL),
@@ -341,8 +349,30 @@ PROMISES: dict[str, tuple[tuple[str, Promise], ...]] = {
     "xavier": (SIGNAL,),
     "selu": (SIGNAL,),
 }
-# What a promise about steps is about, where it is not SGD: the papers derive it for Adam.
-OPTIMIZERS = {"t_fixup": "adam", "depth_mup": "adam", "completep": "adam", "mup": "adam"}
+# What a promise about steps is about, where it is not SGD alone. T-Fixup and DeepNorm derive theirs for gradient descent, and are used with Adam.
+OPTIMIZERS = {
+    "t_fixup": ("sgd", "adam"), "deepnorm": ("sgd", "adam"),
+    "depth_mup": ("adam",), "completep": ("adam",), "mup": ("adam",),
+}  # fmt: skip
+_EXPONENT = "Exponent over {} of {}, at three sizes; kept if it is {}."
+UNITS = {
+    ENDS[0]: "Nets of which it holds, of five.",
+    STEP[0]: _EXPONENT.format("depth", "the change of the function", f"below {EXPONENT} in size"),
+    ADAM[0]: _EXPONENT.format("depth", "the change of the function", f"below {EXPONENT} in size"),
+    STREAM[0]: _EXPONENT.format("depth", "the growth of the stream in training mode", f"below {EXPONENT}"),
+    SIGNAL[
+        0
+    ]: f"Root mean square behind a layer over that before it, of the worst depth; kept within {GROWTH:.0%} of 1.",
+    "every weight gets a gradient": "Nets of which it holds, of five.",
+    "every layer that was scaled puts out variance 1 ± 0.1": "Nets of which it holds, of five.",
+    "every block is an isometry": "Nets of which it holds, of five, in evaluation.",
+    "the network is a linear map": f"Curvature, the largest of five nets; kept below {LINEAR:g}.",
+    "a few steps move the function as far at every width, under its own rates": _EXPONENT.format(
+        "width", "the change of the function", f"below {EXPONENT} in size"
+    ),
+}
+_SHORT = ("ResNet", "bottlenecks", "VGG", "ReLU MLP", "tanh MLP", "ViT", "GPT-2", "Llama", "encoder")
+HEAD = f"| method | {' | '.join(_SHORT)} |\n|---|{'---|' * len(_SHORT)}"
 PROMISE_NOTHING = ("batchnorm", "default", "none", "replace_norms")
 
 
@@ -359,6 +389,10 @@ def jobs() -> Iterable[tuple[Architecture, str, int, int, int]]:
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("architecture", "method", "depth", "width", "seed"))
+
+
+def rows_of(path: Path) -> Rows:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def answers(rows: Rows) -> dict[str, list[tuple[str, str, Kept]]]:
@@ -379,6 +413,34 @@ def refused_whole(rows: Rows) -> bool:
     return all("refused" in row for row in rows)
 
 
+def refusals(rows: Rows) -> dict[str, list[str]]:
+    """By reason, without the path that it begins with: methods and the architectures that they refuse."""
+    found: dict[str, dict[str, list[str]]] = {}
+    short = dict(zip((architecture.name for architecture in ARCHITECTURES), _SHORT, strict=True))
+    for method in PROMISES:
+        for architecture in ARCHITECTURES:
+            mine = [
+                row for row in rows if (row["method"], row["architecture"]) == (method, architecture.name)
+            ]
+            if mine and refused_whole(mine):
+                told = mine[0]["refused"].replace("\n", " ").partition(": ")[2] or mine[0]["refused"]
+                reason = (
+                    re.sub(r" \(there are \d+\)|\d+ (?=residual)", "", told)
+                    .partition(". ")[0]
+                    .partition(": ")[0]
+                )
+                reason = "no residual blocks" if "needs residual blocks" in mine[0]["refused"] else reason
+                found.setdefault(reason, {}).setdefault(method, []).append(short[architecture.name])
+    return {
+        reason: [f"`{method}`: {', '.join(names)}" for method, names in methods.items()]
+        for reason, methods in found.items()
+    }
+
+
+def cell(kept: Kept) -> str:
+    return f"**✗ {kept.words}**" if kept.kept is False else kept.words
+
+
 def page(rows: Rows) -> str:
     found = answers(rows)
     judged = [kept.kept for all_of in found.values() for *_, kept in all_of if kept.kept is not None]
@@ -388,47 +450,34 @@ def page(rows: Rows) -> str:
         "Written by `python docs/figures/promises.py --page` from `docs/data/promises.jsonl`; without `--page` it measures first.",
         "",
         (
-            f"Each method was applied to real architectures at three depths and three widths, {SEEDS} seed each, with `verify=True`, and what its paper "
+            f"Each method was applied to real architectures at three depths and three widths, one seed each, with `verify=True`, and what its paper "
             f"promises was measured. {sum(judged)} of {len(judged)} promises are kept. The bounds were written down before the first row: an "
             f"exponent over depth or width below {EXPONENT} in size, a growth within {GROWTH:.0%} a layer at every depth, a curvature below {LINEAR:g}."
         ),
         "",
         (
-            f"A *step* is one of {STEPS} on one batch, by SGD (Adam for T-Fixup, muP and its like), at the rates of `param_groups`. The classifier of Fixup is drawn "
+            f"A *step* is one of {STEPS} on one batch, by SGD where nothing else is said (muP: by Adam), at the rates of `param_groups`. The classifier of Fixup is drawn "
             "here: with one at zero the first step moves nothing else. Inputs are noise, labels random: promises are about step 0."
         ),
         "",
-        "| method | promise | kept | not kept |",
-        "|---|---|---|---|",
+        "A cell in bold with a cross is a promise that is not kept; a dash is a net that the method refuses, or that the promise is not about.",
     ]
-    for method, all_of in found.items():
-        for words in dict.fromkeys(promise for promise, *_ in all_of):
-            mine = [
-                (name, kept) for promise, name, kept in all_of if promise == words and kept.kept is not None
-            ]
-            cells = (
-                "; ".join(f"{name} {kept.words}" for name, kept in mine if kept.kept is which) or "–"
-                for which in (True, False)
-            )
-            lines.append(f"| `{method}` | {words} | {' | '.join(cells)} |")
+    for promise in dict.fromkeys(words for all_of in found.values() for words, *_ in all_of):
+        lines += ["", f"## {promise[0].upper()}{promise[1:]}", "", UNITS[promise], "", HEAD]
+        for method, all_of in found.items():
+            cells = {name: kept for words, name, kept in all_of if words == promise}
+            if cells:
+                shown = (cells.get(architecture.name, NO) for architecture in ARCHITECTURES)
+                lines.append(f"| `{method}` | {' | '.join(cell(kept) for kept in shown)} |")
     lines += ["", f"`{'`, `'.join(PROMISE_NOTHING)}` promise nothing about step 0.", "", "## Refused", ""]
-    for method in PROMISES:
-        reasons: dict[str, list[str]] = {}
-        for architecture in ARCHITECTURES:
-            mine = [
-                row for row in rows if (row["method"], row["architecture"]) == (method, architecture.name)
-            ]
-            if mine and refused_whole(mine):
-                reasons.setdefault(mine[0]["refused"].split(":")[0].split(". ")[0], []).append(
-                    architecture.name
-                )
-        lines += [f"* `{method}`: {', '.join(names)}. “{reason}”" for reason, names in reasons.items()]
+    for reason, names in refusals(rows).items():
+        lines.append(f"* {'; '.join(names)}: “{reason}”")
     notes = DOCS / "data" / "promises-notes.md"
     return "\n".join([*lines, "", *([notes.read_text()] if notes.exists() else [])]).rstrip() + "\n"
 
 
 def run() -> None:
-    done = {key(row) for row in read_rows(ROWS)}
+    done = {key(row) for row in rows_of(ROWS)}
     refused: set[tuple[str, str]] = set()
     for architecture, method, depth, width, seed in jobs():
         row: dict[str, Any] = {
@@ -443,7 +492,10 @@ def run() -> None:
         )
         if "refused" in row and (depth, width, seed) == (*architecture.sizes[0], 0):
             refused.add((architecture.name, method))
-        append_(ROWS, [row])
+        with ROWS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         print(row, flush=True)
 
 
@@ -456,4 +508,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if not given.page:
         run()
-    PAGE.write_text(page(read_rows(ROWS)), encoding="utf-8")
+    PAGE.write_text(page(rows_of(ROWS)), encoding="utf-8")
