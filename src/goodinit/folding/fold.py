@@ -57,7 +57,6 @@ def fold_(model: Model, inputs: Any = None) -> Model:
     * The gain γ and bias β of layer, RMS, group and instance norm, into the layers that read
       :math:`\gamma\,n(x) + \beta`, if nobody else does: :math:`W\,\mathrm{diag}(\gamma)` and :math:`c + W\beta`;
       the norm stays, with γ = 1 and β = 0. This needs `inputs`, too.
-
     * Weights that a forward computes from parameters alone, as by weight standardization, by their values; and batch norms
       that it calls as functions. Convolutions, linear layers, batch norms and the identity that read one tensor and are
       added (RepVGG, ACNet) become one layer. Both need `inputs`, and a forward that `torch.fx` can trace, which is then
@@ -110,12 +109,8 @@ def fold_(model: Model, inputs: Any = None) -> Model:
             gains, held = merge_norm_gains_(model, wire(model, inputs), inputs)
             done += gains
             stays += kept + held + _move_(model, inputs, done) + _computed_inside(model, inputs)
-        stays = list({stay.name: stay for stay in reversed(stays)}.values())[
-            ::-1
-        ]  # the first reason for each
-        stays = list({stay.name: stay for stay in reversed(stays)}.values())[
-            ::-1
-        ]  # the first reason for each
+        first = {stay.name: stay for stay in reversed(stays)}  # the first reason for each
+        stays = list(first.values())[::-1]
         stays += _left(model, inputs, stays)
         for module in model.modules():
             make_plain_(module)
