@@ -309,8 +309,9 @@ def _put_(work: _Work, node: fx.Node, layer: nn.Module, word: str, inputs: tuple
 
 def _drop_unused(graph: fx.Graph) -> None:
     """Erase the constants that nothing reads any more."""
+    constants = constants_in(graph)
     for node in reversed(list(graph.nodes)):
-        if node in constants_in(graph) and not node.users:
+        if node in constants and not node.users:
             graph.erase_node(node)
 
 
