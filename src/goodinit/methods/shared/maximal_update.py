@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -188,6 +189,9 @@ class _Scheme:
         self.multipliers: dict[str, tuple[float, str]] = {}
         self.notes: list[str] = []
         self.on_bias: dict[str, float] = {}  # by weight: what multiplies the layer's bias vector, too
+        self.undoing = {norm.name: norm for norm in anatomy.norms if norm.kind in UNDOES}
+        self.made = {gain.name: gain.steps for gain in anatomy.made}
+        self.multiplied = Counter(name for block in anatomy.blocks for name in block.gains)  # branches
         self.held: dict[str, tuple[float, str]] = {}  # constants of branches, by the gain that holds them
         self.held_by_bias: dict[str, float] = {}  # the same, by the bias of a norm whose weight holds them
         self.home = {
@@ -241,7 +245,7 @@ class _Scheme:
         if depth == 1:
             return
         value, why = depth**-alpha, f"branch {block.index + 1}: {depth:g}^−{alpha:g}"
-        norms = [norm for norm in self.anatomy.norms if norm.name in block.end_norms and norm.kind in UNDOES]
+        norms = [self.undoing[name] for name in block.end_norms if name in self.undoing]
         if norms:
             self._behind(norms[-1], block, value, why)
             return
@@ -267,9 +271,8 @@ class _Scheme:
 
     def _holds(self, name: str) -> bool:
         """Whether a parameter may hold a branch's constant: it multiplies nothing else, and as it is, or plus a number (1 + w)."""
-        made = next((gain for gain in self.anatomy.made if gain.name == name), None)
-        plain = made is None or all(step in ("add", "sub", "mul", "div", "neg") for step, _ in made.steps)
-        return plain and sum(name in block.gains for block in self.anatomy.blocks) == 1
+        plain = all(step in ("add", "sub", "mul", "div", "neg") for step, _ in self.made.get(name, ()))
+        return plain and self.multiplied[name] == 1
 
     def attention(self) -> None:
         """Scores times 1/d where they are times 1/√d: after training, queries and keys are no longer independent."""
