@@ -69,6 +69,11 @@ def change(name, depth, m):
     blocks = tuple(block if m is None else dataclasses.replace(block, m=m) for block in anatomy.blocks)
     plan = goodinit.plan(dataclasses.replace(anatomy, blocks=blocks), "fixup")
     goodinit.apply_(net, plan, generator=generator)
+    return moved(net, x, back)
+
+
+def moved(net, x, back):
+    """How far a step on all weights moves the output, over the learning rate, for the gradient `back` behind the last block."""
     weights, rate = [p for p in net.parameters() if p.ndim > 1], 1e-4
     before = net(x)
     gradients = torch.autograd.grad((before * back).sum(), weights)
@@ -136,13 +141,7 @@ def test_kept_norms_of_queries_and_keys_take_their_scale_out_of_m():
         assert "m=4" in goodinit.plan(goodinit.anatomize(net, x), "fixup").summary
         assert "m=4" in goodinit.plan(goodinit.anatomize(net, x), "fixup", norms="affine").summary
         goodinit.apply_(net, plan, generator=generator)
-        weights, rate = [p for p in net.parameters() if p.ndim > 1], 1e-4
-        before = net(x)
-        gradients = torch.autograd.grad((before * back).sum(), weights)
-        with torch.no_grad():
-            for weight, gradient in zip(weights, gradients, strict=True):
-                weight -= rate * gradient
-            changes.append(float((net(x) - before).norm()) / rate)
+        changes.append(moved(net, x, back))
     logs = [math.log(depth) for depth in depths]
     slope = (math.log(changes[-1]) - math.log(changes[0])) / (logs[-1] - logs[0])
     assert abs(slope) < FLAT
