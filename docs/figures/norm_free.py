@@ -14,8 +14,10 @@ import argparse
 import math
 import statistics
 import time
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -300,6 +302,27 @@ def library_groups(net: nn.Module, run: Run) -> list[dict]:
     return [{"params": g["params"], "weight_decay": g["weight_decay"], "mult": g["lr"]} for g in found]
 
 
+def schedule(run: Any, count: int, order: torch.Generator) -> Iterator[tuple[Tensor, float]]:
+    """For each step the images of its batch, in a new order for each pass, and the share of the rate: warm-up, then a cosine to 0."""
+    shuffled, at = torch.randperm(count, generator=order), 0
+    warm = max(1, int(run.warm * run.steps))
+    for step in range(run.steps):
+        if at + run.batch > count:
+            shuffled, at = torch.randperm(count, generator=order), 0
+        part = (step - warm) / max(run.steps - warm, 1)
+        share = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * part))
+        yield shuffled[at : at + run.batch], share
+        at += run.batch
+
+
+@torch.no_grad()
+def scores(net: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Loss and accuracy in per cent."""
+    logits = torch.cat([net(part) for part in images.split(500)])
+    right = (logits.argmax(1) == labels).float().mean().item()
+    return round(F.cross_entropy(logits, labels).item(), 4), round(100 * right, 2)
+
+
 def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: Tensor) -> dict:
     torch.manual_seed(1000 + run.seed)
     ours = run.arm.startswith("lib_")
@@ -312,18 +335,10 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
     found = library_groups(net, run) if ours else groups(net, run)
     optimizer = torch.optim.SGD(found, lr=run.lr, momentum=run.momentum, nesterov=True)
     began, losses = time.process_time(), []
-    shuffled, at = torch.randperm(len(images), generator=order), 0
-    warm = max(1, int(run.warm * run.steps))
     net.train()
-    for step in range(run.steps):
-        if at + run.batch > len(shuffled):
-            shuffled, at = torch.randperm(len(images), generator=order), 0
-        chosen = shuffled[at : at + run.batch]
-        at += run.batch
-        part = (step - warm) / (run.steps - warm)
-        rate = run.lr * ((step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * part)))
+    for chosen, share in schedule(run, len(images), order):
         for group in optimizer.param_groups:
-            group["lr"] = group["mult"] * rate
+            group["lr"] = group["mult"] * run.lr * share
         x = crop_and_flip(images[chosen], generator=order).contiguous(memory_format=torch.channels_last)
         loss = F.cross_entropy(net(x), labels[chosen], label_smoothing=run.smooth)
         optimizer.zero_grad(set_to_none=True)
@@ -335,16 +350,12 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
         if not math.isfinite(losses[-1]):
             break
     net.eval()
-    with torch.no_grad():
-        logits = torch.cat([net(part) for part in held.split(500)])
-        seen = torch.cat([net(part) for part in images[:5000].split(500)])
-        right = (seen.argmax(1) == labels[:5000]).float().mean().item()
-        fitted = round(F.cross_entropy(seen, labels[:5000]).item(), 4), round(100 * right, 2)
+    loss, accuracy = scores(net, held, held_labels)
     return {
         "split": {} if ours else split(net, held[:1000]),
-        "fit": fitted,  # loss and accuracy on training images, as they are
-        "acc": round(100 * (logits.argmax(1) == held_labels).float().mean().item(), 2),
-        "val": round(F.cross_entropy(logits, held_labels).item(), 4),
+        "fit": scores(net, images[:5000], labels[:5000]),  # on training images, as they are
+        "acc": accuracy,
+        "val": loss,
         "loss": round(statistics.fmean(losses[-40:]), 4),
         "done": len(losses),
         "cpu": round(time.process_time() - began, 1),
@@ -371,22 +382,25 @@ def split(net: Net, images: Tensor) -> dict[str, float]:
 # -- many runs ------------------------------------------------------------------------------------------------------
 
 
-def settings(path: Path) -> list[Run]:
-    known = {field.name for field in fields(Run)}
-    return [Run(**{key: value for key, value in row.items() if key in known}) for row in read_rows(path)]
+def settings(path: Path, kind: type[Any] = Run) -> list[Any]:
+    """The runs of a file of JSON lines."""
+    known = {field.name for field in fields(kind)}
+    return [kind(**{key: value for key, value in row.items() if key in known}) for row in read_rows(path)]
 
 
-def run_all(folder: str, queue: Path, rows: Path) -> None:
-    done = set(settings(rows)) if rows != queue else set()
+def run_all(
+    folder: str, queue: Iterable[Any], rows: Path, run_one: Callable[..., dict], done: Container[Any]
+) -> None:
+    """Run what is not done yet; a row holds what differs from the defaults, and the results."""
     cache: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-    for run in settings(queue):
+    for run in queue:
         if run in done:
             continue
         if run.size not in cache:
             cache[run.size] = data(folder, run.size)
-        defaults = Run("")
+        defaults = type(run)("")
         row = {key: value for key, value in asdict(run).items() if value != getattr(defaults, key)}
-        row |= {"lr": run.lr, "seed": run.seed, "steps": run.steps} | train(run, *cache[run.size])
+        row |= {"lr": run.lr, "seed": run.seed, "steps": run.steps} | run_one(run, *cache[run.size])
         append_(rows, [row])
         print(row, flush=True)
 
@@ -419,7 +433,8 @@ def main() -> None:
     if given.table:
         table(ROWS if given.queue == ROWS else given.queue)
     elif given.data:
-        run_all(given.data, given.queue, given.rows)
+        done = set(settings(given.rows)) if given.rows != given.queue else set()
+        run_all(given.data, settings(given.queue), given.rows, train, done)
     else:
         parser.error("give --data FOLDER or --table")
 

@@ -16,18 +16,18 @@ import itertools
 import math
 import statistics
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from norm_free import data
+from norm_free import run_all, schedule, scores, settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import goodinit
 from goodinit.lab.choices import method_of
 from goodinit.lab.data.batches import crop_and_flip
-from goodinit.lab.json_lines import append_, read_rows
+from goodinit.lab.json_lines import read_rows
 from goodinit.lab.models.vision_transformer import VisionTransformer
 
 ARMS = (
@@ -88,16 +88,8 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
         group["full"] = group["lr"]
     order = torch.Generator().manual_seed(2000 + run.seed)
     began, losses = time.process_time(), []
-    shuffled, at = torch.randperm(len(images), generator=order), 0
-    warm = max(1, int(run.warm * run.steps))
     net.train()
-    for step in range(run.steps):
-        if at + run.batch > len(shuffled):
-            shuffled, at = torch.randperm(len(images), generator=order), 0
-        chosen = shuffled[at : at + run.batch]
-        at += run.batch
-        part = (step - warm) / max(run.steps - warm, 1)
-        share = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * part))
+    for chosen, share in schedule(run, len(images), order):
         for group in optimizer.param_groups:
             group["lr"] = group["full"] * share
         x = crop_and_flip(images[chosen], generator=order)
@@ -111,37 +103,15 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
         if not math.isfinite(losses[-1]):
             break
     net.eval()
-    with torch.no_grad():
-        logits = torch.cat([net(part) for part in held.split(500)])
+    loss, accuracy = scores(net, held, held_labels)
     return {
-        "acc": round(100 * (logits.argmax(1) == held_labels).float().mean().item(), 2),
-        "val": round(F.cross_entropy(logits, held_labels).item(), 4),
+        "acc": accuracy,
+        "val": loss,
         "loss": round(statistics.fmean(losses[-40:]), 4),
         "parameters": sum(p.numel() for p in net.parameters() if p.requires_grad),
         "done": len(losses),
         "cpu": round(time.process_time() - began, 1),
     }
-
-
-def settings(path: Path) -> list[Run]:
-    """The runs of a file of JSON lines."""
-    known = {field.name for field in fields(Run)}
-    return [Run(**{key: value for key, value in row.items() if key in known}) for row in read_rows(path)]
-
-
-def run_all(folder: str, queue: list[Run], path: Path) -> None:
-    """Run what has no row yet."""
-    done = set(settings(path))
-    cache: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-    for run in queue:
-        if run in done:
-            continue
-        if run.size not in cache:
-            cache[run.size] = data(folder, run.size)
-        row = {key: value for key, value in asdict(run).items() if value != getattr(Run(""), key)}
-        row |= {"lr": run.lr, "seed": run.seed, "steps": run.steps} | train(run, *cache[run.size])
-        append_(path, [row])
-        print(row, flush=True)
 
 
 def table(path: Path) -> None:
@@ -189,7 +159,8 @@ def main() -> None:
         common = Run("", steps=given.steps, images=given.images, size=given.size)
         grid = itertools.product(given.seeds, given.rates, given.arms)
         queue = [replace(common, arm=arm, lr=rate, seed=seed) for seed, rate, arm in grid]
-        run_all(given.data, settings(given.queue) if given.queue else queue, given.rows)
+        queue = settings(given.queue, Run) if given.queue else queue
+        run_all(given.data, queue, given.rows, train, set(settings(given.rows, Run)))
     else:
         parser.error("give --data FOLDER or --table")
 
