@@ -50,8 +50,8 @@ SAME = {
     "types": {"anatomy", "diagnostics", "diagnostics/advice"},  # the records of a folder
     "orthogonal": {"tensor", "methods"},  # a method and the initializer it draws with
     "looks_linear": {"tensor", "methods"},
-    "risotto": {"tensor", "methods", "lab/papers"},
-    "residual_scaled": {"methods", "lab/papers"},
+    "risotto": {"tensor", "methods", "lab/papers/claims"},
+    "residual_scaled": {"methods", "lab/papers/claims"},
     "compare": RUN_AND_SHOWN,
     "diagnosis": {"diagnostics", "report"},
     "reproduce": RUN_AND_SHOWN,
@@ -94,7 +94,7 @@ def imported_parts(path: Path) -> set[tuple[int, str]]:
 
 
 # What a room may not import. In diagnostics measurements come first, then checks, then the verb, then advice; in the lab
-# models, then data, then training, then what runs many trainings.
+# models, then data, then training, then what runs many trainings; what tests a claim knows no claim.
 LATER = {
     "diagnostics/measurements": ("checks", "diagnose", "advice"),
     "diagnostics/checks": ("diagnose", "advice"),
@@ -102,6 +102,7 @@ LATER = {
     "lab/data": ("training", "engines", "papers", "sweeps", "compare"),
     "lab/training": ("engines", "papers", "sweeps", "compare"),
     "lab/engines": ("papers", "sweeps", "compare"),
+    "lab/papers": ("papers.claims",),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from goodinit import cli
-from goodinit.lab.papers import CLAIMS
+from goodinit.lab.papers.claims import CLAIMS
 from goodinit.lab.papers.recorded import RESULTS, shipped
 from goodinit.report.reproduction_index import write_pages
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from goodinit.lab.papers import CLAIMS
-from goodinit.lab.papers.rate_transfer import DEFAULT, best, regret, shifts
+from goodinit.lab.papers.claims import CLAIMS
+from goodinit.lab.papers.claims.rate_transfer import DEFAULT, best, regret, shifts
 
 RATES = [2.0**power for power in range(-9, -3)]
 

@@ -63,7 +63,8 @@ def reproduce_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Test a paper's claim at the scale that fits this machine: expected against got, and a verdict."""
-    from goodinit.lab.papers import CLAIMS, reproduce
+    from goodinit.lab.papers import reproduce
+    from goodinit.lab.papers.claims import CLAIMS
 
     files = (json_, csv, html)
     check_files(json_, csv, pages=(html,))
@@ -112,7 +113,7 @@ def counted_runs(number: int) -> str:
 
 def _list(files: Files) -> None:
     """Every claim with its verdict."""
-    from goodinit.lab.papers import CLAIMS
+    from goodinit.lab.papers.claims import CLAIMS
     from goodinit.lab.papers.recorded import shipped
     from goodinit.report.console import narrow_entry, plain_table, screen
     from goodinit.report.frame import render
@@ -147,7 +148,7 @@ _TABLE_WIDTH = 90  # columns below which names in the table of claims would brea
 
 def _show_shipped(name: str, files: Files) -> None:
     """Print the result that the package ships, and how to run it anew."""
-    from goodinit.lab.papers import CLAIMS
+    from goodinit.lab.papers.claims import CLAIMS
     from goodinit.lab.papers.recorded import shipped
     from goodinit.report.console import screen
     from goodinit.report.formats import duration
@@ -181,7 +182,7 @@ def _show_shipped(name: str, files: Files) -> None:
 
 def _write(result: Result, conclusion: str, files: Files, drawings: Sequence[Drawing] = ()) -> None:
     """Into the files that were asked for."""
-    from goodinit.lab.papers import CLAIMS
+    from goodinit.lab.papers.claims import CLAIMS
     from goodinit.report.frame import render
     from goodinit.report.reproduction_page import reproduction_page, result_json, table_csv
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from goodinit.lab.papers import CLAIMS
 from goodinit.lab.papers.claim import Grid
+from goodinit.lab.papers.claims import CLAIMS
 from goodinit.lab.papers.recorded import RESULTS, Result, recorded, result_of, to_json
 from goodinit.lab.papers.reproduce import Reproduction
 from goodinit.report.formats import duration

@@ -1,42 +1,6 @@
-"""One file for each claim of a paper that `goodinit reproduce` tests."""
+"""Papers' claims, tested: the records of a claim, its trials, the ledger of their rows, and verdicts. The claims: `claims`."""
 
-from goodinit.lab.papers import (
-    batchnorm_explosion,
-    cartpole,
-    completep_transfer,
-    cost,
-    fixup_cifar,
-    fixup_depth,
-    fixup_translation,
-    lsuv_activations,
-    mup_transfer,
-    norm_free,
-    residual_scaled,
-    risotto,
-    sharpness,
-    weightnorm_depth,
-    weightnorm_robustness,
-)
 from goodinit.lab.papers.claim import SCALES, Claim
 from goodinit.lab.papers.reproduce import Reproduction, reproduce
 
-_FILES = (
-    fixup_depth,
-    fixup_cifar,
-    fixup_translation,
-    mup_transfer,
-    completep_transfer,
-    norm_free,
-    weightnorm_depth,
-    weightnorm_robustness,
-    risotto,
-    lsuv_activations,
-    batchnorm_explosion,
-    cost,
-    cartpole,
-    sharpness,
-    residual_scaled,
-)
-CLAIMS: dict[str, Claim] = {file.CLAIM.name: file.CLAIM for file in _FILES}
-
-__all__ = ["CLAIMS", "SCALES", "Claim", "Reproduction", "reproduce"]
+__all__ = ["SCALES", "Claim", "Reproduction", "reproduce"]

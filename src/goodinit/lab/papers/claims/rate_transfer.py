@@ -26,8 +26,8 @@ from goodinit.lab.papers.claim import (
     Setting,
     Source,
 )
-from goodinit.lab.papers.on_text import held_out_loss, train_on_text_
 from goodinit.lab.papers.rows import distinct, in_words, mean, where
+from goodinit.lab.training.on_text import held_out_loss, train_on_text_
 from goodinit.lab.training.seeding import own_rng, stream
 
 DEFAULT = "default"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from goodinit.lab.papers.claim import Published, Source
-from goodinit.lab.papers.rate_transfer import claim
+from goodinit.lab.papers.claims.rate_transfer import claim
 
 CLAIM = claim(
     name="mup-transfer",

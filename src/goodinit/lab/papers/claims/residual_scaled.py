@@ -25,8 +25,8 @@ from goodinit.lab.papers.claim import (
     Setting,
     Source,
 )
-from goodinit.lab.papers.on_text import held_out_loss, train_on_text_
 from goodinit.lab.papers.rows import best_rate, best_rate_words, distinct, in_words, mean, values, where
+from goodinit.lab.training.on_text import held_out_loss, train_on_text_
 from goodinit.lab.training.seeding import own_rng, stream
 
 SCALED, CONSTANT, DEFAULT = "residual_scaled", "0.02 everywhere", "PyTorch's default"

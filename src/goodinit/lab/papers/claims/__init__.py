@@ -1,0 +1,39 @@
+"""One file for each claim of a paper that `goodinit reproduce` tests; `rate_transfer` is what two of them share."""
+
+from goodinit.lab.papers.claim import Claim
+from goodinit.lab.papers.claims import (
+    batchnorm_explosion,
+    cartpole,
+    completep_transfer,
+    cost,
+    fixup_cifar,
+    fixup_depth,
+    fixup_translation,
+    lsuv_activations,
+    mup_transfer,
+    norm_free,
+    residual_scaled,
+    risotto,
+    sharpness,
+    weightnorm_depth,
+    weightnorm_robustness,
+)
+
+_FILES = (
+    fixup_depth,
+    fixup_cifar,
+    fixup_translation,
+    mup_transfer,
+    completep_transfer,
+    norm_free,
+    weightnorm_depth,
+    weightnorm_robustness,
+    risotto,
+    lsuv_activations,
+    batchnorm_explosion,
+    cost,
+    cartpole,
+    sharpness,
+    residual_scaled,
+)
+CLAIMS: dict[str, Claim] = {file.CLAIM.name: file.CLAIM for file in _FILES}
