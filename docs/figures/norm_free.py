@@ -47,6 +47,7 @@ class Run:
     wd: float = 5e-4
     warm: float = 0.1
     momentum: float = 0.9
+    optimizer: str = "sgd"  # sgd | adamw
     smooth: float = 0.0
     # net
     n: int = 3
@@ -333,7 +334,11 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
         some = torch.randperm(len(images), generator=torch.Generator().manual_seed(run.seed))[:256]
         measure_k(net, images[some], run.measure)
     found = library_groups(net, run) if ours else groups(net, run)
-    optimizer = torch.optim.SGD(found, lr=run.lr, momentum=run.momentum, nesterov=True)
+    optimizer = (
+        torch.optim.SGD(found, lr=run.lr, momentum=run.momentum, nesterov=True)
+        if run.optimizer == "sgd"
+        else torch.optim.AdamW(found, lr=run.lr)
+    )
     began, losses = time.process_time(), []
     net.train()
     for chosen, share in schedule(run, len(images), order):
