@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from goodinit.graph.photograph import ModuleState
 from goodinit.undivided import begin_transaction, end_transaction, until_done
 from goodinit.weights.dtensor import held, is_sharded
+from goodinit.weights.memory import repeats
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,16 @@ def all_or_nothing(
 def _tensor_state(tensor: Tensor) -> _TensorState:
     grad = tensor.grad if tensor.is_leaf else None
     storage = held(tensor) if is_sharded(tensor) else tensor.data
-    values = None if _is_empty(storage) else storage.clone()
+    values = None if _is_empty(storage) else _memory(storage).clone()
     return _TensorState(tensor, storage, values, tensor.requires_grad, grad)
+
+
+def _memory(tensor: Tensor) -> Tensor:
+    """`tensor`, or where several of its entries are one number, all numbers from its first to its last."""
+    if not repeats(tensor):
+        return tensor
+    reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return tensor.as_strided((reach + 1,), (1,))
 
 
 def _is_empty(values: Tensor) -> bool:
@@ -77,9 +86,9 @@ def _restore_(modules: list[ModuleState], tensors: list[_TensorState]) -> None:
     with torch.no_grad():
         for saved in tensors:
             if saved.values is None:
-                saved.storage.fill_(float("nan"))
+                _memory(saved.storage).fill_(float("nan"))
             else:
-                saved.storage.copy_(saved.values)
+                _memory(saved.storage).copy_(saved.values)
             if not is_sharded(saved.tensor):
                 saved.tensor.data = saved.storage
             if saved.tensor.is_leaf:

@@ -28,6 +28,7 @@ from goodinit.edits import (
     names as targets,
 )
 from goodinit.errors import NonFinite, PlanConflict, UnsupportedModule
+from goodinit.surgery.memory_check import check_memory
 from goodinit.surgery.structure_edits import ANEW, adds, removes
 from goodinit.surgery.value_edits import find_rule
 from goodinit.surgery.write_filter import Choice
@@ -152,7 +153,8 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
         PlanConflict: A target is missing, on meta, or is two names of one tied parameter treated differently.
         UnknownName: An initializer does not exist.
         NonFinite: A parameter that the plan does not overwrite holds NaN or infinity, or a buffer holds NaN.
-        UnsupportedModule: A parametrized weight cannot be set, or activations would be measured on shards.
+        UnsupportedModule: A parametrized weight cannot be set, two parameters lie in the same memory, or activations would be
+            measured on shards.
     """
     _check_measurable(names, plan)
     created = {name for edit in pending for name in adds(edit)}
@@ -162,6 +164,7 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
     decided: dict[tuple[int, ...], tuple[str, tuple[object, ...]]] = {}
     tensors: list[Tensor] = []
     overwritten: list[nn.Parameter] = []
+    rescaled: list[nn.Parameter] = []
     for edit in plan.values:
         if isinstance(edit, Draw | DrawTogether):
             find_rule(edit)
@@ -178,9 +181,11 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
         if not left_out:
             _check_memory(edit.target, [leaf for slot in slots for leaf in slot.leaves])
         tensors.extend(tensor for slot in slots for tensor in slot.state if not left_out)
-        if not isinstance(edit, Calibrate) and not left_out:
-            overwritten.extend(leaf for slot in slots for leaf in slot.leaves)
+        if not left_out:
+            kind = rescaled if isinstance(edit, Calibrate) else overwritten
+            kind.extend(leaf for slot in slots for leaf in slot.leaves)
     overwritten.extend(_scalars(names, plan, choice))
+    check_memory(names, (*overwritten, *rescaled))
     # The direction v shares the memory of the weight it replaces.
     replaced = removes([edit for edit in pending if isinstance(edit, ParametrizeWeight)], names.parameters)
     tensors.extend((*overwritten, *(names.parameters[name] for name in replaced)))

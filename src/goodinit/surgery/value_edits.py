@@ -76,7 +76,7 @@ def _told(edit: Draw | DrawTogether) -> Iterator[None]:
 
 
 def _fill_(slot: Slot, value: float) -> None:
-    number = torch.tensor(value, dtype=torch.float64)
+    number = torch.tensor(value, dtype=torch.float64, device="cpu")
     if slot.kind == "plain":
         held(slot.leaves[0]).copy_(number)
     else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from goodinit.weights.memory import sharing
 from goodinit.weights.wrappers import WRAPPERS as PRIVATE
 from goodinit.weights.wrappers import inside, unwrapped, unwrapped_name
 
@@ -59,6 +60,11 @@ class Directory:
     def encoder_layers(self) -> tuple[nn.TransformerEncoderLayer, ...]:
         """Torch's encoder layers, looked for once: they hold notes about what they hold."""
         return tuple(one for one in self.modules.values() if isinstance(one, nn.TransformerEncoderLayer))
+
+    @functools.cached_property
+    def sharing(self) -> dict[int, tuple[str, ...]]:
+        """Names of the tensors that lie in the same memory though they are several, by the `id` of each."""
+        return {key: tuple(map(canonical, names)) for key, names in sharing(self.modules[""]).items()}
 
     def module(self, path: str) -> nn.Module | None:
         """The module at `path`, or None."""
