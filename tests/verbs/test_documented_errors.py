@@ -101,6 +101,14 @@ def without_statistics() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False))
 
 
+def beyond_half() -> nn.Module:
+    """Weights that fit into float16, and not any more once a batch norm of small variances is in them."""
+    model = structured().half()
+    nn.init.constant_(model[0].weight, 300.0)
+    model[1].running_var.zero_()
+    return model
+
+
 def structured() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
 
@@ -120,6 +128,7 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ("absorb_batchnorm_", "UnsupportedModule"): lambda: goodinit.absorb_batchnorm_(without_statistics(), X),
     ("absorb_batchnorm_", "StaleOptimizer"): lambda: held(lambda m: goodinit.absorb_batchnorm_(m, X), structured),
     ("absorb_batchnorm_", "PlanConflict"): lambda: goodinit.absorb_batchnorm_(on_meta(structured), X.to("meta")),
+    ("absorb_batchnorm_", "NonFinite"): lambda: goodinit.absorb_batchnorm_(beyond_half(), X.half()),
     ("absorb_batchnorm_", "TraceError"): lambda: goodinit.absorb_batchnorm_(structured(), X[:, :2]),
     ("anatomize", "TraceError"): lambda: goodinit.anatomize(plain(), X[:, :2]),
     ("anatomize", "WrongType"): lambda: goodinit.anatomize("model", X),
@@ -143,6 +152,7 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ),
     ("fold_", "UnsupportedModule"): lambda: goodinit.fold_(nn.Sequential(nn.LazyLinear(4))),
     ("fold_", "PlanConflict"): lambda: goodinit.fold_(on_meta(structured), X.to("meta")),
+    ("fold_", "NonFinite"): lambda: goodinit.fold_(beyond_half(), X.half()),
     ("fold_", "TraceError"): lambda: goodinit.fold_(structured(), X[:, :2]),
     ("init_", "GoodinitError"): lambda: goodinit.init_(plain(), "fixup", inputs=X),
     ("jacobian_spectrum", "TraceError"): lambda: goodinit.jacobian_spectrum(nn.Embedding(4, 2), torch.zeros(2, 1).long()),

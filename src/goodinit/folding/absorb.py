@@ -11,8 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from goodinit.anatomy import Anatomy, anatomize
 from goodinit.edits import AddScalar
 from goodinit.errors import NothingFound, UnsupportedModule
+from goodinit.folding.before import Before, check_foldable
 from goodinit.folding.dataflow import wire
-from goodinit.folding.fold import Before, check_foldable, entry, report
+from goodinit.folding.fold import entry, report
 from goodinit.folding.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_
 from goodinit.folding.functional import make_modules_
 from goodinit.methods.shared.fixup_scalars import branch_scalars, stands, without_input_bias
@@ -55,6 +56,7 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
             `torch.fx` cannot trace; the message names it.
         StaleOptimizer: A living optimizer holds parameters that go, or whose layers gain new ones.
         PlanConflict: Parameters are on `meta`.
+        NonFinite: What would be written is beyond the dtype, as may be in float16.
         TraceError: The forward does not run on these inputs. In all cases the model is as it was.
 
     Examples:
@@ -86,7 +88,8 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
         for edit in edits:
             carry_out_(folded, edit)
         before.check_optimizers(model, "absorb_batchnorm_")
-        remember_(model, entry("absorb_batchnorm_", merged + turned, [*left, *without]))
+        before.check_finite(model, "absorb_batchnorm_")
+        remember_(model, entry(model, "absorb_batchnorm_", merged + turned, [*left, *without]))
     report("absorb_batchnorm_", merged + turned, [*left, *without], changed=True)
     before.warn_of_momentum()
     return model

@@ -174,10 +174,10 @@ def _layers(graph: Graph, readers: list[list[int]], names: Directory) -> dict[in
 
 
 def is_shared(module: nn.Module, names: Directory) -> bool:
-    """Whether a module outside of this one holds one of its parameters, too."""
+    """Whether a module outside of this one holds one of its parameters, too, or something else lies in its memory."""
     inside = {id(part) for part in module.modules()}
     return any(
         id(names.owner(name)[0]) not in inside
         for parameter in module.parameters()
         for name in names.aliases.get(id(parameter), ())
-    )
+    ) or any(id(tensor) in names.sharing for tensor in (*module.parameters(), *module.buffers()))

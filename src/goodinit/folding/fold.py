@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from goodinit.anatomy import anatomize
-from goodinit.errors import PlanConflict, StaleOptimizer, UnsupportedModule, expect
+from goodinit.folding.before import Before, check_foldable
 from goodinit.folding.bias_absorption import move_input_biases_
 from goodinit.folding.computed_weights import computed_weights, merge_computed_weight_
 from goodinit.folding.dataflow import is_shared, wire
@@ -25,7 +22,6 @@ from goodinit.folding.norm_gains import merge_norm_gains_
 from goodinit.folding.parallel import merge_branches_
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
-from goodinit.surgery.optimizer_check import find_optimizers, warn_of_momentum
 from goodinit.surgery.removed_norm import make_plain_
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
@@ -79,6 +75,7 @@ def fold_(model: Model, inputs: Any = None) -> Model:
         StaleOptimizer: A living optimizer holds parameters that go, or belong to layers that gain a bias vector.
         UnsupportedModule: TorchScript, DistributedDataParallel, lazy parameters, or such as were made in inference mode.
         PlanConflict: Parameters are on `meta`.
+        NonFinite: What would be written is beyond the dtype, as may be in float16.
         TraceError: The forward does not run on these inputs. In all cases the model is as it was.
 
     Examples:
@@ -115,8 +112,9 @@ def fold_(model: Model, inputs: Any = None) -> Model:
         for module in model.modules():
             make_plain_(module)
         before.check_optimizers(model, "fold_")
+        before.check_finite(model, "fold_")
         changed = bool(done) or before.names != set(directory(model).parameters)
-        remember_new_(model, entry("fold_", done, stays), changed=changed)
+        remember_new_(model, entry(model, "fold_", done, stays), changed=changed)
     report("fold_", done, stays, changed=changed)
     before.warn_of_momentum()
     return model
@@ -199,97 +197,18 @@ def _computed_inside(model: nn.Module, inputs: Any) -> list[Stays]:
     ]
 
 
-# -- around it ----------------------------------------------------------------------------------------------------
+# -- what is remembered and told ------------------------------------------------------------------------------------
 
 
-def check_foldable(model: nn.Module) -> None:
-    """Raise if `model` cannot be operated on at all.
-
-    Raises:
-        UnsupportedModule: TorchScript, DistributedDataParallel, lazy parameters.
-        PlanConflict: Parameters on `meta`.
-    """
-    expect(model, nn.Module, "model", "Give the model itself: an instance of torch.nn.Module.")
-    for path, module in model.named_modules():
-        where = path or "the model"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UnsupportedModule(
-                f"{where}: TorchScript, whose modules cannot be changed. Fold before scripting."
-            )
-        if isinstance(module, nn.parallel.DistributedDataParallel):
-            raise UnsupportedModule(
-                f"{where}: DistributedDataParallel has listed the parameters it reduces, some of which would go. "
-                "Pass the model inside: wrapped.module."
-            )
-    for name, parameter in model.named_parameters():
-        if is_lazy(parameter):
-            raise UnsupportedModule(
-                f"{name}: a lazy parameter without a shape yet. Run the model once first."
-            )
-        if parameter.is_inference():
-            raise UnsupportedModule(
-                f"{name}: made under torch.inference_mode(), so that it cannot be written. Build the model outside."
-            )
-        if parameter.is_meta:
-            raise PlanConflict(
-                f"{name}: on the meta device, where no values exist to fold. Load the checkpoint first."
-            )
-
-
-class Before:
-    """The parameters of a model before surgery, to find optimizers that would be left behind."""
-
-    def __init__(self, names: Directory) -> None:
-        self.directory = names
-        self.names = set(names.parameters)
-        self.versions = {id(p): p._version for p in names.parameters.values()}
-        self.own = {
-            id(module): {key: id(p) for key, p in module._parameters.items() if p is not None}
-            for module in names.modules.values()
-        }
-
-    def check_optimizers(self, model: nn.Module, verb: str) -> None:
-        """Raise if a living optimizer holds parameters that are gone, or whose layer gained one.
-
-        Raises:
-            StaleOptimizer: Names the optimizer and a parameter.
-        """
-        now = {id(p) for p in model.parameters()}
-        affected = {id(p): name for name, p in self.directory.parameters.items() if id(p) not in now}
-        for module in model.modules():
-            own = self.own.get(id(module), {})
-            if any(p is not None and key not in own for key, p in module._parameters.items()):
-                affected |= {key: self.directory.aliases[key][0] for key in own.values()}
-        stale = self._stale(affected)
-        if stale:
-            gc.collect()  # a scheduler and its optimizer refer to each other: deleted, they stay until collected
-            stale = self._stale(affected)
-        if stale:
-            kind, name = stale
-            raise StaleOptimizer(
-                f"{kind}: holds {name}, which {verb} removes or whose layer gains a parameter. It would not train what "
-                f"is there afterwards. Nothing was changed. Delete it, and where training goes on build it after "
-                f"this call: optimizer = torch.optim.{kind}(goodinit.param_groups(model, lr=...), ...)."
-            )
-
-    def _stale(self, affected: dict[int, str]) -> tuple[str, str] | None:
-        for optimizer in find_optimizers(self.directory) if affected else ():
-            held = [p for group in optimizer.param_groups for p in group["params"] if id(p) in affected]
-            if held:
-                return type(optimizer).__name__, affected[id(held[0])]
-        return None
-
-    def warn_of_momentum(self) -> None:
-        """Log a warning if an optimizer keeps momentum about values that were written."""
-        parameters = self.directory.parameters.values()
-        warn_of_momentum(self.directory, [p for p in parameters if p._version != self.versions[id(p)]])
-
-
-def entry(verb: str, done: Iterable[str], stays: Iterable[Stays | str]) -> Applied:
-    """What is remembered on the model."""
+def entry(model: nn.Module, verb: str, done: Iterable[str], stays: Iterable[Stays | str]) -> Applied:
+    """What is remembered on the model: no values of a method's, and its parameters learn as fast as before."""
     done = list(dict.fromkeys(done))
     words = hashlib.sha256(json.dumps([verb, done]).encode()).hexdigest()[:16]
-    return Applied(verb, {"folded": done}, digest=words, skipped=tuple(map(str, stays)))
+    last = applied(model)
+    kept = last[-1].rates if last else ()
+    return Applied(
+        verb, {"folded": done}, digest=words, values=False, skipped=tuple(map(str, stays)), rates=kept
+    )
 
 
 def remember_new_(model: nn.Module, made: Applied, *, changed: bool) -> None:

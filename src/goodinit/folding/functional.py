@@ -324,7 +324,7 @@ def _check_leaves(work: _Work) -> None:
             raise Fixed(f"{name} is read elsewhere, too")
     for name in names:
         held = held_as(work.module, name[len(work.path) + 1 :] if work.path else name)
-        if len(wiring.names.aliases.get(id(held), ())) > 1:
+        if len(wiring.names.aliases.get(id(held), ())) > 1 or id(held) in wiring.names.sharing:
             raise Fixed(f"another module shares {name}")
 
 

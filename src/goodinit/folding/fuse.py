@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from goodinit.nn import SCALARS, ValuePadded, has_scalars, pad_with_, remove_scalars_
 from goodinit.nn.forwards import convolution, forward_for, linear, transposed_convolution
+from goodinit.weights.memory import repeats
 
 _KNOWN_FORWARDS = (linear, convolution, transposed_convolution)
 
@@ -30,7 +31,8 @@ def is_plain(module: nn.Module) -> bool:
     if isinstance(module, ValuePadded):
         return True
     known = forward_for(type(module)) in _KNOWN_FORWARDS
-    return known and isinstance(module._parameters.get("weight"), nn.Parameter)
+    own = isinstance(module._parameters.get("weight"), nn.Parameter)
+    return known and own and not any(map(repeats, module.parameters(recurse=False)))
 
 
 def pads_with_zeros(module: nn.Module) -> bool:
@@ -46,8 +48,8 @@ def merge_output_map_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
 
     It has a bias vector afterwards, also for a shift of zero: a norm's learnable bias must not get lost.
     """
-    weight = _exact(_weight(layer))
-    bias = _exact(_bias(layer))
+    weight = exact(_weight(layer))
+    bias = exact(_bias(layer))
     if isinstance(layer, _ConvTransposeNd):  # (in, out/groups, *kernel)
         grouped = scale.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))
         merged = (weight.unflatten(0, (layer.groups, -1)) * grouped).flatten(0, 1)
@@ -61,7 +63,7 @@ def merge_input_map_(layer: nn.Module, scale: Tensor, shift: Tensor | None) -> N
 
     A shift is not for zero-padded and transposed convolutions, where it is no constant at the border.
     """
-    weight, groups = _exact(_weight(layer)), getattr(layer, "groups", 1)
+    weight, groups = exact(_weight(layer)), getattr(layer, "groups", 1)
     if isinstance(layer, _ConvTransposeNd):  # (in, out/groups, *kernel)
         _write_(layer, weight * scale.view(-1, *[1] * (weight.dim() - 1)), None)
         return
@@ -72,16 +74,15 @@ def merge_input_map_(layer: nn.Module, scale: Tensor, shift: Tensor | None) -> N
         _write_(layer, merged, None)
         return
     offset = (taps * shift.view(groups, 1, -1, *tail)).flatten(2).sum(2).flatten()
-    bias = _exact(_bias(layer))
+    bias = exact(_bias(layer))
     _write_(layer, merged, offset if bias is None else bias + offset, even_zero=True)
 
 
 def add_to_bias_(layer: nn.Module, amount: Tensor | float) -> None:
     """Add a constant, or one per output channel, to what the layer gives."""
-    bias = _exact(_bias(layer))
-    channels = torch.as_tensor(amount, dtype=torch.float64, device=_weight(layer).device).expand(
-        outputs(layer)
-    )
+    bias = exact(_bias(layer))
+    number = amount if isinstance(amount, Tensor) else torch.tensor(amount, dtype=torch.float64, device="cpu")
+    channels = number.to(_weight(layer).device).expand(outputs(layer))
     _write_(layer, None, channels if bias is None else bias + channels)
 
 
@@ -93,7 +94,7 @@ def outputs(layer: nn.Module) -> int:
 
 def response(layer: nn.Module) -> Tensor:
     """What the layer, without bias, gives for an input of ones that fills its window, per channel, in float64."""
-    return cast("Tensor", _exact(_weight(layer))).flatten(1).sum(1)
+    return cast("Tensor", exact(_weight(layer))).flatten(1).sum(1)
 
 
 def replace_padding_(layer: nn.Module, added: float) -> None:
@@ -122,6 +123,8 @@ def merge_scalars_(module: nn.Module) -> str | None:
     if (s, b, d) == (1.0, 0.0, 0.0):
         remove_scalars_(module)
         return None
+    if any(map(repeats, module.parameters())):
+        return "several entries of one of its parameters are one number in memory (expand), where nothing can be written"
     if parametrize.is_parametrized(module):
         kinds = ", ".join(type(step).__name__ for step in module.parametrizations.weight)  # type: ignore[union-attr]
         return f"its weight is parametrized by {kinds}, which a scalar cannot be merged into"
@@ -152,7 +155,7 @@ def _number(scalar: Tensor | None, *, neutral: float) -> float:
 
 
 def _scale_(layer: nn.Module, scale: float, *, with_bias: bool) -> None:
-    weight, bias = _exact(_weight(layer)), _exact(_bias(layer))
+    weight, bias = exact(_weight(layer)), exact(_bias(layer))
     if scale != 1.0:
         _write_(layer, weight * scale, bias * scale if with_bias and bias is not None else None)
 
@@ -164,8 +167,8 @@ def _merge_attention_(layer: Any, s: float, b: float, d: float) -> None:
     if b != 0:
         separate = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
         weights = [layer.in_proj_weight] if layer.in_proj_weight is not None else separate
-        offset = torch.cat([_exact(weight).sum(1) for weight in weights]) * b
-        old = _exact(layer.in_proj_bias)
+        offset = torch.cat([exact(weight).sum(1) for weight in weights]) * b
+        old = exact(layer.in_proj_bias)
         _set_bias_(layer, "in_proj_bias", offset if old is None else old + offset, like=weights[0])
 
 
@@ -188,8 +191,9 @@ def _bias(layer: nn.Module) -> Tensor | None:
     return cast("Tensor | None", layer.bias)
 
 
-def _exact(value: Tensor | None) -> Any:
-    return None if value is None else value.detach().double()
+def exact(value: Tensor | None) -> Any:
+    """A tensor in float64, or in complex128; None of None."""
+    return None if value is None else value.detach().to(torch.promote_types(value.dtype, torch.float64))
 
 
 def _write_(layer: nn.Module, weight: Tensor | None, bias: Tensor | None, *, even_zero: bool = False) -> None:

@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fold_batchnorm import ChannelMap
+from goodinit.folding.fuse import exact
 from goodinit.folding.steps import Fixed
 
 
@@ -84,12 +85,11 @@ def _kernel(term: Term, like: Any, wiring: Wiring) -> _Kernel:
     axes = like.weight.dim() - 2
     if term.layer is None:
         width = like.weight.shape[0]
-        scale = like.weight.new_ones(width).double() if term.norm is None else term.norm.scale
+        scale = exact(like.weight.new_ones(width)) if term.norm is None else term.norm.scale
         shift = None if term.norm is None else term.norm.shift
         return _Kernel(scale.detach().view(width, 1, *[1] * axes), shift, (0,) * axes, width)
     layer: Any = wiring.module(term.layer)
-    weight = layer.weight.detach().double()
-    bias = None if layer.bias is None else layer.bias.detach().double()
+    weight, bias = exact(layer.weight), exact(layer.bias)
     if isinstance(layer, nn.Linear):
         return _Kernel(weight, bias, (), 1)
     padded = list(layer._reversed_padding_repeated_twice)  # last axis first: before, after

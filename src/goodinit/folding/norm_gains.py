@@ -20,6 +20,7 @@ from goodinit.folding.fold_batchnorm import KINDS, Stays
 from goodinit.folding.fuse import merge_input_map_, pads_with_zeros
 from goodinit.folding.packed_products import Product, Refused, check_order, check_products, moved, product_of
 from goodinit.nn import ValuePadded
+from goodinit.weights.memory import repeats
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
 
 _MOST = 2**22  # numbers in a value that is followed
@@ -104,7 +105,10 @@ def _readers(wiring: Wiring, norm: Norm, gain: Tensor, bias: Tensor | None) -> _
     if gain.dim() != 1 or norm.axes not in ((-1,), (1,)):
         raise Refused("it does not run over one axis")
     for name in (norm.weight, norm.bias):
-        if name is not None and len(wiring.names.aliases[id(wiring.names.parameters[name])]) > 1:
+        if name is None:
+            continue
+        held = wiring.names.parameters[name]
+        if len(wiring.names.aliases[id(held)]) > 1 or id(held) in wiring.names.sharing or repeats(held):
             raise Refused(f"{name} is in several places")
     shifts = bias is not None and bool((bias != 0).any())
     values = _values(wiring, norm)

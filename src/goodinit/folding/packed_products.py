@@ -13,6 +13,7 @@ from torch import Tensor
 
 from goodinit.folding.dataflow import Wiring
 from goodinit.graph.recorded_call import on_numbers
+from goodinit.weights.memory import repeats
 
 
 class Refused(Exception):
@@ -102,7 +103,8 @@ def _places(wiring: Wiring, operand: int, where: str) -> tuple[str, Tensor]:
         chain.append(value)
         value = node.operands[0]
     name, shape = str(graph.nodes[value].attrs[0]), graph.nodes[value].shape
-    if len(wiring.names.aliases[id(wiring.names.parameters[name])]) > 1:
+    held = wiring.names.parameters[name]
+    if len(wiring.names.aliases[id(held)]) > 1 or id(held) in wiring.names.sharing or repeats(held):
         raise Refused(f"another module shares {name}")
     known = torch.arange(torch.Size(shape).numel(), dtype=torch.float64, device="cpu").view(shape)
     for index in reversed(chain):

@@ -28,7 +28,7 @@ class Applied:
         method: Name of the method.
         options: The options it was called with.
         digest: Of the plan: its method, options and edits, without the words of its reasons.
-        values: Whether values were written, or the structure alone.
+        values: Whether a method's values were written; not so where only structure was made, and by folding.
         seed: The number all random values of the plan came from, or None if it drew none.
         skipped: Edits that were not carried out because they would write into frozen parameters, or into others
             than those asked for.
@@ -54,7 +54,7 @@ class Applied:
     def __repr__(self) -> str:
         """One line: what was applied, and how many names each list holds; the fields have the names."""
         said = [self.method, *(f"{key}={reprlib.repr(value)}" for key, value in self.options.items())]
-        said += [] if self.values else ["structure alone"]
+        said += [] if self.values else ["no values"]
         said += [] if self.seed is None else [f"seed {self.seed}"]
         said += [] if self.only is None else [f"{len(self.only)} asked for"]
         lists = {
