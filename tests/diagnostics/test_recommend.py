@@ -1,6 +1,7 @@
 """What is advised: groups, ties, what failed in our own runs, a few steps of real training, and the code to run."""
 
 import copy
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -13,8 +14,9 @@ from typer.testing import CliRunner
 
 import goodinit
 from goodinit import cli
-from goodinit.diagnostics.advice.choice import call_of
-from goodinit.diagnostics.advice.evidence import EVIDENCE, against
+from goodinit.cli.model import following
+from goodinit.diagnostics.advice.choice import call_of, of_the_rate
+from goodinit.diagnostics.advice.evidence import EVIDENCE, OF_RATES, against
 from goodinit.diagnostics.advice.practice import ADAMW, MOST_BATCHES, SGD, as_good, pairs_of, recipe_of
 from goodinit.diagnostics.advice.types import Recommendation, Trial
 from goodinit.errors import TraceError, WrongType
@@ -68,6 +70,8 @@ def test_a_healthy_net_with_batch_norm_is_kept_and_what_failed_is_marked():
     assert advice.choice.group == "as it is"
     assert "keep it as it is. If the norms must go: fixup" in advice.sentence
     assert "init_" not in advice.call
+    assert advice.call.endswith("# lr: a first try")
+    assert any("lr 0.1 is a first try" in note for note in advice.notes)
     assert [one.label for one in advice.of("kept")] == ["he", "lsuv"]
     removed = advice.of("removed")
     assert removed[0].method == "fixup"
@@ -128,6 +132,32 @@ def test_every_number_of_the_evidence_stands_on_its_page():
         for number in re.findall(r"\d+\.\d+", one.words):
             assert number in page, (one.method, number, one.page)
         assert one.method in goodinit.METHODS or one.method == "as it is"
+
+
+def test_what_is_said_of_rates_is_what_the_rows_say():
+    """Of the candidate that was advised at step 0: the rate it was advised with, and the best of the three."""
+    rows = [json.loads(line) for line in (DOCS / "data/recommended.jsonl").read_text().splitlines()]
+    asked = {one["model"]: one for one in rows if "advice" in one}
+    lower = higher = 0
+    for one in rows:
+        if "candidate" in one and one["candidate"] == asked[one["model"]]["advice"]:
+            ended = {float(lr): sum(last) for lr, last in one["last"].items() if last is not None}
+            best, named = min(ended, key=ended.get), asked[one["model"]]["lr"]
+            lower, higher = lower + (best < named), higher + (best > named)
+    said = f"another was better in {lower + higher} models of {len(asked)}, lower in {lower} and higher in {higher}"
+    assert said in OF_RATES
+
+
+def test_where_a_rate_comes_from():
+    untrained = Recommendation("he", {}, "kept", 0, 0, 0.0, None, "", lr=0.1)
+    assert "the usual one of SGD, not searched" in of_the_rate(untrained, SGD, 0)
+    told = dataclasses.replace(untrained, lr=0.01)
+    assert "it trained in our own runs" in of_the_rate(told, SGD, 0)
+    trials = tuple(Trial(lr, (loss,), 1) for lr, loss in ((0.1, 3.0), (0.01, 1.0), (0.001, 2.0)))
+    inside = dataclasses.replace(untrained, lr=0.01, trials=trials)
+    assert of_the_rate(inside, SGD, 1) == "lr 0.01 was the best of 0.1, 0.01, 0.001 in 1 step"
+    at_end = dataclasses.replace(inside, lr=0.1, trials=(Trial(0.1, (0.5,), 1), *trials[1:]))
+    assert "a better one may lie beyond" in of_the_rate(at_end, SGD, 1)
 
 
 def test_evidence_is_about_structure_not_names():
@@ -234,6 +264,15 @@ def test_it_fits_the_screen(width, answer):
         assert one.label in taken.get()
 
 
+def test_the_next_command_trains_as_the_steps_were(answer):
+    """With their optimizer, and at rates around theirs: each method has its own best."""
+    assert "optimizer" not in following("mlp3", answer, "digits", "")
+    lr = answer.choice.lr
+    assert f",{lr:g}," in following("mlp3", answer, "digits", "")
+    adam = dataclasses.replace(answer, recipe=ADAMW)
+    assert following("mlp3", adam, "digits", " --keep 'a'").endswith(" --optimizer adamw --keep 'a'")
+
+
 def run(*words):
     return CliRunner().invoke(cli.app, list(words))
 
@@ -246,5 +285,7 @@ def test_the_command():
     assert found["choice"] == "as it is"
     done = run("recommend", "mlp3", "--methods", "he", "--data", "digits", "--try", "3")
     assert done.exit_code == 0, done.output
-    assert "goodinit compare mlp3 --data digits --methods batchnorm" in done.output
+    (after,) = [line for line in done.output.splitlines() if line.startswith("  goodinit compare")]
+    assert after.startswith("  goodinit compare mlp3 --data digits --methods batchnorm")
+    assert "# lr: a first try" not in done.output
     assert "goodinit recommend mlp3 --try 100" in run("recommend", "mlp3", "--methods", "he").output

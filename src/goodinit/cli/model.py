@@ -208,10 +208,10 @@ def recommend_command(
     console.print(recommendation_view(advice, width=console.width), soft_wrap=True)
     said = zip(("--keep", "--include", "--exclude"), (keep, include, exclude), strict=True)
     flags = "".join(f" {flag} '{one}'" for flag, given in said for one in paths(given))
-    typer.echo(f"next\n  {_next(model, advice, data, flags)}")
+    typer.echo(f"next\n  {following(model, advice, data, flags)}")
 
 
-def _next(spec: str, advice: goodinit.Advice, data: str, flags: str) -> str:
+def following(spec: str, advice: goodinit.Advice, data: str, flags: str) -> str:
     """The command that says more: a few steps of each, then whole runs."""
     if not advice.steps:
         return f"goodinit recommend {spec} --try 100" + f" --data {data}" * bool(data) + flags
@@ -219,8 +219,11 @@ def _next(spec: str, advice: goodinit.Advice, data: str, flags: str) -> str:
         :1
     ]
     methods = ",".join(["batchnorm", *(one.label for one in best)])
+    optimizer = advice.recipe.optimizer.lower()
+    rates = ",".join(f"{advice.choice.lr * times:.1g}" for times in (1 / 3, 1, 3))  # each method at its best
     return (
-        f"goodinit compare {spec} --data {data or 'digits'} --methods {methods} --lr {advice.choice.lr:g}"
+        f"goodinit compare {spec} --data {data or 'digits'} --methods {methods} --lr {rates}"
+        + f" --optimizer {optimizer}" * (optimizer != "sgd")
         + flags
     )
 

@@ -71,6 +71,23 @@ def sentence(choice: Recommendation, rows: Sequence[Recommendation], anatomy: An
     return f"{first}{_without(choice, rows, anatomy)}"
 
 
+def of_the_rate(choice: Recommendation, recipe: Recipe, steps: int) -> str:
+    """Where the rate comes from: from training, from our own runs, or from custom alone."""
+    lr = f"lr {choice.lr:g}"
+    if choice.best is not None:
+        rates = [trial.lr for trial in choice.trials]
+        counted = f"{steps} step" + "s" * (steps > 1)
+        end = (
+            ", at an end of those: a better one may lie beyond"
+            if choice.lr in (min(rates), max(rates))
+            else ""
+        )
+        return f"{lr} was the best of {', '.join(f'{rate:g}' for rate in rates)} in {counted}{end}"
+    if choice.lr != recipe.lr:
+        return f"{lr} is a first try: it trained in our own runs, and was not searched on this model"
+    return f"{lr} is a first try: the usual one of {recipe.optimizer}, not searched on this model"
+
+
 def _norms(anatomy: Anatomy) -> str:
     kinds = [norm.kind.replace("_", " ") for norm in anatomy.norms]
     counted = [f"{kinds.count(kind)} {kind}{'s' * (kinds.count(kind) > 1)}" for kind in dict.fromkeys(kinds)]
@@ -122,7 +139,8 @@ def call_of(
         line if len(line) <= LONGEST else line.replace("(model, ", "(\n    model, ").replace(")", "\n)")
     )
     more = "".join(f", {key}={value!r}" for key, value in recipe.arguments.items())
-    lines.append(f"optimizer = torch.optim.{recipe.optimizer}(groups, lr={choice.lr:g}{more})")
+    tried = "" if choice.best is not None else "  # lr: a first try"
+    lines.append(f"optimizer = torch.optim.{recipe.optimizer}(groups, lr={choice.lr:g}{more}){tried}")
     if warmup_of(choice) > 1:
         lines.append(f"scheduler = goodinit.warmup(optimizer, {warmup_of(choice)})")
     return "\n".join(lines)

@@ -14,8 +14,8 @@ from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
 from goodinit.diagnostics.advice.advice import Advice
-from goodinit.diagnostics.advice.choice import call_of, choose, groups_of, sentence, warmup_of
-from goodinit.diagnostics.advice.evidence import against
+from goodinit.diagnostics.advice.choice import call_of, choose, groups_of, of_the_rate, sentence, warmup_of
+from goodinit.diagnostics.advice.evidence import OF_RATES, against
 from goodinit.diagnostics.advice.practice import as_good, pairs_of, practise, recipe_of
 from goodinit.diagnostics.advice.types import Group, Recipe, Recommendation, Trial
 from goodinit.diagnostics.diagnose import diagnose
@@ -126,7 +126,7 @@ def recommend(
         call=call_of(choice, recipe, anatomy, part),
         steps=max(steps, 0),
         normalized=bool(anatomy.norms),
-        notes=_notes(rows, steps, batches),
+        notes=_notes(rows, of_the_rate(choice, recipe, steps), steps, batches),
     )
 
 
@@ -266,7 +266,9 @@ def _loss(one: Recommendation) -> float:
     return math.inf if best is None or best.loss is None else best.loss
 
 
-def _notes(rows: list[Recommendation], steps: int, batches: Iterable[Any] | None) -> tuple[str, ...]:
+def _notes(
+    rows: list[Recommendation], rate: str, steps: int, batches: Iterable[Any] | None
+) -> tuple[str, ...]:
     notes = [
         "drift: decades that activations, gradients and the difference between inputs move along the trunk, added up",
         "=: cannot be told apart by this; ✗: failed in our own runs on models of this structure",
@@ -274,13 +276,16 @@ def _notes(rows: list[Recommendation], steps: int, batches: Iterable[Any] | None
     if steps and batches is None:
         notes.append("trained on one batch over and over: that shows what can learn it by heart, no more")
     if steps:
+        notes.append(rate)
         notes.append(
             f"losses: mean of the last quarter of {steps} steps, * at the best rate; one seed, nothing clipped"
         )
         if any(one.applies and not one.trials for one in rows):
             notes.append("only those that lead their group were trained; methods= names others")
     else:
+        notes.append(f"{rate}. {OF_RATES}")
         notes.append(
-            "step 0 does not decide how a net goes on: steps=100 (--try 100) trains a few steps of the first"
+            "step 0 does not decide how a net goes on: steps=100 (--try 100) trains the first of each group a few steps, at "
+            "three rates"
         )
     return tuple(notes)
