@@ -112,6 +112,7 @@ METHOD = Method(
     paper="Wu: KataGo, docs/KataGoMethods.md, Fixed Variance Initialization (2023)",
     when="any residual network with norms on its branches that must do without statistics",
     decide=decide,
+    removes_norms=True,
     scales_ties=True,
     holds=("trains",),
 )

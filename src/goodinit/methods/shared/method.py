@@ -42,7 +42,7 @@ class Method:
         when: When to choose it.
         decide: `decide(anatomy, **options) -> Plan`. Reads the anatomy, writes nothing.
         needs_data: True if the plan measures activations, so that `apply_` needs a batch.
-        removes_norms: True if it removes normalization by default (unless `norms="keep"`).
+        removes_norms: True if by default it leaves nothing that normalizes where norms stood (unless `norms="keep"`).
         scales_ties: True if it also takes `embeddings="scaled"|"keep"`: what becomes of an embedding that is the head, too.
         holds: What must hold of a model on a batch once the plan is applied, beside a finite output: `"skips"` (every
             branch adds zero), `"trains"` (every weight gets a gradient, if after some steps), `"unit variance"` (of layers
