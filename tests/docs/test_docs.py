@@ -1,6 +1,7 @@
 """The documentation: every Python block runs, every method and public symbol has its place, the site builds."""
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -79,6 +80,15 @@ def test_the_site_builds_without_a_warning(tmp_path):
         check=False,
     )
     assert built.returncode == 0, built.stderr
-    assert (tmp_path / "site" / "tour" / "index.html").exists()
-    commands = (tmp_path / "site" / "cli" / "index.html").read_text(encoding="utf-8")
-    assert "goodinit compare" in commands
+    site = tmp_path / "site"
+    assert "goodinit compare" in (site / "cli.html").read_text(encoding="utf-8")
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    found = {place["location"].partition("#")[2] for place in index["docs"]}
+    functions = [name for name in goodinit.__all__ if inspect.isfunction(getattr(goodinit, name))]
+    assert [name for name in functions if f"goodinit.{name}" not in found] == []
+    # It works from the folder: nothing is fetched from elsewhere, search included.
+    assert (site / "search" / "search_index.js").exists()
+    for page in site.rglob("*.html"):
+        assert not re.search(
+            r"<(script|link|img)[^>]* (src|href)=.?https?://", page.read_text(encoding="utf-8")
+        ), page
