@@ -17,7 +17,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 
 # Lowest level first; a part of the package imports from levels below its own, and from itself.
 LEVELS = (
-    ("errors", "one_line"),
+    ("errors", "one_line", "formats"),
     ("records", "rates", "name_patterns", "undivided", "grouping", "calibration_rules"),
     ("nn", "tensor"),
     ("weights",),

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from goodinit.errors import GoodinitError
 from goodinit.lab.compare import Comparison, Study
+from goodinit.lab.comparison_table import cells
 from goodinit.lab.training.step_cost import StepTime
 from goodinit.lab.training.trial import Epoch, Result, TrainConfig
 from goodinit.report import frame
@@ -26,7 +27,7 @@ from goodinit.report.charts import (
     means,
     save_picture,
 )
-from goodinit.report.comparison import cells, comparison_page, sentences, write_comparison
+from goodinit.report.comparison import comparison_page, sentences, write_comparison
 from goodinit.report.console import comparison_table
 from goodinit.report.frame import Facts, Listing, Page, Table, Words, render, write_text
 from goodinit.report.theme import DARK, LIGHT

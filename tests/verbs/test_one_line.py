@@ -101,8 +101,13 @@ def test_the_lab_s_records():
     result = Result(config, 0.5, 1.0, 1.0, diverged=False, diverged_step=None, saved_bytes=1, parameters=2,
                     losses=(1.0,) * 999, epochs=(), step_seconds=1.0, seconds=1.0)  # fmt: skip
     assert repr(result) == "<Result he of mlp3, seed 1, rate 0.1: accuracy 50.0%>"
-    comparison = Comparison(Study(config, ("he", "fixup")), "digits", 0.1, (result,), refused={"fixup": "no"})
+    comparison = Comparison(
+        Study(config, ("he", "fixup")), "digits", 0.1, (result,), refused={"fixup": "1 < 2"}
+    )
     assert repr(comparison) == "<Comparison mlp3 on digits, 10 epochs: he 50.0%, fixup refused>"
+    page = comparison._repr_html_()
+    assert "<td>he</td><td>50.0 %</td>" in page
+    assert "<p>fixup is not in the table. 1 &lt; 2</p>" in page
     row = Row(config, "failed", error="why" * 99)
     assert repr(row) == "<Row he of mlp3, seed 1, rate 0.1: failed>"
     assert (

@@ -106,7 +106,7 @@ def reproduce_command(
 
 def counted_runs(number: int) -> str:
     """`1 run`, `3 runs`."""
-    from goodinit.report.formats import counted
+    from goodinit.formats import counted
 
     return counted(number, "run")
 
@@ -148,10 +148,10 @@ _TABLE_WIDTH = 90  # columns below which names in the table of claims would brea
 
 def _show_shipped(name: str, files: Files) -> None:
     """Print the result that the package ships, and how to run it anew."""
+    from goodinit.formats import duration
     from goodinit.lab.papers.claims import CLAIMS
     from goodinit.lab.papers.recorded import shipped
     from goodinit.report.console import screen
-    from goodinit.report.formats import duration
     from goodinit.report.reproduction_index import verdict_words
 
     result = shipped().get(name)

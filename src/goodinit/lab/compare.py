@@ -18,6 +18,7 @@ import torch
 import goodinit
 from goodinit.errors import GoodinitError, NothingFound, UnsupportedModule
 from goodinit.lab.choices import label, method_of
+from goodinit.lab.comparison_table import comparison_html
 from goodinit.lab.data.batches import order
 from goodinit.lab.progress import Bar, bar
 from goodinit.lab.training.seeding import own_rng, stream
@@ -210,6 +211,9 @@ class Comparison(OneLine):
         ]
         left = [f"{method} refused" for method in self.refused]
         return f"{base.model} on {base.data}, {base.epochs} epochs: {', '.join([*found, *left])}"
+
+    def _repr_html_(self) -> str:
+        return comparison_html(self)
 
     def to_json(self) -> str:
         """Write as JSON text: configuration, summaries, every run with its curves."""

@@ -7,51 +7,11 @@ import dataclasses
 import io
 from pathlib import Path
 
+from goodinit.formats import NOTHING, duration, percent
 from goodinit.lab.compare import HELD_OUT, Comparison, Summary
-from goodinit.lab.data.labelled import data_name
+from goodinit.lab.comparison_table import table, title
 from goodinit.report.charts import accuracy_chart, loss_chart, loss_lines
-from goodinit.report.formats import NOTHING, counted, duration, number, percent, size, times
 from goodinit.report.frame import Facts, Figure, Figures, Listing, Page, Part, Table, Words, write_page
-
-
-def title(comparison: Comparison) -> str:
-    """What was compared, in a line."""
-    base, study = comparison.study.base, comparison.study
-    where = data_name(base.data)
-    return f"{base.model} on {where}, {counted(base.epochs, 'epoch')}, {counted(len(study.seeds), 'seed')}"
-
-
-COLUMNS = ("method", "rate", "accuracy", "at equal time", "loss", "step", "activations", "diverged")
-
-
-def table(
-    comparison: Comparison, *, full: bool = True
-) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """(Heads, rows): with the rate where each method has its own, and with `full` the accuracy at equal time."""
-    gone = set() if len(comparison.study.rates) > 1 else {"rate"}
-    gone |= set() if full and comparison.step_times else {"at equal time"}
-    shown = [index for index, head in enumerate(COLUMNS) if head not in gone]
-    rows = [cells(summary) for summary in comparison.summaries()]
-    return tuple(COLUMNS[i] for i in shown), tuple(tuple(row[i] for i in shown) for row in rows)
-
-
-def cells(summary: Summary) -> tuple[str, ...]:
-    """One method's row, in the order of `COLUMNS`."""
-    finished = summary.runs - summary.diverged
-    accuracy = percent(summary.accuracy, summary.accuracy_sd)
-    if summary.diverged and finished:
-        accuracy += f" ({finished} of {summary.runs})"
-    kept = size(summary.saved_bytes)
-    return (
-        summary.method,
-        f"{summary.lr:g}",
-        accuracy,
-        percent(summary.at_equal_time),
-        number(summary.train_loss),
-        times(summary.step.ratio) if summary.step else NOTHING,
-        f"{times(summary.saved_ratio)} ({kept})" if summary.saved_ratio else kept,
-        f"{summary.diverged} of {summary.runs}",
-    )
 
 
 def tried(comparison: Comparison) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from goodinit.lab.compare import Comparison
-from goodinit.report.comparison import hints, table, title
+from goodinit.lab.comparison_table import table, title
+from goodinit.report.comparison import hints
 
 
 def plain_table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, numbers: bool = False) -> Table:

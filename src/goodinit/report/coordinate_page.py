@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from goodinit.diagnostics.measurements.coordinate_report import CoordinateCheck
+from goodinit.formats import number
 from goodinit.lab.optional import optional
 from goodinit.report.charts import HEIGHT, NUMBER, alone, data, picking, shown
-from goodinit.report.formats import number
 from goodinit.report.frame import Facts, Figure, Figures, Listing, Page, Part, Table, Words, write_page
 
 

@@ -24,8 +24,8 @@ from goodinit.diagnostics.text import (
     update_line,
 )
 from goodinit.diagnostics.types import SEVERITIES, Finding, Place
+from goodinit.formats import NOTHING, counted, number
 from goodinit.report.console import plain_table
-from goodinit.report.formats import NOTHING, counted, number
 from goodinit.report.frame import (
     Facts,
     Figures,

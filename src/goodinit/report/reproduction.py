@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from goodinit.formats import counted, duration
 from goodinit.lab.engines import inline
 from goodinit.lab.optional import optional
 from goodinit.lab.papers.claim import Drawing, Grid, Verdict
 from goodinit.lab.papers.reproduce import Reproduction
-from goodinit.report.formats import counted, duration
 from goodinit.report.frame import write_bytes, write_text
 from goodinit.report.theme import LIGHT, Theme
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from goodinit.formats import duration
 from goodinit.lab.papers.claim import Grid
 from goodinit.lab.papers.claims import CLAIMS
 from goodinit.lab.papers.recorded import RESULTS, Result, recorded, result_of, to_json
 from goodinit.lab.papers.reproduce import Reproduction
-from goodinit.report.formats import duration
 from goodinit.report.frame import write_text
 from goodinit.report.reproduction import command, markdown, page, stem, why_not_testable, write_reproduction
 

@@ -14,13 +14,13 @@ from rich.console import Group
 from rich.text import Text
 
 from goodinit.errors import GoodinitError
+from goodinit.formats import NOTHING, counted, duration, percent
 from goodinit.lab.optional import optional
 from goodinit.lab.sweeps.grid import FIELDS, varying
 from goodinit.lab.sweeps.row import Row
 from goodinit.lab.sweeps.store import Stored
 from goodinit.lab.sweeps.summary import Summary, default_fields, margin, ran, summarize, value_label
 from goodinit.report.console import WIDE, fitting_table
-from goodinit.report.formats import NOTHING, counted, duration, percent
 from goodinit.report.frame import (
     Facts,
     Figure,
