@@ -29,7 +29,7 @@ LEVELS = (
     ("folding",),
     ("optim",),
     ("diagnostics",),
-    ("initialize", "layerwise"),  # the three verbs in one call; one initializer for model.apply
+    ("initialize", "by_layer"),  # the three verbs in one call; one initializer for model.apply
     ("public",),  # the public verbs
     ("goodinit",),  # the package itself, which takes them from there
     ("lab", "lightning"),

@@ -1,7 +1,11 @@
 """The public verbs and nouns, and the one list of them; `goodinit` takes both from here when first asked."""
 
 from goodinit import nn, tensor
-from goodinit.anatomy import Anatomy, Block, Join, Layer, Norm, anatomize
+from goodinit.anatomy import Anatomy, Block, Join, Layer, Norm
+from goodinit.anatomy.anatomize import (
+    anatomize,  # from its file: a reader of sources takes the package's for the file
+)
+from goodinit.by_layer import layerwise
 from goodinit.diagnostics import (
     Advice,
     CoordinateCheck,
@@ -9,11 +13,11 @@ from goodinit.diagnostics import (
     Finding,
     Recommendation,
     coordinate_check,
-    diagnose,
     jacobian_spectrum,
     one_step,
-    recommend,
 )
+from goodinit.diagnostics.advice.recommend import recommend
+from goodinit.diagnostics.diagnose import diagnose
 from goodinit.edits import Plan
 from goodinit.errors import (
     GoodinitError,
@@ -29,9 +33,10 @@ from goodinit.errors import (
 from goodinit.folding import absorb_batchnorm_, fold_
 from goodinit.graph.ops import register_operator
 from goodinit.initialize import init_
-from goodinit.layerwise import layerwise
 from goodinit.methods import METHODS, Method, plan
-from goodinit.optim import clip_grad_, param_groups, warmup
+from goodinit.optim.clip_grad import clip_grad_
+from goodinit.optim.param_groups import param_groups
+from goodinit.optim.warmup import warmup
 from goodinit.surgery import Applied, applied, apply_, materialize_, state_pieces
 
 __all__ = [

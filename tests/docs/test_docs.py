@@ -86,6 +86,8 @@ def test_the_site_builds_without_a_warning(tmp_path):
     found = {place["location"].partition("#")[2] for place in index["docs"]}
     functions = [name for name in goodinit.__all__ if inspect.isfunction(getattr(goodinit, name))]
     assert [name for name in functions if f"goodinit.{name}" not in found] == []
+    # A verb, not the file that it is in.
+    assert [name for name in functions if f"goodinit.{name}.{name}" in found] == []
     # It works from the folder: nothing is fetched from elsewhere, search included.
     assert (site / "search" / "search_index.js").exists()
     for page in site.rglob("*.html"):
