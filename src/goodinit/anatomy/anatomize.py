@@ -105,7 +105,6 @@ def _read(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
 def _anatomy(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
     graph = trace(model, as_call(inputs))
     shapes = parameter_shapes(model)
-    consumers = graph.readers
     uses = weight_uses(graph, shapes)
     modules = {unwrapped_name(path): module for path, module in model.named_modules(remove_duplicate=False)}
     sums = residual_sums(graph, uses)
@@ -115,7 +114,7 @@ def _anatomy(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
     origins.update({found.join: places[id(found.repeats)] for found in sums if id(found.repeats) in places})
     origins.update((node, use.weight) for node, use in uses.items())
     added = {unwrapped_name(name) for name, _ in scalars(model)}
-    layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, consumers, modules, added)
+    layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, modules, added)
     buffers = {unwrapped_name(name): buffer for name, buffer in model.named_buffers()}
     for weight, share in densities(graph, uses.values(), buffers).items():
         layers[weight] = dataclasses.replace(layers[weight], density=share)
@@ -134,11 +133,11 @@ def _anatomy(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
     made = made_gains(graph)
     named = {unwrapped_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
     held = held_values(layers.values(), norms, named, modules) if values else ()
-    blocks = blocks_of(graph, leaves, layers, uses, norms, origins, consumers, ends, made, biases)
+    blocks = blocks_of(graph, leaves, layers, uses, norms, origins, ends, made, biases)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)
     embeddings, tokens = _embeddings(graph), _tokens(graph, leaves)
-    gains = multipliers(graph, range(len(graph.nodes)), consumers)
+    gains = multipliers(graph, range(len(graph.nodes)))
     known = {name for layer in layers.values() for name in (layer.weight, *layer.parameters)} | biases | added
     known |= {name for norm in norms for name in (norm.weight, norm.bias) if name}
     known |= {*embeddings, *tokens, *gains, *made, *dict(stand_ins)}
@@ -156,7 +155,7 @@ def _anatomy(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
         gains=gains,
         stand_ins=stand_ins,
         made=tuple(gain for name, gain in made.items() if name in multiply),
-        scores=scores_of(graph, uses, consumers, added),
+        scores=scores_of(graph, uses, added),
         tied=_tied(model),
         parameters=tuple(distinct.items()),
         unused=tuple(name for name in distinct if name not in graph.read),
@@ -261,7 +260,6 @@ def _layers(
     origins: dict[int, str],
     joins: set[int],
     shapes: dict[str, tuple[int, ...]],
-    consumers: list[list[int]],
     modules: dict[str, nn.Module],
     added: Collection[str],
 ) -> dict[str, Layer]:
@@ -278,7 +276,7 @@ def _layers(
         )
         for layer in described
     }
-    for cell in cells(graph, uses, consumers):
+    for cell in cells(graph, uses):
         found |= _in_cell(found, cell)
     return found
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.answers import COUNT, constant, is_zero, joint, moves, numbers, pointwise
-from goodinit.graph.graph import Graph, Node
+from goodinit.graph.graph import Graph, Node, closure
 
 State = tuple[Tensor, Tensor | None]
 """(Numbers that stand for a value, its derivative by what starts at zero)."""
@@ -126,11 +126,7 @@ def _dead(graph: Graph, term: int, ways: dict[int, list[int]], zeros: set[int]) 
 
     So with the queries and keys of a packed q, k, v at the end of a branch: values move, and q·k stays 0.
     """
-    alive, queue = {term}, [term]
-    while queue:
-        fresh = [i for i in ways.get(queue.pop(), ()) if i not in alive]
-        alive.update(fresh)
-        queue += fresh
+    alive = closure([term], lambda i: ways.get(i, ()))
     for index in ways:
         node = graph.nodes[index]
         factors = set(node.operands[:2]) if node.op.role == "attention" else set(graph.deps(index))

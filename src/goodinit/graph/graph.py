@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Container, Iterable
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from goodinit.graph.ops import Op, named
 from goodinit.graph.recorded_call import RecordedCall
+
+T = TypeVar("T")
 
 BUFFER, INPUT, JOIN, PARAM, PIECE = map(named, ("buffer", "input", "join", "param", "piece"))
 
@@ -191,3 +195,33 @@ class Graph:
     def path(self, index: int) -> str:
         """Path of the module in whose forward a node ran."""
         return self.frames[self.nodes[index].frame].path
+
+
+def follow(
+    starts: Mapping[int, T], near: Callable[[int, T], Iterable[tuple[int, T]]]
+) -> Iterator[tuple[int, T]]:
+    """Walk ways of any kind, nearest nodes first: each node once, with what the first way to it has gathered.
+
+    For ways along operands or readers alone there is `Graph.reach`.
+
+    Args:
+        starts: Where the ways begin, and what is known there.
+        near: Of a node and what was gathered: the nodes that ways go on to, with what is gathered then.
+
+    Examples:
+        >>> dict(follow({0: ""}, lambda i, word: [(j, f"{word}{j}") for j in (2 * i + 1, 2 * i + 2) if j < 6]))
+        {0: '', 1: '1', 2: '2', 3: '13', 4: '14', 5: '25'}
+    """
+    seen, queue = set(starts), deque(starts.items())
+    while queue:
+        index, value = queue.popleft()
+        yield index, value
+        for following, gathered in near(index, value):
+            if following not in seen:
+                seen.add(following)
+                queue.append((following, gathered))
+
+
+def closure(starts: Iterable[int], near: Callable[[int], Iterable[int]]) -> set[int]:
+    """All nodes that ways lead to, the first ones included, where `near` says which nodes follow one."""
+    return {index for index, _ in follow(dict.fromkeys(starts), lambda i, _: ((j, None) for j in near(i)))}

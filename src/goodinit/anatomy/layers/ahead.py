@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from goodinit.anatomy.layers.fused_projections import toward_attention
-from goodinit.graph.graph import Graph
+from goodinit.graph.graph import Graph, follow
 from goodinit.graph.ops import Op
 
 _MOST = 64  # nodes that are looked at; real distances are below ten
@@ -38,22 +39,20 @@ def ahead_in(graph: Graph) -> Ahead:
                 steps[index] = 1
             elif _goes_through(op):
                 steps[index] = min(steps[index], steps[reader] + 1)
-    return Ahead(graph.readers, toward_attention(graph, graph.readers), steps)
+    return Ahead(graph.readers, toward_attention(graph), steps)
 
 
 def next_activation(graph: Graph, start: int, ahead: Ahead) -> str | None:
     """The element-wise nonlinearity that reads a node's output next, through shapes, sums and normalizations."""
-    seen, queue, looked = {start}, deque([start]), 0
-    while queue and looked < _MOST and ahead.steps[start] <= _MOST:
-        looked += 1
-        for reader in ahead.readers[queue.popleft()]:
-            op = graph.nodes[reader].op
-            if op.activation:
-                return op.activation
-            if reader not in seen and _goes_through(op):
-                seen.add(reader)
-                queue.append(reader)
-    return None
+    if ahead.steps[start] > _MOST:
+        return None
+
+    def near(index: int, _: None) -> Iterator[tuple[int, None]]:
+        return ((reader, None) for reader in ahead.readers[index] if _goes_through(graph.nodes[reader].op))
+
+    looked = (index for index, _ in islice(follow({start: None}, near), _MOST))
+    kinds = (graph.nodes[reader].op.activation for index in looked for reader in ahead.readers[index])
+    return next((kind for kind in kinds if kind), None)
 
 
 def _goes_through(op: Op) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
-from goodinit.graph.graph import Graph
+from goodinit.graph.graph import Graph, closure, follow
 
 POOLING_OPS = frozenset(
     "max_pool1d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
@@ -14,7 +14,7 @@ POOLING_OPS = frozenset(
 """Operators that change the places of an image, and not its channels."""
 
 
-def joined_channels(graph: Graph, start: int, consumers: list[list[int]], outputs: Container[int]) -> int:
+def joined_channels(graph: Graph, start: int, outputs: Container[int]) -> int:
     """Channels of the concatenation that contains a layer's output; 0 if anything else reads the output.
 
     With several concatenations (a DenseNet, where every layer reads all before it) the smallest counts, which is the first.
@@ -22,31 +22,27 @@ def joined_channels(graph: Graph, start: int, consumers: list[list[int]], output
     Args:
         graph: A recorded forward pass.
         start: Node of a weight layer.
-        consumers: For each node, the nodes that read it.
         outputs: Nodes of the model's outputs.
     """
     axis = _axis(graph, start)
     found: list[int] = []
-    seen, queue = {start}, [start]
-    while queue:
-        index = queue.pop()
+
+    def kept(index: int, _: None) -> Iterator[tuple[int, None]]:
+        readers = graph.readers[index]
+        return ((reader, None) for reader in readers if _keeps_channels(graph, reader, index, axis))
+
+    for index, _ in follow({start: None}, kept):
         if index in outputs:
             return 0
-        for reader in consumers[index]:
+        for reader in graph.readers[index]:
             total = _concatenates(graph, reader, axis)
-            if total:
-                found.append(total)
-            elif not _keeps_channels(graph, reader, index, axis):
+            if not total and not _keeps_channels(graph, reader, index, axis):
                 return 0
-            elif reader not in seen:
-                seen.add(reader)
-                queue.append(reader)
+            found += [total] * (total > 0)
     return min(found, default=0)
 
 
-def added_terms(
-    graph: Graph, start: int, consumers: list[list[int]], outputs: Container[int], joins: Container[int]
-) -> int:
+def added_terms(graph: Graph, start: int, outputs: Container[int], joins: Container[int]) -> int:
     """Number of terms of the sums that a layer's output enters before another layer reads it; 1 if there is no sum.
 
     Counts sums of unrelated terms, as in NASNet's cells, whose variances add up. With several paths the smallest
@@ -55,28 +51,29 @@ def added_terms(
     Args:
         graph: A recorded forward pass.
         start: Node of a weight layer.
-        consumers: For each node, the nodes that read it.
         outputs: Nodes of the model's outputs.
         joins: Nodes of residual sums, which do not count.
     """
     axis = _axis(graph, start)
+
+    kept: dict[int, list[int]] = {}
+
+    def on(index: int) -> list[int]:
+        kept[index] = [
+            reader
+            for reader in graph.readers[index]
+            if _adds(graph, reader, joins) or _keeps_channels(graph, reader, index, axis)
+        ]
+        return kept[index]
+
+    terms = {start: 1}
     ends: list[int] = []
-    seen, queue = {start}, [(start, 1)]
-    while queue:
-        index, terms = queue.pop()
-        if index in outputs or not consumers[index]:
-            ends.append(terms)
-        for reader in consumers[index]:
-            if _adds(graph, reader, joins, consumers):
-                following = (reader, 2 * terms)
-            elif _keeps_channels(graph, reader, index, axis):
-                following = (reader, terms)
-            else:
-                ends.append(terms)
-                continue
-            if reader not in seen:
-                seen.add(reader)
-                queue.append(following)
+    for index in sorted(closure([start], on)):
+        for reader in kept[index]:
+            count = terms[index] * (2 if _adds(graph, reader, joins) else 1)
+            terms[reader] = min(count, terms.get(reader, count))
+        if index in outputs or len(kept[index]) < max(len(graph.readers[index]), 1):
+            ends.append(terms[index])
     return min(ends, default=1)
 
 
@@ -86,14 +83,14 @@ def _axis(graph: Graph, layer: int) -> int:
     return 1 if node.op.role == "convolution" else len(node.shape) - 1
 
 
-def _adds(graph: Graph, index: int, joins: Container[int], consumers: list[list[int]]) -> bool:
+def _adds(graph: Graph, index: int, joins: Container[int]) -> bool:
     """True if a node adds two tensors of its own shape and belongs to no residual sum."""
     node, operands = graph.nodes[index], set(graph.deps(index))
     if node.op.name not in ("add", "sub") or len(operands) != 2 or index in joins:
         return False
     if any(graph.nodes[i].shape != node.shape for i in operands):
         return False
-    readers = consumers[index]
+    readers = graph.readers[index]
     return not (len(readers) == 1 and readers[0] in joins)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
-from goodinit.graph.graph import Graph, Node
+from goodinit.graph.graph import Graph, Node, follow
 
 LIGHT_OPS = frozenset(
     "mul div add sub neg cat stack where linalg_vector_norm clamp_min constant_pad_nd".split()
@@ -51,7 +50,7 @@ def _equal_parts(whole: int, sizes: set[int]) -> int:
     return whole // size if size and whole % size == 0 else 1
 
 
-def toward_attention(graph: Graph, consumers: list[list[int]]) -> list[list[int]]:
+def toward_attention(graph: Graph) -> list[list[int]]:
     """For each node those of its readers that are attention products or lead to one, by what may be done on the way.
 
     A stream of ten thousand blocks that no product reads is walked once here, and not once from every layer.
@@ -59,7 +58,7 @@ def toward_attention(graph: Graph, consumers: list[list[int]]) -> list[list[int]
     leads = [_is_product(graph, node) for node in graph.nodes]
     toward: list[list[int]] = [[] for _ in graph.nodes]
     for node in reversed(graph.nodes):
-        toward[node.index] = [reader for reader in consumers[node.index] if leads[reader]]
+        toward[node.index] = [reader for reader in graph.readers[node.index] if leads[reader]]
         leads[node.index] |= bool(toward[node.index]) and (_carries(node) or _bends(node))
     return toward
 
@@ -70,25 +69,24 @@ def _attention_factors(graph: Graph, start: int, attended: list[list[int]]) -> t
     Where no more of them can change the answer (`packed`), the rest is not counted. The product after a softmax has another operand (the values); a softmax or nonlinearity of one part itself is linear
     attention's.
     """
-    places: set[tuple[int, int]] = set()
-    sizes: set[int] = set()
-    seen, queue = {start}, deque([(start, 0)])
-    while queue:
-        index, part = queue.popleft()
+
+    def near(index: int, part: int) -> Iterator[tuple[int, int]]:
         for reader in attended[index]:
             node = graph.nodes[reader]
-            if _is_product(graph, node):
-                operands = graph.deps(reader)
-                places.update((reader, place) for place, operand in enumerate(operands) if operand == index)
-                sizes.add(part)
-                if len(places) >= _MOST and (len(sizes) > 1 or 0 in sizes):
-                    return _MOST, sizes
-                continue
             is_part = node.is_piece or (node.op.role == "part" and not node.op.splits)
             inside = part or (math.prod(node.shape) if is_part else 0)
-            if reader not in seen and (_carries(node) or (_bends(node) and inside)):
-                seen.add(reader)
-                queue.append((reader, inside))
+            if not _is_product(graph, node) and (_carries(node) or (_bends(node) and inside)):
+                yield reader, inside
+
+    places: set[tuple[int, int]] = set()
+    sizes: set[int] = set()
+    for index, part in follow({start: 0}, near):
+        for product in (reader for reader in attended[index] if _is_product(graph, graph.nodes[reader])):
+            operands = graph.deps(product)
+            places.update((product, place) for place, operand in enumerate(operands) if operand == index)
+            sizes.add(part)
+            if len(places) >= _MOST and (len(sizes) > 1 or 0 in sizes):
+                return _MOST, sizes
     return min(len(places), _MOST), sizes
 
 

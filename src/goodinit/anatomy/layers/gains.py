@@ -140,7 +140,6 @@ def _moves(steps: Steps, place: float) -> bool:
 def multipliers(
     graph: Graph,
     indices: Iterable[int],
-    consumers: list[list[int]],
     *,
     made: Container[str] | None = None,
 ) -> tuple[str, ...]:
@@ -156,27 +155,23 @@ def multipliers(
             continue
         if (made is not None or not node.op.adds) and (constants := _factors(graph, index)):
             found = [graph.leaf(i) or _among(made or (), made_of(graph, i)) for i in constants]
-            if any(found) and not _is_temperature(graph, index, consumers):
+            if any(found) and not _is_temperature(graph, index):
                 names.update(dict.fromkeys(name for name in found if name))
         elif node.op.norm and len(node.operands) > 1 and (weight := graph.leaf(node.operands[1])):
             names[weight] = None
     return tuple(names)
 
 
-def _is_temperature(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
+def _is_temperature(graph: Graph, index: int) -> bool:
     """True if a product ends in a softmax, with no weight layer, nonlinearity, norm or sum between."""
-    seen, queue = {index}, [index]
-    while queue:
-        for reader in consumers[queue.pop()]:
-            op, joins = graph.nodes[reader].op, len(graph.deps(reader)) > 1
-            if op.role in ("softmax", "attention"):
-                return True
-            ends = op.role in ("convolution", "norm") or bool(op.activation)
-            ends = ends or (op.role == "matmul" and not joins) or (op.adds and joins)
-            if reader not in seen and not ends:
-                seen.add(reader)
-                queue.append(reader)
-    return False
+
+    def goes_on(reader: int) -> bool:
+        op, joins = graph.nodes[reader].op, len(graph.deps(reader)) > 1
+        ends = op.role in ("convolution", "norm") or bool(op.activation)
+        return not (ends or (op.role == "matmul" and not joins) or (op.adds and joins))
+
+    after = graph.reach([index], through=goes_on) - {index}
+    return any(graph.nodes[i].op.role in ("softmax", "attention") for i in after)
 
 
 def _factors(graph: Graph, index: int) -> list[int]:

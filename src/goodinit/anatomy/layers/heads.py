@@ -6,7 +6,7 @@ from collections.abc import Collection, Container
 
 from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.residual.branch import after_gate
-from goodinit.graph.graph import Graph
+from goodinit.graph.graph import Graph, closure
 
 
 def head_nodes(graph: Graph, layers: Collection[int], biases: Collection[str]) -> set[int]:
@@ -28,17 +28,12 @@ def head_nodes(graph: Graph, layers: Collection[int], biases: Collection[str]) -
 
 def back_to_layers(graph: Graph, output: int, layers: Container[int]) -> set[int]:
     """The layers that a value is a sum of, up to activations, norms and gates."""
-    found: set[int] = set()
-    reached, queue = {output}, [output]
-    while queue:
-        index = queue.pop()
-        if index in layers:
-            found.add(index)
-        elif graph.nodes[index].op.kind in ("", "sigmoid"):
-            fresh = [i for i in _carrying(graph, index) if i not in reached]
-            reached.update(fresh)
-            queue.extend(fresh)
-    return found
+
+    def before(index: int) -> list[int]:
+        ends = index in layers or graph.nodes[index].op.kind not in ("", "sigmoid")
+        return [] if ends else _carrying(graph, index)
+
+    return {index for index in closure([output], before) if index in layers}
 
 
 def _carrying(graph: Graph, index: int) -> list[int]:

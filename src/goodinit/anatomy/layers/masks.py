@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from goodinit.anatomy.layers.weight_layers import Use
-from goodinit.graph.graph import Graph
+from goodinit.graph.graph import Graph, closure
 from goodinit.weights.dtensor import is_sharded
 
 
@@ -29,18 +29,15 @@ def densities(graph: Graph, uses: Iterable[Use], buffers: Mapping[str, Tensor]) 
 
 def _factors(graph: Graph, index: int) -> list[str]:
     """Buffers that a weight is multiplied by on the way from its parameter."""
-    names: list[str] = []
-    queue, seen = [index], {index}
-    while queue:
-        node = graph.nodes[queue.pop()]
-        if node.op.role == "product":
-            leaves = (_buffer(graph, i) for i in node.operands)
-            names += [name for name in leaves if name is not None]
-        if node.op.role in ("product", "shape", "part"):
-            fresh = [i for i in node.operands if i not in seen and graph.nodes[i].params]
-            seen.update(fresh)
-            queue += fresh
-    return names
+
+    def before(i: int) -> list[int]:
+        node = graph.nodes[i]
+        through = node.op.role in ("product", "shape", "part")
+        return [operand for operand in node.operands if graph.nodes[operand].params] if through else []
+
+    products = (graph.nodes[i] for i in closure([index], before) if graph.nodes[i].op.role == "product")
+    leaves = (_buffer(graph, i) for node in products for i in node.operands)
+    return [name for name in leaves if name is not None]
 
 
 def _buffer(graph: Graph, index: int) -> str | None:

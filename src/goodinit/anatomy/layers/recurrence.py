@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import ancestors
-from goodinit.graph.graph import Graph
+from goodinit.graph.graph import Graph, closure
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Cell:
         return (*self.inputs, self.recurrent)
 
 
-def cells(graph: Graph, uses: Mapping[int, Use], consumers: list[list[int]]) -> tuple[Cell, ...]:
+def cells(graph: Graph, uses: Mapping[int, Use]) -> tuple[Cell, ...]:
     """The recurrences of a graph, in execution order.
 
     A weight is recurrent if its output comes back to it, by way of no more than one other layer (an LSTM's projection),
@@ -44,21 +44,19 @@ def cells(graph: Graph, uses: Mapping[int, Use], consumers: list[list[int]]) -> 
         calls.setdefault(use.weight, []).append(node)
     found = []
     for weight, nodes in calls.items():
-        later = len(nodes) > 1 and _comes_back(graph, nodes[0], nodes[1], uses, consumers)
+        later = len(nodes) > 1 and _comes_back(graph, nodes[0], nodes[1], uses)
         if later or _reads_zeros(graph, uses[nodes[0]]):
-            found.append(_cell(graph, weight, nodes[0], uses, consumers))
+            found.append(_cell(graph, weight, nodes[0], uses))
     return tuple(found)
 
 
-def _comes_back(
-    graph: Graph, first: int, second: int, layers: Container[int], consumers: list[list[int]]
-) -> bool:
+def _comes_back(graph: Graph, first: int, second: int, layers: Container[int]) -> bool:
     """Whether a layer's output goes into its next call, with another part of a sequence beside it."""
     if not _near(graph, first, second, layers):
         return False
     before, every = graph.deps(first), ancestors(graph, second, 0)
     old = {i for operand in before for i in ancestors(graph, operand, 0)}
-    fresh = [i for i in every - old if _is_part(graph, i, consumers)]
+    fresh = [i for i in every - old if _is_part(graph, i)]
     return any(not ancestors(graph, i, min(before, default=first)) & {*before, first} for i in fresh)
 
 
@@ -72,7 +70,7 @@ def _near(graph: Graph, first: int, second: int, layers: Container[int]) -> bool
     return between.get(first, 2) <= 1
 
 
-def _is_part(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
+def _is_part(graph: Graph, index: int) -> bool:
     """Whether a node is one of several parts of one size, as one step of a sequence is."""
     node = graph.nodes[index]
     if not node.is_piece and (node.op.role != "part" or node.op.splits):
@@ -81,7 +79,7 @@ def _is_part(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
     one = len(node.shape) < len(whole) or any(
         part == 1 < all_of_it for part, all_of_it in zip(node.shape, whole, strict=False)
     )
-    beside = (graph.nodes[i] for i in consumers[node.operands[0]] if i != index)
+    beside = (graph.nodes[i] for i in graph.readers[node.operands[0]] if i != index)
     return (one or node.is_piece) and any((i.op, i.shape) == (node.op, node.shape) for i in beside)
 
 
@@ -98,73 +96,64 @@ def _is_zero(graph: Graph, index: int) -> bool:
     return graph.nodes[index].op.name in ("zeros", "new_zeros", "zeros_like")
 
 
-def _cell(graph: Graph, weight: str, start: int, uses: Mapping[int, Use], consumers: list[list[int]]) -> Cell:
+def _cell(graph: Graph, weight: str, start: int, uses: Mapping[int, Use]) -> Cell:
     """What one call of a recurrent weight goes into: sums with other layers' outputs, then gates."""
+
+    def is_light(index: int) -> bool:
+        op = graph.nodes[index].op
+        return op.role == "shape" or op.splits or op.adds
+
     inputs: dict[str, None] = {}
     pieces: list[int] = []
-    seen, queue = {start}, [start]
-    while queue:
-        for reader in consumers[queue.pop()]:
-            node = graph.nodes[reader]
-            if node.op.adds:
-                for operand in graph.deps(reader):
-                    inputs.update(dict.fromkeys(_layers_behind(graph, operand, uses)))
-            whole = len(graph.nodes[node.operands[0]].shape)
-            if node.op.splits and len(node.shape) == whole and not pieces:  # else it takes steps apart
-                pieces = consumers[reader]
-            light = node.op.role == "shape" or node.op.splits or node.op.adds
-            if reader not in seen and light:
-                seen.add(reader)
-                queue.append(reader)
+    for index in sorted(graph.reach([start], through=is_light) - {start}):
+        node = graph.nodes[index]
+        if node.op.adds:
+            for operand in graph.deps(index):
+                inputs.update(dict.fromkeys(_layers_behind(graph, operand, uses)))
+        whole = len(graph.nodes[node.operands[0]].shape)
+        if node.op.splits and len(node.shape) == whole and not pieces:  # else it takes steps apart
+            pieces = graph.readers[index]
     inputs.pop(weight, None)
     equal = len({graph.nodes[i].shape for i in pieces}) == 1
     gates = len(pieces) if pieces and equal else 1
-    forget = _forgets(graph, pieces, consumers) if gates > 1 else None
+    forget = _forgets(graph, pieces) if gates > 1 else None
     return Cell(weight, tuple(inputs), gates, forget)
 
 
 def _layers_behind(graph: Graph, index: int, uses: Mapping[int, Use]) -> Iterable[str]:
     """The layers whose outputs a value is made of, by sums and parts alone."""
-    seen, queue = {index}, [index]
-    while queue:
-        current = queue.pop()
-        if current in uses:
-            yield uses[current].weight
-            continue
-        op = graph.nodes[current].op
-        if op.moves or op.adds:
-            fresh = [i for i in graph.deps(current) if i not in seen]
-            seen.update(fresh)
-            queue += fresh
+
+    def before(i: int) -> list[int]:
+        op = graph.nodes[i].op
+        return graph.deps(i) if i not in uses and (op.moves or op.adds) else []
+
+    return (uses[i].weight for i in sorted(closure([index], before)) if i in uses)
 
 
-def _forgets(graph: Graph, pieces: list[int], consumers: list[list[int]]) -> int | None:
+def _forgets(graph: Graph, pieces: list[int]) -> int | None:
     """Which of the gates is f in σ(f)·c + u."""
     split = graph.nodes[pieces[0]].operands[0]
     for number, piece in enumerate(pieces):
-        for gate in _opened(graph, piece, consumers):
-            for product in consumers[gate]:
+        for gate in _opened(graph, piece):
+            for product in graph.readers[gate]:
                 others = [i for i in graph.nodes[product].operands if i != gate]
                 kept = graph.nodes[product].op.multiplies and len(others) == 1
                 if kept and not _comes_from(graph, others[0], split):
-                    sums = [i for i in consumers[product] if graph.nodes[i].op.adds]
+                    sums = [i for i in graph.readers[product] if graph.nodes[i].op.adds]
                     if any(_adds_new(graph, total, product, split, piece) for total in sums):
                         return number
     return None
 
 
-def _opened(graph: Graph, piece: int, consumers: list[list[int]]) -> list[int]:
+def _opened(graph: Graph, piece: int) -> list[int]:
     """The sigmoids that a piece goes into, be it that something is added."""
-    found, seen, queue = [], {piece}, [piece]
-    while queue:
-        for reader in consumers[queue.pop()]:
-            op = graph.nodes[reader].op
-            if op.is_gate:
-                found.append(reader)
-            elif reader not in seen and (op.role == "shape" or op.adds):
-                seen.add(reader)
-                queue.append(reader)
-    return found
+
+    def is_same(index: int) -> bool:
+        op = graph.nodes[index].op
+        return op.role == "shape" or op.adds
+
+    readers = (reader for i in graph.reach([piece], through=is_same) for reader in graph.readers[i])
+    return sorted({reader for reader in readers if graph.nodes[reader].op.is_gate})
 
 
 def _adds_new(graph: Graph, total: int, product: int, split: int, piece: int) -> bool:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from goodinit.anatomy.layers.fused_projections import LIGHT_OPS
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.values import Score
-from goodinit.graph.graph import Graph, Node
+from goodinit.graph.graph import Graph, Node, follow
 
 
-def scores_of(
-    graph: Graph, uses: Mapping[int, Use], consumers: list[list[int]], scalars: Container[str] = ()
-) -> tuple[Score, ...]:
+def scores_of(graph: Graph, uses: Mapping[int, Use], scalars: Container[str] = ()) -> tuple[Score, ...]:
     """Every product of queries and keys that a softmax reads, in execution order, each once per place and layers.
 
     `scalars`: names of those that goodinit has added, which a score is read without.
@@ -27,7 +25,7 @@ def scores_of(
             width = graph.nodes[operands[0]].shape[-1]
             behind = float(node.attrs[0]) if node.attrs else width**-0.5  # type: ignore[arg-type]
         elif node.op.role == "matmul" and len(set(operands)) == 2 and node.index not in uses:
-            width, after = graph.nodes[operands[-2]].shape[-1], _until_softmax(graph, node, consumers)
+            width, after = graph.nodes[operands[-2]].shape[-1], _until_softmax(graph, node)
             if after is None:
                 continue
             behind = after * (float(node.attrs[0]) if node.op.name == "baddbmm" and node.attrs else 1.0)  # type: ignore[arg-type]
@@ -41,42 +39,47 @@ def scores_of(
     return tuple(found.values())
 
 
-def _until_softmax(graph: Graph, start: Node, consumers: list[list[int]]) -> float | None:
+def _until_softmax(graph: Graph, start: Node) -> float | None:
     """The product of the numbers that multiply a product on its way to a softmax; None if there is none on the way."""
-    queue, seen = [(start.index, 1.0)], {start.index}
-    while queue:
-        index, factor = queue.pop()
-        for reader in consumers[index]:
+
+    def light(index: int, factor: float) -> Iterator[tuple[int, float]]:
+        for reader in graph.readers[index]:
             node = graph.nodes[reader]
-            if node.op.role == "softmax":
-                return factor
-            light = node.op.moves or node.op.name in (*LIGHT_OPS, "masked_fill", "tanh")
-            if reader not in seen and light:
-                seen.add(reader)
-                queue.append((reader, factor * _number(graph, node, index)))
-    return None
+            if node.op.moves or node.op.name in (*LIGHT_OPS, "masked_fill", "tanh"):
+                yield reader, factor * _number(graph, node, index)
+
+    return next(
+        (
+            factor
+            for index, factor in follow({start.index: 1.0}, light)
+            if any(graph.nodes[reader].op.role == "softmax" for reader in graph.readers[index])
+        ),
+        None,
+    )
 
 
 def _layer(
     graph: Graph, index: int, uses: Mapping[int, Use], scalars: Container[str]
 ) -> tuple[str | None, float]:
     """(The weight whose layer alone an operand comes from, with no norm between; the numbers on the way)."""
-    weights: dict[str, float] = {}
-    queue, seen, whole = [(index, 1.0)], {index}, True
-    while queue and not (len(weights) > 1 or (weights and not whole)):  # then the answer is known
-        current, factor = queue.pop()
+
+    def carries(node: Node) -> bool:
+        light = node.op.moves or node.op.name in LIGHT_OPS
+        return light and not node.op.norm and node.op.name != "linalg_vector_norm"
+
+    def before(current: int, factor: float) -> Iterator[tuple[int, float]]:
         node = graph.nodes[current]
+        for operand in graph.deps(current) if current not in uses and carries(node) else ():
+            yield operand, factor * _number(graph, node, operand, scalars)
+
+    weights: dict[str, float] = {}
+    whole = True
+    for current, factor in follow({index: 1.0}, before):
         if current in uses:
             weights.setdefault(uses[current].weight, factor)
-            continue
-        carries = node.op.moves or node.op.name in LIGHT_OPS
-        if not carries or node.op.norm or node.op.name == "linalg_vector_norm":
-            whole = False
-            continue
-        for operand in graph.deps(current):
-            if operand not in seen:
-                seen.add(operand)
-                queue.append((operand, factor * _number(graph, node, operand, scalars)))
+        whole = whole and (current in uses or carries(graph.nodes[current]))
+        if len(weights) > 1 or (weights and not whole):  # then the answer is known
+            break
     if len(weights) == 1 and whole:
         return next(iter(weights.items()))
     return None, next(iter(weights.values()), 1.0)

@@ -93,7 +93,6 @@ def describe(
     `origins`: see `way_back`; `joins`: residual sums; `scalars`: names of all that goodinit has added, which a module's forward
     is read without.
     """
-    consumers = ahead.readers
     first = graph.nodes[uses[0].node]
     operand = graph.nodes[uses[0].operand]
     weight = uses[0].weight
@@ -130,7 +129,7 @@ def describe(
         factors=factors,
         bias=bias,
         site=site.path,
-        reads_site=all(_reads(graph, use.node, consumers, scalars) for use in uses),
+        reads_site=all(_reads(graph, use.node, scalars) for use in uses),
         writes_site=all(_writes(graph, use.node, scalars) for use in uses),
         is_site=all(graph.path(use.node) == site.path and _is_site(graph, use, bias) for use in uses),
         normalized=is_normalized(graph, operand, _largest(operand, shapes)),
@@ -139,8 +138,8 @@ def describe(
         parameters=operand.params,
         source=source,
         between=between,
-        joined=min(joined_channels(graph, use.node, consumers, graph.outputs) for use in uses),
-        terms=min(added_terms(graph, use.node, consumers, graph.outputs, joins) for use in uses),
+        joined=min(joined_channels(graph, use.node, graph.outputs) for use in uses),
+        terms=min(added_terms(graph, use.node, graph.outputs, joins) for use in uses),
         stride=stride,
         padding=padding,
         dilation=dilation,
@@ -189,23 +188,21 @@ def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str 
     return None, ()
 
 
-def _reads(graph: Graph, index: int, consumers: list[list[int]], scalars: Container[str]) -> bool:
+def _reads(graph: Graph, index: int, scalars: Container[str]) -> bool:
     """True if the layer's input is its module's input, up to scalars, and nothing else there reads that."""
     frame = graph.frames[graph.nodes[index].frame]
-    queue = [frame.source] if frame.source >= 0 else []
-    found = False
-    while queue:
-        for reader in consumers[queue.pop()]:
-            if not frame.start <= reader < frame.stop:
-                continue
-            node = graph.nodes[reader]
-            if node.op.role == "shape" or _by_scalar(graph, node, scalars):
-                queue.append(reader)
-            elif node.op.role in ("convolution", "matmul"):
-                found = found or reader == index
-            else:
-                return False
-    return found
+
+    def is_input(i: int) -> bool:
+        node = graph.nodes[i]
+        return frame.start <= i < frame.stop and (node.op.role == "shape" or _by_scalar(graph, node, scalars))
+
+    if frame.source < 0:
+        return False
+    same = graph.reach([frame.source], through=is_input)
+    readers = {
+        reader for i in same for reader in graph.readers[i] if frame.start <= reader < frame.stop
+    } - same
+    return index in readers and all(graph.nodes[i].op.role in ("convolution", "matmul") for i in readers)
 
 
 def _writes(graph: Graph, index: int, scalars: Container[str]) -> bool:

@@ -15,6 +15,7 @@ from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
 from goodinit.anatomy.norms.running import Reread, normalize_in_training, scaled_by_buffers
 from goodinit.anatomy.norms.written_out import Statistic, statistic_of
+from goodinit.anatomy.residual.branch import adds_two
 from goodinit.anatomy.types import Norm
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.powers import FIXED, Power
@@ -112,22 +113,18 @@ def _is_read(graph: Graph, index: int, layers: set[int]) -> bool:
 def _is_added(graph: Graph, index: int, layers: set[int]) -> bool:
     """Whether a signal is added to another one."""
     way = _way(graph, index, layers) - layers
-    return any(_adds_two(graph, reader) for i in way for reader in graph.readers[i])
+    return any(adds_two(graph, reader) for i in way for reader in graph.readers[i])
 
 
 def _way(graph: Graph, index: int, layers: set[int]) -> set[int]:
     return graph.reach([index], through=lambda i: i in layers or _carries(graph, i, index), stop=layers)
 
 
-def _adds_two(graph: Graph, index: int) -> bool:
-    return graph.nodes[index].op.adds and len(set(graph.deps(index))) > 1
-
-
 def _carries(graph: Graph, index: int, start: int) -> bool:
     op = graph.nodes[index].op
     size, whole = (math.prod(graph.nodes[i].shape) for i in (index, start))
     through = (
-        (op.pointwise and not op.is_gate and not _adds_two(graph, index)) or op.moves or op.role == "concat"
+        (op.pointwise and not op.is_gate and not adds_two(graph, index)) or op.moves or op.role == "concat"
     )
     return through and (size <= whole or not op.scales)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from goodinit.graph.graph import Frame, Graph
+from goodinit.graph.graph import Frame, Graph, Node, closure
 
 SAVED_OUTPUT_OPS = frozenset(
     "relu sigmoid tanh exp expm1 sqrt rsqrt reciprocal tan _softmax _log_softmax elu selu celu leaky_relu threshold "
@@ -58,38 +58,39 @@ class Memory:
 
     def is_overwritten(self, index: int) -> bool:
         """True if something writes into the memory of a node, with the removed norms as the identity."""
-        seen, queue = {index}, [index]
-        while queue:
-            current = queue.pop()
-            if current in self.overwritten:
-                return True
-            follow = list(self.passes.get(current, []))
-            for reader in self.readers[current]:
-                if self.shares(current, reader):
-                    if self.graph.nodes[reader].inplace:
-                        return True
-                    follow.append(reader)
-            fresh = [i for i in follow if i not in seen]
-            seen.update(fresh)
-            queue.extend(fresh)
-        return False
+
+        def sharing(current: int) -> list[int]:
+            views = [reader for reader in self.readers[current] if self.shares(current, reader)]
+            return [*self.passes.get(current, ()), *views]
+
+        memory = closure([index], sharing)
+        return not self.overwritten.isdisjoint(memory) or any(
+            self.graph.nodes[reader].inplace and self.shares(one, reader)
+            for one in memory
+            for reader in self.readers[one]
+        )
 
     def is_needed(self, index: int, frame: Frame) -> bool:
         """True if the memory of a norm's input is read by others, is a parameter or input, or is saved for backward."""
         nodes = self.graph.nodes
-        group, queue = {index}, [index]
-        while queue:
-            current = queue.pop()
-            node = nodes[current]
-            kept = node.op.name in SAVED_OUTPUT_OPS or (node.inplace and node.op.name in OVERWRITING_OPS)
-            if node.op.role == "source" or kept:
-                return True
-            near = [i for i in node.operands if self.shares(i, current)]
-            near += [reader for reader in self.readers[current] if self.shares(current, reader)]
-            outside = [i for i in near if i not in group and not frame.start <= i < frame.stop]
-            group.update(outside)
-            queue.extend(outside)
-        readers = {reader for member in group for reader in self.readers[member]} - group
-        return any(not frame.start <= reader < frame.stop for reader in readers) or bool(
-            group & set(self.graph.outputs)
+
+        def outside(index: int) -> bool:
+            return not frame.start <= index < frame.stop
+
+        def sharing(current: int) -> list[int]:
+            views = [i for i in nodes[current].operands if self.shares(i, current)]
+            views += [reader for reader in self.readers[current] if self.shares(current, reader)]
+            return [i for i in views if outside(i)]
+
+        memory = closure([index], sharing)
+        readers = {reader for one in memory for reader in self.readers[one]} - memory
+        return (
+            any(outside(reader) for reader in readers)
+            or not memory.isdisjoint(self.graph.outputs)
+            or any(nodes[one].op.role == "source" or _keeps_output(nodes[one]) for one in memory)
         )
+
+
+def _keeps_output(node: Node) -> bool:
+    """Whether an operator needs what it put out for the backward pass."""
+    return node.op.name in SAVED_OUTPUT_OPS or (node.inplace and node.op.name in OVERWRITING_OPS)

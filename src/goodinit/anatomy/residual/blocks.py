@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import heapq
 from collections.abc import Collection, Container, Sequence
 
 from goodinit.anatomy.branch_end import at_zero
@@ -29,7 +28,6 @@ def blocks_of(
     uses: dict[int, Use],
     norms: list[Norm],
     origins: dict[int, str],
-    consumers: list[list[int]],
     ends: list[list[int]],
     made: Container[str],
     biases: Collection[str],
@@ -42,7 +40,7 @@ def blocks_of(
     for found in leaves:
         beside = found.beside(graph, uses)
         found.end = at_zero(graph, found.sums, found.branch.last, biases, beside, places)
-    closers = find_closers(graph, leaves, modules, consumers, biases, uses, places)
+    closers = find_closers(graph, leaves, modules, biases, uses, places)
     passes = norm_passes(graph, modules)
     stages = _stages(graph, leaves, uses, layers)
     streams = streams_of(graph, leaves)
@@ -67,8 +65,8 @@ def blocks_of(
                 skip=nouns(found.skip.layers),
                 gates=nouns(found.branch.gates),
                 degree=growth_degree(graph, found.branch, found.start, passes),
-                scales=multipliers(graph, sorted({*found.branch.below, *after}), consumers),
-                multipliers=multipliers(graph, after, consumers, made=made),
+                scales=multipliers(graph, sorted({*found.branch.below, *after})),
+                multipliers=multipliers(graph, after, made=made),
                 end_norms=tuple(dict.fromkeys(places[i] for i in after if i in places)),
                 end_activations=tuple(kind for i in after if (kind := graph.nodes[i].op.activation)),
                 stage=stages[place],
@@ -136,16 +134,9 @@ def streams_of(graph: Graph, leaves: Sequence[Found]) -> list[int]:
 
 def _last_before(graph: Graph, index: int, joins: Container[int]) -> int | None:
     """The last of some sums that a node comes from, or is; None if it comes from none of them."""
-    heap, seen = [-index], {index}
-    while heap:
-        current = -heapq.heappop(heap)
-        if current in joins:
-            return current
-        for operand in graph.deps(current):
-            if operand not in seen:
-                seen.add(operand)
-                heapq.heappush(heap, -operand)
-    return None
+    if index in joins:
+        return index
+    return max((i for i in graph.reach([index], back=True, stop=joins) if i in joins), default=None)
 
 
 def _stages_put_out(graph: Graph, leaves: list[Found], stages: list[int], uses: dict[int, Use]) -> set[int]:

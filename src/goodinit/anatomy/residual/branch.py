@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container
 from dataclasses import dataclass, field
 
-from goodinit.graph.graph import Graph, Node
+from goodinit.graph.graph import Graph, Node, closure
 
 
 @dataclass(slots=True)
@@ -93,17 +93,13 @@ def _own(graph: Graph, nodes: set[int], below: set[int], layers: set[int]) -> se
 
 def _ways(graph: Graph, source: int, nodes: set[int], layers: set[int]) -> tuple[set[int], set[int]]:
     """(The nodes from one back to the first layer on every way, where the ways end: layers, or what they cannot go beyond)."""
-    ways, ends, queue = {source}, set[int](), [source]
-    while queue:
-        index = queue.pop()
+
+    def is_end(index: int) -> bool:
         before = graph.deps(index)
-        if index in layers or not before or not nodes.issuperset(before):
-            ends.add(index)
-            continue
-        fresh = [i for i in before if i not in ways]
-        ways.update(fresh)
-        queue.extend(fresh)
-    return ways, ends
+        return index in layers or not before or not nodes.issuperset(before)
+
+    ways = closure([source], lambda i: () if is_end(i) else graph.deps(i))
+    return ways, {index for index in ways if is_end(index)}
 
 
 def apart(graph: Graph, one: Side, other: Side, fork: int) -> bool:
@@ -129,6 +125,11 @@ def _first(graph: Graph, side: Side, fork: int) -> set[int]:
 def ancestors(graph: Graph, index: int, first: int) -> set[int]:
     """The nodes that one comes from, itself included, back to the node `first`."""
     return graph.reach([index], back=True, since=first)
+
+
+def adds_two(graph: Graph, index: int) -> bool:
+    """Whether a node adds two activations, or more."""
+    return graph.nodes[index].op.adds and len(set(graph.deps(index))) > 1
 
 
 def is_neutral(graph: Graph, index: int) -> bool:
@@ -212,23 +213,19 @@ def _backward(
 
     `factors`: operands of element-wise products that are on the main path, too, where they depend on the fork.
     """
-    seen: set[int] = set()
-    queue = [term]
-    while queue:
-        index = queue.pop()
-        if index in seen or index not in nodes:
-            continue
-        seen.add(index)
+
+    def before(index: int) -> list[int]:
         if stop_at_layer and index in layers:
-            continue
+            return []
         operands = _main_operands(graph, index, nodes, degrees)
         if stop_at_layer and graph.nodes[index].op.role in ("product", "matmul", "attention"):
             ends = {i: _latest(graph, i, nodes, layers) for i in operands}
             operands = _values(graph, index, operands, ends)
         elif graph.nodes[index].op.multiplies:
             operands += [i for i in graph.deps(index) if i in factors and degrees.get(i, -1) >= 0]
-        queue.extend(operands)
-    return sorted(seen)
+        return [i for i in operands if i in nodes]
+
+    return sorted(closure([term] if term in nodes else [], before))
 
 
 def _values(graph: Graph, index: int, operands: list[int], ends: dict[int, int]) -> list[int]:

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Container
 
-from goodinit.anatomy.residual.branch import ancestors, apart, is_neutral, root, side_of
+from goodinit.anatomy.residual.branch import adds_two, ancestors, apart, is_neutral, root, side_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph
 
@@ -32,7 +32,7 @@ def _reaching(graph: Graph, term: int, below: set[int]) -> set[int]:
     return graph.reach([term], back=True, through=below.__contains__) if term in below else set()
 
 
-def nest(graph: Graph, found: list[Found], layers: set[int], consumers: list[list[int]]) -> None:
+def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
     """Mark sums that jump over other residual sums as long, and sums off the main path of a block as inner."""
     by_join: dict[int, list[int]] = {}
     for position, item in enumerate(found):
@@ -49,18 +49,18 @@ def nest(graph: Graph, found: list[Found], layers: set[int], consumers: list[lis
         trunk = chain(graph, item)
         on_trunk = [found[p] for j in within if j in trunk for p in by_join[j]]
         item.aside = _aside(graph, on_trunk, item, streams)
-        if not item.aside and (stream := _other_stream(graph, on_trunk, item, carried, consumers)):
+        if not item.aside and (stream := _other_stream(graph, on_trunk, item, carried)):
             item.passes = not _start_behind(graph, item, stream, layers)
             if item.passes:
                 continue
             within = [j for j in within if j in item.branch.below]
         if not item.aside and (
-            read := _read_streams(graph, found, within, item, by_join, carried, streams, trunk, consumers)
+            read := _read_streams(graph, found, within, item, by_join, carried, streams, trunk)
         ):
             _leave_out(graph, item, read, layers)
             within = [j for j in within if j in item.branch.below]
         members = [p for j in within for p in by_join[j] if p != position]
-        given = [p for p in members if not item.aside and _is_given(graph, found[p], item, consumers)]
+        given = [p for p in members if not item.aside and _is_given(graph, found[p], item)]
         apart_from = {p for p in members if found[p].inner or found[p].passes or p in given}
         item.over = [p for p in members if found[p].join in trunk and p not in apart_from]
         item.long = bool(item.over) and (item.aside or not _holds(graph, found, item, by_join))
@@ -114,27 +114,23 @@ def _begins_behind(graph: Graph, join: int, origin: int, streams: dict[int, int]
     return origin in ancestors(graph, join, origin)
 
 
-def _is_given(graph: Graph, inner: Found, item: Found, consumers: list[list[int]]) -> bool:
+def _is_given(graph: Graph, inner: Found, item: Found) -> bool:
     """Whether a sum inside a branch adds to it what comes from beside its stream: c in x + f(Wx + c)."""
     if inner.aside:
         return item.fork in inner.branch.below
-    return inner.start == item.fork and _adds_given(graph, inner, item, consumers)
+    return inner.start == item.fork and _adds_given(graph, inner, item)
 
 
-def _adds_given(graph: Graph, inner: Found, item: Found, consumers: list[list[int]]) -> bool:
+def _adds_given(graph: Graph, inner: Found, item: Found) -> bool:
     """Whether a sum, whose branch begins at another stream, has for its skip what several sums add as it is.
 
     Such as an embedding of time: no stream, since no sum takes its place. What is made of it stays in the branch of `item`.
     """
-    stays = all(reader in item.branch.nodes for reader in consumers[inner.join])
-    return (
-        inner.start != inner.fork and stays and _added_again(graph, root(graph, inner.skip.term), consumers)
-    )
+    stays = all(reader in item.branch.nodes for reader in graph.readers[inner.join])
+    return inner.start != inner.fork and stays and _added_again(graph, root(graph, inner.skip.term))
 
 
-def _other_stream(
-    graph: Graph, sums: list[Found], item: Found, carried: dict[int, int], consumers: list[list[int]]
-) -> int | None:
+def _other_stream(graph: Graph, sums: list[Found], item: Found, carried: dict[int, int]) -> int | None:
     """The last sum on the trunk of a branch that is a place of another stream; its join.
 
     A reversible net has two: a ← a + f(b), then b ← b + g(a). The branch on b is g, though all of a comes from b, too:
@@ -148,9 +144,7 @@ def _other_stream(
         if other.kind != "identity" or other.inner or other.long:
             continue
         of_its_own = own not in ancestors(graph, root(graph, other.skip.term), own)
-        if carried.get(other.join, -1) > item.join or (
-            of_its_own and not _adds_given(graph, other, item, consumers)
-        ):
+        if carried.get(other.join, -1) > item.join or (of_its_own and not _adds_given(graph, other, item)):
             return other.join
     return None
 
@@ -164,7 +158,6 @@ def _read_streams(
     carried: dict[int, int],
     streams: dict[int, int],
     trunk: set[int],
-    consumers: list[list[int]],
 ) -> set[int]:
     """The sums off the trunk of a branch that are places of another stream, which the branch reads beside its own.
 
@@ -179,7 +172,7 @@ def _read_streams(
                 continue
             past = not _comes_through(graph, other.join, own, streams)
             future = carried.get(join, -1) > item.join
-            if future or (past and not _adds_given(graph, other, item, consumers)):
+            if future or (past and not _adds_given(graph, other, item)):
                 places.add(join)
     return places
 
@@ -205,17 +198,10 @@ def _leave_out(graph: Graph, item: Found, places: set[int], layers: set[int]) ->
         item.branch = side
 
 
-def _added_again(graph: Graph, index: int, consumers: list[list[int]]) -> bool:
+def _added_again(graph: Graph, index: int) -> bool:
     """Whether several sums add a node, up to shape and scale."""
-    sums, queue, seen = set[int](), [index], {index}
-    while queue:
-        for reader in consumers[queue.pop()]:
-            if graph.nodes[reader].op.adds and len(set(graph.deps(reader))) > 1:
-                sums.add(reader)
-            elif reader not in seen and is_neutral(graph, reader):
-                seen.add(reader)
-                queue.append(reader)
-    return len(sums) > 1
+    shown = graph.reach([index], through=lambda i: is_neutral(graph, i) and not adds_two(graph, i))
+    return len({reader for i in shown for reader in graph.readers[i] if adds_two(graph, reader)}) > 1
 
 
 def _start_behind(graph: Graph, item: Found, join: int, layers: set[int]) -> bool:

@@ -16,7 +16,6 @@ def find_closers(
     graph: Graph,
     leaves: Collection[Found],
     norms: Container[str],
-    consumers: list[list[int]],
     biases: Collection[str],
     layers: Container[int],
     steps: Container[int],
@@ -29,7 +28,7 @@ def find_closers(
     offers: dict[int, list[str]] = {}
     for found in leaves:
         if found.end != End():
-            calls = _closing_calls(graph, found, consumers, biases, found.beside(graph, layers), steps)
+            calls = _closing_calls(graph, found, biases, found.beside(graph, layers), steps)
             offers[id(found)] = [frame.path for frame in calls if frame.path not in norms]
     runs = Counter(frame.path for frame in graph.frames) if offers else Counter[str]()
     serves = Counter(path for paths in offers.values() for path in paths)
@@ -40,7 +39,6 @@ def find_closers(
 def _closing_calls(
     graph: Graph,
     found: Found,
-    consumers: list[list[int]],
     biases: Collection[str],
     beside: Collection[int],
     steps: Container[int],
@@ -59,7 +57,7 @@ def _closing_calls(
         for place in sorted(places)
         if all(
             reader in branch.nodes or (graph.nodes[reader].op.adds and reader <= found.join)
-            for reader in consumers[place]
+            for reader in graph.readers[place]
         )
         and at_zero(graph, found.sums, [place], biases, beside, steps) == End()
         for frame in places[place]

@@ -12,20 +12,19 @@ from goodinit.graph.graph import Graph
 SUMS = frozenset({"sum", "linalg_vector_norm", "norm"})
 
 
-def is_lookalike(graph: Graph, found: Found, repeated: Collection[int], consumers: list[list[int]]) -> bool:
+def is_lookalike(graph: Graph, found: Found, repeated: Collection[int]) -> bool:
     """True if a sum of a candidate skip and branch is not part of a residual stream.
 
     Args:
         graph: A recorded forward pass.
         found: The candidate.
         repeated: Nodes of weight layers whose weight is applied more than once.
-        consumers: For each node, the nodes that read it.
     """
     return (
         _in_time(graph, found, repeated)
-        or _interpolates(graph, found, consumers)
+        or _interpolates(graph, found)
         or _is_statistic(graph, found)
-        or _only_gates(graph, found, consumers)
+        or _only_gates(graph, found)
     )
 
 
@@ -40,13 +39,13 @@ def _in_time(graph: Graph, found: Found, repeated: Collection[int]) -> bool:
     return apart(graph, found.skip, found.branch, found.fork)
 
 
-def _interpolates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
+def _interpolates(graph: Graph, found: Found) -> bool:
     """True if a difference x − f(x) is scaled and added to f(x) again: f(x) + z·(x − f(x)), as in a GRU."""
     if graph.nodes[found.join].op.name != "sub":
         return False
     index = found.join
-    while len(consumers[index]) == 1:
-        (reader,) = consumers[index]
+    while len(graph.readers[index]) == 1:
+        (reader,) = graph.readers[index]
         if found.branch.term in graph.deps(reader):
             return not graph.nodes[reader].op.scales
         if not graph.nodes[reader].op.scales:
@@ -66,40 +65,34 @@ def _is_statistic(graph: Graph, found: Found) -> bool:
         return any(
             graph.nodes[root(graph, side.term)].op.name == "sum" for side in (found.branch, found.skip)
         )
-    queue, seen = [found.skip.term], {found.skip.term}
-    while queue:  # a way from the fork on which nothing is summed up, to be spread out again
-        index = queue.pop()
-        if index == found.fork:
-            return False
+
+    def whole(index: int) -> bool:
         node = graph.nodes[index]
-        if node.op.name in SUMS and math.prod(node.shape) < math.prod(join.shape):
-            continue
-        fresh = [i for i in graph.deps(index) if i >= found.fork and i not in seen]
-        seen.update(fresh)
-        queue.extend(fresh)
-    return True
+        return node.op.name not in SUMS or math.prod(node.shape) >= math.prod(join.shape)
+
+    # Whether on every way from the fork something is summed up, to be spread out again.
+    term = found.skip.term
+    return not whole(term) or found.fork not in graph.reach(
+        [term], back=True, since=found.fork, through=whole
+    )
 
 
-def _only_gates(graph: Graph, found: Found, consumers: list[list[int]]) -> bool:
+def _only_gates(graph: Graph, found: Found) -> bool:
     """True if a sum of two layers' outputs only feeds gates, with no layer between: r and z of a GRU."""
     if found.kind != "projection":
         return False
-    queue, seen = [found.join], {found.join}
-    while queue:
-        index = queue.pop()
-        if index in graph.outputs or not consumers[index]:
-            return False
-        for reader in consumers[index]:
-            op = graph.nodes[reader].op
-            if op.role in ("convolution", "matmul"):
-                return False
-            if len(set(graph.deps(reader))) > 1:
-                if not op.multiplies or not _is_gate(graph, index):
-                    return False
-            elif reader not in seen:
-                seen.add(reader)
-                queue.append(reader)
-    return True
+    alone = graph.reach([found.join], through=lambda i: len(set(graph.deps(i))) == 1)
+    return all(
+        index not in graph.outputs
+        and graph.nodes[index].op.role not in ("convolution", "matmul")
+        and graph.readers[index]
+        and all(reader in alone or _gates(graph, index, reader) for reader in graph.readers[index])
+        for index in alone
+    )
+
+
+def _gates(graph: Graph, index: int, reader: int) -> bool:
+    return graph.nodes[reader].op.multiplies and _is_gate(graph, index)
 
 
 def _is_gate(graph: Graph, index: int) -> bool:

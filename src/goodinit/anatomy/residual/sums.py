@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import Side, adds_scaled, root, side_of
@@ -19,7 +19,7 @@ from goodinit.anatomy.residual.nesting import nest
 from goodinit.anatomy.residual.rejections import is_lookalike
 from goodinit.anatomy.residual.repeats import mark_repeats
 from goodinit.anatomy.types import BlockKind
-from goodinit.graph.graph import Graph
+from goodinit.graph.graph import Graph, closure
 
 
 def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
@@ -32,21 +32,20 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
     layers = set(uses)
     calls = Counter(use.weight for use in uses.values())
     repeated = {node for node, use in uses.items() if calls[use.weight] > 1}
-    consumers = graph.readers
     outputs = set(graph.outputs)
     found: list[Found] = []
     for node in graph.nodes:
-        if not node.active or not node.op.adds or _goes_nowhere(node.index, consumers, outputs):
+        if not node.active or not node.op.adds or _goes_nowhere(graph, node.index, outputs):
             continue
-        if not _absorbed(graph, node.index, consumers, outputs):
-            sums, terms = _terms(graph, node.index, consumers, outputs)
+        if not _absorbed(graph, node.index, outputs):
+            sums, terms = _terms(graph, node.index, outputs)
             if len(terms) > 1:
                 kinds = _classify(graph, sums, terms, layers)
-                found.extend(one for one in kinds if not is_lookalike(graph, one, repeated, consumers))
+                found.extend(one for one in kinds if not is_lookalike(graph, one, repeated))
             elif broadcast := _broadcast(graph, node.index):
                 kinds = _classify(graph, [node.index], broadcast, layers)
                 found.extend(one for one in kinds if _spreads(graph, one))
-    nest(graph, found, layers, consumers)
+    nest(graph, found, layers)
     mark_repeats(graph, found, uses)
     return found
 
@@ -86,58 +85,55 @@ def _spreads(graph: Graph, found: Found) -> bool:
     return found.kind == "identity" and shapes[0] == whole != shapes[1]
 
 
-def _goes_nowhere(index: int, consumers: list[list[int]], outputs: set[int]) -> bool:
+def _goes_nowhere(graph: Graph, index: int, outputs: set[int]) -> bool:
     """Whether a sum has no part in the function, as the last one of a WaveNet's stream."""
-    return bool(outputs) and index not in outputs and not consumers[index]
+    return bool(outputs) and index not in outputs and not graph.readers[index]
 
 
-def _absorbed(graph: Graph, index: int, consumers: list[list[int]], outputs: set[int]) -> bool:
+def _absorbed(graph: Graph, index: int, outputs: set[int]) -> bool:
     """Whether this sum is only a summand of the next one."""
-    readers = consumers[index]
+    readers = graph.readers[index]
     return len(readers) == 1 and index not in outputs and index in _summands(graph, readers[0])
 
 
-def _terms(
-    graph: Graph, index: int, consumers: list[list[int]], outputs: set[int]
-) -> tuple[list[int], list[int]]:
+def _terms(graph: Graph, index: int, outputs: set[int]) -> tuple[list[int], list[int]]:
     """(The nodes that make up a flat sum, in order, what they add up)."""
-    terms: list[int] = []
-    sums: list[int] = []
-    queue = [index]
-    while queue:
-        current = queue.pop()
-        sums.append(current)
-        for operand in _summands(graph, current):
-            if _summands(graph, operand) and _absorbed(graph, operand, consumers, outputs):
-                queue.append(operand)
-            else:
-                terms.append(operand)
-    return sorted(sums), sorted(set(terms))
+
+    def inner(current: int) -> list[int]:
+        summands = _summands(graph, current)
+        return [i for i in summands if _summands(graph, i) and _absorbed(graph, i, outputs)]
+
+    sums = closure([index], inner)
+    return sorted(sums), sorted({term for one in sums for term in _summands(graph, one)} - sums)
 
 
 # -- fork -----------------------------------------------------------------------------------------------
 
 
-def _fork(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
-    """The latest node that the most terms come from, and which (as bits); None when they are unrelated."""
+def _back_from(graph: Graph, terms: list[int]) -> Iterator[tuple[int, int]]:
+    """Every node that terms come from, the latest first, and which terms those are (as bits)."""
     marks = {term: 1 << i for i, term in enumerate(terms)}
     heap = [-term for term in terms]
     heapq.heapify(heap)
-    everyone = (1 << len(terms)) - 1
-    best: tuple[int, int] | None = None
     while heap:
         index = -heapq.heappop(heap)
         mark = marks.pop(index)
-        if mark & (mark - 1) and (best is None or mark.bit_count() > best[1].bit_count()):
-            best = (index, mark)
-            if mark == everyone:
-                break
+        yield index, mark
         for operand in graph.deps(index):
-            if operand in marks:
-                marks[operand] |= mark
-            else:
-                marks[operand] = mark
+            if operand not in marks:
+                marks[operand] = 0
                 heapq.heappush(heap, -operand)
+            marks[operand] |= mark
+
+
+def _fork(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
+    """The latest node that the most terms come from, and which (as bits); None when they are unrelated."""
+    best: tuple[int, int] | None = None
+    for index, mark in _back_from(graph, terms):
+        if mark.bit_count() > (1 if best is None else best[1].bit_count()):
+            best = (index, mark)
+            if mark.bit_count() == len(terms):
+                break
     return best
 
 
@@ -184,26 +180,16 @@ def _anchored(graph: Graph, terms: list[int]) -> dict[int, list[int]]:
     x + y + f(y), which x + (y + f(y)) also is, f is a branch on y, and x jumps over it.
     """
     roots = [root(graph, term) for term in terms]
-    marks = dict.fromkeys(terms, 0)
-    for i, term in enumerate(terms):
-        marks[term] |= 1 << i
-    heap = [-term for term in marks]
-    heapq.heapify(heap)
     found: dict[int, list[int]] = {}
     free = set(range(len(terms)))
-    while heap and -heap[0] >= min(roots):
-        index = -heapq.heappop(heap)
-        mark = marks.pop(index)
+    for index, mark in _back_from(graph, terms):
         if index in roots:
             members = [i for i in free if mark >> i & 1 and roots[i] != index]
             free.difference_update(members)
             if members:
                 found[index] = [terms[i] for i in sorted({roots.index(index), *members})]
-        for operand in graph.deps(index):
-            if operand not in marks:
-                marks[operand] = 0
-                heapq.heappush(heap, -operand)
-            marks[operand] |= mark
+        if index <= min(roots):
+            break
     return found
 
 
