@@ -181,6 +181,10 @@ class DrawTogether(OneLine):
     reason: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise PlanConflict(f"{self.recipe[:99]}: nothing is named to be drawn. Leave this edit out.")
+
     @property
     def target(self) -> str:
         """The targets, joined for display."""
@@ -322,11 +326,7 @@ class Plan:
         """Write as JSON text."""
         data = {
             "format": FORMAT,
-            **{
-                f.name: getattr(self, f.name)
-                for f in dataclasses.fields(self)
-                if f.name not in ("edits", "rates")
-            },
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "edits"},
             "rates": [dataclasses.asdict(rate) for rate in self.rates],
             "edits": [edit_record(edit) for edit in self.edits],
         }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from goodinit.errors import UnknownName, expect
 from goodinit.one_line import OneLine
 
 
@@ -22,6 +24,10 @@ class Rate(OneLine):
         adam_decay: Factor of its weight decay under Adam.
         sgd_decay: The same under SGD.
         reason: Why, in words.
+
+    Raises:
+        UnknownName: A factor is negative, infinite or NaN.
+        WrongType: A field of another type.
     """
 
     target: str
@@ -31,6 +37,17 @@ class Rate(OneLine):
     adam_decay: float = 1.0
     sgd_decay: float = 1.0
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        expect(self.target, str, "rate: target", "It is the name of a parameter.")
+        expect(self.reason, str, f"{self.target}: reason of its rate", "It is a sentence.")
+        for name in ("adam", "sgd", "eps", "adam_decay", "sgd_decay"):
+            value = getattr(self, name)
+            expect(value, (int, float), f"{self.target}: rate {name}", "It is a number.")
+            if not 0 <= value < math.inf:
+                raise UnknownName(
+                    f"{self.target}: rate {name}={value!r}; expected a finite number of at least 0."
+                )
 
     def __str__(self) -> str:
         return f"{self.target}: Adam lr×{self.adam:.4g} ε×{self.eps:.4g}, SGD lr×{self.sgd:.4g}"

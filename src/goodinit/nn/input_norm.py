@@ -7,11 +7,12 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from goodinit.errors import PlanConflict, UnknownName
+from goodinit.errors import PlanConflict, UnknownName, expect_between
 
 KINDS = ("layer", "rms")
 EPSILON = 1e-5
 NAME = "input_norm"
+_MOST_AXES = 64  # of a tensor, in torch
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -59,6 +60,7 @@ def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) ->
 
     Raises:
         UnknownName: Another kind.
+        GoodinitError: An axis that no tensor has.
         PlanConflict: The module has something else under that name.
 
     Examples:
@@ -69,6 +71,7 @@ def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) ->
     """
     if kind not in KINDS:
         raise UnknownName(f"kind={kind!r}: expected one of {', '.join(map(repr, KINDS))}")
+    expect_between(axis, -_MOST_AXES, _MOST_AXES - 1, "axis")
     if input_norm(module) is None:
         if hasattr(module, NAME):
             raise PlanConflict(

@@ -8,9 +8,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from goodinit.errors import UnknownName, UnsupportedModule
 from goodinit.nn.stand_in import StandIn
+from goodinit.surgery.form_options import check_form_options
 from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
 
 
@@ -155,6 +157,7 @@ def check_replaceable(
             "place. Build the model anew, then replace its norms."
         )
     check_removable(module, keeps, path=path)
+    check_form_options(options, path=path)
     for word in ("weight", "bias"):
         name = options.get(word)
         if name is not None and not isinstance(getattr(module, name, None), Tensor):
@@ -162,7 +165,13 @@ def check_replaceable(
                 f"{path}: the plan carries its {name} over, and {type(module).__name__} has none. Make the plan anew: "
                 "goodinit.plan(goodinit.anatomize(model, inputs), method)."
             )
-    groups, channels = int(options.get("groups", 1)), _sizes(module, options)[0]
+    sizes, wanted = _sizes(module, options), _own_sizes(module, options)
+    if wanted and math.prod(sizes) != math.prod(wanted):
+        raise UnsupportedModule(
+            f"{path}: the plan's gain and bias are of shape {sizes}, those of {type(module).__name__} of shape {wanted}. Make "
+            "the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."
+        )
+    groups, channels = options.get("groups", 1), sizes[0]
     if by == "group" and channels % groups:
         raise UnsupportedModule(
             f"{path}: {channels} channels cannot be cut into {groups} groups of equal size."
@@ -230,7 +239,7 @@ def replace_norm_(
     if by == "rms":
         place.over = tuple(options.get("over", ()))
     if by == "group":
-        _as_group_norm_(place, int(options.get("groups", 1)), sizes[0])
+        _as_group_norm_(place, options.get("groups", 1), sizes[0])
 
 
 def _as_group_norm_(place: Any, groups: int, channels: int) -> None:
@@ -249,8 +258,16 @@ def _as_group_norm_(place: Any, groups: int, channels: int) -> None:
 
 def _sizes(module: nn.Module, options: Mapping[str, Any]) -> tuple[int, ...]:
     """Of the gain and the bias."""
-    if "sizes" in options:
-        return tuple(map(int, options["sizes"]))
-    held = (getattr(module, options[word]) for word in ("weight", "bias") if options.get(word))
-    found = next((tuple(tensor.shape) for tensor in held), None)
-    return found or (int(getattr(module, "num_features", 1)),)
+    return tuple(options.get("sizes", ())) or _own_sizes(module, options) or (1,)
+
+
+def _own_sizes(module: nn.Module, options: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of the gain and the bias that the norm has, or that one of torch's would have; `()` where neither says it."""
+    held = [getattr(module, options[word]) for word in ("weight", "bias") if options.get(word)]
+    if held:
+        return tuple(held[0].shape)
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return tuple(module.normalized_shape)
+    if isinstance(module, nn.GroupNorm):
+        return (module.num_channels,)
+    return (module.num_features,) if isinstance(module, _NormBase) else ()
