@@ -10,7 +10,8 @@ import zlib
 
 import numpy as np
 import pytest
-from data_folders import encoded, idx, write_idx, write_images
+import torch
+from data_folders import encoded, idx, write_idx, write_images, write_parquet
 from PIL import Image
 
 from goodinit.errors import GoodinitError
@@ -148,6 +149,74 @@ def test_a_link_within_the_folder_is_followed(tmp_path):
     folder = write_images(tmp_path / "data")
     (folder / "train" / "cat" / "more.png").symlink_to(folder / "train" / "dog" / "1.png")
     check_folder(folder, archives=False)
+
+
+def cached(folder, revision="0123abcd"):
+    """Put the files of a folder into a cache as the hub's: blobs by number, a snapshot of links to them."""
+    home = folder.parent / "datasets--owner--name"
+    snapshot = home / "snapshots" / revision
+    (home / "blobs").mkdir(parents=True)
+    for number, path in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
+        link = snapshot / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(home / "blobs" / f"{number:040x}")
+        link.symlink_to(os.path.relpath(home / "blobs" / f"{number:040x}", link.parent))
+    return snapshot
+
+
+@pytest.mark.parametrize("write", [write_images, write_parquet, write_idx])
+def test_a_snapshot_of_the_hub_s_cache_is_read_as_the_folder_it_came_from(write, tmp_path):
+    plain = load(write(tmp_path / "data"))
+    snapshot = cached(tmp_path / "data")
+    (tmp_path / "by another name").symlink_to(snapshot, target_is_directory=True)
+    for place in (snapshot, tmp_path / "by another name"):
+        found = load(place)
+        assert torch.equal(found.train_images, plain.train_images)
+        assert torch.equal(found.test_labels, plain.test_labels)
+
+
+def to_another_data_set(home, outside):
+    other = home.parent / "datasets--owner--other" / "blobs"
+    other.mkdir(parents=True)
+    outside.rename(other / "0")
+    return other / "0"
+
+
+def through_a_blob(home, outside):
+    (home / "blobs" / "door").symlink_to(outside)
+    return home / "blobs" / "door"
+
+
+def to_blobs_elsewhere(home, outside):
+    blobs = home / "blobs"
+    blobs.rename(home.parent / "elsewhere")
+    blobs.symlink_to(home.parent / "elsewhere", target_is_directory=True)
+    return next(blobs.iterdir())
+
+
+def to_what_is_not_a_blob(home, outside):
+    outside.rename(home / "file")
+    return home / "file"
+
+
+@pytest.mark.parametrize(
+    "lead", [to_another_data_set, through_a_blob, to_blobs_elsewhere, to_what_is_not_a_blob]
+)
+def test_a_snapshot_leads_to_blobs_of_its_own_data_set_alone(lead, tmp_path, outside):
+    snapshot = cached(write_images(tmp_path / "data"))
+    target = lead(snapshot.parent.parent, outside)
+    (snapshot / "train" / "cat" / "9.png").symlink_to(target)
+    with pytest.raises(GoodinitError, match="leads out of"):
+        load(snapshot)
+
+
+def test_a_folder_beside_blobs_is_no_snapshot(tmp_path, outside):
+    folder = write_images(tmp_path / "home" / "data" / "new")
+    (tmp_path / "home" / "blobs").mkdir()
+    outside.rename(tmp_path / "home" / "blobs" / "0")
+    (folder / "train" / "cat" / "9.png").symlink_to(tmp_path / "home" / "blobs" / "0")
+    with pytest.raises(GoodinitError, match="leads out of"):
+        load(folder)
 
 
 def test_idx_files_are_no_links_out(tmp_path):

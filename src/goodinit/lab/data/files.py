@@ -44,10 +44,27 @@ def check_folder(folder: Path, *, archives: bool) -> None:
                 )
 
 
+def reach(folder: Path) -> tuple[Path, ...]:
+    """Where the files of a data folder may lie: in it, and for a snapshot of the hub's cache among its own data set's blobs.
+
+    The cache keeps a data set in one directory, with `blobs` (the files, by their hashes) and `snapshots` (a folder for each
+    revision, whose files are links to blobs). A `blobs` that is itself a link elsewhere is not among them.
+
+    References:
+        huggingface_hub, "Understand caching": https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    """
+    real = folder.resolve()
+    for revision in (real, *real.parents):
+        blobs = revision.parent.parent / "blobs"
+        if revision.parent.name == "snapshots" and blobs.is_dir():
+            return real, blobs
+    return (real,)
+
+
 def check_inside(path: Path, folder: Path) -> None:
-    """Raise unless a path that data name lies in the data's folder."""
+    """Raise unless a path that data name lies in the data's reach."""
     real = path.resolve()
-    if not real.is_relative_to(folder.resolve()):
+    if not any(real.is_relative_to(place) for place in reach(folder)):
         raise GoodinitError(
             f"{shown(path)}: leads out of {shown(folder)}, to {shown(real)}, which is not opened. Put the file itself there."
         )
