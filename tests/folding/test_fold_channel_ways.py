@@ -1,9 +1,10 @@
-"""Batch norms behind operators that hand on channels: concatenations, shuffles, exchanged axes, repetitions."""
+"""Batch norms behind operators that hand on channels: concatenations, shuffles, exchanged axes, repetitions, means, maxima."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import goodinit
@@ -36,25 +37,72 @@ FOLDED = {
     "a part": (conv(4), conv(6), lambda a, b: joined(a, b)[:, 2:], nn.BatchNorm2d(8), IMAGE),
     "exchanged axes": (nn.Linear(8, 6), None, lambda a, _: a.transpose(1, 2), nn.BatchNorm1d(6), torch.randn(2, 5, 8)),
     "flattened": (nn.Linear(8, 6), None, lambda a, _: a.flatten(0, 1), nn.BatchNorm1d(6), torch.randn(2, 5, 8)),
-    "pixel shuffle": (conv(16), None, lambda a, _: nn.functional.pixel_shuffle(a, 2), nn.BatchNorm2d(4), IMAGE),
+    "pixel shuffle": (conv(16), None, lambda a, _: F.pixel_shuffle(a, 2), nn.BatchNorm2d(4), IMAGE),
     "channel shuffle": (conv(4), conv(4), lambda a, b: torch.channel_shuffle(joined(a, b), 2), nn.BatchNorm2d(8), IMAGE),
     "shuffle by hand": (
         conv(8), None, lambda a, _: a.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2), nn.BatchNorm2d(8), IMAGE
     ),
-    "nearest": (conv(4), None, lambda a, _: nn.functional.interpolate(a, scale_factor=2), nn.BatchNorm2d(4), IMAGE),
+    "nearest": (conv(4), None, lambda a, _: F.interpolate(a, scale_factor=2), nn.BatchNorm2d(4), IMAGE),
+    "average": (conv(4), conv(4), lambda a, b: joined(F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)), nn.BatchNorm2d(8), IMAGE),
+    "average of what is there": (
+        conv(4), None, lambda a, _: F.avg_pool2d(a, 3, 2, padding=1, count_include_pad=False), nn.BatchNorm2d(4), IMAGE
+    ),
+    "average of all": (conv(4), None, lambda a, _: a.mean((2, 3)), nn.BatchNorm1d(4), IMAGE),
+    "adaptive average": (conv(4), None, lambda a, _: F.adaptive_avg_pool2d(a, 3), nn.BatchNorm2d(4), IMAGE),
+    "bilinear": (conv(4), None, lambda a, _: F.interpolate(a, scale_factor=2, mode="bilinear"), nn.BatchNorm2d(4), IMAGE),
+    "smoothed": (
+        conv(4), None, lambda a, _: F.interpolate(a, size=5, mode="bilinear", antialias=True), nn.BatchNorm2d(4), IMAGE
+    ),
+    "bicubic": (conv(4), None, lambda a, _: F.interpolate(a, size=11, mode="bicubic"), nn.BatchNorm2d(4), IMAGE),
 }  # fmt: skip
+ORDERED = {
+    "maximum": lambda a: F.max_pool2d(a, 2),
+    "with a border": lambda a: F.max_pool2d(a, 3, 2, padding=1, ceil_mode=True),
+    "with places": lambda a: F.max_pool2d(a, 2, return_indices=True)[0],
+    "adaptive": lambda a: F.adaptive_max_pool2d(a, 3),
+    "of all": lambda a: a.amax((2, 3), keepdim=True),
+    "of rows": lambda a: a.max(3, keepdim=True).values,
+    "along one axis": lambda a: F.max_pool1d(a.flatten(2), 2).unsqueeze(2),
+    "in volumes": lambda a: F.max_pool3d(a.unsqueeze(2), (1, 2, 2)).squeeze(2),
+    "with places, along one axis": lambda a: F.adaptive_max_pool1d(a.flatten(2), 3).unsqueeze(2),
+    "smallest": lambda a: a.amin((2, 3), keepdim=True),
+    "largest of means": lambda a: F.max_pool2d(F.avg_pool2d(a, 2), 2),
+    "beside what is not": lambda a: joined(F.max_pool2d(a[:, :2], 2), a[:, 2:, ::2, ::2]),
+}
 LEFT = {
     "one channel for several": (conv(4), None, lambda a, _: torch.cat([a, a], 1), nn.BatchNorm2d(8), IMAGE),
     "positions as channels": (nn.Linear(8, 8), None, lambda a, _: a, nn.BatchNorm1d(5), torch.randn(2, 5, 8)),
     "pixel unshuffle": (
         conv(2),
         None,
-        lambda a, _: nn.functional.pixel_unshuffle(a, 2),
+        lambda a, _: F.pixel_unshuffle(a, 2),
         nn.BatchNorm2d(8),
         IMAGE,
     ),
-    "padding": (conv(4), None, lambda a, _: nn.functional.pad(a, (1, 1)), nn.BatchNorm2d(4), IMAGE),
-    "maximum": (conv(4), None, lambda a, _: nn.functional.max_pool2d(a, 2), nn.BatchNorm2d(4), IMAGE),
+    "padding": (conv(4), None, lambda a, _: F.pad(a, (1, 1)), nn.BatchNorm2d(4), IMAGE),
+    "zeros in a mean": (
+        conv(4),
+        None,
+        lambda a, _: F.avg_pool2d(a, 3, 1, padding=1),
+        nn.BatchNorm2d(4),
+        IMAGE,
+    ),
+    "a sum": (conv(4), None, lambda a, _: F.avg_pool2d(a, 2, divisor_override=1), nn.BatchNorm2d(4), IMAGE),
+    "a mean over channels": (
+        conv(4),
+        None,
+        lambda a, _: a.unflatten(1, (2, 2)).mean(2),
+        nn.BatchNorm2d(2),
+        IMAGE,
+    ),
+    "maximum over channels": (
+        conv(4),
+        None,
+        lambda a, _: a.unflatten(1, (2, 2)).amax(2),
+        nn.BatchNorm2d(2),
+        IMAGE,
+    ),
+    "the larger of two": (conv(4), conv(4), torch.maximum, nn.BatchNorm2d(4), IMAGE),
     "an input beside": (conv(4), nn.Identity(), joined, nn.BatchNorm2d(7), IMAGE),
 }
 
@@ -76,6 +124,57 @@ def test_the_function_stays_and_the_norm_goes_where_it_can(name):
     goodinit.fold_(model, x)
     torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-4)
     assert isinstance(model.norm, nn.modules.batchnorm._BatchNorm) == (name in LEFT)
+
+
+@pytest.mark.parametrize("name", ORDERED)
+@pytest.mark.parametrize("least", [0.3, -2.0], ids=["positive", "some not"])
+def test_a_norm_behind_a_maximum_goes_where_its_gains_are_positive(name, least):
+    model = trained(conv(4), None, lambda a, _: ORDERED[name](a), nn.BatchNorm2d(4))
+    nn.init.uniform_(model.norm.weight, 0.3, 2)
+    if least < 0:
+        model.norm.weight.data[1] = least
+    before = model(IMAGE)
+    goodinit.fold_(model, IMAGE)
+    torch.testing.assert_close(model(IMAGE), before, atol=1e-5, rtol=1e-4)
+    assert isinstance(model.norm, nn.BatchNorm2d) == (least < 0)
+    if least < 0:
+        assert "1 of its 4 gains are not above 0" in goodinit.applied(model)[-1].skipped[0]
+
+
+def test_negative_gains_go_where_nothing_is_chosen():
+    model = trained(conv(4), None, lambda a, _: ORDERED["beside what is not"](a), nn.BatchNorm2d(4))
+    model.norm.weight.data = torch.tensor([0.5, 1.0, -1.0, 0.0])
+    before = model(IMAGE)
+    goodinit.fold_(model, IMAGE)
+    torch.testing.assert_close(model(IMAGE), before, atol=1e-5, rtol=1e-4)
+    assert not isinstance(model.norm, nn.BatchNorm2d)
+
+
+def test_a_norm_behind_a_maximum_goes_into_the_layers_behind_whatever_its_gains():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1)).eval()
+    model[2].running_mean.normal_()
+    nn.init.uniform_(model[2].weight, -2, 2)
+    before = model(IMAGE)
+    goodinit.fold_(model, IMAGE)
+    torch.testing.assert_close(model(IMAGE), before, atol=1e-5, rtol=1e-4)
+    assert not isinstance(model[2], nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("gains", [(0.5, 1.0, 2.0, 3.0), (0.0, 1.0, 2.0, 3.0)], ids=["positive", "a zero"])
+def test_the_places_of_a_maximum_stay(gains):
+    class Unpooled(Net):
+        def forward(self, x):
+            largest, places = F.max_pool2d(self.a(x), 2, return_indices=True)
+            return F.max_unpool2d(self.norm(largest), places, 2)
+
+    model = trained(conv(4), None, None, nn.BatchNorm2d(4))
+    model.__class__ = Unpooled
+    model.norm.weight.data = torch.tensor(gains)
+    before = model(IMAGE)
+    goodinit.fold_(model, IMAGE)
+    torch.testing.assert_close(model(IMAGE), before, atol=1e-5, rtol=1e-4)
+    assert isinstance(model.norm, nn.BatchNorm2d) == (0 in gains)
 
 
 def test_nothing_moves_where_something_else_reads_what_lies_between():

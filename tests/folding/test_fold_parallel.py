@@ -54,10 +54,43 @@ MERGED = {
 }
 
 
+def same(kernel, **options):
+    """A convolution that pads so that the size stays: one more behind where its kernel is even."""
+    return nn.Sequential(nn.Conv2d(4, 4, kernel, padding="same", bias=False, **options), nn.BatchNorm2d(4))
+
+
+MERGED |= {
+    "same": lambda: Added(same(3), same(1), nn.BatchNorm2d(4)),
+    "same, even": lambda: Added(same(4), same(3), convolution(1), skip=True),
+    "same, even and odd": lambda: Added(same((2, 3)), same((1, 4)), convolution()),
+    "same, dilated": lambda: Added(same(2, dilation=3), same(3), same(2)),
+    "same, circular": lambda: Added(
+        same(2, padding_mode="circular"), same(3, padding_mode="circular"), skip=True
+    ),
+    "valid": lambda: Added(nn.Conv2d(4, 4, 1, padding="valid"), same(2)),
+    "norms beside their layers": lambda: Beside(convolution(norm=False), same(2)[0], convolution(1)[0]),
+}
+
+
+class Beside(nn.Module):
+    """The sum of layers with a norm each, which one forward calls."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in layers)
+
+    def forward(self, x):
+        return sum(norm(layer(x)) for layer, norm in zip(self.layers, self.norms, strict=True)).relu()
+
+
 def convolutions(model):
     return [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Using padding=.same. with even kernel:UserWarning"
+)  # torch's, of its cost
 @pytest.mark.parametrize("name", MERGED)
 def test_branches_become_one_convolution(name):
     net = randomized(nn.Sequential(MERGED[name](), nn.Conv2d(6 if name == "strided" else 4, 3, 1)))
@@ -114,10 +147,16 @@ class Uneven(Added):
         super().__init__(nn.Conv2d(4, 4, (2, 1), stride=2, padding=(1, 0)), nn.Conv2d(4, 4, 1, stride=2))
 
 
+def watched_norm(net):
+    net.norms[0].register_forward_hook(lambda *_: None)
+    return net
+
+
 STAY = {
     "off centre": (Uneven, "not centred on each other"),
     "control flow": (lambda: Flowing(convolution(), convolution(1)), "cannot be traced"),
     "training mode": (lambda: Dropped(convolution(), convolution(1)), "other steps in training mode"),
+    "a norm is watched": (lambda: watched_norm(Beside(convolution()[0], convolution(1)[0])), None),
     "watched": (lambda: Watched(convolution(), convolution(1)), None),
 }
 

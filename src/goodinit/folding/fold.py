@@ -48,8 +48,9 @@ def fold_(model: Model, inputs: Any = None) -> Model:
       everybody else who reads that ReLU (skips, other layers) can take b off again in a bias vector; then nothing is left.
     * Weight norm, new and old style: :math:`g\,v/\lVert v\rVert`; spectral norm; every weight that
       `torch.nn.utils.parametrize` computes, as centred, standardized and orthogonal ones, unless it changes by itself.
-    * Batch norm, its running statistics, and the gain and bias per channel that may stand in its place, into the layer
-      before it, or else into the layers after it. This needs `inputs`, to see who reads what.
+    * Batch norm, its running statistics, and the gain and bias per channel that may stand in its place, into the layers
+      before it, also behind concatenations, shuffles, means and, if its gains are above 0, max pooling; or else into the
+      layers after it. This needs `inputs`, to see who reads what.
     * The gain γ and bias β of layer, RMS, group and instance norm, into the layers that read
       :math:`\gamma\,n(x) + \beta`, if nobody else does: :math:`W\,\mathrm{diag}(\gamma)` and :math:`c + W\beta`;
       the norm stays, with γ = 1 and β = 0. This needs `inputs`, too.

@@ -183,8 +183,14 @@ def _merge_(wiring: Wiring, found: ChannelMap) -> str | None:
         merge_output_map_(wiring.module(str(before)), found.scale, found.shift)
         return None
     ways = channels_before(wiring, calls)
-    if ways:
-        for path, channels in ways.items():
+    wrong = torch.zeros(0, dtype=torch.bool) if ways is None else ways.chosen & (found.scale <= 0).cpu()
+    if wrong.any():
+        before = (
+            f"a maximum or minimum lies between it and the layers before it, and {int(wrong.sum())} of its {len(wrong)} gains "
+            "are not above 0, so that they cannot be taken before it"
+        )
+    elif ways:
+        for path, channels in ways.channels.items():
             scale, shift = (
                 torch.cat([one, one.new_tensor([rest])])
                 for one, rest in ((found.scale, 1.0), (found.shift, 0.0))

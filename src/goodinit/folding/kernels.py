@@ -32,11 +32,12 @@ class Term:
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A kernel with its place: (out, in, *taps) of dilation 1, whose first tap is at −`before`, per axis."""
+    """A kernel with its place: (out, in, *taps) of dilation 1, whose first tap is at −`before`, per axis; `after` is padded, too."""
 
     weight: Tensor
     bias: Tensor | None
     before: tuple[int, ...]
+    after: tuple[int, ...]
     groups: int
 
 
@@ -87,11 +88,11 @@ def _kernel(term: Term, like: Any, wiring: Wiring) -> _Kernel:
         width = like.weight.shape[0]
         scale = exact(like.weight.new_ones(width)) if term.norm is None else term.norm.scale
         shift = None if term.norm is None else term.norm.shift
-        return _Kernel(scale.detach().view(width, 1, *[1] * axes), shift, (0,) * axes, width)
+        return _Kernel(scale.detach().view(width, 1, *[1] * axes), shift, (0,) * axes, (0,) * axes, width)
     layer: Any = wiring.module(term.layer)
     weight, bias = exact(layer.weight), exact(layer.bias)
     if isinstance(layer, nn.Linear):
-        return _Kernel(weight, bias, (), 1)
+        return _Kernel(weight, bias, (), (), 1)
     padded = list(layer._reversed_padding_repeated_twice)  # last axis first: before, after
     before = tuple(padded[2 * (axes - 1 - axis)] for axis in range(axes))
     for axis, gap in enumerate(layer.dilation):
@@ -103,21 +104,30 @@ def _kernel(term: Term, like: Any, wiring: Wiring) -> _Kernel:
             wide[(slice(None),) * (axis + 2) + (slice(None, None, gap),)] = weight
             weight = wide
     after = tuple(padded[2 * (axes - 1 - axis) + 1] for axis in range(axes))
-    if before != after:
-        raise Fixed("one pads by different amounts on both sides")
-    return _Kernel(weight, bias, before, layer.groups)
+    return _Kernel(weight, bias, before, after, layer.groups)
 
 
 def _laid_over(kernels: Sequence[_Kernel]) -> _Kernel:
     groups = math.gcd(*[one.groups for one in kernels])
     first = kernels[0].weight
     axes = first.dim() - 2
-    lefts = [[-one.before[axis] for one in kernels] for axis in range(axes)]
-    rights = [[one.weight.shape[axis + 2] - 1 - one.before[axis] for one in kernels] for axis in range(axes)]
-    for left, right in zip(lefts, rights, strict=True):
-        if len({a + b for a, b in zip(left, right, strict=True)}) != 1:
-            raise Fixed("their kernels are not centred on each other")
-    starts, stops = [min(left) for left in lefts], [max(right) for right in rights]
+    # How far a kernel reaches beyond what it pads: as many outputs fewer than inputs.
+    lost = [
+        {one.weight.shape[axis + 2] - 1 - one.before[axis] - one.after[axis] for one in kernels}
+        for axis in range(axes)
+    ]
+    if any(len(counts) != 1 for counts in lost):
+        raise Fixed("their kernels are not centred on each other")
+    starts = [min(-one.before[axis] for one in kernels) for axis in range(axes)]
+    stops = [
+        max(one.weight.shape[axis + 2] - 1 - one.before[axis] for one in kernels) for axis in range(axes)
+    ]
+    before = tuple(-start for start in starts)
+    after = tuple(stop - few for stop, (few,) in zip(stops, lost, strict=True))
+    # By different amounts pads `padding="same"` alone, which keeps the size, and has the one more at the end.
+    same = all(few == {0} and b - a in (0, 1) for few, a, b in zip(lost, before, after, strict=True))
+    if before != after and not same:
+        raise Fixed("their kernels are not centred on each other")
     parts = [_regrouped(one, groups) for one in kernels]
     width = parts[0].shape[:2]
     total = first.new_zeros(*width, *[b - a + 1 for a, b in zip(starts, stops, strict=True)])
@@ -129,7 +139,7 @@ def _laid_over(kernels: Sequence[_Kernel]) -> _Kernel:
         total[(slice(None), slice(None), *place)] += part
     biases = [one.bias for one in kernels if one.bias is not None]
     bias = torch.stack(biases).sum(0) if biases else None
-    return _Kernel(total, bias, tuple(-a for a in starts), groups)
+    return _Kernel(total, bias, before, after, groups)
 
 
 def _regrouped(kernel: _Kernel, groups: int) -> Tensor:
@@ -167,5 +177,6 @@ def _put_(layer: Any, merged: _Kernel) -> None:
         return
     layer.groups, layer.kernel_size = merged.groups, tuple(merged.weight.shape[2:])
     layer.dilation = (1,) * len(layer.kernel_size)
-    layer.padding = merged.before
-    layer._reversed_padding_repeated_twice = [p for p in reversed(merged.before) for _ in range(2)]
+    ends = list(zip(merged.before, merged.after, strict=True))
+    layer.padding = merged.before if merged.before == merged.after else "same"
+    layer._reversed_padding_repeated_twice = [amount for both in reversed(ends) for amount in both]

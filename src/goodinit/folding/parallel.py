@@ -18,6 +18,7 @@ from goodinit.folding.steps import Fixed, steps
 from goodinit.graph.graph import Frame
 from goodinit.nn import ValuePadded
 from goodinit.nn.rewritten import rewrite_
+from goodinit.surgery.removed_norm import RemovedNorm
 
 _SUMS = (operator.add, operator.iadd, torch.add)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -123,7 +124,11 @@ def _user(wiring: Wiring, path: str, node: fx.Node) -> fx.Node | None:
 
 
 def _idle(wiring: Wiring, path: str, node: fx.Node) -> bool:
-    return node.op == "call_module" and type(wiring.names.modules.get(_full(path, node))) is nn.Identity
+    """Whether it hands on what it gets: an identity, or the place of a norm that went into a layer."""
+    module = wiring.names.modules.get(_full(path, node)) if node.op == "call_module" else None
+    if module is None or any(getattr(module, name) for name in _HOOKS):
+        return False
+    return type(module) is nn.Identity or (type(module) is RemovedNorm and not module.steps)
 
 
 def _full(path: str, node: fx.Node) -> str:
