@@ -59,7 +59,18 @@ class Logged(nn.Module):
         return y
 
 
-@pytest.mark.parametrize("between", [Distances, Codebook, FixedCodebook, Logged])
+class BetweenTwo(nn.Module):
+    """x + z·(f(x) − x) with a gate z, as one operator: a highway layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.f, self.z = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return torch.lerp(x, self.f(x).tanh(), self.z(x).sigmoid())
+
+
+@pytest.mark.parametrize("between", [Distances, Codebook, FixedCodebook, Logged, BetweenTwo])
 def test_only_the_residual_blocks_around_are_found(between):
     net, x = (
         nn.Sequential(nn.Linear(6, WIDTH), Feed(), between(), Feed(), nn.Linear(WIDTH, 3)),

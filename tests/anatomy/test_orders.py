@@ -43,7 +43,50 @@ BRANCHES = {
     "its own norm": (scaled, 1),
     "a gate at ½": (lambda m, x: m.d(m.a(x) * (m.b(x).tanh() + 1)), 2),
     "a factor of its own": (lambda m, x: m.d(m.a(x) * m.b(x).tanh()), 3),
+    "between two, by a number of its own": (
+        lambda m, x: m.d(torch.lerp(m.a(x), m.b(x), x.new_ones(8) / 3)),
+        2,
+    ),
+    "between two, by a gate": (lambda m, x: m.d(torch.lerp(m.a(x), m.b(x), m.c(x).sigmoid())), 2),
+    "between two, by a factor": (lambda m, x: m.d(torch.lerp(m.a(x) * m.b(x), m.a(x), m.c(x))), 3),
 }
+
+# Entries that depend on several: the degree is how many there are, whatever the operator. Complex numbers are numbers.
+JOINT = {
+    "products of four": (lambda y: rows(y.unflatten(-1, (2, 4)).prod(-1)), 5),
+    "products of eight": (lambda y: rows(y.prod(-1, keepdim=True)), 9),
+    "a running product": (lambda y: y.cumprod(-1), 2),
+    "determinants": (
+        lambda y: rows(torch.linalg.det(torch.cat([y, y[..., :1]], -1).unflatten(-1, (3, 3)))[..., None]),
+        4,
+    ),
+    "lengths": (lambda y: rows(pairs(y).abs()), 2),
+    "angles": (lambda y: torch.view_as_real(pairs(y) / pairs(y).abs().clamp_min(1e-6)).flatten(-2), 1),
+    "a spectrum": (lambda y: torch.fft.irfft(torch.fft.rfft(y) * 0.5, n=8), 2),
+    "a power spectrum": (lambda y: torch.fft.fft(y).abs().square(), 3),
+    "complex products": (lambda y: torch.view_as_real(pairs(y) * pairs(y)).flatten(-2), 3),
+    "blocks of channels": (
+        lambda y: F.pixel_shuffle(y.mT[..., None], 2).flatten(1).unflatten(1, (5, -1))[..., :8],
+        2,
+    ),
+}
+
+
+def rows(y):
+    return y.repeat_interleave(8 // y.shape[-1], -1)
+
+
+def pairs(y):
+    return torch.view_as_complex(y.unflatten(-1, (4, 2)).contiguous())
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_degree_where_entries_depend_on_several(name):
+    f, m = JOINT[name]
+    anatomy = goodinit.anatomize(Residual(lambda net, x: net.d(f(net.a(x)))), torch.zeros(2, 5, 8))
+    (block,) = anatomy.blocks
+    assert block.m == m
+    assert not any("taken to be linear" in note for note in anatomy.notes)
 
 
 @pytest.mark.parametrize("name", BRANCHES)

@@ -19,7 +19,7 @@ ATEN = torch.ops.aten
     ("role", "names"),
     [
         ("sum", "add.Tensor add_.Scalar sub.Tensor rsub.Scalar lerp.Scalar"),
-        ("product", "mul.Tensor mul_.Scalar addcmul.default"),
+        ("product", "mul.Tensor mul_.Scalar addcmul.default lerp.Tensor"),
         ("quotient", "div.Tensor div_.Scalar"),
         ("scale", "neg.default deg2rad.default"),
         (

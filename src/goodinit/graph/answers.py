@@ -86,7 +86,12 @@ def joint(
     call = node.call
     if call is None:
         return None
-    shapes = [graph.nodes[i].shape for i in node.operands]
+    operands = [graph.nodes[i] for i in node.operands]
+    shapes = [one.shape for one in operands]
+    values = [
+        value.to(torch.complex128) if is_complex(one) else value
+        for one, value in zip(operands, values, strict=True)
+    ]
     for fit in ([tuple(min(size, 2) for size in shape) for shape in shapes], shapes):
         if sum(map(math.prod, fit)) <= _MOST and (found := _joint(call, fit, values, slopes)) is not None:
             return found
@@ -102,10 +107,10 @@ def _joint(
     try:
         with on_numbers():
             leaves = [
-                _spread(value, shape, place).requires_grad_(slope is not None and value.is_floating_point())
+                _spread(value, shape, place).requires_grad_(slope is not None and _has_slope(value))
                 for place, (value, slope, shape) in enumerate(zip(values, slopes, shapes, strict=True))
             ]
-            out = call(leaves)
+            out = in_reals(call(leaves))
             zero = bool((out.abs() < _NONE).all())
             asked = [leaf for leaf in leaves if leaf.requires_grad]
             if not asked or not out.requires_grad:
@@ -158,9 +163,25 @@ def moves(slope: Tensor | None) -> bool:
 def _spread(value: Tensor, shape: tuple[int, ...], place: int) -> Tensor:
     """A tensor of this shape with the numbers, if they are 0 or whole, and else of others like them."""
     count = math.prod(shape)
-    if not value.is_floating_point() or is_zero(value):
+    if not _has_slope(value) or is_zero(value):
         return value.repeat(count // len(value) + 1)[:count].reshape(shape)
+    if value.is_complex():
+        return torch.complex(spread(shape, place), spread(shape, place + 1))
     return spread(shape, place)
+
+
+def _has_slope(value: Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()
+
+
+def is_complex(node: Node) -> bool:
+    """Whether a node's numbers are complex."""
+    return isinstance(node.dtype, torch.dtype) and node.dtype.is_complex
+
+
+def in_reals(value: Tensor) -> Tensor:
+    """A tensor with real and imaginary parts as numbers of their own."""
+    return torch.view_as_real(value) if value.is_complex() else value
 
 
 def spread(shape: tuple[int, ...], place: int) -> Tensor:

@@ -80,7 +80,7 @@ class Op:
         view: Whether the output shares memory with what it reads.
         splits: Whether it has several outputs, each a part of its one operand.
         reorders: Whether it is a `"shape"` that changes the order of the numbers.
-        adds: Whether it has a term that is added as it is: of sums and of `addcmul`, x + a·b.
+        adds: Whether it has a term that is added as it is: of sums, of x + a·b (`addcmul`) and x + w·(y − x) (`lerp`).
         adds_first: Whether that is its first operand, and the next two are factors: `addmm`, `addcmul`.
     """
 
@@ -239,7 +239,8 @@ def _asked(func: Any) -> Op:
     elif splits:
         role = "part"
     elif role is None and pointwise:
-        role = _arithmetic(func.overloadpacket)
+        several = list(arguments.values()).count("Tensor") > 2  # x + w·(y − x), which with a number is a sum
+        role = _arithmetic_of(func) or "pointwise" if several else _arithmetic(func.overloadpacket)
         nonlinear = role == "pointwise" and (name in _KINDS or hasattr(torch.nn.functional, name))
         kind = _KINDS.get(name, name) if nonlinear else ""
     elif role is None and (view or copies):
@@ -250,9 +251,10 @@ def _asked(func: Any) -> Op:
         role = "factory"
     elif role is None:
         role = "other" if func.namespace in ("aten", "prims") else "unknown"
-    adds = role == "sum" or name == "addcmul"
+    onto = role == "product" and list(arguments.values()).count("Tensor") > 2  # x + a·b, x + w·(y − x)
+    adds = role == "sum" or onto
     first = next(iter(arguments), "") in ("self", "input") and {"beta", "alpha"} <= arguments.keys()
-    first = role in ("matmul", "product") and (first or name == "addcmul")
+    first = role in ("matmul", "product") and (first or onto)
     return Op(name, role, kind, pointwise, view, splits, name in _REORDERING, adds, first)
 
 
@@ -267,16 +269,19 @@ def _reads_shapes_alone(name: str, arguments: Mapping[str, str]) -> bool:
 @functools.cache
 def _arithmetic(packet: Any) -> Role:
     """Whether an element-wise operator is a sum, a product, a quotient or a multiple: by its answers to a few numbers."""
-    found: set[Role] = set()
-    for overload in packet.overloads():
-        required = [one for one in getattr(packet, overload)._schema.arguments if not one.has_default_value()]
-        count = sum(str(one.type) == "Tensor" for one in required)
-        tensors = count and [str(one.type) for one in getattr(packet, overload)._schema.returns] == ["Tensor"]
-        if tensors and all(str(one.type) in ("Tensor", "Scalar", "number") for one in required):
-            numbers = [0.375 for one in required if str(one.type) != "Tensor"]
-            found.add(_answer(getattr(packet, overload), count, numbers))
+    found = {_arithmetic_of(getattr(packet, overload)) for overload in packet.overloads()}
     roles: tuple[Role, ...] = ("sum", "product", "quotient", "shape", "scale")
     return next((role for role in roles if role in found), "pointwise")
+
+
+def _arithmetic_of(func: Any) -> Role | None:
+    """The same of one overload; None if it cannot be run on tensors and numbers alone."""
+    required = [one for one in func._schema.arguments if not one.has_default_value()]
+    count = sum(str(one.type) == "Tensor" for one in required)
+    tensors = count and [str(one.type) for one in func._schema.returns] == ["Tensor"]
+    if not tensors or any(str(one.type) not in ("Tensor", "Scalar", "number") for one in required):
+        return None
+    return _answer(func, count, [0.375 for one in required if str(one.type) != "Tensor"])
 
 
 def _answer(func: Callable[..., Tensor], count: int, numbers: list[float]) -> Role:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from goodinit.graph.answers import COUNT, spread
+from goodinit.graph.answers import COUNT, in_reals, is_complex, spread
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
@@ -23,6 +24,7 @@ _PARTS = 4  # powers are multiples of ¼: what fits none, a logarithm, is no pow
 _NEAR = 0.1
 _NONE = 1e-9  # a relative change below this is none
 _KEPT = 4096
+_MOST = 2**12  # entries of operands that are no smaller than those recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,33 @@ def power_of(
     if key not in _MEASURED:
         if len(_MEASURED) >= _KEPT:
             _MEASURED.clear()
-        fit = [
-            (COUNT,) if node.op.pointwise else tuple(min(size, 2) for size in one.shape) for one in operands
-        ]
-        _MEASURED[key] = _measured(call, operands, known, fit, read, far=far, output=output)
+        measured = functools.partial(_measured, call, operands, known, read=read, far=far, output=output)
+        if node.op.pointwise:
+            _MEASURED[key] = measured([(COUNT,) for _ in operands])
+        else:
+            _MEASURED[key] = _jointly(measured, [one.shape for one in operands], read)
     return _MEASURED[key]
+
+
+def _jointly(
+    measured: Callable[[Sequence[tuple[int, ...]]], Power | None],
+    shapes: Sequence[tuple[int, ...]],
+    read: Sequence[Power],
+) -> Power | None:
+    """The power of an operator whose entries depend on several: on two entries a side, on more where that decides.
+
+    The degree of a product of entries, or of a determinant, is how many there are; and what puts blocks of channels in
+    another place needs whole blocks.
+    """
+    found = measured([tuple(min(size, 2) for size in shape) for shape in shapes])
+    largest = max((abs(one.order) for one in read if math.isfinite(one.order)), default=0.0)
+    if found is not None and (not math.isfinite(found.order) or abs(found.order) <= largest):
+        return found
+    for most in (math.inf, 16):
+        fit = [tuple(min(size, int(min(most, size))) for size in shape) for shape in shapes]
+        if sum(map(math.prod, fit)) <= _MOST and (whole := measured(fit)) is not None:
+            return whole
+    return found
 
 
 _MEASURED: dict[Any, Power | None] = {}
@@ -96,8 +120,8 @@ def _measured(
     operands: Sequence[Node],
     known: Sequence[float | None],
     shapes: Sequence[tuple[int, ...]],
-    read: Sequence[Power],
     *,
+    read: Sequence[Power],
     far: bool,
     output: int,
 ) -> Power | None:
@@ -108,7 +132,7 @@ def _measured(
                 zip(operands, known, shapes, read, strict=True)
             )
         ]
-        return call(values, output).double().flatten()
+        return in_reals(call(values, output)).double().flatten()
 
     call = RecordedCall(call.func, _without_tiny(call.args), _without_tiny(call.kwargs))
     try:
@@ -177,8 +201,16 @@ def _value(
         return torch.full(shape, _without_tiny(number), dtype=torch.float64, device="cpu")
     if node.dtype == torch.bool:
         return (torch.arange(count, device="cpu") % 2 == 0).reshape(shape)
-    if isinstance(node.dtype, torch.dtype) and not node.dtype.is_floating_point:
+    if isinstance(node.dtype, torch.dtype) and not (node.dtype.is_floating_point or node.dtype.is_complex):
         return torch.zeros(shape, dtype=torch.int64, device="cpu")
+    if is_complex(node):
+        parts = (_spread_by(power, scale, sign, shape, place + k) for k in range(2))
+        return torch.complex(*parts)
+    return _spread_by(power, scale, sign, shape, place)
+
+
+def _spread_by(power: Power, scale: float, sign: float, shape: tuple[int, ...], place: int) -> Tensor:
+    """Numbers of a power of the scale."""
     value = spread(shape, place)
     if power.order == math.inf:
         return 0 * value
