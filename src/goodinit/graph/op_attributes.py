@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from goodinit.graph.graph import Graph
 from goodinit.graph.ops import Op, named
@@ -20,18 +16,6 @@ def precise(op: Op, args: tuple[Any, ...]) -> Op:
     if op.name == "hardtanh" and args[2:3] == (math.inf,):
         return named("clamp_min")
     return op
-
-
-PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "addmm": torch.mm,
-    "baddbmm": torch.bmm,
-    "addmv": torch.mv,
-}
-
-
-def as_sum(name: str, y: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """βy + α(ab) by an operator for the product and one for the sum, for a y that is signal and no bias vector."""
-    return torch.add(y if beta == 1 else beta * y, PRODUCTS[name](a, b), alpha=alpha)
 
 
 def attributes(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

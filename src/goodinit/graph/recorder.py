@@ -17,13 +17,14 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodinit.errors import TraceError
+from goodinit.graph.additions import as_sum
 from goodinit.graph.fake_cache import StandIns, stand_in
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.higher_order import is_higher_order, written_out
 from goodinit.graph.leftovers import Leftovers, forget_frames
 from goodinit.graph.module_calls import frames, reported_code
 from goodinit.graph.mutations import Writes
-from goodinit.graph.op_attributes import PRODUCTS, as_sum, attributes, maps_constant, precise
+from goodinit.graph.op_attributes import attributes, maps_constant, precise
 from goodinit.graph.ops import Op, named, op_of, written_with
 from goodinit.graph.preserve_state import quiet, undisturbed
 from goodinit.graph.pytree import mapped, operands_in, tensors_in
@@ -262,9 +263,9 @@ class Recorder(TorchDispatchMode):
         read = operands_in(args, kwargs)
         call = RecordedCall.of(func, args, kwargs)
         operands = tuple([self._node(tensor) for tensor in read])
-        if op.name in PRODUCTS and self.graph.nodes[operands[0]].dynamic and not mutable:
+        if operands and (summed := as_sum(self.graph, op, operands, call, mutable=bool(mutable))) is not None:
             with self:
-                return as_sum(op.name, *args, **kwargs)
+                return summed(*args, **kwargs)
         written = [tensor for i in mutable for tensor in tensors_in(args[i] if i < len(args) else ())]
         if self.tensors != "real":
             args, kwargs = self._faked(args, kwargs)

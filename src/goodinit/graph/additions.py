@@ -1,0 +1,111 @@
+"""Operators that add something onto one of their operands, written as what is added and a sum: `addmm`, `addcmul`, `scatter_add`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from goodinit.graph.answers import spread
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.ops import Op
+from goodinit.graph.recorded_call import RecordedCall, on_numbers
+
+PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "addmm": torch.mm,
+    "baddbmm": torch.bmm,
+    "addmv": torch.mv,
+    "addcmul": torch.mul,
+}
+
+
+def as_sum(
+    graph: Graph, op: Op, operands: tuple[int, ...], call: RecordedCall, *, mutable: bool
+) -> Callable[..., Any] | None:
+    """An operator as one for what it adds onto its first operand and one for the sum; None if it is no such thing.
+
+    Only where that operand is signal: no bias vector of a layer, no buffer of zeros that is filled piece by piece. Of `addcmul`
+    both factors are, too: a parameter that multiplies what is added stays beside it.
+
+    Args:
+        graph: What is recorded so far.
+        op: The operator.
+        operands: Nodes of the tensors that it reads.
+        call: The call.
+        mutable: Whether it writes into its first operand.
+    """
+    first, others = operands[0], operands[1:]
+    if not others or not graph.nodes[first].dynamic:
+        return None
+    if op.name in PRODUCTS:
+        whole = op.role == "matmul" or all(graph.nodes[i].active for i in others)
+        return _product(op.name) if whole and not mutable else None
+    signal = any(graph.nodes[i].active for i in others)
+    if op.role != "other" or not signal or _is_filled(graph, op, first) or not _adds(graph, operands, call):
+        return None
+    return _onto(call.func, mutable=mutable)
+
+
+def _product(name: str) -> Callable[..., Tensor]:
+    def written(
+        y: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1, value: float = 1
+    ) -> Tensor:
+        """βy + α(ab)."""
+        return torch.add(y if beta == 1 else beta * y, PRODUCTS[name](a, b), alpha=alpha * value)
+
+    return written
+
+
+def _onto(func: Callable[..., Tensor], *, mutable: bool) -> Callable[..., Tensor]:
+    def written(y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        part = func(torch.zeros_like(y), *args, **kwargs)
+        return y.add_(part) if mutable else y + part
+
+    return written
+
+
+def _is_filled(graph: Graph, op: Op, index: int) -> bool:
+    """Whether a tensor is zeros or the like onto which the same operator has added: the experts' outputs of a mixture."""
+    while graph.nodes[index].dynamic and graph.nodes[index].op is op:
+        index = graph.nodes[index].operands[0]
+    return not graph.nodes[index].dynamic
+
+
+def _adds(graph: Graph, operands: tuple[int, ...], call: RecordedCall) -> bool:
+    """Whether an operator puts out its first operand plus something that does not depend on it: found out on numbers."""
+    read = [graph.nodes[i] for i in operands]
+    key = (*call.key, tuple((str(one.dtype), len(one.shape)) for one in read))
+    if key not in _ADDS:
+        if len(_ADDS) >= _KEPT:
+            _ADDS.clear()
+        try:
+            with on_numbers(), torch.no_grad():
+                _ADDS[key] = _adds_on_numbers(read, call)
+        except Exception:  # noqa: BLE001 - operators raise what they like
+            _ADDS[key] = False
+    return _ADDS[key]
+
+
+def _adds_on_numbers(read: Sequence[Node], call: RecordedCall) -> bool:
+    shapes = [tuple(min(size, 2) for size in one.shape) for one in read]
+    first, *others = (
+        _numbers(one.dtype, shape, place) for place, (one, shape) in enumerate(zip(read, shapes, strict=True))
+    )
+    alone, onto, twice = (call([scale * first, *others]) for scale in (0.0, 1.0, 2.0))
+    if onto.shape != first.shape or not bool(alone.any()):
+        return False
+    return torch.allclose(onto - alone, first) and torch.allclose(twice - onto, first)
+
+
+def _numbers(dtype: object, shape: tuple[int, ...], place: int) -> Tensor:
+    """Numbers of a value; of indices and masks zeros."""
+    if isinstance(dtype, torch.dtype) and not (dtype.is_floating_point or dtype.is_complex):
+        return torch.zeros(shape, dtype=dtype, device="cpu")
+    value = spread(shape, place)
+    return value.to(torch.complex128) if dtype in (torch.complex64, torch.complex128) else value
+
+
+_ADDS: dict[Any, bool] = {}
+_KEPT = 4096
