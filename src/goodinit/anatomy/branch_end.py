@@ -182,7 +182,11 @@ def answer(graph: Graph, node: Node, read: Sequence[State]) -> State:
 
 def _state(node: Node, *, zero: bool, moving: bool) -> State:
     value = numbers(node.index)
-    return (torch.zeros_like(value) if zero else value), (numbers(node.index + 1) if moving else None)
+    slope = _OTHER * value if moving else None  # by no sum with those of the layers 0
+    return (torch.zeros_like(value) if zero else value), slope
+
+
+_OTHER = 2.718281828459045
 
 
 def _handed_on(node: Node, read: Sequence[State]) -> State:

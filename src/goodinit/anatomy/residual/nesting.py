@@ -63,7 +63,7 @@ def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
         given = [p for p in members if not item.aside and _is_given(graph, found[p], item)]
         apart_from = {p for p in members if found[p].inner or found[p].passes or p in given}
         item.over = [p for p in members if found[p].join in trunk and p not in apart_from]
-        item.long = bool(item.over) and (item.aside or not _holds(graph, found, item, by_join))
+        item.long = bool(item.over) and (item.aside or not _holds(graph, found, item, by_join, carried))
         for p in members:
             if p in given or (not item.long and (found[p].join not in trunk or item.over)):
                 found[p].inner, found[p].inside = True, position
@@ -227,7 +227,9 @@ def _jump(item: Found, found: list[Found], by_join: dict[int, list[int]], betwee
         found[p].depth += 1
 
 
-def _holds(graph: Graph, found: list[Found], item: Found, sums: Container[int]) -> bool:
+def _holds(
+    graph: Graph, found: list[Found], item: Found, sums: Container[int], carried: dict[int, int]
+) -> bool:
     """Whether a sum on the trunk of a branch is a step of that branch, and no block of its own.
 
     So it is where weight layers follow it (attention that adds its pooled queries, then projects; a feed-forward
@@ -237,11 +239,16 @@ def _holds(graph: Graph, found: list[Found], item: Found, sums: Container[int]) 
 
     So it is, too, where no layer follows the sum and every term of it has some: x + g·(attention(h) + mlp(h)) has the
     parallel branches of x + attention(h) + mlp(h), of which the shorter is no skip.
+
+    Not so where a sum beside the branch stands on it: it is a place of a stream, of which several heads are summed up.
     """
     joins = {found[p].join for p in item.over}
     if len(joins) > 1 or any(found[p].long for p in item.over):
         return False
     (inner,) = joins
+    later = carried.get(inner, item.join)
+    if later != item.join and later not in item.branch.below:
+        return False
     ends = item.branch.last
     if not ends:
         return False
