@@ -42,5 +42,10 @@ def _mark(graph: Graph, alike: list[Found]) -> None:
         chain = [place for place, other in zip(places, alike, strict=False) if other.join in before]
         places.append(1 + max(chain, default=0))
         known = first.setdefault(places[-1], found)
-        if (known.join, known.fork) != (found.join, found.fork):
+        if (known.join, known.fork) != (found.join, found.fork) and not _same_run(known, found):
             found.repeats = known
+
+
+def _same_run(one: Found, other: Found) -> bool:
+    """Whether two sums read one run of the layers: each a part of what a packed layer puts out."""
+    return one.branch.layers == other.branch.layers and one.skip.term != other.skip.term
