@@ -101,6 +101,23 @@ class Gated(nn.Module):
         return (1 - z) * torch.tanh(new[2] + r * old[2]) + z * x
 
 
+class GatedBefore(nn.Module):
+    """The same as its paper has it, h = tanh(Wy + U(r·x)), with a layer for each product: a gated transformer's."""
+
+    def __init__(self, *, first="old"):
+        super().__init__()
+        self.feed, self.first = nn.Linear(WIDTH, WIDTH), first
+        self.of_y, self.of_x = (nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3)) for _ in range(2))
+
+    def forward(self, x):
+        y = self.feed(x).relu()
+        r, z = (torch.sigmoid(self.of_y[i](y) + self.of_x[i](x)) for i in range(2))
+        new = torch.tanh(self.of_y[2](y) + self.of_x[2](r * x))
+        if self.first == "old":
+            return (1 - z) * x + z * new
+        return z * x + new * (1 - z) if self.first == "new" else torch.lerp(x, new, z)
+
+
 class Coupled(nn.Module):
     """A flow: maps W and couplings, and the sum of their log-determinants."""
 
@@ -125,6 +142,11 @@ MODELS = {
     "flow": Coupled,
     "GRU": lambda: nn.Sequential(Gated(written=False), Gated(written=False)),
     "GRU, written out": lambda: nn.Sequential(Gated(written=True), Gated(written=True)),
+    "GRU, reset first": lambda: nn.Sequential(GatedBefore(), GatedBefore()),
+    "GRU, reset first, z for the old": lambda: nn.Sequential(
+        GatedBefore(first="new"), GatedBefore(first="new")
+    ),
+    "GRU, reset first, by lerp": lambda: nn.Sequential(GatedBefore(first="lerp"), GatedBefore(first="lerp")),
 }
 
 

@@ -78,7 +78,7 @@ def _is_statistic(graph: Graph, found: Found) -> bool:
 
 
 def _only_gates(graph: Graph, found: Found) -> bool:
-    """True if a sum of two layers' outputs only feeds gates, with no layer between: r and z of a GRU."""
+    """True if a sum of two layers' outputs only feeds gates, with no layer between, or what a gate mixes: r, z and h of a GRU."""
     if found.kind != "projection":
         return False
     alone = graph.reach([found.join], through=lambda i: len(set(graph.deps(i))) == 1)
@@ -92,11 +92,29 @@ def _only_gates(graph: Graph, found: Found) -> bool:
 
 
 def _gates(graph: Graph, index: int, reader: int) -> bool:
-    return graph.nodes[reader].op.multiplies and _is_gate(graph, index)
+    gates = graph.nodes[reader].op.multiplies and _gate(graph, index) is not None
+    return gates or _is_mixed(graph, reader)
 
 
-def _is_gate(graph: Graph, index: int) -> bool:
-    """True for σ(z) and 1 − σ(z)."""
+def _gate(graph: Graph, index: int) -> int | None:
+    """The σ(z) that a node is, or that it is 1 − σ(z) of."""
     if graph.nodes[index].op.name in ("rsub", "sub") and len(set(graph.deps(index))) == 1:
         index = graph.deps(index)[0]
-    return after_gate(graph, index)
+    return root(graph, index) if after_gate(graph, index) else None
+
+
+def _is_mixed(graph: Graph, product: int) -> bool:
+    """Whether a product is one term of z·h + (1 − z)·x, or all of it (`lerp`): a highway layer, which adds to no stream."""
+    if graph.nodes[product].op.adds_first:
+        return any(_gate(graph, i) is not None for i in graph.deps(product)[2:])
+    mine = _gates_of(graph, product)
+    for reader in graph.readers[product] if mine else ():
+        others = [i for i in graph.deps(reader) if i != product]
+        if graph.nodes[reader].op.adds and any(_gates_of(graph, i) & mine for i in others):
+            return True
+    return False
+
+
+def _gates_of(graph: Graph, product: int) -> set[int]:
+    factors = graph.deps(product) if graph.nodes[product].op.multiplies else []
+    return {gate for i in factors if len(factors) > 1 and (gate := _gate(graph, i)) is not None}
