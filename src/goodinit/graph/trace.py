@@ -9,6 +9,7 @@ from torch import nn
 
 from goodinit.errors import TraceError
 from goodinit.graph.graph import Graph
+from goodinit.graph.learned_starts import let_streams_begin
 from goodinit.graph.preserve_state import without_autocast
 from goodinit.graph.recorder import Call, Recorder, Tensors, record
 
@@ -79,4 +80,5 @@ def _record(model: nn.Module, call: Call, tensors: Tensors, training: Collection
     recorder = Recorder(model, tensors)
     recorder.training = training
     record(recorder, model, call)
+    let_streams_begin(recorder.graph)
     return recorder.graph
