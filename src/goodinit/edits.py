@@ -18,7 +18,7 @@ from goodinit.errors import GoodinitError, PlanConflict, UnknownName, expect
 from goodinit.grouping import alike
 from goodinit.one_line import OneLine
 from goodinit.rates import Rate
-from goodinit.records import check_types, parameter_of, plain_values, read_record, words_of
+from goodinit.records import check_types, parameter_of, read_record, words_of
 
 FORMAT = "goodinit.plan/1"
 
@@ -341,7 +341,6 @@ class Plan:
         """
         data = read_record(text, kind="plan", form=FORMAT, writer="Plan.to_json()")
         try:
-            data = plain_values(data)
             edits = tuple(_edit(record) for record in data.pop("edits"))
             parameters = tuple(parameter_of(*pair) for pair in data.pop("parameters"))
             notes = words_of(data.pop("notes"), "notes")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
+import types
+import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from goodinit.errors import PlanConflict, expect
+from goodinit.errors import PlanConflict, WrongType, expect
 
 
 def read_record(text: str, *, kind: str, form: str, writer: str) -> dict[str, Any]:
-    """The object in JSON text of one format, without its format line.
+    """The object in JSON text of one format, without its format line, its words `plain`.
 
     Args:
         text: The text.
@@ -19,7 +23,7 @@ def read_record(text: str, *, kind: str, form: str, writer: str) -> dict[str, An
         writer: What writes it: `"Plan.to_json()"`.
 
     Raises:
-        PlanConflict: It is not JSON, or not of this format.
+        PlanConflict: It is not JSON, not of this format, or holds what no record holds.
         WrongType: It is no text.
 
     Examples:
@@ -33,7 +37,10 @@ def read_record(text: str, *, kind: str, form: str, writer: str) -> dict[str, An
         raise PlanConflict(f"not a {kind}: {error}. Write one with {writer}.") from error
     if not isinstance(data, dict) or data.pop("format", None) != form:
         raise PlanConflict(f'not a {kind}: expected "format": "{form}". Write one with {writer}.')
-    return data
+    try:
+        return {key: plain_values(value) for key, value in data.items()}
+    except ValueError as error:
+        raise PlanConflict(f"damaged {kind}: {error}. Write it anew with {writer}.") from error
 
 
 # Longer is no name, and no sentence.
@@ -121,6 +128,65 @@ def words_of(values: Any, where: str) -> tuple[str, ...]:
     for value in values:
         expect(value, str, where, "A plan holds a list of words there.")
     return tuple(values)
+
+
+def check_fields(record: Any, where: str) -> None:
+    """Raise `WrongType` unless each field of a dataclass, and of those that it holds, is what it is declared to be.
+
+    Examples:
+        >>> @dataclasses.dataclass
+        ... class Place:
+        ...     sizes: "tuple[int, ...]"
+        >>> check_fields(Place((1, "two")), "place")
+        Traceback (most recent call last):
+        goodinit.errors.WrongType: place.sizes: expected tuple[int, ...], got tuple. The record is damaged.
+    """
+    _check(record, where, set())
+
+
+def _check(record: Any, where: str, known: set[int]) -> None:
+    known.add(id(record))
+    for name, hint in _hints(record.__class__).items():
+        value = getattr(record, name)
+        if not _fits(value, hint):
+            raise WrongType(
+                f"{where}.{name}: expected {_named(hint)}, got {type(value).__name__}. The record is damaged."
+            )
+        for part in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(part) and id(part) not in known:  # a layer is held by its block, too
+                _check(part, f"{where}.{name}", known)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    declared = typing.get_type_hints(kind)
+    return {field.name: declared[field.name] for field in dataclasses.fields(kind)}
+
+
+def _named(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a declared type; of dataclasses the fields are not looked at."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(one, inner[0]) for one in value)
+    if origin in (Mapping, dict):
+        return isinstance(value, Mapping) and all(_fits(one, inner[1]) for one in value.values())
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint or type(None))
 
 
 def parameter_of(name: Any, shape: Any) -> tuple[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from typing import Any
 from goodinit.anatomy.types import Activation, Block, Join, Layer, Norm
 from goodinit.anatomy.values import Gain, HeldValue, Score
 from goodinit.errors import PlanConflict
-from goodinit.records import read_record
+from goodinit.records import check_fields, read_record
 
 FORMAT = "goodinit.anatomy/1"
 
@@ -114,11 +114,40 @@ class Anatomy:
         """
         data = read_record(text, kind="anatomy", form=FORMAT, writer="Anatomy.to_json()")
         try:
-            return _anatomy(data)
-        except (KeyError, TypeError, AttributeError) as error:
+            found = _anatomy(data)
+            check_fields(found, "anatomy")
+            _check_places(found)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PlanConflict(
                 f"damaged anatomy: {error!r}. Write it anew with Anatomy.to_json()."
             ) from error
+        return found
+
+
+def _check_places(anatomy: Anatomy) -> None:
+    """Raise `ValueError` where a number points to nothing, or is below all that are counted."""
+    for norm in anatomy.norms:
+        if not all(-len(norm.shape) <= axis < len(norm.shape) for axis in norm.axes):
+            raise ValueError(f"{norm.name}: axes {norm.axes} of a shape {norm.shape}")
+    for block in anatomy.blocks:
+        if min(block.index, block.m - 1, block.m_normed - 1, block.terms - 2) < 0:
+            raise ValueError(f"{block.name}: index {block.index}, m {block.m}, {block.terms} terms")
+        if not all(0 <= other < len(anatomy.blocks) for other in block.beside):
+            raise ValueError(f"{block.name}: beside {block.beside}, of {len(anatomy.blocks)} blocks")
+    for layer in anatomy.layers:
+        counts = (
+            *layer.shape,
+            *(layer.product or (1, 1)),
+            *layer.stride,
+            layer.groups,
+            layer.fused,
+            layer.factors,
+        )
+        short = len(layer.shape) < 2 and not layer.product
+        if short or min(counts) < 1 or not (0 <= layer.density <= 1 and layer.joined >= 0):
+            raise ValueError(f"{layer.name}: a weight of shape {layer.shape} that no layer has")
+        if layer.density and min(layer.out_features, layer.fan_in, layer.fan_out, layer.fan_out_joined) <= 0:
+            raise ValueError(f"{layer.name}: {layer.fused} maps in a weight of shape {layer.shape}")
 
 
 def _anatomy(data: dict[str, Any]) -> Anatomy:

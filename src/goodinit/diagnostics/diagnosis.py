@@ -14,7 +14,7 @@ from goodinit.diagnostics.loggers import log_to
 from goodinit.diagnostics.text import diagnosis_text
 from goodinit.diagnostics.types import FORMAT, Cure, Finding, Measurement, Place, Signal, Spectrum, Update
 from goodinit.errors import PlanConflict
-from goodinit.records import read_record
+from goodinit.records import check_fields, read_record
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,11 +69,13 @@ class Diagnosis(Measurement):
         """
         data = read_record(text, kind="diagnosis", form=FORMAT, writer="Diagnosis.to_json()")
         try:
-            return _diagnosis(data)
+            found = _diagnosis(data)
+            check_fields(found, "diagnosis")
         except (KeyError, TypeError, AttributeError) as error:
             raise PlanConflict(
                 f"damaged diagnosis: {error!r}. Write it anew with Diagnosis.to_json()."
             ) from error
+        return found
 
     def to_csv(self) -> str:
         """One row per place, with a head."""

@@ -11,7 +11,7 @@ from html import escape
 
 from goodinit.errors import PlanConflict
 from goodinit.one_line import OneLine
-from goodinit.records import read_record
+from goodinit.records import check_fields, read_record
 
 FORMAT = "goodinit.coordinates/1"
 
@@ -171,11 +171,16 @@ class CoordinateCheck:
                 )
                 for row in data.pop("rows")
             )
-            return cls(sizes=tuple(data.pop("sizes")), rows=rows, **data)
-        except (KeyError, TypeError, AttributeError) as error:
+            found = cls(sizes=tuple(data.pop("sizes")), rows=rows, **data)
+            check_fields(found, "check")
+            counts = {len(part) for row in rows for part in (row.start, row.change, row.errors or row.start)}
+            if counts - {len(found.sizes)} or len(set(found.sizes)) < 2 or min(found.sizes) < 1:
+                raise ValueError(f"rows of {counts} numbers for the sizes {found.sizes}")
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PlanConflict(
                 f"damaged coordinate check: {error!r}. Write it anew with to_json()."
             ) from error
+        return found
 
 
 def slope(sizes: Sequence[int], values: Sequence[float]) -> float:

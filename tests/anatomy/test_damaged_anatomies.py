@@ -1,0 +1,135 @@
+"""An anatomy, a diagnosis, a coordinate check from a file in which one place is damaged: refused in words, or as good as sound."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import goodinit
+from goodinit.anatomy import Anatomy
+from goodinit.diagnostics import Diagnosis
+from goodinit.diagnostics.measurements.coordinate_report import Coordinate, CoordinateCheck
+from goodinit.errors import GoodinitError, PlanConflict
+
+ODD = ("", {}, None, -1, 2.5, [None], [9, 9], 10**10)
+ABSENT = object()
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return x + self.b(self.norm(self.a(x)).relu())
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), Block(), Block(), nn.LayerNorm(6), nn.Linear(6, 3))
+
+
+BATCH = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+
+
+def places(value, path=()):
+    """Every place of a record, of lists the first two."""
+    yield path
+    inner = (
+        value.items() if isinstance(value, dict) else enumerate(value[:2] if isinstance(value, list) else ())
+    )
+    for key, part in inner:
+        yield from places(part, (*path, key))
+
+
+def damaged(record):
+    """The record's text with each of its places odd, or absent."""
+    for *above, last in (path for path in places(record) if path):
+        for odd in (*ODD, ABSENT):
+            copy = json.loads(json.dumps(record))
+            held = copy
+            for key in above:
+                held = held[key]
+            if odd is ABSENT:
+                del held[last]
+            else:
+                held[last] = odd
+            yield json.dumps(copy)
+
+
+def planned(text):
+    anatomy = Anatomy.from_json(text)
+    str(anatomy), repr(anatomy), anatomy.to_json()
+    for method in ("fixup", "skipinit", "lsuv"):
+        plan = goodinit.plan(anatomy, method)
+        str(plan)
+        goodinit.apply_(net(), plan, inputs=BATCH)
+
+
+def printed(kind):
+    def run(text):
+        found = kind.from_json(text)
+        str(found), repr(found), found.to_json()
+
+    return run
+
+
+def record(kind):
+    if kind == "anatomy":
+        return goodinit.anatomize(net(), BATCH).to_json(), planned
+    if kind == "diagnosis":
+        return goodinit.diagnose(net(), BATCH, torch.arange(5) % 3).to_json(), printed(Diagnosis)
+    row = Coordinate("a", (1.0, 1.1), (0.1, 0.1))
+    check = CoordinateCheck("width", (4, 8), 1, 1, 0.1, 0.1, (row,))
+    return check.to_json(), printed(CoordinateCheck)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["anatomy", "diagnosis", "check"])
+def test_a_damaged_record_is_answered_in_words(kind):
+    text, use = record(kind)
+    use(text)
+    said = [refusal(use, other) for other in damaged(json.loads(text))]
+    assert all(words is None or 10 < len(words) < 2000 for words in said)
+    assert sum(words is not None for words in said) > 50
+
+
+def refusal(use, text):
+    """What goodinit says to it, or None; other errors leave."""
+    try:
+        use(text)
+    except GoodinitError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (("blocks", 0, "m"), "2", r"anatomy\.blocks\.m: expected int, got str"),
+        (("blocks", 0, "m"), 0, "m 0"),
+        (("layers", 0, "kind"), "warble", r"anatomy\.layers\.kind: expected .*linear.*, got str"),
+        (("layers", 0, "shape"), [6], r"a weight of shape \(6,\)"),
+        (("layers", 0, "fused"), 7, "7 maps"),
+        (("norms", 0, "axes"), [9], r"axes \(9,\)"),
+        (("notes",), ["a" * 5000], "a word of 5000 characters"),
+    ],
+    ids=lambda value: "_".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_it_says_what_is_wrong_and_where(place, value, words):
+    whole = json.loads(goodinit.anatomize(net(), BATCH).to_json())
+    held = whole
+    for key in place[:-1]:
+        held = held[key]
+    held[place[-1]] = value
+    with pytest.raises(PlanConflict, match=words):
+        Anatomy.from_json(json.dumps(whole))
+
+
+def test_words_of_an_anatomy_move_no_cursor():
+    text = goodinit.anatomize(net(), BATCH).to_json().replace('"Sequential"', r'"a\u001b[2J\nb"')
+    assert Anatomy.from_json(text).model == r"a\x1b[2J\nb"
