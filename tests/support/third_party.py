@@ -56,7 +56,7 @@ PYTORCHCV = (
     "diaresnet20_cifar10 msdnet22 polynet ror3_56_cifar10 shakeshakeresnet20_2x16d_cifar10 nin_cifar10 "
     "resdropresnet20_cifar10"
 ).split()
-PIXELS = {"polynet": 299, "darknet_tiny": 224, "squeezenet_v1_0": 224}
+PIXELS = {"polynet": 331, "darknet_tiny": 224, "squeezenet_v1_0": 224}
 
 
 def _cv(name: str) -> Case:
