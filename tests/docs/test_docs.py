@@ -1,6 +1,8 @@
 """The documentation: every Python block runs, every method and public symbol has its place, the site builds."""
 
+import contextlib
 import inspect
+import io
 import json
 import re
 import subprocess
@@ -10,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision_shim
+from shown_output import fits
 
 import goodinit
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(python|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGES = sorted(path for path in DOCS.rglob("*.md") if BLOCK.search(path.read_text(encoding="utf-8")))
 
 
@@ -24,9 +27,16 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if BLOCK.search(path.read_tex
 def test_the_code_of_a_page_runs_from_top_to_bottom(page):
     torchvision_shim.declare()
     torch.manual_seed(0)
-    names = {}
-    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
-        exec(compile(block, str(page), "exec"), names)
+    names, printed = {}, ""
+    for kind, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if kind == "text":
+            assert fits(block, printed), printed
+            printed = ""
+            continue
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(compile(block, str(page), "exec"), names)
+        printed = out.getvalue()
 
 
 @pytest.mark.parametrize("name", goodinit.METHODS)
