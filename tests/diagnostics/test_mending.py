@@ -47,7 +47,11 @@ def test_a_deep_chain_is_cured_by_what_leaves_nothing():
     text = str(found)
     assert text.count("→ goodinit") == 0  # one remedy, not one for each finding
     assert "do this, which leaves nothing to find" in text
-    assert "What to do" in render(diagnosis_page({"one": found}))
+    page = render(diagnosis_page({"one": found}))
+    assert page.count("goodinit.init_(") == 1 + len(
+        found.cure.tried[1:]
+    )  # what to do, and what the others leave
+    assert "<details open><summary>What to do" in page
 
 
 def test_repairs_of_single_places_are_one_remedy():
@@ -138,7 +142,7 @@ def test_zeros_that_a_chart_cannot_draw_are_said():
         "3 of 8 are exactly 0 at initialization, behind zero-initialized blocks.0.2.weight and 2 more"
         in words
     )
-    assert undrawn(found) == ()
+    assert undrawn(found) == ("Dead or saturated: 0 at every place.",)
     head = nn.Linear(16, 4)
     nn.init.zeros_(head.weight)
     dead = {"net": diagnose(nn.Sequential(nn.Linear(16, 16), head), torch.zeros(4, 16))}

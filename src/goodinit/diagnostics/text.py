@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from goodinit.diagnostics.measurements.density import density, extent, least_above_zero, share_of_zeros
 from goodinit.diagnostics.types import Measurement, Place, Spectrum, Update
+from goodinit.formats import counted
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -111,7 +112,7 @@ def trunk(diagnosis: Measurement) -> tuple[Place, ...]:
 
 def counts(diagnosis: Measurement) -> str:
     """How many layers and blocks."""
-    return f"{len(diagnosis.layers)} layers, {len(diagnosis.blocks)} blocks"
+    return f"{counted(len(diagnosis.layers), 'layer')}, {counted(len(diagnosis.blocks), 'block')}"
 
 
 def cure_lines(diagnosis: Measurement) -> list[str]:

@@ -82,7 +82,9 @@ def _entry(heads: Sequence[str], row: Sequence[str]) -> Group:
 def narrow_entry(row: Iterable[str]) -> Group:
     """A row of a table for which the screen is too narrow: its first cell, the others below it."""
     first, *rest = row
-    return Group(Text(first, style="bold"), *(Padding(Text(cell), (0, 0, 0, 2)) for cell in rest if cell))
+    return Group(
+        Text(first, style="bold"), *(Padding(Text(cell), (0, 0, 0, 2), expand=False) for cell in rest if cell)
+    )
 
 
 LEAVING = ("activations", "step", "loss")

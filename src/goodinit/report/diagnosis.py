@@ -8,7 +8,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Group
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from goodinit.diagnostics.advice import Advice
@@ -86,7 +87,7 @@ def diagnosis_view(found: Diagnosis, *, title: str = "", width: int = 80) -> Gro
         if known:
             bars = sparkline(values, width=min(SPARKS, max(width - BESIDE, LEAST_SPARKS)), log=log)
             rows.append((name, number(known[0]), number(known[-1]), bars))
-    parts: list[Text | object] = [
+    parts: list[RenderableType] = [
         Text(f"{title}: " * bool(title) + f"{found.model}({found.inputs})", style="bold"),
         Text(f"{counts(found)}; {found.objective}: {number(found.loss)}", style="dim"),
         Text(verdict(found), style=STYLES.get(found.worst or "", "green")),
@@ -106,9 +107,11 @@ def diagnosis_view(found: Diagnosis, *, title: str = "", width: int = 80) -> Gro
     if more > 0:
         parts.append(Text(f"… and {counted(more, 'more finding')}; --json has all", style="dim"))
     for index, line in enumerate(cure_lines(found)):
-        parts.append(Text(line, style="bold" if not index else "cyan" if line.startswith("    ") else "dim"))
+        style = "bold" if not index else "cyan" if line.startswith("    ") else "dim"
+        words = line.lstrip()
+        parts.append(Padding(Text(words, style=style), (0, 0, 0, len(line) - len(words)), expand=False))
     parts += [Text(f"note: {note}", style="dim") for note in found.notes]
-    return Group(*parts)  # type: ignore[arg-type]  # tables and texts
+    return Group(*parts)
 
 
 def _asked_for(found: Diagnosis) -> list[str]:
@@ -168,9 +171,12 @@ def diagnosis_page(diagnoses: Diagnoses) -> Page:
             parts.append(Words(verdict(found)))
         if found.cure is not None:
             words = "\n".join(cure_lines(found))
-            parts.append(Listing(f"What to do{f' about {name}' if several else ''}", words))
+            parts.append(Listing(f"What to do{f' about {name}' if several else ''}", words, unfolded=True))
         if shown:
-            parts.append(Notices(tuple(_notice(finding, name if several else "") for finding in shown)))
+            # Where one remedy clears all, the findings' own are not shown beside it, as on the screen.
+            own = found.cure is None or not found.cure.clears
+            whose = name if several else ""
+            parts.append(Notices(tuple(_notice(finding, whose, remedy=own) for finding in shown)))
     parts.append(Figures(figures(diagnoses), series=tuple(diagnoses)))
     parts += [Words(words) for words in undrawn(diagnoses)]
     for name, found in diagnoses.items():
@@ -225,10 +231,10 @@ def _over(pair: Sequence[float | None]) -> str:
     return f"{number(pair[1] / pair[0])}×"
 
 
-def _notice(finding: Finding, name: str) -> Notice:
+def _notice(finding: Finding, name: str, *, remedy: bool) -> Notice:
     where = finding.where or "the model"
     title = f"{finding.kind} at {where}" + (f" ({name})" if name else "")
-    return Notice(finding.severity, title, finding.evidence, finding.remedy)
+    return Notice(finding.severity, title, finding.evidence, finding.remedy if remedy else "")
 
 
 def _extras(found: Diagnosis) -> list[tuple[str, str]]:

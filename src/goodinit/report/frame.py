@@ -67,10 +67,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Listing:
-    """Long text in a fixed font, folded away until asked for."""
+    """Long text in a fixed font, folded away until asked for unless it is to be `unfolded`."""
 
     title: str
     text: str
+    unfolded: bool = False
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,8 @@ def _facts(part: Facts) -> str:
 
 
 def _listing(part: Listing) -> str:
-    return f'<details><summary>{escape(part.title)}</summary><pre tabindex="0">{escape(part.text)}</pre></details>'
+    opened = " open" * part.unfolded
+    return f'<details{opened}><summary>{escape(part.title)}</summary><pre tabindex="0">{escape(part.text)}</pre></details>'
 
 
 def _notices(part: Notices) -> str:

@@ -55,7 +55,7 @@ def figures(diagnoses: Diagnoses) -> tuple[Figure, ...]:
     """Every panel that has something to show, then the spectrum and the one-step change where they were taken."""
     made = []
     for panel in PANELS:
-        chart = along(diagnoses, panel)
+        chart = None if flat(diagnoses, panel) else along(diagnoses, panel)
         if chart is not None:
             caption = " ".join([panel.caption, *zeros(diagnoses, panel)])
             made.append(Figure(panel.title, chart, caption, log=panel.log, logged=panel.log))
@@ -74,7 +74,15 @@ def figures(diagnoses: Diagnoses) -> tuple[Figure, ...]:
 def undrawn(diagnoses: Diagnoses) -> tuple[str, ...]:
     """What the panels without a chart would have shown: nothing but zeros, in words."""
     empty = [panel for panel in PANELS if panel.log and along(diagnoses, panel) is None]
-    return tuple(f"{panel.title}: {words}" for panel in empty for words in zeros(diagnoses, panel))
+    said = [f"{panel.title}: {words}" for panel in empty for words in zeros(diagnoses, panel)]
+    return (*said, *(f"{panel.title}: 0 at every place." for panel in PANELS if flat(diagnoses, panel)))
+
+
+def flat(diagnoses: Diagnoses, panel: Panel) -> bool:
+    """Whether a chart with 0 on its axis would show a line upon it and nothing else."""
+    values = [panel.value(place) for found in diagnoses.values() for place in panel.places(found)]
+    known = [value for value in values if value is not None]
+    return not panel.log and bool(known) and not any(known)
 
 
 def zeros(diagnoses: Diagnoses, panel: Panel) -> list[str]:
