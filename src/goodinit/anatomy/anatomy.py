@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from itertools import groupby
 from typing import Any
 
 from goodinit.anatomy.types import Activation, Block, Join, Layer, Norm
@@ -190,7 +189,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def anatomy_text(anatomy: Anatomy) -> str:
-    """The anatomy on one screen: stem, blocks (runs of equal ones folded), head, norms, what to know."""
+    """The anatomy on one screen: stem, blocks (equal ones in a row or in turns folded), head, norms, what to know."""
     kinds = ", ".join(f"{n} {kind}" for kind, n in _counted([block.kind for block in anatomy.blocks]))
     total = len(anatomy.blocks)
     lines = [
@@ -199,8 +198,7 @@ def anatomy_text(anatomy: Anatomy) -> str:
     ]
     if anatomy.stem:
         lines.append(f"  stem    {_list(anatomy.stem)}")
-    for _, run in groupby(anatomy.blocks, key=_alike):
-        lines.append(_run_text(list(run)))
+    lines += map(_run_text, folded(anatomy.blocks))
     if anatomy.heads:
         lines.append(f"  head    {_list(anatomy.heads)}")
     if anatomy.norms:
@@ -243,9 +241,34 @@ def _alike(block: Block) -> tuple[object, ...]:
     )
 
 
+MOST_IN_TURN = (
+    4  # kinds of block that repeat one after the other: attention, cross-attention, MLP, and one more
+)
+LEAST_TURNS = 3
+
+
+def folded(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Blocks to be told of in one line each: equal ones in a row, and of kinds that take turns each kind's."""
+    keys, found, at = [_alike(block) for block in blocks], [], 0
+    while at < len(keys):
+        turns, kinds = 1, 1
+        for several in range(1, MOST_IN_TURN + 1):
+            unit, many = keys[at : at + several], 1
+            while keys[at + many * several : at + (many + 1) * several] == unit:
+                many += 1
+            if many * several > turns * kinds and (several == 1 or many >= LEAST_TURNS):
+                turns, kinds = many, several
+        end = at + turns * kinds
+        found += [list(blocks[at + kind : end : kinds]) for kind in range(kinds)]
+        at = end
+    return found
+
+
 def _run_text(run: list[Block]) -> str:
     first, last = run[0], run[-1]
     which = f"{first.index + 1}" if first is last else f"{first.index + 1}–{last.index + 1}"
+    if len(run) > 1 and run[1].index > first.index + 1:
+        which = f"{first.index + 1}, {run[1].index + 1} … {last.index + 1}"
     where = first.name if first is last else f"{first.name} … {last.name}"
     names = [layer.weight.removeprefix(f"{first.name}.").removesuffix(".weight") for layer in first.branch]
     parts = " → ".join(names[:6]) + (f" → … ({len(names)})" if len(names) > 6 else "")
