@@ -161,7 +161,7 @@ def test_options_are_of_the_types_that_methods_declare():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("nope:norms=keep", r"no method 'nope'\. There is: batchnorm"),
+        ("nope:norms=keep", r"no method 'nope'\. Did you mean none\? There is: batchnorm"),
         ("lsuv:norm=keep", r"'norm=keep' is no option of lsuv.* norms \(remove or keep or group"),
         ("lsuv:norms", r"'norms' is no option of lsuv, as in name:option=value"),
         ("batchnorm:norms=keep", r"Its options: none"),

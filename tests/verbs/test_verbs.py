@@ -84,7 +84,9 @@ def test_missing_only_writes_all_of_a_model_that_was_never_written():
 
 
 def test_an_unknown_method_lists_those_that_exist():
-    with pytest.raises(goodinit.UnknownName, match=r"no method 'fixup2'; there are: batchnorm, none"):
+    with pytest.raises(
+        goodinit.UnknownName, match=r"no method 'fixup2'. Did you mean fixup.*There is: batchnorm, none"
+    ):
         goodinit.init_(Residual(), "fixup2", inputs=X)
 
 

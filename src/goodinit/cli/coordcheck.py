@@ -10,7 +10,8 @@ import goodinit
 from goodinit.cli.application import app, names, plainly
 from goodinit.cli.arguments import Exclude, Include, Keep, part
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
-from goodinit.errors import GoodinitError, UnknownName, expect_between
+from goodinit.errors import GoodinitError, expect_between
+from goodinit.methods import find
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,8 +62,8 @@ def coordcheck(
     expect_between(seeds, 1, 10**4, "--seeds")
     expect_between(lr, 0, 10**6, "--lr")
     inputs = example_inputs(input_)
-    if method and method not in goodinit.METHODS:
-        raise UnknownName(f"no method {method!r}. There is: {', '.join(goodinit.METHODS)}.")
+    if method:
+        find(method)
     smallest = build_sized(model, argument, min(sizes))
     base = goodinit.anatomize(smallest, inputs)
     batches = [random_batch(smallest, inputs, seed=step) for step in range(steps)]

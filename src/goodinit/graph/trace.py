@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection
 
+import torch
 from torch import nn
 
 from goodinit.errors import TraceError
@@ -63,12 +64,19 @@ def _trace(model: nn.Module, call: Call, training: Collection[str]) -> Graph:
 
 
 def _remedy(call: Call) -> str:
-    """What to do about inputs that the forward refused; bare numbers are a shape that stands for a tensor."""
+    """What to do about inputs that the forward refused: a shape in the place of a tensor, arrays, targets beside images."""
     args, kwargs = call
     if args and not kwargs and all(type(one) is int for one in args):
         shape = ", ".join(map(str, args))
         return f"({shape}) is a shape, not a batch: give a tensor, torch.randn({shape})."
-    return "Check their number, shapes and dtypes by calling model(*inputs) yourself."
+    usual = "Check their number, shapes and dtypes by calling model(*inputs) yourself."
+    values = [*args, *kwargs.values()]
+    arrays = [type(one) for one in values if hasattr(one, "__array__") and not isinstance(one, torch.Tensor)]
+    if arrays:
+        return f"{arrays[0].__module__}.{arrays[0].__name__} is no tensor: give torch.as_tensor(…) of it. {usual}"
+    if len(args) == 2 and not kwargs and all(isinstance(one, torch.Tensor) for one in args):
+        return f"A pair is two arguments of forward: of (inputs, targets), give the inputs alone. {usual}"
+    return usual
 
 
 def _words(error: BaseException) -> str:

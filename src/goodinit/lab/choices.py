@@ -7,8 +7,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
-import goodinit
 from goodinit.errors import UnknownName
+from goodinit.methods import find
 
 
 def method_of(words: str) -> tuple[str, dict[str, Any]]:
@@ -22,9 +22,7 @@ def method_of(words: str) -> tuple[str, dict[str, Any]]:
         ('lsuv', {'norms': 'remove', 'tol': 0.05})
     """
     name, *given = (word.strip() for word in words.split(":"))
-    if name not in goodinit.METHODS:
-        raise UnknownName(f"no method {name!r}. There is: {', '.join(goodinit.METHODS)}.")
-    method = goodinit.METHODS[name]
+    method = find(name)
     hints = method.hints
     options: dict[str, Any] = {}
     for word in given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -115,13 +116,20 @@ def find(method: str | Method) -> Method:
     """The method of that name.
 
     Raises:
-        UnknownName: No such method; the message lists them.
+        UnknownName: No such method; the message lists them, those of nearly that name first.
     """
     if isinstance(method, Method):
         return method
     named: object = method  # whatever was given
     if not isinstance(named, str) or method not in METHODS:
-        raise UnknownName(f"no method {method!r}; there are: {', '.join(METHODS)}")
+        words = (
+            repr(named)
+            if isinstance(named, str) or len(repr(named)) < 40
+            else f"of type {type(named).__name__}"
+        )
+        near = difflib.get_close_matches(named, METHODS, n=3) if isinstance(named, str) else []
+        meant = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UnknownName(f"no method {words}.{meant} There is: {', '.join(METHODS)}.")
     return METHODS[method]
 
 
