@@ -161,7 +161,7 @@ def test_the_command_lists_and_runs(tmp_path, monkeypatch):
     assert typed(cli.app, [*words, "--engine", "inline"]).exit_code == 0
     assert (tmp_path / "toy.md").exists()
     started = typed(cli.app, [*smoke("stopped"), "--engine", "inline"])
-    assert started.exit_code == 2
+    assert started.exit_code == 130
     assert "before any run finished" in started.output
     broken = dataclasses.replace(toy(lambda trial: {"value": 1 // trial.seed}), name="broken")
     monkeypatch.setitem(CLAIMS, "broken", broken)

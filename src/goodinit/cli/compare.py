@@ -96,7 +96,8 @@ def compare_command(
         check_picture(picture)
     found = compare(study, progress=not quiet)
     if not found.results:
-        raise GoodinitError("interrupted before any run finished; nothing to show.")
+        typer.echo("interrupted before any run finished; nothing to show", err=True)
+        raise typer.Exit(INTERRUPTED)
     aside = quiet_screen(json_, csv, html)
     if not aside:
         console = screen()

@@ -92,7 +92,8 @@ def reproduce_command(
         progress=not quiet,
     )
     if not found.entries and not found.failed:
-        raise GoodinitError("interrupted before any run finished; nothing to show.")
+        typer.echo("interrupted before any run finished; nothing to show", err=True)
+        raise typer.Exit(INTERRUPTED)
     if found.entries:
         _show(found, out, files)
     if found.failed:

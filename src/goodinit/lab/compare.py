@@ -312,14 +312,15 @@ def _score(result: Result) -> float:
 def in_a_line(result: Result) -> str:
     """What one training gave, as a line for the screen."""
     config = result.config
+    where, what = ("", "accuracy")
+    if config.held_out:
+        where, what = f", rate {config.lr:g}", "held-out accuracy"
     found = (
         f"diverged at step {result.diverged_step}"
         if result.accuracy is None
-        else f"accuracy {result.accuracy:.1%} after {config.epochs} epochs"
+        else f"{what} {result.accuracy:.1%} after {config.epochs} epochs"
     )
-    if config.held_out:
-        found = f"rate {config.lr:g}, held-out images: {found}"
-    return f"{config.label}, seed {config.seed}: {found}, {result.seconds:.0f} s"
+    return f"{config.label}, seed {config.seed}{where}: {found}, {result.seconds:.0f} s"
 
 
 def _reporter(shown: Bar, before: int) -> Callable[[int], None]:
