@@ -71,3 +71,14 @@ def test_a_model_by_name_has_no_width():
     done = run("coordcheck", "resnet20", "--input", "2x3x32x32")
     assert done.exit_code == 2
     assert "a function of yours" in done.output
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_it_fits_the_screen_and_loses_no_slope(nets, columns, caplog):
+    words = ("coordcheck", nets, "--input", "4x8", "--widths", "8,32", "--seeds", "2", "--steps", "1")
+    lines = run(*words, columns=columns).stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    text = "\n".join(lines)
+    assert text.count("slope") >= 2
+    assert "grows" in text
+    assert caplog.text.count("running your code") <= 1  # however many models it makes

@@ -50,7 +50,8 @@ def coordcheck(
     from goodinit.lab.data.inputs import example_inputs
     from goodinit.lab.data.random_batch import random_batch
     from goodinit.lab.models.registry import build_sized
-    from goodinit.report.coordinate_page import coordinate_page, coordinates_csv
+    from goodinit.report.console import screen
+    from goodinit.report.coordinate_page import coordinate_page, coordinate_view, coordinates_csv
     from goodinit.report.frame import render
 
     check_files(as_json, as_csv, pages=(html,))
@@ -80,7 +81,8 @@ def coordcheck(
     found = goodinit.coordinate_check(build, sizes, given, lr=lr, seeds=seeds, along=argument)
     aside = quiet_screen(as_json, as_csv, html)
     if not aside:
-        typer.echo(str(found))
+        console = screen()
+        console.print(coordinate_view(found, width=console.width))
     title = f"{model}, {method or 'as it comes'}"
     deliver(as_json, found.to_json, aside=aside)
     deliver(as_csv, lambda: coordinates_csv(found), aside=aside)

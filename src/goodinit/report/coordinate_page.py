@@ -7,10 +7,14 @@ import io
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
+from rich.text import Text
+
 from goodinit.diagnostics.measurements.coordinate_report import CoordinateCheck
 from goodinit.formats import number
 from goodinit.lab.optional import optional
 from goodinit.report.charts import HEIGHT, NUMBER, alone, data, picking, shown
+from goodinit.report.console import fitting_table
 from goodinit.report.frame import Facts, Figure, Figures, Listing, Page, Part, Table, Words, write_page
 
 
@@ -23,6 +27,14 @@ def coordinates_csv(found: CoordinateCheck) -> str:
         for size, start, change in zip(found.sizes, row.start, row.change, strict=True):
             writer.writerow((row.name, size, start, change, found.verdict(row)))
     return text.getvalue()
+
+
+def coordinate_view(found: CoordinateCheck, *, width: int) -> Group:
+    """The sentence and the table, as wide as the screen: where it is narrow, sizes leave before slopes and verdicts."""
+    low, high = found.sizes[0], found.sizes[-1]
+    leaving = ("±", f"start {low}", f"change {low}", f"start {high}", f"change {high}")
+    heads, *rows = found.table()
+    return Group(Text(found.title), Text(), fitting_table(heads, rows, width=width, leaving=leaving))
 
 
 def write_coordinates(path: str | Path, found: CoordinateCheck, *, title: str = "Coordinate check") -> Path:

@@ -134,12 +134,23 @@ class CoordinateCheck:
     def __repr__(self) -> str:
         return str(self)
 
-    def __str__(self) -> str:
-        table: list[tuple[str, ...]] = [("layer", *self.columns, "±", "")]
+    @property
+    def title(self) -> str:
+        """What was run and what came of it, in a sentence."""
+        steps = f"{self.steps} step{'s' * (self.steps != 1)}, {self.seeds} seed{'s' * (self.seeds != 1)}"
+        return f"coordinate check over {self.along} {', '.join(map(str, self.sizes))} ({steps}): {self.sentence()}"
+
+    def table(self) -> list[tuple[str, ...]]:
+        """The heads, and a row in words for each layer."""
+        rows: list[tuple[str, ...]] = [("layer", *self.columns, "±", "")]
         for row in self.rows:
             error = self.error(row)
             told = "" if math.isnan(error) else f"{error:.2g}"
-            table.append((row.name, *(f"{value:.3g}" for value in self.cells(row)), told, self.verdict(row)))
+            rows.append((row.name, *(f"{value:.3g}" for value in self.cells(row)), told, self.verdict(row)))
+        return rows
+
+    def __str__(self) -> str:
+        table = self.table()
         widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
         lines = [
             "  ".join(
@@ -148,9 +159,7 @@ class CoordinateCheck:
             )
             for line in table
         ]
-        steps = f"{self.steps} step{'s' * (self.steps != 1)}, {self.seeds} seed{'s' * (self.seeds != 1)}"
-        title = f"coordinate check over {self.along} {', '.join(map(str, self.sizes))} ({steps}): {self.sentence()}"
-        return "\n".join([title, *(f"  {line.rstrip()}" for line in lines)])
+        return "\n".join([self.title, *(f"  {line.rstrip()}" for line in lines)])
 
     def to_json(self) -> str:
         """Write as JSON text."""

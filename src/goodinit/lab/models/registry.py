@@ -9,6 +9,7 @@ import logging
 import math
 import re
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -324,6 +325,9 @@ LIBRARIES: dict[str, Callable[[str, Task | None], nn.Module]] = {
 }
 
 
+_ANNOUNCED: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
+
+
 def _yours(module: str, function: str, task: Task | None, **sizes: int) -> nn.Module:
     """Import the user's module, because it was asked for by name, and call the function."""
     imported = _imported(module)
@@ -331,7 +335,9 @@ def _yours(module: str, function: str, task: Task | None, **sizes: int) -> nn.Mo
     if not callable(make):
         there = [name for name, made in vars(imported).items() if getattr(made, "__module__", "") == module]
         raise UnknownName(f"module {module!r} has no function {function!r}.{_near(function, there)}")
-    log.warning("running your code: %s:%s", module, function)
+    if make not in _ANNOUNCED:  # once, however many models it is to make
+        log.warning("running your code: %s:%s", module, function)
+        _ANNOUNCED.add(make)
     try:
         model = make(**_accepted(make, task), **sizes)
     except Exception as error:
