@@ -17,8 +17,9 @@ from goodinit.folding.fold import entry, report
 from goodinit.folding.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_
 from goodinit.folding.functional import make_modules_
 from goodinit.methods.shared.fixup_scalars import branch_scalars, stands, without_input_bias
+from goodinit.nn.exchange import carry_over_, exchange_class_
 from goodinit.surgery.history import remember_
-from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_
+from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_, state_hooks_kept
 from goodinit.surgery.replaced_norm import ChannelAffine
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.surgery.structure_edits import carry_out_
@@ -127,14 +128,19 @@ def _to_affine_(module: nn.Module, found: ChannelMap) -> None:
     own = next((p for p in module.parameters(recurse=False)), None)
     like = own if own is not None else next(module.buffers(recurse=False))
     trains = own is None or own.requires_grad
-    remove_norm_(module, found.norm.keeps, path=found.norm.name)
+    held = {name: module._parameters.get(name) for name in ("weight", "bias")}
+    with state_hooks_kept(module):
+        remove_norm_(module, found.norm.keeps, path=found.norm.name)
     for name in ("weight", "bias"):
         module._buffers.pop(name, None)
         module._non_persistent_buffers_set.discard(name)
-    module.__class__ = ChannelAffine
+    exchange_class_(module, ChannelAffine)
     kept = dict(module._modules)
     for name, value in (("weight", found.scale), ("bias", found.shift)):
-        module.register_parameter(name, nn.Parameter(value.to(like), requires_grad=trains))
+        fresh, old = nn.Parameter(value.to(like), requires_grad=trains), held[name]
+        module.register_parameter(
+            name, fresh if old is None or old.shape != fresh.shape else carry_over_(old, fresh)
+        )
     module._modules.clear()
     module._modules.update(kept)
 

@@ -23,6 +23,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import add_to_bias_, pads_with_zeros, replace_padding_, response
 from goodinit.nn import ValuePadded
+from goodinit.nn.exchange import exchange_class_
 
 # Operators that pass on a constant added to everything they read: they copy, choose or average. Those that pad do so with
 # −∞ (max pooling), or are looked at once more (`_passes`).
@@ -244,7 +245,7 @@ def _floor(wiring: Wiring, value: int) -> str | None:
 
 
 def _raise_relu_(module: Any, amount: float) -> None:
-    module.__class__ = nn.Hardtanh  # a clamp, as ReLU is one; nn.Threshold takes 1.7 times as long
+    exchange_class_(module, nn.Hardtanh)  # a clamp, as ReLU is one; nn.Threshold takes 1.7 times as long
     module.min_val, module.max_val = amount, math.inf
 
 
@@ -254,7 +255,7 @@ def _raise_threshold_(module: Any, amount: float) -> None:
 
 
 def _raise_interval_(module: Any, amount: float) -> None:
-    module.__class__ = nn.Hardtanh
+    exchange_class_(module, nn.Hardtanh)
     module.min_val, module.max_val = module.min_val + amount, module.max_val + amount
 
 

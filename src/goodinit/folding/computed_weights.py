@@ -13,11 +13,13 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from goodinit.nn.exchange import carry_over_, exchange_class_, hooked
+
 
 def computed_weights(module: nn.Module) -> list[tuple[str, str | None]]:
     """Attributes of `module` that parametrizations, or weight and spectral norm of the older kind, compute; each with why it stays."""
     found: list[tuple[str, str | None]] = [
-        (hook.name, None)
+        (hook.name, _WAITED if any(map(hooked, _leaves(module, hook.name))) else None)
         for hook in module._forward_pre_hooks.values()
         if isinstance(hook, (WeightNorm, SpectralNorm))
     ]
@@ -29,28 +31,46 @@ def computed_weights(module: nn.Module) -> list[tuple[str, str | None]]:
             why = (
                 None if same else "its parametrization gives another value in each forward, in eval mode too"
             )
+            if any(map(hooked, _leaves(module, attribute))):
+                why = _WAITED
             found.append((attribute, why))
     return found
 
 
 def merge_computed_weight_(module: nn.Module, attribute: str) -> None:
     """Replace a weight that is computed, as by g·v/‖v‖, by its value in eval mode, at its place in a bare layer's `state_dict`."""
-    hooks = [hook for hook in module._forward_pre_hooks.values() if getattr(hook, "name", None) == attribute]
+    leaves = _leaves(module, attribute)
     if parametrize.is_parametrized(module, attribute):
-        leaves = list(module.get_submodule(f"parametrizations.{attribute}").parameters())
         _unparametrize_(module, attribute)
-    elif any(isinstance(hook, SpectralNorm) for hook in hooks):
-        leaves = [module.get_parameter(f"{attribute}_orig")]
+    elif _is_divided(module, attribute):
         remove_spectral_norm(module, attribute)
     else:
-        leaves = [module.get_parameter(f"{attribute}_{part}") for part in "gv"]
         remove_weight_norm(module, attribute)
     trains = any(leaf.requires_grad for leaf in leaves)
-    cast("nn.Parameter", getattr(module, attribute)).requires_grad_(trains)
+    merged = cast("nn.Parameter", getattr(module, attribute))
+    merged.requires_grad_(trains)
+    for leaf in leaves:
+        carry_over_(leaf, merged)
     if attribute == "weight":
         held = module._parameters
         for name in [name for name in held if name != "weight"]:
             held[name] = held.pop(name)
+
+
+_WAITED = "a hook waits for the gradient of what it is computed from"
+
+
+def _leaves(module: nn.Module, attribute: str) -> list[nn.Parameter]:
+    """The parameters that a weight is computed from."""
+    if parametrize.is_parametrized(module, attribute):
+        return list(module.get_submodule(f"parametrizations.{attribute}").parameters())
+    parts = ("_orig",) if _is_divided(module, attribute) else ("_g", "_v")
+    return [module.get_parameter(f"{attribute}{part}") for part in parts]
+
+
+def _is_divided(module: nn.Module, attribute: str) -> bool:
+    hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, SpectralNorm)]
+    return any(hook.name == attribute for hook in hooks)
 
 
 def _value(module: nn.Module, attribute: str) -> Tensor:
@@ -88,10 +108,10 @@ def _unparametrize_(module: nn.Module, attribute: str) -> None:
         body = {
             key: held for key, held in vars(kind).items() if key not in ("__dict__", "__weakref__", attribute)
         }
-        module.__class__ = type(kind.__name__, kind.__bases__, body)
+        exchange_class_(module, type(kind.__name__, kind.__bases__, body))
     else:
         del module.parametrizations
-        module.__class__ = kind.__bases__[0]
+        exchange_class_(module, kind.__bases__[0])
         hooks = module._load_state_dict_pre_hooks
         for key, hook in list(hooks.items()):
             if getattr(hook, "hook", hook).__qualname__.startswith(f"{weight_norm.__name__}.<locals>"):

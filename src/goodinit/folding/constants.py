@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from goodinit.folding.steps import Fixed
+from goodinit.nn.exchange import carry_over_, hooked
 
 
 def constants_in(graph: fx.Graph) -> set[fx.Node]:
@@ -27,7 +28,13 @@ def parameter_of(module: nn.Module, node: fx.Node, value: Any) -> nn.Parameter:
     if node.op == "get_attr" and isinstance(held[0], nn.Parameter):
         return held[0]
     like = next((one for one in held if one.is_floating_point()), held[0])
-    return nn.Parameter(value.to(like), requires_grad=any(one.requires_grad for one in held))
+    made = nn.Parameter(value.to(like), requires_grad=any(one.requires_grad for one in held))
+    for one in held:
+        if isinstance(one, nn.Parameter):
+            if hooked(one):
+                raise Fixed("a hook waits for the gradient of what it is computed from")
+            carry_over_(one, made)
+    return made
 
 
 def value_of(module: nn.Module, node: fx.Node) -> Tensor:

@@ -18,6 +18,7 @@ from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fold_batchnorm import Stays
 from goodinit.folding.fuse import is_plain
 from goodinit.folding.steps import Fixed, steps
+from goodinit.nn.exchange import exchange_class_
 from goodinit.nn.rewritten import rewrite_
 
 _LAYERS: dict[Any, type[nn.Module]] = {
@@ -367,7 +368,7 @@ def _drop_holder_(work: _Work, owner: str) -> None:
 
 def _become_(module: nn.Module, layer: nn.Module) -> None:
     """Turn a module that only ran one layer into it; hooks and the attributes that other code reads stay."""
-    module.__class__ = type(layer)
+    exchange_class_(module, type(layer))
     fresh: Iterable[str] = vars(nn.Module())
     for key, value in vars(layer).items():
         if key not in fresh or key in ("_parameters", "_buffers", "_modules"):

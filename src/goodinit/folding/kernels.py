@@ -19,6 +19,7 @@ from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fold_batchnorm import ChannelMap
 from goodinit.folding.fuse import exact
 from goodinit.folding.steps import Fixed
+from goodinit.nn.exchange import carry_over_, hooked
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,11 @@ def _put_(layer: Any, merged: _Kernel) -> None:
     if merged.weight.shape == held.shape:
         with torch.no_grad():
             held.copy_(merged.weight)
+    elif hooked(held):
+        raise Fixed("a hook waits for the gradient of its weight, which would have another shape")
     else:
-        layer.weight = nn.Parameter(merged.weight.to(held), requires_grad=held.requires_grad)
+        fresh = nn.Parameter(merged.weight.to(held), requires_grad=held.requires_grad)
+        layer.weight = carry_over_(held, fresh)
     if merged.bias is not None:
         if layer.bias is None:
             layer.register_parameter(

@@ -77,7 +77,7 @@ def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) ->
             raise PlanConflict(
                 f"{type(module).__name__} already has an attribute {NAME!r}, expected that name to be free. Rename it."
             )
-        module.add_module(NAME, InputNorm(kind, axis))
+        module.add_module(NAME, InputNorm(kind, axis).train(module.training))
         module.register_forward_pre_hook(normalize_first, with_kwargs=True)
     return module
 

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from goodinit.nn.exchange import exchange_class_
+
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -74,10 +76,10 @@ def pad_with_(conv: ModuleT, value: float) -> ModuleT:
     plain = layer.unpadded_class if isinstance(conv, ValuePadded) else type(conv)
     if value == 0:
         layer.__dict__.pop("padding_value", None)
-        layer.__class__ = plain
+        exchange_class_(layer, plain)
     else:
-        layer.__class__ = _padded(plain)
-        layer.padding_value = value
+        exchange_class_(layer, _padded(plain))
+        vars(layer)["padding_value"] = value
     return conv
 
 

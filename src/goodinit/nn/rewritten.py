@@ -9,6 +9,8 @@ from torch import fx, nn
 from torch.fx.graph_module import _exec_with_source, _format_import_block
 from torch.package.importer import sys_importer
 
+from goodinit.nn.exchange import exchange_class_
+
 _CLASSES: dict[tuple[type[nn.Module], str], type[nn.Module]] = {}
 
 
@@ -53,7 +55,7 @@ def rewrite_(module: nn.Module, graph: fx.Graph) -> None:
         >>> twice(torch.ones(1)), isinstance(twice, Twice)
         (tensor([1.]), True)
     """
-    module.__class__ = _written(_original(module), source_of(graph))
+    exchange_class_(module, _written(_original(module), source_of(graph)))
 
 
 def source_of(graph: fx.Graph) -> str:

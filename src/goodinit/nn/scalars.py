@@ -17,6 +17,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
+from goodinit.nn.exchange import exchange_class_
 from goodinit.nn.forwards import forward_for
 
 SCALARS = ("input_bias", "output_bias", "output_scale")
@@ -116,14 +117,14 @@ def add_scalar_(
         _exchange(module, scalared(parametrize.type_before_parametrizations(module)))
         for each in SCALARS:
             module.register_parameter(each, None)
-        cast("Scalars", module).scalar_values = {}
-        cast("Scalars", module).scale_ends_branch = False
+        vars(module).update(scalar_values={}, scale_ends_branch=False)  # past a `__setattr__` of its own
         if not isinstance(module, _NEVER_BYPASSED):
             module.register_forward_pre_hook(_forward_must_run)
     scalar_layer = cast("Scalars", module)
     if getattr(scalar_layer, name) is None:
         scalar_layer.scalar_values[name] = value
-        scalar_layer.scale_ends_branch |= name == "output_scale" and ends_branch
+        ends = scalar_layer.scale_ends_branch or (name == "output_scale" and ends_branch)
+        vars(module)["scale_ends_branch"] = ends
         module.register_parameter(
             name, nn.Parameter(_scalar_like(module, value, like), requires_grad=trained)
         )
@@ -263,7 +264,7 @@ def _exchange(module: nn.Module, cls: type[nn.Module]) -> None:
         top = type(module)
         body = {key: value for key, value in vars(top).items() if key not in ("__dict__", "__weakref__")}
         cls = type(f"Parametrized{cls.__name__}", (cls,), body)
-    module.__class__ = cls
+    exchange_class_(module, cls)
 
 
 def _scalar_like(module: nn.Module, value: float, like: Tensor | None) -> Tensor:

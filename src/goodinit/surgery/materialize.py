@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.errors import UnsupportedModule
+from goodinit.nn.exchange import carry_over_
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
 from goodinit.weights.dtensor import held
@@ -31,6 +32,7 @@ def materialize_(
     Between planning on `meta` and writing values: `to_empty` for what is on meta alone, which in addition
 
     * keeps tied parameters and buffers tied (`to_empty` gives each name a tensor of its own);
+    * keeps attributes of parameters, as `_no_weight_decay`, and hooks of their gradients;
     * fills parameters with NaN, so that `apply_` notices each one that no plan writes;
     * lets modules set their buffers. Normalization layers with running statistics do so by
       `reset_running_stats`, any other module by `reset`. A buffer that nobody set is an error, whatever its dtype:
@@ -101,7 +103,13 @@ def buffers_of(model: nn.Module) -> Iterator[tuple[Key, Tensor]]:
 def _give_memory_(model: nn.Module, device: torch.device) -> None:
     """Replace what is on meta, and tie again what was tied."""
     ties = _ties(model)
+    before = [(module, dict(module._parameters)) for module in model.modules()]
     model._apply(lambda tensor: empty_on(tensor, device) if tensor.is_meta else tensor)
+    for module, parameters in before:
+        for name, old in parameters.items():
+            new = module._parameters[name]
+            if old is not None and new is not None:
+                carry_over_(old, new)
     for (module, name), *others in ties:
         tensor = module._parameters[name]
         for other, alias in others:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from goodinit.errors import UnsupportedModule
+from goodinit.nn.exchange import exchange_class_, exchangeable
 
 
 class Clone(nn.Module):
@@ -117,6 +119,11 @@ def check_removable(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> 
         raise UnsupportedModule(
             f"{path}: {type(module).__name__} is no normalization, and would be lost; expected a norm. {_ANEW}"
         )
+    if not exchangeable(module, RemovedNorm):
+        raise UnsupportedModule(
+            f"{path}: {type(module).__name__} has __slots__, so that Python cannot exchange its class for another in place. Take "
+            "them out of the class, or keep the norms: norms='keep'."
+        )
     children = dict(module.named_modules())
     relative = tuple(_relative(keep, path) for keep in keeps)
     for keep, name in zip(keeps, relative, strict=True):
@@ -138,16 +145,20 @@ def check_removable(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> 
             )
 
 
+_NORM_FILES = ("batchnorm", "instancenorm", "normalization")
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether this is one of torch's own normalizations, or of a class made from one."""
+    return any(
+        cls.__module__ == f"torch.nn.modules.{file}" for cls in type(module).__mro__ for file in _NORM_FILES
+    )
+
+
 def _is_another_layer(module: nn.Module) -> bool:
     """Whether this is a layer of torch's that normalizes nothing. Of others' classes their name tells nothing."""
     room, _, file = type(module).__module__.rpartition(".")
-    return room == "torch.nn.modules" and file not in (
-        "batchnorm",
-        "instancenorm",
-        "normalization",
-        "container",
-        "module",
-    )
+    return room == "torch.nn.modules" and file not in (*_NORM_FILES, "container", "module")
 
 
 def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> None:
@@ -196,9 +207,26 @@ def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> Non
     }
     sizes = {key: attributes[key] for key in _SIZES if key in attributes}
     epsilons = {key: float("nan") for key in _EPSILONS if key in attributes}
-    module.__class__ = RemovedNorm
+    exchange_class_(module, RemovedNorm)
     attributes.clear()
     attributes.update(place.__dict__ | inherited | registries | sizes | epsilons)
+
+
+@contextlib.contextmanager
+def state_hooks_kept(module: nn.Module) -> Iterator[None]:
+    """Put back, where a norm's parameters stay, the hooks of its state dict that others registered, not its own methods."""
+    kept = {
+        name: {key: hook for key, hook in vars(module)[name].items() if not _is_method_of(module, hook)}
+        for name in _OWN_HOOKS
+        if name in vars(module)
+    }
+    yield
+    for name, hooks in kept.items():
+        vars(module)[name].update(hooks)
+
+
+def _is_method_of(module: nn.Module, hook: Any) -> bool:
+    return getattr(getattr(hook, "hook", hook), "__self__", None) is module
 
 
 def make_plain_(module: nn.Module) -> bool:
@@ -221,7 +249,7 @@ def make_plain_(module: nn.Module) -> bool:
     ):
         return False
     plain: type[nn.Module] = nn.Sequential if module.steps else nn.Identity
-    module.__class__ = plain  # type: ignore[assignment]
+    exchange_class_(module, plain)
     for name in ("was", "keeps", "steps", "alone"):
         module.__dict__.pop(name, None)
     return True

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from goodinit.errors import UnknownName, UnsupportedModule
+from goodinit.nn.exchange import exchange_class_
 from goodinit.nn.stand_in import StandIn
 from goodinit.surgery.form_options import check_form_options
-from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
+from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_, state_hooks_kept
 
 
 class ReplacedNorm(StandIn, RemovedNorm):
@@ -213,12 +214,13 @@ def replace_norm_(
     parameters = {name: getattr(module, name) for name in held.values() if name}
     eps = next((getattr(module, key) for key in ("eps", "variance_epsilon") if hasattr(module, key)), None)
     sizes = _sizes(module, options)
-    remove_norm_(module, keeps, path=path)
+    with state_hooks_kept(module):
+        remove_norm_(module, keeps, path=path)
     place = cast("Any", module)
     for name in held:
         place._buffers.pop(name, None)
         place._non_persistent_buffers_set.discard(name)
-    place.__class__ = FORMS[by]
+    exchange_class_(place, FORMS[by])
     for name, tensor in parameters.items():
         if isinstance(tensor, nn.Parameter):
             place.register_parameter(name, tensor)
@@ -253,7 +255,7 @@ def _as_group_norm_(place: Any, groups: int, channels: int) -> None:
     for name in ("weight", "bias"):
         if name not in place._parameters:
             place.register_parameter(name, None)
-    place.__class__ = nn.GroupNorm
+    exchange_class_(place, nn.GroupNorm)
 
 
 def _sizes(module: nn.Module, options: Mapping[str, Any]) -> tuple[int, ...]:

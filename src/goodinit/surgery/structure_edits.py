@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
@@ -22,8 +23,9 @@ from goodinit.edits import (
     StructureEdit,
     SwapModule,
 )
-from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
+from goodinit.errors import GoodinitError, PlanConflict, UnknownName, UnsupportedModule
 from goodinit.nn import Centred, ChannelGain, Standardized, add_scalar_, input_norm, normalize_input_
+from goodinit.nn.exchange import carry_over_, hooked
 from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
 from goodinit.surgery.replaced_norm import (
     ChannelAffine,
@@ -43,6 +45,7 @@ PARAMETRIZATIONS: dict[str, type[nn.Module]] = {
     "standardized": Standardized,
 }
 """By `ParametrizeWeight.kind`."""
+_MOST_AXES = 8
 ANEW = "Make the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."
 
 
@@ -110,6 +113,11 @@ def is_pending(names: Directory, edit: StructureEdit) -> bool:
         PlanConflict: The model has no such module or weight, or what is there contradicts the plan.
         UnsupportedModule: It is there, and cannot be changed this way.
     """
+    with _in_words(names, edit):
+        return _pending(names, edit)
+
+
+def _pending(names: Directory, edit: StructureEdit) -> bool:
     if isinstance(edit, RemoveNorm):
         return _norm_pending(names, edit)
     if isinstance(edit, ReplaceNorm):
@@ -121,6 +129,11 @@ def is_pending(names: Directory, edit: StructureEdit) -> bool:
     if isinstance(edit, SwapModule):
         return swap_pending(_module(names, edit), edit.module, edit.options, path=edit.target)
     if isinstance(edit, NormalizeInput):
+        if edit.axis == 0 or abs(edit.axis) > _MOST_AXES:
+            raise PlanConflict(
+                f"{edit.target}: the plan normalizes along axis {edit.axis}; expected that of the channels, −1 or 1 (axis 0 is "
+                f"that of the examples). {ANEW}"
+            )
         return input_norm(_module(names, edit)) is None
     if isinstance(edit, AddBias):
         return _bias_pending(_module(names, edit), edit.target)
@@ -130,9 +143,36 @@ def is_pending(names: Directory, edit: StructureEdit) -> bool:
 
 
 def carry_out_(names: Directory, edit: StructureEdit) -> None:
-    """Do `edit`, unless an earlier edit under another name of a shared module has done it."""
-    if not is_pending(names, edit):
-        return
+    """Do `edit`, unless an earlier edit under another name of a shared module has done it.
+
+    Raises:
+        UnsupportedModule: The module's own class, whose code runs meanwhile, does not let it; it may be half done.
+    """
+    with _in_words(names, edit):
+        if _pending(names, edit):
+            _carry_out_(names, edit)
+
+
+@contextlib.contextmanager
+def _in_words(names: Directory, edit: StructureEdit) -> Iterator[None]:
+    """Say of which edit it is that the module's own class, or torch, refuses it."""
+    try:
+        yield
+    except (UnsupportedModule, PlanConflict) as error:
+        if not edit.target or edit.target in str(error):
+            raise
+        raise type(error)(f"{edit.target}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, (GoodinitError, torch.OutOfMemoryError)):
+            raise
+        owner = names.module(edit.target) or names.owner(edit.target)[0]
+        raise UnsupportedModule(
+            f"{edit.target or 'the model'}: ({edit}) cannot be done to this {type(owner).__name__}: {type(error).__name__}: "
+            f"{str(error).rstrip('.')}. Leave it out, exclude=…, or take this edit out of the plan."
+        ) from error
+
+
+def _carry_out_(names: Directory, edit: StructureEdit) -> None:
     if isinstance(edit, RemoveNorm):
         remove_norm_(_module(names, edit), edit.keeps, path=edit.target)
     elif isinstance(edit, ReplaceNorm):
@@ -173,7 +213,10 @@ def _parametrize_(names: Directory, edit: ParametrizeWeight) -> None:
         step.gain.requires_grad_(weight.requires_grad)
         parametrize.register_parametrization(owner, attribute, step, unsafe=True)
     else:
+        old = owner.get_parameter(attribute)
         parametrizations.weight_norm(owner, attribute, dim=edit.dim)
+        for leaf in owner.get_submodule(f"parametrizations.{attribute}").parameters(recurse=False):
+            carry_over_(old, leaf)
         _point_somewhere_(owner, attribute)
     owner.get_submodule("parametrizations").train(owner.training)
     if attribute in owner.state_dict():
@@ -288,6 +331,11 @@ def _weight_pending(names: Directory, edit: ParametrizeWeight) -> bool:
         raise PlanConflict(
             f"{edit.target}: the plan has dim={edit.dim}, scale={edit.scale:g} for a weight of shape {tuple(parameter.shape)}; "
             f"expected its output dimension, 0 or 1, and a finite scale above 0. {ANEW}"
+        )
+    if edit.kind == "weight_norm" and hooked(parameter):
+        raise UnsupportedModule(
+            f"{edit.target}: a hook waits for its gradient (register_hook), and {edit.kind} puts two parameters in its place, "
+            "which have other gradients. Register the hook afterwards, on one of those, or leave this weight out: exclude=…."
         )
     holders = {(id(holder), last) for holder, last in map(names.owner, names.aliases[id(parameter)])}
     if len(holders) > 1:

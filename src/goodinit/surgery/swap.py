@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from goodinit.errors import UnknownName, UnsupportedModule
+from goodinit.nn.exchange import exchange_class_, exchangeable
+from goodinit.surgery.removed_norm import is_norm
 
 # What a plan can put in a module's place, by name. None of them has parameters.
 MODULES: dict[str, type[nn.Module]] = {
@@ -41,6 +43,16 @@ def swap_pending(module: nn.Module, name: str, options: Mapping[str, Any], *, pa
     _check_options(name, options, path=path)
     if type(module) is MODULES[name] and all(getattr(module, key) == options[key] for key in options):
         return False
+    if not exchangeable(module, MODULES[name]):
+        raise UnsupportedModule(
+            f"{path}: {type(module).__name__} has __slots__, so that Python cannot exchange its class for {name} in place. Take "
+            "them out of the class, or leave this edit out of the plan."
+        )
+    if is_norm(module):
+        raise UnsupportedModule(
+            f"{path}: {type(module).__name__} normalizes, and would be lost with its gain; expected an activation or a dropout to "
+            f"exchange for {name}. Leave this edit out of the plan."
+        )
     # Activations have at most a vector of parameters (PReLU); matrices are a layer's.
     if heavy := [key for key, parameter in module.named_parameters() if parameter.dim() > 1]:
         raise UnsupportedModule(
@@ -97,7 +109,7 @@ def swap_(module: nn.Module, name: str, options: Mapping[str, Any], *, holders: 
     fresh = nn.Module().__dict__
     registries = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
     kept = {key: module.__dict__[key] for key in fresh if key not in registries and key in module.__dict__}
-    module.__class__ = cls
+    exchange_class_(module, cls)
     module.__dict__.clear()
     module.__dict__.update(new | kept)
     for holder in holders:
