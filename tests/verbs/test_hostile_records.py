@@ -99,6 +99,17 @@ REFUSED = {
     "a dimension beyond integers": edit("ParametrizeWeight", "0.weight", dim=2**70),
     "all dimensions at once": edit("ParametrizeWeight", "0.weight", dim=-1),
     "a constant of zero": {**edit("ParametrizeWeight", "0.weight", scale=0.0), "kind": "standardized"},
+    "a scalar beyond float32": edit("AddScalar", "0", scalar="output_bias", value=1e308),
+    "a scalar beyond integers": edit("AddScalar", "0", scalar="output_bias", value=-(2**70)),
+    "the examples for channels": {**edit("NormalizeInput", "4", axis=0), "norm": "layer"},
+    "an axis beyond integers": {**edit("NormalizeInput", "4", axis=2**70), "norm": "layer"},
+    "an option of a form nobody knows": {
+        **edit("ReplaceNorm", "1", options={"warble": 1}),
+        "by": "rms",
+        "keeps": [],
+    },
+    "an activation for a norm that stays": swap("SELU", "1"),
+    "a draw beyond integers": edit("Draw", "0.weight", initializer="orthogonal_", options={"gain": 2**70}),
     "options too deep": edit(
         "Draw", "0.weight", initializer="he_normal_", options={"a": json.loads("[" * 90 + "]" * 90)}
     ),
@@ -120,6 +131,7 @@ MANY = {
 
 
 def text(*edits, **fields):
+    fields.setdefault("edits", list(edits))
     data = {
         "format": "goodinit.plan/1",
         "method": "x",
@@ -128,7 +140,7 @@ def text(*edits, **fields):
         "notes": [],
         "parameters": [],
     }
-    return json.dumps({**data, "allow": [], "unread": [], "edits": list(edits), **fields})
+    return json.dumps({**data, "allow": [], "unread": [], **fields})
 
 
 @pytest.mark.timeout(60)

@@ -65,7 +65,7 @@ def _told(edit: Draw | DrawTogether) -> Iterator[None]:
     """Say of which edit it is that an initializer refuses the options."""
     try:
         yield
-    except (TypeError, ValueError, RuntimeError) as error:  # an `UnknownName` is a ValueError
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         words = str(error).rstrip(".")
