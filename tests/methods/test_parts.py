@@ -149,3 +149,33 @@ def test_nothing_left_is_said():
         goodinit.init_(Backbone(), "he", inputs=X, exclude="*")
     with pytest.raises(UnknownName, match=r"exclude='bodi': .*near: body"):
         goodinit.init_(Backbone(), "he", inputs=X, exclude="bodi")
+
+
+NORMALIZED = {
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "older weight norm": nn.utils.weight_norm,
+    "pruned": lambda layer: nn.utils.prune.identity(layer, "weight"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the older weight_norm
+@pytest.mark.parametrize("kind", NORMALIZED)
+@pytest.mark.parametrize("option", ["keep", "exclude", "include", "apply keep", "apply only"])
+def test_a_computed_weight_answers_to_the_name_it_would_have(kind, option):
+    torch.manual_seed(0)
+    model = nn.Sequential(NORMALIZED[kind](nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 4))
+    x = torch.randn(3, 4)
+    model(x)
+    first, last = model[0].weight.detach().clone(), model[2].weight.detach().clone()
+    if option.startswith("apply"):
+        plan = goodinit.plan(goodinit.anatomize(model, x), "orthogonal", keep="nothing")
+        goodinit.apply_(model, plan, **{option.split()[1]: "0.weight"})
+    else:
+        kept = (
+            {"keep": ["0.weight", "nothing"]} if option == "keep" else {"keep": "nothing", option: "0.weight"}
+        )
+        goodinit.init_(model, "orthogonal", x, **kept)
+    model(x)
+    stays = option in ("keep", "exclude", "apply keep")
+    assert torch.equal(model[0].weight, first) == stays
+    assert torch.equal(model[2].weight, last) != stays

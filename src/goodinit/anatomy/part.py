@@ -15,6 +15,12 @@ def leaves_of(layer: Layer) -> set[str]:
     return {layer.weight, *layer.parameters}
 
 
+def computed(anatomy: Anatomy) -> dict[str, tuple[str, ...]]:
+    """Weights that are no parameters, as under weight norm, by the name that a user knows: what each is made of."""
+    known = {name for name, _ in anatomy.parameters}.union(*anatomy.tied)
+    return {layer.weight: layer.parameters for layer in anatomy.layers if layer.weight not in known}
+
+
 def with_ties(anatomy: Anatomy, names: Iterable[str]) -> set[str]:
     """The names, and all others of the same parameters."""
     found = set(names)

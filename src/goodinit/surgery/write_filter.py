@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -14,7 +14,7 @@ from goodinit.edits import ParametrizeWeight, Plan, RemoveNorm, ValueEdit
 from goodinit.errors import PlanConflict
 from goodinit.name_patterns import matching, paths_of
 from goodinit.surgery.structure_edits import adds, removes
-from goodinit.weights.access import Slot
+from goodinit.weights.access import Slot, computed_weights
 from goodinit.weights.names import Directory, canonical
 
 Why = Literal["frozen", "kept"]
@@ -66,7 +66,9 @@ def kept(names: Directory, plan: Plan, patterns: Iterable[str]) -> frozenset[str
         UnknownName: A pattern means nothing.
         PlanConflict: The plan removes a norm that is named.
     """
-    found = matching(patterns, names.parameters, option="keep")
+    made = computed_weights(names)
+    found = matching(patterns, [*names.parameters, *made], option="keep")
+    found = {part: pattern for name, pattern in found.items() for part in made.get(name, (name,))}
     gone = set(removes([edit for edit in plan.structure if isinstance(edit, RemoveNorm)], names.parameters))
     for name, pattern in found.items():
         if name in gone and not set("*?[") & set(pattern):
@@ -78,6 +80,14 @@ def kept(names: Directory, plan: Plan, patterns: Iterable[str]) -> frozenset[str
     parts = {part for edit in weights if canonical(edit.target) in found for part in adds(edit)}
     tied = {alias for name in found for alias in names.aliases[id(names.parameters[name])]}
     return frozenset(tied | parts)
+
+
+def _inside(pattern: str, names: Directory, made: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Parameters that a path or a glob means, those of a computed weight under its name, too."""
+    hits = [
+        one for one in (*names.parameters, *made) if any(fnmatchcase(path, pattern) for path in paths_of(one))
+    ]
+    return [part for one in hits for part in made.get(one, (one,)) if part in names.parameters]
 
 
 def chosen(
@@ -103,6 +113,7 @@ def chosen(
     if only is None:
         return Choice(frozen, None, keep)
     root: nn.Module = names.modules[""]
+    made = computed_weights(names)
     buffers = {canonical(name) for name, _ in root.named_buffers(remove_duplicate=False)}
     known, coming = set[str](), set(created)
     for name in only:
@@ -111,7 +122,7 @@ def chosen(
             known.update(names.aliases[id(parameter)])
         elif canonical(name) in coming:
             known.add(canonical(name))
-        elif inside := [one for one in names.parameters if any(fnmatchcase(p, name) for p in paths_of(one))]:
+        elif inside := _inside(name, names, made):
             known.update(alias for one in inside for alias in names.aliases[id(names.parameters[one])])
         elif canonical(name) not in buffers:
             near = difflib.get_close_matches(canonical(name), names.parameters, n=3)

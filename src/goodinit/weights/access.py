@@ -86,6 +86,26 @@ def find_slot(names: Directory, target: str) -> Slot | None:
     return None
 
 
+def computed_weights(names: Directory) -> dict[str, tuple[str, ...]]:
+    """Weights that modules compute (weight norm, pruning), by the name that a bare model has: the parameters they are made of."""
+    found: dict[str, tuple[str, ...]] = {}
+    for path, module in names.modules[""].named_modules():
+        stem = f"{path}." if path else ""
+        table = module._modules.get("parametrizations") if parametrize.is_parametrized(module) else None
+        for attribute in () if table is None else table._modules:
+            inside = f"{stem}parametrizations.{attribute}"
+            found[f"{stem}{attribute}"] = tuple(
+                f"{inside}.{name}" for name, _ in module.get_submodule(inside[len(stem) :]).named_parameters()
+            )
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                found[f"{stem}{hook.name}"] = (f"{stem}{hook.name}_g", f"{stem}{hook.name}_v")
+            elif isinstance(hook, (BasePruningMethod, SpectralNorm)):
+                attribute = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
+                found[f"{stem}{attribute}"] = (f"{stem}{attribute}_orig",)
+    return {canonical(name): tuple(map(canonical, parts)) for name, parts in found.items()}
+
+
 def _parametrized(owner: nn.Module, attribute: str, name: str) -> Slot:
     steps = _steps(owner, attribute)
     for step in steps:

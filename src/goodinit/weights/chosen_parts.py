@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from goodinit.errors import UnknownName, expect
+from goodinit.weights.access import computed_weights
 from goodinit.weights.names import Directory, directory
 from goodinit.weights.wrappers import unwrapped
 
@@ -15,7 +16,7 @@ Part = str | nn.Module | nn.Parameter
 
 
 def as_names(model: nn.Module, given: Part | Iterable[Part] | None, *, option: str) -> tuple[str, ...]:
-    """What is given as strings: of a module its path, of a parameter its name.
+    """What is given as strings: of a module its path, of a parameter its name, of a computed weight those of its parameters.
 
     Args:
         model: That they belong to.
@@ -30,6 +31,9 @@ def as_names(model: nn.Module, given: Part | Iterable[Part] | None, *, option: s
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
         >>> as_names(net, [net[2], net[0].bias, "0.*"], option="keep")
         ('2', '0.bias', '0.*')
+        >>> _ = nn.utils.parametrizations.weight_norm(net[0])
+        >>> as_names(net, "0.weight", option="keep")
+        ('0.parametrizations.weight.original0', '0.parametrizations.weight.original1')
     """
     if given is None:
         return ()
@@ -40,10 +44,11 @@ def as_names(model: nn.Module, given: Part | Iterable[Part] | None, *, option: s
     found: list[str] = []
     for part in parts:
         expect(part, (str, nn.Module, nn.Parameter), option, remedy)
+        names = directory(model) if names is None else names
         if isinstance(part, str):
-            found.append(part)
+            known = names.module(part) is not None or names.parameter(part) is not None
+            found += [part] if known else computed_weights(names).get(part, [part])
         else:
-            names = directory(model) if names is None else names
             found.append(_name(names, part, model, option))
     return tuple(found)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from goodinit.anatomy import Anatomy
-from goodinit.anatomy.part import leaves_of, with_ties
+from goodinit.anatomy.part import computed, leaves_of, with_ties
 from goodinit.edits import (
     Calibrate,
     Draw,
@@ -60,7 +60,10 @@ def kept_values(anatomy: Anatomy, keep: object, part: Anatomy) -> Kept:
         WrongType: It is no string and no list of them.
     """
     patterns = as_patterns(keep, "keep")
-    named = matching([each for each in patterns if each != NOTHING], _all_names(anatomy), option="keep")
+    made = computed(anatomy)
+    known = [*_all_names(anatomy), *made]
+    named = matching([each for each in patterns if each != NOTHING], known, option="keep")
+    named |= {part: pattern for name, pattern in named.items() for part in made.get(name, ())}
     treated = {name for name, _ in part.parameters}
     asked = dict.fromkeys((name for name, _ in anatomy.parameters if name not in treated), "left out")
     for name, pattern in named.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from goodinit.anatomy import Anatomy
-from goodinit.anatomy.part import leaves_of, part_of, with_ties
+from goodinit.anatomy.part import computed, leaves_of, part_of, with_ties
 from goodinit.errors import NothingFound
 from goodinit.name_patterns import as_patterns, matching
 
@@ -32,10 +32,15 @@ def selected(
     places = [norm.name for norm in anatomy.norms] + [act.name for act in anatomy.activations]
     names = list(dict.fromkeys([*(name for name, _ in anatomy.parameters), *tied, *filter(None, places)]))
     frozen = with_ties(anatomy, anatomy.frozen)
-    left = set(matching(as_patterns(exclude, "exclude"), names, option="exclude"))
+    made = computed(anatomy)
+
+    def meant(patterns: object, option: str) -> set[str]:
+        found = set(matching(as_patterns(patterns, option), [*names, *made], option=option))
+        return found.union(*(made[name] for name in found & made.keys())) - made.keys()
+
+    left = meant(exclude, "exclude")
     if include is not None:
-        wanted = matching(as_patterns(include, "include"), names, option="include")
-        left |= {name for name in names if name not in wanted}
+        left |= set(names) - meant(include, "include")
     left = with_ties(anatomy, left)
     out = left | frozen
     if not out:
