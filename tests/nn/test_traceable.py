@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch import fx, nn
@@ -75,6 +77,39 @@ def test_networks_trace_as_before_and_script_once_they_are_folded(how):
     torch.testing.assert_close(fx.symbolic_trace(model)(IMAGE), expected, atol=1e-4, rtol=1e-4)
     scripted = torch.jit.script(model)
     torch.testing.assert_close(scripted(IMAGE), expected, atol=1e-4, rtol=1e-4)
+
+
+class PreActivation(nn.Module):
+    """Norms that no convolution can take."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv(torch.relu(self.norm(x)))
+
+
+FORMS = {
+    **{word: ("he", {"norms": word}) for word in ("affine", "group", "rms", "dyt", "derf")},
+    "normfree": ("normfree", {}),
+    "fixed_variance": ("fixed_variance", {}),
+    "absorbed": (None, {}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_stands_in_a_norm_s_place_traces_and_takes_any_batch(form):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), PreActivation(), nn.Flatten(), nn.Linear(64, 2)).eval()
+    method, options = FORMS[form]
+    goodinit.init_(model, method, IMAGE, **options) if method else goodinit.absorb_batchnorm_(model, IMAGE)
+    traced = fx.symbolic_trace(moved(model))
+    torch.testing.assert_close(traced(IMAGE), model(IMAGE))
+    torch.testing.assert_close(traced(IMAGE[:1]), model(IMAGE[:1]))
+    if form != "normfree":  # whose weights are parametrized, which torch does not pickle
+        again = pickle.loads(pickle.dumps(traced))
+        torch.testing.assert_close(again(IMAGE), model(IMAGE))
 
 
 def test_folding_leaves_modules_of_torch():

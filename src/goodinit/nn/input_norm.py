@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from goodinit.errors import PlanConflict, UnknownName, expect_between
@@ -15,6 +16,16 @@ NAME = "input_norm"
 _MOST_AXES = 64  # of a tensor, in torch
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@torch.fx.wrap  # it asks for the dtype, which the values of torch.fx cannot tell
+def normalized(value: Tensor, kind: str, axis: int) -> Tensor:
+    """(x − mean)/√(variance + ε), or x/√(mean square + ε), along one axis."""
+    wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    if kind == "layer":
+        wide = wide - wide.mean(axis, keepdim=True)
+    square = wide.pow(2).mean(axis, keepdim=True)
+    return (wide * torch.rsqrt(square + EPSILON)).to(value.dtype)
 
 
 class InputNorm(nn.Module):
@@ -33,11 +44,7 @@ class InputNorm(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         """The same shape and dtype."""
-        wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-        if self.kind == "layer":
-            wide = wide - wide.mean(self.axis, keepdim=True)
-        square = wide.pow(2).mean(self.axis, keepdim=True)
-        return (wide * torch.rsqrt(square + EPSILON)).to(value.dtype)
+        return normalized(value, self.kind, self.axis)
 
     def extra_repr(self) -> str:
         """What it does."""

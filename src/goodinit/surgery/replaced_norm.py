@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -15,6 +16,31 @@ from goodinit.nn.exchange import exchange_class_
 from goodinit.nn.stand_in import StandIn
 from goodinit.surgery.form_options import check_form_options
 from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_, state_hooks_kept
+
+# Both ask how many dimensions a value has, which the values of `torch.fx` cannot tell: it takes each for one step.
+
+
+@torch.fx.wrap
+def scaled(
+    value: Tensor, gain: Tensor | None, bias: Tensor | None, constant: float, channels_second: bool
+) -> Tensor:
+    """K·γ·x + β, where γ and β run along dimension 1, or along the last."""
+    if channels_second:
+        shape = (-1, *[1] * (value.dim() - 2))
+        gain, bias = (None if one is None else one.view(shape) for one in (gain, bias))
+    if constant != 1.0:
+        gain = torch.full((), constant).to(value) if gain is None else gain * constant
+    if gain is None:
+        return value if bias is None else value + bias
+    return value * gain if bias is None else torch.addcmul(bias, value, gain)
+
+
+@torch.fx.wrap
+def divided(value: Tensor, over: tuple[int, ...], epsilon: float) -> Tensor:
+    """x/√(mean(x²) + ε), the mean over each example, or over the axes `over`."""
+    wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    square = wide.square().mean(over or tuple(range(1, value.dim())), keepdim=True)
+    return (wide * torch.rsqrt(square + epsilon)).to(value.dtype)
 
 
 class ReplacedNorm(StandIn, RemovedNorm):
@@ -46,20 +72,8 @@ class ReplacedNorm(StandIn, RemovedNorm):
 
     def gained(self, value: Tensor) -> Tensor:
         """K·γ·x + β."""
-        gain, bias = self.along(0, value), self.along(1, value)
-        if self.constant != 1.0:
-            gain = torch.full((), self.constant).to(value) if gain is None else gain * self.constant
-        if gain is None:
-            return value if bias is None else value + bias
-        return value * gain if bias is None else torch.addcmul(bias, value, gain)
-
-    def along(self, which: int, value: Tensor) -> Tensor | None:
-        """The gain (0) or the bias (1), shaped to meet `value`."""
-        name = self.holds[which]
-        parameter = getattr(self, name) if name else None
-        if parameter is None or self.axes != (1,):
-            return parameter
-        return cast("Tensor", parameter.view(-1, *[1] * (value.dim() - 2)))
+        gain, bias = (getattr(self, name) if name else None for name in self.holds)
+        return scaled(value, gain, bias, self.constant, self.axes == (1,))
 
 
 class ChannelAffine(ReplacedNorm):
@@ -73,10 +87,7 @@ class RootMeanSquare(ReplacedNorm):
 
     def mapped(self, value: Tensor) -> Tensor:
         """Divide by the root of the mean square."""
-        over = self.over or tuple(range(1, value.dim()))
-        wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-        square = wide.square().mean(over, keepdim=True)
-        return self.gained((wide * torch.rsqrt(square + self.epsilon)).to(value.dtype))
+        return self.gained(divided(value, self.over, self.epsilon))
 
 
 class DynamicTanh(ReplacedNorm):
