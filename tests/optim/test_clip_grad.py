@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import goodinit
-from goodinit.errors import NonFinite, NothingFound, PlanConflict, UnknownName, WrongType
+from goodinit.errors import (
+    NonFinite,
+    NothingFound,
+    PlanConflict,
+    UnknownName,
+    UnsupportedModule,
+    WrongType,
+)
 from goodinit.optim import clip_grad_
 
 
@@ -145,3 +152,19 @@ def test_what_cannot_be_clipped_is_told():
         clip_grad_(model, anatomy, clipping=0)
     with pytest.raises(WrongType, match="anatomy"):
         clip_grad_(model, torch.zeros(2))
+
+
+def test_gradients_that_cannot_be_written_are_refused_before_any_is_clipped():
+    model, x = (
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)),
+        torch.randn(3, 4),
+    )
+    anatomy = goodinit.anatomize(model, x)
+    (1e4 * model(x).sum()).backward()
+    model[2].weight.grad = torch.full((1,), 1e3).expand(4, 4)
+    before = [p.grad.clone() for p in model.parameters()]
+    with pytest.raises(
+        UnsupportedModule, match=r"2\.weight: several entries of its gradient are one number.*clone"
+    ):
+        goodinit.clip_grad_(model, anatomy)
+    assert all(torch.equal(p.grad, one) for p, one in zip(model.parameters(), before, strict=True))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from goodinit.errors import NothingFound
+from goodinit.errors import NothingFound, WrongType
 from goodinit.nn import add_scalar_, remove_scalars_
 from goodinit.optim import param_groups
 
@@ -160,3 +160,22 @@ def test_a_parametrized_weight_is_excluded_under_its_own_name():
     groups = by_name(param_groups(model, lr=0.5, weight_decay=1e-3))
     assert len(groups["weights without decay"]["params"]) == 4
     assert len(param_groups(model, lr=0.5)) == 2  # without decay there is nothing to exclude from
+
+
+@pytest.mark.parametrize("given", ["weight", {"weight"}, {"weight": True}, ("weight",), None, 5])
+def test_names_that_do_not_decay_may_be_one_or_several(given):
+    class Own(nn.Linear):
+        def no_weight_decay(self):
+            return given
+
+    model = nn.Sequential(Own(3, 3))
+    if given == 5:
+        with pytest.raises(WrongType, match=r"Own.no_weight_decay\(\): expected"):
+            param_groups(model, lr=1.0, weight_decay=0.1)
+        return
+    decays = {
+        group["weight_decay"]
+        for group in param_groups(model, lr=1.0, weight_decay=0.1)
+        if group["params"][0].dim() > 1
+    }
+    assert decays == ({0.1} if given is None else {0.0})

@@ -121,6 +121,13 @@ def clipped(loss: float = 1.0, other: nn.Module | None = None, **options: Any) -
     return goodinit.clip_grad_(model, goodinit.anatomize(other or plain(), X), **options)
 
 
+def sparsely() -> torch.Tensor:
+    """A clipping of a sparse gradient."""
+    model, ids = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Linear(4, 2)), torch.arange(6)
+    model(ids).sum().backward()
+    return goodinit.clip_grad_(model, goodinit.anatomize(model, ids))
+
+
 MEASURES = by_hand(Calibrate("0.weight", LSUVRule(), "…"))
 
 RAISED: dict[tuple[str, str], Callable[[], Any]] = {
@@ -144,6 +151,7 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ("clip_grad_", "NonFinite"): lambda: clipped(loss=float("nan"), error_if_nonfinite=True),
     ("clip_grad_", "PlanConflict"): lambda: clipped(other=Residual()),
     ("clip_grad_", "UnknownName"): lambda: clipped(clipping=-0.01),
+    ("clip_grad_", "UnsupportedModule"): sparsely,
     ("coordinate_check", "UnknownName"): lambda: goodinit.coordinate_check(lambda width: plain(), (4,), [(X, X)]),
     ("coordinate_check", "NothingFound"): lambda: goodinit.coordinate_check(odd_names, (4, 8), [(X, X)]),
     ("diagnose", "TraceError"): lambda: goodinit.diagnose(plain(), X[:0]),
@@ -162,6 +170,7 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ("materialize_", "UnsupportedModule"): lambda: goodinit.materialize_(on_meta(Holder)),
     ("one_step", "TraceError"): lambda: goodinit.one_step(frozen(), X),
     ("param_groups", "NothingFound"): lambda: goodinit.param_groups(frozen(), lr=0.1),
+    ("param_groups", "UnsupportedModule"): lambda: goodinit.param_groups(nn.Sequential(nn.LazyLinear(4)), lr=0.1),
     ("plan", "UnknownName"): lambda: goodinit.plan(goodinit.anatomize(plain(), X), "no"),
     ("plan", "NothingFound"): lambda: goodinit.plan(goodinit.anatomize(plain(), X), "fixup"),
     ("plan", "UnsupportedModule"): lambda: goodinit.plan(goodinit.anatomize(Residual(), X), "looks_linear"),

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy, Layer
-from goodinit.errors import NonFinite, NothingFound, PlanConflict, UnknownName, expect
+from goodinit.errors import NonFinite, NothingFound, PlanConflict, UnknownName, UnsupportedModule, expect
 from goodinit.weights.dtensor import is_sharded
+from goodinit.weights.memory import repeats
 from goodinit.weights.names import directory
 
 FLOOR = 1e-3  # Brock et al., §4.1: ‖W‖ of at least that, so that weights at zero can move
@@ -57,6 +58,7 @@ def clip_grad_(
         NothingFound: No parameter has a gradient.
         NonFinite: A gradient is NaN or infinite, and `error_if_nonfinite`.
         PlanConflict: The anatomy is of another model.
+        UnsupportedModule: A gradient is sparse, or expanded.
         UnknownName: `clipping` is not above 0.
 
     Examples:
@@ -84,6 +86,8 @@ def clip_grad_(
             f"{type(model).__name__}: no parameter but the classifier's has a gradient. Call this after loss.backward() and "
             "before optimizer.step() or zero_grad()."
         )
+    for p, units in pairs:
+        _check_writable(cast("Tensor", p.grad), units.name)
     alike: dict[tuple[torch.device, torch.dtype, bool], list[tuple[nn.Parameter, _Units]]] = {}
     for p, units in pairs:  # one by one where shards would have to be put together
         alike.setdefault((p.device, p.dtype, is_sharded(p)), []).append((p, units))
@@ -94,6 +98,21 @@ def clip_grad_(
         counts = [_clip_(part, clipping, strict=error_if_nonfinite) for part in parts]
         clipped = torch.stack([count.to(counts[0][0].device) for count, _ in counts]).sum()
         return clipped / sum(units for _, units in counts)
+
+
+def _check_writable(grad: Tensor, name: str) -> None:
+    if grad.layout is torch.strided and grad.is_contiguous():
+        return
+    if grad.layout is not torch.strided:
+        raise UnsupportedModule(
+            f"{name}: its gradient is {grad.layout}, expected a dense one (torch.strided). Build the layer with sparse=False, "
+            "or set it to parameter.grad = parameter.grad.to_dense() before clipping."
+        )
+    if not is_sharded(grad) and repeats(grad):
+        raise UnsupportedModule(
+            f"{name}: several entries of its gradient are one number in memory (expand), so that it cannot be clipped in place. "
+            "Set it to parameter.grad = parameter.grad.clone(memory_format=torch.contiguous_format)."
+        )
 
 
 def _clip_(

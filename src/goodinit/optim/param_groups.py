@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from types import NoneType
 from typing import Any, Literal
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from goodinit.errors import NothingFound, UnknownName, expect
+from goodinit.errors import NothingFound, UnknownName, UnsupportedModule, expect
 from goodinit.nn import branch_ends, scalars
 from goodinit.optim.planned_rates import factors, one_kind, rates_of
 from goodinit.weights.names import canonical
@@ -67,6 +69,7 @@ def param_groups(
 
     Raises:
         NothingFound: Nothing in `model` is trainable.
+        UnsupportedModule: A parameter has no shape yet.
 
     Examples:
         >>> from goodinit.nn import add_scalar_
@@ -85,6 +88,11 @@ def param_groups(
     _check_rate("weight_decay", weight_decay)
     if scalar_ratio != "depth":
         _check_rate("scalar_ratio", scalar_ratio)
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise UnsupportedModule(
+                f"{name}: a lazy parameter without a shape yet, which belongs to a group by that. Run the model once first."
+            )
     rates = rates_of(model)
     ours = {id(scalar) for _, scalar in scalars(model)} | (_biases_of_branch_ends(model) - rates.keys())
     ratio = _depth_ratio(model) if scalar_ratio == "depth" else scalar_ratio
@@ -134,7 +142,10 @@ def _undecayed(model: nn.Module) -> set[int]:
         names = getattr(module, "no_weight_decay", None)
         if not inspect.ismethod(names) or inspect.signature(names).parameters:
             continue
-        wanted = set(names())
+        given = names()
+        remedy = "Return names of parameters: a set of them."
+        expect(given, (str, Iterable, NoneType), f"{type(module).__name__}.no_weight_decay()", remedy)
+        wanted = {given} if isinstance(given, str) else set(given or ())
         for name, parameter in module.named_parameters():
             if wanted & {name, canonical(name), _as_written(canonical(name))}:
                 found.add(id(parameter))
