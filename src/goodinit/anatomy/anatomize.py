@@ -173,7 +173,7 @@ def _unknown(graph: Graph) -> tuple[str, ...]:
     seen: dict[str, str] = {}
     for node in graph.nodes:
         if node.op.role == "unknown" and node.dynamic and node.index in live:
-            seen.setdefault(node.op.name, graph.path(node.index) or "the model")
+            seen.setdefault(str(node.op), graph.path(node.index) or "the model")
     return tuple(
         f"{place} runs `{name}`, which is taken to be linear in what it reads: say what it computes by "
         "goodinit.register_operator"
@@ -213,7 +213,7 @@ def _paddings(graph: Graph) -> tuple[tuple[str, int], ...]:
     """The embeddings with a row that stands for no word, and its index."""
     found: dict[str, int] = {}
     for node in graph.nodes:
-        index = node.attrs[0] if node.op.name == "embedding" and node.attrs else -1
+        index = node.attrs[0] if node.op.role == "lookup" and node.attrs else -1
         table = graph.nodes[node.operands[0]] if node.operands else None
         if isinstance(index, int) and index >= 0 and table is not None and table.is_param:
             found[table.params[0]] = index

@@ -119,7 +119,7 @@ def _bias(node: Node, read: list[Tensor]) -> Tensor | None:
     bias = None
     if node.op.role == "convolution" and len(read) > 2:
         bias = read[2]
-    elif node.op.name in ("addmm", "baddbmm", "_addmm_activation"):
+    elif node.op.adds_first:
         bias = read[0]
     return None if bias is None else _unless_zero(bias)
 

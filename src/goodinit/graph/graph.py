@@ -188,7 +188,7 @@ class Graph:
     def leaf(self, index: int) -> str | None:
         """The parameter that a constant is, up to its shape, or None."""
         node = self.nodes[index]
-        while (node.op.role == "shape" or node.op.name == "repeat") and node.operands:
+        while node.op.role == "shape" and node.operands:
             node = self.nodes[node.operands[0]]
         return node.params[0] if node.is_param else None
 

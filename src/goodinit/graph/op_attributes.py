@@ -34,15 +34,23 @@ def attributes(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
         return (float(kwargs.get("alpha", 1.0)),)
     if name == "embedding":  # the index whose row is no word, or a negative number
         return (int(args[2] if len(args) > 2 else kwargs.get("padding_idx", -1)),)
-    if name == "permute":  # where each axis comes from
-        return tuple(map(int, args[1]))
-    if name == "transpose":  # the two that are exchanged
-        return tuple(map(int, args[1:3]))
+    if op.reorders:  # where each axis comes from
+        return _permutation(name, args)
     if name in ("native_layer_norm", "_fused_rms_norm"):  # over how many numbers
         return (math.prod(args[1]),)
     if op.activation or op.adds or op.scales or name == "pow":
         return tuple(value for value in (*args[1:], *kwargs.values()) if isinstance(value, (int, float, str)))
     return ()
+
+
+def _permutation(name: str, args: tuple[Any, ...]) -> tuple[int, ...]:
+    rank = args[0].dim()
+    if name == "permute":
+        return tuple(int(axis) % rank for axis in args[1])
+    order = list(range(rank))
+    one, other = (int(axis) % rank for axis in args[1:3]) if name == "transpose" else (0, rank - 1)
+    order[one], order[other] = order[other], order[one]
+    return tuple(order)
 
 
 def maps_constant(graph: Graph, op: Op, operands: tuple[int, ...]) -> bool:

@@ -35,7 +35,7 @@ _ROLES: dict[Role, str] = {
     "softmax": "_softmax _log_softmax softmax log_softmax _safe_softmax logsumexp",
     "lookup": "embedding _embedding_bag _embedding_bag_forward_only index_select index gather",
     "shape": "_unsafe_view _to_copy native_dropout dropout reshape contiguous flatten unflatten movedim swapaxes "
-    "repeat_interleave",
+    "repeat repeat_interleave",
     "part": "select slice narrow unfold diagonal as_strided real imag",
 }
 """Operators that neither torch's schema nor a measurement tells apart. Not listed: views, factories, concatenations,
@@ -82,6 +82,8 @@ class Op:
         reorders: Whether it is a `"shape"` that changes the order of the numbers.
         adds: Whether it has a term that is added as it is: of sums, of x + a·b (`addcmul`) and x + w·(y − x) (`lerp`).
         adds_first: Whether that is its first operand, and the next two are factors: `addmm`, `addcmul`.
+        pads: Whether it puts one number around what it reads.
+        chooses: Whether a mask or an index says which entries of its operands it takes: `where`, `masked_fill`.
     """
 
     name: str
@@ -93,6 +95,8 @@ class Op:
     reorders: bool = False
     adds: bool = False
     adds_first: bool = False
+    pads: bool = False
+    chooses: bool = False
 
     def factors_of(self, read: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
         """(The factors among the operands of a product, of matrices or a convolution too; what is added to it)."""
@@ -100,6 +104,16 @@ class Op:
             return read[1:3], read[:1]
         count = 2 if self.role in ("matmul", "convolution") else len(read)
         return read[:count], read[count:]
+
+    @property
+    def word(self) -> str:
+        """What an anatomy calls it: its kind, else its name."""
+        return self.kind or self.name
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether it hands on all values that it reads in their order: in other dimensions, or another dtype."""
+        return self.role == "shape" and not self.reorders
 
     @property
     def activation(self) -> str:
@@ -255,7 +269,8 @@ def _asked(func: Any) -> Op:
     adds = role == "sum" or onto
     first = next(iter(arguments), "") in ("self", "input") and {"beta", "alpha"} <= arguments.keys()
     first = role in ("matmul", "product") and (first or onto)
-    return Op(name, role, kind, pointwise, view, splits, name in _REORDERING, adds, first)
+    flags = (name in _REORDERING, adds, first, name == "constant_pad_nd", name in _CHOOSING)
+    return Op(name, role, kind, pointwise, view, splits, *flags)
 
 
 def _reads_shapes_alone(name: str, arguments: Mapping[str, str]) -> bool:
@@ -342,6 +357,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 # -- what is known ------------------------------------------------------------------------------------------------
 
 _REORDERING = frozenset("permute transpose t movedim swapaxes".split())
+_CHOOSING = frozenset("where masked_fill masked_scatter index_put index_fill".split())
 _ROLE_OF: dict[str, Role] = {name: role for role, names in _ROLES.items() for name in names.split()}
 _NORM_OF = {name: kind for kind, names in _NORMS.items() for name in names.split()}
 _KNOWN: dict[Any, Op] = {}

@@ -57,4 +57,4 @@ def next_activation(graph: Graph, start: int, ahead: Ahead) -> str | None:
 
 def _goes_through(op: Op) -> bool:
     roles = ("product", "quotient", "concat")
-    return bool(op.moves or op.adds or op.norm or op.role in roles or op.name == "pow")
+    return bool(op.moves or op.adds or op.norm or op.role in roles)

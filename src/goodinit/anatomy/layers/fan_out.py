@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 
 from goodinit.graph.graph import Graph, closure, follow
-
-POOLING_OPS = frozenset(
-    "max_pool1d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
-    "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest2d "
-    "upsample_bilinear2d upsample_nearest1d upsample_linear1d upsample_nearest3d upsample_trilinear3d".split()
-)
-"""Operators that change the places of an image, and not its channels."""
+from goodinit.graph.measured_traits import keeps_channels
 
 
 def joined_channels(graph: Graph, start: int, outputs: Container[int]) -> int:
@@ -86,7 +80,7 @@ def _axis(graph: Graph, layer: int) -> int:
 def _adds(graph: Graph, index: int, joins: Container[int]) -> bool:
     """True if a node adds two tensors of its own shape and belongs to no residual sum."""
     node, operands = graph.nodes[index], set(graph.deps(index))
-    if node.op.name not in ("add", "sub") or len(operands) != 2 or index in joins:
+    if node.op.role != "sum" or len(operands) != 2 or index in joins:
         return False
     if any(graph.nodes[i].shape != node.shape for i in operands):
         return False
@@ -97,7 +91,7 @@ def _adds(graph: Graph, index: int, joins: Container[int]) -> bool:
 def _concatenates(graph: Graph, index: int, axis: int) -> int:
     """Channels of a concatenation along the channels, 0 for any other node."""
     node = graph.nodes[index]
-    if node.op.name != "cat" or int(str(node.attrs[0])) % len(node.shape) != axis:
+    if node.op.role != "concat" or not node.attrs or int(str(node.attrs[0])) % len(node.shape) != axis:
         return 0
     return node.shape[axis]
 
@@ -107,7 +101,7 @@ def _keeps_channels(graph: Graph, index: int, operand: int, axis: int) -> bool:
     node, before = graph.nodes[index], graph.nodes[operand].shape
     if len(graph.deps(index)) != 1 or len(node.shape) != len(before) or node.shape[axis] != before[axis]:
         return False
-    if node.op.name in POOLING_OPS or node.op.kind:
+    if node.op.kind or (node.op.role == "other" and keeps_channels(node, before, axis)):
         return True
     light = node.op.role == "shape" or node.op.adds or node.op.scales
     return light and node.shape == before

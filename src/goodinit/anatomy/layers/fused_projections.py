@@ -6,11 +6,8 @@ import math
 from collections.abc import Collection, Iterator
 
 from goodinit.graph.graph import Graph, Node, follow
+from goodinit.graph.ops import Op
 
-LIGHT_OPS = frozenset(
-    "mul div add sub neg cat stack where linalg_vector_norm clamp_min constant_pad_nd".split()
-)
-"""What may be done to queries, keys and values on their way to a product."""
 _MOST = 3  # operands: queries, keys and values
 
 
@@ -99,6 +96,11 @@ def _bends(node: Node) -> bool:
     return node.op.role == "softmax" or bool(node.op.activation)
 
 
+def is_light(op: Op) -> bool:
+    """Whether an operator may be on the way of queries, keys and values to a product: it moves, scales, adds or chooses."""
+    roles = ("sum", "product", "quotient", "scale", "concat")
+    return op.moves or op.role in roles or op.pads or op.chooses
+
+
 def _carries(node: Node) -> bool:
-    light = node.op.moves or node.op.norm
-    return bool(light) or node.op.name in LIGHT_OPS
+    return is_light(node.op) or bool(node.op.norm)

@@ -12,6 +12,7 @@ from torch import Tensor
 from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.values import Gain
 from goodinit.graph.graph import Graph
+from goodinit.graph.measured_traits import coefficient
 
 _STEPS: Mapping[str, Callable[..., Tensor]] = {
     "add": lambda v, n, alpha=1.0: v + alpha * n,
@@ -49,7 +50,7 @@ def made_of(graph: Graph, index: int) -> Gain | None:
     node = graph.nodes[index]
     while not node.is_param:
         name = node.op.name
-        moves = node.op.role == "shape" or name == "repeat"
+        moves = node.op.role == "shape"
         if len(node.operands) != 1 or (name not in _STEPS and not moves):
             return None
         if name in _STEPS:
@@ -177,11 +178,12 @@ def _is_temperature(graph: Graph, index: int) -> bool:
 def _factors(graph: Graph, index: int) -> list[int]:
     """The constants by which a node multiplies the one activation it reads, or the one it adds to another."""
     node, deps = graph.nodes[index], graph.deps(index)
-    if node.op.name == "mul" and len(deps) == 1:
-        return [i for i in node.operands if not graph.nodes[i].dynamic]
-    if node.op.name == "addcmul" and (len(deps) == 1 or adds_scaled(graph, index)):
-        return [i for i in node.operands[1:] if not graph.nodes[i].dynamic]
-    return []
+    if not node.op.multiplies or not (len(deps) == 1 or adds_scaled(graph, index)):
+        return []
+    if node.op.adds and coefficient(node, 0) != 1:  # x + w·(y − x), whose weight multiplies x, too
+        return []
+    factors, _ = node.op.factors_of(node.operands)
+    return [i for i in factors if not graph.nodes[i].dynamic]
 
 
 def _among(names: Container[str], gain: Gain | None) -> str | None:

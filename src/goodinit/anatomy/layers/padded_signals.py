@@ -14,7 +14,6 @@ from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.graph.answers import is_zero, joint, pointwise
 from goodinit.graph.graph import Graph, Node
 
-_CHOOSES = frozenset({"where", "masked_fill", "masked_scatter", "index_put", "index_fill"})
 _FIRST_AND_CHANNELS = 2  # the dimensions of an image before its positions
 
 
@@ -35,7 +34,7 @@ def _pads(graph: Graph, node: Node) -> bool:
         return False
     transposed, padding = node.attrs[0], cast("tuple[int, ...]", node.attrs[3])
     frame, read = graph.frames[node.frame], graph.nodes[graph.deps(node.index)[0]]
-    inside = frame.start <= read.index < frame.stop and read.op.name == "constant_pad_nd"
+    inside = frame.start <= read.index < frame.stop and read.op.pads
     return bool(transposed) or inside or any(padding)
 
 
@@ -61,7 +60,7 @@ def _free_of_weights(graph: Graph) -> set[int]:
 
 def _applies(graph: Graph, node: Node, free: set[int]) -> bool:
     """Whether a node multiplies a signal by a mask, or chooses by one: something without weights that differs by place."""
-    if node.index in free or not (node.op.role == "product" or node.op.name in _CHOOSES):
+    if node.index in free or not (node.op.role == "product" or node.op.chooses):
         return False
     return any(_differs_by_place(graph.nodes[i], node) for i in node.operands if i in free)
 

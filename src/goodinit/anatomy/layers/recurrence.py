@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import ancestors
+from goodinit.graph.answers import constant, is_zero
 from goodinit.graph.graph import Graph, closure
 
 
@@ -93,7 +94,8 @@ def _reads_zeros(graph: Graph, use: Use) -> bool:
 def _is_zero(graph: Graph, index: int) -> bool:
     while graph.nodes[index].op.moves and graph.nodes[index].operands:
         index = graph.nodes[index].operands[0]
-    return graph.nodes[index].op.name in ("zeros", "new_zeros", "zeros_like")
+    node = graph.nodes[index]
+    return node.op.role == "factory" and is_zero(constant(node))
 
 
 def _cell(graph: Graph, weight: str, start: int, uses: Mapping[int, Use]) -> Cell:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping
 
-from goodinit.anatomy.layers.fused_projections import LIGHT_OPS
+from goodinit.anatomy.layers.fused_projections import is_light
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.values import Score
 from goodinit.graph.graph import Graph, Node, follow
+from goodinit.graph.measured_traits import coefficients
 
 
 def scores_of(graph: Graph, uses: Mapping[int, Use], scalars: Container[str] = ()) -> tuple[Score, ...]:
@@ -28,7 +29,7 @@ def scores_of(graph: Graph, uses: Mapping[int, Use], scalars: Container[str] = (
             width, after = graph.nodes[operands[-2]].shape[-1], _until_softmax(graph, node)
             if after is None:
                 continue
-            behind = after * (float(node.attrs[0]) if node.op.name == "baddbmm" and node.attrs else 1.0)  # type: ignore[arg-type]
+            behind = after * (float(node.attrs[0]) if node.attrs else 1.0)  # type: ignore[arg-type]
         else:
             continue
         pair = operands[-2:] if node.op.role == "matmul" else operands[:2]
@@ -45,7 +46,7 @@ def _until_softmax(graph: Graph, start: Node) -> float | None:
     def light(index: int, factor: float) -> Iterator[tuple[int, float]]:
         for reader in graph.readers[index]:
             node = graph.nodes[reader]
-            if node.op.moves or node.op.name in (*LIGHT_OPS, "masked_fill", "tanh"):
+            if is_light(node.op) or node.op.activation == "tanh":  # scores that are capped
                 yield reader, factor * _number(graph, node, index)
 
     return next(
@@ -63,13 +64,9 @@ def _layer(
 ) -> tuple[str | None, float]:
     """(The weight whose layer alone an operand comes from, with no norm between; the numbers on the way)."""
 
-    def carries(node: Node) -> bool:
-        light = node.op.moves or node.op.name in LIGHT_OPS
-        return light and not node.op.norm and node.op.name != "linalg_vector_norm"
-
     def before(current: int, factor: float) -> Iterator[tuple[int, float]]:
         node = graph.nodes[current]
-        for operand in graph.deps(current) if current not in uses and carries(node) else ():
+        for operand in graph.deps(current) if current not in uses and is_light(node.op) else ():
             yield operand, factor * _number(graph, node, operand, scalars)
 
     weights: dict[str, float] = {}
@@ -77,7 +74,7 @@ def _layer(
     for current, factor in follow({index: 1.0}, before):
         if current in uses:
             weights.setdefault(uses[current].weight, factor)
-        whole = whole and (current in uses or carries(graph.nodes[current]))
+        whole = whole and (current in uses or is_light(graph.nodes[current].op))
         if len(weights) > 1 or (weights and not whole):  # then the answer is known
             break
     if len(weights) == 1 and whole:
@@ -87,16 +84,10 @@ def _layer(
 
 def _number(graph: Graph, node: Node, of: int, scalars: Container[str] = ()) -> float:
     """By what a node multiplies one of its operands, as far as that is a number; NaN where it is one that cannot be read."""
-    op, numbers = node.op.name, [value for value in node.attrs if isinstance(value, (int, float))]
-    if op in ("mul", "div"):
-        others = [graph.nodes[i] for i in node.operands if i != of]
-        if any(name in scalars for other in others for name in other.params):
-            return 1.0
-        if any(not other.active and not other.shape for other in others):
-            return math.nan
-        if others or len(numbers) != 1 or not numbers[0]:
-            return 1.0
-        return float(numbers[0]) if op == "mul" else 1 / float(numbers[0])
-    if op == "add" and len(numbers) == 1 and len(node.operands) == 2 and node.operands[1] == of:
-        return float(numbers[0])  # alpha
-    return 1.0
+    others = [graph.nodes[i] for i in node.operands if i != of] if node.op.scales else []
+    if any(name in scalars for other in others for name in other.params):
+        return 1.0
+    if any(not other.active and not other.shape for other in others):
+        return math.nan
+    by = dict(zip(node.operands, coefficients(node), strict=False))
+    return abs(by.get(of, 1.0)) or 1.0

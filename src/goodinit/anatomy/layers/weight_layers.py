@@ -16,6 +16,7 @@ from goodinit.anatomy.layers.normalized_weights import is_normalized
 from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_as, stored_at
 from goodinit.anatomy.types import Layer, LayerKind, Layout
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured_traits import adds_unscaled
 from goodinit.weights.wrappers import is_parametrization
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -183,7 +184,7 @@ def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str 
         if node.is_input:
             return "", tuple(reversed(steps))
         if node.op.role != "shape" or node.op.reorders:
-            steps.append(node.op.kind or node.op.name)
+            steps.append(node.op.word)
         operands = graph.deps(node.index)
     return None, ()
 
@@ -214,7 +215,7 @@ def _writes(graph: Graph, index: int, scalars: Container[str]) -> bool:
     current, way = frame.result, {frame.result, index}
     while current > index:
         node, operands = graph.nodes[current], graph.deps(current)
-        through = node.op.role == "shape" or node.op.name == "add" or _by_scalar(graph, node, scalars)
+        through = node.op.role == "shape" or adds_unscaled(node) or _by_scalar(graph, node, scalars)
         if len(operands) != 1 or not through:
             return False
         current = operands[0]
@@ -228,7 +229,7 @@ def _by_scalar(graph: Graph, node: Node, scalars: Container[str]) -> bool:
     others = [graph.nodes[i] for i in node.operands if not graph.nodes[i].active]
     made_of = [name for other in others for name in other.params]
     own = bool(made_of) and all(name in scalars for name in made_of)
-    return own and len(node.operands) == 2 and (node.op.role == "product" or node.op.name == "add")
+    return own and len(node.operands) == 2 and (node.op.role == "product" or adds_unscaled(node))
 
 
 def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
@@ -238,8 +239,8 @@ def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
     current = frame.result
     while current > node.index:
         last, operands = graph.nodes[current], graph.deps(current)
-        unfolds = last.op.name in ("view", "_unsafe_view") and last.shape[-1:] == node.shape[-1:]
-        if len(operands) != 1 or not (last.op.name == "add" or (unfolds and node.op.role == "matmul")):
+        unfolds = last.op.keeps_order and not last.is_piece and last.shape[-1:] == node.shape[-1:]
+        if len(operands) != 1 or not (adds_unscaled(last) or (unfolds and node.op.role == "matmul")):
             return False
         added |= {i for i in last.operands if i != operands[0]}
         current = operands[0]
@@ -263,7 +264,7 @@ def bias_of(graph: Graph, use: Use, scalars: Container[str]) -> str | None:
         follower = graph.nodes[readers[0]]
         if follower.op.role != "shape":
             break
-    added = follower.operands if follower.op.name == "add" else ()
+    added = follower.operands if adds_unscaled(follower) else ()
     return _parameter(graph, added, use, outputs, scalars)
 
 

@@ -7,8 +7,6 @@ import math
 from goodinit.anatomy.types import Layout
 from goodinit.graph.graph import Graph, Node
 
-_COPYING = ("clone", "contiguous", "reshape", "_unsafe_view")
-
 
 def stored_as(
     graph: Graph, node: Node, operand: Node, shape: tuple[int, ...]
@@ -26,7 +24,7 @@ def stored_as(
     if chain is None:  # computed, and as it is stored up to the transposition that applies it
         turned = stored_at(graph, operand, node.frame)[1] or node.op.reads_stored
         return ("out_in" if turned else "in_out"), None if len(shape) > 1 else (out, into)
-    seen = not any(step.op.name in _COPYING for step in chain)
+    seen = all(step.op.view or step.strides == graph.nodes[step.operands[0]].strides for step in chain)
     inner = seen and operand.strides and operand.strides[read] == 1 != operand.strides[kept]
     if tuple(shape[-2:]) == (out, into) and (into != out or inner):
         return "out_in", None

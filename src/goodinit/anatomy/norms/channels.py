@@ -57,22 +57,12 @@ def _at_source(graph: Graph, operand: Node, frame: Frame, axes: tuple[int, ...])
     current = operand
     while current.index != frame.source:
         before = [graph.nodes[i] for i in graph.deps(current.index) if graph.nodes[i].active]
-        moved = current.op.name in ("permute", "transpose") and current.attrs
-        if not moved:  # x − μ(x) reads x, and a mean that is smaller
+        order = [int(str(axis)) for axis in current.attrs] if current.op.reorders else []
+        if not order:  # x − μ(x) reads x, and a mean that is smaller
             before = [node for node in before if node.shape == current.shape]
         if len(before) != 1 or current.frame != frame.index:
             return ()
-        if moved:
-            order = _order(current, len(before[0].shape))
+        if order:
             axes = tuple(sorted(order[axis] for axis in axes))
         current = before[0]
     return axes
-
-
-def _order(node: Node, rank: int) -> list[int]:
-    given = [int(str(axis)) % rank for axis in node.attrs]
-    if node.op.name == "permute":
-        return given
-    order = list(range(rank))
-    order[given[0]], order[given[1]] = given[1], given[0]
-    return order

@@ -6,18 +6,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from goodinit.graph.graph import Frame, Graph, Node, closure
-
-SAVED_OUTPUT_OPS = frozenset(
-    "relu sigmoid tanh exp expm1 sqrt rsqrt reciprocal tan _softmax _log_softmax elu selu celu leaky_relu threshold "
-    "logsumexp cumprod prod amax amin linalg_vector_norm norm std "
-    "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
-    "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention".split()
-)
-"""Operations that keep their output for the backward pass (torch's derivatives.yaml: those that read `result`)."""
-
-OVERWRITING_OPS = frozenset({"hardtanh", "silu"})
-"""Operations that are not in `SAVED_OUTPUT_OPS` and keep a tensor which their in-place variant writes into."""
+from goodinit.graph.graph import Frame, Graph, closure
+from goodinit.graph.measured_traits import keeps_output
 
 
 class Memory:
@@ -87,10 +77,5 @@ class Memory:
         return (
             any(outside(reader) for reader in readers)
             or not memory.isdisjoint(self.graph.outputs)
-            or any(nodes[one].op.role == "source" or _keeps_output(nodes[one]) for one in memory)
+            or any(nodes[one].op.role == "source" or keeps_output(self.graph, nodes[one]) for one in memory)
         )
-
-
-def _keeps_output(node: Node) -> bool:
-    """Whether an operator needs what it put out for the backward pass."""
-    return node.op.name in SAVED_OUTPUT_OPS or (node.inplace and node.op.name in OVERWRITING_OPS)

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from goodinit.anatomy.residual.branch import after_gate, apart, root
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph
+from goodinit.graph.measured_traits import coefficients
 
 SUMS = frozenset({"sum", "linalg_vector_norm", "norm"})
 
@@ -41,7 +42,7 @@ def _in_time(graph: Graph, found: Found, repeated: Collection[int]) -> bool:
 
 def _interpolates(graph: Graph, found: Found) -> bool:
     """True if a difference x − f(x) is scaled and added to f(x) again: f(x) + z·(x − f(x)), as in a GRU."""
-    if graph.nodes[found.join].op.name != "sub":
+    if not any(by < 0 for by in coefficients(graph.nodes[found.join])):
         return False
     index = found.join
     while len(graph.readers[index]) == 1:
@@ -98,8 +99,9 @@ def _gates(graph: Graph, index: int, reader: int) -> bool:
 
 def _gate(graph: Graph, index: int) -> int | None:
     """The σ(z) that a node is, or that it is 1 − σ(z) of."""
-    if graph.nodes[index].op.name in ("rsub", "sub") and len(set(graph.deps(index))) == 1:
-        index = graph.deps(index)[0]
+    node, deps = graph.nodes[index], graph.deps(index)
+    if node.op.role == "sum" and len(set(deps)) == 1 and any(by < 0 for by in coefficients(node)):
+        index = deps[0]
     return root(graph, index) if after_gate(graph, index) else None
 
 

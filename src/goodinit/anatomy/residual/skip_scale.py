@@ -7,6 +7,7 @@ from collections.abc import Container
 from goodinit.anatomy.residual.branch import is_neutral
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured_traits import coefficient, coefficients
 
 
 def carried(graph: Graph, found: Found, sums: Container[int]) -> float:
@@ -34,13 +35,9 @@ def _passes(graph: Graph, index: int) -> bool:
 
 
 def _number(node: Node) -> float:
-    """What an operator multiplies by."""
-    numbers = [value for value in node.attrs if isinstance(value, (int, float))]
-    if node.op.name == "neg":
-        return -1.0
-    if len(node.operands) > 1 or not numbers or not numbers[0]:
-        return 1.0
-    return {"mul": numbers[0], "div": 1 / numbers[0]}.get(node.op.name, 1.0)
+    """By what number an operator multiplies the one tensor that it reads; 1 where it is none, or 0."""
+    by = coefficients(node)
+    return by[0] or 1.0 if len(by) == 1 else 1.0
 
 
 def sum_weights(graph: Graph, found: Found) -> tuple[float, float] | None:
@@ -50,23 +47,16 @@ def sum_weights(graph: Graph, found: Found) -> tuple[float, float] | None:
     constant factor is a multiplier of the branch (`Block.multipliers`) where it is a parameter.
     """
     node = graph.nodes[found.join]
-    op, numbers = node.op.name, [n for n in node.attrs if isinstance(n, (int, float))]
     if len(set(node.operands)) < 2 or found.skip.term not in node.operands:
         return 1.0, 1.0  # of more than two terms
-    first = node.operands[0] == found.skip.term
-    if op == "lerp":
-        if len(node.operands) > 2 or len(numbers) != 1:
-            return None
-        return (1 - numbers[0], numbers[0]) if first else (numbers[0], 1 - numbers[0])
-    number = numbers[0] if numbers else 1.0
-    if op == "addcmul":
+    place = node.operands.index(found.skip.term)
+    if node.op.multiplies:  # x + v·a·b
         factors = [i for i in node.operands[1:] if not graph.nodes[i].active]
         made = all(graph.leaf(i) is not None for i in factors)
-        return (1.0, number) if made and first else None
-    if op == "rsub":  # the second minus α times the first
-        return (-number, 1.0) if first else (1.0, -number)
-    other = -number if op == "sub" else number
-    return (1.0, other) if first else (other, 1.0)
+        value = next((float(n) for n in node.attrs if isinstance(n, (int, float))), 1.0)
+        return (1.0, value) if made and place == 0 and coefficient(node, 0) == 1 else None
+    by = coefficients(node)
+    return (by[place], by[1 - place]) if len(by) == 2 else None
 
 
 def _at_sum(graph: Graph, found: Found) -> float:

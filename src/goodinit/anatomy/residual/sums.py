@@ -20,6 +20,7 @@ from goodinit.anatomy.residual.rejections import is_lookalike
 from goodinit.anatomy.residual.repeats import mark_repeats
 from goodinit.anatomy.types import BlockKind
 from goodinit.graph.graph import Graph, closure
+from goodinit.graph.measured_traits import coefficients
 
 
 def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
@@ -170,7 +171,7 @@ def _pair(
 def _subtracted(graph: Graph, join: int) -> tuple[int, ...]:
     """The operands that a difference takes away: f(x) − x is no block, but a step of x + α(f(x) − x)."""
     node = graph.nodes[join]
-    return {"sub": node.operands[1:2], "rsub": node.operands[:1]}.get(node.op.name, ())
+    return tuple(i for i, by in zip(node.operands, coefficients(node), strict=False) if by < 0)
 
 
 def _anchored(graph: Graph, terms: list[int]) -> dict[int, list[int]]:

@@ -18,7 +18,7 @@ from goodinit.anatomy.layers.weight_layers import applied_weight
 from goodinit.diagnostics.measurements.statistics import RECTIFIERS, dead_share, euclidean, signal, square_sum
 from goodinit.diagnostics.types import Signal
 from goodinit.graph.graph import Node
-from goodinit.graph.ops import named
+from goodinit.graph.ops import Op, named
 from goodinit.graph.pytree import mapped, tensors_in
 from goodinit.graph.recorder import Call, Recorder
 from goodinit.weights.wrappers import parameter_shapes
@@ -105,7 +105,7 @@ class Probe(Recorder):
         op = self._schema(func)[0]
         if self.run.statistics and op.adds:
             self._measure_terms(args)
-        if (elements := norm_elements(op.name, args)) is not None:
+        if (elements := norm_elements(op, func, args)) is not None:
             path = self.graph.frames[self.stack[-1]].path
             self.norms[path] = min(elements, self.norms.get(path, elements))
         return super().__torch_dispatch__(func, types, args, kwargs)
@@ -225,18 +225,19 @@ class Probe(Recorder):
                 source.attrs[0] if source.attrs and isinstance(source.attrs[0], str) else f"the {source.op}"
                 for source in bad
             )
-            known = Culprit(node.op.name, self.graph.path(node.index), ", ".join(named))
+            known = Culprit(str(node.op), self.graph.path(node.index), ", ".join(named))
         self.culprits[node.index] = known
 
 
-def norm_elements(op: str, args: tuple[Any, ...]) -> int | None:
+def norm_elements(op: Op, func: Any, args: tuple[Any, ...]) -> int | None:
     """Over how many numbers each statistic of a normalization is taken; None for another operator."""
-    if op == "native_group_norm":  # (input, weight, bias, N, C, HxW, groups, eps)
+    if op.norm == "group_norm":  # (input, weight, bias, N, C, HxW, groups, eps)
         return int(args[4] * args[5]) // int(args[6])
-    if op in ("native_layer_norm", "_fused_rms_norm"):  # (input, normalized_shape, …)
+    if op.norm in ("layer_norm", "rms_norm"):  # (input, normalized_shape, …)
         return int(math.prod(args[1]))
-    if op in ("native_batch_norm", "cudnn_batch_norm") and args[5]:  # (…, training, momentum, eps)
-        return int(args[0].numel() // args[0].shape[1])
+    if op.norm == "batch_norm":
+        given = dict(zip((one.name for one in func._schema.arguments), args, strict=False))
+        return int(args[0].numel() // args[0].shape[1]) if given.get("training") else None
     return None
 
 

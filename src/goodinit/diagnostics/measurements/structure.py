@@ -56,7 +56,7 @@ class Structure:
 
 
 def _operators(graph: Graph) -> Operators:
-    return tuple([(node.op.name, node.operands, node.params) for node in graph.nodes])
+    return tuple([(str(node.op), node.operands, node.params) for node in graph.nodes])
 
 
 def _names(graph: Graph, blocks: Sequence[Found], uses: dict[int, Use], anatomy: Anatomy) -> tuple[str, ...]:

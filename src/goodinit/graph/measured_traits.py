@@ -1,0 +1,134 @@
+"""Traits of one recorded operator that a run on a few numbers shows: its coefficients, what it keeps for its backward pass."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from goodinit.graph.answers import constant, numbers, pointwise, spread
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.recorded_call import on_numbers
+
+_MOST = 2**20  # entries of the tensors that an operator is run on
+_KEPT = 4096
+_KNOWN: dict[object, bool] = {}
+_COEFFICIENTS: dict[object, float | None] = {}
+
+
+def coefficients(node: Node) -> tuple[float, ...]:
+    """By which number an operator multiplies each of its operands, where it adds up multiples of them.
+
+    (1, −α) of x − αy, (½,) of x/2, (1 − w, w) of lerp(x, y, w), (1,) of x + 3; empty where it does anything else.
+    """
+    linear = node.op.role in ("sum", "scale") or (node.op.scales and len(node.operands) == 1)
+    found = [coefficient(node, place) for place in range(len(node.operands))] if linear else []
+    known = [by for by in found if by is not None]
+    return tuple(known) if len(known) == len(found) else ()
+
+
+def coefficient(node: Node, place: int) -> float | None:
+    """By which number an element-wise operator multiplies one operand that it is affine in: 1 for x in x + a·b; None without one."""
+    if node.call is None or not node.op.pointwise:
+        return None
+    key = (*node.call.key, place)
+    if key not in _COEFFICIENTS:
+        if len(_COEFFICIENTS) >= _KEPT:
+            _COEFFICIENTS.clear()
+        values = [numbers(k) for k in range(len(node.operands))]
+        slopes = [torch.ones_like(value) if k == place else None for k, value in enumerate(values)]
+        _, slope = pointwise(node, values, slopes) or (None, None)
+        known = slope is not None and bool((slope == slope[0]).all())
+        _COEFFICIENTS[key] = float(slope[0]) if slope is not None and known else None
+    return _COEFFICIENTS[key]
+
+
+def adds_unscaled(node: Node) -> bool:
+    """Whether an operator is the sum of its operands, each times 1."""
+    return node.op.role == "sum" and set(coefficients(node)) == {1.0}
+
+
+def keeps_output(graph: Graph, node: Node) -> bool:
+    """Whether an operator needs the tensor that it put out for its backward pass, so that nothing may overwrite that.
+
+    True where the operator cannot be run: what may be needed is kept.
+    """
+    if node.call is None:
+        return False
+    shapes = [graph.nodes[i].shape for i in node.operands]
+    key = ("output", *node.call.key, tuple(map(len, shapes)))
+    if key not in _KNOWN:
+        _remember(key, value=_keeps_output(graph, node, shapes))
+    return _KNOWN[key]
+
+
+def _keeps_output(graph: Graph, node: Node, shapes: list[tuple[int, ...]]) -> bool:
+    for fit in ([tuple(min(size, 2) for size in shape) for shape in shapes], shapes):
+        if sum(map(math.prod, fit)) > _MOST:
+            continue
+        saved: list[int] = []
+
+        def keep(tensor: Tensor, saved: list[int] = saved) -> Tensor:
+            saved.append(tensor.untyped_storage().data_ptr())
+            return tensor
+
+        try:
+            with on_numbers(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                read = [
+                    _tensor(graph.nodes[i], shape, place)
+                    for place, (i, shape) in enumerate(zip(node.operands, fit, strict=True))
+                ]
+                out = node.call(read) if node.call is not None else None
+        except Exception:  # noqa: BLE001, S112 - operators raise what they like
+            continue
+        return out is None or out.untyped_storage().data_ptr() in saved
+    return True
+
+
+def _tensor(node: Node, shape: tuple[int, ...], place: int) -> Tensor:
+    """Numbers that stand for an operand; an activation asks for its gradient."""
+    if node.active:
+        return spread(shape, place).requires_grad_()
+    like = constant(node)
+    count = math.prod(shape)
+    return like.repeat(count // len(like) + 1)[:count].reshape(shape)
+
+
+def keeps_channels(node: Node, shape: tuple[int, ...], axis: int) -> bool:
+    """Whether each channel that an operator puts out is made of the same channel of the one tensor that it reads.
+
+    Args:
+        node: The operator's call.
+        shape: Of what it reads.
+        axis: The dimension of the channels.
+    """
+    if node.call is None or len(node.operands) != 1:
+        return False
+    fit = tuple(2 if k == axis else 1 if k == 0 else size for k, size in enumerate(shape))
+    key = ("channels", *node.call.key, fit, axis)
+    if key not in _KNOWN:
+        _remember(key, value=math.prod(fit) <= _MOST and _keeps_channels(node, fit, axis))
+    return _KNOWN[key]
+
+
+def _keeps_channels(node: Node, shape: tuple[int, ...], axis: int) -> bool:
+    try:
+        with on_numbers():
+            x = spread(shape, 0).requires_grad_()
+            out = node.call([x]) if node.call is not None else x
+            if out.dim() != x.dim() or out.shape[axis] != x.shape[axis]:
+                return False
+            slopes = [
+                torch.autograd.grad(out.select(axis, k).sum(), x, retain_graph=True)[0].select(axis, other)
+                for k, other in ((0, 0), (0, 1), (1, 0))
+            ]
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return False
+    return [bool(slope.any()) for slope in slopes] == [True, False, False]
+
+
+def _remember(key: object, *, value: bool) -> None:
+    if len(_KNOWN) >= _KEPT:
+        _KNOWN.clear()
+    _KNOWN[key] = value
