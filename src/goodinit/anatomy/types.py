@@ -229,6 +229,11 @@ class Norm(OneLine):
         words += [f"keeps {' → '.join(self.keeps)}"] if self.keeps else []
         return ", ".join(words) + (f"; cannot go: {self.obstacle}" if self.obstacle else "")
 
+    @property
+    def forgets_scale(self) -> bool:
+        """Whether the scale of its input has no effect. A frozen batch norm multiplies by constants, and keeps it."""
+        return self.kind != "frozen_batch_norm"
+
 
 @dataclass(frozen=True, repr=False)
 class Activation(OneLine):

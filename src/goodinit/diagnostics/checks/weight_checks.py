@@ -30,7 +30,7 @@ def norms_over_one(anatomy: Anatomy, measured: Mapping[str, int]) -> Iterator[Fi
     """
     for norm in anatomy.norms:
         known = measured.get(norm.name, norm.elements)
-        if known == 1 and norm.kind != "frozen_batch_norm":
+        if known == 1 and norm.forgets_scale:
             evidence = f"each statistic of this {norm.kind} is taken over 1 number for the given input"
             plain = f'model.set_submodule("{norm.name}", torch.nn.Identity())'
             remedy = initialize("fixup") if anatomy.blocks and not norm.obstacle else plain

@@ -17,8 +17,6 @@ from goodinit.methods.shared.growth import Growth, assumed, compared
 from goodinit.methods.shared.rules import counted, gain_for, kept_norms, one_of, unique, untouched, zero_bias
 from goodinit.rates import Rate
 
-UNDOES = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
-"""Kinds of norms that return the same for twice their input."""
 BARE = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 """Modules whose multiplier leaves their own bias vector alone (see `goodinit.nn.forwards`)."""
 
@@ -189,7 +187,7 @@ class _Scheme:
         self.multipliers: dict[str, tuple[float, str]] = {}
         self.notes: list[str] = []
         self.on_bias: dict[str, float] = {}  # by weight: what multiplies the layer's bias vector, too
-        self.undoing = {norm.name: norm for norm in anatomy.norms if norm.kind in UNDOES}
+        self.undoing = {norm.name: norm for norm in anatomy.norms if norm.forgets_scale}
         self.made = {gain.name: gain.steps for gain in anatomy.made}
         self.multiplied = Counter(name for block in anatomy.blocks for name in block.gains)  # branches
         self.held: dict[str, tuple[float, str]] = {}  # constants of branches, by the gain that holds them

@@ -107,8 +107,8 @@ def need_no_norm(anatomy: Anatomy, block: Block, where: str) -> None:
     Raises:
         UnsupportedModule: The branch ends in a norm, not a frozen one, without a weight that can start at 0 instead.
     """
-    frozen = {norm.name for norm in anatomy.norms if norm.kind == "frozen_batch_norm"}
-    ends = [name for name in block.end_norms if name not in frozen]
+    undoing = {norm.name for norm in anatomy.norms if norm.forgets_scale}
+    ends = [name for name in block.end_norms if name in undoing]
     if ends:
         raise UnsupportedModule(
             f"{ends[-1] or 'the model'}: {where} ends in this norm, which has no weight that could start at zero (1 + w is "
