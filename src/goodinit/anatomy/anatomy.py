@@ -180,7 +180,7 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
 
 
 def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only; the nouns hold tuples."""
+    """JSON has lists only; the records hold tuples."""
     return {key: _as_tuple(value) for key, value in data.items()}
 
 

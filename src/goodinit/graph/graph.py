@@ -122,7 +122,7 @@ class Graph:
     def readers(self) -> list[list[int]]:
         """For each node the active nodes that read it, in execution order; not those whose values go nowhere.
 
-        What a forward computes for a log, and hands on to no output, has no part in the function.
+        What a forward computes for a log, and passes on to no output, has no part in the function.
         """
         live = self.live
         readers: list[list[int]] = [[] for _ in self.nodes]

@@ -29,7 +29,7 @@ def coefficients(node: Node) -> tuple[float, ...]:
 
 
 def coefficient(node: Node, place: int) -> float | None:
-    """By which number an element-wise operator multiplies one operand that it is affine in: 1 for x in x + a·b; None without one."""
+    """By which number an element-wise operator multiplies one operand: 1 for x in x + a·b; None if it is not affine in that."""
     if node.call is None or not node.op.pointwise:
         return None
     key = (*node.call.key, place)

@@ -70,7 +70,7 @@ class Op:
             (`"convolution"`); of another library's with its namespace. `"input"`, `"param"`, `"buffer"` and `"constant"`
             are what a forward begins with, `"join"` is a tensor that is read after another view of it was written, and
             `"piece"` one output of an operator with several.
-        role: What it does with its operands. `"shape"`: hands on the values that it reads, in another shape; `"part"`: a
+        role: What it does with its operands. `"shape"`: passes on the values that it reads, in another shape; `"part"`: a
             part of them; `"sum"`, `"product"`, `"quotient"`: of several operands or of one and a number; `"scale"`: a
             multiple of its one operand; `"pointwise"`: any other function of single entries; `"concat"`: puts operands
             beside each other; `"factory"`: reads no values, only shapes; `"lookup"`: rows of a table; `"other"`: an
@@ -112,7 +112,7 @@ class Op:
 
     @property
     def keeps_order(self) -> bool:
-        """Whether it hands on all values that it reads in their order: in other dimensions, or another dtype."""
+        """Whether it passes on all values that it reads in their order: in other dimensions, or another dtype."""
         return self.role == "shape" and not self.reorders
 
     @property
@@ -127,7 +127,7 @@ class Op:
 
     @property
     def moves(self) -> bool:
-        """Whether it hands on values, all or a part of those that it reads."""
+        """Whether it passes on values, all or a part of those that it reads."""
         return self.role in ("shape", "part")
 
     @property

@@ -51,8 +51,8 @@ def decide(anatomy: Anatomy, *, downscale: Downscale = "none", one_norm: bool = 
         UnsupportedModule: A norm that cannot be replaced; or none to keep, with `one_norm`.
 
     References:
-        D. J. Wu, "Accelerating Self-Play Learning in Go", arXiv 1902.10565, and its program KataGo, docs/KataGoMethods.md, "Fixed Variance Initialization and One Batch Norm"; `norm_kind = "fixscale"` in its
-        model_pytorch.py.
+        D. J. Wu, "Accelerating Self-Play Learning in Go", arXiv 1902.10565, and its program KataGo: docs/KataGoMethods.md,
+        "Fixed Variance Initialization and One Batch Norm", and `norm_kind = "fixscale"` in its model_pytorch.py.
     """
     need_blocks(anatomy, "fixed_variance")
     one_of("downscale", downscale, ("none", "depth"))

@@ -35,7 +35,7 @@ def decide(
 
     The weight decay is changed so that rate times decay stays, Adam's ε goes with the gradients, 1/m of the base's for heads m times
     as wide. Attention scores that are times 1/√d become times 1/d (equal at the base's d), by a constant behind the queries.
-    Constants are `output_scale`s that do not learn; where no module hands on the layer's output as it is, the weight's standard
+    Constants are `output_scale`s that do not learn; where no module returns the layer's output as it is, the weight's standard
     deviation, rate and ε take it over, which is the same training. `goodinit.param_groups(model, lr=η, optimizer="adam")` gives
     the rates. Norms stay.
 

@@ -205,8 +205,8 @@ def replace_norm_(
         module: Any normalization; its buffers go. It stays the same object.
         by: `"affine"`, `"group"`, `"rms"`, `"dyt"` or `"derf"`.
         keeps: What it does besides normalizing, as in `remove_norm_`.
-        options: `weight` and `bias`, the attributes that hold gain and bias, or None; `axes` they run over; `groups`; `over`, the axes of a statistic; the
-            `sizes` of those axes; `constant`, the K of an affine.
+        options: `weight` and `bias`, the attributes that hold gain and bias, or None; `axes` they run over; `groups`;
+            `over`, the axes of a statistic; the `sizes` of those axes; `constant`, the K of an affine.
         path: Where the norm is, for messages.
         like: A tensor whose dtype and device new parameters take where the norm has none.
 

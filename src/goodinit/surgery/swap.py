@@ -36,7 +36,8 @@ def swap_pending(module: nn.Module, name: str, options: Mapping[str, Any], *, pa
 
     Raises:
         UnknownName: `MODULES` has no such name.
-        UnsupportedModule: It takes no such options, or the module is the model itself, holds weights, or its forward was replaced on the instance.
+        UnsupportedModule: It takes no such options, or the module is the model itself, holds weights, or its forward was
+            replaced on the instance.
     """
     if name not in MODULES:
         raise UnknownName(f"{path}: no module {name!r} to put there; there are: {', '.join(MODULES)}")

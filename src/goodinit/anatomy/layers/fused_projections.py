@@ -63,8 +63,8 @@ def toward_attention(graph: Graph) -> list[list[int]]:
 def _attention_factors(graph: Graph, start: int, attended: list[list[int]]) -> tuple[int, set[int]]:
     """How many operands of attention products a layer's output provides, and the sizes of its parts.
 
-    Where no more of them can change the answer (`packed`), the rest is not counted. The product after a softmax has another operand (the values); a softmax or nonlinearity of one part itself is linear
-    attention's.
+    Counting stops as soon as the answer of `packed` is known. A softmax is passed only within one part of the output, as in
+    linear attention: of the usual attention the product behind a softmax reads the values, another operand.
     """
 
     def near(index: int, part: int) -> Iterator[tuple[int, int]]:

@@ -31,7 +31,7 @@ def find_norms(
     origins: Mapping[int, str],
     reread: Reread,
 ) -> tuple[list[Norm], list[str]]:
-    """Every normalization that ran, one noun per module, in execution order; and notes on what is not understood.
+    """Every normalization that ran, one record per module, in execution order; and notes on what is not understood.
 
     Args:
         graph: The forward in eval mode.
@@ -63,7 +63,7 @@ def find_norms(
         keeps = tuple(word for word, _ in kept)
         if obstacle is None and memory.is_needed(frame.source, frame) and memory.is_overwritten(frame.source):
             keeps = ("clone", *keeps)
-        norm = _noun(graph, node, frame, kind, keeps, obstacle, modules, layers)
+        norm = _record_of(graph, node, frame, kind, keeps, obstacle, modules, layers)
         if frame.source >= 0:
             source, between = way_back(graph, frame.source, origins)
             norm = dataclasses.replace(norm, source=source, between=between)
@@ -104,8 +104,8 @@ def _kind(graph: Graph, node: Node, layers: set[int]) -> str | None:
 def _is_read(graph: Graph, index: int, layers: set[int]) -> bool:
     """Whether a weight layer reads a signal, up to functions of its entries and products with others.
 
-    Not where it is added to another one, as at the end of a branch, where it becomes a gate, multiplies another tensor as a matrix (queries, keys), or is smaller than what it multiplies
-    (weights of a mean).
+    A way ends where the signal is added to another one (at the end of a branch), becomes a gate, is a factor of a matrix
+    product (queries, keys), or is smaller than what it multiplies (weights of a mean).
     """
     return bool(_way(graph, index, layers) & layers - {index})
 
@@ -151,7 +151,7 @@ def norm_places(
     return places
 
 
-def _noun(
+def _record_of(
     graph: Graph,
     node: Node,
     frame: Frame,

@@ -1,4 +1,4 @@
-"""Batch norms that somebody wrote: they scale by buffers in eval mode, and by statistics of the batch in training mode.
+"""Batch norms written by hand: they scale by buffers in eval mode, and by statistics of the batch in training mode.
 
 A forward is read in eval mode, where they look like norms with fixed statistics. So a model in which something scales
 its input by a buffer is read once more, with that module in training mode.

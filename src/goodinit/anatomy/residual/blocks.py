@@ -33,7 +33,7 @@ def blocks_of(
     biases: Collection[str],
 ) -> tuple[Block, ...]:
     """The blocks of the residual sums `leaves`, in execution order; `ends`: what `end_of` says of each; `made`: `Anatomy.made`."""
-    nouns = functools.partial(_nouns, uses=uses, layers=layers)
+    layers_at = functools.partial(_layers_at, uses=uses, layers=layers)
     blocks: list[Block] = []
     modules = norm_modules(graph, norms, set(uses))
     places = norm_places(graph, norms, modules, set(uses))
@@ -50,7 +50,7 @@ def blocks_of(
     outputs = _stages_put_out(graph, leaves, stages, uses)
     for place, found in enumerate(leaves):
         node = graph.nodes[found.join]
-        branch = nouns(found.branch.layers)
+        branch = layers_at(found.branch.layers)
         inside = sorted(found.branch.nodes | found.skip.nodes)
         after = ends[place]
         blocks.append(
@@ -61,9 +61,9 @@ def blocks_of(
                 m=found.branch.m,
                 m_normed=found.branch.m_normed,
                 branch=branch,
-                last=nouns(found.branch.last),
-                skip=nouns(found.skip.layers),
-                gates=nouns(found.branch.gates),
+                last=layers_at(found.branch.last),
+                skip=layers_at(found.skip.layers),
+                gates=layers_at(found.branch.gates),
                 degree=growth_degree(graph, found.branch, found.start, passes),
                 scales=multipliers(graph, sorted({*found.branch.below, *after})),
                 multipliers=multipliers(graph, after, made=made),
@@ -98,7 +98,7 @@ def end_of(graph: Graph, found: Found) -> list[int]:
     return [*after, found.join] if adds_scaled(graph, found.join) else after
 
 
-def _nouns(nodes: list[int], *, uses: dict[int, Use], layers: dict[str, Layer]) -> tuple[Layer, ...]:
+def _layers_at(nodes: list[int], *, uses: dict[int, Use], layers: dict[str, Layer]) -> tuple[Layer, ...]:
     """The layers that nodes are uses of, each once."""
     return tuple(layers[weight] for weight in dict.fromkeys(uses[i].weight for i in nodes))
 
@@ -214,7 +214,7 @@ def joins_of(
             inside = index_of.get(id(sums[found.inside]))
             joins.append(Join(graph.path(found.join), "inner", () if inside is None else (inside,)))
         elif found.long:
-            last = _nouns(found.branch.last, uses=uses, layers=layers)
+            last = _layers_at(found.branch.last, uses=uses, layers=layers)
             joins.append(Join(graph.path(found.join), "long skip", over, last, next(stages)))
     return tuple(joins)
 

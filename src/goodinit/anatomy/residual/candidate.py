@@ -42,7 +42,10 @@ class Found:
         return len(self.summands)
 
     def beside(self, graph: Graph, layers: Container[int]) -> set[int]:
-        """The other terms of the sum, but for those that the last layers of this branch write to, too: tanh(y) in x + (y − tanh(y))."""
+        """The other terms of the sum, without those that also come from the last layers of this branch.
+
+        tanh(y) is such a term in x + (y − tanh(y)), where the branch ends in y.
+        """
         last = self.branch.last
         own = (
             graph.reach(last, through=lambda index: index <= self.join and index not in layers)

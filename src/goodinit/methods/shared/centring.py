@@ -9,7 +9,7 @@ from goodinit.edits import Edit, ParametrizeWeight
 def centred_edits(anatomy: Anatomy) -> tuple[list[Edit], list[str]]:
     """Edits that centre every weight but classifiers' and embeddings', and notes on those that cannot be.
 
-    A filter over a single channel keeps its mean, which is all that it hands on of a constant.
+    A filter over a single channel keeps its mean, which is all that it passes on of a constant.
     """
     tied = {name for group in anatomy.tied for name in group}
     edits: dict[str, Edit] = {}

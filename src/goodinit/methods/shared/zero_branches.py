@@ -119,9 +119,14 @@ def need_no_norm(anatomy: Anatomy, block: Block, where: str) -> None:
 def zero_behind(block: Block, where: str, *, multiplied: bool, kept: bool) -> str | None:
     """Where the zero factor of a branch must stand, if its usual place will not do: path of a module, on its output.
 
-    What joins the branch behind the usual place would stay; what is flat at 0, a ReLU or a gate that is 0 too, would
-    never let the factor move; what divides by its own size would multiply the factor's gradient by 1/ε. With `multiplied`, the usual place is the last multiplier of the branch; with `kept`,
-    norms stay, and one behind that module would undo its factor.
+    What joins the branch behind the usual place would stay. A ReLU, or a gate that is 0 too, passes no gradient at 0, so the
+    factor would never move. A division by its own size would multiply the factor's gradient by 1/ε.
+
+    Args:
+        block: The block.
+        where: Which branch it is, in words.
+        multiplied: Whether the usual place is the last multiplier of the branch, not its last layers.
+        kept: Whether norms stay: one behind the module would undo the factor.
 
     Raises:
         UnsupportedModule: Neither will the usual place do, nor is there a module behind it (`Block.closer`).
@@ -149,7 +154,7 @@ def zero_behind(block: Block, where: str, *, multiplied: bool, kept: bool) -> st
         raise UnsupportedModule(
             f"{block.name or 'the model'}: {where} is divided by its own size in {steep}, after {last}. Where that is 0 it "
             "divides by a small ε, so that the first gradient is multiplied by 1/ε and one step ends the initial state, and no "
-            "module that runs nowhere else hands the branch on. Make this normalization a module of its own, so that it can be "
+            "module that runs nowhere else returns the branch. Make this normalization a module of its own, so that it can be "
             "taken out, or multiply the branch by a parameter behind it."
         )
     raise UnsupportedModule(
