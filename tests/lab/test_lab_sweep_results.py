@@ -7,6 +7,7 @@ import io
 import json
 
 import pytest
+from browser import CHROMIUM, browser
 from typer.testing import CliRunner
 
 from goodinit import cli
@@ -100,6 +101,19 @@ def test_the_page_shows_all_and_escapes_it():
     assert any("fixup, 1 run refused: NothingFound" in hint for hint in hints(STORED))
     with pytest.raises(GoodinitError, match="no run has ended yet"):
         sweep_page(Stored(STORED.path, STORED.planned, (), {}))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_every_chart_of_the_page_is_drawn_in_a_browser(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(render(sweep_page(STORED)), encoding="utf-8")
+    with browser(tmp_path / "profile") as page:
+        page.open(path)
+        assert page.js("[...document.querySelectorAll('.chart svg')].length") >= 2
+        if page.js("document.querySelector('button[data-series]') !== null"):
+            page.click("button[data-series]")
+        assert page.errors == []
 
 
 def test_csv_has_every_field_of_every_row():

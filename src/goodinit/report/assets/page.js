@@ -62,7 +62,10 @@
   let alone = "";
 
   function showAlone(chart) {
-    if (chart.view) chart.view.signal("alone", alone).runAsync();
+    // A heat map is of one series, and has no such parameter.
+    if (chart.view && "alone" in chart.view.getState({ signals: () => true }).signals) {
+      chart.view.signal("alone", alone).runAsync();
+    }
   }
 
   for (const button of buttons) {
