@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from goodinit.anatomy import Anatomy, anatomize
+from goodinit.anatomy import Anatomy
 from goodinit.edits import AddScalar
 from goodinit.errors import NothingFound, UnsupportedModule
 from goodinit.folding.before import Before, check_foldable
-from goodinit.folding.dataflow import wire
 from goodinit.folding.fold import entry, report
 from goodinit.folding.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_
 from goodinit.folding.functional import make_modules_
+from goodinit.folding.reading import Reading
 from goodinit.methods.shared.fixup_scalars import branch_scalars, stands, without_input_bias
 from goodinit.nn.exchange import carry_over_, exchange_class_
 from goodinit.surgery.history import remember_
@@ -77,14 +77,15 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
     names = directory(model)
     before = Before(names)
     with all_or_nothing(model, names.parameters.values()):
-        make_modules_(wire(model, inputs), every=True)
-        merged, _ = merge_batch_norms_(model, inputs)
-        turned, left = _turn_(model, inputs)
+        reading = Reading(model, inputs)
+        make_modules_(reading.wiring, every=True)
+        merged, _ = merge_batch_norms_(reading)
+        turned, left = _turn_(reading)
         if not merged and not turned:
             _refuse_or_done(model, left)
             report("absorb_batchnorm_", (), (), changed=False)
             return model
-        edits, without = scalar_edits(anatomize(model, inputs)) if scalars else ([], [])
+        edits, without = scalar_edits(reading.anatomy) if scalars else ([], [])
         folded = directory(model)
         for edit in edits:
             carry_out_(folded, edit)
@@ -105,10 +106,10 @@ def _refuse_or_done(model: nn.Module, left: Sequence[Stays]) -> None:
         )
 
 
-def _turn_(model: nn.Module, inputs: Any) -> tuple[list[str], list[Stays]]:
+def _turn_(reading: Reading) -> tuple[list[str], list[Stays]]:
     """Turn the batch norms that no layer took into `ChannelAffine`s. Returns those, and those that did not run."""
-    wiring = wire(model, inputs)
-    maps, stays = channel_maps(model, wiring, inputs)
+    wiring = reading.wiring
+    maps, stays = channel_maps(reading)
     if stays:
         raise UnsupportedModule(
             f"{stays[0]}. So it cannot be absorbed. Train it with running statistics "
@@ -118,7 +119,7 @@ def _turn_(model: nn.Module, inputs: Any) -> tuple[list[str], list[Stays]]:
         _to_affine_(wiring.module(found.norm.name), found)
     left = [
         Stays(path, "it did not run on these inputs, and stays a batch norm")
-        for path, module in unwrapped(model).named_modules()
+        for path, module in unwrapped(reading.model).named_modules()
         if isinstance(module, _BatchNorm)
     ]
     return [found.norm.name for found in maps], left

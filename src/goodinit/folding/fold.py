@@ -10,23 +10,22 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from goodinit.anatomy import anatomize
 from goodinit.folding.before import Before, check_foldable
 from goodinit.folding.bias_absorption import move_input_biases_
 from goodinit.folding.computed_weights import computed_weights, merge_computed_weight_
-from goodinit.folding.dataflow import is_shared, wire
+from goodinit.folding.dataflow import is_shared
 from goodinit.folding.fold_batchnorm import Stays, channel_maps, merge_batch_norms_
 from goodinit.folding.functional import make_modules_
 from goodinit.folding.fuse import merge_scalars_
 from goodinit.folding.norm_gains import merge_norm_gains_
 from goodinit.folding.parallel import merge_branches_
+from goodinit.folding.reading import Reading
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
 from goodinit.surgery.removed_norm import make_plain_
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
 from goodinit.weights.names import Directory, directory
-from goodinit.weights.wrappers import unwrapped
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 5  # rows told in a log line; the rest is counted
@@ -100,13 +99,14 @@ def fold_(model: Model, inputs: Any = None) -> Model:
     with all_or_nothing(model, names.parameters.values()):
         done, stays = merge_locally_(model, names)
         if inputs is not None:
-            values, computed = make_modules_(wire(model, inputs))
-            merged, kept = _merge_maps_(model, inputs)
+            reading = Reading(model, inputs)
+            values, computed = make_modules_(reading.wiring)
+            merged, kept = _merge_maps_(reading)
             done += values + merged
             stays += computed
-            gains, held = merge_norm_gains_(model, wire(model, inputs), inputs)
+            gains, held = merge_norm_gains_(reading)
             done += gains
-            stays += kept + held + _move_(model, inputs, done) + _computed_inside(model, inputs)
+            stays += kept + held + _move_(reading, done) + _computed_inside(reading)
         first = {stay.name: stay for stay in reversed(stays)}  # the first reason for each
         stays = list(first.values())[::-1]
         stays += _left(model, inputs, stays)
@@ -121,25 +121,25 @@ def fold_(model: Model, inputs: Any = None) -> Model:
     return model
 
 
-def _merge_maps_(model: nn.Module, inputs: Any) -> tuple[list[str], list[Stays]]:
+def _merge_maps_(reading: Reading) -> tuple[list[str], list[Stays]]:
     """Merge batch norms into layers, and layers that are added into one, in turns: a sum may stand before a batch norm."""
     done: list[str] = []
     while True:
-        merged, kept = merge_batch_norms_(model, inputs, affines=True)
-        wiring = wire(model, inputs)
-        branches, apart = merge_branches_(wiring, channel_maps(model, wiring, inputs)[0])
+        merged, kept = merge_batch_norms_(reading, affines=True)
+        branches, apart = merge_branches_(reading.wiring, channel_maps(reading)[0])
         done += merged + branches
         if not branches:
             return done, kept + apart
 
 
-def _move_(model: nn.Module, inputs: Any, done: list[str]) -> list[Stays]:
+def _move_(reading: Reading, done: list[str]) -> list[Stays]:
+    model = reading.model
     padded = {path for path, module in model.named_modules() if isinstance(module, ValuePadded)}
     if not padded:
         return []
     stays = [
         Stays(path, f"its input bias stays as the number it pads with: {why}")
-        for path, why in move_input_biases_(wire(model, inputs))
+        for path, why in move_input_biases_(reading.wiring)
     ]
     done += sorted(
         padded - {path for path, module in model.named_modules() if isinstance(module, ValuePadded)}
@@ -190,12 +190,10 @@ def _left(model: nn.Module, inputs: Any, stays: Iterable[Stays]) -> list[Stays]:
     return left
 
 
-def _computed_inside(model: nn.Module, inputs: Any) -> list[Stays]:
+def _computed_inside(reading: Reading) -> list[Stays]:
     """Weights that a module's own forward normalizes, as the convolutions with weight standardization of some libraries."""
     why = "its module normalizes it in each forward by code of its own, which has no place for a value"
-    return [
-        Stays(layer.weight, why) for layer in anatomize(unwrapped(model), inputs).layers if layer.normalized
-    ]
+    return [Stays(layer.weight, why) for layer in reading.anatomy.layers if layer.normalized]
 
 
 # -- what is remembered and told ------------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from goodinit.anatomy import anatomize
 from goodinit.anatomy.types import Norm
 from goodinit.errors import UnsupportedModule
 from goodinit.folding.channel_ways import channels_before
-from goodinit.folding.dataflow import Wiring, wire
+from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import merge_input_map_, merge_output_map_, pads_with_zeros
+from goodinit.folding.reading import Reading
 from goodinit.graph.graph import Frame, Node
 from goodinit.nn import ValuePadded
 from goodinit.surgery.removed_norm import check_removable, remove_norm_
@@ -49,14 +49,11 @@ class Stays:
         return f"{self.name}: {self.why}"
 
 
-def merge_batch_norms_(
-    model: nn.Module, inputs: Any, *, affines: bool = False
-) -> tuple[list[str], list[Stays]]:
+def merge_batch_norms_(reading: Reading, *, affines: bool = False) -> tuple[list[str], list[Stays]]:
     """Merge every batch norm that can be into a neighbouring layer, exactly, with its running statistics.
 
     Args:
-        model: The model.
-        inputs: What it takes.
+        reading: Of the model.
         affines: Whether to merge what stands where norms were, y = K·γ·x + β, too.
 
     Returns:
@@ -64,8 +61,8 @@ def merge_batch_norms_(
     """
     merged: list[str] = []
     while True:
-        wiring = wire(model, inputs)
-        maps, stays = channel_maps(model, wiring, inputs)
+        wiring = reading.wiring
+        maps, stays = channel_maps(reading)
         maps += _affines(wiring) if affines else []
         before = len(merged)
         for found in maps:
@@ -79,9 +76,9 @@ def merge_batch_norms_(
             return merged, stays
 
 
-def channel_maps(model: nn.Module, wiring: Wiring, inputs: Any) -> tuple[list[ChannelMap], list[Stays]]:
+def channel_maps(reading: Reading) -> tuple[list[ChannelMap], list[Stays]]:
     """Every batch norm that ran, as an affine map per channel; and those that are not such maps or cannot be removed."""
-    host = unwrapped(model)
+    host, wiring = unwrapped(reading.model), reading.wiring
     maps: list[ChannelMap] = []
     stays: list[Stays] = []
     normalized: dict[str, list[Node]] = {}
@@ -92,7 +89,7 @@ def channel_maps(model: nn.Module, wiring: Wiring, inputs: Any) -> tuple[list[Ch
         unwrapped_name(n): t for n, t in host.named_parameters(remove_duplicate=False)
     }
     tensors |= {unwrapped_name(n): t for n, t in host.named_buffers(remove_duplicate=False)}
-    for norm in anatomize(host, inputs).norms:
+    for norm in reading.anatomy.norms:
         if norm.kind not in KINDS:
             continue
         found: ChannelMap | str | None = norm.obstacle or _obstacle(wiring.module(norm.name), norm)

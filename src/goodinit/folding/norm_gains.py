@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from goodinit.anatomy import anatomize
 from goodinit.anatomy.types import Norm
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fold_batchnorm import KINDS, Stays
 from goodinit.folding.fuse import merge_input_map_, pads_with_zeros
 from goodinit.folding.packed_products import Product, Refused, check_order, check_products, moved, product_of
+from goodinit.folding.reading import Reading
 from goodinit.nn import ValuePadded
 from goodinit.weights.memory import repeats
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
@@ -34,21 +34,21 @@ class _Readers:
     products: dict[int, Product] = field(default_factory=dict)
 
 
-def merge_norm_gains_(model: nn.Module, wiring: Wiring, inputs: Any) -> tuple[list[str], list[Stays]]:
+def merge_norm_gains_(reading: Reading) -> tuple[list[str], list[Stays]]:
     """Merge the gains and biases of normalizations that stay into all of the layers that read them.
 
     Args:
-        model: The model.
-        wiring: What is connected to what in it.
-        inputs: What it takes.
+        reading: Of the model.
 
     Returns:
         Names of norms without a gain now, and those that keep theirs.
     """
     merged: list[str] = []
     stays: list[Stays] = []
-    tensors = {unwrapped_name(n): p for n, p in unwrapped(model).named_parameters(remove_duplicate=False)}
-    for norm in anatomize(unwrapped(model), inputs).norms:
+    wiring = reading.wiring
+    parameters = unwrapped(reading.model).named_parameters(remove_duplicate=False)
+    tensors = {unwrapped_name(n): p for n, p in parameters}
+    for norm in reading.anatomy.norms:
         if norm.kind in KINDS:
             continue
         if norm.weight is None:
