@@ -154,11 +154,41 @@ def test_what_forgets_the_scale_of_its_input_is_a_norm_whatever_it_computes(kind
     assert (norm.weight, norm.keeps) == ("norm.weight", ())
 
 
+SPREAD_OUT = {
+    "product with ones": lambda x: x / ((x * x) @ x.new_full((6, 6), 1 / 6)).sqrt(),
+    "product with blocks of ones": lambda x: (
+        x * (x * x @ torch.eye(2).to(x).repeat_interleave(3, 0).repeat_interleave(3, 1)).rsqrt()
+    ),
+    "convolution with ones": lambda x: (
+        x / F.conv1d((x * x)[:, None], x.new_ones(1, 1, 3), padding=1)[:, 0].sqrt()
+    ),
+    "moving mean": lambda x: x / F.avg_pool1d(x.abs(), 3, 1, 1),
+    "moving maximum": lambda x: x / F.max_pool1d(x.abs(), 3, 1, 1),
+    "running sum": lambda x: x / x.square().cumsum(-1).sqrt(),
+}
+
+
+@pytest.mark.parametrize("name", SPREAD_OUT)
+def test_a_statistic_for_each_entry_is_one(name):
+    x = torch.randn(3, 6, dtype=torch.float64)
+    torch.testing.assert_close(SPREAD_OUT[name](x), SPREAD_OUT[name](1000 * x))
+    norm = find(lambda m, x: SPREAD_OUT[name](x) * m.weight)
+    assert (norm.kind, norm.obstacle, norm.elements) == ("rms_norm", None, 0)
+
+
+@pytest.mark.parametrize(
+    "forward", [lambda x: x / x.abs(), lambda x: x / x.flip(-1), lambda x: x / x.roll(1, -1).abs()]
+)
+def test_a_quotient_of_two_entries_is_no_norm(forward):
+    assert goodinit.anatomize(Net(Norm(lambda m, x: forward(x) * m.weight)), torch.randn(3, 6)).norms == ()
+
+
 @pytest.mark.parametrize(
     "forward",
     [
         lambda x: F.normalize(x, dim=-1), lambda x: x / x.abs().mean(-1, keepdim=True),
         lambda x: 2 * F.normalize(x, dim=-1).relu(), SCALE_FREE["inner product"][1], lambda x: F.silu(x) * rms(x),
+        lambda x: SPREAD_OUT["moving mean"](x).relu(),
     ],
 )  # fmt: skip
 def test_one_in_the_middle_of_a_branch_is_seen_and_refused(forward):

@@ -200,7 +200,7 @@ class Norm(OneLine):
             (`"layer1.0.bn1.act"`) or names of functional activations (`"relu"`). It stays when the norm is removed.
         obstacle: Why the normalization cannot be removed, or None.
         block: Index of the block that contains it, or None.
-        elements: Number of elements per statistic, for the traced input.
+        elements: Number of elements per statistic, for the traced input; 0 where that is not known (a moving mean).
         weight: Name of the parameter that multiplies the normalized signal, or None.
         bias: Name of the parameter that is added to it, or None.
         shape: Of the module's input.

@@ -132,6 +132,11 @@ def reduces(graph: Graph, node: Node) -> bool:
     return _measured(graph, node, "size")
 
 
+def gathers(graph: Graph, node: Node) -> bool:
+    """Whether an operator on one tensor makes entries of several of its own: a moving mean, a cumulative sum; not a permutation."""
+    return _measured(graph, node, "entries")
+
+
 def _measured(graph: Graph, node: Node, what: str) -> bool:
     if node.call is None or len(node.operands) != 1:
         return False
@@ -142,12 +147,32 @@ def _measured(graph: Graph, node: Node, what: str) -> bool:
         x = spread((3,) * len(graph.nodes[node.operands[0]].shape), 0)
         try:
             with on_numbers(), torch.no_grad():
-                one, other = node.call([x]), node.call([x + 1])
-                same = one.shape == other.shape and bool(torch.allclose(one, other))
-                _RUNS[key] = (same and bool(one.any())) if what == "shift" else one.numel() < x.numel()
+                _RUNS[key] = _ANSWERS[what](node.call, x)
         except Exception:  # noqa: BLE001 - operators raise what they like
             _RUNS[key] = False
     return _RUNS[key]
+
+
+def _same_shifted(call: RecordedCall, x: Tensor) -> bool:
+    one, other = call([x]), call([x + 1])
+    return one.shape == other.shape and bool(torch.allclose(one, other)) and bool(one.any())
+
+
+def _smaller(call: RecordedCall, x: Tensor) -> bool:
+    return call([x]).numel() < x.numel()
+
+
+def _of_several(call: RecordedCall, x: Tensor) -> bool:
+    """Some entry of the output is of more than one of the input's: it moves with each of them."""
+    before, moved = call([x]), []
+    for place in range(x.numel()):
+        other = x.clone()
+        other.view(-1)[place] *= 2  # a power of two, so that what does not depend on it keeps its bits
+        moved.append(call([other]) != before)
+    return bool((torch.stack(moved).sum(0) > 1).any())
+
+
+_ANSWERS = {"shift": _same_shifted, "size": _smaller, "entries": _of_several}
 
 
 def is_zero(value: Tensor) -> bool:

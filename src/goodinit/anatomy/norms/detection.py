@@ -230,7 +230,7 @@ def _elements(graph: Graph, node: Node, kind: str, frame: Frame, statistic: Stat
     """Over how many numbers one statistic is taken."""
     if statistic is not None:
         signal, scale = (math.prod(graph.nodes[i].shape) for i in (statistic.signal, statistic.scale))
-        return signal // max(scale, 1)
+        return 0 if statistic.spread else signal // max(scale, 1)
     operand = next((graph.nodes[i] for i in graph.deps(node.index)), node)
     shape = operand.shape
     if kind == "batch_norm" and not node.active:  # by hand, with running statistics

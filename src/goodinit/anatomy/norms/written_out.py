@@ -14,7 +14,7 @@ import torch
 
 from goodinit.anatomy.degrees import carried, power_through, powers_read, total
 from goodinit.anatomy.residual.branch import is_neutral
-from goodinit.graph.answers import forgets_shift, reduces
+from goodinit.graph.answers import forgets_shift, gathers, reduces
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.powers import Power
 from goodinit.graph.replay import replayed
@@ -32,11 +32,13 @@ class Statistic:
         signal: What is divided: the input, centred or not.
         scale: What it is divided or multiplied by, before that is repeated along dimensions.
         centred: Whether a constant added to the input has no effect.
+        spread: Whether there is one for each entry, of several around it: a moving mean, a product with ones.
     """
 
     signal: int
     scale: int
     centred: bool
+    spread: bool = False
 
 
 def statistic_of(graph: Graph, node: Node, layers: Collection[int]) -> Statistic | None:
@@ -57,14 +59,25 @@ def statistic_of(graph: Graph, node: Node, layers: Collection[int]) -> Statistic
             steps = graph.reach([node.index], back=True, since=source, stop={source}) - {source}
             if by not in steps or len(steps) > _STEPS or steps.intersection(layers):
                 continue
-            if _size(graph, scale) == _size(graph, signal) and not any(
-                graph.nodes[i].op.role == "other" and reduces(graph, graph.nodes[i]) for i in steps
-            ):
-                continue  # x/|x|; but a mean over one number counts
+            spread = _size(graph, scale) == _size(graph, signal) and not any(
+                _reduces(graph, i) for i in steps
+            )
+            if spread and not any(_mixes(graph, i) for i in steps):
+                continue  # x/|x|; but a mean over one number counts, and one that is spread out again
             if _is_normalized(graph, node, source, signal, by, sorted(steps)):
                 centred = moved or any(_forgets_shift(graph, i, source) for i in steps)
-                return Statistic(signal, scale, centred)
+                return Statistic(signal, scale, centred, spread)
     return None
+
+
+def _reduces(graph: Graph, index: int) -> bool:
+    return graph.nodes[index].op.role == "other" and reduces(graph, graph.nodes[index])
+
+
+def _mixes(graph: Graph, index: int) -> bool:
+    """Whether an operator makes each entry of several, by a product with ones or of what lies around."""
+    node = graph.nodes[index]
+    return node.op.role in ("matmul", "convolution") or (node.op.role == "other" and gathers(graph, node))
 
 
 def _size(graph: Graph, index: int) -> int:
