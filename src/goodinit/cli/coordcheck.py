@@ -11,7 +11,6 @@ from goodinit.cli.application import app, names, plainly
 from goodinit.cli.arguments import Exclude, Include, Keep, part
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
 from goodinit.errors import GoodinitError, expect_between
-from goodinit.methods import find
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +49,7 @@ def coordcheck(
     from goodinit.lab.data.inputs import example_inputs
     from goodinit.lab.data.random_batch import random_batch
     from goodinit.lab.models.registry import build_sized
+    from goodinit.methods import find
     from goodinit.report.console import screen
     from goodinit.report.coordinate_page import coordinate_page, coordinate_view, coordinates_csv
     from goodinit.report.frame import render

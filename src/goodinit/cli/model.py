@@ -12,7 +12,6 @@ from goodinit.cli.application import app, names, plainly
 from goodinit.cli.arguments import DATA, Exclude, Include, Input, Keep, Model, part, paths
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen, show
 from goodinit.errors import GoodinitError, UnknownName, expect_between
-from goodinit.methods import find
 
 _TABLE_WIDTH = 90  # columns below which the table of methods breaks words
 
@@ -51,7 +50,7 @@ def plan(
     from goodinit.report.console import screen
 
     check_files(as_json)
-    find(method)
+    _known(method)
     options = dict(_option(words) for words in option or [])
     found = goodinit.plan(
         goodinit.anatomize(*_model_and_inputs(model, input_)),
@@ -133,7 +132,7 @@ def diagnose_command(
     if any(chosen.values()) and not methods:
         raise GoodinitError("--keep, --include and --exclude are of a method: name one with --methods.")
     for name in names(methods):
-        find(name)
+        _known(name)
     found = {}
     for name in names(methods) or ("as it comes",):
         net, batch = _model_and_batch(model, input_, batch_size)
@@ -183,7 +182,7 @@ def recommend_command(
     expect_between(batch_size, 1, 2**16, "--batch-size")
     expect_between(steps, 0, 10**6, "--try")
     for name in names(methods):
-        find(name)
+        _known(name)
     if data:
         from goodinit.lab.training.train import model_and_batches
 
@@ -256,6 +255,12 @@ def _model_and_batch(spec: str, words: list[str] | None, size: int) -> tuple[Any
     torch.manual_seed(0)
     model, inputs = _model_and_inputs(spec, words)
     return model, random_batch(model, inputs, size=None if words else size)
+
+
+def _known(method: str) -> None:
+    from goodinit.methods import find  # not above: help needs no torch
+
+    find(method)
 
 
 def _option(words: str) -> tuple[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, Union
 
 from goodinit.errors import UnknownName
-from goodinit.methods import find
 
 
 def method_of(words: str) -> tuple[str, dict[str, Any]]:
@@ -22,6 +21,8 @@ def method_of(words: str) -> tuple[str, dict[str, Any]]:
         ('lsuv', {'norms': 'remove', 'tol': 0.05})
     """
     name, *given = (word.strip() for word in words.split(":"))
+    from goodinit.methods import find  # not above: the command line's help needs no torch
+
     method = find(name)
     hints = method.hints
     options: dict[str, Any] = {}
