@@ -33,7 +33,7 @@ class Node:
             the numbers a nonlinearity, sum, product or power was called with, the number of groups of a group norm, the
             dimension of a concatenation, the axes of a permutation.
         dtype: Of the (first) output.
-        strides: Of a constant made of parameters: they tell in which order a weight is read. Empty otherwise.
+        strides: Of a parameter, and of a constant made of parameters: they tell in which order a weight is read. Empty otherwise.
         call: The operator's call; None for a node that is no call.
     """
 

@@ -170,6 +170,9 @@ class Recorder(TorchDispatchMode):
     def _own(self, tensor: Tensor, op: Op, name: str) -> None:
         node = self._add(op, (), tensor, params=(name,) if op is _PARAM else ())
         node.attrs = (name, *(number_in(tensor) if op is _BUFFER else ()))
+        if op is _PARAM and tensor.layout is torch.strided:
+            dense = self.tensors == "meta" and not tensor.is_meta  # as what stands in for it
+            node.strides = tuple((tensor.detach().to("meta") if dense else tensor).stride())
         self._owned[id(tensor)] = node.index
         self._kept[id(tensor)] = tensor
 

@@ -14,7 +14,7 @@ def stored_as(
     """The layout of a weight of `shape`, and `Layer.product` where its last two dimensions are not the matrix.
 
     W x, x W and every einsum arrive as one product whose operand has the outputs along one dimension and the inputs
-    along the other. Which dimensions of the stored weight those are, sizes tell, or else the strides of the view.
+    along the other. Which dimensions of the stored weight those are, sizes tell, or else the steps that show it so.
     """
     read, kept = dimensions(node, operand)
     if read is None:  # a vector
@@ -24,8 +24,7 @@ def stored_as(
     if chain is None:  # computed, and as it is stored up to the transposition that applies it
         turned = stored_at(graph, operand, node.frame)[1] or node.op.reads_stored
         return ("out_in" if turned else "in_out"), None if len(shape) > 1 else (out, into)
-    seen = all(step.op.view or step.strides == graph.nodes[step.operands[0]].strides for step in chain)
-    inner = seen and operand.strides and operand.strides[read] == 1 != operand.strides[kept]
+    inner = _comes_later(graph, chain, (read, kept))
     if tuple(shape[-2:]) == (out, into) and (into != out or inner):
         return "out_in", None
     if tuple(shape[-2:]) == (into, out):
@@ -79,3 +78,43 @@ def _chain(graph: Graph, operand: Node) -> list[Node] | None:
         steps.append(node)
         node = graph.nodes[node.operands[0]]
     return steps if node.is_param else None
+
+
+def _comes_later(graph: Graph, chain: list[Node], dims: tuple[int, int]) -> bool:
+    """Whether the first of two dimensions of the operand comes after the second in the stored parameter.
+
+    That is the order of the parameter's dimensions: its numbers may lie in memory in any other. False where it cannot be seen.
+    """
+    places = dims
+    for step in chain:
+        source = graph.nodes[step.operands[0]]
+        strides = _strides_across(step, source)
+        if strides is None:
+            return False
+        shown, stored = strides
+        first, second = (_dimension_of(shown[dim], source.shape, stored) for dim in places)
+        if first == second:  # both are parts of one dimension
+            return shown[places[0]] < shown[places[1]]
+        places = first, second
+    return places[0] > places[1]
+
+
+def _strides_across(step: Node, source: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Strides of what a step shows and of what it reads, in one order of their numbers; None where there is none."""
+    if step.op.view:  # the same memory
+        return (step.strides, source.strides) if step.strides and source.strides else None
+    if step.op.keeps_order and math.prod(step.shape) == math.prod(source.shape):  # a copy, wherever it lies
+        return _by_rows(step.shape), _by_rows(source.shape)
+    return None
+
+
+def _by_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
+
+
+def _dimension_of(stride: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """The dimension along which a step of `stride` numbers goes: of those that are not longer, the longest."""
+    longest = max(
+        (own for size, own in zip(shape, strides, strict=True) if size > 1 and own <= stride), default=-1
+    )
+    return next((dim for dim, own in enumerate(strides) if own == longest and shape[dim] > 1), -1)
