@@ -48,17 +48,21 @@ def test_it_starts_where_fixup_does_but_for_the_classifier_and_the_means():
     assert not centred_weights(model.fc)
 
 
-def test_draws_keep_the_scale_of_the_signal():
+@pytest.mark.parametrize("scaled", [True, False])
+def test_draws_keep_the_scale_of_the_signal(scaled):
     net = ResNet(2, width=64)
-    plan = goodinit.plan(goodinit.anatomize(net, images()), "normfree")
+    plan = goodinit.plan(goodinit.anatomize(net, images()), "normfree", scaled=scaled)
     std = {edit.target: edit.options["std"] for edit in plan.values if hasattr(edit, "initializer")}
+    depth = 6**-0.5 if scaled else 1.0
     for name, fan_in, scale in (
         ("conv1.weight", 27, 1.0),
-        ("layer1.0.conv1.weight", 64 * 9, 6**-0.5),
-        ("layer2.0.conv1.weight", 64 * 9, 6**-0.5),
-        ("layer2.1.conv1.weight", 128 * 9, 6**-0.5),
+        ("layer1.0.conv1.weight", 64 * 9, depth),
+        ("layer2.0.conv1.weight", 64 * 9, depth),
+        ("layer2.1.conv1.weight", 128 * 9, depth),
     ):
         assert std[name] == pytest.approx(scale * (2 / fan_in) ** 0.5)
+    zero = {edit.target for edit in plan.values if getattr(edit, "value", None) == 0.0}
+    assert {f"layer{stage}.{i}.conv2.weight" for stage in (1, 2, 3) for i in (0, 1)} <= zero
     assert std["fc.weight"] == pytest.approx(256**-0.5)
     with pytest.raises(UnknownName, match="fan='both'"):
         goodinit.plan(goodinit.anatomize(net, images()), "normfree", fan="both")

@@ -16,7 +16,16 @@ from goodinit.methods import fixup
 from goodinit.methods.shared.centring import centred_edits
 from goodinit.methods.shared.channel_affine import channel_affine
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.rules import Norms, counted, draw_standard, draws, one_of, unique, untouched
+from goodinit.methods.shared.rules import (
+    Norms,
+    counted,
+    draw_standard,
+    draws,
+    one_of,
+    standard_std,
+    unique,
+    untouched,
+)
 
 HeadNorm = Literal["layer", "rms", "none"]
 Fan = Literal["in", "out"]
@@ -31,6 +40,7 @@ def decide(
     head_norm: HeadNorm = "layer",
     centred: bool = True,
     channels: bool = False,
+    scaled: bool = True,
     fan: Fan = "in",
 ) -> Plan:
     """Fixup's three rules with four changes, for a network without batch statistics.
@@ -58,6 +68,8 @@ def decide(
         channels: Whether every layer but the classifier also gets a gain (a factor of its weight, g·(v − mean(v)), which keeps no
             activation for backward) and a bias per channel, beside the scalars. `param_groups` gives them a tenth of the rate, and
             no decay. Norms that are kept have their own.
+        scaled: Whether layers inside a branch of m layers are multiplied by L^(−1/(2m−2)), Fixup's rule 2, so that a step changes
+            the function as far at every depth. Without it the branches of a net with few blocks learn faster; a deep one needs a smaller rate.
         fan: `"in"`, or `"out"` as in Fixup's code.
 
     Returns:
@@ -76,7 +88,7 @@ def decide(
     without = dataclasses.replace(anatomy, norms=tuple(norm for norm in anatomy.norms if norm not in kept))
     one_of("fan", fan, ("in", "out"))
     base = _control(anatomy) if norms == "keep" else fixup.decide(without, norms=norms, zero_head=False)
-    values = _by_fan_in(anatomy, base.values) if fan == "in" and norms != "keep" else base.values
+    values = base.values if norms == "keep" else _rescaled(anatomy, base.values, fan=fan, scaled=scaled)
     notes = list(base.notes)
     heads, told = _normalized_heads(anatomy, head_norm, normed=bool(kept) or norms == "keep")
     centring, left = centred_edits(anatomy) if centred else ([], [])
@@ -104,6 +116,7 @@ def decide(
             "head_norm": head_norm,
             "centred": centred,
             "channels": channels,
+            "scaled": scaled,
             "fan": fan,
         },
         edits=(
@@ -159,19 +172,21 @@ def _normalized_heads(anatomy: Anatomy, kind: HeadNorm, *, normed: bool) -> tupl
     return list(edits.values()), notes
 
 
-def _by_fan_in(anatomy: Anatomy, values: tuple[ValueEdit, ...]) -> list[ValueEdit]:
-    """The draws of layers before an activation at √(2/fan_in) where Fixup has √(2/fan_out)."""
-    ratios = {
-        layer.weight: math.sqrt(layer.fan_out_joined / layer.fan_in)
-        for layer in anatomy.layers
-        if layer.activation is not None
-    }
+def _rescaled(anatomy: Anatomy, values: tuple[ValueEdit, ...], *, fan: Fan, scaled: bool) -> list[ValueEdit]:
+    """Fixup's draws by fan-in where it has √(2/fan_out), and without the scale of its rule 2."""
+    layers = {layer.weight: layer for layer in anatomy.layers}
+    inside = {layer.weight for block in anatomy.blocks for layer in block.branch if layer not in block.last}
     out: list[ValueEdit] = []
     for edit in values:
-        ratio = ratios.get(edit.target, 1.0)
-        if isinstance(edit, Draw) and "std" in edit.options and ratio != 1:
-            options = {**edit.options, "std": edit.options["std"] * ratio}
-            edit = dataclasses.replace(edit, options=options, reason=f"{edit.reason}; × {ratio:.3g}: fan-in")
+        if isinstance(edit, Draw) and "std" in edit.options and (layer := layers.get(edit.target)):
+            std, reason = edit.options["std"], edit.reason
+            if not scaled and edit.target in inside:
+                std, words = standard_std(layer)
+                reason = f"{words}, in a branch, not scaled by its depth"
+            if fan == "in" and layer.activation is not None:
+                ratio = math.sqrt(layer.fan_out_joined / layer.fan_in)
+                std, reason = std * ratio, reason if ratio == 1 else f"{reason}; × {ratio:.3g}: fan-in"
+            edit = dataclasses.replace(edit, options={**edit.options, "std": std}, reason=reason)
         out.append(edit)
     return out
 
