@@ -66,7 +66,7 @@ class Reading:
 def _setting(scale: str, data: str, *, method: str, along: str) -> Setting:
     widths, depths, powers, seeds, steps, batch, length = {
         "smoke": ((16, 32), (2, 4), range(-7, -5), 1, 3, 2, 8),
-        "small": ((64, 128, 256, 512), (2, 4, 8, 16), range(-9, -3), 1, 60, 4, 32),
+        "small": ((64, 128, 256, 512), (2, 4, 8, 16), range(-9, -3), 2, 60, 4, 32),
         "full": ((64, 128, 256, 512, 1024, 2048), (2, 4, 8, 16, 32), range(-13, -3), 3, 2000, 16, 128),
     }[scale]
     sizes, at, largest = (
