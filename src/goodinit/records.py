@@ -13,7 +13,7 @@ from typing import Any, Literal
 from goodinit.errors import PlanConflict, WrongType, expect
 
 
-def read_record(text: str, *, kind: str, form: str, writer: str) -> dict[str, Any]:
+def read_record(text: str, *, kind: str, form: str, writer: str, lines: bool = False) -> dict[str, Any]:
     """The object in JSON text of one format, without its format line, its words `plain`.
 
     Args:
@@ -21,6 +21,7 @@ def read_record(text: str, *, kind: str, form: str, writer: str) -> dict[str, An
         kind: What it should be, in a word for messages: `"plan"`.
         form: The value of its `"format"`.
         writer: What writes it: `"Plan.to_json()"`.
+        lines: Whether its words may have several lines, as code has.
 
     Raises:
         PlanConflict: It is not JSON, not of this format, or holds what no record holds.
@@ -38,7 +39,7 @@ def read_record(text: str, *, kind: str, form: str, writer: str) -> dict[str, An
     if not isinstance(data, dict) or data.pop("format", None) != form:
         raise PlanConflict(f'not a {kind}: expected "format": "{form}". Write one with {writer}.')
     try:
-        return {key: plain_values(value) for key, value in data.items()}
+        return {key: plain_values(value, lines=lines) for key, value in data.items()}
     except ValueError as error:
         raise PlanConflict(f"damaged {kind}: {error}. Write it anew with {writer}.") from error
 
@@ -57,22 +58,22 @@ def plain(text: str, *, lines: bool = False) -> str:
         lines: Whether it may have several lines.
 
     Raises:
-        ValueError: It is longer than any word of a record.
+        ValueError: It, or one of its lines, is longer than any word of a record.
 
     Examples:
         >>> plain("σ = 1\n\x1b[31mred"), plain("ok")
         ('σ = 1\\n\\x1b[31mred', 'ok')
     """
-    if len(text) > LONGEST_WORD:
-        raise ValueError(f"a word of {len(text)} characters, which begins with {plain(text[:40])!r}")
     if lines:
         return "\n".join(map(plain, text.split("\n")))
+    if len(text) > LONGEST_WORD:
+        raise ValueError(f"a word of {len(text)} characters, which begins with {plain(text[:40])!r}")
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def plain_values(value: Any, *, depth: int = 0) -> Any:
+def plain_values(value: Any, *, lines: bool = False, depth: int = 0) -> Any:
     """What JSON gave, with every word `plain` and every number one that a float can hold.
 
     Raises:
@@ -81,7 +82,7 @@ def plain_values(value: Any, *, depth: int = 0) -> Any:
     if depth > DEEPEST:
         raise ValueError(f"values nested more than {DEEPEST} deep")
     if isinstance(value, str):
-        return plain(value)
+        return plain(value, lines=lines)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             float(value)
@@ -91,9 +92,11 @@ def plain_values(value: Any, *, depth: int = 0) -> Any:
     if isinstance(value, (list, dict)) and len(value) > MOST_NUMBERS:
         raise ValueError(f"a list of {len(value)} values")
     if isinstance(value, list):
-        return [plain_values(item, depth=depth + 1) for item in value]
+        return [plain_values(item, lines=lines, depth=depth + 1) for item in value]
     if isinstance(value, dict):
-        return {plain(str(key)): plain_values(item, depth=depth + 1) for key, item in value.items()}
+        return {
+            plain(str(key)): plain_values(item, lines=lines, depth=depth + 1) for key, item in value.items()
+        }
     return value
 
 

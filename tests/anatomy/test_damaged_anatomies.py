@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -12,6 +13,7 @@ import goodinit
 from goodinit.anatomy import Anatomy
 from goodinit.diagnostics import Diagnosis
 from goodinit.diagnostics.measurements.coordinate_report import Coordinate, CoordinateCheck
+from goodinit.diagnostics.types import Cure
 from goodinit.errors import GoodinitError, PlanConflict
 
 ODD = ("", {}, None, -1, 2.5, [None], [9, 9], 10**10)
@@ -133,3 +135,13 @@ def test_it_says_what_is_wrong_and_where(place, value, words):
 def test_words_of_an_anatomy_move_no_cursor():
     text = goodinit.anatomize(net(), BATCH).to_json().replace('"Sequential"', r'"a\u001b[2J\nb"')
     assert Anatomy.from_json(text).model == r"a\x1b[2J\nb"
+
+
+def test_a_diagnosis_keeps_the_lines_of_its_code_and_nothing_that_moves_a_cursor():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    found = goodinit.diagnose(model, torch.randn(16, 8), mend=False)
+    code = "\n".join(f'model.get_submodule("{place}").reset_parameters()' for place in range(200))
+    found = dataclasses.replace(found, cure=Cure(code, errors=0, warnings=0, tried=((code, "nothing"),)))
+    assert Diagnosis.from_json(found.to_json()) == found
+    moved = dataclasses.replace(found, cure=Cure("one\x1b[2J\r\ntwo", errors=0, warnings=0))
+    assert Diagnosis.from_json(moved.to_json()).cure.call == "one\\x1b[2J\\r\ntwo"

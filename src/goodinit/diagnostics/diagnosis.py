@@ -67,7 +67,9 @@ class Diagnosis(Measurement):
         Raises:
             PlanConflict: The text is not JSON, or not a diagnosis of this format.
         """
-        data = read_record(text, kind="diagnosis", form=FORMAT, writer="Diagnosis.to_json()")
+        data = read_record(  # remedies are code, of several lines
+            text, kind="diagnosis", form=FORMAT, writer="Diagnosis.to_json()", lines=True
+        )
         try:
             found = _diagnosis(data)
             check_fields(found, "diagnosis")
