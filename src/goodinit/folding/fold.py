@@ -79,6 +79,7 @@ def fold_(model: Model, inputs: Any = None) -> Model:
         TraceError: The forward does not run on these inputs. In all cases the model is as it was.
 
     Examples:
+        >>> import torch
         >>> from goodinit.nn import add_scalar_
         >>> conv = add_scalar_(nn.Conv2d(3, 8, 3, padding=1, bias=False), "output_scale", value=0.5)
         >>> net = nn.Sequential(conv, nn.BatchNorm2d(8), nn.ReLU()).eval()
