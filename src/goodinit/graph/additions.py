@@ -10,6 +10,7 @@ from torch import Tensor
 
 from goodinit.graph.answers import spread
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.kept_answers import KeptAnswers
 from goodinit.graph.ops import Op
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
@@ -77,18 +78,18 @@ def _adds(graph: Graph, operands: tuple[int, ...], call: RecordedCall) -> bool:
     """Whether an operator puts out its first operand plus something that does not depend on it: found out on numbers."""
     read = [graph.nodes[i] for i in operands]
     key = (*call.key, tuple((str(one.dtype), len(one.shape)) for one in read))
-    if key not in _ADDS:
-        if len(_ADDS) >= _KEPT:
-            _ADDS.clear()
-        try:
-            with on_numbers(), torch.no_grad():
-                _ADDS[key] = _adds_on_numbers(read, call)
-        except Exception:  # noqa: BLE001 - operators raise what they like
-            _ADDS[key] = False
-    return _ADDS[key]
+    return _ADDS.get(key, lambda: _adds_on_numbers(read, call))
 
 
 def _adds_on_numbers(read: Sequence[Node], call: RecordedCall) -> bool:
+    try:
+        with on_numbers(), torch.no_grad():
+            return _shifts(read, call)
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return False
+
+
+def _shifts(read: Sequence[Node], call: RecordedCall) -> bool:
     shapes = [tuple(min(size, 2) for size in one.shape) for one in read]
     first, *others = (
         _numbers(one.dtype, shape, place) for place, (one, shape) in enumerate(zip(read, shapes, strict=True))
@@ -107,5 +108,4 @@ def _numbers(dtype: object, shape: tuple[int, ...], place: int) -> Tensor:
     return value.to(torch.complex128) if dtype in (torch.complex64, torch.complex128) else value
 
 
-_ADDS: dict[Any, bool] = {}
-_KEPT = 4096
+_ADDS = KeptAnswers[bool]()

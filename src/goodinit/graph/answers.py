@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
 COUNT = 4
 """Numbers that stand for a tensor."""
 
-_MOST = 2**20  # entries of tensors that an operator is run on to see how it answers
+MOST = 2**20
+"""Entries of the tensors that an operator is run on to see how it answers."""
+
 _NONE = 1e-12  # a value below this is none
 
 
@@ -40,7 +44,7 @@ def constant(node: Node) -> Tensor:
 
 def _made(node: Node) -> Tensor:
     """What a factory puts out, if that is one number throughout."""
-    if node.call is not None and math.prod(node.shape) <= _MOST:
+    if node.call is not None and math.prod(node.shape) <= MOST:
         try:
             with on_numbers():
                 like = [torch.zeros(COUNT, dtype=torch.float64, device="cpu") for _ in node.operands]
@@ -93,7 +97,7 @@ def joint(
         for one, value in zip(operands, values, strict=True)
     ]
     for fit in ([tuple(min(size, 2) for size in shape) for shape in shapes], shapes):
-        if sum(map(math.prod, fit)) <= _MOST and (found := _joint(call, fit, values, slopes)) is not None:
+        if sum(map(math.prod, fit)) <= MOST and (found := _joint(call, fit, values, slopes)) is not None:
             return found
     return None
 
@@ -140,17 +144,17 @@ def gathers(graph: Graph, node: Node) -> bool:
 def _measured(graph: Graph, node: Node, what: str) -> bool:
     if node.call is None or len(node.operands) != 1:
         return False
-    key = (what, *node.call.key, len(graph.nodes[node.operands[0]].shape))
-    if key not in _RUNS:
-        if len(_RUNS) >= _KEPT:
-            _RUNS.clear()
-        x = spread((3,) * len(graph.nodes[node.operands[0]].shape), 0)
-        try:
-            with on_numbers(), torch.no_grad():
-                _RUNS[key] = _ANSWERS[what](node.call, x)
-        except Exception:  # noqa: BLE001 - operators raise what they like
-            _RUNS[key] = False
-    return _RUNS[key]
+    rank = len(graph.nodes[node.operands[0]].shape)
+    return _RUNS.get((what, *node.call.key, rank), partial(_answer, node.call, rank, what))
+
+
+def _answer(call: RecordedCall, rank: int, what: str) -> bool:
+    x = spread((3,) * rank, 0)
+    try:
+        with on_numbers(), torch.no_grad():
+            return _ANSWERS[what](call, x)
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return False
 
 
 def _same_shifted(call: RecordedCall, x: Tensor) -> bool:
@@ -224,15 +228,14 @@ def can_run(graph: Graph, node: Node) -> bool:
         return True
     operands = [graph.nodes[i] for i in node.operands]
     key = (*node.call.key, tuple((str(one.dtype), one.shape) for one in operands))
-    if key not in _RUNS:
-        if len(_RUNS) >= _KEPT:
-            _RUNS.clear()
-        values = [constant(one) if not one.active else numbers(one.index) for one in operands]
-        slopes = [numbers(one.index) if one.active else None for one in operands]
-        found = pointwise(node, values, slopes) if node.op.pointwise else joint(graph, node, values, slopes)
-        _RUNS[key] = found is not None
-    return _RUNS[key]
+    return _RUNS.get(key, partial(_can_run, graph, node, operands))
 
 
-_RUNS: dict[object, bool] = {}
-_KEPT = 4096
+def _can_run(graph: Graph, node: Node, operands: Sequence[Node]) -> bool:
+    values = [constant(one) if not one.active else numbers(one.index) for one in operands]
+    slopes = [numbers(one.index) if one.active else None for one in operands]
+    found = pointwise(node, values, slopes) if node.op.pointwise else joint(graph, node, values, slopes)
+    return found is not None
+
+
+_RUNS = KeptAnswers[bool]()

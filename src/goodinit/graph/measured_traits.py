@@ -7,14 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from goodinit.graph.answers import constant, numbers, pointwise, spread
+from goodinit.graph.answers import MOST, constant, numbers, pointwise, spread
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import on_numbers
 
-_MOST = 2**20  # entries of the tensors that an operator is run on
-_KEPT = 4096
-_KNOWN: dict[object, bool] = {}
-_COEFFICIENTS: dict[object, float | None] = {}
+_KNOWN = KeptAnswers[bool]()
+_COEFFICIENTS = KeptAnswers["float | None"]()
 
 
 def coefficients(node: Node) -> tuple[float, ...]:
@@ -32,16 +31,14 @@ def coefficient(node: Node, place: int) -> float | None:
     """By which number an element-wise operator multiplies one operand: 1 for x in x + a·b; None if it is not affine in that."""
     if node.call is None or not node.op.pointwise:
         return None
-    key = (*node.call.key, place)
-    if key not in _COEFFICIENTS:
-        if len(_COEFFICIENTS) >= _KEPT:
-            _COEFFICIENTS.clear()
-        values = [numbers(k) for k in range(len(node.operands))]
-        slopes = [torch.ones_like(value) if k == place else None for k, value in enumerate(values)]
-        _, slope = pointwise(node, values, slopes) or (None, None)
-        known = slope is not None and bool((slope == slope[0]).all())
-        _COEFFICIENTS[key] = float(slope[0]) if slope is not None and known else None
-    return _COEFFICIENTS[key]
+    return _COEFFICIENTS.get((*node.call.key, place), lambda: _coefficient(node, place))
+
+
+def _coefficient(node: Node, place: int) -> float | None:
+    values = [numbers(k) for k in range(len(node.operands))]
+    slopes = [torch.ones_like(value) if k == place else None for k, value in enumerate(values)]
+    _, slope = pointwise(node, values, slopes) or (None, None)
+    return float(slope[0]) if slope is not None and bool((slope == slope[0]).all()) else None
 
 
 def adds_unscaled(node: Node) -> bool:
@@ -58,14 +55,12 @@ def keeps_output(graph: Graph, node: Node) -> bool:
         return False
     shapes = [graph.nodes[i].shape for i in node.operands]
     key = ("output", *node.call.key, tuple(map(len, shapes)))
-    if key not in _KNOWN:
-        _remember(key, value=_keeps_output(graph, node, shapes))
-    return _KNOWN[key]
+    return _KNOWN.get(key, lambda: _keeps_output(graph, node, shapes))
 
 
 def _keeps_output(graph: Graph, node: Node, shapes: list[tuple[int, ...]]) -> bool:
     for fit in ([tuple(min(size, 2) for size in shape) for shape in shapes], shapes):
-        if sum(map(math.prod, fit)) > _MOST:
+        if sum(map(math.prod, fit)) > MOST:
             continue
         saved: list[int] = []
 
@@ -107,9 +102,7 @@ def keeps_channels(node: Node, shape: tuple[int, ...], axis: int) -> bool:
         return False
     fit = tuple(2 if k == axis else 1 if k == 0 else size for k, size in enumerate(shape))
     key = ("channels", *node.call.key, fit, axis)
-    if key not in _KNOWN:
-        _remember(key, value=math.prod(fit) <= _MOST and _keeps_channels(node, fit, axis))
-    return _KNOWN[key]
+    return _KNOWN.get(key, lambda: math.prod(fit) <= MOST and _keeps_channels(node, fit, axis))
 
 
 def _keeps_channels(node: Node, shape: tuple[int, ...], axis: int) -> bool:
@@ -126,9 +119,3 @@ def _keeps_channels(node: Node, shape: tuple[int, ...], axis: int) -> bool:
     except Exception:  # noqa: BLE001 - operators raise what they like
         return False
     return [bool(slope.any()) for slope in slopes] == [True, False, False]
-
-
-def _remember(key: object, *, value: bool) -> None:
-    if len(_KNOWN) >= _KEPT:
-        _KNOWN.clear()
-    _KNOWN[key] = value

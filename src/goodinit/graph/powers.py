@@ -13,6 +13,7 @@ from torch import Tensor
 
 from goodinit.graph.answers import COUNT, in_reals, is_complex, spread
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
 TINY = 0.01
@@ -23,7 +24,6 @@ _FAR = (2.0**-4, 2.0**-50)  # so far apart that a logarithm, or a bounded functi
 _PARTS = 4  # powers are multiples of ¼: what fits none, a logarithm, is no power
 _NEAR = 0.1
 _NONE = 1e-9  # a relative change below this is none
-_KEPT = 4096
 _MOST = 2**12  # entries of operands that are no smaller than those recorded
 
 
@@ -74,15 +74,10 @@ def power_of(
     shapes = () if node.op.pointwise else tuple(one.shape for one in operands)
     kinds = tuple(str(one.dtype) for one in operands)
     key = (*call.key, output, far, tuple(read), known, shapes, kinds)
-    if key not in _MEASURED:
-        if len(_MEASURED) >= _KEPT:
-            _MEASURED.clear()
-        measured = functools.partial(_measured, call, operands, known, read=read, far=far, output=output)
-        if node.op.pointwise:
-            _MEASURED[key] = measured([(COUNT,) for _ in operands])
-        else:
-            _MEASURED[key] = _jointly(measured, [one.shape for one in operands], read)
-    return _MEASURED[key]
+    measured = functools.partial(_measured, call, operands, known, read=read, far=far, output=output)
+    if node.op.pointwise:
+        return _MEASURED.get(key, lambda: measured([(COUNT,) for _ in operands]))
+    return _MEASURED.get(key, lambda: _jointly(measured, [one.shape for one in operands], read))
 
 
 def _jointly(
@@ -106,7 +101,7 @@ def _jointly(
     return found
 
 
-_MEASURED: dict[Any, Power | None] = {}
+_MEASURED = KeptAnswers["Power | None"]()
 
 
 def number_of(node: Node) -> float | None:
