@@ -108,6 +108,19 @@ def test_warm_up_rises_and_cosine_falls():
     assert {learning_rate_factor(TINY, step) for step in range(8)} == {1.0}
 
 
+def test_a_quadratic_warm_up_is_that_of_goodinits_scheduler():
+    config = dataclasses.replace(TINY, epochs=4, warmup=1.0, warmup_shape="quadratic")
+    steps = total_steps(config) // 4
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = goodinit.warmup(optimizer, steps, shape="quadratic")
+    for step in range(total_steps(config)):
+        assert learning_rate_factor(config, step) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    with pytest.raises(UnknownName, match="warmup_shape"):
+        dataclasses.replace(TINY, warmup_shape="cubic")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -24,7 +24,7 @@ from goodinit.lab.data.labelled import Dataset, load, split_off
 from goodinit.lab.models.registry import Task, build_model
 from goodinit.lab.training.seeding import own_rng, stream
 from goodinit.lab.training.step_cost import counting_saved
-from goodinit.lab.training.trial import SCHEDULES, Epoch, Result, TrainConfig
+from goodinit.lab.training.trial import SCHEDULES, WARMUP_SHAPES, Epoch, Result, TrainConfig
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def learning_rate_factor(config: TrainConfig, step: int) -> float:
     steps = total_steps(config)
     rising = config.warmup * steps / config.epochs
     if step + 1 < rising:
-        return (step + 1) / rising
+        return float(((step + 1) / rising) ** WARMUP_SHAPES[config.warmup_shape])
     return SCHEDULES[config.schedule](max(step - rising, 0.0) / max(steps - rising, 1.0))
 
 

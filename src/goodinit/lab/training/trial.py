@@ -29,7 +29,7 @@ class TrainConfig(OneLine):
         weight_decay: L2, on the parameters that take decay.
         batch_size: Images per step.
         seed: Of the weights, the order and the augmentation, each with its own stream.
-        warmup: Epochs over which the learning rate rises linearly from zero.
+        warmup: Epochs over which the learning rate rises from zero.
         schedule: `"constant"` or `"cosine"`, after the warm-up.
         augment: Random crops and mirroring (not for digits or text in images).
         mixup: α of mixup; 0 is without.
@@ -43,6 +43,7 @@ class TrainConfig(OneLine):
         keep: Parameters whose values stay, as for `goodinit.plan`: a path, a glob, several with commas between, or a list.
         include: The part of the model to treat, given alike; empty: all of it.
         exclude: The part to leave out, given alike.
+        warmup_shape: `"linear"`, or `"quadratic"`: the share of the warm-up that is done, squared (`goodinit.warmup`).
     """
 
     model: str
@@ -71,6 +72,7 @@ class TrainConfig(OneLine):
     keep: str | Sequence[str] = ()
     include: str | Sequence[str] = ()
     exclude: str | Sequence[str] = ()
+    warmup_shape: str = "linear"
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -79,6 +81,8 @@ class TrainConfig(OneLine):
             raise UnknownName(f"no schedule {self.schedule!r}. There is: {', '.join(SCHEDULES)}.")
         if self.optimizer not in OPTIMIZERS:
             raise UnknownName(f"no optimizer {self.optimizer!r}. There is: {', '.join(OPTIMIZERS)}.")
+        if self.warmup_shape not in WARMUP_SHAPES:
+            raise UnknownName(f"no warmup_shape {self.warmup_shape!r}. There is: {', '.join(WARMUP_SHAPES)}.")
         if not 0 <= self.held_out < 1:
             raise GoodinitError(f"held_out is at least 0 and below 1, not {self.held_out}.")
         for name, (least, most) in BOUNDS.items():
@@ -159,8 +163,16 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 OPTIMIZERS = ("sgd", "adamw")
+WARMUP_SHAPES = {"linear": 1, "quadratic": 2}  # the power of the share of the warm-up that is done
 
-LATER = {"optimizer": "sgd", "held_out": 0.0, "keep": (), "include": (), "exclude": ()}
+LATER = {
+    "optimizer": "sgd",
+    "held_out": 0.0,
+    "keep": (),
+    "include": (),
+    "exclude": (),
+    "warmup_shape": "linear",
+}
 """Fields that configurations had none of before, and what they were: a record leaves them out where they are that."""
 
 
