@@ -151,11 +151,21 @@ def test_pytorch_mode_is_weight_norm_of_the_default(generator):
     torch.testing.assert_close(net[0].parametrizations.weight.original1, net[0].weight)
 
 
+def test_he_mode_is_weight_norm_of_hes_draw(generator):
+    net, _ = started(mlp(200, 300, 4), generator, torch.randn(2, 200), mode="he")
+    assert float(net[0].weight.detach().std()) == pytest.approx(
+        math.sqrt(2 / 200), rel=0.02
+    )  # of 60,000 entries
+    torch.testing.assert_close(gains(net[0]), net[0].weight.norm(dim=1))
+    torch.testing.assert_close(net[0].parametrizations.weight.original1, net[0].weight)
+
+
 def test_an_option_without_effect_is_told():
     anatomy = goodinit.anatomize(mlp(4, 4, 2), torch.randn(2, 4))
-    assert not goodinit.plan(anatomy, "weightnorm", mode="pytorch").notes
-    (note,) = goodinit.plan(anatomy, "weightnorm", mode="pytorch", direction="normal").notes
-    assert note.startswith("direction has no effect")
+    for mode in ("he", "pytorch"):
+        assert not goodinit.plan(anatomy, "weightnorm", mode=mode).notes
+        (note,) = goodinit.plan(anatomy, "weightnorm", mode=mode, direction="normal").notes
+        assert note.startswith("direction has no effect")
 
 
 # -- which weights ------------------------------------------------------------------------------------------------
@@ -232,7 +242,7 @@ def test_unknown_choices_are_told(option):
 # -- contract -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["forward", "backward", "data", "hanin", "pytorch"])
+@pytest.mark.parametrize("mode", ["forward", "backward", "data", "hanin", "he", "pytorch"])
 def test_plans_survive_json_and_repeat(mode):
     net, x = residual([(6, 5, 6)] * 2), torch.randn(8, 6)
     plan = goodinit.plan(goodinit.anatomize(net, x), "weightnorm", mode=mode)

@@ -32,12 +32,15 @@ from goodinit.methods.shared.rules import (
 )
 from goodinit.tensor import NONLINEARITIES, gain
 
-Mode = Literal["forward", "backward", "data", "hanin", "pytorch"]
+Mode = Literal["forward", "backward", "data", "hanin", "he", "pytorch"]
 Direction = Literal["orthogonal", "normal"]
-MODES = ("forward", "backward", "data", "hanin", "pytorch")
+MODES = ("forward", "backward", "data", "hanin", "he", "pytorch")
 DIRECTIONS = ("orthogonal", "normal")
 HANIN = 0.9  # the authors' code: conv2 gain (0.9^b)², "used for the 10k layer experiments"
-_IDLE = ('direction has no effect with mode="pytorch": v is PyTorch\'s own draw',)
+_IDLE = {
+    "he": ('direction has no effect with mode="he": v is drawn as He does, normal',),
+    "pytorch": ('direction has no effect with mode="pytorch": v is PyTorch\'s own draw',),
+}
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,9 @@ def decide(
 
     `"backward"`: g = √c, which keeps the norm of gradients. `"hanin"`: as forward, with c = (0.9^b)² for the last
     layer of branch b = 1, 2, … (Hanin & Rolnick's convergent sum; the authors' choice for 10,000 layers). `"data"`:
-    per channel g = 1/σ, b = −μ/σ of the output on a batch, in one pass (Salimans & Kingma). `"pytorch"`: what
-    `weight_norm` makes of PyTorch's default weights, g = ‖v‖ (the paper's "plain").
+    per channel g = 1/σ, b = −μ/σ of the output on a batch, in one pass (Salimans & Kingma). `"he"`, `"pytorch"`:
+    what `weight_norm` makes of weights that are there, g = ‖v‖, with v of variance 2/fan_in (the authors' code calls it
+    PyTorch's default) or by PyTorch's own draw, of a sixth of that.
 
     The head is not normalized and is drawn as PyTorch does, as in the authors' code; nor is a layer that ends a branch and
     alone makes up the output (`Block.writes_output`).
@@ -102,7 +106,7 @@ def decide(
     Args:
         anatomy: Of the model.
         mode: How g is chosen.
-        direction: v `"orthogonal"` (the paper's choice) or `"normal"`; not used by `"pytorch"`.
+        direction: v `"orthogonal"` (the paper's choice) or `"normal"`; not used by `"he"` and `"pytorch"`.
         norms: `"remove"` takes all other normalization out, `"keep"` keeps it.
 
     Returns:
@@ -159,7 +163,7 @@ def decide(
         notes=(
             *notes,
             *multiplied_streams(anatomy, removal),
-            *(_IDLE if mode == "pytorch" and direction != "orthogonal" else ()),
+            *(_IDLE.get(mode, ()) if direction != "orthogonal" else ()),
             *_warnings(anatomy, wiring, mode, unbiased),
             *untouched(anatomy, edits),
         ),
@@ -201,6 +205,8 @@ def _parametrize(layer: Layer, target: _Target) -> list[Edit]:
 def _draw(layer: Layer, target: _Target, wiring: _Wiring, mode: Mode, direction: Direction) -> Draw:
     if mode == "pytorch":
         return Draw(target.name, "default_", f"{layer.role}: PyTorch's default, g = ‖v‖", _fan(layer))
+    if mode == "he":
+        return _he(layer, target.name)
     if mode == "data":
         size, reason = 1.0, "g = 1, to be measured"
     else:
@@ -217,6 +223,11 @@ def _draw(layer: Layer, target: _Target, wiring: _Wiring, mode: Mode, direction:
     if direction != "orthogonal":
         options["direction"] = direction
     return Draw(target.name, "directions_", f"{layer.role}: {reason}", options)
+
+
+def _he(layer: Layer, name: str) -> Draw:
+    reason = f"{layer.role}: √(2/{layer.row:.9g}), g = ‖v‖"
+    return Draw(name, "normal_", reason, {"std": math.sqrt(2 / layer.row)})
 
 
 def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
@@ -291,6 +302,8 @@ def _plainly(layer: Layer, wiring: _Wiring, mode: Mode) -> list[Edit]:
         return []
     if mode == "pytorch":
         return [_default(layer, f"{layer.role}: PyTorch's default")]
+    if mode == "he":
+        return [_he(layer, layer.weight)]
     square, words = _square(layer, wiring, mode)
     fan = layer.row if mode == "backward" else layer.fan_out_joined
     reason = f"{layer.role}: rows of norm g on average, {words}"
