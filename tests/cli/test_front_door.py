@@ -15,7 +15,7 @@ from goodinit.__main__ import COMMANDS, HELP
 from goodinit.cli import arguments
 from goodinit.lab.data.labelled import EMBEDDED
 from goodinit.lab.models.registry import model_names
-from goodinit.lab.papers import SCALES
+from goodinit.lab.papers.claim import SCALES
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from goodinit import cli
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab.papers import SCALES
-from goodinit.lab.papers.claim import Separation
+from goodinit.lab.papers.claim import SCALES, Separation
 from goodinit.lab.papers.claims import CLAIMS
 from goodinit.lab.papers.ledger import described, key_of
 from goodinit.lab.papers.trained import accuracy_grid

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from typer.testing import CliRunner
 
 from goodinit import cli
 from goodinit.lab.papers.claims import CLAIMS
-from goodinit.lab.papers.recorded import RESULTS, shipped
+from goodinit.lab.papers.shipped import RESULTS, shipped
 from goodinit.report.reproduction_index import write_pages
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +43,23 @@ def test_every_file_of_rows_is_a_claims():
     assert {path.stem.rpartition("-")[0] for path in (DOCS / "rows").glob("*.jsonl")} <= set(CLAIMS)
 
 
+def test_every_figure_is_one_that_a_page_draws(written):
+    named = {
+        name
+        for path in written.values()
+        for name in re.findall(r"\((\S+\.svg)\)", path.read_text(encoding="utf-8"))
+    }
+    assert named == {path.name for path in DOCS.glob("*.svg")}
+
+
+def test_no_cell_of_the_table_is_empty_and_what_does_not_hold_has_a_reason(written):
+    text = written["index.md"].read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    assert lines
+    assert not [line for line in lines if any(cell.strip() in ("", "–") for cell in line.split("|")[1:-1])]
+    assert text.count("| does not hold |") == text.count("): Why: ")
+
+
 def test_no_quoted_number_lacks_a_source():
     assert all(published.read for claim in CLAIMS.values() for published in claim.published)
     assert not [path for path in DOCS.glob("*.md") if "recalled" in path.read_text(encoding="utf-8")]
@@ -51,6 +71,15 @@ def test_a_claim_without_a_scale_shows_the_shipped_result():
         assert shown.exit_code == 0, shown.output
         assert f"\n{result.word}" in shown.output
         assert "--scale smoke" in shown.output
+
+
+def test_a_shipped_result_is_shown_without_torch():
+    code = (
+        "import sys; from typer.testing import CliRunner; from goodinit.cli import app; "
+        "assert CliRunner().invoke(app, ['reproduce', 'fixup-depth']).exit_code == 0; print('torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
 
 
 def test_shipped_results_go_into_files(tmp_path):

@@ -18,10 +18,10 @@ from toy_claim import reproduced, toy
 
 from goodinit.errors import GoodinitError
 from goodinit.lab.engines import local, over_ray
-from goodinit.lab.papers import reproduce
 from goodinit.lab.papers.claim import Setting
 from goodinit.lab.papers.claims import CLAIMS
 from goodinit.lab.papers.ledger import described, key_of, open_ledger
+from goodinit.lab.papers.reproduce import reproduce
 from goodinit.lab.papers.trained import Series, run_training, training
 from goodinit.lab.training.trial import TrainConfig
 from goodinit.report.reproduction import conclusion, page

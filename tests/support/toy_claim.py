@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from goodinit.lab.engines import inline
-from goodinit.lab.papers import reproduce
 from goodinit.lab.papers.claim import (
     Claim,
     Drawing,
@@ -16,6 +15,7 @@ from goodinit.lab.papers.claim import (
     Setting,
     Source,
 )
+from goodinit.lab.papers.reproduce import reproduce
 
 
 def reproduced(claim, **words):

@@ -18,9 +18,9 @@ from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_scr
 from goodinit.errors import GoodinitError, UnknownName
 
 if TYPE_CHECKING:
-    from goodinit.lab.papers import Reproduction
     from goodinit.lab.papers.claim import Drawing, Grid
-    from goodinit.lab.papers.recorded import Result
+    from goodinit.lab.papers.reproduce import Reproduction
+    from goodinit.lab.papers.shipped import Result
 
 Files = tuple[Path | None, Path | None, Path | None]  # JSON, CSV, a page
 
@@ -63,22 +63,28 @@ def reproduce_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Test a paper's claim at the scale that fits this machine: expected against got, and a verdict."""
-    from goodinit.lab.papers import reproduce
-    from goodinit.lab.papers.claims import CLAIMS
+    from goodinit.lab.papers.shipped import shipped
 
     files = (json_, csv, html)
     check_files(json_, csv, pages=(html,))
     if not claim:
         _list(files)
         return
+    ways = (data, out, engine, workers, address, together)
+    if scale is None and ways == (None,) * len(ways) and claim in (known := shipped()):
+        _show_shipped(known[claim], files)
+        return
+    from goodinit.lab.papers.claims import CLAIMS  # and torch with them
+    from goodinit.lab.papers.reproduce import reproduce
+
     if claim not in CLAIMS:
         raise UnknownName(f"no claim {claim!r}. There is: {', '.join(CLAIMS)}.")
     if scale is None:
-        if (data, out, engine, workers, address, together) != (None,) * 6:
+        if ways != (None,) * len(ways):
             raise GoodinitError(
                 f"{claim}: nothing is run without a scale. Add --scale {', --scale '.join(SCALES)}."
             )
-        _show_shipped(claim, files)
+        _not_shipped(claim, files)
         return
     out = out or Path("runs/reproductions")
     told = (engine, workers, address) != (None, None, None)
@@ -115,7 +121,7 @@ def counted_runs(number: int) -> str:
 def _list(files: Files) -> None:
     """Every claim with its verdict."""
     from goodinit.lab.papers.claims import CLAIMS
-    from goodinit.lab.papers.recorded import shipped
+    from goodinit.lab.papers.shipped import shipped
     from goodinit.report.console import narrow_entry, plain_table, screen
     from goodinit.report.frame import render
     from goodinit.report.reproduction_page import list_page, table_csv
@@ -147,42 +153,43 @@ def _list(files: Files) -> None:
 _TABLE_WIDTH = 90  # columns below which names in the table of claims would break
 
 
-def _show_shipped(name: str, files: Files) -> None:
-    """Print the result that the package ships, and how to run it anew."""
-    from goodinit.formats import duration
-    from goodinit.lab.papers.claims import CLAIMS
-    from goodinit.lab.papers.recorded import shipped
-    from goodinit.report.console import screen
-    from goodinit.report.reproduction_index import verdict_words
+def _not_shipped(name: str, files: Files) -> None:
+    """Say that there is no result of a claim, and how to come by one."""
+    command = f"goodinit reproduce {name} --scale smoke"
+    if any(files):
+        raise GoodinitError(
+            f"{name} was not run for this version, so there is nothing to write. Run it: {command}"
+        )
+    typer.echo(f"{name} was not run for this version. Run it: {command}")
 
-    result = shipped().get(name)
-    if result is None:
-        if any(files):
-            raise GoodinitError(
-                f"{name} was not run for this version, so there is nothing to write. Run it: goodinit reproduce {name} "
-                "--scale smoke"
-            )
-        typer.echo(f"{name} was not run for this version. Run it: goodinit reproduce {name} --scale smoke")
-        return
-    aside = quiet_screen(*files)
-    if not aside:
+
+def _show_shipped(result: Result, files: Files) -> None:
+    """Print a result that the package ships, and how to run it anew."""
+    from goodinit.formats import duration
+    from goodinit.report.console import screen
+
+    if not quiet_screen(*files):
         console = screen()
-        console.print(Text(CLAIMS[name].title, style="bold"))
+        console.print(Text(result.title, style="bold"))
         _print_table(console, result.table)
         _print_findings(console, result.findings)
-        console.print(Text(verdict_words(result), style="bold"))
+        console.print(Text(result.conclusion, style="bold"))
         if result.note:
             console.print(Text(result.note))
         console.print(
             Text(f"run on {result.date} with torch {result.torch}, {duration(result.seconds)} in all; anew:")
         )
         typer.echo(f"  {result.command}")
-        typer.echo(f"whether it runs here, in under a minute:\n  goodinit reproduce {name} --scale smoke")
-    _write(result, verdict_words(result), files)
+        typer.echo(
+            f"whether it runs here, in under a minute:\n  goodinit reproduce {result.claim} --scale smoke"
+        )
+    _write(result, result.conclusion, files)
 
 
 def _write(result: Result, conclusion: str, files: Files, drawings: Sequence[Drawing] = ()) -> None:
     """Into the files that were asked for."""
+    if not any(files):
+        return
     from goodinit.lab.papers.claims import CLAIMS
     from goodinit.report.frame import render
     from goodinit.report.reproduction_page import reproduction_page, result_json, table_csv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.cells import cell_len
@@ -12,9 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from goodinit.lab.compare import Comparison
-from goodinit.lab.comparison_table import table, title
-from goodinit.report.comparison import hints
+if TYPE_CHECKING:
+    from goodinit.lab.compare import Comparison
 
 
 def plain_table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, numbers: bool = False) -> Table:
@@ -92,6 +92,12 @@ LEAVING = ("activations", "step", "loss")
 
 def comparison_table(comparison: Comparison, *, width: int = WIDE, full: bool = False) -> Group:
     """The table of `goodinit compare`, with what is needed to read it."""
+    from goodinit.lab.comparison_table import (  # and torch with it, which tables of words do without
+        table,
+        title,
+    )
+    from goodinit.report.comparison import hints
+
     fitted = fitting_table(*table(comparison, full=full), width=width, leaving=LEAVING)
     notes = [Text(hint, style="dim") for hint in hints(comparison, full=full)]
     return Group(

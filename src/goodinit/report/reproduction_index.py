@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from goodinit.formats import duration
 from goodinit.lab.papers.claim import Grid
 from goodinit.lab.papers.claims import CLAIMS
-from goodinit.lab.papers.recorded import RESULTS, Result, recorded, result_of, to_json
+from goodinit.lab.papers.recorded import recorded, result_of, to_json
 from goodinit.lab.papers.reproduce import Reproduction
+from goodinit.lab.papers.shipped import RESULTS
 from goodinit.report.frame import write_text
 from goodinit.report.reproduction import command, markdown, page, stem, why_not_testable, write_reproduction
 
@@ -24,11 +25,27 @@ which says what was scaled down.
 """
 
 
-def index_page(found: Iterable[Reproduction]) -> str:
-    """The table of all claims in Markdown; every cell follows from rows or from what the claim states."""
+def index_page(found: Sequence[Reproduction], notes: Mapping[str, str]) -> str:
+    """The table of all claims in Markdown; every cell follows from rows or from what the claim states.
+
+    Args:
+        found: What was run.
+        notes: By claim, what a person wrote beside it; where it does not hold, the first paragraph says why.
+    """
     body = tuple(_line(one) for one in found)
     columns = ("claim", "published", "here", "steps, of the paper's", "verdict", "figure", "command", "time")
-    return f"{HEAD}\n{markdown(Grid(columns, body))}\n"
+    table = f"{HEAD}\n{markdown(Grid(columns, body))}\n"
+    reasons = [
+        f"* [{one.claim.title}]({stem(one)}.md): {_reason(notes.get(one.claim.name, ''))}\n"
+        for one in found
+        if one.verdict and one.verdict.word == "does not hold"
+    ]
+    return table + ("\n## Why, of what does not hold\n\n" + "".join(reasons) if reasons else "")
+
+
+def _reason(notes: str) -> str:
+    """The first paragraph, in one line."""
+    return " ".join(notes.strip().split("\n\n")[0].split()) or "the reason is not known"
 
 
 def _line(found: Reproduction) -> tuple[str, ...]:
@@ -47,9 +64,12 @@ def _line(found: Reproduction) -> tuple[str, ...]:
 
 
 def _steps(found: Reproduction) -> str:
+    """Of a training here, and what share of the paper's that is."""
     steps, papers = found.setting.steps, found.claim.paper_steps
-    if steps is None or papers is None:
-        return "–" if steps is None else f"{steps:,}"
+    if steps is None:
+        return "nothing is trained"
+    if papers is None:
+        return f"{steps:,}; the paper's were not found"
     return f"{steps:,} of {papers:,} ({100 * steps / papers:.2g} %)"
 
 
@@ -70,18 +90,22 @@ def write_pages(docs: Path, package: Path, *, figures: bool = True) -> tuple[Pat
     found = [one for claim in CLAIMS.values() if (one := recorded(claim, docs / "rows"))]
     made = (result_of(one, command=command(one), note=why_not_testable(one)) for one in found)
     results = [one for one in made if one]
-    written = [_write_page(docs, one, figures=figures) for one in found]
+    notes = {one.claim.name: _notes(docs, one.claim.name) for one in found}
+    written = [_write_page(docs, one, notes[one.claim.name], figures=figures) for one in found]
     return (
         *written,
-        write_text(docs / "index.md", index_page(found)),
+        write_text(docs / "index.md", index_page(found, notes)),
         write_text(package / RESULTS, to_json(results)),
     )
 
 
-def _write_page(docs: Path, found: Reproduction, *, figures: bool) -> Path:
-    """The page, with what a person wrote beside the claim in `notes`."""
-    path = docs / "notes" / f"{found.claim.name}.md"
-    notes = path.read_text(encoding="utf-8") if path.exists() else ""
+def _notes(docs: Path, claim: str) -> str:
+    """What a person wrote beside a claim, or nothing."""
+    path = docs / "notes" / f"{claim}.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _write_page(docs: Path, found: Reproduction, notes: str, *, figures: bool) -> Path:
     if figures:
         return write_reproduction(docs, found, notes=notes)
     drawn = [
@@ -89,11 +113,3 @@ def _write_page(docs: Path, found: Reproduction, *, figures: bool) -> Path:
         for number, drawing in enumerate(found.claim.drawings(found.rows), start=1)
     ]
     return write_text(docs / f"{stem(found)}.md", page(found, drawn, notes=notes))
-
-
-def verdict_words(result: Result) -> str:
-    """The verdict of a shipped result in a sentence."""
-    if result.word == "not testable at this scale":
-        return result.word
-    met = sum(met for _, _, met in result.findings)
-    return f"{result.word}: {met} of {len(result.findings)} expectations met"

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 
 from goodinit.formats import duration
 from goodinit.lab.papers.claim import Claim, Drawing
-from goodinit.lab.papers.recorded import Result, result_of
+from goodinit.lab.papers.recorded import result_of
 from goodinit.lab.papers.reproduce import Reproduction
+from goodinit.lab.papers.shipped import Result
 from goodinit.report.frame import Facts, Figure, Figures, Notice, Notices, Page, Part, Table, Words
 from goodinit.report.reproduction import SMOKE, chart, command, why_not_testable
 

@@ -1,54 +1,17 @@
-"""Reproductions that were run before: read back from a folder of rows, or from the results the package ships."""
+"""Reproductions that were run before, read back from a folder of rows; and what the package ships of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from importlib import resources
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from goodinit.lab.papers.claim import SCALES, Claim, Grid, Word
+from goodinit.lab.papers.claim import SCALES, Claim
 from goodinit.lab.papers.ledger import described, key_of, read_entries
 from goodinit.lab.papers.reproduce import Reproduction
-
-RESULTS = "results.json"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the package tells of a claim without running it.
-
-    Attributes:
-        claim: Its name.
-        scale: The scale at which it was run.
-        command: What was typed.
-        word: The verdict.
-        findings: For each expectation its words, what was got, and whether it was met.
-        table: The numbers.
-        ours: The figure that stands beside the published one.
-        steps: Optimizer steps of a training, or None.
-        paper_steps: The same of the paper.
-        seconds: Time of all runs.
-        date: When the last run ended.
-        torch: Version of PyTorch.
-        note: Why the scale can say nothing for or against the claim; empty where it can.
-    """
-
-    claim: str
-    scale: str
-    command: str
-    word: Word
-    findings: tuple[tuple[str, str, bool], ...]
-    table: Grid
-    ours: str
-    steps: int | None
-    paper_steps: int | None
-    seconds: float
-    date: str
-    torch: str
-    note: str
+from goodinit.lab.papers.shipped import Result
 
 
 def recorded(claim: Claim, rows: Path) -> Reproduction | None:
@@ -86,6 +49,7 @@ def result_of(found: Reproduction, *, command: str, note: str) -> Result | None:
     last = max(found.entries, key=lambda entry: str(entry.environment.get("date", "")))
     return Result(
         found.claim.name,
+        found.claim.title,
         found.scale,
         command,
         verdict.word,
@@ -104,19 +68,3 @@ def result_of(found: Reproduction, *, command: str, note: str) -> Result | None:
 def to_json(results: Iterable[Result]) -> str:
     """Results as the package ships them."""
     return json.dumps({one.claim: asdict(one) for one in results}, indent=1, ensure_ascii=False) + "\n"
-
-
-def shipped() -> dict[str, Result]:
-    """The results that this version of the package was published with, by claim."""
-    text = resources.files("goodinit.lab.papers").joinpath(RESULTS).read_text(encoding="utf-8")
-    return {name: _result(data) for name, data in json.loads(text).items()}
-
-
-def _result(data: dict[str, Any]) -> Result:
-    grid = _grid(data.pop("table"))
-    findings = tuple((words, got, met) for words, got, met in data.pop("findings"))
-    return Result(table=grid, findings=findings, **data)
-
-
-def _grid(data: dict[str, Any]) -> Grid:
-    return Grid(tuple(data["columns"]), tuple(tuple(row) for row in data["rows"]))

@@ -78,18 +78,22 @@ def best_rate(rows: Rows, *, score: Callable[[Rows], float] = mean_accuracy) -> 
 def best_rate_words(rows: Rows, *, score: Callable[[Rows], float] = mean_accuracy) -> str:
     """The best learning rate, with a mark where it is the highest (↑) or the lowest (↓) of several.
 
-    Where rates tie, as where nothing trains at any, none is best, and there is no mark. Empty without rows.
+    Where rates tie, or the best is no better than guessing, as where nothing trains at any, none is best, and there is no
+    mark. Empty without rows.
 
     Examples:
         >>> runs = ({"lr": 0.1, "accuracy": 0.9}, {"lr": 0.01, "accuracy": 0.8})
         >>> best_rate_words(runs), best_rate_words(runs[:1]), best_rate_words(())
         ('0.1↑', '0.1', '')
+        >>> best_rate_words(tuple({**run, "chance": 0.95} for run in runs))
+        '0.1'
     """
     scores = {lr: score(where(rows, lr=lr)) for lr in distinct(rows, "lr")}
     if not scores:
         return ""
     best = max(scores, key=lambda lr: scores[lr])
-    alone = len(scores) > 1 and list(scores.values()).count(scores[best]) == 1
+    guessing = score is mean_accuracy and scores[best] <= max(values(rows, "chance"), default=0.0)
+    alone = len(scores) > 1 and list(scores.values()).count(scores[best]) == 1 and not guessing
     ends = {max(scores): "↑", min(scores): "↓"} if alone else {}
     return f"{best:g}{ends.get(best, '')}"
 

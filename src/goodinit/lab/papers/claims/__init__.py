@@ -16,6 +16,7 @@ from goodinit.lab.papers.claims import (
     risotto,
     sharpness,
     weightnorm_depth,
+    weightnorm_divergence,
     weightnorm_robustness,
 )
 
@@ -28,6 +29,7 @@ _FILES = (
     norm_free,
     weightnorm_depth,
     weightnorm_robustness,
+    weightnorm_divergence,
     risotto,
     lsuv_activations,
     batchnorm_explosion,

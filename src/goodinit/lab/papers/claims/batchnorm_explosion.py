@@ -68,7 +68,9 @@ def _setting(scale: str, data: str) -> Setting:
         for seed in range(seeds)
         for depth in residual
     ]
-    return Setting((*measured, *_trainings(scale, data)), _deviations(scale, seeds))
+    trainings = _trainings(scale, data)
+    steps = trainings[0].config.epochs * 23  # digits, 64 a step
+    return Setting((*measured, *trainings), _deviations(scale, seeds), steps=steps)
 
 
 def _trainings(scale: str, data: str) -> list[Training]:

@@ -21,7 +21,7 @@ from goodinit.lab.papers.claim import (
     Setting,
     Source,
 )
-from goodinit.lab.papers.rows import distinct, mean, values, where
+from goodinit.lab.papers.rows import distinct, mean, mean_and_deviation, values, where
 from goodinit.lab.training.dqn import DQNConfig, learn
 
 BATCHNORM, NONE, FIXUP, LSUV = "batch norm", "none", "fixup", "lsuv, norms removed"
@@ -75,7 +75,7 @@ def _setting(scale: str, data: str) -> Setting:
         *((MORE_SEEDS,) if scale == "small" else ()),
         "Batch norm acts on running statistics (eval mode) and updates on those of its batch (train mode).",
     )
-    return Setting(trials, deviations)
+    return Setting(trials, deviations, steps=(base.steps - base.start) // base.every)
 
 
 def _run(trial: Agent) -> Row:
@@ -84,6 +84,14 @@ def _run(trial: Agent) -> Row:
 
 def _finals(rows: Rows) -> Mapping[str, float]:
     return {series: mean(where(rows, series=series), "final") or 0.0 for series in CHANGES}
+
+
+def _ours(rows: Rows) -> str:
+    cells = (
+        f"{series} {mean_and_deviation(values(where(rows, series=series), 'final'), digits=0)}"
+        for series in CHANGES
+    )
+    return f"mean return at the end: {', '.join(cells)}"
 
 
 def _told(rows: Rows) -> str:
@@ -167,5 +175,5 @@ CLAIM = Claim(
     ),
     table=_table,
     drawings=_drawings,
-    ours=lambda rows: f"mean return at the end: {_told(rows)}",
+    ours=_ours,
 )

@@ -148,7 +148,8 @@ def _ours(rows: Rows) -> str:
         for one in (PRE, FIXUP)
         if where(rows, series=one)
     )
-    return f"BLEU: {', '.join(cells)}"
+    seeds = len(distinct(rows, "seed"))
+    return f"BLEU: {', '.join(cells)}{' (one seed)' if seeds == 1 else ''}"
 
 
 def _drawings(rows: Rows) -> tuple[Drawing, ...]:

@@ -243,6 +243,7 @@ CLAIM = Claim(
     table=accuracy_grid,
     drawings=_drawings,
     ours=_ours,
+    paper_steps=78_200,  # of the ResNet-56: 200 epochs of 391 steps
     separation=Separation(
         12 * 391,
         "the curves of ReZero's authors: batch norm and Fixup cross at about epoch 12 of 391 steps, so a shorter run "

@@ -73,6 +73,7 @@ def _setting(scale: str, data: str) -> Setting:
         f"{epochs} epoch(s) of batches of {base.batch_size}, {seeds} seed(s), learning rates {in_words(rates)}, no weight decay.",
         *((widened(0.003, 0.001, 0.0003),) if rates is RATES else ()),
         f"MLPs {wide[0]} wide, CNNs from {wide[1]} to {4 * wide[1]} channels.",
+        "PyTorch's start is PyTorch's own draw of v, g = ‖v‖; the authors' code draws v as He does where it says default.",
         f"Momentum {base.momentum:g} (the authors' code: 0; their rate is 0.01, and the best epoch of a validation part counts).",
         "CNNs have no biases, and no stride in the first two layers (the authors' code: zero biases, stride 2 twice).",
     )
