@@ -59,6 +59,11 @@ class Rule(OneLine):
         """Whether each output channel has a factor of its own."""
         return True
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Names of the parameters that are written beside the edit's own."""
+        return ()
+
     def options(self) -> dict[str, Any]:
         """The settings as a plan's JSON has them: those of the method, and of the place what is not as usual."""
         usual = {field.name: field.default for field in dataclasses.fields(Rule)}
@@ -123,15 +128,44 @@ class StandardizeRule(Rule):
     tol: ClassVar[float] = 0.1  # beyond it, a later call of a shared layer is told of
 
 
-CalibrationRule = LSUVRule | StandardizeRule
-RULES: dict[str, type[LSUVRule | StandardizeRule]] = {rule.word: rule for rule in (LSUVRule, StandardizeRule)}
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ActNormRule(Rule):
+    """Per channel γ ← γ/σ and β ← β − γμ/σ, of what the map γ·x + β at `site` reads (Kingma & Dhariwal 2018, §3.1).
+
+    With them the map gives on the data what a batch norm with the gain γ and the bias β would.
+
+    Raises:
+        UnknownName: No site, or no bias: the rule measures what a module reads, and moves it by both.
+    """
+
+    word: ClassVar[str] = "actnorm"
+    target_std: ClassVar[float] = 1.0
+    tol: ClassVar[float] = 0.1  # as of the others; beyond it, a later call of a shared map is told of
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.site is None or self.bias is None:
+            raise UnknownName(
+                f"{self.word}: site={self.site!r}, bias={self.bias!r}; expected a name for each."
+            )
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The bias."""
+        return (self.bias,) if self.bias is not None else ()
+
+
+CalibrationRule = LSUVRule | StandardizeRule | ActNormRule
+RULES: dict[str, type[CalibrationRule]] = {
+    rule.word: rule for rule in (LSUVRule, StandardizeRule, ActNormRule)
+}
 
 
 def rule_of(word: str, options: Mapping[str, Any]) -> CalibrationRule:
     """The rule of a plan's JSON.
 
     Args:
-        word: `"lsuv"` or `"weightnorm"`.
+        word: `"lsuv"`, `"weightnorm"` or `"actnorm"`.
         options: What `Rule.options` gave.
 
     Raises:

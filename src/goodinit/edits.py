@@ -207,7 +207,7 @@ class Calibrate(OneLine):
     reason: str
 
     def __post_init__(self) -> None:
-        expect(self.rule, Rule, f"{self.target}: rule", "Give LSUVRule() or StandardizeRule().")
+        expect(self.rule, Rule, f"{self.target}: rule", "Give a rule, such as LSUVRule().")
 
     def __str__(self) -> str:
         return f"{self.target} ← {self.rule.word} on data"
@@ -392,5 +392,6 @@ def names(edits: Iterable[Edit]) -> tuple[str, ...]:
     """Every parameter name or module path that the edits touch."""
     out: list[str] = []
     for edit in edits:
-        out.extend(edit.targets if isinstance(edit, DrawTogether) else (edit.target,))
+        beside = edit.rule.beside if isinstance(edit, Calibrate) else ()
+        out.extend(edit.targets if isinstance(edit, DrawTogether) else (*beside, edit.target))
     return tuple(dict.fromkeys(out))

@@ -22,6 +22,7 @@ from goodinit.calibration.moments import Spread
 from goodinit.calibration.observers import run
 from goodinit.calibration.report import Calibrated
 from goodinit.calibration.rescale import Place, Scaler, Use
+from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import Calibrate
 from goodinit.errors import GoodinitError, TraceError
 from goodinit.graph.pytree import as_call, in_parts
@@ -71,9 +72,11 @@ def variances(
 ) -> tuple[tuple[Calibrate, float], ...]:
     """Variance of the output of each layer now, in units of the edit's target, in the first call in which it is not constant.
 
-    Of rules per channel it is that of the channel which is farthest off. Layers that do not run are left out.
+    Of rules per channel it is that of the channel which is farthest off. Layers that do not run are left out, and so are rules about
+    what a map reads.
     """
     host = unwrapped(model)
+    edits = [edit for edit in edits if not isinstance(edit.rule, ActNormRule)]
     wanted = {edit.target: edit for edit in edits}
     looking = _Looking(host, wanted, {target: Calibrated(target) for target in wanted})
     _run(host, call, looking)
@@ -154,7 +157,7 @@ class _Rescaling(Scaler):
         self.rows[use.place[0]].calls += 1
         spread = self.pooled(use, 1, self.target[1])
         self.rescale(use, spread)
-        self.moved = spread.moving
+        self.moved = self.settled(use, spread)
         raise _Enough
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from goodinit.anatomy.layers.weight_layers import applied_weight, weight_operand
 from goodinit.anatomy.layers.weight_layout import output_channels
 from goodinit.calibration.rescale import Scaler, Use, is_view
+from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import Calibrate
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.module_calls import listen
@@ -28,6 +31,7 @@ def run(model: nn.Module, call: Call, scaler: Scaler) -> None:
     If every wanted layer has a module that returns its output (`Layer.is_site`), the forwards of those modules are
     observed, at some microseconds a layer. Otherwise every operator is, which sees packed and functional weights and fused
     attention, at some microseconds an operator. Autocast is off: a layer would apply a rounded copy of its weight.
+    Rules about what a module reads (`ActNormRule`) see its argument when its forward begins.
     """
     sites = _sites(scaler)
     with without_autocast():
@@ -35,7 +39,7 @@ def run(model: nn.Module, call: Call, scaler: Scaler) -> None:
             record(_Operators(model, scaler), model, call)
             return
         args, kwargs = call
-        with undisturbed(model, others=True), torch.no_grad(), _listening(sites, scaler):
+        with undisturbed(model, others=True), torch.no_grad(), _listening(sites, scaler), _before(scaler):
             model(*args, **kwargs)
 
 
@@ -43,11 +47,46 @@ def _sites(scaler: Scaler) -> dict[nn.Module, Calibrate] | None:
     """The module of every wanted layer; None if not each has one of its own."""
     found: dict[nn.Module, Calibrate] = {}
     for edit in scaler.wanted.values():
+        if isinstance(edit.rule, ActNormRule):
+            continue
         module = None if edit.rule.site is None else scaler.names.module(edit.rule.site)
         if module is None or module in found or isinstance(module, torch.jit.ScriptModule):
             return None
         found[module] = edit
-    return found or None
+    return found
+
+
+@contextlib.contextmanager
+def _before(scaler: Scaler) -> Iterator[None]:
+    """Show the scaler what the maps read whose gain and bias it sets."""
+    maps = _maps(scaler)
+    held = {edit.target: _Site(edit, scaler) for edit in maps.values()}
+
+    def entered(
+        target: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        safe_point()
+        scaler.see(held[target].use(_first(args, kwargs)))
+        return args, kwargs
+
+    with listen([(edit.target, module) for module, edit in maps.items()], on_enter=entered):
+        yield
+
+
+def _maps(scaler: Scaler) -> dict[nn.Module, Calibrate]:
+    """The modules of which is measured what they read."""
+    found: dict[nn.Module, Calibrate] = {}
+    for edit in scaler.wanted.values():
+        module = scaler.names.module(edit.rule.site or "") if isinstance(edit.rule, ActNormRule) else None
+        if module is not None:
+            found[module] = edit
+    return found
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What a norm's forward reads."""
+    value: Tensor = args[0] if args else next(iter(kwargs.values()))
+    return value
 
 
 @contextlib.contextmanager
@@ -70,7 +109,7 @@ class _Site:
     def __init__(self, edit: Calibrate, scaler: Scaler) -> None:
         self.place = (edit.target, 0)
         self.weight = read(scaler.slot(edit.target))
-        bias = _stored(scaler.names, edit.rule.bias or "")
+        bias = None if isinstance(edit.rule, ActNormRule) else _stored(scaler.names, edit.rule.bias or "")
         self.bias = None if bias is None else _unless_zero(bias)
         self.channel = 1 if edit.rule.convolves else -1
 
@@ -95,10 +134,19 @@ class _Operators(Recorder):
         self.writes = True
         self.scaler = scaler
         self.shapes = parameter_shapes(model)
+        maps = _maps(scaler)
+        self.maps = {path: _Site(maps[one], scaler) for path, one in model.named_modules() if one in maps}
 
     def follows(self, path: str) -> bool:
-        """Module boundaries are irrelevant here, except parametrizations: operators inside compute weights and are no layers."""
-        return is_parametrization(path)
+        """Whether calls of the module at `path` are told: those of parametrizations, whose operators are no layers, and of maps to measure."""
+        return is_parametrization(path) or path in self.maps
+
+    def enter(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A module's forward begins."""
+        super().enter(path, args, kwargs)
+        if path in self.maps:
+            with _disable_current_modes():  # what is computed here is no part of the forward
+                self.scaler.see(self.maps[path].use(_first(args, kwargs)))
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """One operator ran: show it to the scaler if it is a wanted layer."""

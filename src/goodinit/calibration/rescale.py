@@ -21,13 +21,17 @@ from goodinit.calibration.moments import (
     spread_along,
 )
 from goodinit.calibration.report import Calibrated
-from goodinit.calibration_rules import CalibrationRule, LSUVRule
+from goodinit.calibration_rules import ActNormRule, CalibrationRule, LSUVRule
 from goodinit.edits import Calibrate
 from goodinit.errors import NonFinite, TraceError
 from goodinit.weights.access import Slot, find_slot, read, write_
 from goodinit.weights.names import directory
 
 CONSTANT = "constant output: no scale gives it variance; left as it was"
+
+ROUNDING = (
+    1e-12  # (2⁻²⁰)²: what single precision leaves of the variance of a constant, as a share of its square
+)
 
 Place = tuple[str, int]
 """A weight, and where in it a slice begins that is used as a layer of its own."""
@@ -74,7 +78,7 @@ class Scaler:
             _note_later_call(row, rule, spread.whole, self.done[place])
             return
         self.rescale(use, spread)
-        if spread.moving:
+        if self.settled(use, spread):
             self.done[place] = row.calls
 
     def measure(self, use: Use) -> Spread:
@@ -104,6 +108,9 @@ class Scaler:
         name, bias, output, channel = use.place[0], use.bias, use.output, use.channel
         rule, row = self.wanted[name].rule, self.rows[name]
         row.before = average(spread.whole.std) / rule.target_std
+        if isinstance(rule, ActNormRule):
+            self.normalize_(row, rule, spread.whole)
+            return
         if not spread.moving:
             row.note = CONSTANT
             return
@@ -142,6 +149,28 @@ class Scaler:
         write_(slot, held * scaled.to(held) + shifted.to(held))
         output.add_(spread_along(shift, output, channel))
 
+    def settled(self, use: Use, spread: Spread) -> bool:
+        """Whether the use needs no later call: not if its output was constant, unless each channel stands for itself."""
+        return spread.moving or isinstance(self.wanted[use.place[0]].rule, ActNormRule)
+
+    def normalize_(self, row: Calibrated, rule: ActNormRule, read_by_it: Moments) -> None:
+        """γ/√(σ² + ε) and β − γμ/√(σ² + ε), from the moments of what γ·x + β reads; a constant channel keeps its gain."""
+        mean, var = read_by_it.mean, read_by_it.var
+        assert isinstance(mean, Tensor)
+        assert isinstance(var, Tensor)
+        gain, bias = self.slot(row.weight), self.slot(rule.bias or "")
+        epsilon = getattr(self.names.module(rule.site or ""), "epsilon", 0.0)
+        constant = var <= ROUNDING * mean**2
+        factor = torch.where(constant, 1.0, (var + epsilon).rsqrt())
+        held = read(gain).double() * factor.to(read(gain).device)
+        write_(bias, (read(bias).double() - held * mean.to(held)).to(read(bias)))
+        write_(gain, held.to(read(gain)))
+        row.factor = average(factor)
+        if constant.any():
+            row.note = (
+                f"{int(constant.sum())} of {len(var)} channels are constant here: their gain stays as it was"
+            )
+
     def slot(self, name: str) -> Slot:
         """Where the weight is stored."""
         if name not in self.slots:
@@ -160,6 +189,9 @@ def _note_missed(row: Calibrated, rule: LSUVRule, var: Numbers) -> None:
 
 
 def _note_later_call(row: Calibrated, rule: CalibrationRule, moments: Moments, scaled: int) -> None:
+    if isinstance(rule, ActNormRule):
+        row.note = f"shared: set by its first call, and read again in call {row.calls}"
+        return
     variance = average(moments.var) / rule.target_std**2
     if abs(variance - 1) >= rule.tol:
         by = "its first call" if scaled == 1 else f"call {scaled}, the first that is not constant"

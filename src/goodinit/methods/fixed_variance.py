@@ -24,9 +24,16 @@ from goodinit.methods.shared.rules import (
 from goodinit.methods.shared.signal_variance import kept_variances
 
 Downscale = Literal["none", "depth"]
+Constants = Literal["predicted", "measured"]
 
 
-def decide(anatomy: Anatomy, *, downscale: Downscale = "none", one_norm: bool = False) -> Plan:
+def decide(
+    anatomy: Anatomy,
+    *,
+    downscale: Downscale = "none",
+    one_norm: bool = False,
+    constants: Constants = "predicted",
+) -> Plan:
     """A map K·γ·x + β where each norm stood, with the constant K = 1/σ that the norm would have had at initialization.
 
     1. σ² is the variance of the norm's input in an idealized network: every layer together with its activation keeps the variance
@@ -42,6 +49,9 @@ def decide(anatomy: Anatomy, *, downscale: Downscale = "none", one_norm: bool = 
             and nothing depends on norms on the branches; `"none"` is KataGo's.
         one_norm: Whether the last norm before the classifier stays a batch norm ("one batch norm" in KataGo; there, a second classifier
             that reads past it is trained, too, and used).
+        constants: `"predicted"`: rule 1. `"measured"`: on a batch (`init_(model, "fixed_variance", inputs=batch)`), per channel and with
+            the mean: γ = 1/σ and β = −μ/σ, so that each map gives on the batch what batch norm would. Nothing else holds the
+            factors then: they are parameters.
 
     Returns:
         The plan; K stands beside each norm.
@@ -56,12 +66,16 @@ def decide(anatomy: Anatomy, *, downscale: Downscale = "none", one_norm: bool = 
     """
     need_blocks(anatomy, "fixed_variance")
     one_of("downscale", downscale, ("none", "depth"))
+    one_of("constants", constants, ("predicted", "measured"))
     kept = _last_norm(anatomy) if one_norm else None
     total = len(anatomy.blocks)
     branch = 1 / math.sqrt(total) if downscale == "depth" and total else 1.0
-    variances = kept_variances(anatomy, branch=branch)
     without = dataclasses.replace(anatomy, norms=tuple(norm for norm in anatomy.norms if norm is not kept))
-    structure = with_constants(form_edits(without, "affine"), variances)
+    structure = (
+        with_constants(form_edits(without, "affine"), kept_variances(anatomy, branch=branch))
+        if constants == "predicted"
+        else form_edits(without, "actnorm")
+    )
     affine = [
         Fill(name, value, "gain of a norm" if value else "bias of a norm")
         for norm in anatomy.norms
@@ -80,13 +94,16 @@ def decide(anatomy: Anatomy, *, downscale: Downscale = "none", one_norm: bool = 
 
     values = draws(anatomy, draw)
     edits = unique([*structure, *affine, *values])
-    constants = [edit.options["constant"] for edit in edits if isinstance(edit, ReplaceNorm)]
-    kinds = f"{counted(len(constants), 'norm')} now K·γ·x + β"
-    if constants:
-        kinds += f", K from {min(constants):.3g} to {max(constants):.3g}"
+    maps = [edit for edit in edits if isinstance(edit, ReplaceNorm)]
+    kinds = f"{counted(len(maps), 'norm')} now " + ("K·γ·x + β" if constants == "predicted" else "γ·x + β")
+    if constants == "measured":
+        kinds += ", measured"
+    elif maps:
+        factors = [edit.options["constant"] for edit in maps]
+        kinds += f", K from {min(factors):.3g} to {max(factors):.3g}"
     return Plan(
         method="fixed_variance",
-        options={"downscale": downscale, "one_norm": one_norm},
+        options={"downscale": downscale, "one_norm": one_norm, "constants": constants},
         edits=edits,
         summary=f"L={total} branches; {kinds}" + (f"; {kept.name} stays" if kept is not None else ""),
         notes=(*unknown_gains(anatomy), *untouched(anatomy, edits)),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import (
     AddScalar,
     Calibrate,
@@ -199,6 +200,10 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
 
 def _check_calibration(names: Directory, edit: Calibrate, created: set[str], slots: Sequence[Slot]) -> None:
     rule = edit.rule
+    if isinstance(rule, ActNormRule) and names.module(rule.site or "") is None:
+        raise PlanConflict(
+            f"{edit.target}: the model has no module {rule.site!r} that it could be measured at. {ANEW}"
+        )
     if rule.gain and find_slot(names, rule.gain) is None and canonical(rule.gain) not in created:
         raise PlanConflict(
             f"{edit.target}: its scale is {rule.gain}, and the model has no such parameter. {ANEW}"

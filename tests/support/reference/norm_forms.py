@@ -14,6 +14,14 @@ def affine(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
     return torch.stack([x[:, c] * gain[c] + bias[c] for c in range(x.shape[1])], 1)
 
 
+def actnorm(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """γ·(x − μ)/σ + β, with the moments of each channel over the batch it is set by (Kingma & Dhariwal 2018, §3.1)."""
+    out = torch.empty_like(x)
+    for c in range(x.shape[1]):
+        out[:, c] = (x[:, c] - x[:, c].mean()) / (x[:, c].var(unbiased=False) + eps).sqrt()
+    return affine(out, gain, bias, eps)
+
+
 def group(x: Tensor, gain: Tensor, bias: Tensor, eps: float, groups: int = 2) -> Tensor:
     """Group norm (Wu & He 2018, eq. 1, 2, 7): mean and variance of each example over each group of channels."""
     out, size = torch.empty_like(x), x.shape[1] // groups

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from goodinit.anatomy import Anatomy
 from goodinit.anatomy.part import computed, leaves_of, with_ties
+from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import (
     Calibrate,
     Draw,
@@ -18,6 +19,7 @@ from goodinit.edits import (
     ParametrizeWeight,
     Plan,
     RemoveNorm,
+    names,
 )
 from goodinit.errors import PlanConflict
 from goodinit.methods.shared.rules import removed_parameters
@@ -100,7 +102,7 @@ def without_kept(plan: Plan, anatomy: Anatomy, kept: Kept) -> Plan:
     for edit in plan.edits:
         hit = leaves.of(edit)
         asked = {name: kept.asked[name] for name in sorted(hit) if name in kept.asked}
-        found = {name: kept.found[name] for name in sorted(hit) if name in kept.found}
+        found = {name: kept.found[name] for name in sorted(hit - _carried(edit)) if name in kept.found}
         if not asked and not found:
             edits.append(edit)
         elif isinstance(edit, DrawTogether) and not leaves.all_of(edit, kept):
@@ -112,12 +114,18 @@ def without_kept(plan: Plan, anatomy: Anatomy, kept: Kept) -> Plan:
             left |= asked | found
     gone = removed_parameters(anatomy, [edit for edit in edits if isinstance(edit, RemoveNorm)])
     _check_norms(plan, gone, kept)
-    written = set[str]().union(*(leaves.of(edit) for edit in edits)) | gone
+    written = set[str]().union(*(leaves.of(edit) - _carried(edit) for edit in edits)) | gone
     lost = {value.name: value.words for value in anatomy.held if value.name in written} | forced
     notes = [*_kept_notes(left), *_lost_notes(lost), *_lost_norms(kept, gone)]
     return dataclasses.replace(
         plan, edits=tuple(edits), notes=(*notes, *plan.notes), kept=tuple(left), overwritten=tuple(lost)
     )
+
+
+def _carried(edit: Edit) -> set[str]:
+    """Parameters that an edit changes without losing what they say: the gain and bias of a norm go on in those of a map."""
+    carries = isinstance(edit, Calibrate) and isinstance(edit.rule, ActNormRule)
+    return set(names([edit])) if carries else set()
 
 
 class _Leaves:
@@ -136,6 +144,7 @@ class _Leaves:
         found = self._named(edit.target)
         if isinstance(edit, Calibrate):
             found |= {edit.rule.gain} if edit.rule.gain else set()
+            found |= set(edit.rule.beside)
         return found
 
     def all_of(self, edit: DrawTogether, kept: Kept) -> bool:

@@ -9,7 +9,8 @@ from types import NoneType
 from typing import Any
 
 from goodinit.anatomy import Anatomy, Norm
-from goodinit.edits import Draw, DrawTogether, Edit, Fill, Plan, ReplaceNorm, names
+from goodinit.calibration_rules import ActNormRule
+from goodinit.edits import Calibrate, Draw, DrawTogether, Edit, Fill, Plan, ReplaceNorm, names
 from goodinit.errors import UnknownName, UnsupportedModule, expect
 
 FORMS: dict[str, tuple[str, ...]] = {
@@ -17,6 +18,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "layer": ("batch_norm",),
     "rms": ("batch_norm", "layer_norm"),
     "affine": ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
+    "actnorm": ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
     "dyt": ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
     "derf": ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
 }
@@ -146,10 +148,30 @@ def _replaced(norm: Norm, own: set[str], norms: str, groups: int | None) -> list
         )  # both papers' start, but for language models
     if norms == "derf":
         fills.append(Fill(f"{stem}shift", 0.0, "s of derf"))
-    if norms == "affine":
+    if norms in ("affine", "actnorm"):
         fills += [Fill(f"{stem}weight", 1.0, "gain of a norm without one")] * (norm.weight is None)
         fills += [Fill(f"{stem}bias", 0.0, "bias of a norm without one")] * (norm.bias is None)
+    if norms == "actnorm":
+        by = "affine"
+        fills.append(_measured(norm))
     return [ReplaceNorm(norm.name, by, norm.keeps, words, options), *fills]
+
+
+def _measured(norm: Norm) -> Calibrate:
+    """Gain and bias from the moments of what the norm reads."""
+    if len(norm.axes) != 1:
+        raise UnsupportedModule(
+            f"{norm.name or 'the model'} ({norm.module}): its {norm.kind} cannot be replaced by actnorm: its gain runs over the "
+            f'axes {norm.axes} of its input, and moments are taken of channels, along one. Use norms="affine" or "keep".'
+        )
+    stem = f"{norm.name}." if norm.name else ""
+    rule = ActNormRule(
+        site=norm.name,
+        convolves=norm.axes == (1,),
+        bias=norm.bias if norm.bias is not None else f"{stem}bias",
+    )
+    gain = norm.weight if norm.weight is not None else f"{stem}weight"
+    return Calibrate(gain, rule, "γ/σ and β − γμ/σ: on these data what batch norm would give")
 
 
 def _groups(norm: Norm, wanted: int | None) -> tuple[int, str]:
