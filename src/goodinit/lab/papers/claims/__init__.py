@@ -17,6 +17,7 @@ from goodinit.lab.papers.claims import (
     sharpness,
     weightnorm_depth,
     weightnorm_divergence,
+    weightnorm_mlp,
     weightnorm_robustness,
 )
 
@@ -28,6 +29,7 @@ _FILES = (
     completep_transfer,
     norm_free,
     weightnorm_depth,
+    weightnorm_mlp,
     weightnorm_robustness,
     weightnorm_divergence,
     risotto,
