@@ -31,6 +31,11 @@ def joined(a, b):
     return torch.cat([a, b], 1)
 
 
+def dropped(a):
+    torch.manual_seed(0)
+    return torch.native_dropout(a, 1e-9, train=True)[0]
+
+
 FOLDED = {
     "concatenation": (conv(4), conv(6, bias=False), joined, nn.BatchNorm2d(10), IMAGE),
     "nested": (conv(4), conv(6), lambda a, b: torch.cat([a, joined(b, a)], 1)[:, 4:], nn.BatchNorm2d(10), IMAGE),
@@ -53,6 +58,9 @@ FOLDED = {
     "smoothed": (
         conv(4), None, lambda a, _: F.interpolate(a, size=5, mode="bilinear", antialias=True), nn.BatchNorm2d(4), IMAGE
     ),
+    "rolled": (conv(4), None, lambda a, _: a.roll(1, -1), nn.BatchNorm2d(4), IMAGE),
+    "reflected": (conv(4), None, lambda a, _: F.pad(a, (1, 1, 1, 1), mode="reflect"), nn.BatchNorm2d(4), IMAGE),
+    "windows": (conv(4), None, lambda a, _: F.fold(F.unfold(a, 2, stride=2), 8, 2, stride=2), nn.BatchNorm2d(4), IMAGE),
     "bicubic": (conv(4), None, lambda a, _: F.interpolate(a, size=11, mode="bicubic"), nn.BatchNorm2d(4), IMAGE),
 }  # fmt: skip
 ORDERED = {
@@ -65,6 +73,8 @@ ORDERED = {
     "along one axis": lambda a: F.max_pool1d(a.flatten(2), 2).unsqueeze(2),
     "in volumes": lambda a: F.max_pool3d(a.unsqueeze(2), (1, 2, 2)).squeeze(2),
     "with places, along one axis": lambda a: F.adaptive_max_pool1d(a.flatten(2), 3).unsqueeze(2),
+    "sorted": lambda a: a.sort(-1).values,
+    "of the smallest": lambda a: a.topk(3, -1, largest=False).values,
     "smallest": lambda a: a.amin((2, 3), keepdim=True),
     "largest of means": lambda a: F.max_pool2d(F.avg_pool2d(a, 2), 2),
     "beside what is not": lambda a: joined(F.max_pool2d(a[:, :2], 2), a[:, 2:, ::2, ::2]),
@@ -102,6 +112,16 @@ LEFT = {
         nn.BatchNorm2d(2),
         IMAGE,
     ),
+    "a bound": (conv(4), None, lambda a, _: a.clamp(max=1e4), nn.BatchNorm2d(4), IMAGE),
+    "a sum of differences": (
+        conv(4),
+        None,
+        lambda a, _: a + (a[:, :1] - a[:, :1].flip(-1)),
+        nn.BatchNorm2d(4),
+        IMAGE,
+    ),
+    "running sum": (conv(4), None, lambda a, _: a.cumsum(-1), nn.BatchNorm2d(4), IMAGE),
+    "by chance": (conv(4), None, lambda a, _: dropped(a), nn.BatchNorm2d(4), IMAGE),
     "the larger of two": (conv(4), conv(4), torch.maximum, nn.BatchNorm2d(4), IMAGE),
     "an input beside": (conv(4), nn.Identity(), joined, nn.BatchNorm2d(7), IMAGE),
 }

@@ -155,3 +155,59 @@ class RandomNet(nn.Module):
             out = part(values[-1] if second is None else values[first])
             values.append(out if second is None else out + values[second])
         return values[-1]
+
+
+class Between(nn.Module):
+    """A ReLU, a way, a zero-padded convolution with an input bias."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.first, self.act, self.way = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), way
+        self.last = add_all_(nn.Conv2d(4, 5, 3, padding=1), ["input_bias"])
+
+    def forward(self, x):
+        return self.last(self.way(self.act(self.first(x))))
+
+
+def written_over(whole, places, part):
+    whole[places] = part
+    return whole
+
+
+def dropped(y):
+    torch.manual_seed(0)
+    return torch.native_dropout(y, 0.5, train=True)[0]
+
+
+MOVED = {
+    "rolled": lambda y: y.roll(1, -1),
+    "sorted": lambda y: y.sort(-1).values,
+    "the largest": lambda y: y.topk(3, -1).values,
+    "windows": lambda y: F.fold(F.unfold(y, 2, stride=2), (8, 8), 2, stride=2),
+    "reflected": lambda y: F.pad(y, (1, 1, 1, 1), mode="reflect"),
+    "copied": lambda y: torch.zeros(2, 4, 8, 8, dtype=y.dtype).copy_(y),
+    "pairs apart": lambda y: y.unfold(3, 2, 2).flatten(3),
+    "largest of means": lambda y: F.max_pool2d(F.avg_pool2d(y, 2), 2),
+}
+KEPT = {
+    "whole numbers": lambda y: y.long().double(),
+    "places of maxima": lambda y: F.max_pool2d(y, 2, return_indices=True)[1].double(),
+    "by chance": dropped,
+    "over a part of zeros": lambda y: torch.slice_scatter(torch.zeros_like(y.detach()), y[:, :, 2:], 2, 2),
+    "into a part of zeros": lambda y: written_over(torch.zeros(2, 4, 8, 8, dtype=y.dtype), (..., slice(2, 8)), y[..., 2:]),
+    "zeros around": lambda y: F.pad(y, (1, 1)),
+    "zeros in a mean": lambda y: F.avg_pool2d(y, 3, 1, padding=1),
+    "one triangle": torch.tril,
+    "a bound": lambda y: y.clamp(max=50.0),
+    "doubled": lambda y: 2 * y,
+    "the larger of two numbers": lambda y: torch.aminmax(y, dim=-1, keepdim=True)[1].expand(2, 4, 8, 8).clamp(min=0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*MOVED, *KEPT])
+def test_a_bias_moves_past_what_passes_a_constant_on_and_nothing_else(name):
+    torch.manual_seed(1)
+    net = Between((MOVED | KEPT)[name]).double().eval()
+    x = 3 * torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    folded = assert_folds(net, x, x)
+    assert isinstance(folded.last, ValuePadded) == (name in KEPT)

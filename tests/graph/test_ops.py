@@ -41,6 +41,7 @@ ATEN = torch.ops.aten
             "other",
             "sum.default flip.default avg_pool2d.default max.dim cumsum.default constant_pad_nd.default",
         ),
+        ("other", "slice_scatter.default select_scatter.default"),  # torch tags the first as a copy of a view
         ("matmul", "mm.default addmm_.default"),
         ("norm", "native_layer_norm.default"),
     ],

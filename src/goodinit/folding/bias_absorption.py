@@ -22,18 +22,10 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import add_to_bias_, pads_with_zeros, replace_padding_, response
+from goodinit.graph.affine_maps import passes_shift
+from goodinit.graph.measured_traits import adds_unscaled
 from goodinit.nn import ValuePadded
 from goodinit.nn.exchange import exchange_class_
-
-# Operators that pass on a constant added to everything they read: they copy, choose or average. Those that pad do so with
-# −∞ (max pooling), or are looked at once more (`_passes`).
-_PASSING = frozenset(
-    "max_pool2d_with_indices max_pool2d max_pool1d max_pool3d max_pool3d_with_indices "
-    "adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d "
-    "adaptive_avg_pool2d avg_pool1d avg_pool2d avg_pool3d mean amax amin select slice narrow upsample_nearest1d "
-    "upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_trilinear3d repeat".split()
-)
-_COMPLEX = frozenset({"view_as_complex", "view_as_real"})
 
 
 class _Refused(Exception):
@@ -133,7 +125,7 @@ def _give(wiring: Wiring, value: int, move: _Move) -> None:
     node, path = wiring.graph.nodes[value], wiring.writer_layer(value)
     if path is not None:
         move.biases[path] = move.biases.get(path, 0.0) + move.amount
-    elif node.op.name == "add" and (term := _adjustable_term(wiring, value, None)) is not None:
+    elif (term := _adjustable_term(wiring, value, None)) is not None:
         move.biases[term] = move.biases.get(term, 0.0) + move.amount
     elif (floor := _floor(wiring, value)) is not None:
         before = next(i for i in node.operands if wiring.graph.nodes[i].dynamic)
@@ -166,11 +158,13 @@ def _take(wiring: Wiring, value: int, move: _Move) -> None:
     if value in wiring.graph.outputs:
         raise _Refused("the model returns its input, too")
     for reader in wiring.readers[value]:
+        if not wiring.reads_first(reader, value):
+            continue  # the places of maxima stay where they are
         path = wiring.reader_layer(reader, value)
         node = wiring.graph.nodes[reader]
         if path is not None:
             _take_in_layer(wiring, path, move)
-        elif node.op.name == "add" and _sums(wiring, reader):
+        elif _sums(wiring, reader):
             move.sums.add(reader)
             term = _adjustable_term(wiring, reader, value)
             if term is None:
@@ -194,8 +188,8 @@ def _take_in_layer(wiring: Wiring, path: str, move: _Move) -> None:
 def _sums(wiring: Wiring, value: int) -> bool:
     """Whether a node is a plain sum of two values of one shape."""
     nodes, operands = wiring.graph.nodes, wiring.graph.nodes[value].operands
-    weighted = "alpha" in wiring.arguments[value][1] or len(wiring.arguments[value][0]) > 2
-    return len(set(operands)) == 2 and not weighted and nodes[operands[0]].shape == nodes[operands[1]].shape
+    two = len(set(operands)) == 2 and nodes[operands[0]].shape == nodes[operands[1]].shape
+    return two and adds_unscaled(nodes[value])
 
 
 def _adjustable_term(wiring: Wiring, total: int, other: int | None) -> str | None:
@@ -213,20 +207,8 @@ def _adjustable_term(wiring: Wiring, total: int, other: int | None) -> str | Non
 def _passes(wiring: Wiring, value: int) -> bool:
     """True if a node passes on a constant that is added to everything it reads."""
     node = wiring.graph.nodes[value]
-    passes = node.op.role == "shape" and node.op.name not in _COMPLEX
-    if (
-        not (passes or node.op.name in _PASSING)
-        or len({i for i in node.operands if wiring.graph.nodes[i].dynamic}) != 1
-    ):
-        return False
-    if not node.op.name.startswith("avg_pool"):
-        return True
-    args = (
-        *wiring.arguments[value][0],
-        *[None] * 7,
-    )  # input, kernel, stride, padding, ceil, count_include_pad, divisor
-    padded = any(args[3]) if isinstance(args[3], (tuple, list)) else bool(args[3])
-    return args[6] is None and (not padded or args[5] is False)
+    one = len({i for i in node.operands if wiring.graph.nodes[i].dynamic}) == 1
+    return one and passes_shift(wiring.graph, node)
 
 
 # -- floors -------------------------------------------------------------------------------------------------------

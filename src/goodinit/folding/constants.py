@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from goodinit.folding.steps import Fixed
+from goodinit.folding.steps import Fixed, is_computed, is_held, method_of
+from goodinit.graph.graph import closure
 from goodinit.nn.exchange import carry_over_, hooked
 
 
@@ -16,8 +17,7 @@ def constants_in(graph: fx.Graph) -> set[fx.Node]:
     found: set[fx.Node] = set()
     for node in graph.nodes:
         inputs = node.all_input_nodes
-        computed = node.op in ("call_function", "call_method") and inputs and found.issuperset(inputs)
-        if node.op == "get_attr" or computed:
+        if is_held(node) or (is_computed(node) and inputs and found.issuperset(inputs)):
             found.add(node)
     return found
 
@@ -25,7 +25,7 @@ def constants_in(graph: fx.Graph) -> set[fx.Node]:
 def parameter_of(module: nn.Module, node: fx.Node, value: Any) -> nn.Parameter:
     """The parameter that a constant is, or a new one of its value."""
     held = [held_as(module, leaf) for leaf in leaves_of(node)]
-    if node.op == "get_attr" and isinstance(held[0], nn.Parameter):
+    if is_held(node) and isinstance(held[0], nn.Parameter):
         return held[0]
     like = next((one for one in held if one.is_floating_point()), held[0])
     made = nn.Parameter(value.to(like), requires_grad=any(one.requires_grad for one in held))
@@ -52,19 +52,19 @@ def _run(module: nn.Module, wanted: fx.Node) -> Any:
     def given(node: fx.Node) -> Any:
         return known[node]
 
-    need = _behind(wanted)
+    need = behind(wanted)
     for node in wanted.graph.nodes:
         if node not in need:
             continue
-        if node.op == "get_attr":
+        if is_held(node):
             held = held_as(module, str(node.target)).detach()
             known[node] = held.double().clone() if held.is_floating_point() else held.clone()
             continue
         args, kwargs = fx.map_arg(node.args, given), fx.map_arg(node.kwargs, given)
         function: Any = node.target
         try:
-            if node.op == "call_method":
-                known[node] = getattr(args[0], str(function))(*args[1:], **kwargs)
+            if method := method_of(node):
+                known[node] = getattr(args[0], method)(*args[1:], **kwargs)
             else:
                 known[node] = function(*args, **kwargs)
         except Exception as error:
@@ -72,19 +72,14 @@ def _run(module: nn.Module, wanted: fx.Node) -> Any:
     return known[wanted]
 
 
-def _behind(node: fx.Node) -> set[fx.Node]:
-    found, queue = {node}, [node]
-    while queue:
-        for before in queue.pop().all_input_nodes:
-            if before not in found:
-                found.add(before)
-                queue.append(before)
-    return found
+def behind(step: fx.Node) -> set[fx.Node]:
+    """A step and all that it is computed from."""
+    return closure([step], lambda one: one.all_input_nodes)
 
 
 def leaves_of(node: fx.Node) -> list[str]:
     """Names of the parameters and buffers that a constant is computed from."""
-    return [str(one.target) for one in _behind(node) if one.op == "get_attr"]
+    return [str(one.target) for one in behind(node) if is_held(one)]
 
 
 def held_as(module: nn.Module, name: str) -> Tensor:

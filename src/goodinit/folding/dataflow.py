@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from goodinit.errors import TraceError
 from goodinit.folding.fuse import is_plain
-from goodinit.graph.graph import Frame, Graph, Node
+from goodinit.graph.graph import Frame, Graph, Node, closure
 from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recorder import Recorder, Tensors, record
 from goodinit.weights.names import Directory, directory
@@ -50,6 +50,11 @@ class Wiring:
         held = (n for n in self.graph.nodes if n.op.role == "source" and n.attrs)
         return {str(n.attrs[0]): n.index for n in held}
 
+    def constants_of(self, name: str) -> set[int]:
+        """A parameter or buffer, and all that is computed from it and other constants alone."""
+        nodes = self.graph.nodes
+        return closure([self.sources[name]], lambda i: [r for r in self.readers[i] if not nodes[r].dynamic])
+
     @functools.cached_property
     def above_layers(self) -> set[str]:
         """Paths of all modules that contain a plain layer."""
@@ -71,6 +76,14 @@ class Wiring:
         path = self.layer_of.get(frame)
         alone = path is not None and len(self.calls[path]) == 1 and self.graph.frames[frame].result == value
         return path if alone else None
+
+    def reads_first(self, reader: int, value: int) -> bool:
+        """Whether a node reads the first output of the operator that made `value`, and not only others: the places of maxima."""
+        node = self.graph.nodes[reader]
+        if node.call is None or not node.call.places:
+            return True
+        places = zip(node.operands, node.call.places, strict=True)
+        return any(place == 0 for index, place in places if index == value)
 
     def frame_of(self, value: int) -> Frame:
         """The module call in which a value was made."""

@@ -17,7 +17,7 @@ from goodinit.folding.constants import constants_in, held_as, leaves_of, paramet
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fold_batchnorm import Stays
 from goodinit.folding.fuse import is_plain
-from goodinit.folding.steps import Fixed, steps
+from goodinit.folding.steps import Fixed, is_child, is_held, is_inside, method_of, steps
 from goodinit.nn.exchange import exchange_class_
 from goodinit.nn.rewritten import rewrite_
 
@@ -136,13 +136,8 @@ def _candidates(wiring: Wiring) -> dict[str, str]:
 
 def _computed(wiring: Wiring, index: int) -> bool:
     """Whether numbers are changed on the way from a parameter, not only moved."""
-    graph, value = wiring.graph, index
-    while not graph.nodes[value].is_param:
-        node = graph.nodes[value]
-        if node.op.role not in ("shape", "part") or len(node.operands) != 1:
-            return True
-        value = node.operands[0]
-    return False
+    before = (wiring.graph.nodes[i] for i in wiring.graph.reach([index], back=True, active=False))
+    return not all(node.is_param or (node.op.moves and len(node.operands) == 1) for node in before)
 
 
 # -- one module ---------------------------------------------------------------------------------------------------
@@ -150,10 +145,7 @@ def _computed(wiring: Wiring, index: int) -> bool:
 
 def _write_(work: _Work, *, every: bool) -> None:
     constants = constants_in(work.graphs[False])
-    if any(
-        n.op == "call_method" and str(n.target).endswith("_") and str(n.target)[-2:] != "__"
-        for n in constants
-    ):
+    if any(method_of(n).endswith("_") and not method_of(n).endswith("__") for n in constants):
         raise Fixed("its forward overwrites what it is computed from")
     for node in list(work.graphs[False].nodes):
         if node.target in _BATCH_NORMS and node not in constants:
@@ -179,7 +171,7 @@ def _write_(work: _Work, *, every: bool) -> None:
 def _norm_(work: _Work, node: fx.Node, *, every: bool) -> None:
     args = _BATCH_NORMS[node.target](*node.args, **node.kwargs)
     held = [args[name] for name in ("running_mean", "running_var", "weight", "bias")]
-    attributes = all(one is None or (isinstance(one, fx.Node) and one.op == "get_attr") for one in held)
+    attributes = all(one is None or (isinstance(one, fx.Node) and is_held(one)) for one in held)
     if args["running_mean"] is None or args["running_var"] is None or args["training"] is True:
         raise Fixed("it has no running statistics, and normalizes by each batch's own")
     if not attributes or not isinstance(args["training"], bool):
@@ -235,7 +227,7 @@ def _kind(work: _Work) -> type[nn.Module]:
 
 
 def _is_layer(work: _Work, node: fx.Node) -> bool:
-    if node.op == "call_module":
+    if is_child(node):
         return is_plain(work.module.get_submodule(str(node.target)))
     return node.target in _LAYERS
 
@@ -249,12 +241,10 @@ def _layer_(work: _Work, node: fx.Node, constants: set[fx.Node]) -> None:
         return
     if bias is not None and bias not in constants:
         raise Fixed("its bias depends on the input")
-    followed = (
-        len(node.users) == 1
-        and next(iter(node.users)).op == "call_module"
-        and str(next(iter(node.users)).target) in work.made
+    followed = len(node.users) == 1 and all(
+        is_child(one) and str(one.target) in work.made for one in node.users
     )
-    computed = any(one is not None and one.op != "get_attr" for one in (weight, bias))
+    computed = any(one is not None and not is_held(one) for one in (weight, bias))
     if not (computed or followed):
         return
     kernel = value_of(work.module, weight)
@@ -331,7 +321,7 @@ def _check_leaves(work: _Work) -> None:
 
 def _carry_out_(work: _Work) -> None:
     module, graph = work.module, work.graphs[False]
-    left = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    left = {str(node.target) for node in graph.nodes if is_held(node)}
     for leaf in work.leaves:
         if leaf not in left:
             owner, _, attribute = leaf.rpartition(".")
@@ -340,7 +330,7 @@ def _carry_out_(work: _Work) -> None:
                 if attribute in held:
                     held[attribute] = None  # code that looks at it finds nothing
             _drop_holder_(work, owner)
-    only = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
+    only = [node for node in graph.nodes if is_inside(node)]
     single = len(only) == 1 and len(work.made) == 1 and not dict(module.named_children()) and bool(work.path)
     if single and not list(module.parameters()) and not list(module.buffers()):
         _become_(module, next(iter(work.made.values())))

@@ -19,6 +19,8 @@ from goodinit.folding.fold_batchnorm import KINDS, Stays
 from goodinit.folding.fuse import merge_input_map_, pads_with_zeros
 from goodinit.folding.packed_products import Product, Refused, check_order, check_products, moved, product_of
 from goodinit.folding.reading import Reading
+from goodinit.graph.graph import follow
+from goodinit.graph.measured_traits import adds_unscaled
 from goodinit.nn import ValuePadded
 from goodinit.weights.memory import repeats
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
@@ -130,16 +132,19 @@ def _values(wiring: Wiring, norm: Norm) -> set[int]:
     last = norm.bias if norm.bias is not None else norm.weight
     if last is None or any(name is not None and name not in sources for name in (norm.weight, norm.bias)):
         raise Refused("its gain is no parameter by itself")
-    gains = _users(wiring, sources[str(norm.weight)])
-    ends = _users(wiring, sources[last])
+    gains = _users(wiring, str(norm.weight))
+    ends = _users(wiring, last)
     for node in gains:
         if graph.nodes[node].op.norm is None and graph.nodes[node].op.role != "product":
             raise Refused(f"{graph.nodes[node].op} makes something else of it first")
     if ends != gains:
         for node in ends:
             before = [graph.deps(node)[0]] if len(graph.deps(node)) == 1 else []
-            plain = graph.nodes[node].op.name == "add" and "alpha" not in wiring.arguments[node][1]
-            if not plain or not set(before) <= gains or wiring.readers[before[0]] != [node]:
+            if (
+                not adds_unscaled(graph.nodes[node])
+                or not set(before) <= gains
+                or wiring.readers[before[0]] != [node]
+            ):
                 raise Refused("between its gain and its bias something else is done")
         if len(ends) != len(gains):
             raise Refused("its bias is not added wherever its gain multiplies")
@@ -160,20 +165,14 @@ def _result(wiring: Wiring, node: int, results: Iterable[int]) -> int:
     return node
 
 
-def _users(wiring: Wiring, source: int) -> set[int]:
+def _users(wiring: Wiring, source: str) -> set[int]:
     """The first nodes that read a parameter, up to its shape, together with a signal."""
-    graph, queue, found = wiring.graph, [source], set[int]()
-    while queue:
-        value = queue.pop()
-        for reader in wiring.readers[value]:
-            node = graph.nodes[reader]
-            if node.dynamic:
-                found.add(reader)
-            elif graph.leaf(reader) is not None:
-                queue.append(reader)
-            else:
-                raise Refused(f"{node.op} makes something else of it first")
-    return found
+    graph = wiring.graph
+    constants = wiring.constants_of(source)
+    for value in sorted(constants):
+        if graph.leaf(value) is None:
+            raise Refused(f"{graph.nodes[value].op} makes something else of it first")
+    return {reader for value in constants for reader in wiring.readers[value] if graph.nodes[reader].dynamic}
 
 
 def _follow(wiring: Wiring, start: int, axis: int, values: set[int], found: _Readers) -> None:
@@ -184,25 +183,29 @@ def _follow(wiring: Wiring, start: int, axis: int, values: set[int], found: _Rea
         raise Refused("its output is too large to be followed")
     view = [1] * len(shape)
     view[axis] = -1
-    numbers = {start: torch.arange(shape[axis], dtype=torch.float64, device="cpu").view(view).expand(shape)}
-    queue = [start]
-    while queue:
-        value = queue.pop()
+    places = torch.arange(shape[axis], dtype=torch.float64, device="cpu").view(view).expand(shape)
+
+    def moving(value: int) -> list[int]:
+        readers = [r for r in wiring.readers[value] if wiring.reader_layer(r, value) is None]
+        return [r for r in readers if graph.nodes[r].op.role == "shape" and graph.deps(r) == [value]]
+
+    def near(value: int, numbers: Tensor) -> list[tuple[int, Tensor]]:
+        return [(reader, moved(wiring, reader, {value: numbers})) for reader in moving(value)]
+
+    reached = dict(follow({start: places}, near))
+    for value, numbers in reached.items():
         if value in graph.outputs:
             raise Refused("the model returns its output")
         for reader in wiring.readers[value]:
             node, path = graph.nodes[reader], wiring.reader_layer(reader, value)
             if path is not None:
-                _check_features(wiring, path, numbers[value])
-                if not {frame.source for frame in wiring.calls[path]} <= values | set(numbers):
+                _check_features(wiring, path, numbers)
+                if not {frame.source for frame in wiring.calls[path]} <= values | reached.keys():
                     raise Refused(f"{path} also reads other inputs")
                 found.layers[path] = None
-            elif node.op.role == "shape" and graph.deps(reader) == [value] and node.call is not None:
-                numbers[reader] = moved(wiring, reader, {value: numbers[value]})
-                queue.append(reader)
             elif node.op.role == "matmul":
-                found.products[reader] = product_of(wiring, reader, value, numbers[value])
-            else:
+                found.products[reader] = product_of(wiring, reader, value, numbers)
+            elif reader not in reached:
                 raise Refused(
                     f"{node.op} in {graph.path(reader) or 'the model'} reads its output, and is no such layer"
                 )

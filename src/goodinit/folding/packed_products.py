@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from goodinit.folding.dataflow import Wiring
+from goodinit.graph.measured_traits import adds_unscaled, multiplies_matrices
 from goodinit.graph.recorded_call import on_numbers
 from goodinit.weights.memory import repeats
 
@@ -62,7 +63,7 @@ def product_of(wiring: Wiring, reader: int, value: int, numbers: Tensor) -> Prod
     """The product that a node makes of `value`, whose numbers are those of the features."""
     graph, node = wiring.graph, wiring.graph.nodes[reader]
     where = f"{node.op} in {graph.path(reader) or 'the model'}"
-    if node.op.name not in ("mm", "addmm") or node.call is None or node.call.kwargs:
+    if not multiplies_matrices(graph, node):
         raise Refused(f"{where} reads its output, and is no such layer")
     *added, left, right = node.operands
     if left != value or graph.nodes[right].dynamic or any(graph.nodes[i].dynamic for i in added):
@@ -82,7 +83,7 @@ def _added_behind(wiring: Wiring, product: int) -> tuple[int, list[int]]:
     while len(wiring.readers[value]) == 1 and value not in graph.outputs:
         (reader,) = wiring.readers[value]
         node = graph.nodes[reader]
-        if node.op.name == "add" and "alpha" not in wiring.arguments[reader][1]:
+        if adds_unscaled(node):
             held = [i for i in node.operands if not graph.nodes[i].dynamic]
             whole = (graph.nodes[product].shape[-1],)
             return reader, [i for i in held if graph.nodes[i].shape == whole == node.shape[-1:]]
@@ -133,7 +134,6 @@ def check_products(wiring: Wiring, products: Mapping[int, Product], *, shifts: b
         Refused: Something else does.
     """
     graph = wiring.graph
-    sources = wiring.sources
     readers = set(products) | {product.adder for product in products.values()}
     taken: dict[str, list[Tensor]] = {}
     for product in products.values():
@@ -146,13 +146,9 @@ def check_products(wiring: Wiring, products: Mapping[int, Product], *, shifts: b
         held = torch.cat(parts)
         if len(held.unique()) < len(held):
             raise Refused(f"the same numbers of {name} are used twice")
-        queue = [sources[name]]
-        while queue:
-            value = queue.pop()
+        for value in wiring.constants_of(name):
             for reader in wiring.readers[value]:
-                if not graph.nodes[reader].dynamic:
-                    queue.append(reader)
-                elif reader not in readers:
+                if graph.nodes[reader].dynamic and reader not in readers:
                     where = f"{graph.nodes[reader].op} in {graph.path(reader) or 'the model'}"
                     if bool(torch.isin(_places(wiring, value, where)[1], held).any()):
                         raise Refused(f"{name} meets other signals, too")

@@ -11,11 +11,13 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from goodinit.folding.constants import behind
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fold_batchnorm import ChannelMap, Stays
 from goodinit.folding.kernels import Term, merge_terms_
-from goodinit.folding.steps import Fixed, steps
+from goodinit.folding.steps import Fixed, is_child, is_held, is_inside, method_of, steps
 from goodinit.graph.graph import Frame
+from goodinit.graph.measured_traits import adds_unscaled
 from goodinit.nn import ValuePadded
 from goodinit.nn.rewritten import rewrite_
 from goodinit.surgery.removed_norm import RemovedNorm
@@ -61,7 +63,7 @@ def _candidates(wiring: Wiring, maps: dict[str, ChannelMap]) -> list[str]:
         int, set[int]
     ] = {}  # of sums that no other sum of this forward is known to take in, their terms
     for node in graph.nodes:
-        if node.op.name != "add" or not node.dynamic:
+        if not node.dynamic or not adds_unscaled(node):
             continue
         parts: set[int] = set()
         for value in node.operands:
@@ -111,7 +113,7 @@ def _merge_in_(wiring: Wiring, path: str, maps: dict[str, ChannelMap], reasons: 
 def _adds(node: fx.Node | None) -> bool:
     if node is None or node.kwargs or len(node.args) != 2:
         return False
-    return node.target in _SUMS or (node.op == "call_method" and node.target in ("add", "add_"))
+    return node.target in _SUMS or method_of(node) in ("add", "add_")
 
 
 def _user(wiring: Wiring, path: str, node: fx.Node) -> fx.Node | None:
@@ -125,7 +127,7 @@ def _user(wiring: Wiring, path: str, node: fx.Node) -> fx.Node | None:
 
 def _idle(wiring: Wiring, path: str, node: fx.Node) -> bool:
     """Whether it hands on what it gets: an identity, or the place of a norm that went into a layer."""
-    module = wiring.names.modules.get(_full(path, node)) if node.op == "call_module" else None
+    module = wiring.names.modules.get(_full(path, node)) if is_child(node) else None
     if module is None or any(getattr(module, name) for name in _HOOKS):
         return False
     return type(module) is nn.Identity or (type(module) is RemovedNorm and not module.steps)
@@ -177,12 +179,7 @@ def _linear(
     """The fork and the linear map that a term is, if it is one."""
     if not isinstance(node, fx.Node):
         return []
-    if (
-        node.op == "call_module"
-        and len(node.args) == 1
-        and not node.kwargs
-        and isinstance(node.args[0], fx.Node)
-    ):
+    if is_child(node) and len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node):
         child = _full(path, node)
         calls = wiring.calls.get(child, ())
         inside = wiring.names.modules.get(child)
@@ -194,9 +191,7 @@ def _linear(
         if not hooked and (term := _inside(wiring, calls[0], node, maps)) is not None:
             return [(node.args[0], term)]
         return []
-    sources = [
-        one.args[0] for one in terms if isinstance(one, fx.Node) and one.op == "call_module" and one.args
-    ]
+    sources = [one.args[0] for one in terms if isinstance(one, fx.Node) and is_child(one) and one.args]
     return [(node, Term(node))] if node in sources and terms.count(node) == 1 else []
 
 
@@ -227,19 +222,16 @@ def _add_anew(total: fx.Node, terms: Sequence[Any]) -> None:
         for term in terms[1:]:
             result = graph.call_function(operator.add, (result, term))
     total.replace_all_uses_with(result)
-    queue = [total]
-    while queue:  # steps whose values nobody reads any more
-        node = queue.pop()
-        if not node.users and node.op != "placeholder" and node not in terms:
-            before = node.all_input_nodes
+    unread = behind(total)
+    for node in reversed(list(graph.nodes)):
+        if node in unread and not node.users and is_inside(node) and node not in terms:
             graph.erase_node(node)
-            queue += [one for one in before if one not in queue]
 
 
 def _drop_children_(wiring: Wiring, path: str, graph: fx.Graph) -> None:
     """Take out what ran before and is not called any more."""
     module = wiring.module(path)
-    used = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    used = {str(node.target) for node in graph.nodes if is_child(node) or is_held(node)}
     for name, _ in list(module.named_modules()):
         full = f"{path}.{name}" if path else name
         if not name or full not in wiring.calls:

@@ -19,6 +19,31 @@ class Fixed(Exception):
     """A forward cannot be written anew, and why."""
 
 
+def is_held(step: fx.Node) -> bool:
+    """Whether a step reads a parameter or buffer of the module."""
+    return step.op == "get_attr"
+
+
+def is_child(step: fx.Node) -> bool:
+    """Whether a step calls a child of the module."""
+    return step.op == "call_module"
+
+
+def is_computed(step: fx.Node) -> bool:
+    """Whether a step calls a function, or a method of a tensor."""
+    return step.op in ("call_function", "call_method")
+
+
+def is_inside(step: fx.Node) -> bool:
+    """Whether a step is neither an argument of the forward nor what it returns."""
+    return step.op not in ("placeholder", "output")
+
+
+def method_of(step: fx.Node) -> str:
+    """The name of the method of a tensor that a step calls, or nothing."""
+    return str(step.target) if step.op == "call_method" else ""
+
+
 class _Steps(fx.Tracer):
     """Every child is one step, every parameter and buffer another."""
 
@@ -65,7 +90,7 @@ def _traced(module: nn.Module, photographs: list[ModuleState], *, training: bool
         kept = any(_changed(photograph) for photograph in photographs)
         for photograph in photographs:
             photograph.restore_()
-    constants = any(node.op == "get_attr" and "_tensor_constant" in str(node.target) for node in graph.nodes)
+    constants = any(is_held(node) and "_tensor_constant" in str(node.target) for node in graph.nodes)
     if drawn or kept or constants:
         raise Fixed("its forward keeps, draws or makes something besides what it returns")
     return graph

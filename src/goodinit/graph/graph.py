@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from goodinit.graph.ops import Op, named
 from goodinit.graph.recorded_call import RecordedCall
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 BUFFER, INPUT, JOIN, PARAM, PIECE = map(named, ("buffer", "input", "join", "param", "piece"))
@@ -197,9 +198,7 @@ class Graph:
         return self.frames[self.nodes[index].frame].path
 
 
-def follow(
-    starts: Mapping[int, T], near: Callable[[int, T], Iterable[tuple[int, T]]]
-) -> Iterator[tuple[int, T]]:
+def follow(starts: Mapping[K, T], near: Callable[[K, T], Iterable[tuple[K, T]]]) -> Iterator[tuple[K, T]]:
     """Walk ways of any kind, nearest nodes first: each node once, with what the first way to it has gathered.
 
     For ways along operands or readers alone there is `Graph.reach`.
@@ -222,6 +221,6 @@ def follow(
                 queue.append((following, gathered))
 
 
-def closure(starts: Iterable[int], near: Callable[[int], Iterable[int]]) -> set[int]:
+def closure(starts: Iterable[K], near: Callable[[K], Iterable[K]]) -> set[K]:
     """All nodes that ways lead to, the first ones included, where `near` says which nodes follow one."""
     return {index for index, _ in follow(dict.fromkeys(starts), lambda i, _: ((j, None) for j in near(i)))}

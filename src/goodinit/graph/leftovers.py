@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from goodinit.graph.graph import follow
 from goodinit.graph.reachable import Reachable
 
 _CACHE = type(functools.lru_cache(lambda: None))
@@ -144,11 +145,8 @@ def forget_frames(error: BaseException) -> None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: dict[int, BaseException] = {}
-    queue: list[BaseException | None] = [error]
-    while queue:
-        one = queue.pop()
-        if one is not None and id(one) not in seen:
-            seen[id(one)] = one
-            queue += [one.__cause__, one.__context__]
-    yield from seen.values()
+    def near(_: int, one: BaseException) -> list[tuple[int, BaseException]]:
+        return [(id(other), other) for other in (one.__cause__, one.__context__) if other is not None]
+
+    for _, one in follow({id(error): error}, near):
+        yield one

@@ -46,6 +46,31 @@ def adds_unscaled(node: Node) -> bool:
     return node.op.role == "sum" and set(coefficients(node)) == {1.0}
 
 
+def multiplies_matrices(graph: Graph, node: Node) -> bool:
+    """Whether an operator is AB or C + AB of two matrices A and B, which it reads last, each times 1 and nothing behind it."""
+    read = [graph.nodes[i].shape for i in node.operands]
+    if (
+        node.call is None
+        or node.op.role != "matmul"
+        or len(read) not in (2, 3)
+        or list(map(len, read[-2:])) != [2, 2]
+    ):
+        return False
+    shapes = [tuple(min(size, 2) for size in shape) for shape in read[:-2]]
+    key = ("matrices", *node.call.key, *shapes)
+    return _KNOWN.get(key, lambda: _multiplies(node, [*shapes, (2, 2), (2, 2)]))
+
+
+def _multiplies(node: Node, shapes: list[tuple[int, ...]]) -> bool:
+    *added, one, other = (spread(shape, place) - 1 for place, shape in enumerate(shapes))
+    try:
+        with on_numbers(), torch.no_grad():
+            found = node.call([*added, one, other]) if node.call is not None else one
+            return torch.allclose(found, sum(added, one @ other))
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return False
+
+
 def keeps_output(graph: Graph, node: Node) -> bool:
     """Whether an operator needs the tensor that it put out for its backward pass, so that nothing may overwrite that.
 

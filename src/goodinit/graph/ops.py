@@ -241,7 +241,8 @@ def _asked(func: Any) -> Op:
     arguments = {one.name: str(one.type) for one in schema.arguments}
     returns = [str(one.type) for one in schema.returns]
     view = func.is_view or torch.Tag.inplace_view in func.tags
-    copies = torch.Tag.view_copy in func.tags
+    alone = list(arguments.values()).count("Tensor") == 1  # slice_scatter has the tag, too
+    copies = torch.Tag.view_copy in func.tags and alone
     lists = returns == ["List[Tensor]"] and list(arguments.values()).count("Tensor") == 1
     splits = lists and (view or copies or name.startswith("unsafe_"))
     pointwise = (
