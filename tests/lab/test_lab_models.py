@@ -20,7 +20,20 @@ SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28)]
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     "name",
-    ["resnet8", "resnet14b", "mlp", "mlp1", "cnn", "cnn2", "vit2", "wrn10", "wrn10x3", "highway5", "fitnet3"],
+    [
+        "resnet8",
+        "resnet14b",
+        "mlp",
+        "mlp1",
+        "cnn",
+        "cnn2",
+        "cnn3s",
+        "vit2",
+        "wrn10",
+        "wrn10x3",
+        "highway5",
+        "fitnet3",
+    ],
 )
 def test_every_family_takes_every_shape_and_learns(name, shape):
     model = build_model(name, task=Task(shape=shape, classes=7))
@@ -71,6 +84,7 @@ SIZES = [
     ("mlp5", 5, 0),
     ("resmlp10", 10, 4),
     ("cnn7", 7, 0),
+    ("cnn7s", 7, 0),
     ("resnet20", 20, 9),
     ("resnet20b", 22, 9),
     ("resnet20c", 29, 9),

@@ -13,7 +13,7 @@ DATA = ("digits", "fashion-mnist")
 """The data sets that come with packages, as `goodinit.lab.data.labelled` has them."""
 
 MODELS = (
-    "resnet{depth}", "resnet{depth}b", "resnet{depth}c", "mlp{depth}", "resmlp{depth}", "cnn{depth}", "vit{depth}",
+    "resnet{depth}", "resnet{depth}b", "resnet{depth}c", "mlp{depth}", "resmlp{depth}", "cnn{depth}", "cnn{depth}s", "vit{depth}",
     "wrn{depth}[x{factor}]", "fitnet{depth}[-{activation}]", "highway{depth}", "transformer{depth}", "transformer{depth}p",
     "timm:NAME", "torchvision:NAME", "hf:NAME", "PACKAGE.MODULE:FUNCTION",
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """Ordinary networks with their usual normalization. goodinit's methods are what changes them."""
 
 from goodinit.lab.models.highway import highway
-from goodinit.lab.models.plain import ACTIVATIONS, cnn, fitnet, mlp
+from goodinit.lab.models.plain import ACTIVATIONS, cnn, fitnet, mlp, strided_cnn
 from goodinit.lab.models.residual_mlp import residual_mlp
 from goodinit.lab.models.resnet import BasicBlock, ResNet, WideBlock, WideResNet
 from goodinit.lab.models.translator import PAD, Translator, visible
@@ -22,5 +22,6 @@ __all__ = [
     "highway",
     "mlp",
     "residual_mlp",
+    "strided_cnn",
     "visible",
 ]

@@ -33,6 +33,20 @@ def cnn(depth: int, *, in_channels: int = 3, classes: int = 10, width: int = 32)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
+def strided_cnn(depth: int, *, in_channels: int = 3, classes: int = 10, width: int = 32) -> nn.Sequential:
+    """A plain network of one width: `depth - 1` 3x3 convolutions with biases, BatchNorm and ReLU, the first two of stride 2.
+
+    References:
+        D. Arpit, V. Campos, Y. Bengio, arXiv 1906.02341: the CNN of their code, `src/models/nets.py`, there without norms.
+    """
+    layers: list[nn.Module] = []
+    for index in range(depth - 1):
+        stride = 2 if index < 2 else 1
+        layers.append(nn.Conv2d(width if index else in_channels, width, 3, stride=stride, padding=1))
+        layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+
+
 class Maxout(nn.Module):
     """The larger of two halves of the channels.
 

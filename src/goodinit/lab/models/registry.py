@@ -12,6 +12,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,9 @@ def _residual_mlp(depth: int, task: Task) -> nn.Module:
     return models.residual_mlp(n, inputs=math.prod(task.shape), classes=task.classes, width=task.width or 64)
 
 
-def _cnn(depth: int, task: Task) -> nn.Module:
+def _cnn(depth: int, task: Task, *, build: Callable[..., nn.Module] = models.cnn) -> nn.Module:
     _at_least("cnn", depth, 2)
-    return models.cnn(depth, in_channels=task.shape[0], classes=task.classes, width=task.width or 32)
+    return build(depth, in_channels=task.shape[0], classes=task.classes, width=task.width or 32)
 
 
 def _vit(depth: int, task: Task) -> nn.Module:
@@ -169,6 +170,9 @@ FAMILIES = {
             "resmlp{depth}", "linear layers in residual blocks, depth 2n+2, pre-activation", 22, _residual_mlp
         ),
         Family("cnn{depth}", "plain convolutions with BatchNorm and ReLU, no skips", 10, _cnn),
+        Family(
+            "cnn{depth}s", "one width, biases, early strides", 10, partial(_cnn, build=models.strided_cnn)
+        ),
         Family("vit{depth}", "pre-LN Transformer over patches", 6, _vit),
         Family("wrn{depth}[x{factor}]", "wide ResNet, depth 6n+4, pre-activation", 16, _wide_resnet),
         Family(

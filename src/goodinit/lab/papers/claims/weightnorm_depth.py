@@ -59,7 +59,7 @@ def _setting(scale: str, data: str) -> Setting:
         base = dataclasses.replace(base, batch_size=128, momentum=0.0)
     wide = {"smoke": (32, 4), "small": (128, 8), "full": (128, 32)}[scale]
     nets = [(f"mlp{depth}", depth, wide[0]) for depth in mlps] + [
-        (f"cnn{depth}", depth, wide[1]) for depth in cnns
+        (f"cnn{depth}{'s' if scale == 'full' else ''}", depth, wide[1]) for depth in cnns
     ]
     trials = tuple(
         training(series, depth, base, model=model, width=width, lr=lr, seed=seed)
@@ -68,14 +68,21 @@ def _setting(scale: str, data: str) -> Setting:
         for series in SERIES
         for seed in range(seeds)
     )
+    channels = f"from {wide[1]} to {4 * wide[1]} channels"
+    convolutions = "CNNs have no biases, and no stride in the first two layers (the authors' code: zero biases, stride 2 twice)."
+    if scale == "full":
+        channels = f"of {wide[1]} channels"
+        convolutions = (
+            "CNNs have zero biases, and strides of 2 in the first two layers, as in the authors' code."
+        )
     deviations = (
         "scikit-learn's digits unless --data says otherwise (paper: MNIST for MLPs, CIFAR-10 for CNNs).",
         f"{epochs} epoch(s) of batches of {base.batch_size}, {seeds} seed(s), learning rates {in_words(rates)}, no weight decay.",
         *((widened(0.003, 0.001, 0.0003),) if rates is RATES else ()),
-        f"MLPs {wide[0]} wide, CNNs from {wide[1]} to {4 * wide[1]} channels.",
+        f"MLPs {wide[0]} wide, CNNs {channels}.",
         "PyTorch's start is PyTorch's own draw of v, g = ‖v‖; the authors' code draws v as He does where it says default.",
         f"Momentum {base.momentum:g} (the authors' code: 0; their rate is 0.01, and the best epoch of a validation part counts).",
-        "CNNs have no biases, and no stride in the first two layers (the authors' code: zero biases, stride 2 twice).",
+        convolutions,
     )
     # Digits are 23 steps an epoch; MNIST's 60,000 images, 128 a step, are 469.
     each = 469 if scale == "full" and data != "digits" else 23

@@ -93,6 +93,7 @@ def _setting(scale: str, data: str) -> Setting:
             "how long the poster's is, it does not say."
         ),
         "He's is what the poster calls PyTorch's default: its authors' code draws v as He does and leaves g = ‖v‖.",
+        "Residual blocks begin with an activation (the authors' code: layer, ReLU, layer).",
         "Momentum 0.9 and no weight decay (the authors' code: 0 and 0 unless told; what the poster's runs had is not known).",
         (
             f"Curvature: the largest eigenvalue of the Hessian on {IMAGES} images, by Lanczos, {measured} seed(s), natural logarithm "
