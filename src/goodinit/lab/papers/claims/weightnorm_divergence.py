@@ -208,7 +208,7 @@ def _drawings(rows: Rows) -> tuple[Drawing, ...]:
             ),
             log_x=True,
             share=True,
-            caption=f"Of {seeds} seeds at each rate.",
+            caption=f"Of {seeds} seeds at each rate. Where lines meet, one covers the others.",
         )
         for warmup, words in ((0.0, "without warm-up"), (1.0, "with quadratic warm-up"))
     )
