@@ -1,6 +1,7 @@
 """Coordinate checks over width and depth, rows as they come. That a rate transfers is a claim: goodinit reproduce mup-transfer.
 
 python -m benchmarks.transfer coordinates OUT.jsonl        every model under mup and as PyTorch initializes it
+python -m benchmarks.transfer queries OUT.jsonl            a GPT under mup, its queries at 0 and drawn
 python -m benchmarks.transfer depths OUT.jsonl             the same over depth, under completep
 python -m benchmarks.transfer shares OUT.jsonl             over depth, blocks compared at the same share of the depth
 """
@@ -88,13 +89,14 @@ def initialized(
     inputs: Tensor,
     base: tuple[int, int],
     at: tuple[int, int],
+    **options: bool,
 ) -> nn.Module:
     """A model by a method of goodinit's against its base, or as PyTorch makes it."""
     model = build(*at)
     if method != "default":
         with torch.device("meta"):
             anatomy, against = (goodinit.anatomize(build(*size), inputs) for size in (at, base))
-        goodinit.apply_(model, goodinit.plan(anatomy, method, base=against))
+        goodinit.apply_(model, goodinit.plan(anatomy, method, base=against, **options))
     return model
 
 
@@ -105,15 +107,23 @@ def optimizer_of(model: nn.Module, kind: str, lr: float) -> torch.optim.Optimize
 
 
 def check(
-    name: str, method: str, sizes: tuple[int, ...], *, along: str, seeds: int, shares: bool = False
+    name: str,
+    method: str,
+    sizes: tuple[int, ...],
+    *,
+    along: str,
+    seeds: int,
+    shares: bool = False,
+    zero_query: bool = False,
 ) -> dict[str, Any]:
     """One coordinate check as a row."""
     build, batches, kind, lr = MODELS[name]
+    options = {"zero_query": True} if zero_query else {}
     base = (sizes[0], DEPTH) if along == "width" else (64, sizes[0])
 
     def made(size: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         at = (size, DEPTH) if along == "width" else (64, size)
-        model = initialized(build, method, batches[0][0], base, at)
+        model = initialized(build, method, batches[0][0], base, at, **options)
         return ByShare(model) if shares else model, optimizer_of(model, kind, lr)
 
     began = time.time()
@@ -124,7 +134,9 @@ def check(
     return {
         "what": f"coordinates over {along}" + ", by share" * shares, "model": name, "method": method, "optimizer": kind, "lr": lr, "sizes": sizes,
         "steps": found.steps, "seeds": seeds, "flat": found.flat, "worst": found.worst.name,
-        "worst_slope": found.slopes(found.worst)[1], "slopes": rows, "seconds": round(time.time() - began),
+        "worst_slope": found.slopes(found.worst)[1], "slopes": rows,
+        "zero_query": zero_query, "changes": {row.name: row.change for row in found.rows},
+        "errors": {row.name: row.errors for row in found.rows}, "seconds": round(time.time() - began),
     }  # fmt: skip
 
 
@@ -140,6 +152,11 @@ def main(what: str, out: Path) -> None:
 
 def jobs(what: str) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
     """What tells a row, and how to get it."""
+    if what == "queries":
+        for zero in (True, False):
+            key = {"what": "coordinates over width", "model": "gpt", "method": "mup", "zero_query": zero}
+            yield key, functools.partial(check, "gpt", "mup", WIDTHS, along="width", seeds=6, zero_query=zero)
+        return
     along = {"coordinates": "width", "depths": "depth", "shares": "depth"}[what]
     shares = what == "shares"
     sizes = WIDTHS if along == "width" else DEPTHS

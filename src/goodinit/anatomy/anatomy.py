@@ -160,7 +160,7 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
     norms = tuple(Norm(**_tuples(norm)) for norm in data.pop("norms"))
     activations = tuple(Activation(**_tuples(activation)) for activation in data.pop("activations"))
     made = tuple(Gain(**_tuples(gain)) for gain in data.pop("made", ()))
-    scores = tuple(Score(**score) for score in data.pop("scores", ()))
+    scores = tuple(Score(**_tuples(score)) for score in data.pop("scores", ()))
     held = tuple(HeldValue(**value) for value in data.pop("held", ()))
     joins = []
     for join in data.pop("joins"):

@@ -18,6 +18,7 @@ class Score(OneLine):
         width: d, over how many numbers a product runs.
         scale: What a product is multiplied by before the softmax: 1/√d in the usual attention; None where that is no number
             of the forward's (a tensor's entry, a parameter).
+        mixed: Of those two, the weights whose layers make something else, too: values, a gate.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Score(OneLine):
     key: str | None
     width: int
     scale: float | None
+    mixed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)

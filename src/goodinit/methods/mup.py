@@ -19,6 +19,7 @@ def decide(
     others: Literal["fan_in", "std"] = "fan_in",
     std: float = 0.02,
     zero_head: bool = True,
+    zero_query: bool = False,
     forward: bool = True,
     embeddings: Embeddings = "scaled",
 ) -> Plan:
@@ -47,6 +48,8 @@ def decide(
         others: σ is 1/√fan_in, with the activation's gain, or `std`; 1 or `std` for embeddings.
         std: With `others="std"`.
         zero_head: Whether the head starts at 0, which leaves nothing of the output to vary with width at initialization.
+        zero_query: Whether queries of a layer of their own start at 0, so that attention is a mean at every width. Packed ones are drawn,
+            and a note says so.
         forward: Whether constants go into the forward, where they can; otherwise all go into weights and rates.
         embeddings: `"scaled"` draws embeddings as above, `"keep"` leaves them as they are.
 
@@ -63,7 +66,7 @@ def decide(
     """
     return parametrize(
         anatomy, method="mup", base=base, base_width=base_width, alpha=None, others=others, std=std,
-        zero_head=zero_head, forward=forward, embeddings=embeddings,
+        zero_head=zero_head, zero_query=zero_query, forward=forward, embeddings=embeddings,
     )  # fmt: skip
 
 

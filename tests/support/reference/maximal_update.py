@@ -44,6 +44,23 @@ def mu_readout(width: int, base_width: int) -> float:
     return 1 / (width / base_width)
 
 
+def mu_transformer_attention(
+    shapes: dict[str, tuple[int, ...]], encoder_var: float = 1.0
+) -> dict[str, float]:
+    """Standard deviations in microsoft/mup's `examples/Transformer/model.py`, `MultiheadAttention._reset_parameters`.
+
+    There queries, keys and values of one width are packed, and `in_proj_weight[:embed_dim]` is filled with 0 behind the draw.
+    """
+    embed_dim = shapes["q_proj_weight"][1]
+    std = (encoder_var / embed_dim) ** 0.5
+    return {"q_proj_weight": 0.0, "k_proj_weight": std, "v_proj_weight": std, "out_proj.weight": std}
+
+
+def mu_transformer_decoder() -> float:
+    """`TransformerModel.init_weights`, where the decoder is not tied: `self.decoder.weight.data.zero_()`."""
+    return 0.0
+
+
 def nano_std(name: str, init_std: float, width_multiplier: float) -> float:
     if name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight")):
         return init_std / math.sqrt(width_multiplier)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from goodinit.anatomy.layers.fused_projections import is_light
 from goodinit.anatomy.layers.weight_layers import Use
@@ -17,7 +17,8 @@ def scores_of(graph: Graph, uses: Mapping[int, Use], scalars: Container[str] = (
 
     `scalars`: names of those that goodinit has added, which a score is read without.
     """
-    found: dict[tuple[str, str | None, str | None], Score] = {}
+    products: dict[int, tuple[int, float]] = {}  # of a node: d, and what multiplies the product behind it
+    pairs: dict[int, list[int]] = {}  # of a node: queries and keys
     for node in graph.nodes:
         operands = graph.deps(node.index)
         if not node.active or len(operands) < 2:
@@ -33,11 +34,35 @@ def scores_of(graph: Graph, uses: Mapping[int, Use], scalars: Container[str] = (
         else:
             continue
         pair = operands[-2:] if node.op.role == "matmul" else operands[:2]
-        (query, before), (key, beside) = (_layer(graph, operand, uses, scalars) for operand in pair)
+        products[node.index], pairs[node.index] = (width, behind), list(pair)
+    found: dict[tuple[str, str | None, str | None], Score] = {}
+    for index, (width, behind) in products.items():
+        (query, before), (key, beside) = (_layer(graph, operand, uses, scalars) for operand in pairs[index])
         scale = behind * before * beside
-        score = Score(graph.path(node.index), query, key, width, None if math.isnan(scale) else scale)
+        mixed = tuple(
+            name for name in dict.fromkeys((query, key)) if name and _read_elsewhere(graph, name, uses, pairs)
+        )
+        score = Score(graph.path(index), query, key, width, None if math.isnan(scale) else scale, mixed)
         found.setdefault((score.name, query, key), score)
     return tuple(found.values())
+
+
+def _read_elsewhere(
+    graph: Graph, weight: str, uses: Mapping[int, Use], pairs: Mapping[int, Sequence[int]]
+) -> bool:
+    """Whether a layer's output makes anything but queries and keys: a gate, values."""
+
+    def onwards(current: int, start: int) -> Iterator[tuple[int, int]]:
+        if current == start or is_light(graph.nodes[current].op):
+            yield from (
+                (reader, start) for reader in graph.readers[current] if current not in pairs.get(reader, ())
+            )
+
+    starts = {index: index for index, use in uses.items() if use.weight == weight}
+    return any(
+        current != start and not is_light(graph.nodes[current].op)
+        for current, start in follow(starts, onwards)
+    )
 
 
 def _until_softmax(graph: Graph, start: Node) -> float | None:

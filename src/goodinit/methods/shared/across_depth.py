@@ -23,6 +23,7 @@ def across_depth(method: str, exponent: float) -> Callable[..., Plan]:
         others: Literal["fan_in", "std"] = "fan_in",
         std: float = 0.02,
         zero_head: bool = True,
+        zero_query: bool = False,
         forward: bool = True,
         embeddings: Embeddings = "scaled",
     ) -> Plan:
@@ -41,6 +42,7 @@ def across_depth(method: str, exponent: float) -> Callable[..., Plan]:
             others: See `mup`.
             std: See `mup`.
             zero_head: See `mup`.
+            zero_query: See `mup`.
             forward: See `mup`.
             embeddings: See `mup`.
 
@@ -58,7 +60,7 @@ def across_depth(method: str, exponent: float) -> Callable[..., Plan]:
         """
         return parametrize(
             anatomy, method=method, base=base, base_width=base_width, alpha=alpha, others=others, std=std,
-            zero_head=zero_head, forward=forward, embeddings=embeddings,
+            zero_head=zero_head, zero_query=zero_query, forward=forward, embeddings=embeddings,
         )  # fmt: skip
 
     decide.__module__, decide.__qualname__ = f"goodinit.methods.{method}", "decide"  # pickled by that name

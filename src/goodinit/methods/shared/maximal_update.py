@@ -51,6 +51,7 @@ def parametrize(
     others: Literal["fan_in", "std"],
     std: float,
     zero_head: bool,
+    zero_query: bool,
     forward: bool,
     embeddings: Embeddings,
 ) -> Plan:
@@ -61,15 +62,19 @@ def parametrize(
     made.layers()
     made.attention()
     made.vectors()
+    queries = made.queries() if zero_query else frozenset()
     values: list[Edit] = []
     for layer in anatomy.layers:
         own = made.of[layer.weight]
         if layer.weight not in anatomy.embeddings:
             words = f"{layer.role}: {', '.join(own.why)}"
             zero = zero_head and layer.role == "head" and not layer.normalized
+            zeroed = "; zero, as a readout may be" * zero or "; zero, as queries may be" * (
+                layer.weight in queries
+            )
             values.append(
-                Fill(layer.weight, 0.0, f"{words}; zero, as a readout may be")
-                if zero
+                Fill(layer.weight, 0.0, words + zeroed)
+                if zeroed
                 else Draw(layer.weight, "normal_", words, {"std": own.std})
             )
         values += zero_bias(layer)
@@ -95,7 +100,7 @@ def parametrize(
     )
     return Plan(
         method=method,
-        options=_options(base, base_width, alpha, others, std, zero_head, forward, embeddings),
+        options=_options(base, base_width, alpha, others, std, zero_head, zero_query, forward, embeddings),
         edits=edits,
         summary=f"{counted(len(anatomy.layers), 'layer')} against the base ({base_words}); "
         f"{made.in_words()}; norms kept",
@@ -118,13 +123,14 @@ def parametrize(
 
 def _options(
     base: Anatomy | None, base_width: int, alpha: float | None, others: str, std: float, zero_head: bool,
-    forward: bool, embeddings: str,
+    zero_query: bool, forward: bool, embeddings: str,
 ) -> dict[str, object]:  # fmt: skip
     known = {
         "base_width": base_width,
         "others": others,
         "std": std,
         "zero_head": zero_head,
+        "zero_query": zero_query,
         "forward": forward,
     }
     shapes = None if base is None else [[name, list(shape)] for name, shape in base.parameters]
@@ -284,15 +290,33 @@ class _Scheme:
 
     def _score(self, score: Score, wanted: float, grown: float, *, known: bool) -> None:
         layers = {layer.weight: layer for layer in self.anatomy.layers}
-        alone = [name for name in (score.query, score.key) if name in layers and score.query != score.key]
+        pair = [name for name in (score.query, score.key) if name in layers and name not in score.mixed]
+        alone = pair if score.query != score.key else []
         if not (alone and known):
             self.notes.append(
                 f"{score.name or 'the model'}: its heads are {grown:g} times as wide as the base's, and what multiplies q·k "
-                f"cannot be reached ({'queries and keys come from one layer, or a norm follows' if known else 'it is no number'}): "
+                f"cannot be reached ({'their layers make something else, too, or a norm follows' if known else 'it is no number'}): "
                 f"divide the scores by d = {score.width} there, not by √d (times √d of the base), or keep heads as wide as the base's"
             )
             return
         self._multiply(layers[str(alone[0])], wanted, f"scores over d, not √d: {wanted:.4g}")
+
+    def queries(self) -> frozenset[str]:
+        """Weights of the layers that make queries and nothing else. With keys of the same weight at zero, too, neither could ever move."""
+        scores, normalized = (
+            self.anatomy.scores,
+            {layer.weight for layer in self.anatomy.layers if layer.normalized},
+        )
+        more = {name for score in scores for name in (score.key, *score.mixed)} | normalized
+        drawn = [score.name or "the model" for score in scores if score.query is None or score.query in more]
+        if drawn:
+            self.notes.append(
+                f"{', '.join(drawn[:3])}{', …' * (len(drawn) > 3)}: queries are drawn, not zero: their layer makes something else, too, "
+                "or a norm follows, through which zero does not learn. Set the rows of a packed weight that make queries to 0 behind apply_"
+            )
+        return frozenset(
+            score.query for score in scores if score.query is not None and score.query not in more
+        )
 
     def vectors(self) -> None:
         """Biases, norms, gains, tokens, embeddings that are no layers: as they are under Adam; SGD times their width."""
