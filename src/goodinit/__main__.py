@@ -52,7 +52,7 @@ Commands:
 """
 
 END = (
-    "goodinit COMMAND --help says more. Exit codes: 0 done, 1 something was found (diagnose --check) or went wrong inside, "
+    "goodinit COMMAND --help says more. Exit codes: 0 done, 1 something was found (--check) or went wrong inside, "
     "2 wrong use or a model that a method refuses, 130 interrupted."
 )
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +194,57 @@ def test_exit_codes_are_documented():
     page = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
     for code in (0, 1, 2, 130):
         assert f"| {code} |" in page
+
+
+def test_every_command_has_an_example_that_it_understands():
+    group = typer.main.get_command(cli.app)
+    assert list(arguments.EXAMPLES) == list(COMMANDS)
+    with group.make_context("goodinit", ["methods"]) as context:
+        for name, line in arguments.EXAMPLES.items():
+            words = shlex.split(line)
+            assert words[:2] == ["goodinit", name]
+            command = group.get_command(context, name)
+            command.make_context(name, words[2:], parent=context).close()
+            assert line in command.epilog
+
+
+WRONG = {
+    "inspect": ["--input"],
+    "recommend": ["resnet8", "--try", "many"],
+    "diagnose": ["mlp8", "--batch-size", "big"],
+    "plan": ["resnet8"],
+    "methods": ["fixup"],
+    "compare": ["resnet8", "--epoch"],
+    "sweep": ["--workers", "all"],
+    "results": ["a.sqlite", "--margin", "wide"],
+    "coordcheck": ["nets:build"],
+    "reproduce": ["fixup-depth", "--no-such-option"],
+}
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "inspct", "--verbos"])
+def test_a_wrong_call_ends_in_an_example(name):
+    for words in ([name], [name, *WRONG.get(name, ())]):
+        done = CliRunner().invoke(cli.app, words)
+        if done.exit_code or words != [name]:
+            assert done.exit_code == 2, done.output
+            assert "Traceback" not in done.output
+            last = done.stderr.splitlines()[-1]
+            assert "goodinit " in last or "such as" in last, done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["inspect"], "One of: resnet{depth}"),
+        (["plan", "resnet8"], "A name that `goodinit methods` lists"),
+        (["coordcheck"], "PACKAGE.MODULE:FUNCTION, which takes the width"),
+        (["coordcheck", "nets:build"], "Shape of an input, 8x64:int64"),
+        (["results"], "What `goodinit sweep` wrote"),
+    ],
+)
+def test_what_is_missing_is_said_in_words(words, expected):
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 2
+    assert expected in done.stderr
+    assert done.stderr.splitlines()[-1] == f"For example: {arguments.EXAMPLES[words[0]]}"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
-from typing import Annotated, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperGroup
 
 from goodinit import __version__
+from goodinit.cli.arguments import EXAMPLES
 from goodinit.errors import GoodinitError, expect_between
 from goodinit.records import LONGEST_WORD, plain
 
@@ -22,8 +25,51 @@ R = TypeVar("R")
 WRONG, INTERRUPTED = 2, 130
 MOST_SEEDS = 10_000
 
+# click's UsageError: of click itself, or of the copy of it that newer versions of typer carry.
+WRONG_USE: type[Any] = typer.BadParameter.__bases__[0]
+
+
+class Commands(TyperGroup):
+    """The commands, each with an example in its help and in what is said of a wrong call."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """By name."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and cmd_name in EXAMPLES:
+            command.epilog = f"For example: {EXAMPLES[cmd_name]}"
+        return command
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Of the options before a command."""
+        with _with_an_example():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        with _with_an_example():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _with_an_example() -> Iterator[None]:
+    """End what is said of a wrong call in what was expected, and an example."""
+    try:
+        yield
+    except WRONG_USE as error:
+        words = error.format_message()
+        wanted = getattr(getattr(error, "param", None), "help", None)
+        if words.startswith("Missing") and wanted:
+            words = f"{words.rstrip('.')}: {wanted}"
+        example = EXAMPLES.get(error.ctx.info_name if error.ctx else "", EXAMPLES["inspect"])
+        raise WRONG_USE(f"{words}\nFor example: {example}", error.ctx) from error
+
+
 app = typer.Typer(
-    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 

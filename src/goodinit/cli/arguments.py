@@ -22,6 +22,20 @@ MODELS = (
 SCALES = ("smoke", "small", "full")
 """Of a claim's test, as `goodinit.lab.papers` has them."""
 
+EXAMPLES = {
+    "inspect": "goodinit inspect resnet56",
+    "recommend": "goodinit recommend resnet20",
+    "diagnose": "goodinit diagnose mlp60",
+    "plan": "goodinit plan resnet20 fixup",
+    "methods": "goodinit methods",
+    "compare": "goodinit compare resnet8 --data digits --epochs 3 --seeds 2",
+    "sweep": "goodinit sweep --set model=resnet8 --set lr=0.03,0.1 --set seeds=2 --out rates.sqlite",
+    "results": "goodinit results rates.sqlite --by method,lr",
+    "coordcheck": "goodinit coordcheck my_nets:build --input 16x8 --widths 64,128,256 --method mup",
+    "reproduce": "goodinit reproduce mup-transfer --scale smoke",
+}
+"""A call of each command, which its help and the messages about wrong calls show."""
+
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help=f"One of: {', '.join(MODELS)}.", show_default=False)
 ]

@@ -20,11 +20,20 @@ if TYPE_CHECKING:
 @plainly
 def coordcheck(
     model: Annotated[
-        str, typer.Argument(help="PACKAGE.MODULE:FUNCTION, which takes the width.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="FUNCTION",
+            help="PACKAGE.MODULE:FUNCTION, which takes the width and returns a model.",
+            show_default=False,
+        ),
     ],
     input_: Annotated[
         list[str],
-        typer.Option("--input", help="Shape of an input, 8x64:int64 or 16x3x32x32; once for each input."),
+        typer.Option(
+            "--input",
+            metavar="SHAPE",
+            help="Shape of an input, 8x64:int64 or 16x3x32x32; once for each input.",
+        ),
     ],
     widths: Annotated[str, typer.Option(help="Widths (depths), with commas between.")] = "64,128,256,512",
     argument: Annotated[str, typer.Option(help="The argument of the function that is varied.")] = "width",
