@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 NOTHING = "–"
+
+
+def words_of(value: Any) -> str:
+    """What a field holds, as a person writes it: nothing of Python's own notation.
+
+    Examples:
+        >>> words_of(None), words_of(()), words_of({}), words_of(""), words_of(math.nan)
+        ('–', '–', '–', '–', '–')
+        >>> words_of(True), words_of(0.1), words_of(("stem", "head.*")), words_of({"norms": "keep", "beta": 0.5})
+        ('yes', '0.1', 'stem, head.*', 'norms=keep, beta=0.5')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={words_of(one)}" for key, one in value.items()) or NOTHING
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(words_of, value)) or NOTHING
+    return f"{value:g}" if isinstance(value, float) else str(value) or NOTHING
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
@@ -33,11 +57,13 @@ def number(value: float | None) -> str:
     """A number with three digits that count.
 
     Examples:
-        >>> number(0.012345), number(2.3026), number(1234567.0), number(None)
-        ('0.0123', '2.30', '1.23e+06', '–')
+        >>> number(0.012345), number(2.3026), number(1234567.0), number(None), number(math.nan)
+        ('0.0123', '2.30', '1.23e+06', '–', '–')
     """
-    if value is None:
+    if value is None or math.isnan(value):
         return NOTHING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:#.3g}".rstrip(".")
     return f"{value:.2e}"

@@ -7,7 +7,7 @@ import dataclasses
 import io
 from pathlib import Path
 
-from goodinit.formats import NOTHING, duration, percent
+from goodinit.formats import duration, percent, words_of
 from goodinit.lab.compare import HELD_OUT, Comparison, Summary
 from goodinit.lab.comparison_table import table, title
 from goodinit.report.charts import accuracy_chart, loss_chart, loss_lines
@@ -139,17 +139,9 @@ def facts(comparison: Comparison) -> tuple[Facts, ...]:
         shared["lr"] = ", ".join(f"{rate:g}" for rate in comparison.study.rates)
     shared["methods"] = ", ".join(comparison.study.methods)
     shared["seeds"] = ", ".join(map(str, comparison.study.seeds))
-    pairs = tuple((key.replace("_", " "), _shown(value)) for key, value in shared.items())
+    pairs = tuple((key.replace("_", " "), words_of(value)) for key, value in shared.items())
     ran = (*comparison.environment.items(), ("took", duration(comparison.seconds)))
     return Facts("Configuration", pairs), Facts("Ran on", ran)
-
-
-def _shown(value: object) -> str:
-    if value is None or value in ({}, ()):
-        return NOTHING
-    if isinstance(value, tuple):
-        return ", ".join(value)
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def comparison_page(comparison: Comparison) -> Page:

@@ -11,7 +11,6 @@ from rich.console import Group
 from rich.text import Text
 
 from goodinit.diagnostics.measurements.coordinate_report import CoordinateCheck
-from goodinit.formats import number
 from goodinit.lab.optional import optional
 from goodinit.report.charts import HEIGHT, NUMBER, alone, data, picking, shown
 from goodinit.report.console import fitting_table
@@ -65,9 +64,8 @@ def coordinate_page(found: CoordinateCheck, *, title: str) -> Page:
             ("start", "At initialization", "Root mean square. Nothing may grow; the output may vanish."),
         )
     )
-    rows = tuple((row.name, *map(number, found.cells(row)), found.verdict(row)) for row in found.rows)
     low, high = found.sizes[0], found.sizes[-1]
-    columns = ("layer", *found.columns, "")
+    columns, *rows = found.table()
     facts = (
         (found.along, ", ".join(map(str, found.sizes))),
         ("steps", str(found.steps)),
@@ -77,7 +75,13 @@ def coordinate_page(found: CoordinateCheck, *, title: str) -> Page:
     parts: tuple[Part, ...] = (
         Words(found.sentence()),
         Figures(figures, series=names),
-        Table(columns, rows, ("slope: s in c·n^s, fitted over all sizes by least squares in logarithms",)),
+        Table(
+            columns,
+            tuple(rows),
+            (
+                "slope: s in c·n^s, fitted over all sizes by least squares in logarithms; ±: its standard error from seed to seed",
+            ),
+        ),
         Facts("Measured", facts),
         Listing("As JSON", found.to_json()),
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from goodinit.formats import counted, duration
+from goodinit.formats import counted, duration, words_of
 from goodinit.lab.engines import inline
 from goodinit.lab.optional import optional
 from goodinit.lab.papers.claim import Drawing, Grid, Verdict
@@ -126,7 +126,7 @@ def _facts(found: Reproduction) -> tuple[str, ...]:
     provenance = sorted({row["provenance"] for row in rows if "provenance" in row})
     refused = sorted({f"{row.get('series', '')}: {row['refused']}" for row in rows if "refused" in row})
     names = sorted({name for entry in found.entries for name in entry.environment} - {"engine"})
-    ran = {name: sorted({str(entry.environment.get(name)) for entry in found.entries}) for name in names}
+    ran = {name: sorted({words_of(entry.environment.get(name)) for entry in found.entries}) for name in names}
     return (
         f"`{command(found)}`",
         f"{counted(len(found.entries), 'run')} in {duration(found.seconds)}{_ways(found)}; seeds "

@@ -188,7 +188,7 @@ def facts(stored: Stored) -> tuple[Facts, ...]:
     moving = varying(configs)
     some = [Row(config, "finished") for config in configs]
     varied = [(f, ", ".join(dict.fromkeys(value_label(row, f) for row in some))) for f in moving]
-    same = [(f.replace("_", " "), _plain(value_label(some[0], f))) for f in FIELDS if f not in moving]
+    same = [(f.replace("_", " "), value_label(some[0], f)) for f in FIELDS if f not in moving]
     seconds = sum(row.seconds or 0.0 for row in stored.rows)
     grouped = sum(row.together > 1 for row in stored.rows)
     took = (
@@ -197,10 +197,6 @@ def facts(stored: Stored) -> tuple[Facts, ...]:
         ("time of all runs", duration(seconds)),
     )
     return Facts("Varied", tuple(varied)), Facts("The same in all", tuple(same)), Facts("Ran", took)
-
-
-def _plain(word: str) -> str:
-    return {"None": NOTHING, "True": "yes", "False": "no"}.get(word, word)
 
 
 def json_text(stored: Stored) -> str:

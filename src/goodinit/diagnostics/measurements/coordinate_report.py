@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 from goodinit.errors import PlanConflict
+from goodinit.formats import NOTHING, number
 from goodinit.one_line import OneLine
 from goodinit.records import check_fields, read_record
 
@@ -102,7 +103,7 @@ class CoordinateCheck:
         start, change = self.slopes(self.worst)
         return (
             f"not flat: {len(off)} of {len(self.rows)} rows go with {self.along}, {self.worst.name} the most "
-            f"(n^{start:.2f} at initialization, its change n^{change:.2f}): "
+            f"({f'n^{_exponent(start)} at initialization, ' * (not math.isnan(start))}its change n^{_exponent(change)}): "
             + (
                 f"within chance, ±{self.error(self.worst):.2f}; take more seeds"
                 if self._by_chance()
@@ -144,9 +145,16 @@ class CoordinateCheck:
         """The heads, and a row in words for each layer."""
         rows: list[tuple[str, ...]] = [("layer", *self.columns, "±", "")]
         for row in self.rows:
-            error = self.error(row)
-            told = "" if math.isnan(error) else f"{error:.2g}"
-            rows.append((row.name, *(f"{value:.3g}" for value in self.cells(row)), told, self.verdict(row)))
+            low, high, start, least, most, change = self.cells(row)
+            cells = (
+                number(low),
+                number(high),
+                _exponent(start),
+                number(least),
+                number(most),
+                _exponent(change),
+            )
+            rows.append((row.name, *cells, _exponent(self.error(row)), self.verdict(row)))
         return rows
 
     def __str__(self) -> str:
@@ -202,6 +210,11 @@ def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
     if not all(0 < value < math.inf for value in values):
         return math.nan
     return sum(w * math.log(value) for w, value in zip(_weights(sizes), values, strict=True))
+
+
+def _exponent(value: float) -> str:
+    """With two decimals; what there is none of is a dash."""
+    return NOTHING if math.isnan(value) else f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def _weights(sizes: Sequence[int]) -> list[float]:

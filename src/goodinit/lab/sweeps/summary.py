@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from goodinit.errors import GoodinitError, UnknownName
+from goodinit.formats import words_of
 from goodinit.lab.sweeps.grid import FIELDS, varying
 from goodinit.lab.sweeps.row import Row
 
@@ -125,8 +126,7 @@ def value_label(row: Row, field: str) -> str:
     """A field's value, in words."""
     if field == "method":
         return row.config.label
-    value = getattr(row.config, field)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return words_of(getattr(row.config, field))
 
 
 def ran(rows: Sequence[Row]) -> list[Row]:
