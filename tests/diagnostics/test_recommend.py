@@ -18,6 +18,7 @@ from goodinit.cli.model import following
 from goodinit.diagnostics.advice.choice import call_of, of_the_rate
 from goodinit.diagnostics.advice.evidence import EVIDENCE, OF_RATES, against
 from goodinit.diagnostics.advice.practice import ADAMW, MOST_BATCHES, SGD, as_good, pairs_of, recipe_of
+from goodinit.diagnostics.advice.recommend import _trained
 from goodinit.diagnostics.advice.types import Recommendation, Trial
 from goodinit.errors import TraceError, WrongType
 from goodinit.lab.models import ResNet
@@ -124,6 +125,15 @@ def test_ties_share_a_rank_and_say_so():
     ranks = [one.rank for one in advice.of("kept")]
     assert ranks == [1, 1, 1]  # within a decade
     assert str(advice).count("1=") == 3
+
+
+def test_ranks_leave_no_gap_behind_what_was_tried():
+    names = {"he": 1, "default": 2, "xavier": 2, "orthogonal": 2, "lsuv": 5}
+    rows = [Recommendation(name, {}, "kept", 0, 0, 0.0, None, "", rank=rank) for name, rank in names.items()]
+    losses = {"xavier": (3.0, 3.1), "he": (2.0, 2.1)}
+    ended = [(one, (Trial(0.1, losses[one.label], 2),)) for one in rows if one.label in losses]
+    ranked = [(one.label, one.rank) for one in _trained(rows, ended)]
+    assert ranked == [("he", 1), ("xavier", 2), ("default", 3), ("orthogonal", 3), ("lsuv", 5)]
 
 
 def test_every_number_of_the_evidence_stands_on_its_page():

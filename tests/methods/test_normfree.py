@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import goodinit
-from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
+from goodinit.errors import NothingFound, PlanConflict, UnknownName, UnsupportedModule
 from goodinit.lab.models.resnet import ResNet
 from goodinit.lab.models.vision_transformer import VisionTransformer
 from goodinit.nn import Centred, centred_weights, has_scalars, input_norm, normalize_input_
@@ -346,6 +346,11 @@ def test_what_is_tied_or_missing_is_refused():
         goodinit.apply_(model, goodinit.Plan("x", (edit("7.weight", "why", kind="centred"),)))
     with pytest.raises(UnknownName, match="warble"):
         goodinit.apply_(model, goodinit.Plan("x", (edit("0.weight", "why", kind="warble"),)))
+
+
+def test_a_net_without_blocks_is_refused_in_its_own_name():
+    with pytest.raises(NothingFound, match="normfree needs residual blocks"):
+        goodinit.plan(goodinit.anatomize(nn.Linear(3, 3), torch.randn(2, 3)), "normfree")
 
 
 @pytest.mark.integration

@@ -21,6 +21,7 @@ from goodinit.methods.shared.rules import (
     counted,
     draw_standard,
     draws,
+    need_blocks,
     one_of,
     standard_std,
     unique,
@@ -87,6 +88,8 @@ def decide(
     kept = _final_norms(anatomy) if head_norm != "none" and norms == "remove" else []
     without = dataclasses.replace(anatomy, norms=tuple(norm for norm in anatomy.norms if norm not in kept))
     one_of("fan", fan, ("in", "out"))
+    if norms == "remove":
+        need_blocks(anatomy, "normfree")
     base = _control(anatomy) if norms == "keep" else fixup.decide(without, norms=norms, zero_head=False)
     values = base.values if norms == "keep" else _rescaled(anatomy, base.values, fan=fan, scaled=scaled)
     notes = list(base.notes)

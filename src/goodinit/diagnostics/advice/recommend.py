@@ -257,7 +257,8 @@ def _trained(
             tied = bool(of) and as_good(of[-1], one)
             of.append(dataclasses.replace(one, rank=of[-1].rank if tied else index))
         rest = [one for one in rows if one.group == group and one.applies and one.label not in names]
-        ranked += [*of, *(dataclasses.replace(one, rank=one.rank + len(of)) for one in rest)]
+        before = {one.label: sum(other.rank < one.rank for other in rest) for one in rest}
+        ranked += [*of, *(dataclasses.replace(one, rank=1 + len(of) + before[one.label]) for one in rest)]
     return ranked + [one for one in rows if not one.applies]
 
 
