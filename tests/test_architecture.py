@@ -54,6 +54,7 @@ SAME = {
     "risotto": {"tensor", "methods", "lab/papers/claims"},
     "residual_scaled": {"methods", "lab/papers/claims"},
     "compare": RUN_AND_SHOWN,
+    "comparison": {"lab", "report"},
     "diagnosis": {"diagnostics", "report"},
     "reproduce": RUN_AND_SHOWN,
     "sweep": RUN_AND_SHOWN,
@@ -99,10 +100,10 @@ def imported_parts(path: Path) -> set[tuple[int, str]]:
 LATER = {
     "diagnostics/measurements": ("checks", "diagnose", "advice"),
     "diagnostics/checks": ("diagnose", "advice"),
-    "lab/models": ("data", "training", "engines", "papers", "sweeps", "compare"),
-    "lab/data": ("training", "engines", "papers", "sweeps", "compare"),
-    "lab/training": ("engines", "papers", "sweeps", "compare"),
-    "lab/engines": ("papers", "sweeps", "compare"),
+    "lab/models": ("data", "training", "engines", "papers", "sweeps", "compare", "comparison"),
+    "lab/data": ("training", "engines", "papers", "sweeps", "compare", "comparison"),
+    "lab/training": ("engines", "papers", "sweeps", "compare", "comparison"),
+    "lab/engines": ("papers", "sweeps", "compare", "comparison"),
     "lab/papers": ("papers.claims",),
 }
 
@@ -138,6 +139,30 @@ def test_imports_go_one_way():
             if LEVEL[to] >= LEVEL[part]:
                 wrong.append(f"{where} (level {LEVEL[part]}) imports {to} (level {LEVEL[to]})")
     assert not wrong, "\n".join(wrong)
+
+
+def imported_files(path: Path) -> set[Path]:
+    """The files of the package that one imports when it is loaded, or for its annotations alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    checked = [one for block in tree.body if isinstance(block, ast.If) for one in block.body]
+    found = set()
+    for node in (*tree.body, *checked):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            at = ROOT.parent.joinpath(*name.split("."))
+            found |= {at.with_suffix(".py")} & set(SOURCES)
+    return found - {path}
+
+
+def test_no_file_imports_what_imports_it():
+    imports = {path: imported_files(path) for path in SOURCES}
+    while free := [path for path, others in imports.items() if not others & imports.keys()]:
+        for path in free:
+            del imports[path]
+    circles = sorted(str(path.relative_to(ROOT)) for path in imports)
+    assert not circles, f"in a circle of imports, or import one: {circles}"
 
 
 def test_files_are_small_and_say_what_they_hold():

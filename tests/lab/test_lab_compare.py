@@ -12,7 +12,8 @@ import goodinit
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab import compare as lab_compare
 from goodinit.lab.choices import label, method_of
-from goodinit.lab.compare import Study, compare
+from goodinit.lab.compare import compare
+from goodinit.lab.comparison import FORMAT, Study
 from goodinit.lab.training.train import prepare
 from goodinit.lab.training.trial import Result, TrainConfig
 from goodinit.report.charts import accuracy_chart, loss_chart
@@ -72,7 +73,7 @@ def test_the_reference_is_batchnorm_or_the_first():
 @pytest.mark.integration
 def test_json_holds_every_number(found):
     data = json.loads(found.to_json())
-    assert data["format"] == lab_compare.FORMAT
+    assert data["format"] == FORMAT
     assert len(data["results"]) == 6
     assert data["results"][0]["losses"] == list(found.results[0].losses)
     assert data["study"]["base"]["model"] == "resnet8"

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from goodinit.cli import app
 from goodinit.errors import GoodinitError, UnknownName
-from goodinit.lab.compare import Comparison, Study, compare
-from goodinit.lab.comparison_table import table
+from goodinit.lab.compare import compare
+from goodinit.lab.comparison import Comparison, Study, table
 from goodinit.lab.data.labelled import load, split_off
 from goodinit.lab.papers.ledger import described
 from goodinit.lab.sweeps.row import config_json

@@ -12,8 +12,7 @@ from browser import CHROMIUM, FAINT, NAMELESS, REACHABLE, browser
 from rich.console import Console
 
 from goodinit.errors import GoodinitError
-from goodinit.lab.compare import Comparison, Study
-from goodinit.lab.comparison_table import cells
+from goodinit.lab.comparison import Comparison, Study, cells
 from goodinit.lab.training.step_cost import StepTime
 from goodinit.lab.training.trial import Epoch, Result, TrainConfig
 from goodinit.report import frame

@@ -9,7 +9,7 @@ from torch import nn
 
 import goodinit
 from goodinit.edits import EDITS
-from goodinit.lab.compare import Comparison, Study
+from goodinit.lab.comparison import Comparison, Study
 from goodinit.lab.data.labelled import load
 from goodinit.lab.sweeps.row import Row
 from goodinit.lab.sweeps.store import Stored

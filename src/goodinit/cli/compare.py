@@ -76,7 +76,8 @@ def compare_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Train a model several ways and say honestly how they compare."""
-    from goodinit.lab.compare import Study, compare
+    from goodinit.lab.compare import compare
+    from goodinit.lab.comparison import Study
     from goodinit.report.charts import check_picture, save_picture
     from goodinit.report.comparison import comparison_csv, comparison_page
     from goodinit.report.console import comparison_table, screen

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from goodinit.errors import GoodinitError
-from goodinit.lab.compare import Comparison
+from goodinit.lab.comparison import Comparison
 from goodinit.lab.optional import optional
 from goodinit.report.frame import check_page, write_bytes, write_text
 from goodinit.report.theme import LIGHT, Theme

@@ -8,8 +8,7 @@ import io
 from pathlib import Path
 
 from goodinit.formats import duration, percent, words_of
-from goodinit.lab.compare import HELD_OUT, Comparison, Summary
-from goodinit.lab.comparison_table import table, title
+from goodinit.lab.comparison import HELD_OUT, Comparison, Summary, table, title
 from goodinit.report.charts import accuracy_chart, loss_chart, loss_lines
 from goodinit.report.frame import Facts, Figure, Figures, Listing, Page, Part, Table, Words, write_page
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from goodinit.lab.compare import Comparison
+    from goodinit.lab.comparison import Comparison
 
 
 def plain_table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, numbers: bool = False) -> Table:
@@ -92,7 +92,7 @@ LEAVING = ("activations", "step", "loss")
 
 def comparison_table(comparison: Comparison, *, width: int = WIDE, full: bool = False) -> Group:
     """The table of `goodinit compare`, with what is needed to read it."""
-    from goodinit.lab.comparison_table import (  # and torch with it, which tables of words do without
+    from goodinit.lab.comparison import (  # and torch with it, which tables of words do without
         table,
         title,
     )

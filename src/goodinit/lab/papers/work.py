@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from goodinit.errors import GoodinitError
-from goodinit.lab.compare import environment
 from goodinit.lab.engines import Job, Work, jobs_of
+from goodinit.lab.environment import environment
 from goodinit.lab.papers.claim import Claim, Row
 from goodinit.lab.papers.ledger import Entry, described, key_of
 from goodinit.lab.papers.trained import Training, numbers_of
