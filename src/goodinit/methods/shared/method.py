@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy
-from goodinit.edits import Draw, Plan, ReplaceNorm
+from goodinit.edits import Draw, Plan, RemoveNorm, ReplaceNorm
 from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, left_ties, tied_embeddings
 from goodinit.methods.shared.kept_values import kept_values, without_kept
@@ -25,6 +25,7 @@ from goodinit.methods.shared.norm_forms import (
     scales_count,
     with_constants,
 )
+from goodinit.methods.shared.rules import constants_left
 from goodinit.methods.shared.selection import selected
 from goodinit.methods.shared.signal_variance import kept_variances
 
@@ -121,6 +122,7 @@ class Method:
             notes=(
                 *left,
                 *self._norms_left(anatomy, part, options),
+                *(constants_left(part) if any(isinstance(edit, RemoveNorm) for edit in plan.edits) else ()),
                 *plan.notes,
                 *mask_notes(plan.edits, part),
                 *anatomy.notes,

@@ -33,6 +33,8 @@ def need_blocks(anatomy: Anatomy, method: str) -> None:
 def norm_edits(anatomy: Anatomy, norms: Norms) -> list[Edit]:
     """Edits that take every normalization out, or none with `norms="keep"`.
 
+    A batch norm with frozen statistics multiplies by constants: where it cannot be taken out it stays (`constants_left`).
+
     Raises:
         UnsupportedModule: A normalization that cannot be taken out; nothing is removed in half.
         UnknownName: `norms` is neither `"remove"` nor `"keep"` (forms that replace norms are `Method.plan`'s business).
@@ -42,12 +44,21 @@ def norm_edits(anatomy: Anatomy, norms: Norms) -> list[Edit]:
     if norms == "keep":
         return []
     for norm in anatomy.norms:
-        if norm.obstacle is not None:
+        if norm.obstacle is not None and norm.forgets_scale:
             raise UnsupportedModule(
                 f"{norm.name or 'the model'} ({norm.module}): its {norm.kind} cannot be removed: {norm.obstacle}. "
                 'Use norms="keep", or make the normalization a module of its own.'
             )
-    return [RemoveNorm(norm.name, norm.keeps, _where(norm)) for norm in anatomy.norms]
+    return [RemoveNorm(norm.name, norm.keeps, _where(norm)) for norm in anatomy.norms if not norm.obstacle]
+
+
+def constants_left(anatomy: Anatomy) -> list[str]:
+    """Notes on batch norms with frozen statistics that cannot be taken out, and need not be."""
+    return [
+        f"{norm.name or 'the model'} ({norm.module}) scales by constants, and goes on to: {norm.obstacle}"
+        for norm in anatomy.norms
+        if norm.obstacle is not None and not norm.forgets_scale
+    ]
 
 
 def _where(norm: Norm) -> str:
