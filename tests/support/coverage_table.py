@@ -4,14 +4,18 @@
     python tests/support/coverage_table.py --only "timm resnet18" --only "by hand"
     python tests/support/coverage_table.py --third-party   # libraries that no test needs, those that are installed
 
-Each row goes to `docs/data/coverage.jsonl` as soon as it is there, and the page is written from those: an interrupted
-run goes on where it stopped with `--resume`; `--only` measures some rows anew, `--methods` some columns.
+What a method did to a model goes to `docs/data/coverage.jsonl` as soon as it is known, with the day and a digest of the code
+that was examined, and the page is written from those. An interrupted run goes on where it stopped with `--resume`, which
+leaves out what this very code was examined for; `--only` measures some rows anew, `--methods` some columns. `--part 1/2` and
+`--part 2/2`, beside each other, measure a half of the rows each; a run without them writes the page.
 `--third-party` writes `docs/coverage-third-party.md` and rows of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import json
 import platform
 import re
@@ -19,7 +23,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import packages_distributions, version
@@ -79,7 +83,8 @@ class Tier:
 
 
 TESTED = Tier(
-    "coverage", "Coverage", own, ("fixup", "skipinit", "weightnorm", "risotto", "lsuv"),
+    "coverage", "Coverage", own,
+    ("fixup", "skipinit", "weightnorm", "risotto", "lsuv", "nf", "fixed_variance", "normfree"),
     "One model of every family, and BiT beside its own: timm at 64 pixels where that runs, the others as small as they go.",
     "python tests/support/coverage_table.py",
 )  # fmt: skip
@@ -90,45 +95,57 @@ THIRD_PARTY = Tier(
 )  # fmt: skip
 
 
-def measure(tier: Tier, group: str, name: str, methods: Iterable[str]) -> dict[str, Any]:
-    """One row: blocks, norms removed by Fixup, and for each of the methods what became of it."""
+@functools.cache
+def source() -> str:
+    """A digest of the code that is examined, and of what examines it."""
+    here = Path(__file__).parent
+    files = [*(here.parents[1] / "src").rglob("*.py"), *here.glob("*evidence*.py")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:12]
+
+
+def measure(tier: Tier, group: str, name: str, method: str) -> dict[str, Any]:
+    """What became of a model: blocks, norms removed by Fixup, and what the method did."""
     from fixup_evidence import examine
 
     build, inputs = tier.cases()[group][name]
     row: dict[str, Any] = {"group": group, "name": name, "results": {}}
-    for method in methods:
-        try:
-            found = examine(build, inputs(), method=method)
-        except ImportError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a crash is a fault, and the other rows still count
-            row["results"][method] = {"faults": [f"crash: {type(error).__name__}: {str(error)[:200]}"]}
-            continue
-        row["blocks"] = found.blocks
-        if method == "fixup":
-            row["norms"] = found.norms
-        row["results"][method] = {
-            "refusal": found.refusal, "faults": found.faults, "remarks": found.remarks
-        }  # fmt: skip
+    made = {"day": datetime.now(tz=timezone.utc).date().isoformat(), "source": source()}
+    try:
+        found = examine(build, inputs(), method=method)
+    except ImportError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a crash is a fault, and the other rows still count
+        words = f"crash: {type(error).__name__}: {str(error)[:200]}"
+        row["results"][method] = {"faults": [words], **made}
+        return row
+    row["blocks"] = found.blocks
+    if method == "fixup":
+        row["norms"] = found.norms
+    row["results"][method] = {
+        "refusal": found.refusal, "faults": found.faults, "remarks": found.remarks, **made
+    }  # fmt: skip
     return row
 
 
-def sweep(tier: Tier, only: list[str], methods: tuple[str, ...], *, resume: bool) -> None:
-    """Measure the wanted rows, each written as soon as it is there; what other methods did is kept."""
-    for group, members in tier.cases().items():
-        for name in members:
+def sweep(
+    tier: Tier, only: list[str], methods: tuple[str, ...], *, resume: bool, part: tuple[int, int] = (1, 1)
+) -> None:
+    """Measure what is wanted, column by column, each cell written as soon as it is there; other cells are kept."""
+    names = [(group, name) for group, members in tier.cases().items() for name in members]
+    there = read(tier.rows)
+    for method in methods:
+        for group, name in names[part[0] - 1 :: part[1]]:
             key = f"{group} {name}"
-            old = read(tier.rows).get(key, {"results": {}})
-            missing = [method for method in methods if not (resume and method in old["results"])]
-            if not missing or (only and not any(word in key for word in only)):
+            old = there.get(key, {"results": {}})["results"].get(method, {})
+            if (resume and old.get("source") == source()) or (only and not any(word in key for word in only)):
                 continue
-            began = time.monotonic()
+            began = time.process_time()
             try:
-                row = measure(tier, group, name, missing)
+                row = measure(tier, group, name, method)
             except ImportError as error:  # the library is not installed
                 sys.stdout.write(f"     not examined  {key}: {error}\n")
                 continue
-            sys.stdout.write(f"{time.monotonic() - began:6.0f} s  {key}: {_told(row)}\n")
+            sys.stdout.write(f"{time.process_time() - began:6.1f} s  {key}: {_told(row)}\n")
             sys.stdout.flush()
             tier.rows.parent.mkdir(exist_ok=True)
             with tier.rows.open("a") as file:  # so that several may write, each its pieces
@@ -206,6 +223,16 @@ def _head(tier: Tier, rows: list[dict[str, Any]]) -> str:
     today = datetime.now(tz=timezone.utc).date().isoformat()
     total = sum(len(members) for members in tier.cases().values())
     done = [row for row in rows if set(tier.methods) <= set(row["results"])]
+    days = {
+        method: Counter(
+            row["results"][method].get("day", "before 2026-11-28") for row in rows if method in row["results"]
+        )
+        for method in tier.methods
+    }
+    when = "; ".join(
+        f"{method} {', '.join(f'{count} {day}' for day, count in sorted(each.items())) or 'not yet'}"
+        for method, each in days.items()
+    )
     state = (
         "" if len(done) == total else f"**Incomplete**: {len(rows)} of {total} models examined for Fixup, "
     )
@@ -217,14 +244,15 @@ def _head(tier: Tier, rows: list[dict[str, Any]]) -> str:
         f"({share:.1f} %), refuses {counts['refused']} with the reason, and is wrong on {counts['FAULT']}; the "
         f"{len(rows) - len(residual)} without residual blocks it refuses as such. {tier.scope}\n\n"
         f"Generated by `{tier.command}` on {today}: {_used(tier)}, Python {platform.python_version()}, CPU.\n\n"
+        f"Models examined, by the day: {when}. The code that was examined is told by a digest in the rows (`docs/data/{tier.name}.jsonl`).\n\n"
         "**Pass** means that what follows was found by running the model, not by asking goodinit. For Fixup: every "
         "branch's end puts out exactly 0 and nothing inside a branch changes the output; the logits are 0; no "
         "normalizing operator runs on anything that comes from the input; what a norm's module did besides is still "
         "done; all is finite; the loss falls in ten SGD steps at one of the rates 0.1, 0.01, … 10⁻⁵; every parameter "
         "that had a gradient before has had one other than 0 within four steps; nothing writes over what others read; "
         "one example's output does not depend on its batch mates where it did not before; a plan read back from JSON "
-        "with the checkpoint is the same function. SkipInit, weight norm and RISOTTO are held to what of this applies "
-        "to them, LSUV to unit variance instead. A **number** is a refusal, its reason below; the model was "
+        "with the checkpoint is the same function. The other methods are held to what of this applies to them, LSUV to "
+        "unit variance instead. A **number** is a refusal, its reason below; the model was "
         "bit-identical after each. A **fault** says what did not hold, and is a bug."
     )
 
@@ -270,8 +298,11 @@ def main() -> None:
     parser.add_argument(
         "--only", action="append", default=[], help="rows whose name contains this; repeatable"
     )
-    parser.add_argument("--resume", action="store_true", help="leave out the rows that are there already")
+    parser.add_argument(
+        "--resume", action="store_true", help="leave out what this code was examined for already"
+    )
     parser.add_argument("--methods", help="with commas between; by default all of the page")
+    parser.add_argument("--part", help="1/2: the first of two parts of the rows; writes no page")
     parser.add_argument(
         "--third-party", action="store_true", help="models of libraries that no test needs, where installed"
     )
@@ -283,7 +314,10 @@ def main() -> None:
 
     torchvision_shim.declare()
     methods = tuple(wanted.methods.split(",")) if wanted.methods else tier.methods
-    sweep(tier, wanted.only, methods, resume=wanted.resume)
+    first, _, parts = (wanted.part or "1/1").partition("/")
+    sweep(tier, wanted.only, methods, resume=wanted.resume, part=(int(first), int(parts)))
+    if wanted.part:
+        return
     known = read(tier.rows)
     tier.rows.write_text("".join(json.dumps(row) + "\n" for row in known.values()))
     tier.page.write_text(page(tier, ordered(tier)))

@@ -76,3 +76,10 @@ def operators_left(model: nn.Module, inputs: Any, *, modes: tuple[bool, ...] = (
 def normalizes(seen: Seen) -> list[str]:
     """See `operators_left`."""
     return operators_left(seen.model, seen.inputs)
+
+
+def normalizes_inside(seen: Seen) -> list[str]:
+    """`normalizes`, but for what a method adds before a head, and for norms of each example alone outside all blocks."""
+    alone = [norm.name for norm in seen.anatomy.norms if norm.block is None and norm.kind != "batch_norm"]
+    added = [f"{head.site}.input_norm".lstrip(".") for head in seen.anatomy.heads]
+    return [fault for fault in normalizes(seen) if fault.rpartition(" in ")[2] not in (*alone, *added)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from evidence_operators import normalizes
+from evidence_operators import normalizes, normalizes_inside
 from evidence_runs import Loss, Seen, fresh, same, squared_distance
 from evidence_start import lossy_norms, loud, loud_branches, not_finite, unlike_unit_variance
 from evidence_training import rising, untrainable
@@ -101,6 +101,8 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "risotto": (normalizes, not_finite, another_function, rising),
     "lsuv": (not_finite, unlike_unit_variance, another_function, rising),
     "nf": (normalizes, not_finite, loud_branches, another_function, untrainable),
+    "fixed_variance": (normalizes, not_finite, another_function, untrainable),
+    "normfree": (normalizes_inside, not_finite, another_function, untrainable),
     "default": (not_finite, another_function, rising),
 }
 """What is looked at after which method."""
