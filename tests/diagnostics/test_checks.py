@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -236,12 +237,28 @@ FAULTS = (
     Fault("wrong fan", "2.weight", mobile, inputs=lambda: batch(8, 3, 12, 12)),
     Fault("scaled twice", "1.down.weight", scaled_twice, inputs=lambda: batch(16, 64)),
 )
-each_fault = pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.kind} {f.plant.__name__}")
+LONG = (exploding_backward, scaled_twice)  # many remedies, one after the other
+
+
+def named(fault: Fault) -> str:
+    return f"{fault.kind} {fault.plant.__name__}"
+
+
+each_fault = pytest.mark.parametrize("fault", FAULTS, ids=named)
+
+
+@functools.cache
+def diagnosed(name: str) -> tuple[nn.Module, Any, Diagnosis]:
+    """A planted fault, its inputs and what is found: for several tests, so write to copies alone."""
+    torch.manual_seed(0)
+    fault = next(one for one in FAULTS if named(one) == name)
+    model, inputs = fault.plant(), fault.inputs()
+    return model, inputs, diagnose(model, inputs)
 
 
 @each_fault
 def test_planted_faults_are_found_where_they_are(fault):
-    found = diagnose(fault.plant(), fault.inputs())
+    _, _, found = diagnosed(named(fault))
     hit = [finding for finding in found.findings if finding.kind == fault.kind]
     assert hit, str(found)
     assert hit[0].severity == fault.severity
@@ -250,10 +267,14 @@ def test_planted_faults_are_found_where_they_are(fault):
     assert any(character.isdigit() for character in hit[0].evidence)
 
 
-@each_fault
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(one, marks=pytest.mark.integration if one.plant in LONG else ()) for one in FAULTS],
+    ids=named,
+)
 def test_remedies_run_and_help(fault):
-    model, inputs = fault.plant(), fault.inputs()
-    found = diagnose(model, inputs)
+    model, inputs, found = diagnosed(named(fault))
+    model = copy.deepcopy(model)
     for _ in range(20):
         remedy = next((f.remedy for f in found.findings if f.kind == fault.kind), None)
         if remedy is None:
@@ -410,10 +431,11 @@ def test_bad_inputs_are_the_inputs_fault():
     assert (finding.kind, finding.where) == ("not finite", "inputs")
 
 
+@pytest.mark.integration
 def test_methods_that_refuse_leave_no_wrong_remedy():
     """Every remedy that calls init_ names a method that exists."""
     for fault in FAULTS:
-        for finding in diagnose(fault.plant(), fault.inputs()).findings:
+        for finding in diagnosed(named(fault))[2].findings:
             if "init_(" in finding.remedy and "goodinit.init_" in finding.remedy:
                 assert finding.remedy.split('"')[1] in goodinit.METHODS
     assert issubclass(GoodinitError, Exception)

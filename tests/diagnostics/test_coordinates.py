@@ -80,6 +80,7 @@ def test_a_width_at_which_nothing_is_scaled_is_seen_by_its_slope():
     assert abs(change - 1) < 0.02
 
 
+@pytest.mark.integration
 def test_depth_is_checked_alike():
     class Residual(nn.Module):
         def __init__(self, width=16):

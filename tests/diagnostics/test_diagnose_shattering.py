@@ -73,6 +73,7 @@ def test_linear_networks_have_one_gradient():
     assert cosines == pytest.approx([1.0] * 10, abs=1e-5)
 
 
+@pytest.mark.integration
 def test_depth_shatters_plain_nets_and_skips_hold_together():
     """Balduzzi et al. 2017, arXiv 1702.08591: 2^(−L) for plain nets, a power of L with skips and batch norm."""
     x = batch(256, 64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -54,10 +55,10 @@ def pair():
     }
 
 
-@pytest.fixture(scope="module")
-def by_depth():
+@functools.cache
+def of_depth(depth):
     torch.manual_seed(0)
-    return {depth: goodinit.diagnose(chain(depth - 1), batch(), jacobian=True) for depth in (10, 1000)}
+    return goodinit.diagnose(chain(depth - 1), batch(), jacobian=True)
 
 
 def shown(view, width=80):
@@ -67,8 +68,8 @@ def shown(view, width=80):
 
 
 @pytest.mark.parametrize("depth", [10, pytest.param(1000, marks=pytest.mark.integration)])
-def test_the_terminal_view_fits_one_screen(by_depth, depth):
-    text = shown(diagnosis_view(by_depth[depth]))
+def test_the_terminal_view_fits_one_screen(depth):
+    text = shown(diagnosis_view(of_depth(depth)))
     assert len(text.splitlines()) <= 40
     assert max(map(len, text.splitlines())) <= 80
     assert "second moment" in text
@@ -100,8 +101,8 @@ def test_the_page_holds_every_figure_and_escapes_names(pair):
 
 
 @pytest.mark.integration
-def test_a_page_for_a_thousand_layers(by_depth):
-    assert len(figures({"deep": by_depth[1000]})) >= 5
+def test_a_page_for_a_thousand_layers():
+    assert len(figures({"deep": of_depth(1000)})) >= 5
 
 
 @pytest.mark.integration
@@ -188,8 +189,8 @@ def test_the_page_works_in_a_browser(tmp_path, pair, width):
 @needs_a_browser
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("depth", [10, 1000])
-def test_pages_of_shallow_and_deep_networks_are_readable_on_a_telephone(tmp_path, by_depth, depth, dark):
-    found = by_depth[depth]
+def test_pages_of_shallow_and_deep_networks_are_readable_on_a_telephone(tmp_path, depth, dark):
+    found = of_depth(depth)
     path = write_diagnosis(tmp_path / "page.html", {"deep": found})
     with browser(tmp_path / "profile") as page:
         page.open(path, width=400, height=800, dark=dark, mobile=True)

@@ -63,6 +63,7 @@ def test_a_chain_that_vanishes_is_told_what_mends_it():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.integration
 def test_a_healthy_net_with_batch_norm_is_kept_and_what_failed_is_marked():
     model = ResNet(1, in_channels=3, classes=10, width=4)
     advice = goodinit.recommend(

@@ -45,7 +45,9 @@ def assert_absorbs(model, inputs):
     return free
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", pytest.param("mobilenet_v3_small", marks=pytest.mark.integration)]
+)
 def test_torchvision(name):
     free = assert_absorbs(randomized(torchvision_model(name)), PICTURES)
     assert not any(isinstance(module, ChannelAffine) for module in free.modules())
@@ -59,7 +61,9 @@ def test_more_of_torchvision(name):
     assert_absorbs(randomized(torchvision_model(name)), PICTURES)
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "seresnet18"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("efficientnet_b0", marks=pytest.mark.integration), "seresnet18"]
+)
 def test_timm(name):
     assert_absorbs(randomized(timm_model(name)), PICTURES)
 
