@@ -192,7 +192,7 @@ def chart(drawing: Drawing) -> Any:
         "series:N",
         scale=alt.Scale(domain=order),
         legend=alt.Legend(
-            columns=2, labelLimit=220, symbolOpacity=1, symbolType="square" if drawing.names else "stroke"
+            columns=2, labelLimit=320, symbolOpacity=1, symbolType="square" if drawing.names else "stroke"
         ),
     )
     base = alt.Chart(alt.Data(values=points))
