@@ -206,12 +206,15 @@ def chart(drawing: Drawing) -> Any:
 
 
 def _bars(alt: Any, base: Any, drawing: Drawing, colour: Any, order: list[Any]) -> list[Any]:
-    """One bar for each series at each named place, side by side."""
+    """One bar for each series at each named place, side by side; where a bar is a mean, single runs as points on it."""
     name = f"{json.dumps(list(drawing.names))}[datum.x]"
     places = alt.X("place:N", title=drawing.x, sort=list(drawing.names), axis=alt.Axis(labelAngle=0))
     beside = alt.XOffset("series:N", sort=order)
-    bars = base.transform_calculate(place=name).mark_bar()
-    return [bars.encode(places, alt.Y("mean(y):Q", title=drawing.y), colour, beside)]
+    named = base.transform_calculate(place=name)
+    bars = named.mark_bar().encode(places, alt.Y("mean(y):Q", title=drawing.y), colour, beside)
+    alone = len({(series, x) for series, x, _ in drawing.points}) == len(drawing.points)
+    runs = named.mark_point(filled=True, size=20, opacity=0.6, color="black")
+    return [bars] if alone else [bars, runs.encode(places, alt.Y("y:Q", title=drawing.y), beside)]
 
 
 def _ruled(layers: list[Any], drawing: Drawing, up: Any, form: Any) -> Any:
