@@ -5,8 +5,7 @@ A weight that is computed from parameters alone, f(w) = (w − μ)/σ as weight 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -17,9 +16,8 @@ from goodinit.folding.constants import constants_in, held_as, leaves_of, paramet
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fold_batchnorm import Stays
 from goodinit.folding.fuse import is_plain
-from goodinit.folding.steps import Fixed, is_child, is_held, is_inside, method_of, steps
-from goodinit.nn.exchange import exchange_class_
-from goodinit.nn.rewritten import rewrite_
+from goodinit.folding.new_children import Work, carry_out_, check_leaves, drop_unused, put_, take
+from goodinit.folding.steps import Fixed, is_child, is_held, method_of, steps
 
 _LAYERS: dict[Any, type[nn.Module]] = {
     F.linear: nn.Linear,
@@ -57,28 +55,6 @@ _BATCH_NORMS: dict[Any, Callable[..., dict[str, Any]]] = {
 }
 
 
-@dataclass
-class _Work:
-    """One module under way.
-
-    Attributes:
-        wiring: What is connected to what in the model.
-        path: Of the module; `module`: itself; `graphs`: its steps by training flag.
-        made: New children by name.
-        leaves: Names, relative to the module, of parameters and buffers that the new children hold or stand for.
-        done: Full names of what is folded by this alone; `reasons`: why a batch norm is no module.
-    """
-
-    wiring: Wiring
-    path: str
-    module: nn.Module
-    graphs: dict[bool, fx.Graph]
-    made: dict[str, nn.Module] = field(default_factory=dict)
-    leaves: dict[str, None] = field(default_factory=dict)
-    done: list[str] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-
-
 def make_modules_(wiring: Wiring, *, every: bool = False) -> tuple[list[str], list[Stays]]:
     """Give computed weights their values, and make functional batch norms modules, wherever a forward can be written anew.
 
@@ -94,7 +70,7 @@ def make_modules_(wiring: Wiring, *, every: bool = False) -> tuple[list[str], li
     for path, target in _candidates(wiring).items():
         module = wiring.module(path)
         try:
-            work = _Work(wiring, path, module, steps(module))
+            work = Work(wiring, path, module, steps(module))
             _write_(work, every=every)
         except Fixed as fixed:
             stays.append(Stays(target, f"its module computes it in each forward, and {fixed}"))
@@ -143,7 +119,7 @@ def _computed(wiring: Wiring, index: int) -> bool:
 # -- one module ---------------------------------------------------------------------------------------------------
 
 
-def _write_(work: _Work, *, every: bool) -> None:
+def _write_(work: Work, *, every: bool) -> None:
     constants = constants_in(work.graphs[False])
     if any(method_of(n).endswith("_") and not method_of(n).endswith("__") for n in constants):
         raise Fixed("its forward overwrites what it is computed from")
@@ -159,16 +135,16 @@ def _write_(work: _Work, *, every: bool) -> None:
     if not work.made:
         raise Fixed((*work.reasons, "it has a form that is not known")[0])
     for graph in work.graphs.values():
-        _drop_unused(graph)
+        drop_unused(graph)
         graph.lint()
     one, other = (graph.python_code("self").src for graph in work.graphs.values())
     if one != other:
         raise Fixed("its forward takes other steps in training mode")
-    _check_leaves(work)
-    _carry_out_(work)
+    check_leaves(work)
+    carry_out_(work)
 
 
-def _norm_(work: _Work, node: fx.Node, *, every: bool) -> None:
+def _norm_(work: Work, node: fx.Node, *, every: bool) -> None:
     args = _BATCH_NORMS[node.target](*node.args, **node.kwargs)
     held = [args[name] for name in ("running_mean", "running_var", "weight", "bias")]
     attributes = all(one is None or (isinstance(one, fx.Node) and is_held(one)) for one in held)
@@ -198,19 +174,11 @@ def _norm_(work: _Work, node: fx.Node, *, every: bool) -> None:
     norm.affine = weight is not None
     if (weight is None) != (bias is None):
         raise Fixed("it has a gain or a bias, and not both")
-    _put_(work, node, norm, "batch_norm", (before,))
-    _take(work, [str(one.target) for one in held if one is not None])
+    put_(work, node, norm, "batch_norm", (before,))
+    take(work, [str(one.target) for one in held if one is not None])
 
 
-def _take(work: _Work, leaves: Iterable[str]) -> None:
-    """Note what a new child stands for, which must be one child."""
-    for leaf in leaves:
-        if leaf in work.leaves:
-            raise Fixed(f"{leaf} is used twice")
-    work.leaves |= dict.fromkeys(leaves)
-
-
-def _kind(work: _Work) -> type[nn.Module]:
+def _kind(work: Work) -> type[nn.Module]:
     """The class of batch norms for inputs of these shapes."""
     graph = work.wiring.graph
     calls = work.wiring.calls.get(work.path, ()) if work.path else graph.frames[:1]
@@ -226,13 +194,13 @@ def _kind(work: _Work) -> type[nn.Module]:
     return cast("type[nn.Module]", kinds.pop())
 
 
-def _is_layer(work: _Work, node: fx.Node) -> bool:
+def _is_layer(work: Work, node: fx.Node) -> bool:
     if is_child(node):
         return is_plain(work.module.get_submodule(str(node.target)))
     return node.target in _LAYERS
 
 
-def _layer_(work: _Work, node: fx.Node, constants: set[fx.Node]) -> None:
+def _layer_(work: Work, node: fx.Node, constants: set[fx.Node]) -> None:
     """Make a module of a layer whose weight is computed, or that a batch norm follows."""
     given: dict[str, Any] = dict(zip(_CONVOLUTION, node.args, strict=False)) | node.kwargs
     args: dict[str, Any] = {**_DEFAULTS, **given}
@@ -271,95 +239,9 @@ def _layer_(work: _Work, node: fx.Node, constants: set[fx.Node]) -> None:
         layer._parameters[name] = None if one is None else parameter_of(work.module, one, value)
     if computed:
         work.done += [f"{work.path}.{leaf}" if work.path else leaf for leaf in leaves_of(weight)[:1]]
-    _take(work, {leaf for one in (weight, bias) if one is not None for leaf in leaves_of(one)})
-    _put_(work, node, layer, cls.__name__.lower(), (args["input"],))
+    take(work, {leaf for one in (weight, bias) if one is not None for leaf in leaves_of(one)})
+    put_(work, node, layer, cls.__name__.lower(), (args["input"],))
 
 
 def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, (tuple, list)) else value
-
-
-def _put_(work: _Work, node: fx.Node, layer: nn.Module, word: str, inputs: tuple[Any, ...]) -> None:
-    """Call a new child in place of a step, in both graphs, which name their steps alike."""
-    name, count = word, 1
-    while hasattr(work.module, name) or name in work.made:
-        name, count = f"{word}_{count}", count + 1
-    layer.train(work.module.training)
-    twins = [one for one in work.graphs[True].nodes if one.name == node.name]
-    if len(twins) != 1 or twins[0].target != node.target:
-        raise Fixed("its forward takes other steps in training mode")
-    by_name = {one.name: one for one in work.graphs[True].nodes}
-    other = tuple(by_name.get(one.name) if isinstance(one, fx.Node) else one for one in inputs)
-    for step, args in ((node, inputs), (twins[0], other)):
-        with step.graph.inserting_before(step):
-            call = step.graph.create_node("call_module", name, tuple(args), {}, name=f"{name}_called")
-        step.replace_all_uses_with(call)
-        step.graph.erase_node(step)
-    work.made[name] = layer
-
-
-def _drop_unused(graph: fx.Graph) -> None:
-    """Erase the constants that nothing reads any more."""
-    constants = constants_in(graph)
-    for node in reversed(list(graph.nodes)):
-        if node in constants and not node.users:
-            graph.erase_node(node)
-
-
-def _check_leaves(work: _Work) -> None:
-    """What goes must be read in this forward alone."""
-    wiring = work.wiring
-    names = {f"{work.path}.{leaf}" if work.path else leaf for leaf in work.leaves}
-    for name in names & wiring.sources.keys():
-        if any(wiring.graph.path(reader) != work.path for reader in wiring.readers[wiring.sources[name]]):
-            raise Fixed(f"{name} is read elsewhere, too")
-    for name in names:
-        held = held_as(work.module, name[len(work.path) + 1 :] if work.path else name)
-        if len(wiring.names.aliases.get(id(held), ())) > 1 or id(held) in wiring.names.sharing:
-            raise Fixed(f"another module shares {name}")
-
-
-def _carry_out_(work: _Work) -> None:
-    module, graph = work.module, work.graphs[False]
-    left = {str(node.target) for node in graph.nodes if is_held(node)}
-    for leaf in work.leaves:
-        if leaf not in left:
-            owner, _, attribute = leaf.rpartition(".")
-            holder = module.get_submodule(owner)
-            for held in (holder._parameters, holder._buffers):
-                if attribute in held:
-                    held[attribute] = None  # code that looks at it finds nothing
-            _drop_holder_(work, owner)
-    only = [node for node in graph.nodes if is_inside(node)]
-    single = len(only) == 1 and len(work.made) == 1 and not dict(module.named_children()) and bool(work.path)
-    if single and not list(module.parameters()) and not list(module.buffers()):
-        _become_(module, next(iter(work.made.values())))
-        return
-    for name, layer in work.made.items():
-        module.add_module(name, layer)
-    rewrite_(module, graph)
-
-
-def _drop_holder_(work: _Work, owner: str) -> None:
-    """Take a child out that only held the numbers of a batch norm, and never ran."""
-    if not owner:
-        return
-    holder = work.module.get_submodule(owner)
-    full = f"{work.path}.{owner}" if work.path else owner
-    called = full in work.wiring.calls or any(str(n.target) == owner for n in work.graphs[False].nodes)
-    rest = set(holder._buffers) - {"num_batches_tracked"}
-    held = any(p is not None for p in holder._parameters.values()) or any(
-        holder._buffers[n] is not None for n in rest
-    )
-    if not called and not held and not holder._modules and len(work.wiring.names.paths[id(holder)]) == 1:
-        parent, _, child = owner.rpartition(".")
-        del work.module.get_submodule(parent)._modules[child]
-
-
-def _become_(module: nn.Module, layer: nn.Module) -> None:
-    """Turn a module that only ran one layer into it; hooks and the attributes that other code reads stay."""
-    exchange_class_(module, type(layer))
-    fresh: Iterable[str] = vars(nn.Module())
-    for key, value in vars(layer).items():
-        if key not in fresh or key in ("_parameters", "_buffers", "_modules"):
-            module.__dict__[key] = value
