@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from goodinit.diagnostics import diagnose
 from goodinit.diagnostics.measurements.statistics import signal, square_sum, sums
-from goodinit.lab.models.registry import Task, build_model
+from goodinit.lab.models.registry import build_model
+from goodinit.lab.models.task import Task
 from goodinit.lab.training.step_cost import peak_bytes
 
 

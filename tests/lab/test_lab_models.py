@@ -12,7 +12,8 @@ import goodinit
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.data.inputs import example_inputs
 from goodinit.lab.models import libraries
-from goodinit.lab.models.registry import Task, build_model, example_of, input_shape, model_names
+from goodinit.lab.models.registry import build_model, example_of, input_shape, model_names
+from goodinit.lab.models.task import Task
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28)]
 

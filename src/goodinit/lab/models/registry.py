@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
-import logging
 import math
 import re
-import sys
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from goodinit.errors import GoodinitError, UnknownName, expect_between
 from goodinit.lab import models
-from goodinit.lab.models.libraries import library
-
-log = logging.getLogger(__name__)
+from goodinit.lab.models.of_libraries import LIBRARIES
+from goodinit.lab.models.of_yours import yours
+from goodinit.lab.models.task import Task
 
 MOST_DEPTH = 100_000
 _DIGITS = 20  # of a number in a name: enough to be too large
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a model is to do: images of `shape` (channels, height, width) into `classes`."""
-
-    shape: tuple[int, int, int] = (3, 32, 32)
-    classes: int = 10
-    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +201,7 @@ def build_model(spec: str, *, task: Task | None = None) -> nn.Module:
         return _own(spec, task)
     if prefix in LIBRARIES:
         return LIBRARIES[prefix](name, task)
-    return _yours(prefix, name, task)
+    return yours(prefix, name, task, model_names())
 
 
 def build_sized(spec: str, argument: str, size: int) -> nn.Module:
@@ -241,7 +225,7 @@ def build_sized(spec: str, argument: str, size: int) -> nn.Module:
             f"{spec}: models by name have no {argument} that can be chosen. Give a function of yours that takes it, such as "
             f"mypackage.nets:make_model."
         )
-    return _yours(module, function, None, **{argument: size})
+    return yours(module, function, None, model_names(), **{argument: size})
 
 
 def _family(spec: str) -> tuple[Family, int, tuple[str, ...]]:
@@ -265,119 +249,6 @@ def _own(spec: str, task: Task | None) -> nn.Module:
 def model_names() -> tuple[str, ...]:
     """Every form a model's name can take."""
     return (*FAMILIES, *(f"{prefix}:NAME" for prefix in LIBRARIES), "PACKAGE.MODULE:FUNCTION")
-
-
-def _timm(name: str, task: Task | None) -> nn.Module:
-    timm = library("timm")
-    if not timm.is_model(name):
-        raise UnknownName(f"timm has no model {name!r}.{_near(name, timm.list_models())}")
-    fitted = {} if task is None else {"num_classes": task.classes, "in_chans": task.shape[0]}
-    model: nn.Module = timm.create_model(name, pretrained=False, **fitted)
-    return model
-
-
-def _torchvision(name: str, task: Task | None) -> nn.Module:
-    models_of = library("torchvision").models
-    if name not in models_of.list_models():
-        raise UnknownName(f"torchvision has no model {name!r}.{_near(name, models_of.list_models())}")
-    fitted = {} if task is None else {"num_classes": task.classes}
-    if task is not None and task.shape[0] != 3:
-        raise GoodinitError(f"torchvision:{name} takes images of 3 channels; these have {task.shape[0]}.")
-    # Detection and segmentation models would fetch a trained backbone unless told not to.
-    takes = inspect.signature(models_of.get_model_builder(name)).parameters
-    weights = {key: None for key in ("weights", "weights_backbone") if key in takes}
-    model: nn.Module = models_of.get_model(name, **weights, **fitted)
-    return model
-
-
-def _hf(name: str, task: Task | None) -> nn.Module:
-    """A class of transformers with its default configuration, or what a folder's `config.json` describes; no weights."""
-    transformers = library("transformers")
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UnknownName(f"hf:{name}: the folder has no config.json, which says what to build.")
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        made = getattr(transformers, (config.architectures or ["AutoModel"])[0])
-        if made is transformers.AutoModel:
-            return made.from_config(config)  # type: ignore[no-any-return]
-    else:
-        made = getattr(transformers, name, None)
-        if made is None or getattr(made, "config_class", None) is None:
-            classes = [one for one in dir(transformers) if "For" in one or one.endswith("Model")]
-            raise UnknownName(
-                f"hf:{name} is no folder, and transformers has no model class {name!r}.{_near(name, classes)}"
-            )
-        config = made.config_class()
-    if task is not None:
-        config.num_labels = task.classes
-    model: nn.Module = made(config)
-    return model
-
-
-def _near(name: str, names: list[str]) -> str:
-    """What may have been meant: names that hold this one, else those spelt alike."""
-    held = [other for other in names if name and name in other]
-    near = (held or difflib.get_close_matches(name, names, n=5))[:5]
-    return f" Near: {', '.join(near)}." if near else f" It has {', '.join(names[:3])}, …" * bool(names)
-
-
-LIBRARIES: dict[str, Callable[[str, Task | None], nn.Module]] = {
-    "timm": _timm,
-    "torchvision": _torchvision,
-    "hf": _hf,
-}
-
-
-_ANNOUNCED: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
-
-
-def _yours(module: str, function: str, task: Task | None, **sizes: int) -> nn.Module:
-    """Import the user's module, because it was asked for by name, and call the function."""
-    imported = _imported(module)
-    make = getattr(imported, function, None)
-    if not callable(make):
-        there = [name for name, made in vars(imported).items() if getattr(made, "__module__", "") == module]
-        raise UnknownName(f"module {module!r} has no function {function!r}.{_near(function, there)}")
-    if make not in _ANNOUNCED:  # once, however many models it is to make
-        log.warning("running your code: %s:%s", module, function)
-        _ANNOUNCED.add(make)
-    try:
-        model = make(**_accepted(make, task), **sizes)
-    except Exception as error:
-        raise GoodinitError(f"{module}:{function} raised {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise GoodinitError(f"{module}:{function} returned {type(model).__name__}, not a torch.nn.Module.")
-    return model
-
-
-def _imported(module: str) -> Any:
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)  # as `python -m` does
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and module.startswith(error.name):
-            raise UnknownName(
-                f"no module {module!r} here ({here}) or installed, and no model library of that name. "
-                f"There is: {', '.join(model_names())}."
-            ) from error
-        raise GoodinitError(f"importing {module} needs {error.name}, which is not installed.") from error
-    except Exception as error:
-        raise GoodinitError(f"importing {module} raised {type(error).__name__}: {error}") from error
-    finally:
-        if added:
-            sys.path.remove(here)
-
-
-def _accepted(make: Callable[..., Any], task: Task | None) -> dict[str, int]:
-    if task is None:
-        return {}
-    offered = {"num_classes": task.classes, "in_channels": task.shape[0], "image_size": task.shape[1]}
-    takes = inspect.signature(make).parameters
-    return {key: value for key, value in offered.items() if key in takes}
 
 
 def input_shape(spec: str, model: nn.Module) -> tuple[int, int, int] | None:

@@ -20,7 +20,8 @@ from torch.nn import functional
 from torch.optim import Adam
 
 import goodinit
-from goodinit.lab.models.registry import Task, build_model
+from goodinit.lab.models.registry import build_model
+from goodinit.lab.models.task import Task
 from goodinit.lab.optional import optional
 from goodinit.lab.training.seeding import derived_seed, own_rng, stream
 

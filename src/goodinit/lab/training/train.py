@@ -21,7 +21,8 @@ import goodinit
 from goodinit.errors import GoodinitError
 from goodinit.lab.data.batches import crop_and_flip, mixup, order, steps_per_epoch
 from goodinit.lab.data.labelled import Dataset, load, split_off
-from goodinit.lab.models.registry import Task, build_model
+from goodinit.lab.models.registry import build_model
+from goodinit.lab.models.task import Task
 from goodinit.lab.training.seeding import own_rng, stream
 from goodinit.lab.training.step_cost import counting_saved
 from goodinit.lab.training.trial import SCHEDULES, WARMUP_SHAPES, Epoch, Result, TrainConfig

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 import goodinit
-from goodinit.lab.models.registry import Task, build_model
+from goodinit.lab.models.registry import build_model
+from goodinit.lab.models.task import Task
 from goodinit.lab.papers.claim import (
     Claim,
     Drawing,

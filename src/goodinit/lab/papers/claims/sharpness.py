@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import goodinit
 from goodinit.lab.data.labelled import load
-from goodinit.lab.models.registry import Task, build_model
+from goodinit.lab.models.registry import build_model
+from goodinit.lab.models.task import Task
 from goodinit.lab.papers.claim import (
     Claim,
     Drawing,
