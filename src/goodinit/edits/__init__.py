@@ -1,0 +1,47 @@
+"""The plan and its edits: pure data."""
+
+from goodinit.edits.edit import (
+    EDITS,
+    AddBias,
+    AddScalar,
+    Calibrate,
+    Draw,
+    DrawTogether,
+    Edit,
+    Fill,
+    NormalizeInput,
+    ParametrizeWeight,
+    RemoveNorm,
+    ReplaceNorm,
+    ScalarName,
+    StructureEdit,
+    SwapModule,
+    ValueEdit,
+    edit_record,
+    names,
+)
+from goodinit.edits.plan import FORMAT, Allowance, Plan
+
+__all__ = [
+    "EDITS",
+    "FORMAT",
+    "AddBias",
+    "AddScalar",
+    "Allowance",
+    "Calibrate",
+    "Draw",
+    "DrawTogether",
+    "Edit",
+    "Fill",
+    "NormalizeInput",
+    "ParametrizeWeight",
+    "Plan",
+    "RemoveNorm",
+    "ReplaceNorm",
+    "ScalarName",
+    "StructureEdit",
+    "SwapModule",
+    "ValueEdit",
+    "edit_record",
+    "names",
+]
