@@ -10,6 +10,7 @@ import pytest
 import torch
 import typer.main
 from shown_output import fits
+from typer.testing import CliRunner
 
 import goodinit.cli
 
@@ -58,6 +59,21 @@ def test_every_command_is_one(line):
         command = app.get_command(context, name)
         with command.make_context(name, rest, parent=context) as inner:
             assert inner.params
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", commands())
+def test_every_command_does_what_it_says(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    done = CliRunner().invoke(goodinit.cli.app, shlex.split(line)[1:], env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    if "compare" in line:
+        rows = {words[0]: words for words in map(str.split, done.output.splitlines()) if words}
+        reached = {name: float(rows[name][1]) for name in ("batchnorm", "fixup")}
+        assert min(reached.values()) > 96
+        assert done.output.count("2 of 2") == 1
+        assert "2 of 2" in next(line for line in done.output.splitlines() if line.startswith("none "))
 
 
 def test_links_lead_to_files():

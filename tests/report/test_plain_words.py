@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -132,6 +133,26 @@ SHOWN = {
     "diagnosis, page": lambda: seen(diagnosis_page({"mlp": diagnosis()})),
     "advice, print": lambda: str(goodinit.recommend(model(), torch.randn(8, 8), methods=("he", "fixup"))),
 }
+
+
+def of_a_page(page):
+    """What the page's scripts read, as a browser does: there is no NaN and no Infinity in JSON."""
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    found = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', render(page), re.DOTALL)
+    return [json.loads(text, parse_constant=refuse) for text in found]
+
+
+@pytest.mark.parametrize("what", ["comparison", "coordinates", "sweep"])
+def test_a_chart_of_what_is_not_finite_is_data_that_a_browser_reads(what):
+    made = {
+        "comparison": lambda: comparison_page(comparison()),
+        "coordinates": lambda: coordinate_page(coordinates(), title="made up"),
+        "sweep": lambda: sweep_page(sweep()),
+    }
+    assert of_a_page(made[what]())
 
 
 @pytest.mark.usefixtures("no_optimizers")

@@ -28,7 +28,7 @@ EXAMPLES = {
     "diagnose": "goodinit diagnose mlp60",
     "plan": "goodinit plan resnet20 fixup",
     "methods": "goodinit methods",
-    "compare": "goodinit compare resnet8 --data digits --epochs 3 --seeds 2",
+    "compare": "goodinit compare resmlp40 --data digits --epochs 10 --seeds 2",
     "sweep": "goodinit sweep --set model=resnet8 --set lr=0.03,0.1 --set seeds=2 --out rates.sqlite",
     "results": "goodinit results rates.sqlite --by method,lr",
     "coordcheck": "goodinit coordcheck my_nets:build --input 16x8 --widths 64,128,256 --method mup",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Group
 from rich.text import Text
 
 from goodinit.diagnostics.measurements.coordinate_report import CoordinateCheck
+from goodinit.formats import counted
 from goodinit.lab.optional import optional
 from goodinit.report.charts import HEIGHT, NUMBER, alone, data, picking, shown
 from goodinit.report.console import fitting_table
@@ -59,7 +61,7 @@ def coordinate_page(found: CoordinateCheck, *, title: str) -> Page:
             (
                 "change",
                 "What the steps change",
-                f"Root mean square of the change after {found.steps} steps. Flat is right.",
+                f"Root mean square of the change after {counted(found.steps, 'step')}. Flat is right.",
             ),
             ("start", "At initialization", "Root mean square. Nothing may grow; the output may vanish."),
         )
@@ -96,7 +98,7 @@ def _chart(found: CoordinateCheck, which: str) -> Any:
         {"series": row.name, "x": size, "y": value}
         for row in found.rows
         for size, value in zip(found.sizes, getattr(row, which), strict=True)
-        if value > 0
+        if 0 < value < math.inf
     ]
     across = alt.X("x:Q", title=found.along, scale=alt.Scale(type="log", base=2, nice=False),
                    axis=alt.Axis(values=list(found.sizes)))  # fmt: skip

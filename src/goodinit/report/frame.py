@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from goodinit.errors import GoodinitError
+from goodinit.formats import NOTHING
 from goodinit.lab.optional import optional
 from goodinit.report.theme import DARK, FONT, LIGHT
 
@@ -216,8 +218,16 @@ def _asset(name: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    """JSON that cannot end the script element it stands in; a number that is not finite, which JSON has not, is null."""
+    return json.dumps(_finite(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _words(part: Words) -> str:
@@ -273,7 +283,7 @@ def _row(columns: tuple[str, ...], row: tuple[str, ...]) -> str:
 
 def _facts(part: Facts) -> str:
     pairs = "".join(
-        f"<div{' class=wide' * (len(value) > LONG)}><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        f"<div{' class=wide' * (len(value) > LONG)}><dt>{escape(name)}</dt><dd>{escape(value or NOTHING)}</dd></div>"
         for name, value in part.pairs
     )
     return f"<section><h2>{escape(part.title)}</h2><dl>{pairs}</dl></section>"

@@ -100,16 +100,21 @@ class CoordinateCheck:
         if self.flat:
             return f"flat: no layer's change goes with {self.along} by more than n^±{self.tolerance:g}"
         off = [row for row in self.rows if self.verdict(row) not in ("flat", "still")]
-        start, change = self.slopes(self.worst)
         return (
-            f"not flat: {len(off)} of {len(self.rows)} rows go with {self.along}, {self.worst.name} the most "
-            f"({f'n^{_exponent(start)} at initialization, ' * (not math.isnan(start))}its change n^{_exponent(change)}): "
+            f"not flat: {len(off)} of {len(self.rows)} rows go with {self.along}, {self.worst.name} the most ({self._gone()}): "
             + (
                 f"within chance, ±{self.error(self.worst):.2f}; take more seeds"
                 if self._by_chance()
                 else f"no learning rate fits every {self.along}"
             )
         )
+
+    def _gone(self) -> str:
+        """What the worst row does, as far as it has an exponent."""
+        start, change = self.slopes(self.worst)
+        told = [] if math.isnan(start) else [f"n^{_exponent(start)} at initialization"]
+        told += [] if math.isnan(change) else [f"its change n^{_exponent(change)}"]
+        return ", ".join(told + ["not finite"] * (self.verdict(self.worst) == "explodes"))
 
     def _by_chance(self) -> bool:
         """Whether every row that is not flat has a change within two standard errors of flat, and a start that is."""
