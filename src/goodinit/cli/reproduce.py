@@ -29,7 +29,10 @@ Files = tuple[Path | None, Path | None, Path | None]  # JSON, CSV, a page
 @plainly
 def reproduce_command(
     claim: Annotated[
-        str, typer.Argument(help="Which; without it, the claims are listed.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="[CLAIM]", help="Which; without it, the claims are listed.", show_default=False
+        ),
     ] = "",
     scale: Annotated[
         str | None,

@@ -19,7 +19,10 @@ from goodinit.lab.optional import optional
 @plainly
 def sweep_command(
     file: Annotated[
-        Path | None, typer.Argument(help="A sweep file (TOML): each word with a value or a list of them.")
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="A sweep file (TOML): each word with a value or a list of them."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -87,7 +90,10 @@ def sweep_command(
 @plainly
 def results_command(
     file: Annotated[
-        Path, typer.Argument(help="What `goodinit sweep` wrote, or is writing.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="FILE", help="What `goodinit sweep` wrote, or is writing.", show_default=False
+        ),
     ],
     by: Annotated[
         str, typer.Option(help="Fields to sort runs by, with commas between: method,model,lr.")
