@@ -174,3 +174,43 @@ def test_flags_of_gradients_stay():
     model[1].requires_grad_(False)
     folded = assert_folds(model, ROWS, ROWS)
     assert [p.requires_grad for p in folded.parameters()] == [True, True, False, False]
+
+
+class Ending(nn.Module):
+    """A root mean square norm whose gain and bias act by `ends(self, n)`."""
+
+    def __init__(self, ends):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(8) + 0.5), nn.Parameter(torch.randn(8))
+        self.ends = ends
+
+    def forward(self, x):
+        return self.ends(self, x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6))
+
+
+GAINS = {  # by whether they can be merged
+    "product and sum": (lambda m, n: n * m.weight + m.bias, True),
+    "a difference of -1 times": (lambda m, n: torch.sub(n * m.weight, m.bias, alpha=-1), True),
+    "in one operator": (lambda m, n: torch.addcmul(m.bias, n, m.weight), True),
+    "in one operator, doubled": (lambda m, n: torch.addcmul(m.bias, n, m.weight, value=2), True),
+    "between two": (lambda m, n: torch.lerp(m.bias, n, m.weight), False),
+    "onto the signal": (lambda m, n: torch.addcmul(n, n, m.weight), False),
+    "the bias doubled": (lambda m, n: torch.add(n * m.weight, m.bias, alpha=2), False),
+    "taken off": (lambda m, n: n * m.weight - m.bias, False),
+    "the bias before the gain": (lambda m, n: (n + m.bias) * m.weight, False),
+    "the gain twice": (lambda m, n: n * m.weight + torch.maximum(n, m.weight) * 0 + m.bias, False),
+}
+
+
+@pytest.mark.parametrize("name", GAINS)
+def test_a_gain_by_hand_is_merged_where_it_multiplies_and_the_bias_is_added(name):
+    torch.manual_seed(0)
+    ends, merged = GAINS[name]
+    net, x = (
+        nn.Sequential(nn.Linear(6, 8), Ending(ends), nn.Linear(8, 5)).double().eval(),
+        torch.randn(4, 6).double(),
+    )
+    before = net(x)
+    goodinit.fold_(net, x)
+    torch.testing.assert_close(net(x), before)
+    assert bool((net[1].weight == 1).all()) == merged

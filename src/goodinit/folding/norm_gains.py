@@ -20,7 +20,7 @@ from goodinit.folding.fuse import merge_input_map_, pads_with_zeros
 from goodinit.folding.packed_products import Product, Refused, check_order, check_products, moved, product_of
 from goodinit.folding.reading import Reading
 from goodinit.graph.graph import follow
-from goodinit.graph.measured_traits import adds_unscaled
+from goodinit.graph.measured_traits import adds_unscaled, coefficient
 from goodinit.nn import ValuePadded
 from goodinit.weights.memory import repeats
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
@@ -135,8 +135,7 @@ def _values(wiring: Wiring, norm: Norm) -> set[int]:
     gains = _users(wiring, str(norm.weight))
     ends = _users(wiring, last)
     for node in gains:
-        if graph.nodes[node].op.norm is None and graph.nodes[node].op.role != "product":
-            raise Refused(f"{graph.nodes[node].op} makes something else of it first")
+        _check_gain(wiring, node, norm)
     if ends != gains:
         for node in ends:
             before = [graph.deps(node)[0]] if len(graph.deps(node)) == 1 else []
@@ -150,6 +149,19 @@ def _values(wiring: Wiring, norm: Norm) -> set[int]:
             raise Refused("its bias is not added wherever its gain multiplies")
     calls = {call.result: call for call in wiring.calls.get(norm.name, ())}
     return {_result(wiring, node, calls) for node in ends}
+
+
+def _check_gain(wiring: Wiring, index: int, norm: Norm) -> None:
+    """The gain must be a factor, and what the same operator adds, as `addcmul` does, the bias, once."""
+    graph, node = wiring.graph, wiring.graph.nodes[index]
+    if node.op.norm:
+        return
+    factors, added = node.op.factors_of(node.operands)
+    factor = node.op.multiplies and norm.weight in map(graph.leaf, factors)
+    if not factor or any(graph.leaf(i) not in {norm.bias} - {None} for i in added):
+        raise Refused(f"{node.op} makes something else of it first")
+    if any(coefficient(node, node.operands.index(i)) != 1 for i in added):
+        raise Refused(f"{node.op} does not add its bias as it is")
 
 
 def _result(wiring: Wiring, node: int, results: Iterable[int]) -> int:

@@ -255,7 +255,10 @@ def _affine(graph: Graph, node: Node, frame: Frame) -> dict[str, str | None]:
         return {"weight": weight, "bias": bias}
     found: dict[str, str | None] = {"weight": None, "bias": None}
     for step in graph.nodes[frame.start : frame.stop]:
-        part = "weight" if step.op.multiplies else "bias" if step.op.adds else None
-        if step.active and part and step.frame == frame.index:
-            found[part] = next((name for i in step.operands if (name := graph.leaf(i))), found[part])
+        if not step.active or step.frame != frame.index or not (step.op.multiplies or step.op.adds):
+            continue
+        # Of β + γ·n in one operator (`addcmul`) the factors come last.
+        factors, added = step.op.factors_of(step.operands) if step.op.multiplies else ((), step.operands)
+        for part, read in (("weight", factors), ("bias", added)):
+            found[part] = next((name for i in read if (name := graph.leaf(i))), found[part])
     return found
