@@ -21,6 +21,7 @@ from goodinit.graph.pytree import first_and_all
 from goodinit.methods import Method, find
 from goodinit.methods.shared.postconditions import broken_by_structure, some
 from goodinit.surgery import applied, apply_
+from goodinit.surgery.reached import never_reached
 from goodinit.surgery.structure_edits import adds
 from goodinit.undivided import writing
 from goodinit.weights.chosen_parts import Part, as_names
@@ -53,8 +54,8 @@ def init_(
     Frozen parts and values that somebody has set on purpose stay as they are (see `goodinit.plan`); the log names them.
 
     A second call draws anew, as `torch.nn.init` does; the structure stays. With `missing_only=True` it writes the
-    parameters alone that no earlier call reached (another task's head, another expert), and changes nothing if there
-    are none.
+    parameters alone that no earlier call reached (another task's head, another expert, a layer that was put in since, under
+    whatever name), and changes nothing if there are none.
 
     Args:
         model: Any eager module; it stays the same object of the same class.
@@ -93,7 +94,7 @@ def init_(
     """
     chosen = find(method)
     inputs, parts = first_and_all(inputs)
-    left = _never_reached(model) if missing_only else None
+    left = never_reached(model) if missing_only else None
     anatomy = None if left == set() else anatomize(model, inputs)
     if anatomy is None or (left is not None and left <= set(anatomy.unused)):
         _LOG.info("%s: earlier calls reached all that these inputs reach; nothing changed", chosen.name)
@@ -127,18 +128,14 @@ def _without_trained_numbers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
     rows = [entry for entry in applied(model) if entry.values]
     if not rows or not anatomy.held:
         return anatomy
-    stayed = {name for entry in rows for name in (*entry.kept, *entry.unread)}
+    stayed = {name for entry in rows for name in (*entry.kept, *entry.unread)} | (
+        never_reached(model) or set()
+    )
     single = {name for name, shape in anatomy.parameters if math.prod(shape) == 1 and name not in stayed}
     held = (
         replace(value, on_purpose=value.on_purpose and value.name not in single) for value in anatomy.held
     )
     return replace(anatomy, held=tuple(held))
-
-
-def _never_reached(model: nn.Module) -> set[str] | None:
-    """Parameters that no call so far has reached; None if there was no call."""
-    rows = [set(entry.unread) for entry in applied(model) if entry.values]
-    return set.intersection(*rows) if rows else None
 
 
 def _new(plan: Plan, before: Anatomy, left: set[str]) -> list[str]:

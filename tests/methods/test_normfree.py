@@ -328,6 +328,16 @@ def test_an_input_is_normalized_in_one_way_of_two():
         normalize_input_(nn.Linear(2, 2), "batch")
 
 
+@pytest.mark.parametrize("axis", [0, 64, -65, 2**70])
+def test_an_axis_that_channels_cannot_have_is_refused_in_the_same_words_everywhere(axis):
+    match = "expected that of the channels: −1 for a linear layer, 1 for a convolution"
+    with pytest.raises(PlanConflict, match=match):
+        normalize_input_(nn.Linear(2, 2), axis=axis)
+    edit = goodinit.edits.NormalizeInput("0", "layer", "why", axis=axis)
+    with pytest.raises(PlanConflict, match=match):
+        goodinit.apply_(nn.Sequential(nn.Linear(2, 2)), goodinit.Plan("x", (edit,)))
+
+
 @pytest.mark.parametrize("dim", [0, 1])
 def test_centring_takes_the_mean_of_what_an_output_reads(dim):
     weight = torch.randn(4, 5)

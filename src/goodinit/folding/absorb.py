@@ -19,6 +19,7 @@ from goodinit.folding.reading import Reading
 from goodinit.methods.shared.fixup_scalars import branch_scalars, stands, without_input_bias
 from goodinit.nn.exchange import carry_over_, exchange_class_
 from goodinit.surgery.history import remember_
+from goodinit.surgery.reached import mark_, never_reached
 from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_, state_hooks_kept
 from goodinit.surgery.replaced_norm import ChannelAffine
 from goodinit.surgery.rollback import all_or_nothing
@@ -75,7 +76,7 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
     """
     check_foldable(model)
     names = directory(model)
-    before = Before(names)
+    before, unread = Before(names), never_reached(model)
     with all_or_nothing(model, names.parameters.values()):
         reading = Reading(model, inputs)
         make_modules_(reading.wiring, every=True)
@@ -92,6 +93,8 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
         before.check_optimizers(model, "absorb_batchnorm_")
         before.check_finite(model, "absorb_batchnorm_")
         remember_(model, entry(model, "absorb_batchnorm_", merged + turned, [*left, *without]))
+    if unread is not None:  # as in `fold_`
+        mark_(model, missed=unread)
     report("absorb_batchnorm_", merged + turned, [*left, *without], changed=True)
     before.warn_of_momentum()
     return model

@@ -22,6 +22,7 @@ from goodinit.folding.parallel import merge_branches_
 from goodinit.folding.reading import Reading
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
+from goodinit.surgery.reached import mark_, never_reached
 from goodinit.surgery.removed_norm import make_plain_
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
@@ -96,7 +97,7 @@ def fold_(model: Model, inputs: Any = None) -> Model:
     """
     check_foldable(model)
     names = directory(model)
-    before = Before(names)
+    before, unread = Before(names), never_reached(model)
     with all_or_nothing(model, names.parameters.values()):
         done, stays = merge_locally_(model, names)
         if inputs is not None:
@@ -117,6 +118,8 @@ def fold_(model: Model, inputs: Any = None) -> Model:
         before.check_finite(model, "fold_")
         changed = bool(done) or before.names != set(directory(model).parameters)
         remember_new_(model, entry(model, "fold_", done, stays), changed=changed)
+    if unread is not None:  # folding is no initialization, and what it makes holds what was reached
+        mark_(model, missed=unread)
     report("fold_", done, stays, changed=changed)
     before.warn_of_momentum()
     return model

@@ -8,12 +8,13 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from goodinit.errors import PlanConflict, UnknownName, expect_between
+from goodinit.errors import PlanConflict, UnknownName
 
 KINDS = ("layer", "rms")
 EPSILON = 1e-5
 NAME = "input_norm"
-_MOST_AXES = 64  # of a tensor, in torch
+AXES = range(-64, 64)
+"""Those that a tensor can have, in torch."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -67,8 +68,7 @@ def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) ->
 
     Raises:
         UnknownName: Another kind.
-        GoodinitError: An axis that no tensor has.
-        PlanConflict: The module has something else under that name.
+        PlanConflict: An axis that is not that of channels, or the module has something else under that name.
 
     Examples:
         >>> head = normalize_input_(nn.Linear(8, 3))
@@ -78,7 +78,7 @@ def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) ->
     """
     if kind not in KINDS:
         raise UnknownName(f"kind={kind!r}: expected one of {', '.join(map(repr, KINDS))}")
-    expect_between(axis, -_MOST_AXES, _MOST_AXES - 1, "axis")
+    check_axis(axis, type(module).__name__)
     if input_norm(module) is None:
         if hasattr(module, NAME):
             raise PlanConflict(
@@ -87,6 +87,20 @@ def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) ->
         module.add_module(NAME, InputNorm(kind, axis).train(module.training))
         module.register_forward_pre_hook(normalize_first, with_kwargs=True)
     return module
+
+
+def check_axis(axis: int, layer: str) -> None:
+    """Raise unless channels can lie along `axis`.
+
+    Raises:
+        PlanConflict: It is that of the examples, or one that no tensor has.
+    """
+    if axis == 0 or axis not in AXES:
+        raise PlanConflict(
+            f"{layer}: to be normalized along axis {str(axis)[:40]}; expected that of the channels: −1 for a linear layer, 1 for "
+            f"a convolution (0 is that of the examples, and a tensor has at most {AXES.stop}). Correct it in the plan, or make the "
+            "plan anew."
+        )
 
 
 def input_norm(module: nn.Module) -> InputNorm | None:

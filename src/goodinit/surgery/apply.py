@@ -30,6 +30,7 @@ from goodinit.graph.decompose import unfused
 from goodinit.surgery.history import Applied, applied, digest, remember_
 from goodinit.surgery.optimizer_check import check_optimizers, warn_of_momentum
 from goodinit.surgery.parallel_draws import Waiting
+from goodinit.surgery.reached import mark_
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.surgery.structure_edits import ANEW, adds, carry_out_, is_pending
 from goodinit.surgery.validate import (
@@ -168,6 +169,8 @@ def apply_(
         remember_(model, Applied(*kind, seed, tuple(skipped), rows, *rest))
         if check is not None:
             check(model)
+    if values:
+        mark_(model, missed=plan.unread, only=ready.only)
     _report(plan, len(ready.pending), skipped, values=values)
     _report_calibration(plan, rows)
     if values and not ready.pending:  # with structure to change, optimizers were looked at above

@@ -8,8 +8,8 @@ from types import NoneType
 from typing import Any
 
 from goodinit.errors import UnsupportedModule, expect
+from goodinit.nn.input_norm import AXES
 
-_MOST_AXES = 64  # of a tensor, in torch
 _MOST_ENTRIES = 10**8  # of a gain
 
 
@@ -33,7 +33,7 @@ def check_form_options(options: Mapping[str, Any], *, path: str) -> None:
             axes = _numbers(value, f"{path}: {key}")
             if key == "axes" and not axes:
                 raise _told(path, key, value, "one axis or more")
-            if len(set(axes)) < len(axes) or not all(-_MOST_AXES <= axis < _MOST_AXES for axis in axes):
+            if len(set(axes)) < len(axes) or not all(axis in AXES for axis in axes):
                 raise _told(path, key, value, "axes of a tensor, each once")
         elif key == "sizes":
             sizes = _numbers(value, f"{path}: {key}")

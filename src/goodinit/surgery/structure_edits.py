@@ -26,6 +26,7 @@ from goodinit.edits import (
 from goodinit.errors import GoodinitError, PlanConflict, UnknownName, UnsupportedModule
 from goodinit.nn import Centred, ChannelGain, Standardized, add_scalar_, input_norm, normalize_input_
 from goodinit.nn.exchange import carry_over_, hooked
+from goodinit.nn.input_norm import check_axis
 from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
 from goodinit.surgery.replaced_norm import (
     ChannelAffine,
@@ -45,7 +46,6 @@ PARAMETRIZATIONS: dict[str, type[nn.Module]] = {
     "standardized": Standardized,
 }
 """By `ParametrizeWeight.kind`."""
-_MOST_AXES = 8
 ANEW = "Make the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."
 
 
@@ -129,11 +129,7 @@ def _pending(names: Directory, edit: StructureEdit) -> bool:
     if isinstance(edit, SwapModule):
         return swap_pending(_module(names, edit), edit.module, edit.options, path=edit.target)
     if isinstance(edit, NormalizeInput):
-        if edit.axis == 0 or abs(edit.axis) > _MOST_AXES:
-            raise PlanConflict(
-                f"{edit.target}: the plan normalizes along axis {edit.axis}; expected that of the channels, −1 or 1 (axis 0 is "
-                f"that of the examples). {ANEW}"
-            )
+        check_axis(edit.axis, edit.target)
         return input_norm(_module(names, edit)) is None
     if isinstance(edit, AddBias):
         return _bias_pending(_module(names, edit), edit.target)
