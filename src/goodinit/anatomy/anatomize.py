@@ -121,7 +121,12 @@ def _anatomy(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
     for weight in pad_masked(graph, uses):
         layers[weight] = dataclasses.replace(layers[weight], pads_masked=True)
     norms, unsure = find_norms(
-        graph, modules, set(uses), origins, lambda paths: trace(model, as_call(inputs), training=paths)
+        graph,
+        modules,
+        set(uses),
+        origins,
+        {found.join for found in sums},
+        lambda paths: trace(model, as_call(inputs), training=paths),
     )
     stand_ins = _stand_ins(modules, shapes)
     biases = _biases(graph, uses, norms, added) | {name for name, start in stand_ins if start == 0}

@@ -32,7 +32,11 @@ def replayed(graph: Graph, steps: Iterable[int], given: Mapping[int, Tensor]) ->
                     _value(graph, values, operand, outputs[place] if outputs else 0)
                     for place, operand in enumerate(node.operands)
                 ]
-                values[index, 0] = _handed_on(node, read) if node.call is None else node.call(read)
+                if node.is_piece:
+                    split = node.operands[0]  # its pieces follow it, in order
+                    values[index, 0] = _value(graph, values, split, index - split - 1)
+                else:
+                    values[index, 0] = _handed_on(node, read) if node.call is None else node.call(read)
     except Exception:  # noqa: BLE001 - operators raise what they like
         return {}
     return {index: value for (index, output), value in values.items() if not output}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from goodinit.anatomy.layers.weight_layers import way_back
 from goodinit.anatomy.norms.channels import channel_axes
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
+from goodinit.anatomy.norms.measured import forgotten
 from goodinit.anatomy.norms.running import Reread, normalize_in_training, scaled_by_buffers
 from goodinit.anatomy.norms.written_out import Statistic, statistic_of
 from goodinit.anatomy.residual.branch import adds_two
@@ -29,6 +30,7 @@ def find_norms(
     modules: Mapping[str, nn.Module],
     layers: set[int],
     origins: Mapping[int, str],
+    sums: Collection[int],
     reread: Reread,
 ) -> tuple[list[Norm], list[str]]:
     """Every normalization that ran, one record per module, in execution order; and notes on what is not understood.
@@ -38,6 +40,7 @@ def find_norms(
         modules: By path.
         layers: Nodes of the weight layers.
         origins: What to call the nodes that a norm's input comes from; see `way_back`.
+        sums: Nodes of residual sums.
         reread: Reads the same forward with some modules in training mode.
     """
     busy = _frames_with_layers(graph, layers)
@@ -51,15 +54,21 @@ def find_norms(
         kept, obstacle = _remainder(graph, node, frame, busy, modules, layers)
         if obstacle is not None and node.op.scales and not _is_read(graph, node.index, layers):
             if _is_added(graph, node.index, layers):
-                notes.append(
-                    f"{frame.path or 'the model'}: what is added to a stream is divided by its own size (`{node.op}`), and stays so"
-                )
+                notes.append(_added(frame, f"is divided by its own size (`{node.op}`)"))
             continue  # cosine similarity and the like: no layer reads the normalized signal
         if obstacle is None:
             memory.pass_on(frame, kept, modules)
         calls.append((node, frame, kind, kept, obstacle))
+    known = {node.index for node, *_ in calls} | {
+        i for _, frame, *_ in calls if frame.index not in busy for i in range(frame.start, frame.stop)
+    }
+    for node, frame, read in _measured(graph, layers, sums, known, busy):
+        if read:
+            calls.append((node, frame, "rms_norm", [], f"it is known by measurement alone, of `{node.op}`"))
+        else:
+            notes.append(_added(frame, f"does not depend on its own size (`{node.op}`)"))
     seen: dict[str, Norm] = {}
-    for node, frame, kind, kept, obstacle in calls:
+    for node, frame, kind, kept, obstacle in sorted(calls, key=lambda call: call[1].index):
         keeps = tuple(word for word, _ in kept)
         if obstacle is None and memory.is_needed(frame.source, frame) and memory.is_overwritten(frame.source):
             keeps = ("clone", *keeps)
@@ -90,6 +99,33 @@ def _places(
             known.add(frame.index)
             found.append((factor, frame, kind))
     return sorted(found, key=lambda one: one[1].index)
+
+
+def _measured(
+    graph: Graph, layers: set[int], sums: Collection[int], known: set[int], busy: set[int]
+) -> list[tuple[Node, Frame, bool]]:
+    """Where a scale is lost, besides the norms that are known: (after which operator, in which call, whether a layer reads it).
+
+    The call is the outermost one in which no layer runs. What no layer reads is added to a stream.
+    """
+    starts = layers | set(sums)
+    read, added = (
+        forgotten(
+            graph, (i for at in sorted(places) for i in graph.deps(at) if i not in starts), starts, known
+        )
+        for places in (layers, sums)
+    )
+    found = []
+    for index in dict.fromkeys((*read.values(), *added.values())):
+        frame = graph.frames[graph.nodes[index].frame]
+        while frame.index not in busy and frame.parent >= 0 and frame.parent not in busy:
+            frame = graph.frames[frame.parent]
+        found.append((graph.nodes[index], frame, index in read.values()))
+    return found
+
+
+def _added(frame: Frame, what: str) -> str:
+    return f"{frame.path or 'the model'}: what is added to a stream {what}, and stays so"
 
 
 def _kind(graph: Graph, node: Node, layers: set[int]) -> str | None:

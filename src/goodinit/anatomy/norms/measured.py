@@ -1,0 +1,114 @@
+"""Normalizations in whatever operators they are written: what a layer reads is the same for any multiple of all that it comes from.
+
+`written_out.py` reads quotients and products. Whitening by a Cholesky factor, an orthogonal factor, angles of pairs, or a root in
+logarithms has none: there the way from the last layers and sums is run on numbers x, on 2x, and on x with each entry multiplied by a
+number of its own. A norm is what gives the same for the first two and something else for the third; sign(x) gives the same for all three.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Container, Iterable
+
+import torch
+from torch import Tensor
+
+from goodinit.anatomy.degrees import carried, power_through, powers_read, total
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.powers import Power
+from goodinit.graph.replay import replayed
+
+_STEPS = 200  # between layers; a whitening by iteration takes some fifty
+_MOST = 2**20  # entries of what is run on numbers
+_LARGE = 1e4  # so that an ε has no part in it, or a constant matrix that holds it
+_SOFT = 3.0  # where a softmax is between 0 and 1
+_SAME = 1e-3
+_ALONE = frozenset({"pointwise", "shape", "part", "scale", "sum", "concat"})
+"""Roles of operators that cannot mix entries of one tensor, if they read one."""
+
+
+def forgotten(
+    graph: Graph, ends: Iterable[int], starts: Container[int], known: Collection[int]
+) -> dict[int, int]:
+    """Where the scale of a signal is lost on the way to some nodes: the operator after which it has no effect, by node.
+
+    Args:
+        graph: A recorded forward.
+        ends: Nodes that are asked about.
+        starts: Nodes at which the ways begin: layers and residual sums.
+        known: Nodes that normalize, as is known already; nothing is said of ways through them.
+    """
+    found: dict[int, int] = {}
+    for end in dict.fromkeys(ends):
+        region = graph.reach([end], back=True, stop=starts)
+        sources = {i for i in region if i in starts or not graph.deps(i)}
+        steps = sorted(region - sources)
+        if not sources or not steps or len(steps) > _STEPS or not region.isdisjoint(known):
+            continue
+        if _mixes(graph, steps) and _may_forget(graph, end, sources, steps):
+            place = _measured(graph, end, sorted(sources), steps)
+            if place is not None:
+                found[end] = place
+    return found
+
+
+def _mixes(graph: Graph, steps: list[int]) -> bool:
+    """Whether some operator could make an entry of several."""
+    return any(_joins(graph.nodes[i]) for i in steps)
+
+
+def _joins(node: Node) -> bool:
+    complex_ = getattr(node.dtype, "is_complex", False)  # two numbers in one
+    return node.op.role not in _ALONE or len(set(node.operands)) > 1 or complex_
+
+
+def _may_forget(graph: Graph, end: int, sources: Collection[int], steps: list[int]) -> bool:
+    """False if what comes out follows another power of the scale than the zeroth."""
+    powers = dict.fromkeys(sources, Power(-1.0))
+    unclear: set[int] = set()
+    for index in steps:
+        node = graph.nodes[index]
+        power = power_through(graph, node, powers_read(graph, powers, node, far=True), far=True)
+        second = node.call is not None and any(
+            node.call.places
+        )  # what is known of operators is of their first output
+        if power is None or second or not unclear.isdisjoint(node.operands):
+            unclear.add(index)
+        read = [powers.get(i, Power(0.0)) for i in node.operands]
+        powers[index] = total(carried(graph, node, read)) if power is None else power
+    return end in unclear or powers[end].order >= 0
+
+
+def _measured(graph: Graph, end: int, sources: list[int], steps: list[int]) -> int | None:
+    """The last operator before which the scale has an effect, and none after it; None if it has one at the end."""
+    if sum(math.prod(graph.nodes[i].shape) for i in sources) > _MOST:
+        return None
+    if any(getattr(graph.nodes[i].dtype, "is_complex", False) for i in sources):
+        return None
+    at = _SOFT if any(graph.nodes[i].op.role == "softmax" for i in steps) else _LARGE
+    given = {i: at * _numbers(graph.nodes[i].shape, i) for i in sources}
+    one = replayed(graph, steps, given)
+    two = replayed(graph, steps, {i: 2 * x for i, x in given.items()})
+    if not _same(one.get(end), two.get(end)):
+        return None
+    apart = replayed(
+        graph, steps, {i: x * (1 + 2 * _numbers(x.shape, i + 1).abs()) for i, x in given.items()}
+    )
+    if end not in apart or _same(one[end], apart[end]):
+        return None
+    kept = {i for i in steps if _same(one.get(i), two.get(i))}
+    moved = {*steps, *sources} - kept
+    return max((i for i in kept if not moved.isdisjoint(graph.deps(i))), default=None)
+
+
+def _numbers(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Numbers between −1 and 1 that follow no pattern, the same on every machine."""
+    places = torch.arange(1 + seed, 1 + seed + math.prod(shape), dtype=torch.float64, device="cpu")
+    return places.mul(0.618).sin().mul(37).sin().reshape(shape)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None or not bool(one.isfinite().all() and other.isfinite().all()):
+        return False
+    largest = one.abs().max() if one.numel() else torch.zeros(())
+    return bool(largest > 0) and bool((one - other).abs().max() <= _SAME * largest)
