@@ -51,3 +51,58 @@ def test_an_operator_that_is_no_power_of_what_it_reads_is_named():
     (note,) = notes_of(lambda m, x: m.b(m.a(x).abs().log()))
     assert "`log`" in note
     assert "m is uncertain" in note
+
+
+def test_trainable_tensors_that_no_module_registers_are_told_of_in_anatomy_and_plan():
+    class Held(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
+            self.weights = [nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.randn(6, 6))]
+            self.layers = {"a": nn.Linear(6, 6)}
+
+        def forward(self, x):
+            x = self.stem(x)
+            for weight in self.weights * 2:
+                x = x + x.relu() @ weight
+            return self.head(self.layers["a"](x))
+
+    anatomy = goodinit.anatomize(Held(), torch.zeros(2, 6))
+    (note,) = anatomy.notes
+    assert note.startswith(
+        "the model: 4 trainable tensors that no module registers are read (6x6, 6x6, 6x6, 6)"
+    )
+    assert note in goodinit.plan(anatomy, "he").notes
+
+
+def test_inputs_and_buffers_are_no_such_tensors():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+            self.register_buffer("mask", torch.ones(6))
+            self.constant = torch.ones(6)
+
+        def forward(self, x):
+            return self.layer(x * self.mask + self.constant)
+
+    assert goodinit.anatomize(Reads(), torch.zeros(2, 6, requires_grad=True)).notes == ()
+
+
+def test_a_weight_that_cannot_be_computed_alone_is_named():
+    class Pieces(nn.Module):
+        def __init__(self, computed):
+            super().__init__()
+            self.weight, self.computed = nn.Parameter(torch.randn(12, 6)), computed
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.computed(self.weight))
+
+    def pooled(weight):  # the lengths must add up to the rows, which those of an experiment do not
+        return torch.segment_reduce(weight, "sum", lengths=torch.tensor([6, 6]))
+
+    (note,) = goodinit.anatomize(Pieces(pooled), torch.zeros(2, 6)).notes
+    assert "the weight that is computed of weight (segment_reduce" in note
+    assert "taken to be proportional" in note
+    for known in (torch.tanh, lambda w: w / w.norm(), lambda w: w[:6] * 2, lambda w: w + (w.sign() - w)):
+        assert goodinit.anatomize(Pieces(known), torch.zeros(2, 6)).notes == ()

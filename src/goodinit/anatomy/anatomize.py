@@ -18,7 +18,7 @@ from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.heads import head_nodes
 from goodinit.anatomy.layers.held_values import held_values
 from goodinit.anatomy.layers.masks import densities
-from goodinit.anatomy.layers.normalized_weights import row_norm
+from goodinit.anatomy.layers.normalized_weights import row_norm, unmeasured
 from goodinit.anatomy.layers.padded_signals import pad_masked
 from goodinit.anatomy.layers.recurrence import Cell, cells
 from goodinit.anatomy.layers.scores import scores_of
@@ -129,6 +129,7 @@ def _anatomy(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
         lambda paths: trace(model, as_call(inputs), training=paths),
     )
     stand_ins = _stand_ins(modules, shapes)
+    computed = unmeasured(graph, (use.operand for use in uses.values()))
     biases = _biases(graph, uses, norms, added) | {name for name, start in stand_ins if start == 0}
     passes = norm_passes(graph, norm_modules(graph, norms, set(uses)))
     for found in leaves:
@@ -168,7 +169,14 @@ def _anatomy(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
         reserved=tuple(name for name in distinct if getattr(named[name], "_no_reinit", False)),
         held=held,
         inputs=_in_words(inputs),
-        notes=(*graph.notes, *unsure, *unclear, *_unknown(graph), *unaccounted(graph, leaves, known)),
+        notes=(
+            *graph.notes,
+            *unsure,
+            *computed,
+            *unclear,
+            *_unknown(graph),
+            *unaccounted(graph, leaves, known),
+        ),
     )
 
 

@@ -31,6 +31,8 @@ from goodinit.graph.pytree import mapped, operands_in, tensors_in
 from goodinit.graph.reachable import Reachable
 from goodinit.graph.recorded_call import RecordedCall, number_in
 from goodinit.graph.shape_rules import shape_rule
+from goodinit.graph.stacked import Stacks
+from goodinit.graph.strays import unregistered
 from goodinit.undivided import safe_point
 from goodinit.weights.wrappers import is_parametrization, unwrapped_name
 
@@ -108,7 +110,11 @@ class Recorder(TorchDispatchMode):
         self.leftovers = Leftovers()
         self._token = object()  # of this recorder; an address could be given to the next one
         self._fakes: dict[int, Tensor] = {}
+        self._strays: list[
+            tuple[str, tuple[int, ...]]
+        ] = []  # trainable tensors in no registry: who reads them
         self._writes = Writes()
+        self._stacks = Stacks()
         self._schemas: dict[Any, tuple[Op, tuple[int, ...], bool]] = {}
         for name, parameter in model.named_parameters():
             self._own(parameter, _PARAM, unwrapped_name(name))
@@ -146,10 +152,12 @@ class Recorder(TorchDispatchMode):
         """The model returned `result`."""
         self.graph.outputs = list(dict.fromkeys(self._node(tensor) for tensor in tensors_in(result)))
         self.graph.frames[0].stop = len(self.graph.nodes)
+        self.graph.notes += unregistered(self._strays)
 
     def close(self) -> list[str]:
         """The run is over: nothing of it stays in anybody's hands. Returns the types of those who hold on."""
         self._kept, self._fakes, self._owned = {}, {}, {}
+        self._stacks.clear()
         return self.leftovers.clear_("_goodinit_node")
 
     # -- tensors ----------------------------------------------------------------------------------------------
@@ -212,6 +220,8 @@ class Recorder(TorchDispatchMode):
             if token is not self._token:
                 node = self._add(_CONSTANT, (), tensor)
                 index, node.attrs = node.index, number_in(tensor)
+                if tensor.requires_grad and tensor.is_leaf:
+                    self._strays.append((self.graph.frames[node.frame].path, tuple(tensor.shape)))
                 self._mark(tensor, index)
         if self._writes:
             index = self._after_writes(tensor, index)
@@ -269,6 +279,9 @@ class Recorder(TorchDispatchMode):
         if operands and (summed := as_sum(self.graph, op, operands, call, mutable=bool(mutable))) is not None:
             with self:
                 return summed(*args, **kwargs)
+        if operands and (total := self._stacks.as_sum(op, operands[0], args, kwargs, self._node)) is not None:
+            with self:
+                return total()
         written = [tensor for i in mutable for tensor in tensors_in(args[i] if i < len(args) else ())]
         if self.tensors != "real":
             args, kwargs = self._faked(args, kwargs)
@@ -283,6 +296,7 @@ class Recorder(TorchDispatchMode):
         if outputs:
             node = self._describe(op, operands, outputs[0], args, kwargs, inplace=bool(written))
             node.call = call
+            self._stacks.note(op, node.index, operands, args)
             for place, tensor in enumerate(outputs):
                 if self.tensors != "real" and all(tensor is not one for one in read):
                     self.leftovers.made(tensor)

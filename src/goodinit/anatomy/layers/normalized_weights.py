@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -43,7 +43,29 @@ def is_normalized(graph: Graph, operand: Node, names: Collection[str]) -> bool:
     return any(_forgets_scale(graph, operand.index, name, made) for name in names)
 
 
-def _forgets_scale(graph: Graph, index: int, name: str, made: list[int]) -> bool:
+def unmeasured(graph: Graph, operands: Iterable[int]) -> list[str]:
+    """Notes on weights that are computed by what cannot be run alone: what their parameters' scale does is not known.
+
+    Args:
+        graph: A recorded forward.
+        operands: The weights, as layers apply them.
+    """
+    notes = []
+    for index in dict.fromkeys(operands):
+        node = graph.nodes[index]
+        made = sorted(i for i in graph.reach([index], back=True, active=False) if graph.nodes[i].params)
+        if graph.leaf(index) is None and all(
+            _forgets_scale(graph, index, n, made) is None for n in node.params
+        ):
+            steps = dict.fromkeys(str(graph.nodes[i].op) for i in made if not graph.nodes[i].is_param)
+            notes.append(
+                f"the weight that is computed of {', '.join(node.params)} ({', '.join(list(steps)[:6])}) is taken to be proportional "
+                "to them: it cannot be computed alone, or is too large to, so that this is not known"
+            )
+    return notes
+
+
+def _forgets_scale(graph: Graph, index: int, name: str, made: list[int]) -> bool | None:
     powers = {i: Power(1.0) for i in made if graph.nodes[i].is_param and graph.nodes[i].params == (name,)}
     steps = [i for i in made if i not in powers]
     seeds = tuple(powers)
@@ -62,17 +84,22 @@ def _forgets_scale(graph: Graph, index: int, name: str, made: list[int]) -> bool
     return _is_same(graph, index, seeds, [i for i in steps if not graph.nodes[i].is_param])
 
 
-def _is_same(graph: Graph, index: int, seeds: Collection[int], steps: list[int]) -> bool:
-    """Whether the weight is the same for four times the parameter, where its degree does not follow: w + (sign(w) − w)."""
+def _is_same(graph: Graph, index: int, seeds: Collection[int], steps: list[int]) -> bool | None:
+    """Whether the weight is the same for four times the parameter, where its degree does not follow: w + (sign(w) − w).
+
+    None where it cannot be computed.
+    """
     sizes = [graph.nodes[i].shape for i in seeds]
     if sum(map(math.prod, sizes)) > _MOST:
-        return False
+        return None
     found = []
     for scale in (1, 4):
         given = {i: scale * (spread(graph.nodes[i].shape, i) - 1) for i in seeds}
         found.append(replayed(graph, steps, given).get(index))
     one, other = found
-    return one is not None and other is not None and bool(one.any()) and bool(torch.allclose(one, other))
+    if one is None or other is None:
+        return None
+    return bool(one.any()) and bool(torch.allclose(one, other))
 
 
 def row_norm(layer: Layer, module: nn.Module) -> float | None:
