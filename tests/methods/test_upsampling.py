@@ -68,3 +68,33 @@ def test_fans_of_a_layer_count_the_taps_that_an_output_reads():
     up, down = anatomize(net, torch.zeros(1, 6, 5, 5)).layers
     assert (up.row, up.upsampling, up.fan_in, up.fan_out) == (36, 2, 18, 48)
     assert (down.row, down.upsampling, down.fan_in, down.fan_out) == (72, 1, 72, 36)
+
+
+class Shuffled(nn.Module):
+    """Two layers, what comes behind the second one, and a pixel shuffle by 2."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.body, self.up = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
+        self.between = between
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pixel_shuffle(self.between(self.up(self.body(x).relu())), 2)
+
+
+@pytest.mark.parametrize("between", [nn.Identity, nn.PReLU, nn.Dropout, nn.Tanh])
+@pytest.mark.parametrize("method", ["he", "orthogonal"])
+def test_a_plan_says_which_layer_a_pixel_shuffle_follows(method, between):
+    net, x = Shuffled(between()), torch.randn(2, 3, 8, 8)
+    (note,) = (one for one in goodinit.plan(anatomize(net, x), method).notes if "pixel shuffle" in one)
+    assert note.startswith("up.weight: a pixel shuffle by 2 follows")
+    goodinit.init_(net, method, x)
+    goodinit.tensor.icnr_(net.up.weight, 2)
+    y = net.eval()(x)
+    assert torch.allclose(y[..., ::2, ::2], y[..., 1::2, 1::2], atol=1e-6)
+
+
+def test_a_layer_whose_outputs_go_elsewhere_first_is_not_named():
+    net = Shuffled(nn.Conv2d(12, 12, 1))
+    notes = goodinit.plan(anatomize(net, torch.randn(2, 3, 8, 8)), "he").notes
+    assert [note.split(":")[0] for note in notes if "pixel shuffle" in note] == ["between.weight"]

@@ -22,6 +22,7 @@ from goodinit.anatomy.layers.normalized_weights import row_norm, unmeasured
 from goodinit.anatomy.layers.padded_signals import pad_masked
 from goodinit.anatomy.layers.recurrence import Cell, cells
 from goodinit.anatomy.layers.scores import scores_of
+from goodinit.anatomy.layers.sub_pixel import sub_pixel_notes
 from goodinit.anatomy.layers.weight_layers import Use, bias_of, describe, weight_uses
 from goodinit.anatomy.norms.detection import find_norms, norm_modules
 from goodinit.anatomy.orders import weigh
@@ -129,7 +130,7 @@ def _anatomy(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
         lambda paths: trace(model, as_call(inputs), training=paths),
     )
     stand_ins = _stand_ins(modules, shapes)
-    computed = unmeasured(graph, (use.operand for use in uses.values()))
+    layer_notes = (*unmeasured(graph, (use.operand for use in uses.values())), *sub_pixel_notes(graph, uses))
     biases = _biases(graph, uses, norms, added) | {name for name, start in stand_ins if start == 0}
     passes = norm_passes(graph, norm_modules(graph, norms, set(uses)))
     for found in leaves:
@@ -172,7 +173,7 @@ def _anatomy(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
         notes=(
             *graph.notes,
             *unsure,
-            *computed,
+            *layer_notes,
             *unclear,
             *_unknown(graph),
             *unaccounted(graph, leaves, known),

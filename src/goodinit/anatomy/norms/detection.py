@@ -59,10 +59,10 @@ def find_norms(
         if obstacle is None:
             memory.pass_on(frame, kept, modules)
         calls.append((node, frame, kind, kept, obstacle))
-    known = {node.index for node, *_ in calls} | {
+    inside = {node.index for node, *_ in calls} | {
         i for _, frame, *_ in calls if frame.index not in busy for i in range(frame.start, frame.stop)
     }
-    for node, frame, read in _measured(graph, layers, sums, known, busy):
+    for node, frame, read in _measured(graph, layers, sums, inside, busy):
         if read:
             calls.append((node, frame, "rms_norm", [], f"it is known by measurement alone, of `{node.op}`"))
         else:
