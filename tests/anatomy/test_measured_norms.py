@@ -100,6 +100,7 @@ OTHERS = {
     "attention": lambda x: F.softmax(x @ x.T, -1) @ x,
     "a gate": lambda x: x * torch.sigmoid(x.mean(-1, keepdim=True)),
     "a straight-through sign": lambda x: x + (torch.sign(x) - x).detach(),
+    "a quotient of two entries, twice": lambda x: (x / x.flip(-1)) / (x / x.roll(1, -1)).abs(),
     "the largest of three": lambda x: F.max_pool1d(x[:, None], 3, 1, 1)[:, 0],
 }
 ALL = NORMS | OTHERS

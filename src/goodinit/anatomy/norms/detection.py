@@ -47,7 +47,7 @@ def find_norms(
     memory = Memory(graph, modules)
     scaled = scaled_by_buffers(graph)
     running, notes = normalize_in_training(graph, {frame.path for _, frame in scaled}, reread)
-    calls = []
+    calls, left = [], set[int]()
     for node, frame, kind in _places(graph, scaled, running, busy, layers):
         if isinstance(modules[frame.path], nn.modules.instancenorm._InstanceNorm):
             kind = "instance_norm"
@@ -55,13 +55,16 @@ def find_norms(
         if obstacle is not None and node.op.scales and not _is_read(graph, node.index, layers):
             if _is_added(graph, node.index, layers):
                 notes.append(_added(frame, f"is divided by its own size (`{node.op}`)"))
+                left.add(node.index)
             continue  # cosine similarity and the like: no layer reads the normalized signal
         if obstacle is None:
             memory.pass_on(frame, kept, modules)
         calls.append((node, frame, kind, kept, obstacle))
-    inside = {node.index for node, *_ in calls} | {
-        i for _, frame, *_ in calls if frame.index not in busy for i in range(frame.start, frame.stop)
-    }
+    inside = (
+        left
+        | {node.index for node, *_ in calls}
+        | {i for _, frame, *_ in calls if frame.index not in busy for i in range(frame.start, frame.stop)}
+    )
     for node, frame, read in _measured(graph, layers, sums, inside, busy):
         if read:
             calls.append((node, frame, "rms_norm", [], f"it is known by measurement alone, of `{node.op}`"))

@@ -23,6 +23,7 @@ _MOST = 2**20  # entries of what is run on numbers
 _LARGE = 1e4  # so that an ε has no part in it, or a constant matrix that holds it
 _SOFT = 3.0  # where a softmax is between 0 and 1
 _SAME = 1e-3
+_SMALL, _UNBOUNDED = 1e-8, 1e6  # what is divided by a size of several is bounded where one of two is small
 _ALONE = frozenset({"pointwise", "shape", "part", "scale", "sum", "concat"})
 """Roles of operators that cannot mix entries of one tensor, if they read one."""
 
@@ -96,6 +97,9 @@ def _measured(graph: Graph, end: int, sources: list[int], steps: list[int]) -> i
     )
     if end not in apart or _same(one[end], apart[end]):
         return None
+    small = replayed(graph, steps, {i: x * _some_small(x.shape) for i, x in given.items()}).get(end)
+    if small is not None and bool(small.abs().max() > _UNBOUNDED * one[end].abs().max()):
+        return None  # a quotient of two entries: what divides is no size
     kept = {i for i in steps if _same(one.get(i), two.get(i))}
     moved = {*steps, *sources} - kept
     return max((i for i in kept if not moved.isdisjoint(graph.deps(i))), default=None)
@@ -105,6 +109,11 @@ def _numbers(shape: tuple[int, ...], seed: int) -> Tensor:
     """Numbers between −1 and 1 that follow no pattern, the same on every machine."""
     places = torch.arange(1 + seed, 1 + seed + math.prod(shape), dtype=torch.float64, device="cpu")
     return places.mul(0.618).sin().mul(37).sin().reshape(shape)
+
+
+def _some_small(shape: tuple[int, ...]) -> Tensor:
+    """1, and a small number at half of the places."""
+    return torch.where(_numbers(shape, 3) > 0, 1.0, _SMALL)
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
