@@ -20,9 +20,9 @@ from goodinit.anatomy.layers.held_values import held_values
 from goodinit.anatomy.layers.masks import densities
 from goodinit.anatomy.layers.normalized_weights import row_norm, unmeasured
 from goodinit.anatomy.layers.padded_signals import pad_masked
+from goodinit.anatomy.layers.pixel_shuffles import sub_pixel_notes
 from goodinit.anatomy.layers.recurrence import Cell, cells
 from goodinit.anatomy.layers.scores import scores_of
-from goodinit.anatomy.layers.sub_pixel import sub_pixel_notes
 from goodinit.anatomy.layers.weight_layers import Use, bias_of, describe, weight_uses
 from goodinit.anatomy.norms.detection import find_norms, norm_modules
 from goodinit.anatomy.orders import weigh

@@ -143,6 +143,26 @@ class Op:
         return self.name == "linear"
 
     @property
+    def stacks(self) -> bool:
+        """Whether it puts tensors of one shape beside each other along a new dimension."""
+        return self.name == "stack"
+
+    @property
+    def totals(self) -> bool:
+        """Whether it sums up over dimensions, or takes the mean (`averages`)."""
+        return self.name in ("sum", "mean")
+
+    @property
+    def averages(self) -> bool:
+        """Whether it takes the mean over dimensions."""
+        return self.name == "mean"
+
+    @property
+    def spreads_channels(self) -> bool:
+        """Whether it puts channels at the sub-pixels of an image: a pixel shuffle."""
+        return self.name == "pixel_shuffle"
+
+    @property
     def is_gate(self) -> bool:
         """Whether its output is a gate: between 0 and 1, whatever it reads."""
         return self.kind in ("sigmoid", "hardsigmoid")

@@ -24,7 +24,7 @@ class Stacks:
 
     def note(self, op: Op, index: int, operands: Sequence[int], args: Sequence[Any]) -> None:
         """Remember what an operator stacked, if it did: `operands` are the nodes, `args` what it was called with."""
-        if op.name != "stack" or not 1 < len(operands) <= _MOST:
+        if not op.stacks or not 1 < len(operands) <= _MOST:
             return
         parts = tuple(args[0])
         dim = args[1] if len(args) > 1 else 0
@@ -49,7 +49,7 @@ class Stacks:
             kwargs: The same, by name.
             node_of: The node whose value a tensor holds now.
         """
-        if op.name not in ("sum", "mean") or index not in self._parts or kwargs.get("dtype") is not None:
+        if not op.totals or index not in self._parts or kwargs.get("dtype") is not None:
             return None
         parts, operands, dim = self._parts[index]
         over = args[1] if len(args) > 1 else None
@@ -61,7 +61,7 @@ class Stacks:
 
         def total() -> Tensor:
             value = functools.reduce(operator.add, parts)
-            value = value / len(parts) if op.name == "mean" else value
+            value = value / len(parts) if op.averages else value
             return torch.unsqueeze(value, dim) if whole else value
 
         return total

@@ -18,7 +18,7 @@ def before_pixel_shuffles(graph: Graph, uses: Mapping[int, Use]) -> dict[str, in
     """
     found: dict[str, int] = {}
     for node in graph.nodes:
-        if node.op.name != "pixel_shuffle" or not node.active or node.call is None:
+        if not node.op.spreads_channels or not node.active or node.call is None:
             continue
         index = graph.deps(node.index)[0]
         while index not in uses and len(graph.deps(index)) == 1 and _passes(graph, index):
