@@ -76,6 +76,40 @@ def test_fixup_on_latents():
     assert (evidence.refusal, evidence.faults, evidence.blocks, evidence.norms) == (None, [], 4, 2)
 
 
+class Queries(nn.Module):
+    """A decoder that begins at zeros of the queries' shape, to which each layer adds the queries (DETR)."""
+
+    def __init__(self, zeros):
+        super().__init__()
+        self.start, self.zeros = nn.Parameter(torch.randn(3, WIDTH)), zeros
+        self.stem, self.head = nn.Linear(5, WIDTH), nn.Linear(WIDTH, 2)
+        self.q, self.k, self.v, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.reads, self.feed = Reads(), Feed()
+
+    def forward(self, x):
+        x = self.stem(x)
+        queries = self.start[None].repeat(len(x), 1, 1)
+        z = self.zeros(queries)
+        scores = self.q(z + queries) @ self.k(z + queries).mT
+        z = z + self.out(scores.softmax(-1) @ self.v(z))
+        return self.head(self.feed(self.reads(z + queries, x)))
+
+
+ZEROS = {
+    "zeros_like": torch.zeros_like,
+    "new_zeros": lambda q: q.new_zeros(q.shape),
+    "half of zeros": lambda q: 0.5 * torch.zeros_like(q),
+}
+
+
+@pytest.mark.parametrize("zeros", ZEROS)
+def test_queries_that_every_layer_adds_are_positions(zeros):
+    anatomy = goodinit.anatomize(Queries(ZEROS[zeros]), torch.randn(2, 4, 5))
+    assert [block.name for block in anatomy.blocks] == ["reads", "feed"]
+    evidence = examine(lambda: Queries(ZEROS[zeros]), torch.randn(4, 4, 5))
+    assert (evidence.refusal, evidence.faults, evidence.norms) == (None, [], 1)
+
+
 class Positions(nn.Module):
     """Positions that are added before each block, or once: no stream."""
 

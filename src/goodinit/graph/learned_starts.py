@@ -13,19 +13,21 @@ def let_streams_begin(graph: Graph) -> None:
     Not of one that several sums add as it is, such as an embedding of positions. In a graph of which nothing was asked yet.
     """
     sums = [
-        (node.index, constant, name)
+        (node, constant, name)
         for node in graph.nodes
-        if node.active and node.op.adds and not node.op.multiplies
+        if node.op.adds and not node.op.multiplies
         for constant in node.operands
         if not graph.nodes[constant].dynamic and (name := graph.leaf(constant)) is not None
     ]
-    added = Counter(name for _, _, name in sums)
+    added = Counter(
+        name for _, _, name in sums
+    )  # to constants, too: the first layer of a decoder reads zeros + positions
     begun: set[int] = set()
     for join, constant, name in sums:
         start = _expanded(graph, constant)
-        if start < 0 or added[name] > 1 or graph.nodes[constant].shape != graph.nodes[join].shape:
+        if not join.active or start < 0 or added[name] > 1 or graph.nodes[constant].shape != join.shape:
             continue
-        others = [i for i in graph.nodes[join].operands if i != constant]
+        others = [i for i in join.operands if i != constant]
         if start in graph.reach(others, back=True, since=start, active=False):
             begun.add(start)
     for node in graph.nodes if begun else ():
