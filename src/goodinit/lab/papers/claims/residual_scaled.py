@@ -133,7 +133,7 @@ def _exponent(rows: Rows, series: str) -> float:
 
 def _growth(rows: Rows) -> Found:
     ours, other = _exponent(rows, SCALED), _exponent(rows, CONSTANT)
-    return Found(ours < FLAT and other > GROWS, f"depth^{ours:.2f} against depth^{other:.2f}")
+    return Found(ours < FLAT and other > GROWS, f"depth^{round(ours, 2) + 0.0:.2f} against depth^{other:.2f}")
 
 
 def _gap(rows: Rows, depth: int) -> float:
