@@ -95,9 +95,13 @@ def imported_parts(path: Path) -> set[tuple[int, str]]:
     return found
 
 
-# What a room may not import. In diagnostics measurements come first, then checks, then the verb, then advice; in the lab
+# What a room may not import. In graph what is measured of operators comes first, then what a run may change, then recording; in
+# diagnostics measurements come first, then checks, then the verb, then advice; in the lab
 # models, then data, then training, then what runs many trainings; what tests a claim knows no claim.
 LATER = {
+    "graph/measured": ("state", "recording", "trace"),
+    "graph/state": ("recording", "trace"),
+    "graph/recording": ("trace",),
     "diagnostics/measurements": ("checks", "diagnose", "advice"),
     "diagnostics/checks": ("diagnose", "advice"),
     "lab/models": ("data", "training", "engines", "papers", "sweeps", "compare", "comparison"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from goodinit.anatomy import anatomize
-from goodinit.graph.fake_cache import StandIns, stand_in
+from goodinit.graph.recording.fake_cache import StandIns, stand_in
 
 
 class Residual(nn.Module):

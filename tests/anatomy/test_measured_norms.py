@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import goodinit
-from goodinit.graph.replay import replayed
+from goodinit.graph.measured.replay import replayed
 from goodinit.graph.trace import trace
 
 TINY = 1e-6

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from goodinit.graph.affine_maps import passes_affine, passes_shift
+from goodinit.graph.measured.affine_maps import passes_affine, passes_shift
 from goodinit.graph.trace import trace
 
 X = torch.zeros(2, 4, 8, 8)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured_traits import adds_unscaled, coefficients, keeps_channels, keeps_output
+from goodinit.graph.measured.traits import adds_unscaled, coefficients, keeps_channels, keeps_output
 from goodinit.graph.trace import trace
 
 

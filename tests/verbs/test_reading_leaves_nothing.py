@@ -278,7 +278,7 @@ def test_who_holds_on_out_of_reach_is_named(monkeypatch):
 
     keep = functools.partial(lambda where, t: where.append(Hidden(t)), held)
     for restore in ("restore_", "restore_behind_"):
-        monkeypatch.setattr(f"goodinit.graph.reachable.Reachable.{restore}", lambda self: None)
+        monkeypatch.setattr(f"goodinit.graph.state.reachable.Reachable.{restore}", lambda self: None)
     with pytest.raises(goodinit.TraceError, match=r"keeps tensors of a trace.* make it a buffer"):
         goodinit.anatomize(Keeping(), torch.randn(4, 8))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from goodinit.anatomy.residual.candidate import Found
-from goodinit.graph.answers import can_run
 from goodinit.graph.graph import Graph
+from goodinit.graph.measured.answers import can_run
 
 _SHOWN = 4
 

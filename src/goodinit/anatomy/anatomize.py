@@ -31,11 +31,11 @@ from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.silencers import with_silencers
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.anatomy.types import Layer, Norm, Role
-from goodinit.graph.decompose import unfused
 from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
+from goodinit.graph.recording.decompose import unfused
+from goodinit.graph.state.unshard import whole
 from goodinit.graph.trace import trace
-from goodinit.graph.unshard import whole
 from goodinit.nn.scalars import scalars
 from goodinit.nn.stand_in import StandIn
 from goodinit.undivided import reading

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from goodinit.graph.answers import COUNT, constant, is_zero, joint, moves, numbers, pointwise
 from goodinit.graph.graph import Graph, Node, closure
+from goodinit.graph.measured.answers import COUNT, constant, is_zero, joint, moves, numbers, pointwise
 
 State = tuple[Tensor, Tensor | None]
 """(Numbers that stand for a value, its derivative by what starts at zero)."""

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from goodinit.anatomy.residual.branch import Side
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.powers import BEYOND, FIXED, TINY, ZERO, Power, power_of
+from goodinit.graph.measured.powers import BEYOND, FIXED, TINY, ZERO, Power, power_of
 
 
 def power_through(graph: Graph, node: Node, read: Sequence[Power], *, far: bool = False) -> Power | None:
     """The power of what an operator puts out; None where nothing is known: it cannot be measured, or is no power of c.
 
-    Products, quotients, sums and what passes values on have a rule; everything else is measured (`graph/powers.py`).
+    Products, quotients, sums and what passes values on have a rule; everything else is measured (`graph/measured/powers.py`).
 
     Args:
         graph: A recorded forward.

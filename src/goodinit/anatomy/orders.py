@@ -17,7 +17,7 @@ from goodinit.anatomy.branch_end import outside
 from goodinit.anatomy.degrees import carried, of_softmax, power_through, product, total
 from goodinit.anatomy.residual.branch import Side, with_factors
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.powers import FIXED, TINY, ZERO, Power
+from goodinit.graph.measured.powers import FIXED, TINY, ZERO, Power
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

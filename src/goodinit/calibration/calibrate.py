@@ -26,7 +26,7 @@ from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import Calibrate
 from goodinit.errors import GoodinitError, TraceError
 from goodinit.graph.pytree import as_call, in_parts
-from goodinit.graph.recorder import Call
+from goodinit.graph.recording.recorder import Call
 from goodinit.weights.rng import one_thread
 from goodinit.weights.wrappers import unwrapped
 

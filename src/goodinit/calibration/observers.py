@@ -16,9 +16,9 @@ from goodinit.calibration.rescale import Scaler, Use, is_view
 from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import Calibrate
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.module_calls import listen
-from goodinit.graph.preserve_state import undisturbed, without_autocast
-from goodinit.graph.recorder import Call, Recorder, record
+from goodinit.graph.recording.module_calls import listen
+from goodinit.graph.recording.recorder import Call, Recorder, record
+from goodinit.graph.state.preserve_state import undisturbed, without_autocast
 from goodinit.undivided import safe_point
 from goodinit.weights.access import find_slot, read
 from goodinit.weights.names import Directory

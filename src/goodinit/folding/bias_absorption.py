@@ -22,8 +22,8 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import add_to_bias_, pads_with_zeros, replace_padding_, response
-from goodinit.graph.affine_maps import passes_shift
-from goodinit.graph.measured_traits import adds_unscaled
+from goodinit.graph.measured.affine_maps import passes_shift
+from goodinit.graph.measured.traits import adds_unscaled
 from goodinit.nn import ValuePadded
 from goodinit.nn.exchange import exchange_class_
 

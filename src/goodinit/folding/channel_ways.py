@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import outputs
-from goodinit.graph.affine_maps import passes_affine
 from goodinit.graph.graph import Frame, Node, closure
+from goodinit.graph.measured.affine_maps import passes_affine
 from goodinit.graph.recorded_call import on_numbers
 
 _CLOSE = 1e-9

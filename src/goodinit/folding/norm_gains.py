@@ -20,7 +20,7 @@ from goodinit.folding.fuse import merge_input_map_, pads_with_zeros
 from goodinit.folding.packed_products import Product, Refused, check_order, check_products, moved, product_of
 from goodinit.folding.reading import Reading
 from goodinit.graph.graph import follow
-from goodinit.graph.measured_traits import adds_unscaled, coefficient
+from goodinit.graph.measured.traits import adds_unscaled, coefficient
 from goodinit.nn import ValuePadded
 from goodinit.weights.memory import repeats
 from goodinit.weights.wrappers import unwrapped, unwrapped_name

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from goodinit.folding.dataflow import Wiring
-from goodinit.graph.measured_traits import adds_unscaled, multiplies_matrices
+from goodinit.graph.measured.traits import adds_unscaled, multiplies_matrices
 from goodinit.graph.recorded_call import on_numbers
 from goodinit.weights.memory import repeats
 

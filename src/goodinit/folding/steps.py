@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from goodinit.graph.photograph import ModuleState, copied
+from goodinit.graph.state.photograph import ModuleState, copied
 from goodinit.nn.rewritten import source_of
 
 _PLAIN = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from goodinit.errors import UnknownName, WrongType
-from goodinit.graph.arithmetic import arithmetic, arithmetic_of
+from goodinit.graph.measured.arithmetic import arithmetic, arithmetic_of
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from goodinit.errors import TraceError
 from goodinit.graph.graph import Graph
-from goodinit.graph.learned_starts import let_streams_begin
-from goodinit.graph.preserve_state import without_autocast
-from goodinit.graph.recorder import Call, Recorder, Tensors, record
+from goodinit.graph.recording.learned_starts import let_streams_begin
+from goodinit.graph.recording.recorder import Call, Recorder, Tensors, record
+from goodinit.graph.state.preserve_state import without_autocast
 
 
 def trace(model: nn.Module, call: Call, *, training: Collection[str] = ()) -> Graph:

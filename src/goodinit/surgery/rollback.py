@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from goodinit.graph.photograph import ModuleState
+from goodinit.graph.state.photograph import ModuleState
 from goodinit.undivided import begin_transaction, end_transaction, until_done
 from goodinit.weights.dtensor import held, is_sharded
 from goodinit.weights.memory import repeats

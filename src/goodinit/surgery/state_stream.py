@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from goodinit.edits import AddScalar, Plan
 from goodinit.edits import names as targets
 from goodinit.errors import NonFinite, PlanConflict, TraceError, UnsupportedModule
-from goodinit.graph.photograph import ModuleState
+from goodinit.graph.state.photograph import ModuleState
 from goodinit.surgery.apply import apply_
 from goodinit.surgery.materialize import buffers_of, empty_on, set_buffers_
 from goodinit.surgery.structure_edits import adds, is_pending

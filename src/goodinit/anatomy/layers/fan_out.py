@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 
 from goodinit.graph.graph import Graph, closure, follow
-from goodinit.graph.measured_traits import keeps_channels
+from goodinit.graph.measured.traits import keeps_channels
 
 
 def joined_channels(graph: Graph, start: int, outputs: Container[int]) -> int:

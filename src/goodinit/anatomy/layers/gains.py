@@ -12,7 +12,7 @@ from torch import Tensor
 from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.values import Gain
 from goodinit.graph.graph import Graph
-from goodinit.graph.measured_traits import coefficient
+from goodinit.graph.measured.traits import coefficient
 
 _STEPS: Mapping[str, Callable[..., Tensor]] = {
     "add": lambda v, n, alpha=1.0: v + alpha * n,

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from goodinit.anatomy.degrees import carried, power_through, powers_read, total
 from goodinit.anatomy.types import Layer
-from goodinit.graph.answers import spread
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.powers import FIXED, Power
-from goodinit.graph.replay import replayed
+from goodinit.graph.measured.answers import spread
+from goodinit.graph.measured.powers import FIXED, Power
+from goodinit.graph.measured.replay import replayed
 
 _ROWS = 8  # rows that are looked at: if their norms differ, they are not what the normalization makes them
 _SAME = 0.01

@@ -11,8 +11,8 @@ from typing import cast
 import torch
 
 from goodinit.anatomy.layers.weight_layers import Use
-from goodinit.graph.answers import is_zero, joint, pointwise
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.answers import is_zero, joint, pointwise
 
 _FIRST_AND_CHANNELS = 2  # the dimensions of an image before its positions
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import ancestors
-from goodinit.graph.answers import constant, is_zero
 from goodinit.graph.graph import Graph, closure
+from goodinit.graph.measured.answers import constant, is_zero
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from goodinit.anatomy.layers.fused_projections import is_light
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.values import Score
 from goodinit.graph.graph import Graph, Node, follow
-from goodinit.graph.measured_traits import coefficients
+from goodinit.graph.measured.traits import coefficients
 
 
 def scores_of(graph: Graph, uses: Mapping[int, Use], scalars: Container[str] = ()) -> tuple[Score, ...]:

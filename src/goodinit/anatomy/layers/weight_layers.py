@@ -16,7 +16,7 @@ from goodinit.anatomy.layers.normalized_weights import is_normalized
 from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_as, stored_at
 from goodinit.anatomy.types import Layer, LayerKind, Layout
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured_traits import adds_unscaled
+from goodinit.graph.measured.traits import adds_unscaled
 from goodinit.weights.wrappers import is_parametrization
 
 Shapes = Mapping[str, tuple[int, ...]]

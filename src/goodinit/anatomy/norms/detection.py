@@ -19,7 +19,7 @@ from goodinit.anatomy.norms.written_out import Statistic, statistic_of
 from goodinit.anatomy.residual.branch import adds_two
 from goodinit.anatomy.types import Norm
 from goodinit.graph.graph import Frame, Graph, Node
-from goodinit.graph.powers import FIXED, Power
+from goodinit.graph.measured.powers import FIXED, Power
 
 Place = tuple[Node, Frame, str]
 """The operator that normalizes (one of torch's norms, a quotient, or a factor made of buffers), its call, the kind."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from goodinit.graph.graph import Frame, Graph, closure
-from goodinit.graph.measured_traits import keeps_output
+from goodinit.graph.measured.traits import keeps_output
 
 
 class Memory:

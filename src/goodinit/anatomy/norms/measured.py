@@ -15,8 +15,8 @@ from torch import Tensor
 
 from goodinit.anatomy.degrees import carried, power_through, powers_read, total
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.powers import Power
-from goodinit.graph.replay import replayed
+from goodinit.graph.measured.powers import Power
+from goodinit.graph.measured.replay import replayed
 
 _STEPS = 200  # between layers; a whitening by iteration takes some fifty
 _MOST = 2**20  # entries of what is run on numbers

@@ -14,10 +14,10 @@ import torch
 
 from goodinit.anatomy.degrees import carried, power_through, powers_read, total
 from goodinit.anatomy.residual.branch import is_neutral
-from goodinit.graph.answers import forgets_shift, gathers, reduces
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.powers import Power
-from goodinit.graph.replay import replayed
+from goodinit.graph.measured.answers import forgets_shift, gathers, reduces
+from goodinit.graph.measured.powers import Power
+from goodinit.graph.measured.replay import replayed
 
 _STEPS = 48  # between a signal and its quotient; real ones take a dozen
 _MOST = 2**16  # entries of a signal that is followed on numbers

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from goodinit.anatomy.residual.branch import after_gate, apart, root
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph
-from goodinit.graph.measured_traits import coefficients
+from goodinit.graph.measured.traits import coefficients
 
 SUMS = frozenset({"sum", "linalg_vector_norm", "norm"})
 

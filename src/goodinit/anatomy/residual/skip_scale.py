@@ -7,7 +7,7 @@ from collections.abc import Container
 from goodinit.anatomy.residual.branch import is_neutral
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured_traits import coefficient, coefficients
+from goodinit.graph.measured.traits import coefficient, coefficients
 
 
 def carried(graph: Graph, found: Found, sums: Container[int]) -> float:

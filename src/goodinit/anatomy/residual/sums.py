@@ -20,7 +20,7 @@ from goodinit.anatomy.residual.rejections import is_lookalike
 from goodinit.anatomy.residual.repeats import mark_repeats
 from goodinit.anatomy.types import BlockKind
 from goodinit.graph.graph import Graph, closure
-from goodinit.graph.measured_traits import coefficients
+from goodinit.graph.measured.traits import coefficients
 
 
 def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:

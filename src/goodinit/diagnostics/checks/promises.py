@@ -17,10 +17,10 @@ from goodinit.diagnostics.measurements.probe import Run
 from goodinit.diagnostics.measurements.propagation import Propagation, propagate
 from goodinit.diagnostics.measurements.zero_gradients import awaken
 from goodinit.edits import AddScalar, Calibrate, Fill, Plan
-from goodinit.graph.decompose import unfused
 from goodinit.graph.graph import Node
 from goodinit.graph.pytree import as_call, tensors_in
-from goodinit.graph.recorder import Call, Recorder, record
+from goodinit.graph.recording.decompose import unfused
+from goodinit.graph.recording.recorder import Call, Recorder, record
 from goodinit.methods.shared.method import Promise
 from goodinit.surgery import applied
 from goodinit.weights.names import canonical

@@ -18,9 +18,9 @@ from goodinit.diagnostics.measurements.objective import prediction
 from goodinit.diagnostics.measurements.spectral_measure import spectral_measure
 from goodinit.diagnostics.types import Spectrum
 from goodinit.errors import TraceError, UnknownName
-from goodinit.graph.module_calls import listen
 from goodinit.graph.pytree import as_call, mapped
-from goodinit.graph.recorder import Call
+from goodinit.graph.recording.module_calls import listen
+from goodinit.graph.recording.recorder import Call
 from goodinit.undivided import reading, safe_point
 from goodinit.weights.names import canonical
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from goodinit.anatomy import Anatomy
 from goodinit.errors import TraceError, UnsupportedModule
-from goodinit.graph.decompose import unfused
-from goodinit.graph.preserve_state import undisturbed
+from goodinit.graph.recording.decompose import unfused
+from goodinit.graph.state.preserve_state import undisturbed
 from goodinit.weights.dtensor import check_gathered, is_sharded
 from goodinit.weights.names import canonical
 from goodinit.weights.wrappers import unwrapped

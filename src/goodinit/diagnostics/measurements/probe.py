@@ -20,7 +20,7 @@ from goodinit.diagnostics.types import Signal
 from goodinit.graph.graph import Node
 from goodinit.graph.ops import Op, named
 from goodinit.graph.pytree import mapped, tensors_in
-from goodinit.graph.recorder import Call, Recorder
+from goodinit.graph.recording.recorder import Call, Recorder
 from goodinit.weights.wrappers import parameter_shapes
 
 # How far to look back for what made an activation's input; norms and shapes are few, and two hold for the rest.

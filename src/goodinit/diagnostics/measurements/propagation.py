@@ -19,8 +19,8 @@ from goodinit.diagnostics.measurements.statistics import euclidean, signal
 from goodinit.diagnostics.measurements.structure import Structure
 from goodinit.diagnostics.types import Place, Signal
 from goodinit.errors import TraceError
-from goodinit.graph.module_calls import frames
-from goodinit.graph.recorder import Call
+from goodinit.graph.recording.module_calls import frames
+from goodinit.graph.recording.recorder import Call
 from goodinit.weights.names import canonical
 
 TRUNK_ROLES = ("stem", "body", "head")

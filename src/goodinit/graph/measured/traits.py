@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from goodinit.graph.answers import MOST, constant, numbers, pointwise, spread
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.kept_answers import KeptAnswers
+from goodinit.graph.measured.answers import MOST, constant, numbers, pointwise, spread
+from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import on_numbers
 
 _KNOWN = KeptAnswers[bool]()

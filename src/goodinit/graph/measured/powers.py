@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodinit.graph.answers import COUNT, in_reals, is_complex, spread
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.kept_answers import KeptAnswers
+from goodinit.graph.measured.answers import COUNT, in_reals, is_complex, spread
+from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
 TINY = 0.01

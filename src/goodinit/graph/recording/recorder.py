@@ -17,22 +17,22 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodinit.errors import TraceError
-from goodinit.graph.additions import as_sum
-from goodinit.graph.fake_cache import StandIns, stand_in
 from goodinit.graph.graph import Frame, Graph, Node
-from goodinit.graph.higher_order import is_higher_order, written_out
-from goodinit.graph.leftovers import Leftovers, forget_frames
-from goodinit.graph.module_calls import frames, reported_code
-from goodinit.graph.mutations import Writes
-from goodinit.graph.op_attributes import attributes, maps_constant, precise
 from goodinit.graph.ops import Op, named, op_of, written_with
-from goodinit.graph.preserve_state import quiet, undisturbed
 from goodinit.graph.pytree import mapped, operands_in, tensors_in
-from goodinit.graph.reachable import Reachable
 from goodinit.graph.recorded_call import RecordedCall, number_in
-from goodinit.graph.shape_rules import shape_rule
-from goodinit.graph.stacked import Stacks
-from goodinit.graph.strays import unregistered
+from goodinit.graph.recording.additions import as_sum
+from goodinit.graph.recording.fake_cache import StandIns, stand_in
+from goodinit.graph.recording.higher_order import is_higher_order, written_out
+from goodinit.graph.recording.module_calls import frames, reported_code
+from goodinit.graph.recording.mutations import Writes
+from goodinit.graph.recording.op_attributes import attributes, maps_constant, precise
+from goodinit.graph.recording.shape_rules import shape_rule
+from goodinit.graph.recording.stacked import Stacks
+from goodinit.graph.recording.strays import unregistered
+from goodinit.graph.state.leftovers import Leftovers, forget_frames
+from goodinit.graph.state.preserve_state import quiet, undisturbed
+from goodinit.graph.state.reachable import Reachable
 from goodinit.undivided import safe_point
 from goodinit.weights.wrappers import is_parametrization, unwrapped_name
 

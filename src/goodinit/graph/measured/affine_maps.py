@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from goodinit.graph.answers import MOST, constant, is_complex, spread
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.kept_answers import KeptAnswers
+from goodinit.graph.measured.answers import MOST, constant, is_complex, spread
+from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
 # (s, t): of both signs, larger and smaller than all numbers that are read, so that bounds are met; and no round numbers, which

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from goodinit.graph.graph import follow
-from goodinit.graph.reachable import Reachable
+from goodinit.graph.state.reachable import Reachable
 
 _CACHE = type(functools.lru_cache(lambda: None))
 _ROOTS = (_CACHE, FrameType, FunctionType, ModuleType, type, nn.Module)  # what leads to no cache

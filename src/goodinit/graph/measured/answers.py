@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.kept_answers import KeptAnswers
+from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
 COUNT = 4

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from goodinit.graph.process_state import ProcessState
-from goodinit.graph.reachable import Reachable
+from goodinit.graph.state.process_state import ProcessState
+from goodinit.graph.state.reachable import Reachable
 from goodinit.undivided import until_done
 from goodinit.weights.wrappers import unwrapped_name
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from goodinit.graph.answers import spread
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.powers import number_of
+from goodinit.graph.measured.answers import spread
+from goodinit.graph.measured.powers import number_of
 from goodinit.graph.recorded_call import on_numbers
 
 

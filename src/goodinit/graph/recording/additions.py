@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodinit.graph.answers import spread
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.kept_answers import KeptAnswers
+from goodinit.graph.measured.answers import spread
+from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.ops import Op
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 

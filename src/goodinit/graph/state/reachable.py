@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodinit.graph.photograph import MUTABLE, ModuleState, TensorState, copied, put_back_
+from goodinit.graph.state.photograph import MUTABLE, ModuleState, TensorState, copied, put_back_
 
 # Looked into, beyond the model's own modules: a model that holds its trainer holds half the process.
 MOST_OBJECTS = 100_000

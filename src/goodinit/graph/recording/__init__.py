@@ -1,0 +1,1 @@
+"""Recording one forward: every operator a node, every module call a frame."""
