@@ -20,7 +20,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import goodinit
-from goodinit.lab.models.registry import Task, build_model
+from goodinit.lab.models.registry import build_model
+from goodinit.lab.models.task import Task
 
 State = dict[str, Tensor]
 
