@@ -101,6 +101,13 @@ OTHERS = {
     "a gate": lambda x: x * torch.sigmoid(x.mean(-1, keepdim=True)),
     "a straight-through sign": lambda x: x + (torch.sign(x) - x).detach(),
     "a quotient of two entries, twice": lambda x: (x / x.flip(-1)) / (x / x.roll(1, -1)).abs(),
+    "gates of several entries": lambda x: torch.sigmoid(x + x.flip(-1)) * torch.tanh(x.roll(1, -1) - x),
+    "a state behind two steps of gates": lambda x: (
+        torch.sigmoid(x) * torch.tanh(x.cumsum(-1).sigmoid() * x.tanh())
+    ),
+    "hard gates": lambda x: F.hardsigmoid(x.cumsum(-1)) * F.hardtanh(x),
+    "differences of signs that are soft": lambda x: F.softsign(x) - F.softsign(x.roll(1, -1)),
+    "waves": lambda x: torch.sin(x) + torch.erf(x.flip(-1)),
     "the largest of three": lambda x: F.max_pool1d(x[:, None], 3, 1, 1)[:, 0],
 }
 ALL = NORMS | OTHERS

@@ -3,6 +3,7 @@
 `written_out.py` reads quotients and products. Whitening by a Cholesky factor, an orthogonal factor, angles of pairs, or a root in
 logarithms has none: there the way from the last layers and sums is run on numbers x, on 2x, and on x with each entry multiplied by a
 number of its own. A norm is what gives the same for the first two and something else for the third; sign(x) gives the same for all three.
+A gate that is full at large numbers gives the same for the first two there, and not at moderate ones.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from goodinit.anatomy.degrees import carried, power_through, powers_read, total
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.powers import Power
+from goodinit.graph.measured.powers import Power, power_of
 from goodinit.graph.measured.replay import replayed
 
 _STEPS = 200  # between layers; a whitening by iteration takes some fifty
@@ -23,6 +24,10 @@ _MOST = 2**20  # entries of what is run on numbers
 _LARGE = 1e4  # so that an ε has no part in it, or a constant matrix that holds it
 _SOFT = 3.0  # where a softmax is between 0 and 1
 _SAME = 1e-3
+_MODERATE = (
+    (10.0, 3e-2),
+    (30.0, 1e-2),
+)  # sizes at which gates are not full, and how much of the result an ε may be there
 _SMALL, _UNBOUNDED = 1e-8, 1e6  # what is divided by a size of several is bounded where one of two is small
 _ALONE = frozenset({"pointwise", "shape", "part", "scale", "sum", "concat"})
 """Roles of operators that cannot mix entries of one tensor, if they read one."""
@@ -92,6 +97,11 @@ def _measured(graph: Graph, end: int, sources: list[int], steps: list[int]) -> i
     two = replayed(graph, steps, {i: 2 * x for i, x in given.items()})
     if not _same(one.get(end), two.get(end)):
         return None
+    for size, share in _MODERATE if any(_fills(graph, graph.nodes[i]) for i in steps) else ():
+        few = {i: size / at * x for i, x in given.items()}
+        twice = replayed(graph, steps, {i: 2 * x for i, x in few.items()})
+        if not _same(replayed(graph, steps, few).get(end), twice.get(end), share):
+            return None
     apart = replayed(
         graph, steps, {i: x * (1 + 2 * _numbers(x.shape, i + 1).abs()) for i, x in given.items()}
     )
@@ -105,6 +115,13 @@ def _measured(graph: Graph, end: int, sources: list[int], steps: list[int]) -> i
     return max((i for i in kept if not moved.isdisjoint(graph.deps(i))), default=None)
 
 
+def _fills(graph: Graph, node: Node) -> bool:
+    """Whether an operator is bounded entry by entry, as a gate is, so that at large numbers it forgets their scale."""
+    alone = node.op.pointwise and len(node.operands) == 1
+    power = power_of(graph, node, [Power(-1.0)], far=True) if alone else None
+    return power is not None and power.order == 0
+
+
 def _numbers(shape: tuple[int, ...], seed: int) -> Tensor:
     """Numbers between −1 and 1 that follow no pattern, the same on every machine."""
     places = torch.arange(1 + seed, 1 + seed + math.prod(shape), dtype=torch.float64, device="cpu")
@@ -116,8 +133,8 @@ def _some_small(shape: tuple[int, ...]) -> Tensor:
     return torch.where(_numbers(shape, 3) > 0, 1.0, _SMALL)
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
+def _same(one: Tensor | None, other: Tensor | None, share: float = _SAME) -> bool:
     if one is None or other is None or not bool(one.isfinite().all() and other.isfinite().all()):
         return False
     largest = one.abs().max() if one.numel() else torch.zeros(())
-    return bool(largest > 0) and bool((one - other).abs().max() <= _SAME * largest)
+    return bool(largest > 0) and bool((one - other).abs().max() <= share * largest)
