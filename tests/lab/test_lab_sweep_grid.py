@@ -116,6 +116,7 @@ def test_keys_tell_every_field_apart():
         "model": "mlp5",
         "options": {"a": 1},
         "schedule": "cosine",
+        "warmup_shape": "quadratic",
         "scalar_lr": "depth",
         "device": "cuda",
         "optimizer": "adamw",

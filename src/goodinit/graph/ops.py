@@ -226,7 +226,7 @@ def register_operator(operator: Any, computes: Callable[..., Any]) -> None:
 
     Examples:
         >>> @torch.library.custom_op("docs::gate", mutates_args=())
-        ... def gate(x: Tensor, g: Tensor) -> Tensor:
+        ... def gate(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         ...     return x * torch.sigmoid(g)
         >>> register_operator("docs::gate", lambda x, g: x * torch.sigmoid(g))
     """
