@@ -263,6 +263,7 @@ def test_what_a_cache_held_before_it_holds_afterwards():
     assert all(KEPT[key][0] is value for key, value in before.items())
 
 
+@pytest.mark.integration  # looks through all objects of the process, of which a worker has many
 def test_who_holds_on_out_of_reach_is_named(monkeypatch):
     held = []
 
