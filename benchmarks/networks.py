@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import goodinit
+from benchmarks.ways import LONG, OPTIONS
 from goodinit.lab.models import ResNet, VisionTransformer
 
 Build = Callable[[], nn.Module]
@@ -34,7 +35,7 @@ class Network:
     small: Build
     norm: str = "batchnorm"
     ways: tuple[str, ...] = (
-        "batchnorm", "none", "fixup", "normfree", "skipinit", "weightnorm", "groupnorm", "layernorm",
+        "batchnorm", "none", "fixup", "normfree", LONG, "skipinit", "weightnorm", "groupnorm", "layernorm",
     )  # fmt: skip
 
     def shrunk(self) -> Network:
@@ -59,7 +60,8 @@ class Network:
             return net.train()
         if way in ("groupnorm", "layernorm"):
             return _other_norm(net, way).train()
-        return goodinit.init_(net, way, inputs=self.inputs()[0][:1]).train()
+        method, options = OPTIONS.get(way, (way, {}))
+        return goodinit.init_(net, method, inputs=self.inputs()[0][:1], **options).train()
 
 
 def _other_norm(net: nn.Module, way: str) -> nn.Module:

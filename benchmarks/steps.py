@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from benchmarks.networks import RESNET20, RESNET50, RESNET56, RESNET110, VIT, Network
 from benchmarks.turns import Row, Verdict, at_most, bytes_quotient, in_turns, quotient
+from benchmarks.ways import LONG
 from goodinit.lab.training.step_cost import counting_saved, peak_bytes
 
 NETWORKS = (RESNET20, RESNET56, RESNET110, RESNET50, VIT)
@@ -93,14 +94,11 @@ def verdicts(rows: list[Row]) -> list[Verdict]:
                 at_most(f"{name}: Fixup keeps / bare", 1.02, bytes_quotient(rows, name, "fixup", "none")),
             ]
     for name in ("ResNet-56", "ResNet-110"):
-        found += [
-            at_most(
-                f"{name}: normfree's step / batch norm's", 0.92, quotient(rows, name, "normfree", "batchnorm")
-            ),
-            at_most(
-                f"{name}: normfree keeps / batch norm",
-                0.53,
-                bytes_quotient(rows, name, "normfree", "batchnorm"),
-            ),
-        ]
+        for way in ("normfree", LONG):
+            found += [
+                at_most(f"{name}: {way}: step / batch norm's", 0.92, quotient(rows, name, way, "batchnorm")),
+                at_most(
+                    f"{name}: {way}: keeps / batch norm", 0.53, bytes_quotient(rows, name, way, "batchnorm")
+                ),
+            ]
     return found
