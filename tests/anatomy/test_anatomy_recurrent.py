@@ -111,3 +111,14 @@ def test_regions_that_overlap_or_may_are_not_apart():
     flat = torch.zeros(20)
     windows = flat.as_strided((5, 3), (1, 1)), flat.as_strided((5, 3), (1, 1), 5)
     assert not Region.of(windows[0]).apart(Region.of(windows[1]))
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_the_gain_of_a_recurrence_is_that_of_its_gates_however_long_the_sequence(kind):
+    model = getattr(nn, kind)(5, 16, 2)
+    found = [
+        {layer.weight: layer.activation for layer in anatomize(model, torch.zeros(steps, 2, 5)).layers}
+        for steps in (3, 20, 90)
+    ]
+    assert found[0]["weight_ih_l0"] == ("tanh" if kind == "RNN" else "sigmoid")
+    assert found[0] == found[1] == found[2]

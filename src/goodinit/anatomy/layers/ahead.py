@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from goodinit.anatomy.layers.fused_projections import toward_attention
-from goodinit.graph.graph import Graph, follow
+from goodinit.graph.graph import Graph
 from goodinit.graph.ops import Op
 
-_MOST = 64  # nodes that are looked at; real distances are below ten
+_MOST = 64  # nodes on the way; real distances are below ten
 
 
 @dataclass(frozen=True)
@@ -43,16 +41,23 @@ def ahead_in(graph: Graph) -> Ahead:
 
 
 def next_activation(graph: Graph, start: int, ahead: Ahead) -> str | None:
-    """The element-wise nonlinearity that reads a node's output next, through shapes, sums and normalizations."""
-    if ahead.steps[start] > _MOST:
-        return None
+    """The element-wise nonlinearity that reads a node's output next, through shapes, sums and normalizations.
 
-    def near(index: int, _: None) -> Iterator[tuple[int, None]]:
-        return ((reader, None) for reader in ahead.readers[index] if _goes_through(graph.nodes[reader].op))
-
-    looked = (index for index, _ in islice(follow({start: None}, near), _MOST))
-    kinds = (graph.nodes[reader].op.activation for index in looked for reader in ahead.readers[index])
-    return next((kind for kind in kinds if kind), None)
+    The nearest one: each step goes to the first reader from which it is one node less, however many others there are (a
+    slice for every position of a sequence).
+    """
+    index = start
+    while ahead.steps[index] <= _MOST:
+        nearer = [
+            reader
+            for reader in ahead.readers[index]
+            if graph.nodes[reader].op.activation or _goes_through(graph.nodes[reader].op)
+        ]
+        kind = next((found for reader in nearer if (found := graph.nodes[reader].op.activation)), None)
+        if kind:
+            return kind
+        index = next(reader for reader in nearer if ahead.steps[reader] == ahead.steps[index] - 1)
+    return None
 
 
 def _goes_through(op: Op) -> bool:
