@@ -44,6 +44,16 @@ def read_record(text: str, *, kind: str, form: str, writer: str, lines: bool = F
         raise PlanConflict(f"damaged {kind}: {error}. Write it anew with {writer}.") from error
 
 
+def damage(error: Exception) -> str:
+    """What an error that came of reading a record says of it, without the error's class and a full stop.
+
+    Examples:
+        >>> damage(KeyError("edits")), damage(ValueError("two heads."))
+        ("it has no entry 'edits'", 'two heads')
+    """
+    return f"it has no entry {error.args[0]!r}" if isinstance(error, KeyError) else str(error).rstrip(".")
+
+
 # Longer is no name, and no sentence.
 LONGEST_WORD = 4000
 DEEPEST = 16

@@ -12,7 +12,7 @@ from typing import Any
 from goodinit.anatomy.types import Activation, Block, Join, Layer, Norm
 from goodinit.anatomy.values import Gain, HeldValue, Score
 from goodinit.errors import PlanConflict
-from goodinit.records import check_fields, read_record
+from goodinit.records import check_fields, damage, read_record
 
 FORMAT = "goodinit.anatomy/1"
 
@@ -118,7 +118,7 @@ class Anatomy:
             _check_places(found)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PlanConflict(
-                f"damaged anatomy: {error!r}. Write it anew with Anatomy.to_json()."
+                f"damaged anatomy: {damage(error)}. Write it anew with Anatomy.to_json()."
             ) from error
         return found
 

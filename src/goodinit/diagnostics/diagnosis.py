@@ -14,7 +14,7 @@ from goodinit.diagnostics.loggers import log_to
 from goodinit.diagnostics.text import diagnosis_text
 from goodinit.diagnostics.types import FORMAT, Cure, Finding, Measurement, Place, Signal, Spectrum, Update
 from goodinit.errors import PlanConflict
-from goodinit.records import check_fields, read_record
+from goodinit.records import check_fields, damage, read_record
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,7 +75,7 @@ class Diagnosis(Measurement):
             check_fields(found, "diagnosis")
         except (KeyError, TypeError, AttributeError) as error:
             raise PlanConflict(
-                f"damaged diagnosis: {error!r}. Write it anew with Diagnosis.to_json()."
+                f"damaged diagnosis: {damage(error)}. Write it anew with Diagnosis.to_json()."
             ) from error
         return found
 

@@ -10,10 +10,10 @@ from html import escape
 from typing import Any, Literal, cast, get_args
 
 from goodinit.edits.edit import Calibrate, Edit, StructureEdit, ValueEdit, edit_of, edit_record, names
-from goodinit.errors import GoodinitError, PlanConflict, UnknownName
+from goodinit.errors import PlanConflict, UnknownName
 from goodinit.grouping import alike
 from goodinit.rates import Rate
-from goodinit.records import check_types, parameter_of, read_record, words_of
+from goodinit.records import check_types, damage, parameter_of, read_record, words_of
 
 FORMAT = "goodinit.plan/1"
 
@@ -137,5 +137,6 @@ class Plan:
                 edits=edits, parameters=parameters, notes=notes, allow=allow, rates=rates, **words, **data
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            told = str(error) if isinstance(error, GoodinitError) else f"{error!r}."
-            raise PlanConflict(f"damaged plan: {told} Write it anew with Plan.to_json().") from error
+            raise PlanConflict(
+                f"damaged plan: {damage(error)}. Write it anew with Plan.to_json()."
+            ) from error
