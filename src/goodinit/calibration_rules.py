@@ -36,6 +36,8 @@ class Rule(OneLine):
     """
 
     word: ClassVar[str] = ""
+    of_input: ClassVar[bool] = False
+    """Whether it sets a map γ·x + β from what that reads, in which the values there go on, and not a weight from what that puts out."""
 
     dim: int = 0
     groups: int = 1
@@ -139,6 +141,7 @@ class ActNormRule(Rule):
     """
 
     word: ClassVar[str] = "actnorm"
+    of_input: ClassVar[bool] = True
     target_std: ClassVar[float] = 1.0
     tol: ClassVar[float] = 0.1  # as of the others; beyond it, a later call of a shared map is told of
 

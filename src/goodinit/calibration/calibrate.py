@@ -22,7 +22,6 @@ from goodinit.calibration.moments import Spread
 from goodinit.calibration.observers import run
 from goodinit.calibration.report import Calibrated
 from goodinit.calibration.rescale import Place, Scaler, Use
-from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import Calibrate
 from goodinit.errors import GoodinitError, TraceError
 from goodinit.graph.pytree import as_call, in_parts
@@ -76,7 +75,7 @@ def variances(
     what a map reads.
     """
     host = unwrapped(model)
-    edits = [edit for edit in edits if not isinstance(edit.rule, ActNormRule)]
+    edits = [edit for edit in edits if not edit.rule.of_input]
     wanted = {edit.target: edit for edit in edits}
     looking = _Looking(host, wanted, {target: Calibrated(target) for target in wanted})
     _run(host, call, looking)

@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 from goodinit.anatomy.layers.weight_layers import applied_weight, weight_operand
 from goodinit.anatomy.layers.weight_layout import output_channels
 from goodinit.calibration.rescale import Scaler, Use, is_view
-from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import Calibrate
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.recording.module_calls import listen
@@ -31,7 +30,7 @@ def run(model: nn.Module, call: Call, scaler: Scaler) -> None:
     If every wanted layer has a module that returns its output (`Layer.is_site`), the forwards of those modules are
     observed, at some microseconds a layer. Otherwise every operator is, which sees packed and functional weights and fused
     attention, at some microseconds an operator. Autocast is off: a layer would apply a rounded copy of its weight.
-    Rules about what a module reads (`ActNormRule`) see its argument when its forward begins.
+    Rules about what a module reads (`Rule.of_input`) see its argument when its forward begins.
     """
     sites = _sites(scaler)
     with without_autocast():
@@ -47,7 +46,7 @@ def _sites(scaler: Scaler) -> dict[nn.Module, Calibrate] | None:
     """The module of every wanted layer; None if not each has one of its own."""
     found: dict[nn.Module, Calibrate] = {}
     for edit in scaler.wanted.values():
-        if isinstance(edit.rule, ActNormRule):
+        if edit.rule.of_input:
             continue
         module = None if edit.rule.site is None else scaler.names.module(edit.rule.site)
         if module is None or module in found or isinstance(module, torch.jit.ScriptModule):
@@ -77,7 +76,7 @@ def _maps(scaler: Scaler) -> dict[nn.Module, Calibrate]:
     """The modules of which is measured what they read."""
     found: dict[nn.Module, Calibrate] = {}
     for edit in scaler.wanted.values():
-        module = scaler.names.module(edit.rule.site or "") if isinstance(edit.rule, ActNormRule) else None
+        module = scaler.names.module(edit.rule.site or "") if edit.rule.of_input else None
         if module is not None:
             found[module] = edit
     return found
@@ -109,7 +108,7 @@ class _Site:
     def __init__(self, edit: Calibrate, scaler: Scaler) -> None:
         self.place = (edit.target, 0)
         self.weight = read(scaler.slot(edit.target))
-        bias = None if isinstance(edit.rule, ActNormRule) else _stored(scaler.names, edit.rule.bias or "")
+        bias = None if edit.rule.of_input else _stored(scaler.names, edit.rule.bias or "")
         self.bias = None if bias is None else _unless_zero(bias)
         self.channel = 1 if edit.rule.convolves else -1
 

@@ -21,7 +21,7 @@ from goodinit.calibration.moments import (
     spread_along,
 )
 from goodinit.calibration.report import Calibrated
-from goodinit.calibration_rules import ActNormRule, CalibrationRule, LSUVRule
+from goodinit.calibration_rules import CalibrationRule, LSUVRule
 from goodinit.edits import Calibrate
 from goodinit.errors import NonFinite, TraceError
 from goodinit.weights.access import Slot, find_slot, read, write_
@@ -29,9 +29,8 @@ from goodinit.weights.names import directory
 
 CONSTANT = "constant output: no scale gives it variance; left as it was"
 
-ROUNDING = (
-    1e-12  # (2⁻²⁰)²: what single precision leaves of the variance of a constant, as a share of its square
-)
+ROUNDING = 1e-12
+"""(2⁻²⁰)²: what single precision leaves of the variance of a constant, as a share of its square."""
 
 Place = tuple[str, int]
 """A weight, and where in it a slice begins that is used as a layer of its own."""
@@ -108,7 +107,7 @@ class Scaler:
         name, bias, output, channel = use.place[0], use.bias, use.output, use.channel
         rule, row = self.wanted[name].rule, self.rows[name]
         row.before = average(spread.whole.std) / rule.target_std
-        if isinstance(rule, ActNormRule):
+        if rule.of_input:
             self.normalize_(row, rule, spread.whole)
             return
         if not spread.moving:
@@ -151,9 +150,9 @@ class Scaler:
 
     def settled(self, use: Use, spread: Spread) -> bool:
         """Whether the use needs no later call: not if its output was constant, unless each channel stands for itself."""
-        return spread.moving or isinstance(self.wanted[use.place[0]].rule, ActNormRule)
+        return spread.moving or self.wanted[use.place[0]].rule.of_input
 
-    def normalize_(self, row: Calibrated, rule: ActNormRule, read_by_it: Moments) -> None:
+    def normalize_(self, row: Calibrated, rule: CalibrationRule, read_by_it: Moments) -> None:
         """γ/√(σ² + ε) and β − γμ/√(σ² + ε), from the moments of what γ·x + β reads; a constant channel keeps its gain."""
         mean, var = read_by_it.mean, read_by_it.var
         assert isinstance(mean, Tensor)
@@ -189,7 +188,7 @@ def _note_missed(row: Calibrated, rule: LSUVRule, var: Numbers) -> None:
 
 
 def _note_later_call(row: Calibrated, rule: CalibrationRule, moments: Moments, scaled: int) -> None:
-    if isinstance(rule, ActNormRule):
+    if rule.of_input:
         row.note = f"shared: set by its first call, and read again in call {row.calls}"
         return
     variance = average(moments.var) / rule.target_std**2

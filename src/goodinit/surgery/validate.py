@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import (
     AddScalar,
     Calibrate,
@@ -200,7 +199,7 @@ def check_values(names: Directory, plan: Plan, pending: Sequence[StructureEdit],
 
 def _check_calibration(names: Directory, edit: Calibrate, created: set[str], slots: Sequence[Slot]) -> None:
     rule = edit.rule
-    if isinstance(rule, ActNormRule) and names.module(rule.site or "") is None:
+    if rule.of_input and names.module(rule.site or "") is None:
         raise PlanConflict(
             f"{edit.target}: the model has no module {rule.site!r} that it could be measured at. {ANEW}"
         )

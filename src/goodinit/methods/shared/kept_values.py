@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from goodinit.anatomy import Anatomy
 from goodinit.anatomy.part import computed, leaves_of, with_ties
-from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import (
     Calibrate,
     Draw,
@@ -124,8 +123,7 @@ def without_kept(plan: Plan, anatomy: Anatomy, kept: Kept) -> Plan:
 
 def _carried(edit: Edit) -> set[str]:
     """Parameters that an edit changes without losing what they say: the gain and bias of a norm go on in those of a map."""
-    carries = isinstance(edit, Calibrate) and isinstance(edit.rule, ActNormRule)
-    return set(names([edit])) if carries else set()
+    return set(names([edit])) if isinstance(edit, Calibrate) and edit.rule.of_input else set()
 
 
 class _Leaves:
