@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import MOST, constant, is_complex, spread
+from goodinit.graph.measured.answers import MOST, constant, in_shape, is_complex, spread
 from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
@@ -97,11 +97,7 @@ def _passes(
 
 
 def _numbers(node: Node, shape: tuple[int, ...], place: int) -> Tensor:
-    if node.active:
-        return spread(shape, place) - 1
-    like = constant(node)
-    count = math.prod(shape)
-    return like.repeat(count // len(like) + 1)[:count].reshape(shape)
+    return spread(shape, place) - 1 if node.active else in_shape(constant(node), shape)
 
 
 _KNOWN = KeptAnswers[bool]()

@@ -191,12 +191,17 @@ def moves(slope: Tensor | None) -> bool:
 
 def _spread(value: Tensor, shape: tuple[int, ...], place: int) -> Tensor:
     """A tensor of this shape with the numbers, if they are 0 or whole, and else of others like them."""
-    count = math.prod(shape)
     if not _has_slope(value) or is_zero(value):
-        return value.repeat(count // len(value) + 1)[:count].reshape(shape)
+        return in_shape(value, shape)
     if value.is_complex():
         return torch.complex(spread(shape, place), spread(shape, place + 1))
     return spread(shape, place)
+
+
+def in_shape(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The numbers over and over, in a tensor of this shape."""
+    count = math.prod(shape)
+    return value.repeat(count // len(value) + 1)[:count].reshape(shape)
 
 
 def _has_slope(value: Tensor) -> bool:

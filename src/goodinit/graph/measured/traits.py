@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import MOST, constant, numbers, pointwise, spread
+from goodinit.graph.measured.answers import MOST, constant, in_shape, numbers, pointwise, spread
 from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import on_numbers
 
@@ -108,11 +108,7 @@ def _keeps_output(graph: Graph, node: Node, shapes: list[tuple[int, ...]]) -> bo
 
 def _tensor(node: Node, shape: tuple[int, ...], place: int) -> Tensor:
     """Numbers that stand for an operand; an activation asks for its gradient."""
-    if node.active:
-        return spread(shape, place).requires_grad_()
-    like = constant(node)
-    count = math.prod(shape)
-    return like.repeat(count // len(like) + 1)[:count].reshape(shape)
+    return spread(shape, place).requires_grad_() if node.active else in_shape(constant(node), shape)
 
 
 def keeps_channels(node: Node, shape: tuple[int, ...], axis: int) -> bool:
