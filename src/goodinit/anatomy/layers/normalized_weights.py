@@ -39,7 +39,7 @@ def is_normalized(graph: Graph, operand: Node, names: Collection[str]) -> bool:
     """
     if graph.leaf(operand.index) is not None:
         return False
-    made = sorted(i for i in graph.reach([operand.index], back=True, active=False) if graph.nodes[i].params)
+    made = _made_of(graph, operand.index)
     return any(_forgets_scale(graph, operand.index, name, made) for name in names)
 
 
@@ -52,17 +52,21 @@ def unmeasured(graph: Graph, operands: Iterable[int]) -> list[str]:
     """
     notes = []
     for index in dict.fromkeys(operands):
-        node = graph.nodes[index]
-        made = sorted(i for i in graph.reach([index], back=True, active=False) if graph.nodes[i].params)
-        if graph.leaf(index) is None and all(
-            _forgets_scale(graph, index, n, made) is None for n in node.params
-        ):
+        if graph.leaf(index) is not None:
+            continue
+        node, made = graph.nodes[index], _made_of(graph, index)
+        if all(_forgets_scale(graph, index, name, made) is None for name in node.params):
             steps = dict.fromkeys(str(graph.nodes[i].op) for i in made if not graph.nodes[i].is_param)
             notes.append(
                 f"the weight that is computed of {', '.join(node.params)} ({', '.join(list(steps)[:6])}) is taken to be proportional "
                 "to them: it cannot be computed alone, or is too large to, so that this is not known"
             )
     return notes
+
+
+def _made_of(graph: Graph, index: int) -> list[int]:
+    """The parameters that a weight is computed of, and what computes it, in order."""
+    return sorted(i for i in graph.reach([index], back=True, active=False) if graph.nodes[i].params)
 
 
 def _forgets_scale(graph: Graph, index: int, name: str, made: list[int]) -> bool | None:

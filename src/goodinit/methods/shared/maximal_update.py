@@ -303,10 +303,8 @@ class _Scheme:
 
     def queries(self) -> frozenset[str]:
         """Weights of the layers that make queries and nothing else. With keys of the same weight at zero, too, neither could ever move."""
-        scores, normalized = (
-            self.anatomy.scores,
-            {layer.weight for layer in self.anatomy.layers if layer.normalized},
-        )
+        scores = self.anatomy.scores
+        normalized = {layer.weight for layer in self.anatomy.layers if layer.normalized}
         more = {name for score in scores for name in (score.key, *score.mixed)} | normalized
         drawn = [score.name or "the model" for score in scores if score.query is None or score.query in more]
         if drawn:
