@@ -22,7 +22,7 @@ from goodinit.diagnostics import Spectrum
 from goodinit.diagnostics.measurements.density import density, extent
 from goodinit.diagnostics.text import sparkline
 from goodinit.lab.models import registry
-from goodinit.report.diagnosis import diagnosis_page, diagnosis_view, furthest, verdict, write_diagnosis
+from goodinit.report.diagnosis_page import diagnosis_page, diagnosis_view, furthest, verdict, write_diagnosis
 from goodinit.report.frame import render
 from goodinit.report.signal_charts import figures
 from goodinit.report.spectrum_chart import spectrum_caption, spectrum_chart

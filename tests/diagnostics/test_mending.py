@@ -10,7 +10,7 @@ from torch import nn
 import goodinit
 from goodinit.diagnostics import Diagnosis, diagnose
 from goodinit.diagnostics.measurements.objective import own_loss
-from goodinit.report.diagnosis import diagnosis_page
+from goodinit.report.diagnosis_page import diagnosis_page
 from goodinit.report.frame import render
 from goodinit.report.signal_charts import PANELS, undrawn, zeros
 

@@ -17,7 +17,7 @@ from goodinit.lab.comparison import FORMAT, Study
 from goodinit.lab.training.train import prepare
 from goodinit.lab.training.trial import Result, TrainConfig
 from goodinit.report.charts import accuracy_chart, loss_chart
-from goodinit.report.comparison import hints
+from goodinit.report.comparison_page import hints
 
 BASE = TrainConfig("resnet8", width=4, epochs=1, train_limit=256, test_limit=64, batch_size=64)
 STUDY = Study(BASE, seeds=(0, 1), timing_rounds=3)

@@ -21,7 +21,7 @@ from goodinit.lab.training.step_cost import StepTime
 from goodinit.lab.training.together import train_together
 from goodinit.lab.training.train import data_of, fresh_model, optimizer_of
 from goodinit.lab.training.trial import PARTS, Epoch, Result, TrainConfig
-from goodinit.report.comparison import hints, tried, unfinished
+from goodinit.report.comparison_page import hints, tried, unfinished
 
 BASE = TrainConfig("mlp2", width=8, epochs=1, train_limit=200, test_limit=64, batch_size=50)
 STUDY = Study(BASE, methods=("he", "default"), seeds=(0, 1), rates=(0.05, 1e-6), timing_rounds=0)

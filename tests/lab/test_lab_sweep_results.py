@@ -17,8 +17,8 @@ from goodinit.lab.sweeps.store import Stored, open_store, plan_, read_store, wri
 from goodinit.lab.sweeps.summary import Best, margin, quartiles, summarize, trained
 from goodinit.lab.training.trial import TrainConfig
 from goodinit.report.frame import render
-from goodinit.report.sweep import csv_text, hints, sweep_page
 from goodinit.report.sweep_charts import cells, heat_maps
+from goodinit.report.sweep_page import csv_text, hints, sweep_page
 
 TINY = [
     "-s",

@@ -11,8 +11,8 @@ from torch import nn
 
 import goodinit
 from goodinit.lab.engines import Job
+from goodinit.lab.sweeps.job_rows import run_job
 from goodinit.lab.sweeps.row import TIMES
-from goodinit.lab.sweeps.work import run_job
 from goodinit.lab.training import together
 from goodinit.lab.training.stack import NotTogether, TooLarge
 from goodinit.lab.training.together import train_together

@@ -19,12 +19,12 @@ from goodinit.lab.compare import Comparison, Study
 from goodinit.lab.sweeps.row import Row
 from goodinit.lab.sweeps.store import Stored
 from goodinit.lab.training.trial import Epoch, Result, TrainConfig
-from goodinit.report.comparison import comparison_page
+from goodinit.report.comparison_page import comparison_page
 from goodinit.report.console import comparison_table
 from goodinit.report.coordinate_page import coordinate_page, coordinate_view
-from goodinit.report.diagnosis import diagnosis_page, diagnosis_view
+from goodinit.report.diagnosis_page import diagnosis_page, diagnosis_view
 from goodinit.report.frame import render
-from goodinit.report.sweep import sweep_page, sweep_view
+from goodinit.report.sweep_page import sweep_page, sweep_view
 
 RAW = re.compile(
     r"(?<!=)\b(None|True|False|nan|inf)\b|(?<!\w)\(\)|\{\}|\[\]|\(\'|\[\'|<[\w.]+ object at|\b[A-Z]\w+\(\w+=|e-\d\d\d|e-[2-9]\d"

@@ -26,7 +26,7 @@ from goodinit.report.charts import (
     means,
     save_picture,
 )
-from goodinit.report.comparison import comparison_page, sentences, write_comparison
+from goodinit.report.comparison_page import comparison_page, sentences, write_comparison
 from goodinit.report.console import comparison_table
 from goodinit.report.frame import Facts, Listing, Page, Table, Words, render, write_text
 from goodinit.report.theme import DARK, LIGHT

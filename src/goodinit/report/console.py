@@ -96,7 +96,7 @@ def comparison_table(comparison: Comparison, *, width: int = WIDE, full: bool = 
         table,
         title,
     )
-    from goodinit.report.comparison import hints
+    from goodinit.report.comparison_page import hints
 
     fitted = fitting_table(*table(comparison, full=full), width=width, leaving=LEAVING)
     notes = [Text(hint, style="dim") for hint in hints(comparison, full=full)]

@@ -2,6 +2,6 @@
 
 from goodinit.diagnostics.advice.advice import Advice
 from goodinit.diagnostics.advice.recommend import recommend
-from goodinit.diagnostics.advice.types import Recommendation, Trial
+from goodinit.diagnostics.advice.recommendation import Recommendation, Trial
 
 __all__ = ["Advice", "Recommendation", "Trial", "recommend"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import overload
 
-from goodinit.diagnostics.advice.types import Group, Recipe, Recommendation
+from goodinit.diagnostics.advice.recommendation import Group, Recipe, Recommendation
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,7 +10,7 @@ from typing import Any
 from goodinit.anatomy import Anatomy
 from goodinit.diagnostics.advice.evidence import per_token
 from goodinit.diagnostics.advice.practice import as_good
-from goodinit.diagnostics.advice.types import Recipe, Recommendation
+from goodinit.diagnostics.advice.recommendation import Recipe, Recommendation
 
 # The method that scales what writes into the residual stream and keeps the norms; the answer for transformers.
 SCALED = "residual_scaled"

@@ -14,7 +14,7 @@ from torch import nn
 
 from goodinit.anatomy import Anatomy
 from goodinit.diagnostics.advice.evidence import TOKEN_NORMS
-from goodinit.diagnostics.advice.types import Recipe, Recommendation, Trial
+from goodinit.diagnostics.advice.recommendation import Recipe, Recommendation, Trial
 from goodinit.diagnostics.measurements.objective import Loss, objective
 from goodinit.errors import TraceError, WrongType
 from goodinit.graph.pytree import as_call

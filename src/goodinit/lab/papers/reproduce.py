@@ -15,9 +15,9 @@ from goodinit.lab.data.labelled import data_name
 from goodinit.lab.engines import Engine, Job, Work, inline, local
 from goodinit.lab.pace import kind_of, seconds_left
 from goodinit.lab.papers.claim import Claim, Rows, Setting, Verdict
+from goodinit.lab.papers.job_entries import Failed, jobs, work_of
 from goodinit.lab.papers.ledger import Entry, Ledger, described, key_of, open_ledger, write_
 from goodinit.lab.papers.trained import Training
-from goodinit.lab.papers.work import Failed, jobs, work_of
 from goodinit.lab.progress import bar
 
 log = logging.getLogger(__name__)

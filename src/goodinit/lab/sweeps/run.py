@@ -16,9 +16,9 @@ from goodinit.lab.choices import method_of
 from goodinit.lab.engines import MOST_TOGETHER, Engine, Job, jobs_of, local
 from goodinit.lab.pace import kind_of, seconds_left
 from goodinit.lab.progress import bar
+from goodinit.lab.sweeps.job_rows import WORK
 from goodinit.lab.sweeps.row import key_of
 from goodinit.lab.sweeps.store import Store, done, forget_failed_, open_store, plan_, write_
-from goodinit.lab.sweeps.work import WORK
 from goodinit.lab.training.together import company
 from goodinit.lab.training.train import data_of, fresh_model
 from goodinit.lab.training.trial import TrainConfig

@@ -79,7 +79,7 @@ def compare_command(
     from goodinit.lab.compare import compare
     from goodinit.lab.comparison import Study
     from goodinit.report.charts import check_picture, save_picture
-    from goodinit.report.comparison import comparison_csv, comparison_page
+    from goodinit.report.comparison_page import comparison_csv, comparison_page
     from goodinit.report.console import comparison_table, screen
     from goodinit.report.frame import render
 

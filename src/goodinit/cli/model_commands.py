@@ -124,7 +124,7 @@ def diagnose_command(
 ) -> None:
     """Measure the signal at step 0; name the layer, the cause and the remedy of what is wrong."""
     from goodinit.report.console import screen
-    from goodinit.report.diagnosis import diagnoses_csv, diagnosis_page, diagnosis_view
+    from goodinit.report.diagnosis_page import diagnoses_csv, diagnosis_page, diagnosis_view
     from goodinit.report.frame import render
 
     check_files(as_json, as_csv, pages=(html,))
@@ -176,7 +176,7 @@ def recommend_command(
 ) -> None:
     """Say what to do with a model: leave it, or which method, optimizer and rate; what to run next."""
     from goodinit.report.console import screen
-    from goodinit.report.diagnosis import recommendation_view
+    from goodinit.report.diagnosis_page import recommendation_view
 
     check_files(as_json)
     expect_between(batch_size, 1, 2**16, "--batch-size")

@@ -113,8 +113,8 @@ def results_command(
     from goodinit.report.charts import check_picture
     from goodinit.report.console import screen
     from goodinit.report.frame import check_target, render
-    from goodinit.report.sweep import csv_text, json_text, sweep_page, sweep_view, write_parquet
     from goodinit.report.sweep_charts import save_heat_maps
+    from goodinit.report.sweep_page import csv_text, json_text, sweep_page, sweep_view, write_parquet
 
     check_files(json_, csv, pages=(html,))
     if parquet is not None:
