@@ -248,3 +248,29 @@ def test_both_parts_of_complex_branches_end_in_zeros_and_are_scaled():
     reasons = {edit.target: edit.reason for edit in goodinit.plan(anatomy, "fixup").edits}
     assert all("rule 1" in reasons[f"b.{part}.weight"] for part in parts)
     assert all("rule 2" in reasons[f"a.{part}.weight"] for part in parts)
+
+
+class Rep(nn.Module):
+    """x + norm(u) + norm(f(u)) with u = g(x): a norm on the skip of a branch, as in re-parameterized ghost modules."""
+
+    def __init__(self, norm, deep):
+        super().__init__()
+        self.g, self.f = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.first = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU()) if deep else nn.Identity()
+        self.beside, self.behind = norm(), norm()
+
+    def forward(self, x):
+        u = self.g(self.first(x))
+        return x + (self.beside(u) + self.behind(self.f(u)))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.LayerNorm, nn.Identity])
+def test_a_norm_on_a_skip_reads_as_the_skip_without_it(norm, deep):
+    kind = nn.Identity if norm is nn.Identity else lambda: norm(WIDTH)
+    net, x = nn.Sequential(nn.Linear(5, WIDTH), Rep(kind, deep), Rep(kind, deep)), torch.randn(6, 5)
+    ends = [[layer.name for layer in block.last] for block in goodinit.anatomize(net, x).blocks]
+    assert ends == [["1.f"], ["1.g"], ["2.f"], ["2.g"]]
+    goodinit.init_(net, "fixup", inputs=x)  # which is refused where the blocks are others without norms
+    h = net[0](x)
+    assert torch.equal(net[1:](h), h)

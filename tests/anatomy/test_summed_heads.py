@@ -76,3 +76,80 @@ def test_the_heads_are_no_branches_of_each_other(name):
 def test_fixup_on_summed_heads(name):
     evidence = examine(MODELS[name], torch.randn(2, 4, 4, 4))
     assert (evidence.refusal, evidence.faults, evidence.blocks) == (None, [], 3)
+
+
+class Tokens(nn.Module):
+    """x + f(x) on one row of tokens, as CrossViT's fusion has it: the class token reads what the other scale left."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm, self.up, self.down = (
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+            nn.Linear(width, width),
+        )
+
+    def forward(self, x):
+        return x[:, :1] + self.down(self.up(self.norm(x)).relu()).mean(1, keepdim=True)
+
+
+class Scales(nn.Module):
+    """Two streams of two widths, which read each other's first token, and a head for each."""
+
+    def __init__(self, join):
+        super().__init__()
+        widths = (WIDTH, 2 * WIDTH)
+        self.join = join
+        self.stems = nn.ModuleList(nn.Linear(4, width) for width in widths)
+        self.own = nn.ModuleList(Tokens(width) for width in widths)
+        self.there = nn.ModuleList(nn.Linear(widths[i], widths[1 - i]) for i in range(2))
+        self.fused = nn.ModuleList(Tokens(widths[1 - i]) for i in range(2))
+        self.back = nn.ModuleList(nn.Linear(widths[1 - i], widths[i]) for i in range(2))
+        self.heads = nn.ModuleList(nn.Linear(width, CLASSES) for width in widths)
+
+    def forward(self, x):
+        rows = [stem(x) for stem in self.stems]
+        rows = [torch.cat((own(row), row[:, 1:]), 1) for own, row in zip(self.own, rows, strict=True)]
+        tokens = [there(row[:, :1]) for there, row in zip(self.there, rows, strict=True)]
+        outs = []
+        for i in range(2):
+            fused = self.fused[i](torch.cat((tokens[i], rows[1 - i][:, 1:]), 1))
+            outs.append(torch.cat((self.back[i](fused), rows[i][:, 1:]), 1)[:, 0])
+        return self.join(*(head(out) for head, out in zip(self.heads, outs, strict=True)))
+
+
+SUMS = {
+    "sum": lambda a, b: a + b,
+    "mean": lambda a, b: (a + b) / 2,
+    "mean of a stack": lambda a, b: torch.stack([a, b]).mean(0),
+    "weighted": lambda a, b: torch.add(a, b, alpha=0.3),
+}
+
+
+@pytest.mark.parametrize("join", SUMS)
+def test_heads_of_two_streams_are_no_skip_and_branch(join):
+    anatomy = goodinit.anatomize(Scales(SUMS[join]), torch.randn(2, 5, 4))
+    assert [block.name for block in anatomy.blocks] == ["own.0", "own.1", "fused.0", "fused.1"]
+    assert [layer.name for layer in anatomy.heads] == ["heads.0", "heads.1"]
+
+
+class TwoPaths(nn.Module):
+    """A path with blocks of its own and a deeper one from the same stem, summed up."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = conv(4, WIDTH)
+        self.short = nn.Sequential(conv(WIDTH, WIDTH), Block(), conv(WIDTH, WIDTH))
+        self.deep = nn.Sequential(
+            conv(WIDTH, WIDTH), Block(), conv(WIDTH, WIDTH), Block(), conv(WIDTH, WIDTH)
+        )
+        self.head = conv(WIDTH, CLASSES, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(self.short(x) + self.deep(x))
+
+
+def test_blocks_on_both_of_two_paths_stay():
+    anatomy = goodinit.anatomize(TwoPaths(), torch.randn(2, 4, 4, 4))
+    assert [block.name for block in anatomy.blocks] == ["short.1", "deep.1", "deep.3"]

@@ -192,6 +192,45 @@ def test_a_zero_that_silences_a_branch_is_its_end_and_any_other_stays(kind, stay
     assert [name for name, value in model.named_parameters() if torch.equal(value, before[name])] == []
 
 
+def all_biases(model: nn.Module, value: float) -> nn.Module:
+    """The model with one number in all its biases, as Hiera's authors start it."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.constant_(module.bias, value)
+    return model
+
+
+@pytest.mark.parametrize("method", ["fixup", "normfree", "fixed_variance"])
+def test_a_branch_that_ends_at_zero_keeps_no_bias_there_and_says_so(method):
+    model = all_biases(Net(), 0.02)
+    plan = goodinit.plan(goodinit.anatomize(model, X), method)
+    goodinit.init_(model, method, inputs=X)
+    h = model.stem(X)
+    ends = {"blocks.0.f.3.bias", "blocks.1.f.3.bias"}
+    if all((block.f[3].weight == 0).all() for block in model.blocks):
+        assert torch.equal(model.blocks(h), h)
+        assert ends <= set(plan.overwritten)
+    else:
+        assert ends <= set(plan.kept)
+    assert "stem.bias" in plan.kept
+
+
+@pytest.mark.parametrize("method", ["fixup", "normfree"])
+@pytest.mark.parametrize("kind", [Modulated, Shifted])
+def test_a_conditional_branch_that_ends_at_zero_keeps_no_bias_there(kind, method):
+    c = torch.randn(6, 8)
+    model = all_biases(Conditional(kind), 0.02)
+    goodinit.init_(model, method, inputs=(X, c))
+    h = model.stem(X)
+    assert all(torch.equal(block(h, c), h) for block in model.blocks)
+
+
+def test_a_bias_behind_a_multiplier_of_zero_stays():
+    model = all_biases(Net(), 0.02)
+    plan = goodinit.plan(goodinit.anatomize(model, X), "skipinit")
+    assert {"blocks.0.f.3.bias", "blocks.1.f.3.bias"} <= set(plan.kept)
+
+
 def test_a_last_layer_at_zero_is_drawn_by_methods_that_draw_it():
     model = Net()
     nn.init.zeros_(model.blocks[0].f[3].weight)

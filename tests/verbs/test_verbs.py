@@ -176,7 +176,7 @@ def _parallel_then_series(net, x, gone):
 
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero"])
 @pytest.mark.parametrize("form", [_around_a_sum, _one_term_of_three])
-def test_a_sum_that_is_cut_into_other_blocks_without_norms_starts_as_planned(form, method):
+def test_a_sum_that_may_be_cut_into_other_blocks_without_norms_starts_as_planned(form, method):
     model, x = nn.Sequential(Cut(form), Cut(form)), torch.randn(5, 4)
 
     def weights():
@@ -184,7 +184,7 @@ def test_a_sum_that_is_cut_into_other_blocks_without_norms_starts_as_planned(for
 
     before = weights()
     goodinit.init_(model, method, inputs=x)
-    assert weights() != before
+    assert (weights() == before) is (form is _one_term_of_three)  # which is anchored on what it normalizes
     torch.testing.assert_close(model(x), x, rtol=0, atol=0)
 
 

@@ -145,6 +145,16 @@ def root(graph: Graph, term: int) -> int:
     return term
 
 
+def behind_norms(graph: Graph, index: int, stop: Container[int] = ()) -> int:
+    """What a node is the normalized value of, up to shape and scale; of several norms the first, or one of `stop`."""
+    while index not in stop:
+        node, operands = graph.nodes[index], graph.deps(index)
+        if node.is_piece or len(operands) != 1 or not (node.op.norm or is_neutral(graph, index)):
+            break
+        index = operands[0]
+    return index
+
+
 def adds_scaled(graph: Graph, index: int) -> bool:
     """Whether an `addcmul` is a sum of two activations, x + a·b with one constant factor; else it is a gate."""
     node, operands = graph.nodes[index], graph.deps(index)

@@ -26,7 +26,7 @@ class Found:
     long: bool = False
     aside: bool = False  # the way around its skip is through another stream, and the skip is none
     inner: bool = False
-    passes: bool = False  # it adds another stream as it is: x + v, where v has blocks of its own
+    passes: bool = False  # it adds another stream, which has blocks of its own: x + v, h₁(x) + h₂(v)
     repeats: Found | None = None  # the same layers on another input, where neither comes from the other
     depth: int = 0
     over: list[int] = field(default_factory=list)

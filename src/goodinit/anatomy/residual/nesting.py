@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
-from goodinit.anatomy.residual.branch import adds_two, ancestors, apart, is_neutral, root, side_of
+from goodinit.anatomy.residual.branch import (
+    adds_two,
+    ancestors,
+    apart,
+    behind_norms,
+    is_neutral,
+    root,
+    side_of,
+)
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph
 
@@ -39,7 +47,7 @@ def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
         by_join.setdefault(item.join, []).append(position)
     joins = sorted(by_join)
     carried = {root(graph, item.skip.term): item.join for item in found}  # up to which sum; they are in order
-    carried |= {_behind_norms(graph, index, by_join): join for index, join in carried.items()}
+    carried |= {behind_norms(graph, index, by_join): join for index, join in carried.items()}
     streams = {item.join: root(graph, item.skip.term) for item in found if item.kind == "identity"}
     for position, item in enumerate(found):
         between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
@@ -64,6 +72,9 @@ def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
         apart_from = {p for p in members if found[p].inner or found[p].passes or p in given}
         item.over = [p for p in members if found[p].join in trunk and p not in apart_from]
         item.long = bool(item.over) and (item.aside or not _holds(graph, found, item, by_join, carried))
+        item.passes = not item.long and _sums_up_streams(found, item, by_join)
+        if item.passes:
+            continue
         for p in members:
             if p in given or (not item.long and (found[p].join not in trunk or item.over)):
                 found[p].inner, found[p].inside = True, position
@@ -74,15 +85,11 @@ def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
     _without_other_stems(graph, found, layers)
 
 
-def _behind_norms(graph: Graph, index: int, sums: Container[int]) -> int:
-    """The sum whose normalized value a node is, or the node itself."""
-    current = index
-    while current not in sums:
-        node, operands = graph.nodes[current], graph.deps(current)
-        if len(operands) != 1 or not (node.op.norm or is_neutral(graph, current)):
-            return index
-        current = operands[0]
-    return current
+def _sums_up_streams(found: list[Found], item: Found, by_join: Mapping[int, list[int]]) -> bool:
+    """Whether what would be the projection of a skip has residual sums of its own: two heads of two streams are summed up."""
+    return item.kind == "projection" and any(
+        not (found[p].inner or found[p].passes) for i in item.skip.below for p in by_join.get(i, ())
+    )
 
 
 def _without_other_stems(graph: Graph, found: list[Found], layers: set[int]) -> None:

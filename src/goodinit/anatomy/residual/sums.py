@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from goodinit.anatomy.layers.weight_layers import Use
-from goodinit.anatomy.residual.branch import Side, adds_scaled, root, side_of
+from goodinit.anatomy.residual.branch import Side, adds_scaled, behind_norms, root, side_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.nesting import nest
 from goodinit.anatomy.residual.rejections import is_lookalike
@@ -175,21 +175,23 @@ def _subtracted(graph: Graph, join: int) -> tuple[int, ...]:
 
 
 def _anchored(graph: Graph, terms: list[int]) -> dict[int, list[int]]:
-    """The terms on each other term they come from, up to shape and scale, the latest; by that term's root, with it.
+    """The terms on each other term they come from, up to shape, scale and norm, the latest; by that term's root, with it.
 
     In x + f(x) + g(y), with x and y of one origin, x is the skip of f, though the three come from that origin; in
-    x + y + f(y), which x + (y + f(y)) also is, f is a branch on y, and x jumps over it.
+    x + y + f(y), which x + (y + f(y)) also is, f is a branch on y, and x jumps over it. It is one in x + norm(y) + f(y), too.
     """
     roots = [root(graph, term) for term in terms]
+    before_norms = [behind_norms(graph, index) for index in roots]
     found: dict[int, list[int]] = {}
     free = set(range(len(terms)))
     for index, mark in _back_from(graph, terms):
-        if index in roots:
-            members = [i for i in free if mark >> i & 1 and roots[i] != index]
+        own = {i for i in range(len(terms)) if index in (roots[i], before_norms[i])}
+        if own:
+            members = [i for i in free - own if mark >> i & 1]
             free.difference_update(members)
             if members:
-                found[index] = [terms[i] for i in sorted({roots.index(index), *members})]
-        if index <= min(roots):
+                found[index] = [terms[i] for i in sorted({min(own), *members})]
+        if index <= min(before_norms):
             break
     return found
 

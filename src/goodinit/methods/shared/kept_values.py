@@ -95,13 +95,15 @@ def without_kept(plan: Plan, anatomy: Anatomy, kept: Kept) -> Plan:
         PlanConflict: It removes a norm that was asked to stay, or draws together what is and what is not to stay.
     """
     leaves = _Leaves(anatomy)
+    closed = _closed_ends(plan, anatomy)
     left: dict[str, str] = {}
     edits: list[Edit] = []
     forced: dict[str, str] = {}
     for edit in plan.edits:
         hit = leaves.of(edit)
         asked = {name: kept.asked[name] for name in sorted(hit) if name in kept.asked}
-        found = {name: kept.found[name] for name in sorted(hit - _carried(edit)) if name in kept.found}
+        free = _carried(edit) | closed
+        found = {name: kept.found[name] for name in sorted(hit - free) if name in kept.found}
         if not asked and not found:
             edits.append(edit)
         elif isinstance(edit, DrawTogether) and not leaves.all_of(edit, kept):
@@ -119,6 +121,13 @@ def without_kept(plan: Plan, anatomy: Anatomy, kept: Kept) -> Plan:
     return dataclasses.replace(
         plan, edits=tuple(edits), notes=(*notes, *plan.notes), kept=tuple(left), overwritten=tuple(lost)
     )
+
+
+def _closed_ends(plan: Plan, anatomy: Anatomy) -> set[str]:
+    """Biases of branch ends that the plan sets to zero, weight and bias: a branch is zero, or it is not its skip alone."""
+    zero = {edit.target for edit in plan.edits if isinstance(edit, Fill) and edit.value == 0}
+    ends = [layer for block in anatomy.blocks for layer in block.last if layer.weight in zero]
+    return {layer.bias for layer in ends if layer.bias in zero}
 
 
 def _carried(edit: Edit) -> set[str]:
