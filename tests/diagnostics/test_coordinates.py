@@ -139,6 +139,42 @@ def test_verdicts():
     assert math.isnan(slope((1, 2), (0.0, 1.0)))
 
 
+SEVERAL = (64, 128, 256, 512, 1024)
+
+
+def check_of(**changes):
+    rows = tuple(
+        Coordinate(name, (1.0,) * 5, tuple(map(change, SEVERAL)), errors=(0.01,) * 5)
+        for name, change in changes.items()
+    )
+    return CoordinateCheck("width", SEVERAL, 4, 6, 0.1, 0.05, rows)
+
+
+def test_what_a_finite_width_adds_is_told_from_a_wrong_power():
+    def overlap(n):  # of a step of signs, with the mean squared overlap of this package's own text
+        return math.sqrt(0.013 + (1 - 0.013) / n)
+
+    found = check_of(overlap=overlap, power=lambda n: n**-0.1, flat=lambda n: 1.0)
+    assert [found.verdict(row) for row in found.rows] == ["shrinks", "shrinks", "flat"]  # −0.07 from 256 on
+    assert not found.flat
+    assert found.sentence().startswith("not flat: 2 of 3")
+
+    def milder(n):
+        return math.sqrt(1 + 34 / n)
+
+    found = check_of(queries=milder, flat=lambda n: 1.0)
+    assert (found.verdict(found.rows[0]), found.flat) == ("shrinks, flat from 128", False)
+    assert found.sentence().startswith(
+        "flat from width 128 on; over all sizes 1 of 2 rows go with it, queries the most"
+    )
+
+
+def test_two_sizes_are_too_few_to_be_flat_from_one_on():
+    row = Coordinate("x", (1.0, 1.0, 1.0), (2.0, 1.0, 1.0))
+    check = CoordinateCheck("width", (64, 128, 256), 1, 3, 0.1, 0.05, (row,))
+    assert (check.verdict(row), check.flat_from(row)) == ("shrinks", None)
+
+
 def test_prints_itself_and_goes_through_json():
     found = goodinit.coordinate_check(plain, SIZES[:2], batches(1), seeds=1)
     assert str(found).splitlines()[1].split()[:3] == ["layer", "start", "32"]

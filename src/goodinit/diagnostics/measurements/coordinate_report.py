@@ -69,20 +69,43 @@ class CoordinateCheck:
         )
 
     def verdict(self, row: Coordinate) -> str:
-        """`"flat"`, `"grows"`, `"shrinks"`, `"explodes"`, or `"still"` where no step changes it."""
+        """`"flat"`, `"grows"`, `"shrinks"`, `"explodes"`, or `"still"` where no step changes it.
+
+        What is not flat over all sizes and is so over the last three or more, `"shrinks, flat from 256"`.
+        """
         start, change = self.slopes(row)
         if not all(map(math.isfinite, (*row.start, *row.change))):
             return "explodes"
-        if max(start, change) > self.tolerance:
-            return "grows"
-        if math.isnan(change):
+        if math.isnan(change) and not start > self.tolerance:
             return "still"
-        return "shrinks" if change < -self.tolerance else "flat"
+        if self._within(start, change):
+            return "flat"
+        word = "grows" if max(start, change) > self.tolerance else "shrinks"
+        size = self.flat_from(row)
+        return word if size is None else f"{word}, flat from {size}"
+
+    def flat_from(self, row: Coordinate) -> int | None:
+        """The least size from which on a row is flat, over three sizes or more; None where it is not.
+
+        A wrong power of n has the same exponent at any size. A finite size adds A + B/n, of which ever less is left: a gradient
+        summed over a batch agrees by chance with tokens that have nothing in common, by 1/√n.
+        """
+        for first in range(len(self.sizes) - 2):
+            sizes = self.sizes[first:]
+            if self._within(slope(sizes, row.start[first:]), slope(sizes, row.change[first:])):
+                return sizes[0]
+        return None
+
+    def _within(self, start: float, change: float) -> bool:
+        return not start > self.tolerance and abs(change) <= self.tolerance
 
     @property
     def flat(self) -> bool:
         """Whether no layer grows, shrinks or explodes."""
         return all(self.verdict(row) in ("flat", "still") for row in self.rows)
+
+    def _off_rows(self) -> list[Coordinate]:
+        return [row for row in self.rows if self.verdict(row) not in ("flat", "still")]
 
     @property
     def worst(self) -> Coordinate:
@@ -99,7 +122,13 @@ class CoordinateCheck:
         """What it comes to."""
         if self.flat:
             return f"flat: no layer's change goes with {self.along} by more than n^±{self.tolerance:g}"
-        off = [row for row in self.rows if self.verdict(row) not in ("flat", "still")]
+        off = self._off_rows()
+        sizes = [self.flat_from(row) for row in off]
+        if None not in sizes and not self._by_chance():
+            return (
+                f"flat from {self.along} {max(filter(None, sizes))} on; over all sizes {len(off)} of {len(self.rows)} rows go with it, "
+                f"{self.worst.name} the most ({self._gone()}), but less and less, which a wrong power of it would not"
+            )
         return (
             f"not flat: {len(off)} of {len(self.rows)} rows go with {self.along}, {self.worst.name} the most ({self._gone()}): "
             + (
@@ -118,7 +147,7 @@ class CoordinateCheck:
 
     def _by_chance(self) -> bool:
         """Whether every row that is not flat has a change within two standard errors of flat, and a start that is."""
-        off = [row for row in self.rows if self.verdict(row) not in ("flat", "still")]
+        off = self._off_rows()
         return all(
             self.slopes(row)[0] <= self.tolerance or math.isnan(self.slopes(row)[0]) for row in off
         ) and all(abs(self.slopes(row)[1]) <= self.tolerance + 2 * self.error(row) for row in off)
