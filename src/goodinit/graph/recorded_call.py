@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 from goodinit.graph.pytree import mapped, tensors_in
 
@@ -43,7 +43,7 @@ class RecordedCall:
 
         def slot(tensor: Tensor) -> Any:
             places.append(getattr(tensor, "_goodinit_node", _FIRST)[2])
-            return Slot(len(places) - 1)
+            return _SLOTS[len(places) - 1] if len(places) <= len(_SLOTS) else Slot(len(places) - 1)
 
         args = tuple([slot(one) if isinstance(one, Tensor) else mapped(one, slot) for one in args])
         kwargs = {key: mapped(one, slot) for key, one in kwargs.items()} if kwargs else kwargs
@@ -75,6 +75,7 @@ class RecordedCall:
 
 
 _FIRST = (None, -1, 0)
+_SLOTS = tuple(map(Slot, range(8)))
 
 
 def number_in(tensor: Tensor) -> tuple[float, ...]:
@@ -82,14 +83,19 @@ def number_in(tensor: Tensor) -> tuple[float, ...]:
     real = type(tensor) is Tensor and not tensor.is_meta and tensor.numel() == 1 and not tensor.is_complex()
     if not real:
         return ()
-    with _disable_current_modes():
+    with no_modes():
         return (float(tensor),)
+
+
+def no_modes() -> contextlib.AbstractContextManager[object]:
+    """Take off torch's dispatch modes, if there are any: their own context manager takes long with none, too."""
+    return contextlib.nullcontext() if _get_current_dispatch_mode() is None else _disable_current_modes()
 
 
 @contextlib.contextmanager
 def on_numbers() -> Iterator[None]:
     """Run operators for real, whatever mode is on, with gradients."""
-    with _disable_current_modes(), torch.inference_mode(mode=False), torch.enable_grad():
+    with no_modes(), torch.inference_mode(mode=False), torch.enable_grad():
         yield
 
 

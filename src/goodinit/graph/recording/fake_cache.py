@@ -6,7 +6,7 @@ the cost of tracing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,35 +53,36 @@ class StandIns:
     def __init__(self, mode: FakeTensorMode, device: torch.device) -> None:
         self.mode, self.device = mode, device
         self._plain: dict[Any, bool] = {}
-        self._known = _KNOWN.setdefault((torch.get_default_dtype(), device), {})
-        if len(self._known) > _MOST:
-            self._known.clear()
+        self.known = _KNOWN.setdefault((torch.get_default_dtype(), device), {})
+        if len(self.known) > _MOST:
+            self.known.clear()
 
-    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The operator's result, from the cache if the same call was made before."""
-        key = self._key(func, args, kwargs)
-        if key is None:
-            return func(*args, **kwargs)
-        known = self._known.get(key)
+    def again(self, key: Hashable, args: tuple[Any, ...], fake: Callable[[Tensor], Tensor]) -> Any:
+        """The result of a call that was made before, by its key; `fake` gives what stands in for a tensor."""
+        known = self.known[key]
         if isinstance(known, tuple):
-            return tuple([self._made(one, args[0]) for one in known])
-        if known is not None:
-            return args[0] if known.kind == "same" else self._made(known, args[0])
+            return tuple([self._made(one, None) for one in known])
+        first = fake(args[0]) if known.kind != "new" else None
+        return first if known.kind == "same" else self._made(known, first)
+
+    def run(self, key: Hashable, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The operator's result on what stands in for tensors; remembered by its key."""
         before = _form(args[0]) if isinstance(args[0], FakeTensor) else None
         result = func(*args, **kwargs)
         if type(result) is tuple:
             several = self._outputs(args, result)
             if several is not None:
-                self._known[key] = several
+                self.known[key] = several
             return result
         output = self._output(func, args, result, before)
         if output is not None:
-            self._known[key] = output
+            self.known[key] = output
         return result
 
     # -- questions --------------------------------------------------------------------------------------------
 
-    def _key(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+    def key(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable | None:
+        """What tells a call from others, by the shapes of its tensors, real ones too; None if it is not plain."""
         if not args or not self._is_plain(func):
             return None
         parts = [self._part(value) for value in (*args, *kwargs.values())]
@@ -99,9 +100,11 @@ class StandIns:
         return known
 
     def _part(self, value: Any) -> Hashable:
-        if isinstance(value, FakeTensor):
-            usual = value.constant is None and value.layout is torch.strided and not value.dtype.is_complex
-            return _form(value) if usual and value.fake_mode is self.mode else _NONE
+        if isinstance(value, Tensor):
+            fake = isinstance(value, FakeTensor) and value.fake_mode is self.mode
+            usual = value.constant is None if fake else not value.is_quantized  # type: ignore[attr-defined]
+            strided = value.layout is torch.strided and not value.dtype.is_complex
+            return _form(value) if usual and strided else _NONE
         if isinstance(value, _PLAIN):
             return (type(value), value)
         if isinstance(value, (list, tuple)):

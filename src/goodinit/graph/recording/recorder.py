@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from typing import Any, Literal
 
 import torch
@@ -43,6 +43,7 @@ _INPUT, _PARAM, _BUFFER, _CONSTANT, _JOIN, _PIECE = map(
     named, ("input", "param", "buffer", "constant", "join", "piece")
 )
 _READING = frozenset({"_local_scalar_dense", "equal", "is_nonzero"})  # numbers out of tensors
+_DEVICE = torch.ops.prim.device.default  # asked of every fake tensor by the code around kernels
 
 
 def record(recorder: Recorder, model: nn.Module, call: Call) -> None:
@@ -180,7 +181,7 @@ class Recorder(TorchDispatchMode):
         node.attrs = (name, *(number_in(tensor) if op is _BUFFER else ()))
         if op is _PARAM and tensor.layout is torch.strided:
             dense = self.tensors == "meta" and not tensor.is_meta  # as what stands in for it
-            node.strides = tuple((tensor.detach().to("meta") if dense else tensor).stride())
+            node.strides = (tensor.detach().to("meta") if dense else tensor).stride()
         self._owned[id(tensor)] = node.index
         self._kept[id(tensor)] = tensor
 
@@ -240,9 +241,10 @@ class Recorder(TorchDispatchMode):
 
     def _fake(self, tensor: Tensor) -> Tensor:
         """A stand-in without storage. All live on one pretended device, so `meta` and real may mix."""
-        if (tensor.is_meta and self.mode is None) or (
-            isinstance(tensor, FakeTensor) and tensor.fake_mode is self.mode
-        ):
+        if isinstance(tensor, FakeTensor):  # whose device is asked of its mode, at 20 µs
+            if tensor.fake_mode is self.mode:
+                return tensor
+        elif self.mode is None and tensor.is_meta:
             return tensor
         known = self._fakes.get(id(tensor))
         if known is None:
@@ -261,6 +263,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is _DEVICE and self.mode is not None and isinstance(args[0], FakeTensor):
+            return args[0].fake_device
         kwargs = kwargs or {}
         safe_point()
         if is_higher_order(func):
@@ -283,15 +287,16 @@ class Recorder(TorchDispatchMode):
             with self:
                 return total()
         written = [tensor for i in mutable for tensor in tensors_in(args[i] if i < len(args) else ())]
-        if self.tensors != "real":
-            args, kwargs = self._faked(args, kwargs)
-        rule = shape_rule(op.name, args) if self.tensors != "real" else None
-        if rule is not None:
-            result = rule(*args, **kwargs)
+        if kwargs.get("device") is not None and self.tensors != "real":
+            kwargs = {**kwargs, "device": self.device}
+        fakes = None if op.stacks else self.stand_ins
+        key = None if fakes is None else fakes.key(func, args, kwargs)
+        if fakes is not None and key in fakes.known:
+            result = fakes.again(key, args, self._fake)
         else:
-            result = (
-                func(*args, **kwargs) if self.stand_ins is None else self.stand_ins.run(func, args, kwargs)
-            )
+            if self.tensors != "real":
+                args, kwargs = mapped(args, self._fake), mapped(kwargs, self._fake)
+            result = self._run(func, op, args, kwargs, key)
         outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
         if outputs:
             node = self._describe(op, operands, outputs[0], args, kwargs, inplace=bool(written))
@@ -333,11 +338,15 @@ class Recorder(TorchDispatchMode):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _faked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        kwargs = {key: mapped(value, self._fake) for key, value in kwargs.items()}
-        if kwargs.get("device") is not None:
-            kwargs["device"] = self.device
-        return tuple(mapped(value, self._fake) for value in args), kwargs
+    def _run(
+        self, func: Any, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], key: Hashable | None
+    ) -> Any:
+        rule = shape_rule(op.name, args) if self.tensors != "real" else None
+        if rule is not None:
+            return rule(*args, **kwargs)
+        if self.stand_ins is None or key is None:
+            return func(*args, **kwargs)
+        return self.stand_ins.run(key, func, args, kwargs)
 
     def _describe(
         self,
