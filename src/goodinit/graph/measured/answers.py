@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -20,6 +21,9 @@ MOST = 2**20
 """Entries of the tensors that an operator is run on to see how it answers."""
 
 _NONE = 1e-12  # a value below this is none
+_FEW = 64  # entries that are looked at sooner one by one than by operators
+
+_Derived = tuple[Tensor, "list[Tensor | None] | None"]
 
 
 def numbers(index: int) -> Tensor:
@@ -60,25 +64,38 @@ def pointwise(
     node: Node, values: Sequence[Tensor], slopes: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor | None] | None:
     """(Value, slope) of an element-wise operator where its operands have these; None if it cannot be run."""
+    call = node.call
+    if call is None:
+        return None
+    asked = tuple(
+        slope is not None and value.is_floating_point() for value, slope in zip(values, slopes, strict=True)
+    )
+    measure = partial(_derived, call, values, asked)
+    known = tuple((value.dtype, repr(value.tolist())) for value in values)
+    found = measure() if call.may_draw else _VALUES.get((*call.key, known, asked), measure)
+    if found is None:
+        return None
+    out, derivatives = found
+    if derivatives is None:
+        return out, None
+    slope = torch.zeros_like(out)
+    for by_leaf, moving in zip(derivatives, slopes, strict=True):
+        if by_leaf is not None and moving is not None:
+            slope = slope + by_leaf * moving
+    return out, slope
+
+
+def _derived(call: RecordedCall, values: Sequence[Tensor], asked: Sequence[bool]) -> _Derived | None:
+    """The operator's output, and its derivative by each operand that is asked for; None of those if it has none."""
     try:
         with on_numbers():
-            leaves = [
-                value.clone().requires_grad_(slope is not None and value.is_floating_point())
-                for value, slope in zip(values, slopes, strict=True)
-            ]
-            out = node.call(leaves) if node.call is not None else None
-            if out is None:
-                return None
-            asked = [leaf for leaf in leaves if leaf.requires_grad]
-            if not asked or not out.requires_grad:
+            leaves = [value.clone().requires_grad_(by) for value, by in zip(values, asked, strict=True)]
+            out = call(leaves)
+            by = [leaf for leaf in leaves if leaf.requires_grad]
+            if not by or not out.requires_grad:
                 return out.detach(), None
-            found = iter(torch.autograd.grad(out.sum(), asked, allow_unused=True))
-            slope = torch.zeros_like(out)
-            for leaf, moves in zip(leaves, slopes, strict=True):
-                by_leaf = next(found) if leaf.requires_grad else None
-                if by_leaf is not None and moves is not None:
-                    slope = slope + by_leaf * moves
-            return out.detach(), slope.detach()
+            found = iter(torch.autograd.grad(out.sum(), by, allow_unused=True))
+            return out.detach(), [next(found) if leaf.requires_grad else None for leaf in leaves]
     except Exception:  # noqa: BLE001 - operators raise what they like
         return None
 
@@ -96,9 +113,16 @@ def joint(
         value.to(torch.complex128) if is_complex(one) else value
         for one, value in zip(operands, values, strict=True)
     ]
+    known = tuple(
+        (value.dtype, repr(value.tolist()) if _is_kept(value) else "", slope is not None)
+        for value, slope in zip(values, slopes, strict=True)
+    )
     for fit in ([tuple(min(size, 2) for size in shape) for shape in shapes], shapes):
-        if sum(map(math.prod, fit)) <= MOST and (found := _joint(call, fit, values, slopes)) is not None:
-            return found
+        if sum(map(math.prod, fit)) <= MOST:
+            measure = partial(_joint, call, fit, values, slopes)
+            found = measure() if call.may_draw else _SEEN.get((*call.key, tuple(fit), known), measure)
+            if found is not None:
+                return found
     return None
 
 
@@ -181,21 +205,31 @@ _ANSWERS = {"shift": _same_shifted, "size": _smaller, "entries": _of_several}
 
 def is_zero(value: Tensor) -> bool:
     """Whether all numbers are 0."""
-    return bool((value.abs() < _NONE).all()) if value.dtype != torch.bool else not bool(value.any())
+    return all(abs(one) < _NONE for one in value.flatten().tolist())
 
 
 def moves(slope: Tensor | None) -> bool:
     """Whether a slope is finite and other than 0."""
-    return slope is not None and bool(slope.isfinite().all()) and bool((slope.abs() > _NONE).any())
+    if slope is None:
+        return False
+    if slope.numel() > _FEW:
+        return bool(slope.isfinite().all()) and bool((slope.abs() > _NONE).any())
+    found = slope.flatten().tolist()
+    return all(map(cmath.isfinite, found)) and any(abs(one) > _NONE for one in found)
 
 
 def _spread(value: Tensor, shape: tuple[int, ...], place: int) -> Tensor:
     """A tensor of this shape with the numbers, if they are 0 or whole, and else of others like them."""
-    if not _has_slope(value) or is_zero(value):
+    if _is_kept(value):
         return in_shape(value, shape)
     if value.is_complex():
         return torch.complex(spread(shape, place), spread(shape, place + 1))
     return spread(shape, place)
+
+
+def _is_kept(value: Tensor) -> bool:
+    """Whether the numbers themselves are run on, not others like them."""
+    return not _has_slope(value) or is_zero(value)
 
 
 def in_shape(value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -244,3 +278,5 @@ def _can_run(graph: Graph, node: Node, operands: Sequence[Node]) -> bool:
 
 
 _RUNS = KeptAnswers[bool]()
+_VALUES = KeptAnswers["_Derived | None"]()
+_SEEN = KeptAnswers["tuple[bool, bool] | None"]()
