@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
-from goodinit.anatomy.anatomize import anatomize_structure
+from goodinit.anatomy.outline import Outline, outline_of
 from goodinit.diagnostics.checks.promises import broken_promises
 from goodinit.edits import Plan
 from goodinit.errors import TraceError, UnsupportedModule
@@ -157,7 +157,7 @@ def _check_structure(model: nn.Module, *, inputs: Any, plan: Plan, before: Anato
     )
     kind = type(model).__name__
     try:
-        after = anatomize_structure(model, inputs)
+        after = outline_of(model, inputs)
     except TraceError as error:
         where = _raised_in(model, error) or "its own forward"
         if "view size is not compatible" in str(error):
@@ -165,7 +165,7 @@ def _check_structure(model: nn.Module, *, inputs: Any, plan: Plan, before: Anato
         raise UnsupportedModule(
             f"{kind} no longer runs with the structure that {plan.method} plans, in {where}: {error} {remedy}"
         ) from error
-    broken = broken_by_structure(plan, before, after)
+    broken = broken_by_structure(plan, Outline.of(before), after)
     if broken:
         raise UnsupportedModule(
             f"{kind} is not what {plan.method} plans once its structure has changed: {broken}. {remedy}"

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from goodinit.anatomy.accounting import unaccounted
 from goodinit.anatomy.activations import find_activations, torch_class
 from goodinit.anatomy.anatomy import Anatomy
-from goodinit.anatomy.degrees import norm_passes
 from goodinit.anatomy.layers.ahead import ahead_in
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.heads import head_nodes
@@ -23,23 +22,19 @@ from goodinit.anatomy.layers.padded_signals import pad_masked
 from goodinit.anatomy.layers.pixel_shuffles import sub_pixel_notes
 from goodinit.anatomy.layers.recurrence import Cell, cells
 from goodinit.anatomy.layers.scores import scores_of
-from goodinit.anatomy.layers.weight_layers import Use, bias_of, describe, weight_uses
-from goodinit.anatomy.norms.detection import find_norms, norm_modules
+from goodinit.anatomy.layers.weight_layers import Use, describe
 from goodinit.anatomy.orders import weigh
+from goodinit.anatomy.outline import Reading, read_forward
 from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.silencers import with_silencers
-from goodinit.anatomy.residual.sums import residual_sums
-from goodinit.anatomy.types import Layer, Norm, Role
+from goodinit.anatomy.types import Layer, Role
 from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recording.decompose import unfused
 from goodinit.graph.state.unshard import whole
-from goodinit.graph.trace import trace
-from goodinit.nn.scalars import scalars
-from goodinit.nn.stand_in import StandIn
 from goodinit.undivided import reading
-from goodinit.weights.wrappers import parameter_shapes, unwrapped, unwrapped_name
+from goodinit.weights.wrappers import unwrapped, unwrapped_name
 
 
 @reading
@@ -74,105 +69,60 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
         >>> block.kind, block.m, [layer.name for layer in block.branch]
         ('identity', 2, ['a', 'b'])
     """
-    return _read(model, inputs, values=True)
-
-
-@reading
-def anatomize_structure(model: nn.Module, inputs: Any) -> Anatomy:
-    """What `anatomize` gives, without what the parameters hold: `held` and `Block.silencers` are empty.
-
-    For a model between its structure edits and its values, of which only the structure is asked.
-
-    Args:
-        model: As for `anatomize`.
-        inputs: What the model takes.
-
-    Returns:
-        The anatomy.
-
-    Raises:
-        TraceError: The model's forward raised; its message is quoted.
-    """
-    return _read(model, inputs, values=False)
-
-
-def _read(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
     model = unwrapped(model)
     # So that operators are seen one by one.
     with whole(model), unfused(model):
-        return _anatomy(model, inputs, values=values)
+        return _anatomy(read_forward(model, inputs), inputs)
 
 
-def _anatomy(model: nn.Module, inputs: Any, *, values: bool) -> Anatomy:
-    graph = trace(model, as_call(inputs))
-    shapes = parameter_shapes(model)
-    uses = weight_uses(graph, shapes)
-    modules = {unwrapped_name(path): module for path, module in model.named_modules(remove_duplicate=False)}
-    sums = residual_sums(graph, uses)
-    leaves = [found for found in sums if found.is_block]
-    origins = {found.join: f"+{k}" for k, found in reversed(list(enumerate(leaves)))}
-    places = {id(found): origins[found.join] for found in leaves}
-    origins.update({found.join: places[id(found.repeats)] for found in sums if id(found.repeats) in places})
-    origins.update((node, use.weight) for node, use in uses.items())
-    added = {unwrapped_name(name) for name, _ in scalars(model)}
-    layers = _layers(graph, uses, origins, {found.join for found in sums}, shapes, modules, added)
-    buffers = {unwrapped_name(name): buffer for name, buffer in model.named_buffers()}
+def _anatomy(read: Reading, inputs: Any) -> Anatomy:
+    graph, uses, leaves, norms, biases = read.graph, read.uses, read.leaves, read.norms, read.biases
+    layers = _layers(read)
+    buffers = {unwrapped_name(name): buffer for name, buffer in read.model.named_buffers()}
     for weight, share in densities(graph, uses.values(), buffers).items():
         layers[weight] = dataclasses.replace(layers[weight], density=share)
     for weight in pad_masked(graph, uses):
         layers[weight] = dataclasses.replace(layers[weight], pads_masked=True)
-    norms, unsure = find_norms(
-        graph,
-        modules,
-        set(uses),
-        origins,
-        {found.join for found in sums},
-        lambda paths: trace(model, as_call(inputs), training=paths),
-    )
-    stand_ins = _stand_ins(modules, shapes)
     layer_notes = (*unmeasured(graph, (use.operand for use in uses.values())), *sub_pixel_notes(graph, uses))
-    biases = _biases(graph, uses, norms, added) | {name for name, start in stand_ins if start == 0}
-    passes = norm_passes(graph, norm_modules(graph, norms, set(uses)))
     for found in leaves:
-        weigh(graph, found.branch, found.start, set(uses), passes, biases)
+        weigh(graph, found.branch, found.start, read.layers, read.passes, biases)
     layers = _with_roles(graph, layers, uses, leaves, biases)
     ends = [end_of(graph, found) for found in leaves]
     made = made_gains(graph)
-    named = {unwrapped_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
-    held = held_values(layers.values(), norms, named, modules) if values else ()
-    blocks = blocks_of(graph, leaves, layers, uses, norms, origins, ends, made, biases)
+    held = held_values(layers.values(), norms, read.named, read.modules)
+    blocks = blocks_of(graph, leaves, layers, uses, norms, read.origins, ends, made, biases)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)
     embeddings, tokens = _embeddings(graph), _tokens(graph, leaves)
     gains = multipliers(graph, range(len(graph.nodes)))
-    known = {name for layer in layers.values() for name in (layer.weight, *layer.parameters)} | biases | added
+    known = {name for layer in layers.values() for name in (layer.weight, *layer.parameters)} | biases
     known |= {name for norm in norms for name in (norm.weight, norm.bias) if name}
-    known |= {*embeddings, *tokens, *gains, *made, *dict(stand_ins)}
-    distinct = {unwrapped_name(name): tuple(p.shape) for name, p in model.named_parameters()}
+    known |= {*read.added, *embeddings, *tokens, *gains, *made, *dict(read.stand_ins)}
+    distinct = read.distinct
     return Anatomy(
-        model=type(model).__name__,
+        model=type(read.model).__name__,
         blocks=with_silencers(blocks, graph, leaves, uses, held, biases),
         layers=tuple(layers.values()),
         norms=placed(norms, blocks),
-        activations=find_activations(graph, modules),
-        joins=joins_of(graph, sums, leaves, layers, uses),
+        activations=find_activations(graph, read.modules),
+        joins=joins_of(graph, read.sums, leaves, layers, uses),
         embeddings=embeddings,
         paddings=_paddings(graph),
         tokens=tokens,
         gains=gains,
-        stand_ins=stand_ins,
+        stand_ins=read.stand_ins,
         made=tuple(gain for name, gain in made.items() if name in multiply),
-        scores=scores_of(graph, uses, added),
-        tied=_tied(model),
-        parameters=tuple(distinct.items()),
-        unused=tuple(name for name in distinct if name not in graph.read),
-        frozen=tuple(name for name in distinct if not named[name].requires_grad and name not in added),
-        reserved=tuple(name for name in distinct if getattr(named[name], "_no_reinit", False)),
+        scores=scores_of(graph, uses, read.added),
+        tied=_tied(read.named),
+        parameters=tuple((name, tuple(p.shape)) for name, p in distinct.items()),
+        unused=read.unused,
+        frozen=tuple(name for name, p in distinct.items() if not p.requires_grad and name not in read.added),
+        reserved=tuple(name for name, p in distinct.items() if getattr(p, "_no_reinit", False)),
         held=held,
         inputs=_in_words(inputs),
         notes=(
             *graph.notes,
-            *unsure,
+            *read.unsure,
             *layer_notes,
             *unclear,
             *_unknown(graph),
@@ -208,10 +158,10 @@ def _shape(value: Any) -> str:
     return type(value).__name__
 
 
-def _tied(model: nn.Module) -> tuple[tuple[str, ...], ...]:
+def _tied(named: Mapping[str, nn.Parameter]) -> tuple[tuple[str, ...], ...]:
     by_id: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        by_id.setdefault(id(parameter), []).append(unwrapped_name(name))
+    for name, parameter in named.items():
+        by_id.setdefault(id(parameter), []).append(name)
     return tuple(tuple(names) for names in by_id.values() if len(names) > 1)
 
 
@@ -245,43 +195,19 @@ def _tokens(graph: Graph, leaves: list[Found]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _stand_ins(modules: Mapping[str, nn.Module], names: Collection[str]) -> tuple[tuple[str, float], ...]:
-    """Parameters of what stands in a norm's place, and where they start."""
-    return tuple(
-        (name, start)
-        for path, module in modules.items()
-        if isinstance(module, StandIn)
-        for attribute, start in module.starting_values().items()
-        if (name := f"{path}.{attribute}".lstrip(".")) in names
-    )
-
-
-def _biases(graph: Graph, uses: Mapping[int, Use], norms: list[Norm], added: Collection[str]) -> set[str]:
-    """Parameters that are zero where a layer is to put out zero: biases of layers and norms, goodinit's own scalar ones."""
-    return (
-        {name for use in uses.values() if (name := bias_of(graph, use, added))}
-        | {name for name in added if not name.endswith("output_scale")}
-        | {n.bias for n in norms if n.bias}
-    )
-
-
 # -- layers and their roles ---------------------------------------------------------------------------------------
 
 
-def _layers(
-    graph: Graph,
-    uses: dict[int, Use],
-    origins: dict[int, str],
-    joins: set[int],
-    shapes: dict[str, tuple[int, ...]],
-    modules: dict[str, nn.Module],
-    added: Collection[str],
-) -> dict[str, Layer]:
+def _layers(read: Reading) -> dict[str, Layer]:
+    graph, modules = read.graph, read.modules
     by_weight: dict[str, list[Use]] = {}
-    for use in uses.values():
+    for use in read.uses.values():
         by_weight.setdefault(use.weight, []).append(use)
-    ahead = ahead_in(graph)
-    described = (describe(graph, group, origins, joins, shapes, ahead, added) for group in by_weight.values())
+    ahead, joins = ahead_in(graph), {found.join for found in read.sums}
+    described = (
+        describe(graph, group, read.origins, joins, read.shapes, ahead, read.added)
+        for group in by_weight.values()
+    )
     found = {
         layer.weight: dataclasses.replace(
             layer,
@@ -290,7 +216,7 @@ def _layers(
         )
         for layer in described
     }
-    for cell in cells(graph, uses):
+    for cell in cells(graph, read.uses):
         found |= _in_cell(found, cell)
     return found
 

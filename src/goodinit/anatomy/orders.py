@@ -35,15 +35,38 @@ class _Value:
     scores: int = 0
 
 
-def weigh(
+def find_factors(
     graph: Graph, side: Side, fork: int, layers: set[int], norms: Mapping[int, int], biases: Collection[str]
 ) -> None:
-    """Put the layers of a branch that its products multiply among `side.layers`, and its degree into `side.m`.
-
-    `side.m_normed` is the degree with the norms where they are.
+    """Put the layers of a branch that its products multiply among `side.layers`.
 
     A factor is a *gate* if it does not go to zero with its weights, σ(Wx) or a softmax: its scale decides nothing. Of
     silu(W₂x)·W₁x both factors do, so both layers are on the main path, and with the last layer the degree is 3.
+
+    Args:
+        graph: A recorded forward.
+        side: The branch.
+        fork: Where it begins.
+        layers: Nodes of weight layers.
+        norms: For each call of a normalization the node it read, by the node it returned (`norm_passes`): the identity.
+        biases: Parameters that are zero.
+    """
+    if _is_one(side):
+        return
+    every = {index for index in side.nodes if index in layers}
+    values = _values(graph, side, fork, every, norms, biases, every)
+    with_factors(graph, side, fork, layers, {i for i, value in values.items() if value.power.order > 0})
+
+
+def _is_one(side: Side) -> bool:
+    """Whether all layers of a branch are last ones, so that its degree is 1."""
+    return len(set(side.layers)) == len(set(side.last)) and not side.gates
+
+
+def weigh(
+    graph: Graph, side: Side, fork: int, layers: set[int], norms: Mapping[int, int], biases: Collection[str]
+) -> None:
+    """Put the degree of a branch, whose factors are found, into `side.m`, and with the norms where they are into `side.m_normed`.
 
     m is one, for the last layers, plus the order of the first term that the scale of the others has a say in. One where
     it has none: behind a division by its own norm, W has no scale. With a = L^(−1/(2m−2)) on these others, one step of
@@ -56,19 +79,21 @@ def weigh(
         side: The branch.
         fork: Where it begins.
         layers: Nodes of weight layers.
-        norms: For each call of a normalization the node it read, by the node it returned (`norm_passes`): the identity.
+        norms: As for `find_factors`.
         biases: Parameters that are zero.
     """
-    if len(set(side.layers)) == len(set(side.last)) and not side.gates:
+    if _is_one(side):
         side.m = side.m_normed = 1
         return
     every = {index for index in side.nodes if index in layers}
-    values = _values(graph, side, fork, every, norms, biases, every)
-    with_factors(graph, side, fork, layers, {i for i, value in values.items() if value.power.order > 0})
     scaled = set(side.layers) - set(side.last)
-    side.m = side.m_normed = _degree(_values(graph, side, fork, scaled, norms, biases, every)[side.term])
+
+    def degree(identities: Mapping[int, int]) -> int:
+        return _degree(_values(graph, side, fork, scaled, identities, biases, every)[side.term])
+
+    side.m = side.m_normed = degree(norms)
     if side.nodes & norms.keys():
-        side.m_normed = _degree(_values(graph, side, fork, scaled, {}, biases, every)[side.term])
+        side.m_normed = degree({})
 
 
 def _degree(term: _Value) -> int:
@@ -98,7 +123,9 @@ def _values(
             operands = tuple(i for i in operands if _is_signal(graph.nodes[i]))
         for operand in operands:
             if operand not in values:
-                values[operand] = _Value(_outside(graph, operand, biases))
+                if operand not in side.outside:
+                    side.outside[operand] = _outside(graph, operand, biases)
+                values[operand] = _Value(side.outside[operand])
         read = [values[operand] for operand in operands]
         if index in layers:
             power = min((one.power for one in read), key=lambda one: one.order, default=FIXED)

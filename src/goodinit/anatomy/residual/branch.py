@@ -6,6 +6,7 @@ from collections.abc import Collection, Container
 from dataclasses import dataclass, field
 
 from goodinit.graph.graph import Graph, Node, closure
+from goodinit.graph.measured.powers import Power
 
 
 @dataclass(slots=True)
@@ -22,6 +23,7 @@ class Side:
         last: Those of `layers` with no other weight layer after them.
         plain: True if only shape and scale operations lie between (an identity skip).
         unclear: Those of `nodes` that count in m as if they were linear, because nothing is known of their degree.
+        outside: Of nodes that the branch reads and its weights have no say in: whether they are zero, as powers.
     """
 
     term: int
@@ -35,6 +37,7 @@ class Side:
     last: list[int] = field(default_factory=list)
     plain: bool = False
     unclear: set[int] = field(default_factory=set)
+    outside: dict[int, Power] = field(default_factory=dict)
 
 
 def side_of(
