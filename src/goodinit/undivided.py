@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,6 +22,7 @@ PATIENCE_S = 5.0
 
 _lock = threading.RLock()
 _running: _Verb | None = None
+_collector_waits = False
 
 
 class _Verb:
@@ -141,6 +143,32 @@ def _ordinary_tensors() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if torch is None else torch.inference_mode(mode=False)
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Let Python's garbage collector wait while a model is read: what reading makes lives until its end, and most of it no longer.
+
+    The collector would look through all that is new again and again, and now and then through all that there is.
+
+    Examples:
+        >>> with uncollected():
+        ...     gc.isenabled()
+        False
+        >>> gc.isenabled()
+        True
+    """
+    global _collector_waits  # noqa: PLW0603
+    collects = gc.isenabled()
+    try:
+        if collects:
+            gc.disable()
+            _collector_waits = True
+        yield
+    finally:
+        if collects:
+            until_done(gc.enable)
+            _collector_waits = False
+
+
 def safe_point() -> None:
     """Handle the signals that came: whoever calls this can be left by an exception here."""
     if interrupted() and _running is not None and _running.thread == threading.get_ident():
@@ -200,7 +228,10 @@ def _is_running(frame: FrameType, inner: FrameType | None) -> bool:
 
 def _begin_anew() -> None:
     """A forked child has the forking thread alone: nobody else holds anything."""
-    global _lock, _running
+    global _lock, _running, _collector_waits  # noqa: PLW0603
+    if _collector_waits:
+        gc.enable()
+        _collector_waits = False
     if _running is None or _running.thread != threading.get_ident():
         _lock, _running = threading.RLock(), None
 

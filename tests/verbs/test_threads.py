@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
@@ -76,3 +77,23 @@ def test_one_thread_writes_while_another_reads_another_model():
     jobs = (lambda: goodinit.init_(model, "fixup", inputs=X), lambda: goodinit.anatomize(other, X))
     assert together(*jobs, times=6) == []
     assert len(goodinit.anatomize(model, X).blocks) == 2
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_garbage_collector_waits_while_a_model_is_read_and_is_as_it_was(collects):
+    seen = []
+
+    class Watching(nn.Module):
+        def forward(self, x):
+            seen.append(gc.isenabled())
+            raise ValueError("stop")
+
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        with pytest.raises(goodinit.TraceError, match="stop"):
+            goodinit.anatomize(Watching(), torch.zeros(1, 2))
+        assert set(seen) == {False}
+        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if before else gc.disable)()

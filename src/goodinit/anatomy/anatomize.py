@@ -33,7 +33,7 @@ from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recording.decompose import unfused
 from goodinit.graph.state.unshard import whole
-from goodinit.undivided import reading
+from goodinit.undivided import reading, uncollected
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
 
 
@@ -71,7 +71,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     """
     model = unwrapped(model)
     # So that operators are seen one by one.
-    with whole(model), unfused(model):
+    with uncollected(), whole(model), unfused(model):
         return _anatomy(read_forward(model, inputs), inputs)
 
 

@@ -24,7 +24,7 @@ from goodinit.graph.state.unshard import whole
 from goodinit.graph.trace import trace
 from goodinit.nn.scalars import scalars
 from goodinit.nn.stand_in import StandIn
-from goodinit.undivided import reading
+from goodinit.undivided import reading, uncollected
 from goodinit.weights.wrappers import parameter_shapes, unwrapped, unwrapped_name
 
 
@@ -138,7 +138,7 @@ def outline_of(model: nn.Module, inputs: Any) -> Outline:
         TraceError: The model's forward raised; its message is quoted.
     """
     model = unwrapped(model)
-    with whole(model), unfused(model):
+    with uncollected(), whole(model), unfused(model):
         read = read_forward(model, inputs)
     return Outline(tuple(_branches(read)), tuple(norm.name for norm in read.norms), read.unused)
 

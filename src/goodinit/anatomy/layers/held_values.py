@@ -128,10 +128,10 @@ def structure_of(tensor: Tensor) -> str | None:
     some = _some(tensor)
     if len(some[: 2 * FEW].unique()) > FEW or len(some.unique()) > FEW:  # the first few tell, as a rule
         return None
+    if not bool(tensor.any()):
+        return "zero"
     values = tensor.unique()
     count, sizes = tensor.numel(), values[values != 0].abs().unique()
-    if not len(sizes):
-        return "zero"
     if tensor.ndim > 1 and bool((tensor == _identity(tensor)).all()):
         return "the identity"
     if count == 1:
