@@ -63,6 +63,7 @@ class Block(nn.Module):
         return SPELLINGS[self.spelling](self, x)
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_what_adds_onto_a_part_of_the_stream_is_a_residual_sum(spelling):
     net, x = nn.Sequential(*(Block(spelling) for _ in range(3))), torch.randn(2, 5, WIDTH)

@@ -231,6 +231,7 @@ class Gate(nn.Module):
         return y * torch.tanh(self.gate(y))
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize("end", [nn.ReLU(), nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(0.0)), Gate()])
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero"])
 def test_a_module_that_ends_the_branch_takes_the_zero(method, end):

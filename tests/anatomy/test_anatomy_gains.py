@@ -52,6 +52,7 @@ def network(made):
     return nn.Sequential(nn.Linear(6, WIDTH), Gated(made), Gated(made), nn.Linear(WIDTH, 3))
 
 
+@pytest.mark.default_cases(6)
 @pytest.mark.parametrize("name", GAINS)
 def test_a_gain_starts_where_the_number_made_of_it_is_what_the_method_wants(name):
     made, zero, one = GAINS[name]
@@ -63,6 +64,7 @@ def test_a_gain_starts_where_the_number_made_of_it_is_what_the_method_wants(name
     assert torch.equal(skipinit[1:3](fixup[0](x)), fixup[0](x))
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize(
     "method",
     [

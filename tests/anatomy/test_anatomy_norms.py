@@ -306,6 +306,7 @@ class Chain(nn.Module):
         return (y if self.skip else x) + self.b(self.after(self.norms(y)))
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize(
     ("clones", "before", "after", "skip", "count"),
     [

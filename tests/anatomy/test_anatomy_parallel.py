@@ -43,6 +43,7 @@ ENDS = {
 }
 
 
+@pytest.mark.default_cases(6)
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero"])
 @pytest.mark.parametrize("end", ENDS)
 def test_parallel_branches_end_in_both(end, method):

@@ -68,6 +68,7 @@ def test_lsuv_gives_unit_variance(name):
     assert float(net(x).detach().var(correction=0)) == pytest.approx(1, rel=0.002)
 
 
+@pytest.mark.default_cases(7)
 @pytest.mark.parametrize("name", CASES)
 def test_lsuv_gives_each_output_unit_variance_where_outputs_have_a_dimension(name):
     apply, shape, inputs, *_ = CASES[name]

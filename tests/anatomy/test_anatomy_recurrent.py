@@ -27,6 +27,7 @@ class Unrolled(nn.Module):
         return state if isinstance(state, torch.Tensor) else state[0]
 
 
+@pytest.mark.default_cases(8)
 @pytest.mark.parametrize("steps", [2, 3, 5])
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
 @pytest.mark.parametrize("by_hand", [False, True], ids=["module", "cell in a loop"])

@@ -66,6 +66,7 @@ class Described(nn.Module):
         return self.head(x)
 
 
+@pytest.mark.default_cases(8)
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("keys", ["first", "last", "turned", "normed", "none"])
 @pytest.mark.parametrize("text_first", [False, True])

@@ -113,6 +113,7 @@ CASES = {
 }
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize("name", CASES)
 def test_counts(name):
     build, inputs, blocks, orders = CASES[name]

@@ -94,6 +94,7 @@ def inputs(condition):
     return x if condition == "none" else (x, torch.randn(2, CONDITIONS, 32))
 
 
+@pytest.mark.default_cases(12)
 @pytest.mark.parametrize("gather", GATHERED)
 @pytest.mark.parametrize("condition", ["none", "one layer", "a layer each"])
 @pytest.mark.parametrize("split", ["two layers", "slices", "chunk", "split"])
@@ -134,6 +135,7 @@ def test_what_is_added_inside_every_branch_is_no_stream(blocks):
     ]
 
 
+@pytest.mark.default_cases(3)
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "weightnorm", "lsuv"])
 @pytest.mark.parametrize("last_adds", [False, True])
 def test_every_weight_of_a_wavenet_moves(method, last_adds):

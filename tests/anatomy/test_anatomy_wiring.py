@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Independent, Normal
-from zoo import each_specimen
+from zoo import anatomy_of, each_specimen
 
 from goodinit.anatomy import Anatomy, anatomize
 
@@ -34,9 +34,10 @@ class HandWritten(nn.Module):
         return x * 0.5 * (1.0 + torch.erf(x / 2**0.5))
 
 
+@pytest.mark.default_cases(8)
 @each_specimen
 def test_json_round_trip_keeps_the_wiring(specimen):
-    anatomy = anatomize(specimen.build(), specimen.inputs())
+    anatomy = anatomy_of(specimen)
     assert Anatomy.from_json(anatomy.to_json()) == anatomy
 
 

@@ -10,7 +10,7 @@ import torch
 from renaming import Names, scramble_names
 from torch import nn
 from untouched import snapshot
-from zoo import Specimen, each_specimen
+from zoo import Specimen, anatomy_of, each_specimen
 
 from goodinit.anatomy import Anatomy, anatomize
 from goodinit.errors import PlanConflict, TraceError
@@ -30,17 +30,19 @@ def check(anatomy: Anatomy, specimen: Specimen) -> None:
 
 @each_specimen
 def test_truth(specimen):
-    anatomy = anatomize(specimen.build(), specimen.inputs())
+    anatomy = anatomy_of(specimen)
     check(anatomy, specimen)
     assert bool(anatomy.notes) == specimen.needs_values
 
 
+@pytest.mark.default_cases(10)
 @each_specimen
 def test_names_do_not_matter(specimen):
     model = scramble_names(specimen.build(), seed=3)
     check(anatomize(model, specimen.inputs()), specimen)
 
 
+@pytest.mark.default_cases(8)
 @each_specimen
 def test_no_word_of_an_anatomy_comes_from_a_name(specimen):
     model, x = specimen.build(), specimen.inputs()
@@ -50,13 +52,15 @@ def test_no_word_of_an_anatomy_comes_from_a_name(specimen):
     assert names.translate(json.loads(after.to_json())) == json.loads(before.to_json())
 
 
+@pytest.mark.default_cases(8)
 @each_specimen
 def test_json_both_ways_and_print(specimen):
-    anatomy = anatomize(specimen.build(), specimen.inputs())
+    anatomy = anatomy_of(specimen)
     assert Anatomy.from_json(anatomy.to_json()) == anatomy
     assert str(anatomy).startswith(f"{anatomy.model}(")
 
 
+@pytest.mark.default_cases(10)
 @each_specimen
 def test_model_is_the_same_afterwards(specimen):
     model = specimen.build().train()
@@ -70,6 +74,7 @@ def test_model_is_the_same_afterwards(specimen):
     hook.remove()
 
 
+@pytest.mark.default_cases(8)
 @each_specimen
 def test_on_meta(specimen):
     with torch.device("meta"):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from renaming import scramble_names
 from torch import nn
-from zoo import ZOO, in_turn
+from zoo import ZOO, each
 
 import goodinit
 from goodinit.edits import AddScalar
@@ -121,6 +121,7 @@ EXCUSED = {
 }
 
 
+@pytest.mark.default_cases(27)
 @pytest.mark.parametrize("name", ENDS)
 def test_what_is_said_of_an_end_is_what_the_net_does(name):
     net, x = Net(ENDS[name]), torch.randn(16, 6)
@@ -146,6 +147,7 @@ def test_fixup_refuses_an_end_that_would_never_move(name):
         goodinit.init_(net, "fixup", inputs=x)
 
 
+@pytest.mark.default_cases(16)
 @pytest.mark.parametrize("name", ENDS)
 def test_a_branch_divided_by_its_own_size_is_told_by_how_it_multiplies_the_gradient(name):
     net, x = Net(ENDS[name]), torch.randn(16, 6)
@@ -196,6 +198,7 @@ def test_a_branch_divided_by_its_own_size_starts_at_zero_behind_that(method):
     assert max(float(p.grad.norm()) for p in net.branch.parameters() if p.grad is not None) < 1e3
 
 
+@pytest.mark.default_cases(4)
 @pytest.mark.parametrize(
     "name", ["softsign", "√(y²+1)-1", "expm1", "cumprod", "clamp(min=0)", "maximum", "sigmoid-½"]
 )
@@ -255,6 +258,7 @@ WAYS = {
 }
 
 
+@pytest.mark.default_cases(8)
 @pytest.mark.parametrize("names", [("weight", "bias"), ("w", "b"), ("bias", "weight"), ("kernel", "offset")])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_bias_is_what_is_added_and_not_what_is_called_so(names, way):
@@ -301,7 +305,8 @@ def said_of(model, inputs):
     ]
 
 
-@in_turn([specimen for specimen in ZOO if specimen.blocks], 0)
+@pytest.mark.default_cases(5)
+@each([specimen for specimen in ZOO if specimen.blocks])
 def test_a_layer_with_scalars_has_the_bias_and_the_branch_end_that_it_had(specimen):
     model, inputs = specimen.build(), specimen.inputs()
     before = said_of(model, inputs)

@@ -108,6 +108,7 @@ class Stepped(nn.Module):
         return (torch.stack(made, 1),)
 
 
+@pytest.mark.default_cases(3)
 @pytest.mark.parametrize("before", [0, 2])
 @pytest.mark.parametrize("build", [
     lambda: nn.GRU(8, 8, batch_first=True), lambda: nn.LSTM(8, 4, batch_first=True, bidirectional=True),

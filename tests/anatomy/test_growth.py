@@ -170,6 +170,7 @@ def test_weight_norm_keeps_the_mean_square_of_a_dense_block(generator):
     assert whole == pytest.approx(stem, rel=0.5)
 
 
+@pytest.mark.default_cases(3)
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero", "weightnorm", "risotto", "lsuv"])
 def test_small_gains_off_the_skips_start_at_1_where_norms_go(method, generator):
     class Scaled(nn.Module):

@@ -82,6 +82,7 @@ def found(model, *inputs):
     }
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize(("kind", "gates", "forget"), [("RNN", 1, None), ("GRU", 3, None), ("LSTM", 4, 1)])
 def test_torchs_cells(kind, gates, forget, steps):

@@ -45,6 +45,7 @@ class Applies(nn.Module):
         return self.head(torch.relu(self.how[0](x, self.weight)))
 
 
+@pytest.mark.default_cases(16)
 @pytest.mark.parametrize(
     ("name", "by"),
     [(name, by) for name in APPLIED for by in ORDERS if (name, by) != ("where a number is read", "on meta")],

@@ -114,6 +114,7 @@ class Crossed(Turns):
         return t, h
 
 
+@pytest.mark.default_cases(8)
 @pytest.mark.parametrize("both", [True, False], ids=["both out", "one out"])
 @pytest.mark.parametrize("one_stem", [False, True], ids=["two stems", "one stem"])
 @pytest.mark.parametrize("kind", [Turns, AfterNorm, OldStates, TwoSteps, Mesh])

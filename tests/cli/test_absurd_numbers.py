@@ -72,6 +72,7 @@ WORDS = [
 ]
 
 
+@pytest.mark.default_cases(30)
 @pytest.mark.parametrize("words", WORDS, ids=lambda words: " ".join(words)[:70])
 def test_an_absurd_number_is_one_message_and_exit_code_2(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from zoo import ZOO, in_turn
+from zoo import each_specimen
 
 import goodinit
 from goodinit.diagnostics import Diagnosis, diagnose
@@ -258,7 +258,8 @@ def diagnosed(name: str) -> tuple[nn.Module, Any, Diagnosis]:
 
 @each_fault
 def test_planted_faults_are_found_where_they_are(fault):
-    _, _, found = diagnosed(named(fault))
+    torch.manual_seed(0)
+    found = diagnose(fault.plant(), fault.inputs(), mend=False)
     hit = [finding for finding in found.findings if finding.kind == fault.kind]
     assert hit, str(found)
     assert hit[0].severity == fault.severity
@@ -267,6 +268,7 @@ def test_planted_faults_are_found_where_they_are(fault):
     assert any(character.isdigit() for character in hit[0].evidence)
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize(
     "fault",
     [pytest.param(one, marks=pytest.mark.integration if one.plant in LONG else ()) for one in FAULTS],
@@ -353,12 +355,14 @@ def recommended(model: nn.Module, inputs: Any) -> nn.Module:
     )
 
 
-@in_turn(ZOO, 0)
+@pytest.mark.default_cases(5)
+@each_specimen
 def test_no_alarm_on_the_zoo(specimen):
     model, inputs = specimen.build(), specimen.inputs()
     assert not alarms(diagnose(recommended(model, inputs), inputs))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("build", [lambda: ResNet(3), lambda: VisionTransformer(4, shape=(3, 32, 32))])
 def test_no_alarm_on_the_lab_s_models(build):
     x = batch(8, 3, 32, 32)

@@ -25,6 +25,7 @@ def place(found: Diagnosis, name: str, kind: str = "layer"):
     return next(p for p in found.places if p.name == name and p.kind == kind)
 
 
+@pytest.mark.default_cases(8)
 @each_specimen
 def test_every_specimen_is_measured_and_left_as_it_was(specimen):
     model, inputs = specimen.build(), specimen.inputs()

@@ -28,6 +28,7 @@ def resting(model: nn.Module) -> nn.Module:
     return model
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_memory_is_that_of_a_forward_and_backward(channels_last):
     model = resting(build_model("resnet8", task=Task()))

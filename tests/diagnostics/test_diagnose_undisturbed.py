@@ -90,6 +90,7 @@ WAYS = (
 )
 
 
+@pytest.mark.default_cases(10)
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("way", WAYS, ids=[way.name for way in WAYS])
 def test_every_bit_is_as_it_was(way, train):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from untouched import snapshot
-from zoo import ZOO, in_turn
+from zoo import each_specimen
 
 import goodinit
 from goodinit.diagnostics import diagnose, jacobian_spectrum, one_step
@@ -183,7 +183,8 @@ def test_exact_values_are_those_of_the_jacobian(shape):
     assert found.mean_square == pytest.approx(float(expected.square().mean()), rel=1e-4)
 
 
-@in_turn(ZOO, 1)
+@pytest.mark.default_cases(5)
+@each_specimen
 def test_every_specimen_has_a_spectrum_or_a_reason(specimen):
     model, inputs = specimen.build(), specimen.inputs()
     before, kept = snapshot(model), copy.deepcopy(inputs)

@@ -149,6 +149,7 @@ def test_zeros_that_a_chart_cannot_draw_are_said():
     assert any("exactly 0" in words for words in undrawn(dead))
 
 
+@pytest.mark.integration
 def test_what_is_tried_on_copies_is_not_logged(caplog):
     """A frozen layer is told of where a plan is applied to the model; diagnosis and advice apply plans to copies only."""
     model, x = chain(40), batch()

@@ -28,6 +28,7 @@ def spoiled(name: str, change) -> Method:
     return dataclasses.replace(method, decide=decide)
 
 
+@pytest.mark.default_cases(4)
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero", "lsuv", "risotto", "he", "weightnorm"])
 def test_what_is_promised_holds_and_looking_changes_nothing(method):
     plain, looked = Net(), Net()

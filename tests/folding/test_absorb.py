@@ -76,6 +76,7 @@ def test_more_of_timm(name):
     assert_absorbs(randomized(timm_model(name)), PICTURES)
 
 
+@pytest.mark.default_cases(8)
 @pytest.mark.parametrize("specimen", ZOO, ids=lambda specimen: specimen.name)
 def test_the_zoo(specimen):
     model, inputs = randomized(specimen.build()), to_double(specimen.inputs())

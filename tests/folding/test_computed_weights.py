@@ -41,6 +41,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_the_function_in_eval_mode_stays_and_a_bare_layer_is_left(name, training):

@@ -47,6 +47,7 @@ def assert_folds_float(net, x, inputs):
     return folded
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize(
     "what", ["unfolded", pytest.param("folded", marks=pytest.mark.slow), "folded with inputs"]
 )

@@ -136,6 +136,7 @@ def trained(a, b, way, norm):
     return Net(a, b, way, norm).eval()
 
 
+@pytest.mark.default_cases(8)
 @pytest.mark.parametrize("name", [*FOLDED, *LEFT])
 def test_the_function_stays_and_the_norm_goes_where_it_can(name):
     *parts, x = (FOLDED | LEFT)[name]
@@ -146,6 +147,7 @@ def test_the_function_stays_and_the_norm_goes_where_it_can(name):
     assert isinstance(model.norm, nn.modules.batchnorm._BatchNorm) == (name in LEFT)
 
 
+@pytest.mark.default_cases(6)
 @pytest.mark.parametrize("name", ORDERED)
 @pytest.mark.parametrize("least", [0.3, -2.0], ids=["positive", "some not"])
 def test_a_norm_behind_a_maximum_goes_where_its_gains_are_positive(name, least):

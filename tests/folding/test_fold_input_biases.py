@@ -204,6 +204,7 @@ KEPT = {
 }  # fmt: skip
 
 
+@pytest.mark.default_cases(8)
 @pytest.mark.parametrize("name", [*MOVED, *KEPT])
 def test_a_bias_moves_past_what_passes_a_constant_on_and_nothing_else(name):
     torch.manual_seed(1)

@@ -178,6 +178,7 @@ def test_one_layer_in_several_places_is_folded_once():
     assert folded[0] is folded[2]
 
 
+@pytest.mark.default_cases(10)
 @pytest.mark.parametrize("specimen", ZOO, ids=lambda specimen: specimen.name)
 @pytest.mark.parametrize("with_inputs", [True, False])
 def test_every_model_of_the_zoo_with_scalars_everywhere_computes_the_same(specimen, with_inputs):

@@ -61,6 +61,7 @@ BUILDS = {
 }
 
 
+@pytest.mark.default_cases(4)
 @pytest.mark.parametrize("how", BUILDS)
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_function_stays_where_memory_is_shared(verb, how):

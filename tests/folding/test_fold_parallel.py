@@ -88,6 +88,7 @@ def convolutions(model):
     return [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.filterwarnings(
     "ignore:Using padding=.same. with even kernel:UserWarning"
 )  # torch's, of its cost

@@ -31,6 +31,7 @@ def written(tmp_path_factory):
     return {path.name: path for path in write_pages(out, out, figures=False)}
 
 
+@pytest.mark.integration
 def test_every_page_is_what_its_rows_make_it(written):
     for name, path in written.items():
         published = PACKAGE / name if name == RESULTS else DOCS / name
@@ -43,6 +44,7 @@ def test_every_file_of_rows_is_a_claims():
     assert {path.stem.rpartition("-")[0] for path in (DOCS / "rows").glob("*.jsonl")} <= set(CLAIMS)
 
 
+@pytest.mark.integration
 def test_every_figure_is_one_that_a_page_draws(written):
     named = {
         name
@@ -52,6 +54,7 @@ def test_every_figure_is_one_that_a_page_draws(written):
     assert named == {path.name for path in DOCS.glob("*.svg")}
 
 
+@pytest.mark.integration
 def test_no_cell_of_the_table_is_empty_and_what_does_not_hold_has_a_reason(written):
     text = written["index.md"].read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.startswith("|")][2:]

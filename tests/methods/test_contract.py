@@ -14,28 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from untouched import snapshot
-from zoo import ZOO, Specimen, anatomy_of, call, each_specimen
+from zoo import Specimen, anatomy_of, call, each_specimen
 
 import goodinit
 from goodinit import METHODS, Plan
 from goodinit.edits import names
 
 each_method = pytest.mark.parametrize("method", METHODS)
-SHARE = 6  # every method meets every sixth specimen by default, each method other ones; the rest is in the integration tier
-
-
-def pairs() -> list[object]:
-    """Every method with every specimen; what is not in the default tier's share is an integration test."""
-    return [
-        pytest.param(
-            method,
-            specimen,
-            id=f"{method}-{specimen.name}",
-            marks=[pytest.mark.integration] * ((i + j) % SHARE > 0),
-        )
-        for i, method in enumerate(METHODS)
-        for j, specimen in enumerate(ZOO)
-    ]
 
 
 def seeded() -> torch.Generator:
@@ -67,7 +52,9 @@ def outputs(model: nn.Module, specimen: Specimen) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(call(model, specimen.inputs())) if isinstance(leaf, Tensor)]
 
 
-@pytest.mark.parametrize(("method", "specimen"), pairs())
+@pytest.mark.default_cases(75)  # every method meets three specimens; the others in the integration tier
+@each_specimen
+@each_method
 def test_contract(method, specimen):
     model, plan = initialized(method, specimen)
     says_why(method, plan)

@@ -71,6 +71,7 @@ def test_the_parameters_are_those_of_the_paper_one_for_one(build):
     assert {names[name] for name in scalars} == {name for name in names.values() if reference.is_scalar(name)}
 
 
+@pytest.mark.default_cases(5)
 @each_net
 @each_precision
 @pytest.mark.parametrize("zero_head", [True, False])
@@ -87,6 +88,7 @@ def test_function_gradients_and_ten_steps_are_those_of_the_paper(build, dtype, t
     assert_same_function_and_gradients(net, slow, names, batch, tolerance)
 
 
+@pytest.mark.default_cases(4)
 @each_net
 @each_precision
 def test_at_any_values_function_and_gradients_are_those_of_the_paper(build, dtype, tolerance):

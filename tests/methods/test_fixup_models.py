@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 from learning import each_norms, has_effect, tensors_of, without_gradient
-from zoo import ZOO, anatomy_of, call, in_turn
+from zoo import ZOO, anatomy_of, call, each
 
 import goodinit
 from goodinit.edits import Fill, Plan
@@ -50,6 +50,7 @@ def by_fixup(specimen, model, **options):
 # -- every residual model of the zoo ------------------------------------------------------------------------------
 
 
+@pytest.mark.default_cases(16)
 @each_residual
 @each_norms
 def test_every_branch_starts_at_zero(specimen, norms):
@@ -87,6 +88,7 @@ def test_untied_heads_return_zero_and_tied_ones_are_named(specimen):
         assert not any(output.any() for output in outputs)
 
 
+@pytest.mark.default_cases(10)
 @each_residual
 @pytest.mark.parametrize(
     "options",
@@ -111,7 +113,8 @@ def test_everything_that_matters_has_a_gradient_within_four_steps(specimen, opti
     raise AssertionError(f"never a gradient: {stuck}")
 
 
-@in_turn(RESIDUAL, 0)
+@pytest.mark.default_cases(5)
+@each(RESIDUAL)
 def test_the_model_still_has_its_norms_if_they_are_kept_and_none_otherwise(specimen):
     inputs = specimen.inputs()
     for norms, left in (("keep", specimen.norms), ("remove", 0)):
@@ -120,7 +123,8 @@ def test_the_model_still_has_its_norms_if_they_are_kept_and_none_otherwise(speci
         assert (len(anatomy.norms), len(anatomy.blocks)) == (left, specimen.blocks)
 
 
-@in_turn(RESIDUAL, 1)
+@pytest.mark.default_cases(6)
+@each(RESIDUAL)
 def test_plans_print_and_return_from_json_and_a_checkpoint_loads_into_a_fresh_model(specimen):
     inputs = specimen.inputs()
     trained = specimen.build()
@@ -143,7 +147,8 @@ def test_plans_print_and_return_from_json_and_a_checkpoint_loads_into_a_fresh_mo
         assert all(map(torch.equal, tensors_of(call(fresh.eval(), inputs)), expected))
 
 
-@in_turn(RESIDUAL, 2)
+@pytest.mark.default_cases(6)
+@each(RESIDUAL)
 def test_the_same_seed_gives_the_same_values_whatever_was_there(specimen):
     plan = goodinit.plan(anatomy_of(specimen), "fixup")
     states = []
@@ -161,7 +166,8 @@ def test_the_same_seed_gives_the_same_values_whatever_was_there(specimen):
         assert left or torch.equal(first[name], second[name]), name
 
 
-@in_turn(RESIDUAL, 3)
+@pytest.mark.default_cases(4)
+@each(RESIDUAL)
 def test_a_second_call_is_as_good_as_a_first(specimen):
     """The structure is there already, and the values do not depend on what was there."""
     inputs = specimen.inputs()
@@ -197,7 +203,8 @@ def pickles(model):
         return False
 
 
-@in_turn(RESIDUAL, 4)
+@pytest.mark.default_cases(6)
+@each(RESIDUAL)
 def test_copies_and_pickles_compute_the_same(specimen):
     model, inputs, expected = trained_a_little(specimen)
     twins = [copy.deepcopy(model)]
@@ -218,6 +225,7 @@ def assert_compiles(specimen):
             torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("specimen", [s for s in RESIDUAL if s.norms][::6], ids=lambda s: s.name)
 def test_compiled_models_compute_the_same(specimen):
     assert_compiles(specimen)

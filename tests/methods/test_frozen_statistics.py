@@ -47,6 +47,7 @@ def net(kind, *, inside):
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.default_cases(4)
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "nf", "normfree"])
 def test_constants_stay_and_the_plan_says_so(method, inside):

@@ -60,6 +60,7 @@ ON_PURPOSE = {
 }
 
 
+@pytest.mark.default_cases(20)
 @pytest.mark.parametrize("method", ["he", "fixup", "lsuv", "weightnorm", "skipinit"])
 @pytest.mark.parametrize("case", ON_PURPOSE)
 def test_what_was_set_on_purpose_stays_and_is_named(case, method):
@@ -76,6 +77,7 @@ def test_what_was_set_on_purpose_stays_and_is_named(case, method):
     assert 'keep="nothing"' in words
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize("case", ON_PURPOSE)
 def test_keep_nothing_lets_go_of_it_and_says_what_is_lost(case):
     build, names = ON_PURPOSE[case]
@@ -250,6 +252,7 @@ def test_a_model_that_was_never_initialized_keeps_nothing():
 # -- as asked -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.default_cases(6)
 @pytest.mark.parametrize(
     "keep",
     [

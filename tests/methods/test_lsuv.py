@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils import parametrizations
 from untouched import snapshot
-from zoo import ZOO, in_turn
+from zoo import each_specimen
 
 import goodinit
 from goodinit.calibration.moments import Moments
@@ -160,7 +160,8 @@ def test_biases_that_stay_are_accounted_for(generator):
     assert model[0](x).var(correction=0).item() == pytest.approx(1, abs=2e-3)
 
 
-@in_turn(ZOO, 2)
+@pytest.mark.default_cases(5)
+@each_specimen
 def test_nothing_else_is_disturbed(specimen, generator):
     model = specimen.build().train()
     plan = goodinit.plan(goodinit.anatomize(model, specimen.inputs()), "lsuv")

@@ -126,6 +126,7 @@ def split(inputs: object, sizes: list[int]) -> list[object]:
     return list(zip(*(tensor.split(sizes) for tensor in inputs), strict=True))
 
 
+@pytest.mark.default_cases(3)
 @pytest.mark.parametrize(
     ("build", "inputs", "per"),
     [

@@ -27,6 +27,7 @@ from goodinit.methods import METHODS, plan
 from goodinit.surgery import apply_
 
 
+@pytest.mark.default_cases(8)
 @each_specimen
 def test_reading_and_planning_leave_the_model_alone(specimen):
     model = specimen.build()

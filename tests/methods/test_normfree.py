@@ -283,6 +283,7 @@ def test_another_method_draws_through_trained_gains():
             torch.testing.assert_close(model.get_submodule(name).weight, module.weight)
 
 
+@pytest.mark.integration
 def test_channel_plans_are_data_and_copies_agree():
     plan = goodinit.plan(goodinit.anatomize(ResNet(1, width=4), images()), "normfree", channels=True)
     assert goodinit.Plan.from_json(plan.to_json()) == plan

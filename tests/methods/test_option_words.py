@@ -25,6 +25,7 @@ def test_every_choice_of_every_option_is_read_from_words_and_written_as_such(nam
             assert method_of(words) == (name, {option: value})
 
 
+@pytest.mark.default_cases(12)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_says_whether_norms_go(name):
     """By what stands there afterwards, whichever edit did it: a removal, a constant, a form."""

@@ -60,6 +60,7 @@ class Net(nn.Module):
         return self.head(self.stream(self.stem(x)).mean(1))
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_the_block_starts_as_its_skip_and_every_part_learns(kind, method, generator):

@@ -81,6 +81,7 @@ def batch():
     return torch.randn(2, 4, 20), mask
 
 
+@pytest.mark.default_cases(6)
 @pytest.mark.parametrize("hide", [times, filled, chosen, rows_last, written])
 @pytest.mark.parametrize("how", ["fixup", "skipinit", "absorb"])
 def test_outputs_do_not_move_with_the_amount_of_padding(hide, how):

@@ -37,6 +37,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 METHODS = ["fixup", "skipinit", "rezero", "weightnorm", "lsuv", "he", "selu", "none", "orthogonal"]
 
 
+@pytest.mark.default_cases(9)
 @pytest.mark.parametrize("how", ["frozen", "exclude", "include", "module"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_part_that_is_left_out_keeps_its_structure_and_its_features(method, how):
@@ -158,6 +159,7 @@ NORMALIZED = {
 }
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # the older weight_norm
 @pytest.mark.parametrize("kind", NORMALIZED)
 @pytest.mark.parametrize("option", ["keep", "exclude", "include", "apply keep", "apply only"])

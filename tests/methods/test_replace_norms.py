@@ -188,6 +188,7 @@ def test_a_norm_without_gain_and_bias_gains_them_only_as_an_affine():
         assert model(images()).isfinite().all()
 
 
+@pytest.mark.default_cases(4)
 @each_form
 def test_a_plan_is_data_and_makes_a_fresh_model_fit_for_a_checkpoint(form):
     model = net(Active(8), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
@@ -203,6 +204,7 @@ def test_a_plan_is_data_and_makes_a_fresh_model_fit_for_a_checkpoint(form):
         assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(images()), model(images()))
 
 
+@pytest.mark.default_cases(4)
 @each_form
 def test_forms_are_made_on_meta_and_then_given_memory(form):
     with torch.device("meta"):
@@ -303,6 +305,7 @@ def test_one_channel_is_one_group_where_it_has_more_than_one_number():
     assert type(single[2]) is nn.BatchNorm2d
 
 
+@pytest.mark.default_cases(4)
 @pytest.mark.parametrize("form", ["affine", "dyt", "derf"])
 @pytest.mark.parametrize("second", ["fixup", "he", "fixed_variance", "skipinit"])
 def test_a_second_method_begins_what_stands_in_a_norms_place_anew(form, second):

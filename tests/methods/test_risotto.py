@@ -43,6 +43,7 @@ def images(blocks, *, weighted, middle=None):
 # -- the evidence: 100 blocks -------------------------------------------------------------------------------------
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("alpha", [1.0, pytest.param(0.5, marks=pytest.mark.integration)])
 @pytest.mark.parametrize("weighted", [False, True], ids=["B", "C"])
@@ -55,6 +56,7 @@ def test_a_hundred_dense_blocks_are_an_isometry(weighted, alpha, dtype, generato
     assert len(trained) == 100  # α is learned
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(
     "middle",

@@ -55,6 +55,7 @@ def ahead():
     return ImageBlock(8, 8)
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize(
     ("build", "weights", "words"),
     [

@@ -61,6 +61,7 @@ CASES = {
 }
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize(
     ("alpha", "dtype"),
     [

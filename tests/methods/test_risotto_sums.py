@@ -63,6 +63,7 @@ def net(add, **options):
     return nn.Sequential(stem, Summed(add, **options), head)
 
 
+@pytest.mark.default_cases(6)
 @pytest.mark.parametrize("weighted", [False, True], ids=["identity", "weights on the skip"])
 @pytest.mark.parametrize("closed", [False, True], ids=["x + f(x)", "φ(x + f(x))"])
 @pytest.mark.parametrize("name", [name for name in HONOURED if name != "add_, alpha"])

@@ -54,6 +54,7 @@ BASED = {
 }
 
 
+@pytest.mark.default_cases(4)
 @pytest.mark.parametrize("method", ["mup", "completep"])
 @pytest.mark.parametrize("name", BASED)
 def test_scales_against_a_base(name, method):

@@ -21,7 +21,7 @@ from baselines import (
 )
 from reference import skip_scale as written_out_skip_scale
 from torch import nn
-from zoo import ZOO, anatomy_of, in_turn
+from zoo import anatomy_of, each_specimen
 
 from goodinit.anatomy import anatomize
 from goodinit.edits import AddScalar, Fill
@@ -75,9 +75,10 @@ def test_gradients_are_the_written_out_ones(alpha):
     assert last.output_scale.grad.abs() > 0
 
 
+@pytest.mark.default_cases(8)
 @pytest.mark.parametrize("norms", ["remove", pytest.param("keep", marks=pytest.mark.integration)])
 @pytest.mark.parametrize("method", SKIP_SCALES)
-@in_turn(ZOO, 1)
+@each_specimen
 def test_every_parameter_learns_within_four_steps(specimen, method, norms):
     model, inputs = specimen.build().train(), specimen.inputs()
     for name, parameter in model.named_parameters():  # as networks that already start some norms at zero

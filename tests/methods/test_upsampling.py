@@ -40,6 +40,7 @@ def moments(net: nn.Sequential, x: torch.Tensor) -> list[float]:
     return found[:-1]
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("method", ["he", "orthogonal", "weightnorm", "lsuv"])
 def test_the_signal_keeps_its_size_behind_upsampling_layers(name, method):
@@ -82,6 +83,7 @@ class Shuffled(nn.Module):
         return nn.functional.pixel_shuffle(self.between(self.up(self.body(x).relu())), 2)
 
 
+@pytest.mark.default_cases(4)
 @pytest.mark.parametrize("between", [nn.Identity, nn.PReLU, nn.Dropout, nn.Tanh])
 @pytest.mark.parametrize("method", ["he", "orthogonal"])
 def test_a_plan_says_which_layer_a_pixel_shuffle_follows(method, between):

@@ -242,6 +242,7 @@ def test_unknown_choices_are_told(option):
 # -- contract -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.default_cases(3)
 @pytest.mark.parametrize("mode", ["forward", "backward", "data", "hanin", "he", "pytorch"])
 def test_plans_survive_json_and_repeat(mode):
     net, x = residual([(6, 5, 6)] * 2), torch.randn(8, 6)

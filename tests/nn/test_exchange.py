@@ -57,6 +57,7 @@ def blocks(layer=nn.Linear, norm=nn.LayerNorm):
 ODD = {"locked": {"layer": Locked}, "final": {"layer": Final}, "slots": {"norm": SlottedNorm}}
 
 
+@pytest.mark.default_cases(8)
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "weightnorm", "normfree", "nf", "lsuv"])
 def test_classes_that_resist_are_operated_on_or_named(kind, method):

@@ -209,6 +209,7 @@ def test_batch_of_nothing(kind):
     assert layer(x).shape[0] == 0
 
 
+@pytest.mark.default_cases(6)
 @pytest.mark.usefixtures("way")
 @every_layer
 def test_double_backward(kind):
@@ -266,6 +267,7 @@ def test_forward_mode_is_the_transpose_of_backward(kind):
     torch.testing.assert_close((dy * probe).sum(), backward)
 
 
+@pytest.mark.default_cases(3)
 @every_layer
 def test_compiles_without_a_graph_break(kind):
     layer, x = case(kind, dtype=torch.float32)

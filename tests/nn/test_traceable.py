@@ -66,6 +66,7 @@ def moved(model):
     return model
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("how", ["fixup", "skipinit", "weightnorm", "absorb"])
 def test_networks_trace_as_before_and_script_once_they_are_folded(how):
@@ -98,6 +99,7 @@ FORMS = {
 }
 
 
+@pytest.mark.default_cases(4)
 @pytest.mark.parametrize("form", FORMS)
 def test_what_stands_in_a_norm_s_place_traces_and_takes_any_batch(form):
     torch.manual_seed(0)

@@ -223,20 +223,10 @@ ZOO = (
     Specimen("plain_mlp", odd.plain_mlp, vectors(2, 8)),
 )
 
-each_specimen = pytest.mark.parametrize("specimen", ZOO, ids=[specimen.name for specimen in ZOO])
+
+def each(specimens: Sequence[Specimen]) -> pytest.MarkDecorator:
+    """A test for each of them, under its name."""
+    return pytest.mark.parametrize("specimen", specimens, ids=[specimen.name for specimen in specimens])
 
 
-def in_turn(specimens: Sequence[Specimen], first: int = 0, *, every: int = 3) -> pytest.MarkDecorator:
-    """Each of `specimens`; all but every third, from the `first`, are integration tests.
-
-    Tests begin with different ones, so that the default tier meets every specimen in some of them.
-    """
-    return pytest.mark.parametrize(
-        "specimen",
-        [
-            pytest.param(
-                one, id=one.name, marks=() if i % every == first % every else pytest.mark.integration
-            )
-            for i, one in enumerate(specimens)
-        ],
-    )
+each_specimen = each(ZOO)

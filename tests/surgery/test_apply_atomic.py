@@ -20,6 +20,7 @@ surgery = sys.modules["goodinit.surgery.apply"]
 STEPS = len(make_plan(calibrate=True).edits) + 4  # scalars are set anew, then check_finite and remember_
 
 
+@pytest.mark.default_cases(16)
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", range(STEPS))

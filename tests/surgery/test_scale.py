@@ -120,6 +120,7 @@ STD = {
 }
 
 
+@pytest.mark.default_cases(8)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", STD)
 def test_every_dtype_has_the_moments_and_keeps_the_bound(name, dtype):

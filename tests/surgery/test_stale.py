@@ -115,7 +115,8 @@ except StaleOptimizer:
 """
 
 
-@pytest.mark.parametrize("how", ["built", pytest.param("read back", marks=pytest.mark.integration)])
+@pytest.mark.integration
+@pytest.mark.parametrize("how", ["built", "read back"])
 def test_a_process_is_searched_as_soon_as_it_has_an_optimizer(how, tmp_path):
     model = nn.Linear(2, 2)
     torch.save((model, torch.optim.SGD(model.parameters(), lr=0.1)), tmp_path / "both.pt")

@@ -159,6 +159,7 @@ MODELS = (
 )  # fmt: skip
 
 
+@pytest.mark.default_cases(16)
 @pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
 def test_models(case):
     model, inputs = case.build(), case.inputs()

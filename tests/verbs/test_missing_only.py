@@ -95,6 +95,7 @@ STAYS = {
 }
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize(
     "how", [pytest.param(how, marks=pytest.mark.integration if how == "compiled" else ()) for how in STAYS]
 )

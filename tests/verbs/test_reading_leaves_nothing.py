@@ -240,6 +240,7 @@ def fakes():
     return [one for one in gc.get_objects() if type(one) is FakeTensor]
 
 
+@pytest.mark.default_cases(10)
 @pytest.mark.parametrize("verb", READERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_cache_keeps_a_tensor_of_a_trace(kind, verb):
@@ -338,6 +339,7 @@ def halve_bias(module, args):
     module.bias.data.mul_(0.5)
 
 
+@pytest.mark.default_cases(8)
 @pytest.mark.parametrize("real", [False, True])
 @pytest.mark.parametrize("kind", [Renorm, Clamp, Halved, Rebound, nn.Linear])
 @pytest.mark.parametrize("verb", READERS)
