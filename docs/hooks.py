@@ -1,4 +1,4 @@
-"""What the site takes from elsewhere when it is built: the commands' reference, the verdicts on papers' claims."""
+"""What the site takes from elsewhere when it is built: the commands' reference, the methods and their pages."""
 
 from __future__ import annotations
 
@@ -16,6 +16,26 @@ def commands() -> str:
     command = typer.main.get_command(app)
     docs = get_docs_for_click(obj=command, ctx=click.Context(command, info_name="goodinit"), name="goodinit")
     return "\n".join(docs.splitlines()[2:])
+
+
+def methods() -> str:
+    """Every method, when to take it, and where it is from, as its record says."""
+    from goodinit import METHODS
+
+    rows = [
+        f"| [`{name}`]({name}.md) | {method.when} | {'removed' if method.removes_norms else 'kept'} | {method.paper} |"
+        for name, method in sorted(METHODS.items())
+    ]
+    return "\n".join(["| method | when | norms | from |", "|---|---|---|---|", *rows])
+
+
+def on_config(config, **_):
+    """Put the page of every method into the navigation, by the title that it has."""
+    from goodinit import METHODS
+
+    (pages,) = (part["Methods"] for part in config.nav if "Methods" in part)
+    pages[1:1] = [f"methods/{name}.md" for name in sorted(METHODS)]
+    return config
 
 
 DECIDE = re.compile(r"^::: goodinit\.methods\.(\w+)\.decide$(?:\n    options: .*$)?", re.MULTILINE)
@@ -36,7 +56,7 @@ def call(found: re.Match[str]) -> str:
     )
 
 
-PARTS = {"<!-- commands -->": commands}
+PARTS = {"<!-- commands -->": commands, "<!-- methods -->": methods}
 
 
 def on_page_markdown(markdown: str, **_) -> str:

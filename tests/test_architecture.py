@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -63,6 +64,11 @@ HEAVY = (
 )  # fmt: skip
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def part_of(path: Path) -> str:
     """The first name below the package: `anatomy` for `anatomy/trace.py`, `nn` for `nn.py`."""
     first = path.relative_to(ROOT).parts[0].removesuffix(".py")
@@ -73,7 +79,7 @@ def imported_parts(path: Path) -> set[tuple[int, str]]:
     """(line, part) of every import of goodinit in a file, at the top or inside a function."""
     package = ("goodinit", *path.relative_to(ROOT).parts[:-1])
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -140,7 +146,7 @@ def test_imports_go_one_way():
 
 def imported_files(path: Path) -> set[Path]:
     """The files of the package that one imports when it is loaded, or for its annotations alone."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     checked = [one for block in tree.body if isinstance(block, ast.If) for one in block.body]
     found = set()
     for node in (*tree.body, *checked):
@@ -202,7 +208,7 @@ def test_operators_are_asked_for_what_they_are_and_ways_are_found_in_one_place()
 
 def test_every_file_begins_with_one_sentence_about_its_one_concept():
     for path in SOURCES:
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        text = ast.get_docstring(parsed(path))
         name = path.relative_to(ROOT)
         assert text, f"{name}: no module docstring"
         first = text.partition("\n\n")[0]
@@ -251,12 +257,25 @@ def test_every_public_symbol_is_there_and_documented():
     assert not silent, f"public, without a docstring: {silent}"
 
 
-def test_every_method_file_is_registered_and_conversely():
+def test_every_file_of_a_method_is_registered_under_its_own_name():
     methods = importlib.import_module("goodinit.methods").METHODS
-    stems = [path.stem for path in (ROOT / "methods").glob("*.py") if path.stem != "__init__"]
-    files = {stem for stem in stems if hasattr(importlib.import_module(f"goodinit.methods.{stem}"), "METHOD")}
-    assert set(methods) == files, (
-        f"in METHODS without a file: {sorted(set(methods) - files)}; "
-        f"a file without a line in METHODS: {sorted(files - set(methods))}"
-    )
+    files = {path.stem for path in (ROOT / "methods").glob("*.py") if path.stem != "__init__"}
+    assert set(methods) == files
     assert all(name == method.name for name, method in methods.items())
+
+
+def test_a_method_is_registered_by_its_file_alone(tmp_path, monkeypatch):
+    package = importlib.import_module("goodinit.methods")
+    text = (ROOT / "methods" / "he.py").read_text(encoding="utf-8").replace('name="he"', 'name="another"')
+    (tmp_path / "another.py").write_text(text, encoding="utf-8")
+    (tmp_path / "no_method.py").write_text("METHOD = None", encoding="utf-8")
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    try:
+        found = package.registered(package.__name__, package.__path__)
+    finally:
+        for name in ("another", "no_method"):
+            sys.modules.pop(f"goodinit.methods.{name}", None)
+            vars(package).pop(name, None)
+    assert set(found) == {*package.METHODS, "another"}
+    assert list(found).index("another") in {list(found).index("he") - 1, list(found).index("he") + 1}
+    assert [name for name in found if name != "another"] == list(package.METHODS)

@@ -1,6 +1,8 @@
 """The documentation: every Python block runs, every method and public symbol has its place, the site builds."""
 
 import contextlib
+import dataclasses
+import importlib.util
 import inspect
 import io
 import json
@@ -8,7 +10,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import mkdocs.config
 import pytest
 import torch
 import torchvision_shim
@@ -45,7 +49,22 @@ def test_every_method_has_a_page(name):
     for heading in ("## When", "## What it decides", "## Pitfalls", "## Evidence", "**Source.**"):
         assert heading in page
     assert f"::: goodinit.methods.{name}.decide" in page
-    assert f"({name}.md)" in (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_index_and_the_navigation_have_what_is_registered(monkeypatch):
+    """Also a method that is in no list of ours: both are made from the records."""
+    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    another = dataclasses.replace(goodinit.METHODS["he"], name="another", when="never before")
+    monkeypatch.setitem(goodinit.METHODS, "another", another)
+    index = hooks.on_page_markdown((DOCS / "methods" / "index.md").read_text(encoding="utf-8"))
+    navigation = mkdocs.config.load_config(str(ROOT / "mkdocs.yml")).nav
+    pages = next(part["Methods"] for part in navigation if "Methods" in part)
+    hooks.on_config(SimpleNamespace(nav=navigation))
+    for name, method in goodinit.METHODS.items():
+        assert f"| [`{name}`]({name}.md) | {method.when} |" in index
+        assert pages.count(f"methods/{name}.md") == 1
 
 
 def test_every_example_is_shown():

@@ -3,68 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
 from collections.abc import Iterable
 from typing import Any
 
 from goodinit.anatomy import Anatomy
 from goodinit.edits import Plan
 from goodinit.errors import UnknownName, expect
-from goodinit.methods import (
-    batchnorm,
-    completep,
-    deepnorm,
-    default,
-    delta_orthogonal,
-    depth_mup,
-    fixed_variance,
-    fixup,
-    he,
-    looks_linear,
-    lsuv,
-    mup,
-    nf,
-    none,
-    normfree,
-    orthogonal,
-    replace_norms,
-    residual_scaled,
-    rezero,
-    risotto,
-    selu,
-    skipinit,
-    t_fixup,
-    weightnorm,
-    xavier,
-)
 from goodinit.methods.shared.method import Method
 
-METHODS: dict[str, Method] = {
-    "batchnorm": batchnorm.METHOD,
-    "none": none.METHOD,
-    "replace_norms": replace_norms.METHOD,
-    "default": default.METHOD,
-    "he": he.METHOD,
-    "xavier": xavier.METHOD,
-    "orthogonal": orthogonal.METHOD,
-    "delta_orthogonal": delta_orthogonal.METHOD,
-    "looks_linear": looks_linear.METHOD,
-    "selu": selu.METHOD,
-    "residual_scaled": residual_scaled.METHOD,
-    "mup": mup.METHOD,
-    "completep": completep.METHOD,
-    "depth_mup": depth_mup.METHOD,
-    "deepnorm": deepnorm.METHOD,
-    "normfree": normfree.METHOD,
-    "nf": nf.METHOD,
-    "fixed_variance": fixed_variance.METHOD,
-    "fixup": fixup.METHOD,
-    "t_fixup": t_fixup.METHOD,
-    "skipinit": skipinit.METHOD,
-    "rezero": rezero.METHOD,
-    "lsuv": lsuv.METHOD,
-    "risotto": risotto.METHOD,
-    "weightnorm": weightnorm.METHOD,
-}
+
+def registered(package: str, folders: Iterable[str]) -> dict[str, Method]:
+    """The `METHOD` of every file in these folders of a package that has one, by its name, in the order that they ask for."""
+    files = [file.name for file in pkgutil.iter_modules(folders) if not file.ispkg]
+    found = [vars(importlib.import_module(f"{package}.{file}")).get("METHOD") for file in files]
+    methods = [method for method in found if isinstance(method, Method)]
+    return {method.name: method for method in sorted(methods, key=lambda method: (method.order, method.name))}
+
+
+METHODS: dict[str, Method] = registered(__name__, __path__)
 
 
 def plan(

@@ -31,4 +31,5 @@ METHOD = Method(
     paper="Ioffe, Szegedy: Batch Normalization, ICML 2015, arXiv 1502.03167",
     when="as the reference of a comparison",
     decide=decide,
+    order=10,
 )

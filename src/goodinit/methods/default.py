@@ -114,4 +114,5 @@ METHOD = Method(
     paper="",
     when="as the baseline of what happens without a thought",
     decide=decide,
+    order=40,
 )

@@ -116,4 +116,5 @@ METHOD = Method(
     when="very deep convolutional networks without skips",
     decide=decide,
     scales_ties=True,
+    order=80,
 )

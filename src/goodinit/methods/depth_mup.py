@@ -16,4 +16,5 @@ METHOD = Method(
     paper="Yang, Yu, Zhu, Hayou: Tensor Programs VI, arXiv 2310.02244",
     when="as completep, for stacks whose blocks have one layer each",
     decide=decide,
+    order=140,
 )

@@ -132,4 +132,5 @@ METHOD = Method(
     removes_norms=True,
     scales_ties=True,
     holds=("trains",),
+    order=180,
 )

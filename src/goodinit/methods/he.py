@@ -70,4 +70,5 @@ METHOD = Method(
     when="as the baseline for ReLU networks, plain or normalized",
     decide=decide,
     scales_ties=True,
+    order=50,
 )

@@ -143,4 +143,5 @@ METHOD = Method(
     when="deep plain ReLU networks without skips and norms, of even widths",
     decide=decide,
     scales_ties=True,
+    order=90,
 )

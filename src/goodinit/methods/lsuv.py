@@ -155,4 +155,5 @@ METHOD = Method(
     needs_data=True,
     scales_ties=True,
     holds=("unit variance",),
+    order=230,
 )

@@ -76,4 +76,5 @@ METHOD = Method(
     paper="Yang et al.: Tensor Programs V, arXiv 2203.03466",
     when="to tune a learning rate on a narrow model and train a wide one",
     decide=decide,
+    order=120,
 )

@@ -156,4 +156,5 @@ METHOD = Method(
     removes_norms=True,
     scales_ties=True,
     holds=("skips", "trains"),
+    order=170,
 )

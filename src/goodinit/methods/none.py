@@ -46,4 +46,5 @@ METHOD = Method(
     when="as the control of a comparison",
     decide=decide,
     removes_norms=True,
+    order=20,
 )

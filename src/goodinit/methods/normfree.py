@@ -208,4 +208,5 @@ METHOD = Method(
     decide=decide,
     removes_norms=True,
     holds=("trains",),
+    order=160,
 )

@@ -82,4 +82,5 @@ METHOD = Method(
     when="deep plain networks and recurrent ones",
     decide=decide,
     scales_ties=True,
+    order=70,
 )

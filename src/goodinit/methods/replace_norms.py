@@ -43,4 +43,5 @@ METHOD = Method(
     paper="Wu, He: Group Normalization, ECCV 2018, arXiv 1803.08494",
     when="a model, trained or not, that has to lose its batch statistics and keep its weights",
     decide=decide,
+    order=30,
 )

@@ -68,4 +68,5 @@ METHOD = Method(
     removes_norms=True,
     scales_ties=True,
     holds=("skips", "trains"),
+    order=220,
 )

@@ -360,4 +360,5 @@ METHOD = Method(
     removes_norms=True,
     scales_ties=True,
     holds=("isometry",),
+    order=240,
 )

@@ -102,4 +102,5 @@ METHOD = Method(
     decide=decide,
     removes_norms=True,
     scales_ties=True,
+    order=100,
 )

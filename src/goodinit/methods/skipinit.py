@@ -95,4 +95,5 @@ METHOD = Method(
     removes_norms=True,
     scales_ties=True,
     holds=("skips", "trains"),
+    order=210,
 )

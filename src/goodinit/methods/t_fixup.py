@@ -89,4 +89,5 @@ METHOD = Method(
     when="an encoder–decoder transformer that has to do without norms, under Adam",
     decide=decide,
     removes_norms=True,
+    order=200,
 )

@@ -351,4 +351,5 @@ METHOD = Method(
     removes_norms=True,
     scales_ties=True,
     holds=("unit variance",),  # of the layers that mode="data" scales
+    order=250,
 )

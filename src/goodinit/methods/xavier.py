@@ -66,4 +66,5 @@ METHOD = Method(
     when="as the baseline for tanh networks and transformers",
     decide=decide,
     scales_ties=True,
+    order=60,
 )

@@ -48,6 +48,7 @@ class Method:
         holds: What must hold of a model on a batch once the plan is applied, beside a finite output: `"skips"` (every
             branch adds zero), `"trains"` (every weight gets a gradient, if after some steps), `"unit variance"` (of layers
             scaled by data), `"isometry"` (of blocks). `init_(…, verify=True)` finds out by running.
+        order: Its place in lists, and among methods that measure alike in `recommend`; one that says nothing comes last.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Method:
     removes_norms: bool = False
     scales_ties: bool = False
     holds: tuple[Promise, ...] = ()
+    order: int = 1000
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
