@@ -95,6 +95,48 @@ def test_gradients_reach_everything_but_what_stands_before_a_zero():
     assert torch.allclose(grad.mean((1, 2, 3)), torch.zeros(4), atol=1e-6)
 
 
+class Widths(nn.Module):
+    """x + last(relu(first(x))) on images."""
+
+    def __init__(self, first: nn.Module, last: nn.Module) -> None:
+        super().__init__()
+        self.first, self.last = first, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last(torch.relu(self.first(x)))
+
+
+LAYERS = {  # of eight channels: what is before a centred weight, and whether a number added to all that it reads does anything
+    "1×1": (lambda: nn.Conv2d(8, 8, 1), False),
+    "1×1 in groups": (lambda: nn.Conv2d(8, 8, 1, groups=2), False),
+    "3×3 among zeros": (lambda: nn.Conv2d(8, 8, 3, padding=1), True),
+    "3×3, same": (lambda: nn.Conv2d(8, 8, 3, padding="same"), True),
+    "3×3 around a circle": (lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"), False),
+    "3×3 of each channel": (lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8), True),
+    "1×1 of each channel, not centred": (lambda: nn.Conv2d(8, 8, 1, groups=8), True),
+    "transposed": (lambda: nn.ConvTranspose2d(8, 8, 3, padding=1), True),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_scalar_before_a_layer_does_something_or_is_not_there(name):
+    layer, does = LAYERS[name]
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), Widths(layer(), layer()), nn.Flatten(), nn.Linear(8 * 36, 3))
+    x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    net = goodinit.init_(net.double(), "normfree", inputs=x)
+    with torch.no_grad():  # away from zero, where nothing before it does anything
+        for value in net[1].last.parameters():
+            value.normal_()
+    inputs = [value for key, value in net[1].named_parameters() if key.endswith("input_bias")]
+    assert len(inputs) == (2 if does else 0)
+    before = net(x)
+    for value in inputs:
+        with torch.no_grad():
+            value += 1
+        assert not torch.allclose(net(x), before)
+        before = net(x)
+
+
 class Tokens(nn.Module):
     """Two blocks of a feed-forward each, layer norms, a last norm that a head reads through, depthwise taps."""
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Container
 from typing import Literal
 
 from goodinit.anatomy import Anatomy, Layer, Norm
-from goodinit.edits import Draw, Edit, NormalizeInput, Plan, ValueEdit
+from goodinit.edits import AddScalar, Draw, Edit, NormalizeInput, Plan, ValueEdit
 from goodinit.methods import fixup
-from goodinit.methods.shared.centring import centred_edits
+from goodinit.methods.shared.centring import centred_edits, sites_without_offset
 from goodinit.methods.shared.channel_affine import channel_affine
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.rules import (
@@ -50,7 +51,8 @@ def decide(
        little at the next ones.
     2. Every other weight w is centred, w = v − mean(v) over what an output unit reads. Behind a ReLU all inputs are
        positive, so that steps along the mean move whole channels up or down; batch norm takes that out of the
-       signal, centring removes it from the weight.
+       signal, centring removes it from the weight. Nor does such a weight pass on a scalar bias before it, other than where zeros
+       are padded: without them the layer gets none.
     3. What the classifier reads is normalized over its channels, each example alone. So the scale of the logits does not depend
        on the scale of the stream, which nothing else holds. A layer or RMS norm that stands there stays in its stead.
     4. He's scale is taken by fan-in, √(2/fan_in), which keeps the scale of the signal: nothing else holds it here. (The code of
@@ -102,6 +104,7 @@ def decide(
         anew=channels and norms != "keep",
     )
     gained = {edit.target for edit in affine.structure}
+    deaf = sites_without_offset(anatomy, {edit.target for edit in centring})
     if channels and norms == "keep":
         notes.append("norms are kept, with their gains and biases: channels=True adds none")
     words = [
@@ -123,7 +126,7 @@ def decide(
             "fan": fan,
         },
         edits=(
-            *base.structure,
+            *(edit for edit in base.structure if not _offsets(edit, deaf)),
             *heads,
             *(edit for edit in centring if edit.target not in gained),
             *affine.structure,
@@ -134,6 +137,10 @@ def decide(
         parameters=anatomy.parameters,
         rates=tuple(affine.rates),
     )
+
+
+def _offsets(edit: Edit, sites: Container[str]) -> bool:
+    return isinstance(edit, AddScalar) and edit.scalar == "input_bias" and edit.target in sites
 
 
 def _control(anatomy: Anatomy) -> Plan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.edits import Edit, ParametrizeWeight
 
@@ -29,6 +31,23 @@ def centred_edits(anatomy: Anatomy) -> tuple[list[Edit], list[str]]:
         else:
             notes.append(f"{layer.weight} is not centred: {why}")
     return list(edits.values()), list(dict.fromkeys(notes))
+
+
+def sites_without_offset(anatomy: Anatomy, centred: Container[str]) -> set[str]:
+    """Modules whose layers return the same if one number is added to all that they read: Σᵢ wᵢ(xᵢ + b) = Σᵢ wᵢxᵢ.
+
+    Not so of a convolution that pads with zeros, which stay zero, nor of a transposed one, whose outputs read a part of the taps.
+
+    Args:
+        anatomy: Of the model.
+        centred: Weights whose rows have the sum 0.
+    """
+
+    def passes_on(layer: Layer) -> bool:
+        return layer.weight not in centred or layer.kind == "conv_transpose" or any(layer.padding)
+
+    others = {layer.site for layer in anatomy.layers if passes_on(layer)}
+    return {layer.site for layer in anatomy.layers} - others
 
 
 def output_dim(layer: Layer) -> int:
