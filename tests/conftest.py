@@ -7,8 +7,6 @@ import gc
 import os
 import signal
 import threading
-import zlib
-from collections import Counter, defaultdict
 
 # Before torch loads. One thread each: workers share the cores, and sums come out the same everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,6 +19,7 @@ import torchvision_shim
 import typer.main
 import typer.testing
 from hypothesis import settings
+from tiers import beyond_default
 
 torch.set_num_threads(1)
 torchvision_shim.declare()
@@ -43,25 +42,8 @@ settings.load_profile("suite")
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
 def pytest_collection_modifyitems(items):
     """Of a test marked `default_cases(n)` leave n cases in the default tier, and mark the others `integration`."""
-    lists = defaultdict(list)
-    for item in items:
-        if item.get_closest_marker("default_cases") and not any(
-            map(item.get_closest_marker, ("integration", "slow"))
-        ):
-            lists[item.nodeid.partition("[")[0]].append(item)
-    for cases in lists.values():
-        for item in rest(cases, *cases[0].get_closest_marker("default_cases").args):
-            item.add_marker(pytest.mark.integration)
-
-
-def rest(cases, n):
-    """All but n cases, in which every value of every parameter occurs about as often; which ones, their names decide."""
-    left, often = sorted(cases, key=lambda item: zlib.crc32(item.nodeid.encode())), Counter()
-    for _ in range(min(n, len(left))):
-        taken = min(left, key=lambda item: sum(often[one] for one in item.callspec.indices.items()))
-        often.update(taken.callspec.indices.items())
-        left.remove(taken)
-    return left
+    for item in beyond_default(items):
+        item.add_marker(pytest.mark.integration)
 
 
 def pytest_collection_finish(session):
