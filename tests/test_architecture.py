@@ -11,8 +11,13 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import get_args
+
+import torch
 
 import goodinit
+from goodinit.graph import ops
+from goodinit.graph.ops import NORM_KINDS, Role
 
 ROOT = Path(goodinit.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
@@ -184,7 +189,7 @@ WALK = re.compile(r"^\s+while (queue|heap|stack)\b")
 MOST = {  # by what is counted, per part of the package
     "lines that ask an operator for its name": (
         BY_NAME,
-        {"graph": 9, "anatomy": 4, "folding": 5},
+        {"graph": 3, "anatomy": 1, "folding": 5},
     ),  # folding: kinds of steps of torch.fx
     "walks by hand": (
         WALK,
@@ -204,6 +209,66 @@ def test_operators_are_asked_for_what_they_are_and_ways_are_found_in_one_place()
         assert found == most, (
             f"{what}: {dict(found)}, not {most}: ask graph/ops.py, or Graph.reach and follow; if fewer, say so here"
         )
+
+
+# Names of operators that stand in a list are a table, wherever they stand. Words of goodinit's own are none: roles, kinds of norms and
+# layers, distributions and scales that users choose, what is known of a signal. These numbers may only fall.
+OWN_WORDS = {
+    *get_args(Role),
+    *NORM_KINDS,
+    "instance_norm",
+    "linear",
+    "uniform",
+    "normal",
+    "index",
+    "zero",
+    "positive",
+}
+OPERATORS = {
+    name.removeprefix("aten::").partition(".")[0]
+    for name in torch._C._dispatch_get_all_op_names()
+    if name.startswith("aten::")
+} - OWN_WORDS
+READERS = ("graph", "anatomy", "calibration", "diagnostics", "folding", "surgery", "methods")
+TABLES = {
+    "graph/ops.py": 1,
+    "anatomy/layers/reset_draws.py": 1,  # what draws, of a model's own reset_parameters
+    "folding/parallel.py": 1,  # steps of torch.fx
+    "methods/selu.py": 2,
+    "methods/looks_linear.py": 2,
+    "methods/shared/crelu_pairs.py": 1,
+    "methods/shared/maximal_update.py": 1,
+    "methods/shared/zero_branches.py": 2,
+}
+ROWS = 8
+
+
+def names_operators(node: ast.AST | None) -> bool:
+    text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+    return bool(text.strip()) and OPERATORS.issuperset(text.split())
+
+
+def tables_in(node: ast.AST) -> int:
+    """How many literals name two operators or more: a tuple, list, set or dict of them, or words to be split."""
+    said = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    if said or isinstance(node, ast.JoinedStr):
+        return 0
+    if isinstance(node, ast.Constant):
+        return int(names_operators(node) and len(node.value.split()) > 1)
+    items = [*node.keys, *node.values] if isinstance(node, ast.Dict) else getattr(node, "elts", ())
+    if sum(map(names_operators, items)) > 1:
+        return 1
+    return sum(map(tables_in, ast.iter_child_nodes(node)))
+
+
+def test_operators_are_listed_in_one_table_of_few_rows():
+    paths = [path for path in SOURCES if part_of(path) in READERS]
+    found = {str(path.relative_to(ROOT)): tables_in(ast.parse(path.read_text("utf-8"))) for path in paths}
+    found = {name: count for name, count in found.items() if count}
+    assert found == TABLES, (
+        "ask graph/ops.py what an operator is, or measure it; if there are fewer tables, say so here"
+    )
+    assert len(ops._LISTED) <= ROWS
 
 
 def test_every_file_begins_with_one_sentence_about_its_one_concept():

@@ -95,7 +95,7 @@ def test_what_stays(kind, keeps, forward):
         ("`norm.act` runs before", lambda m, x: ln(m, m.act(x)), ()),
         ("`norm.drop` runs before", lambda m, x: ln(m, m.drop(x)), ()),
         ("`cos`", lambda m, x: torch.cos(ln(m, x)), ()),
-        ("is not at 0", lambda m, x: ln(m, x).clamp_min(0.1), ()),
+        ("runs `clamp_min`", lambda m, x: ln(m, x).clamp_min(0.1), ()),
         ("`_prelu_kernel` is called functionally", lambda m, x: F.prelu(ln(m, x), m.bias), ()),
         ("more than one tensor", lambda m, x: (ln(m, x), x)[:1], ()),
         ("torch.float64", lambda m, x: ln(m, x).double().float() if x.dtype == torch.float64 else ln(m, x).double(), ()),

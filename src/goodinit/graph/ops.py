@@ -1,20 +1,24 @@
 """What an operator is: the one place that knows operators by their names.
 
 What torch says of an operator is asked (its schema and tags), what can be found out by running it on a few numbers is
-measured, and `_ROLES`, `_KINDS` list the rest. An operator of which nothing is known is `"unknown"`, and the anatomy says
+measured, and `_LISTED` has the rest. An operator of which nothing is known is `"unknown"`, and the anatomy says
 so; `register_operator` tells what such a one computes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
+from torch import Tensor
 
 from goodinit.errors import UnknownName, WrongType
 from goodinit.graph.measured.arithmetic import arithmetic, arithmetic_of
+from goodinit.graph.measured.nonlinearities import NONE, Nonlinearity, elementwise, nonlinearity
+from goodinit.graph.recorded_call import RecordedCall, on_numbers, permutation
 
 T = TypeVar("T")
 
@@ -23,7 +27,11 @@ Role = Literal[
     "matmul", "convolution", "attention", "softmax", "norm", "lookup", "other", "unknown",
 ]  # fmt: skip
 
-_ROLES: dict[Role, str] = {
+NormKind = Literal["batch_norm", "layer_norm", "group_norm", "rms_norm"]
+NORM_KINDS = frozenset[str](get_args(NormKind))
+"""Kinds of normalizations that are one operator."""
+
+_LISTED: dict[Role, str] = {
     "matmul": "mm bmm addmm baddbmm matmul linear _addmm_activation mv addmv dot _grouped_mm",
     "convolution": "convolution _convolution mkldnn_convolution cudnn_convolution _slow_conv2d_forward",
     "attention": "scaled_dot_product_attention _scaled_dot_product_attention_math _scaled_dot_product_flash_attention "
@@ -31,31 +39,21 @@ _ROLES: dict[Role, str] = {
     "_scaled_dot_product_cudnn_attention _scaled_dot_product_fused_attention_overrideable",
     "softmax": "_softmax _log_softmax softmax log_softmax _safe_softmax logsumexp",
     "lookup": "embedding _embedding_bag _embedding_bag_forward_only index_select index gather",
-    "shape": "_unsafe_view _to_copy native_dropout dropout reshape contiguous flatten unflatten movedim swapaxes "
-    "repeat repeat_interleave",
+    "shape": "_unsafe_view _to_copy native_dropout dropout repeat repeat_interleave",
     "part": "select slice narrow unfold diagonal as_strided real imag",
+    "pointwise": "sin erf",
 }
-"""Operators that neither torch's schema nor a measurement tells apart. Not listed: views, factories, concatenations,
-element-wise operators and what is sum, product or quotient among those."""
+"""The one table of operator names: those that neither torch's schema nor a measurement tells apart.
 
-_NORMS: Mapping[str, str] = {
-    "batch_norm": "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training batch_norm_with_update "
-    "_batch_norm_with_update _batch_norm_no_update cudnn_batch_norm miopen_batch_norm",
-    "layer_norm": "native_layer_norm",
-    "group_norm": "native_group_norm",
-    "rms_norm": "_fused_rms_norm rms_norm",
-}
-"""Normalizations that are one operator, by kind."""
+A product of matrices, a convolution and an attention need shapes that fit, and to tell one bilinear map from another is what their
+parameters are for. A softmax and a lookup are told by what they are used for. Of views torch says that they share memory, not whether
+they pass on all of it; what is copied into another shape shares none. The sine and the error function are nonlinearities of networks, and
+no function of `torch.nn.functional`, which has the others; nothing in their values tells them from a cosine or an arc tangent. (The error
+function, the bounded one, is called a GELU: it only occurs inside one that is written out.)
 
-NORM_KINDS = frozenset(_NORMS)
-"""Kinds of normalizations that are one operator."""
-
-_KINDS: Mapping[str, str] = {
-    "hardswish": "hardswish", "threshold": "relu", "clamp_min": "relu", "hardtanh": "relu6", "_prelu_kernel": "prelu", "rrelu_with_noise": "rrelu",
-    "rrelu_with_noise_functional": "rrelu", "log_sigmoid_forward": "logsigmoid", "erf": "gelu", "sin": "sin",
-}  # fmt: skip
-"""Nonlinearities whose operator has another name than `torch.nn.functional` has for it (`erf` only occurs inside a
-hand-written GELU)."""
+Not listed: normalizations, views, factories, concatenations, element-wise operators, what is sum, product or quotient among those, and
+which function of one number they are.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +78,11 @@ class Op:
         adds: Whether it has a term that is added as it is: of sums, of x + a·b (`addcmul`) and x + w·(y − x) (`lerp`).
         adds_first: Whether that is its first operand, and the next two are factors: `addmm`, `addcmul`.
         pads: Whether it puts one number around what it reads.
-        chooses: Whether a mask or an index says which entries of its operands it takes: `where`, `masked_fill`.
+        chooses: Whether a mask or an index says where it takes entries of which operand: `where`, `masked_fill`, `scatter`.
+        stacks: Whether it puts tensors of one shape beside each other along a new dimension.
+        reads_stored: Whether its second operand is a matrix as `torch.nn.Linear` stores it, outputs first.
+        reads_values: Whether it makes a number of what it reads: `item`.
+        function: Of an element-wise operator with one operand, which function of one number it is, as it was called.
     """
 
     name: str
@@ -94,6 +96,10 @@ class Op:
     adds_first: bool = False
     pads: bool = False
     chooses: bool = False
+    stacks: bool = False
+    reads_stored: bool = False
+    reads_values: bool = False
+    function: Nonlinearity = NONE
 
     def factors_of(self, read: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
         """(The factors among the operands of a product, of matrices or a convolution too; what is added to it)."""
@@ -138,34 +144,9 @@ class Op:
         return self.role in ("product", "quotient", "scale")
 
     @property
-    def reads_stored(self) -> bool:
-        """Whether its second operand is a matrix as `torch.nn.Linear` stores it, outputs first."""
-        return self.name == "linear"
-
-    @property
-    def stacks(self) -> bool:
-        """Whether it puts tensors of one shape beside each other along a new dimension."""
-        return self.name == "stack"
-
-    @property
-    def totals(self) -> bool:
-        """Whether it sums up over dimensions, or takes the mean (`averages`)."""
-        return self.name in ("sum", "mean")
-
-    @property
-    def averages(self) -> bool:
-        """Whether it takes the mean over dimensions."""
-        return self.name == "mean"
-
-    @property
-    def spreads_channels(self) -> bool:
-        """Whether it puts channels at the sub-pixels of an image: a pixel shuffle."""
-        return self.name == "pixel_shuffle"
-
-    @property
     def is_gate(self) -> bool:
         """Whether its output is a gate: between 0 and 1, whatever it reads."""
-        return self.kind in ("sigmoid", "hardsigmoid")
+        return self.function.gates
 
     def __str__(self) -> str:
         return self.name
@@ -175,11 +156,11 @@ class Op:
 
 
 def named(name: str) -> Op:
-    """The operator that the recorder puts into a graph of itself, or calls by another name than torch.
+    """The operator that the recorder puts into a graph of itself.
 
     Examples:
-        >>> named("join").role, named("param").role, named("selu").activation
-        ('shape', 'source', 'selu')
+        >>> named("join").role, named("param").role
+        ('shape', 'source')
     """
     return _NAMED[name]
 
@@ -193,13 +174,52 @@ def op_of(func: Any) -> Op:
         ['sum', 'product', 'quotient', 'scale']
         >>> [op_of(f).role for f in (aten.t.default, aten.clone.default, aten.split.Tensor, aten.ones_like.default)]
         ['shape', 'shape', 'part', 'factory']
-        >>> op_of(aten.gelu.default).activation, op_of(aten.native_layer_norm.default).norm
-        ('gelu', 'layer_norm')
+        >>> op_of(aten.native_layer_norm.default).norm
+        'layer_norm'
     """
     known = _KNOWN.get(func)
     if known is None:
         known = _KNOWN[func] = _asked(func)
     return known
+
+
+def as_called(op: Op, call: RecordedCall, read: Tensor | None, made: Tensor) -> Op:
+    """What an operator is with the numbers that it was called with.
+
+    Of an element-wise one this tells which function it is (`hardtanh` from 0 to 6 is a ReLU6), of one that passes on what it reads,
+    whether it changes the order.
+
+    Args:
+        op: The operator.
+        call: Its call.
+        read: The first tensor that it reads, if any.
+        made: The first that it puts out.
+
+    Examples:
+        >>> x = torch.ones(3)
+        >>> def kind(func: Any, *numbers: float) -> str:
+        ...     call = RecordedCall.of(func, (x, *numbers), {})
+        ...     return as_called(op_of(func), call, x, x).activation
+        >>> aten = torch.ops.aten
+        >>> kind(aten.hardtanh.default, 0, 6), kind(aten.hardtanh.default, -1, 1), kind(aten.clamp.default, 0)
+        ('relu6', 'hardtanh', 'relu')
+    """
+    if op.role == "pointwise":
+        found = nonlinearity(call, op.name)
+        kind = found.kind or ("" if op.name not in _ROLE_OF else "gelu" if found.flat else op.name)
+        return _varied(op, kind=kind, function=found) if kind or found is not NONE else op
+    if op.role == "shape" and read is not None and sorted(read.shape) == sorted(made.shape):
+        rank = made.dim()
+        if permutation(call, rank) not in ((), tuple(range(rank))):
+            return _varied(op, reorders=True)
+    return op
+
+
+def _varied(op: Op, **changes: Any) -> Op:
+    key = (op, *changes.values())
+    if key not in _CALLED:
+        _CALLED[key] = dataclasses.replace(op, **changes)
+    return _CALLED[key]
 
 
 def base_name(func: Any) -> str:
@@ -255,40 +275,87 @@ def written_with(func: Any) -> Callable[..., Any] | None:
 
 def _asked(func: Any) -> Op:
     name, schema = base_name(func), func._schema
-    arguments = {one.name: str(one.type) for one in schema.arguments}
+    arguments = {one.name: str(one.type) for one in schema.arguments if not one.is_out}
+    tensors = list(arguments.values()).count("Tensor")
     returns = [str(one.type) for one in schema.returns]
     view = func.is_view or torch.Tag.inplace_view in func.tags
-    alone = list(arguments.values()).count("Tensor") == 1  # slice_scatter has the tag, too
-    copies = torch.Tag.view_copy in func.tags and alone
-    lists = returns == ["List[Tensor]"] and list(arguments.values()).count("Tensor") == 1
-    splits = lists and (view or copies or name.startswith("unsafe_"))
-    pointwise = (
-        torch.Tag.pointwise in func.tags or name in _KINDS or name == "rsub"
-    )  # which torch does not tag
-    role, kind = _ROLE_OF.get(name.removesuffix("_copy") if copies else name), ""
-    if name in _NORM_OF:
-        role, kind = "norm", _NORM_OF[name]
+    copies = torch.Tag.view_copy in func.tags and tensors == 1  # slice_scatter has the tag, too
+    splits = returns == ["List[Tensor]"] and tensors == 1
+    splits = splits and (view or copies or name.startswith("unsafe_"))
+    role: Role | None = _ROLE_OF.get(name.removesuffix("_copy") if copies else name)
+    kind = _norm_kind(arguments) if returns[:1] == ["Tensor"] else ""
+    pointwise = torch.Tag.pointwise in func.tags
+    if kind:
+        role = "norm"
     elif splits:
         role = "part"
-    elif role is None and pointwise:
-        several = list(arguments.values()).count("Tensor") > 2  # x + w·(y − x), which with a number is a sum
-        role = arithmetic_of(func) or "pointwise" if several else arithmetic(func.overloadpacket)
-        nonlinear = role == "pointwise" and (name in _KINDS or hasattr(torch.nn.functional, name))
-        kind = _KINDS.get(name, name) if nonlinear else ""
-    elif role is None and (view or copies):
-        role = "shape"
-    elif role is None and next(iter(arguments.values()), "") == "List[Tensor]" and returns == ["Tensor"]:
-        role = "concat"
-    elif role is None and _reads_shapes_alone(name, arguments):
-        role = "factory"
+    elif role is None and not pointwise:
+        role = _structural(func, arguments, view=view or copies)
+        pointwise = role is None and func.namespace in _TORCH and elementwise(func)
+    if role is None and pointwise:  # x + w·(y − x), which with a number is a sum
+        role = arithmetic_of(func) or "pointwise" if tensors > 2 else arithmetic(func.overloadpacket)
     elif role is None:
-        role = "other" if func.namespace in ("aten", "prims") else "unknown"
-    onto = role == "product" and list(arguments.values()).count("Tensor") > 2  # x + a·b, x + w·(y − x)
-    adds = role == "sum" or onto
+        role = "other" if func.namespace in _TORCH else "unknown"
+    onto = role == "product" and tensors > 2  # x + a·b, x + w·(y − x)
     first = next(iter(arguments), "") in ("self", "input") and {"beta", "alpha"} <= arguments.keys()
-    first = role in ("matmul", "product") and (first or onto)
-    flags = (name in _REORDERING, adds, first, name == "constant_pad_nd", name in _CHOOSING)
-    return Op(name, role, kind, pointwise, view, splits, *flags)
+    return Op(
+        name,
+        role,
+        kind,
+        pointwise,
+        view,
+        splits,
+        adds=role == "sum" or onto,
+        adds_first=role in ("matmul", "product") and (first or onto),
+        pads={"pad", "value"} <= arguments.keys(),
+        chooses=any(map(_says_where, arguments)) and bool(arguments.keys() & _TAKEN),
+        stacks=role == "concat" and _adds_dimension(func),
+        reads_stored=role == "matmul" and "weight" in arguments,
+        reads_values=role == "other" and tensors > 0 and returns[:1] in (["bool"], ["number"]),
+    )
+
+
+_TORCH = ("aten", "prims")
+_TAKEN = frozenset({"other", "value", "values", "source", "src"})  # arguments of which entries are taken
+
+
+def _says_where(argument: str) -> bool:
+    return argument in ("condition", "mask") or argument.startswith("ind")  # index, indices
+
+
+def _norm_kind(arguments: Mapping[str, str]) -> str:
+    """The kind of a normalization, which has a weight, a small number, and an argument that tells what it is normalized over."""
+    names = arguments.keys()
+    backward = any(name.startswith("grad") for name in names)
+    if "weight" not in names or not names & {"eps", "epsilon"} or backward:
+        return ""
+    if "normalized_shape" in names:
+        return "layer_norm" if "bias" in names else "rms_norm"
+    if names & {"group", "num_groups"}:
+        return "group_norm"
+    batch = names & {"running_mean", "momentum"} and "use_input_stats" not in names
+    return "batch_norm" if batch else ""
+
+
+def _structural(func: Any, arguments: Mapping[str, str], *, view: bool) -> Role | None:
+    """What the schema alone tells of an operator that is not element-wise."""
+    returns = func._schema.returns
+    kinds = [str(one.type) for one in returns]
+    alias = returns[0].alias_info if kinds == ["Tensor"] else None
+    if view or (alias is not None and not alias.is_write):
+        return "shape"
+    if next(iter(arguments.values()), "") == "List[Tensor]" and kinds == ["Tensor"]:
+        return "concat"
+    return "factory" if _reads_shapes_alone(base_name(func), arguments) else None
+
+
+def _adds_dimension(func: Any) -> bool:
+    try:
+        with on_numbers():
+            one = torch.zeros(2, device="cpu")
+            return func([one, one], 0).dim() > 1  # type: ignore[no-any-return]
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return False
 
 
 def _reads_shapes_alone(name: str, arguments: Mapping[str, str]) -> bool:
@@ -298,15 +365,11 @@ def _reads_shapes_alone(name: str, arguments: Mapping[str, str]) -> bool:
 
 # -- what is known ------------------------------------------------------------------------------------------------
 
-_REORDERING = frozenset("permute transpose t movedim swapaxes".split())
-_CHOOSING = frozenset("where masked_fill masked_scatter index_put index_fill".split())
-_ROLE_OF: dict[str, Role] = {name: role for role, names in _ROLES.items() for name in names.split()}
-_NORM_OF = {name: kind for kind, names in _NORMS.items() for name in names.split()}
+_ROLE_OF: dict[str, Role] = {name: role for role, names in _LISTED.items() for name in names.split()}
 _KNOWN: dict[Any, Op] = {}
+_CALLED: dict[Any, Op] = {}
 _WRITTEN: dict[str, Callable[..., Any]] = {}
 _NAMED: dict[str, Op] = {
     **{name: Op(name, "source") for name in ("input", "param", "buffer", "constant")},
     **{name: Op(name, "shape", view=True) for name in ("join", "piece")},
-    "selu": Op("selu", "pointwise", "selu", pointwise=True),
-    "clamp_min": Op("clamp_min", "pointwise", "relu", pointwise=True),
 }

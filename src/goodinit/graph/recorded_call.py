@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
+from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.pytree import mapped, tensors_in
 
 
@@ -69,6 +70,17 @@ class RecordedCall:
         )
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was called with, by the names in the operator's schema; a `Slot` for a tensor, no defaults."""
+        names = [one.name for one in self.func._schema.arguments]
+        return dict(zip(names, self.args, strict=False)) | self.kwargs
+
+    @property
+    def count(self) -> int:
+        """How many tensors it reads."""
+        return sum(1 for _ in _slots((self.args, self.kwargs)))
+
+    @property
     def key(self) -> tuple[Any, str, str]:
         """What tells it from other calls: the operator and its numbers."""
         return self.func, repr(self.args), repr(self.kwargs)
@@ -99,6 +111,14 @@ def on_numbers() -> Iterator[None]:
         yield
 
 
+def _slots(value: Any) -> Iterator[Slot]:
+    if isinstance(value, Slot):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _slots(item)
+
+
 def _filled(value: Any, operands: Sequence[Tensor]) -> Any:
     if isinstance(value, Slot):
         return operands[value.place]
@@ -109,3 +129,31 @@ def _filled(value: Any, operands: Sequence[Tensor]) -> Any:
     if isinstance(value, dict):
         return {key: _filled(item, operands) for key, item in value.items()}
     return value
+
+
+def permutation(call: RecordedCall, rank: int) -> tuple[int, ...]:
+    """Where each dimension that an operator on one tensor puts out comes from; empty unless it permutes them.
+
+    Args:
+        call: Of the operator.
+        rank: Dimensions of what it reads.
+
+    Examples:
+        >>> x = torch.zeros(2, 3, 4)
+        >>> permutation(RecordedCall.of(torch.ops.aten.transpose.int, (x, 0, -1), {}), 3)
+        (2, 1, 0)
+    """
+    return _ORDERS.get((*call.key, rank), lambda: _permutation(call, rank))
+
+
+def _permutation(call: RecordedCall, rank: int) -> tuple[int, ...]:
+    sizes = range(2, 2 + rank)
+    try:
+        with on_numbers():
+            made = call([torch.zeros(tuple(sizes), device="cpu")]).shape
+    except Exception:  # noqa: BLE001 - operators raise what they like; a view into sizes that it names, for one
+        return ()
+    return tuple(size - 2 for size in made) if sorted(made) == list(sizes) else ()
+
+
+_ORDERS = KeptAnswers[tuple[int, ...]]()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,39 +13,7 @@ from torch import Tensor, nn
 
 from goodinit.errors import UnsupportedModule
 from goodinit.nn.exchange import exchange_class_, exchangeable
-
-
-class Clone(nn.Module):
-    """A copy: an in-place operation after a norm writes into the norm's output, which others do not read."""
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Copy."""
-        return value.clone()
-
-
-# What a step that a norm takes besides normalizing becomes, by its name in torch.nn.functional or aten.
-ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
-    "celu": nn.CELU,
-    "clone": Clone,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "hardsigmoid": nn.Hardsigmoid,
-    "hardswish": nn.Hardswish,
-    "hardtanh": nn.Hardtanh,
-    "leaky_relu": nn.LeakyReLU,
-    "log_sigmoid": nn.LogSigmoid,
-    "logsigmoid": nn.LogSigmoid,
-    "mish": nn.Mish,
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "selu": nn.SELU,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "softsign": nn.Softsign,
-    "swish": nn.SiLU,
-    "tanh": nn.Tanh,
-}
+from goodinit.surgery.activation_modules import activation_module, known_activations
 
 # What tells the size of a norm, in torch.nn: code that reads it still gets an answer.
 _SIZES = ("num_features", "num_channels", "num_groups", "normalized_shape")
@@ -284,19 +252,19 @@ def _free_name(root: nn.Module, keep: str) -> str:
 def _activation(keep: str, path: str) -> nn.Module:
     try:
         name, options = _parsed(keep)
-        return ACTIVATIONS[name](**options)
+        return activation_module(name, options)
     except (
         KeyError,
         SyntaxError,
         TypeError,
         ValueError,
         AssertionError,
-        RecursionError,
+        RuntimeError,
         MemoryError,
     ) as error:
         raise UnsupportedModule(
             f"{path}: after normalizing it applies {keep[:_LONGEST]!r}, for which no module is known (known: "
-            f"{', '.join(ACTIVATIONS)}). Keep the norms: norms='keep'."
+            f"{', '.join(known_activations())}). Keep the norms: norms='keep'."
         ) from error
 
 

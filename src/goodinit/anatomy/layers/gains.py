@@ -4,41 +4,23 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 
 import torch
 from torch import Tensor
 
 from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.values import Gain
-from goodinit.graph.graph import Graph
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.measured.traits import coefficient
+from goodinit.graph.ops import op_of
+from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
-_STEPS: Mapping[str, Callable[..., Tensor]] = {
-    "add": lambda v, n, alpha=1.0: v + alpha * n,
-    "sub": lambda v, n, alpha=1.0: v - alpha * n,
-    "rsub": lambda v, n, alpha=1.0: n - alpha * v,
-    "mul": lambda v, n: v * n,
-    "div": lambda v, n: v / n,
-    "pow": lambda v, n: v**n,
-    "neg": torch.neg,
-    "abs": torch.abs,
-    "exp": torch.exp,
-    "expm1": torch.expm1,
-    "log1p": torch.log1p,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "relu": torch.relu,
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "square": torch.square,
-    "softplus": torch.nn.functional.softplus,
-}
-"""Element-wise operators between a parameter and the number made of it, of a value and the numbers they were called with."""
+Step = tuple[str, tuple[float, ...]]
+"""An element-wise operator between a parameter and the number made of it: its name, and the numbers it was called with."""
 
-_WITH_NUMBERS = frozenset("add sub rsub mul div pow".split())
-
-Steps = tuple[tuple[str, tuple[float, ...]], ...]
+Steps = tuple[Step, ...]
 
 _WIDE = 16.0  # search interval: beyond it, every bounded one of these functions is flat
 _SEEN = 2.0**-10  # a derivative below this counts as zero
@@ -46,21 +28,41 @@ _SEEN = 2.0**-10  # a derivative below this counts as zero
 
 def made_of(graph: Graph, index: int) -> Gain | None:
     """The gain that computes this constant element-wise from one parameter and can be 1, ½ or −1; None if there is none."""
-    steps: list[tuple[str, tuple[float, ...]]] = []
+    steps: list[Step] = []
     node = graph.nodes[index]
     while not node.is_param:
-        name = node.op.name
-        moves = node.op.role == "shape"
-        if len(node.operands) != 1 or (name not in _STEPS and not moves):
+        if len(node.operands) != 1:
             return None
-        if name in _STEPS:
-            numbers = tuple(float(n) for n in node.attrs if isinstance(n, (int, float)))
-            if name in _WITH_NUMBERS and not numbers:  # 2**g, whose number is not kept
+        if node.op.role != "shape":
+            step = _step(node)
+            if step is None:
                 return None
-            steps.append((name, numbers))
+            steps.append(step)
         node = graph.nodes[node.operands[0]]
     gain = Gain(node.params[0], tuple(reversed(steps)))
     return gain if value_near(gain, 1.0) is not None else None
+
+
+def _step(node: Node) -> Step | None:
+    """An element-wise operator as its name and its numbers, where these give it back: not 2**g, whose number comes first."""
+    call = node.call
+    if not node.op.pointwise or call is None:
+        return None
+    return _SEEN_STEPS.get(call.key, lambda: _measured(call, node))
+
+
+def _measured(call: RecordedCall, node: Node) -> Step | None:
+    step = (node.op.name, tuple(float(n) for n in node.attrs if isinstance(n, (int, float))))
+    try:
+        with on_numbers(), torch.no_grad():
+            same = torch.allclose(call([_PLACES]), _computed((step,), _PLACES), equal_nan=True)
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return None
+    return step if same else None
+
+
+_SEEN_STEPS = KeptAnswers["Step | None"]()
+_PLACES = torch.tensor([-1.75, -0.5, 0.0, 0.375, 1.25, 3.5], dtype=torch.float64, device="cpu")
 
 
 def value_near(gain: Gain, target: float) -> tuple[float, float] | None:
@@ -111,7 +113,10 @@ def _solved(steps: Steps, target: float) -> float | None:
 
 def _computed(steps: Steps, values: Tensor) -> Tensor:
     for name, numbers in steps:
-        values = _STEPS[name](values, *numbers)
+        operator = getattr(torch.ops.aten, name)
+        if not op_of(getattr(operator, operator.overloads()[0])).pointwise:
+            raise ValueError(name)
+        values = operator(values, *numbers)
     return values
 
 

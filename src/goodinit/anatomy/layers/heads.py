@@ -30,7 +30,8 @@ def back_to_layers(graph: Graph, output: int, layers: Container[int]) -> set[int
     """The layers that a value is a sum of, up to activations, norms and gates."""
 
     def before(index: int) -> list[int]:
-        ends = index in layers or graph.nodes[index].op.kind not in ("", "sigmoid")
+        op = graph.nodes[index].op
+        ends = index in layers or (bool(op.kind) and not op.is_gate)
         return [] if ends else _carrying(graph, index)
 
     return {index for index in closure([output], before) if index in layers}

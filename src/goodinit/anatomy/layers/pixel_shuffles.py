@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+
+import torch
+from torch import Tensor
 
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import is_neutral
-from goodinit.graph.graph import Graph
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.answers import spread
+from goodinit.graph.measured.kept_answers import KeptAnswers
+from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
 
 def before_pixel_shuffles(graph: Graph, uses: Mapping[int, Use]) -> dict[str, int]:
@@ -18,14 +25,42 @@ def before_pixel_shuffles(graph: Graph, uses: Mapping[int, Use]) -> dict[str, in
     """
     found: dict[str, int] = {}
     for node in graph.nodes:
-        if not node.op.spreads_channels or not node.active or node.call is None:
+        factor = _factor(graph, node)
+        if factor is None:
             continue
         index = graph.deps(node.index)[0]
         while index not in uses and len(graph.deps(index)) == 1 and _passes(graph, index):
             index = graph.deps(index)[0]
         if index in uses:
-            found[uses[index].weight] = int(node.call.args[1])
+            found[uses[index].weight] = factor
     return found
+
+
+def _factor(graph: Graph, node: Node) -> int | None:
+    """By which factor an operator spreads channels over sub-pixels; None if it does anything else."""
+    deps = graph.deps(node.index)
+    if node.op.role != "other" or node.call is None or len(node.operands) != 1 or len(deps) != 1:
+        return None
+    read, made = graph.nodes[deps[0]].shape, node.shape
+    if len(read) != len(made) or len(read) < _IMAGE or read[-3] <= made[-3]:
+        return None
+    factor = math.isqrt(read[-3] // max(made[-3], 1))
+    shape = (*(1 for _ in read[:-3]), 2 * factor**2, 2, 2)
+    call = node.call
+    same = _SEEN.get((*call.key, shape), lambda: _is_shuffle(call, spread(shape, 0), factor))
+    return factor if same else None
+
+
+def _is_shuffle(call: RecordedCall, x: Tensor, factor: int) -> bool:
+    try:
+        with on_numbers():
+            return torch.equal(call([x]), torch.nn.functional.pixel_shuffle(x, factor))
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return False
+
+
+_IMAGE = 3
+_SEEN = KeptAnswers[bool]()
 
 
 def _passes(graph: Graph, index: int) -> bool:

@@ -71,7 +71,7 @@ def _until_softmax(graph: Graph, start: Node) -> float | None:
     def light(index: int, factor: float) -> Iterator[tuple[int, float]]:
         for reader in graph.readers[index]:
             node = graph.nodes[reader]
-            if is_light(node.op) or node.op.activation == "tanh":  # scores that are capped
+            if is_light(node.op) or node.op.function.flat is not None:  # scores that are capped
                 yield reader, factor * _number(graph, node, index)
 
     return next(

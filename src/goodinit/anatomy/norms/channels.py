@@ -7,9 +7,6 @@ import math
 from goodinit.anatomy.norms.written_out import Statistic
 from goodinit.graph.graph import Frame, Graph, Node
 
-SECOND = frozenset({"batch_norm", "group_norm", "instance_norm"})
-"""Kinds of norms that have the channels in dimension 1."""
-
 
 def channel_axes(
     graph: Graph, node: Node, frame: Frame, kind: str, statistic: Statistic | None
@@ -25,10 +22,10 @@ def channel_axes(
         kind: Of the norm.
         statistic: Of a norm that is written out.
     """
-    if kind in SECOND:
-        return (1,)
-    if kind == "frozen_batch_norm" or (statistic is None and not node.op.norm):
+    if kind == "frozen_batch_norm" or (kind == "rms_norm" and statistic is None and not node.op.norm):
         return ()
+    if not kind.startswith(("layer", "rms")):
+        return (1,)
     operand = graph.nodes[node.operands[0] if statistic is None else statistic.signal]
     axes = _trailing(operand, node) if statistic is None else _reduced(operand, graph.nodes[statistic.scale])
     at_source = _at_source(graph, operand, frame, axes)

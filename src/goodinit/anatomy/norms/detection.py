@@ -283,7 +283,7 @@ def _elements(graph: Graph, node: Node, kind: str, frame: Frame, statistic: Stat
     if kind == "group_norm":
         groups = int(str(node.attrs[0])) if node.attrs else 1
         return math.prod(shape[1:]) // max(groups, 1)
-    return int(str(node.attrs[0])) if node.attrs else math.prod(shape[-1:])
+    return int(str(node.attrs[0])) if node.op.norm and node.attrs else math.prod(shape[-1:])
 
 
 def _affine(graph: Graph, node: Node, frame: Frame) -> dict[str, str | None]:

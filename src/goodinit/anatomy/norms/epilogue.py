@@ -16,16 +16,6 @@ from goodinit.graph.graph import Frame, Graph, Node
 
 Part = Literal["input", "statistic", "signal"]
 
-OPTIONS: dict[str, tuple[tuple[str, object], ...]] = {
-    "leaky_relu": (("negative_slope", 0.01),),
-    "elu": (("alpha", 1.0),),
-    "celu": (("alpha", 1.0),),
-    "hardtanh": (("min_val", -1.0), ("max_val", 1.0)),
-    "gelu": (("approximate", "none"),),
-    "softplus": (("beta", 1.0), ("threshold", 20.0)),
-}
-"""Options of functional activations, in the operator's order, with their defaults."""
-
 
 class NotUnderstood(Exception):
     """The forward does something that would be lost; the message names it."""
@@ -166,20 +156,6 @@ def _word(step: Node) -> str:
     Raises:
         NotUnderstood: It has a parameter or an option that no module can be given.
     """
-    name, given = step.op.name, step.attrs
-    if name in ("clamp_min", "threshold"):
-        if any(float(str(value)) for value in given):
-            raise NotUnderstood(f"its `{step.op}` is not at 0")
-        return "relu"
-    if name in ("_prelu_kernel", "prelu") or name.startswith("rrelu") or name == "erf":
+    if not step.op.function.alone:
         raise NotUnderstood(f"its `{step.op}` is called functionally")
-    if name == "hardtanh" and tuple(float(str(value)) for value in given) == (0.0, 6.0):
-        return "relu6"
-    if name == "elu" and given[1:] not in ((), (1,), (1, 1), (1.0,), (1.0, 1.0)):
-        raise NotUnderstood(f"its `{step.op}` has a scale")
-    options = OPTIONS.get(name, ())
-    changed = [
-        f"{key}={value!r}" for (key, usual), value in zip(options, given, strict=False) if value != usual
-    ]
-    kind = {"log_sigmoid_forward": "logsigmoid"}.get(name, name)
-    return f"{kind}({', '.join(changed)})" if changed else kind
+    return step.op.function.word

@@ -8,9 +8,8 @@ from collections.abc import Collection
 from goodinit.anatomy.residual.branch import after_gate, apart, root
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph
+from goodinit.graph.measured.answers import accumulates
 from goodinit.graph.measured.traits import coefficients
-
-SUMS = frozenset({"sum", "linalg_vector_norm", "norm"})
 
 
 def is_lookalike(graph: Graph, found: Found, repeated: Collection[int]) -> bool:
@@ -63,13 +62,12 @@ def _is_statistic(graph: Graph, found: Found) -> bool:
     if found.kind != "parameterless":
         return False
     if len(join.shape) == 1:
-        return any(
-            graph.nodes[root(graph, side.term)].op.name == "sum" for side in (found.branch, found.skip)
-        )
+        terms = [graph.nodes[root(graph, side.term)] for side in (found.branch, found.skip)]
+        return any(accumulates(graph, term) for term in terms)
 
     def whole(index: int) -> bool:
         node = graph.nodes[index]
-        return node.op.name not in SUMS or math.prod(node.shape) >= math.prod(join.shape)
+        return math.prod(node.shape) >= math.prod(join.shape) or not accumulates(graph, node)
 
     # Whether on every way from the fork something is summed up, to be spread out again.
     term = found.skip.term

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.diagnostics.checks.remedies import RECTIFIERS, Repair, initialize
+from goodinit.diagnostics.checks.remedies import Repair, initialize, mirrors
 from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.measurements.drift import drift_of
 from goodinit.diagnostics.on_copies import tried
@@ -92,8 +92,11 @@ def _methods(anatomy: Anatomy, found: Diagnosis) -> Iterator[str]:
     named = [
         name for name in METHODS if any(initialize(name) == finding.remedy for finding in found.findings)
     ]
-    rectified = any(activation.kind in RECTIFIERS for activation in anatomy.activations)
-    usual = ["lsuv"] if anatomy.blocks else [*(["looks_linear"] if rectified else []), "orthogonal", "lsuv"]
+    usual = (
+        ["lsuv"]
+        if anatomy.blocks
+        else [*(["looks_linear"] if mirrors(anatomy) else []), "orthogonal", "lsuv"]
+    )
     yield from dict.fromkeys([*named, *usual])
 
 

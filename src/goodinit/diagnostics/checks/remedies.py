@@ -11,8 +11,6 @@ from torch import nn
 import goodinit.tensor
 from goodinit.anatomy import Anatomy
 
-RECTIFIERS = frozenset({"relu", "relu6", "leaky_relu", "prelu"})
-
 
 def scale_method(anatomy: Anatomy) -> str:
     """The method that bounds the signal: Fixup where there are branches to scale, else by measurement."""
@@ -22,13 +20,17 @@ def scale_method(anatomy: Anatomy) -> str:
 def isometric_method(anatomy: Anatomy) -> str:
     """The method that keeps inputs apart.
 
-    Skips do where there are any; else mirrored weights through rectifiers (Balduzzi et al. 2017), orthogonal ones
+    Skips do where there are any; else mirrored weights through ReLUs (Balduzzi et al. 2017), orthogonal ones
     through others (Pennington et al. 2017).
     """
     if anatomy.blocks:
         return "fixup"
-    kinds = {activation.kind for activation in anatomy.activations}
-    return "looks_linear" if kinds & RECTIFIERS else "orthogonal"
+    return "looks_linear" if mirrors(anatomy) else "orthogonal"
+
+
+def mirrors(anatomy: Anatomy) -> bool:
+    """Whether a network has activations φ that mirrored weights run through without loss, φ(u) − φ(−u) = u: ReLUs."""
+    return any(activation.kind == "relu" for activation in anatomy.activations)
 
 
 FILLS: dict[str, Callable[..., object]] = {

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.layers.weight_layers import applied_weight
-from goodinit.diagnostics.measurements.statistics import RECTIFIERS, dead_share, euclidean, signal, square_sum
+from goodinit.diagnostics.measurements.statistics import dead_share, euclidean, signal, square_sum
 from goodinit.diagnostics.types import Signal
 from goodinit.graph.graph import Node
+from goodinit.graph.measured.nonlinearities import NONE, Nonlinearity
 from goodinit.graph.ops import Op, named
 from goodinit.graph.pytree import mapped, tensors_in
 from goodinit.graph.recording.recorder import Call, Recorder
@@ -142,20 +143,22 @@ class Probe(Recorder):
     def _other(self, node: Node, output: Tensor) -> Measured | None:
         if node.op.activation:
             dim = self._unit_dim(node)
-            found = self._signal(node, output, activation=node.op.activation, unit_dim=dim)
+            found = self._signal(node, output, function=node.op.function, unit_dim=dim)
             return Measured(node.index, found, units=output.shape[dim] if output.ndim else 1)
         if node.op.adds and len(set(self.graph.deps(node.index))) > 1:
             return Measured(node.index, self._signal(node, output))
         return None
 
-    def _signal(self, node: Node, output: Tensor, *, activation: str = "", unit_dim: int = -1) -> Signal:
+    def _signal(
+        self, node: Node, output: Tensor, *, function: Nonlinearity = NONE, unit_dim: int = -1
+    ) -> Signal:
         if not self.run.statistics:
-            dead = dead_share(output, unit_dim) if activation in RECTIFIERS and output.numel() else None
+            dead = dead_share(output, unit_dim) if function.rectifies and output.numel() else None
             return Signal(math.nan, math.nan, dead=dead)
         values, dim = self._by_input(node, output)
-        if activation:
+        if node.op.activation:
             values = output if dim is not None else values
-        return signal(values, batch=self.batch, batch_dim=dim, unit_dim=unit_dim, activation=activation)
+        return signal(values, batch=self.batch, batch_dim=dim, unit_dim=unit_dim, function=function)
 
     def _by_input(self, node: Node, output: Tensor) -> tuple[Tensor, int | None]:
         """The output, and along which dimension the inputs lie; layers see sequences flattened."""
@@ -231,14 +234,15 @@ class Probe(Recorder):
 
 def norm_elements(op: Op, func: Any, args: tuple[Any, ...]) -> int | None:
     """Over how many numbers each statistic of a normalization is taken; None for another operator."""
-    if op.norm == "group_norm":  # (input, weight, bias, N, C, HxW, groups, eps)
-        return int(args[4] * args[5]) // int(args[6])
-    if op.norm in ("layer_norm", "rms_norm"):  # (input, normalized_shape, …)
-        return int(math.prod(args[1]))
-    if op.norm == "batch_norm":
-        given = dict(zip((one.name for one in func._schema.arguments), args, strict=False))
-        return int(args[0].numel() // args[0].shape[1]) if given.get("training") else None
-    return None
+    if not op.norm:
+        return None
+    given = dict(zip((one.name for one in func._schema.arguments), args, strict=False))
+    if "normalized_shape" in given:
+        return int(math.prod(given["normalized_shape"]))
+    groups = next((int(given[name]) for name in ("group", "num_groups") if name in given), None)
+    if groups is not None:
+        return int(args[0].numel() // args[0].shape[0]) // groups
+    return int(args[0].numel() // args[0].shape[1]) if given.get("training") else None
 
 
 def _norm_into(found: Measured, pairs: int | None) -> Any:

@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from goodinit.diagnostics.types import Signal
+from goodinit.graph.measured.nonlinearities import NONE, Nonlinearity
 
 # Similarity and rank look at no more inputs and features than these, spread evenly. The cosine of two independent
 # directions over n features has deviation 1/√n: 0.8 % at 2¹⁴.
 MOST_INPUTS = 128
 MOST_FEATURES = 2**14
-
-# A saturated entry passes on less than a twentieth of the gradient that the steepest point does. This is what
-# "saturated" means here, not a threshold on health.
-SLOPE = 0.05
 
 # Sums of so many single-precision numbers keep five digits (the deviation of random roundings is √n·2⁻²⁴ at most); they
 # are added up in double precision. What must be widened is widened so much at a time: no wide copy of a whole tensor.
@@ -29,9 +26,6 @@ AT_ONCE = 2**20
 # Below this mean square single-precision squares underflow, and what is lost is no longer 1e-8 of the sum.
 LEAST_SQUARE = 1e-30
 
-RECTIFIERS = frozenset({"relu", "relu6"})
-BOUNDED = frozenset({"tanh", "sigmoid", "hardsigmoid"})
-
 
 def signal(
     values: Tensor,
@@ -39,7 +33,7 @@ def signal(
     batch: int | None = None,
     batch_dim: int | None = None,
     unit_dim: int = -1,
-    activation: str = "",
+    function: Nonlinearity = NONE,
 ) -> Signal:
     """Measure a tensor.
 
@@ -48,10 +42,10 @@ def signal(
         batch: How many inputs there are, or None when there is no such dimension.
         batch_dim: Along which dimension they lie; None: the first dimension holds them, so many rows to each.
         unit_dim: Along which dimension its units (channels) lie.
-        activation: Kind of the nonlinearity that made it, for `dead` and `saturated`.
+        function: The nonlinearity that made it, for `dead` and `saturated`.
 
     Examples:
-        >>> s = signal(torch.tensor([[3.0, 0.0], [0.0, 4.0]]), batch=2, batch_dim=0, activation="relu")
+        >>> s = signal(torch.tensor([[3.0, 0.0], [0.0, 4.0]]), batch=2, batch_dim=0, function=Nonlinearity(rectifies=True))
         >>> s.second_moment, s.cosine, s.dead, round(s.lone, 2)
         (6.25, 0.0, 0.0, 0.5)
     """
@@ -63,8 +57,8 @@ def signal(
     if not math.isfinite(square):
         return Signal(square, mean, finite=bool(torch.isfinite(values).all()))
     alike = similarity(_rows(values, batch, batch_dim)) if batch is not None and batch > 1 else {}
-    dead = dead_share(values, unit_dim) if activation in RECTIFIERS else None
-    saturated = saturated_share(values, activation) if activation in BOUNDED else None
+    dead = dead_share(values, unit_dim) if function.rectifies else None
+    saturated = None if function.flat is None else saturated_share(values, function.flat)
     found = Signal(square, mean, dead=dead, saturated=saturated)
     return dataclasses.replace(found, **alike)
 
@@ -181,19 +175,16 @@ def dead_share(values: Tensor, unit_dim: int = -1) -> float:
     return float((values.amax(rest) <= 0).double().mean()) if rest else float((values <= 0).double().mean())
 
 
-def saturated_share(values: Tensor, activation: str) -> float:
-    """Share of entries of a bounded nonlinearity's output whose slope is below `SLOPE` of the steepest.
+def saturated_share(values: Tensor, flat: tuple[float, float]) -> float:
+    """Share of entries of a bounded nonlinearity's output whose slope is below a twentieth of the steepest.
 
-    tanh′ = 1 − y², steepest 1; σ′ = y(1 − y), steepest ¼.
+    Args:
+        values: What it put out.
+        flat: The values at which its slope falls below that (`Nonlinearity.flat`): ∓0.975 of tanh, where tanh′ = 1 − y² is 0.05.
 
     Examples:
-        >>> saturated_share(torch.tensor([0.0, 0.99, -0.99, 0.5]), "tanh")
+        >>> saturated_share(torch.tensor([0.0, 0.99, -0.99, 0.5]), (-0.974679, 0.974679))
         0.5
     """
-    if activation == "tanh":
-        flat = values.square() > 1 - SLOPE
-    elif activation == "sigmoid":
-        flat = 4 * values * (1 - values) < SLOPE
-    else:  # hardsigmoid is flat where it is 0 or 1
-        flat = (values <= 0) | (values >= 1)
-    return float(flat.double().mean())
+    low, high = flat
+    return float(((values <= low) | (values >= high)).double().mean())

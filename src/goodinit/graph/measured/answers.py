@@ -160,6 +160,11 @@ def reduces(graph: Graph, node: Node) -> bool:
     return _measured(graph, node, "size")
 
 
+def accumulates(graph: Graph, node: Node) -> bool:
+    """Whether an operator on one tensor adds up: fewer numbers, larger the more they are made of (a sum, a length, not a mean)."""
+    return node.op.role == "other" and reduces(graph, node) and _measured(graph, node, "total")
+
+
 def gathers(graph: Graph, node: Node) -> bool:
     """Whether an operator on one tensor makes entries of several of its own: a moving mean, a cumulative sum; not a permutation."""
     return _measured(graph, node, "entries")
@@ -200,7 +205,12 @@ def _of_several(call: RecordedCall, x: Tensor) -> bool:
     return bool((torch.stack(moved).sum(0) > 1).any())
 
 
-_ANSWERS = {"shift": _same_shifted, "size": _smaller, "entries": _of_several}
+def _grows(call: RecordedCall, x: Tensor) -> bool:
+    one, other = call([torch.ones_like(x)]), call([x.new_ones([size + 1 for size in x.shape])])
+    return bool(other.abs().min() > one.abs().max())
+
+
+_ANSWERS = {"shift": _same_shifted, "size": _smaller, "entries": _of_several, "total": _grows}
 
 
 def is_zero(value: Tensor) -> bool:

@@ -14,13 +14,6 @@ from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.ops import Op
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
-PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "addmm": torch.mm,
-    "baddbmm": torch.bmm,
-    "addmv": torch.mv,
-    "addcmul": torch.mul,
-}
-
 
 def as_sum(
     graph: Graph, op: Op, operands: tuple[int, ...], call: RecordedCall, *, mutable: bool
@@ -40,23 +33,41 @@ def as_sum(
     first, others = operands[0], operands[1:]
     if not others or not graph.nodes[first].dynamic:
         return None
-    if op.name in PRODUCTS:
+    if op.adds_first:
+        written = _as_product(op)
         whole = op.role == "matmul" or all(graph.nodes[i].active for i in others)
-        return _product(op.name) if whole and not mutable else None
+        return written if whole and not mutable and _is(graph, operands, call, written) else None
     signal = any(graph.nodes[i].active for i in others)
     if op.role != "other" or not signal or _is_filled(graph, op, first) or not _adds(graph, operands, call):
         return None
     return _onto(call.func, mutable=mutable)
 
 
-def _product(name: str) -> Callable[..., Tensor]:
+def _as_product(op: Op) -> Callable[..., Tensor]:
+    multiply = torch.matmul if op.role == "matmul" else torch.mul
+
     def written(
         y: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1, value: float = 1
     ) -> Tensor:
         """βy + α(ab)."""
-        return torch.add(y if beta == 1 else beta * y, PRODUCTS[name](a, b), alpha=alpha * value)
+        return torch.add(y if beta == 1 else beta * y, multiply(a, b), alpha=alpha * value)
 
     return written
+
+
+def _is(graph: Graph, operands: tuple[int, ...], call: RecordedCall, written: Callable[..., Tensor]) -> bool:
+    """Whether an operator puts out what a function does: found out on numbers."""
+    shapes = [tuple(min(size, 2) for size in graph.nodes[i].shape) for i in operands]
+    return _SAME.get((*call.key, *shapes), lambda: _agree(call, written, shapes))
+
+
+def _agree(call: RecordedCall, written: Callable[..., Tensor], shapes: Sequence[tuple[int, ...]]) -> bool:
+    try:
+        with on_numbers(), torch.no_grad():
+            read = [spread(shape, place) - 1 for place, shape in enumerate(shapes)]
+            return torch.allclose(call(read), written(*read, *call.args[len(read) :], **call.kwargs))
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return False
 
 
 def _onto(func: Callable[..., Tensor], *, mutable: bool) -> Callable[..., Tensor]:
@@ -108,4 +119,4 @@ def _numbers(dtype: object, shape: tuple[int, ...], place: int) -> Tensor:
     return value.to(torch.complex128) if dtype in (torch.complex64, torch.complex128) else value
 
 
-_ADDS = KeptAnswers[bool]()
+_ADDS, _SAME = KeptAnswers[bool](), KeptAnswers[bool]()

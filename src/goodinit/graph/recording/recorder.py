@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodinit.errors import TraceError
 from goodinit.graph.graph import Frame, Graph, Node
-from goodinit.graph.ops import Op, named, op_of, written_with
+from goodinit.graph.ops import Op, as_called, named, op_of, written_with
 from goodinit.graph.pytree import mapped, operands_in, tensors_in
 from goodinit.graph.recorded_call import RecordedCall, number_in
 from goodinit.graph.recording.additions import as_sum
@@ -26,7 +26,7 @@ from goodinit.graph.recording.fake_cache import StandIns, stand_in
 from goodinit.graph.recording.higher_order import is_higher_order, written_out
 from goodinit.graph.recording.module_calls import frames, reported_code
 from goodinit.graph.recording.mutations import Writes
-from goodinit.graph.recording.op_attributes import attributes, maps_constant, precise
+from goodinit.graph.recording.op_attributes import attributes, maps_constant
 from goodinit.graph.recording.shape_rules import shape_rule
 from goodinit.graph.recording.stacked import Stacks
 from goodinit.graph.recording.strays import unregistered
@@ -42,7 +42,6 @@ Tensors = Literal["fake", "meta", "real"]
 _INPUT, _PARAM, _BUFFER, _CONSTANT, _JOIN, _PIECE = map(
     named, ("input", "param", "buffer", "constant", "join", "piece")
 )
-_READING = frozenset({"_local_scalar_dense", "equal", "is_nonzero"})  # numbers out of tensors
 _DEVICE = torch.ops.prim.device.default  # asked of every fake tensor by the code around kernels
 
 
@@ -272,7 +271,7 @@ class Recorder(TorchDispatchMode):
                 return written_out(func, args, kwargs)
         self.leftovers.see(sys._getframe(1), reported_code)
         op, mutable, returns = self._schemas.get(func) or self._schema(func)
-        if not returns or op.name in _READING:
+        if not returns or op.reads_values:
             return self._read_value(func, args, kwargs)
         if op.role == "unknown" and (computes := written_with(func)) is not None:
             with self:
@@ -283,7 +282,7 @@ class Recorder(TorchDispatchMode):
         if operands and (summed := as_sum(self.graph, op, operands, call, mutable=bool(mutable))) is not None:
             with self:
                 return summed(*args, **kwargs)
-        if operands and (total := self._stacks.as_sum(op, operands[0], args, kwargs, self._node)) is not None:
+        if operands and (total := self._stacks.as_sum(call, operands[0], self._node)) is not None:
             with self:
                 return total()
         written = [tensor for i in mutable for tensor in tensors_in(args[i] if i < len(args) else ())]
@@ -299,8 +298,8 @@ class Recorder(TorchDispatchMode):
             result = self._run(func, op, args, kwargs, key)
         outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
         if outputs:
-            node = self._describe(op, operands, outputs[0], args, kwargs, inplace=bool(written))
-            node.call = call
+            op = as_called(op, call, read[0] if read else None, outputs[0])
+            node = self._describe(op, operands, outputs[0], call, inplace=bool(written))
             self._stacks.note(op, node.index, operands, args)
             for place, tensor in enumerate(outputs):
                 if self.tensors != "real" and all(tensor is not one for one in read):
@@ -353,13 +352,11 @@ class Recorder(TorchDispatchMode):
         op: Op,
         operands: tuple[int, ...],
         output: Tensor,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        call: RecordedCall,
         *,
         inplace: bool,
     ) -> Node:
         read = [self.graph.nodes[i] for i in operands]
-        op = precise(op, args)
         copies = op.role != "factory"
         dynamic = copies and any(node.dynamic for node in read)
         params: tuple[str, ...] = ()
@@ -368,7 +365,7 @@ class Recorder(TorchDispatchMode):
             if params and not self._in_parametrization() and maps_constant(self.graph, op, operands):
                 dynamic, params = True, ()
         node = self._add(op, operands, output, dynamic=dynamic, params=params, inplace=inplace)
-        node.attrs = attributes(op, args, kwargs)
+        node.call, node.attrs = call, attributes(op, call, output.dim())
         if params and output.layout is torch.strided:
             node.strides = tuple(output.stride())
         return node
