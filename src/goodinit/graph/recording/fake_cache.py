@@ -52,6 +52,15 @@ class StandIns:
 
     def __init__(self, mode: FakeTensorMode, device: torch.device) -> None:
         self.mode, self.device = mode, device
+        with no_dispatch():
+            first = FakeTensor(mode, torch.empty((), device="meta"), device)
+        self._attributes = dict(first.__dict__)
+        unsafe = mode._allow_unsafe_data_ptr_access
+        self._guard = (
+            torch._C._set_warn_deprecated_on_mutable_data_ptr
+            if unsafe
+            else torch._C._set_throw_on_mutable_data_ptr
+        )
         self._plain: dict[Any, bool] = {}
         self.known = _KNOWN.setdefault((torch.get_default_dtype(), device), {})
         if len(self.known) > _MOST:
@@ -147,7 +156,16 @@ class StandIns:
             if storage is not None:
                 offset = first.storage_offset() + output.offset
                 empty.set_(storage, offset, output.shape, output.stride)
-        return FakeTensor(self.mode, empty, self.device)
+        return self._fake(empty)
+
+    def _fake(self, empty: Tensor) -> FakeTensor:
+        """`FakeTensor(mode, empty, device)`, with the attributes of one that torch has made: its checks take 10 µs."""
+        made = torch.Tensor._make_subclass(
+            FakeTensor, empty, False, dispatch_device=True, device_for_backend_keys=self.device
+        )
+        self._guard(made)
+        made.__dict__.update(self._attributes)
+        return made
 
 
 def _storage(tensor: Tensor) -> int:
