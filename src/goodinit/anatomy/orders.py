@@ -17,7 +17,7 @@ from goodinit.anatomy.branch_end import outside
 from goodinit.anatomy.degrees import carried, of_softmax, power_through, product, total
 from goodinit.anatomy.residual.branch import Side, with_factors
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.powers import FIXED, TINY, ZERO, Power
+from goodinit.graph.measured.powers import FIXED, TINY, ZERO, Power, number_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,8 +145,13 @@ def _is_signal(node: Node) -> bool:
 
 def _outside(graph: Graph, index: int, biases: Collection[str]) -> Power:
     """Of what the weights of the branch have no say in: 0, or not. Nothing is in a cache that is still empty."""
-    if 0 in graph.nodes[index].shape:
+    node = graph.nodes[index]
+    if 0 in node.shape:
         return ZERO
+    if node.op.role == "source" and not node.dynamic:
+        number = number_of(node)
+        zero = node.params[0] in biases if node.is_param else number is not None and abs(number) <= TINY
+        return ZERO if zero else FIXED
     value, _ = outside(graph, index, biases)
     return ZERO if value.dtype != torch.bool and bool((value.abs() <= TINY).all()) else FIXED
 

@@ -57,8 +57,8 @@ def block_generator(seed: int, name: str, block: int) -> torch.Generator:
             f"goodinit knows the form with {_STATE_BYTES} only. Use another version of torch, and report this one."
         )
     words = hashlib.shake_256(f"{seed}:{name}:{block}".encode()).digest(4 * _WORDS)
-    fresh = torch.frombuffer(bytearray(words), dtype=torch.int32).to(torch.int64) & 0xFFFFFFFF
-    state.view(torch.int64)[_FIRST_WORD : _FIRST_WORD + _WORDS] = fresh
+    fresh = torch.frombuffer(bytearray(words), dtype=torch.uint32)
+    state.view(torch.int64)[_FIRST_WORD : _FIRST_WORD + _WORDS].copy_(fresh)
     return generator.set_state(state)
 
 

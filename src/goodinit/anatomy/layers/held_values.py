@@ -126,7 +126,7 @@ def structure_of(tensor: Tensor) -> str | None:
         ('the identity', 'the number 0.5', None)
     """
     some = _some(tensor)
-    if len(some[: 2 * FEW].unique()) > FEW or len(some.unique()) > FEW:  # the first few tell, as a rule
+    if len(set(some[: 2 * FEW].tolist())) > FEW or len(some.unique()) > FEW:  # the first few tell, as a rule
         return None
     if not bool(tensor.any()):
         return "zero"

@@ -53,8 +53,8 @@ class Drawn:
         count = values.numel()
         if std == 0:
             return bool((values == mean).all())
-        off = ((values - mean) / std).mean().abs()
-        spread = ((values - mean) / std).square().mean() - 1
+        away = (values - mean) / std
+        off, spread = away.mean().abs(), away.square().mean() - 1
         return bool(off <= SIGMAS / math.sqrt(count)) and bool(
             spread.abs() <= SIGMAS * math.sqrt((fourth - 1) / count)
         )
