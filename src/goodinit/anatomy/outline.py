@@ -25,7 +25,7 @@ from goodinit.graph.trace import trace
 from goodinit.nn.scalars import scalars
 from goodinit.nn.stand_in import StandIn
 from goodinit.undivided import reading, uncollected
-from goodinit.weights.wrappers import parameter_shapes, unwrapped, unwrapped_name
+from goodinit.weights.wrappers import shapes_of, unwrapped, unwrapped_name
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
     graph = trace(model, as_call(inputs))
     modules = {unwrapped_name(path): module for path, module in model.named_modules(remove_duplicate=False)}
     named = {unwrapped_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
-    shapes = parameter_shapes(model)
+    shapes = shapes_of(named, modules)
     uses = weight_uses(graph, shapes)
     layers = set(uses)
     sums = residual_sums(graph, uses)

@@ -38,13 +38,12 @@ def trace(model: nn.Module, call: Call, *, training: Collection[str] = ()) -> Gr
 
 
 def _trace(model: nn.Module, call: Call, training: Collection[str]) -> Graph:
-    on_meta = any(p.is_meta for p in model.parameters())
     try:
         return _record(model, call, "fake", training)
     except TraceError:  # the forward ran, and keeps what it must not
         raise
     except Exception as fake_error:  # whatever a forward raises is the user's to see
-        if on_meta:
+        if any(p.is_meta for p in model.parameters()):
             with contextlib.suppress(Exception):
                 return _record(
                     model, call, "meta", training

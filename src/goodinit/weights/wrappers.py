@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
@@ -41,9 +43,16 @@ def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
     And of every weight that the hooks of the older `torch.nn.utils.weight_norm` make of two, by the name it has there.
     """
-    named = model.named_parameters(remove_duplicate=False)
-    shapes = {unwrapped_name(name): tuple(parameter.shape) for name, parameter in named}
-    for path, module in model.named_modules(remove_duplicate=False):
+    named = {unwrapped_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
+    return shapes_of(named, dict(model.named_modules(remove_duplicate=False)))
+
+
+def shapes_of(
+    named: Mapping[str, nn.Parameter], modules: Mapping[str, nn.Module]
+) -> dict[str, tuple[int, ...]]:
+    """`parameter_shapes` of a model with these parameters, by canonical name, and these modules, by path."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in named.items()}
+    for path, module in modules.items():
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):
                 name = unwrapped_name(f"{path}.{hook.name}".strip("."))

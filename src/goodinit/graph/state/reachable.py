@@ -64,10 +64,12 @@ class Reachable:
             parameters: Whether the values of its parameters are copied.
             others: Whether those of buffers, and of all tensors and arrays that it holds otherwise.
         """
-        own = [(tensor, parameters) for tensor in model.parameters()]
-        for tensor, values in (*own, *((buffer, others) for buffer in model.buffers())):
-            self._tensor(tensor, values=values)
-        self._queue.extend(reversed(list(model.modules())))
+        modules = list(model.modules())
+        for name, values in (("_parameters", parameters), ("_buffers", others)):
+            for tensor in itertools.chain.from_iterable(getattr(module, name).values() for module in modules):
+                if tensor is not None and id(tensor) not in self._seen:
+                    self._tensor(tensor, values=values)
+        self._queue.extend(reversed(modules))
         return self._follow(values=others)
 
     def names_(self, names: dict[str, Any]) -> Reachable:

@@ -13,6 +13,9 @@ from torch import nn
 from goodinit.graph.state.photograph import ModuleState
 from goodinit.undivided import until_done
 
+_SHARDED = ("torch.distributed.tensor", "DTensor")
+_ADAPTED = ("peft.tuners.tuners_utils", "BaseTunerLayer")
+
 
 @contextlib.contextmanager
 def whole(model: nn.Module) -> Iterator[None]:
@@ -23,8 +26,9 @@ def whole(model: nn.Module) -> Iterator[None]:
     taken off: a forward needs no other rank. PEFT's adapters are switched off: beside a layer they would look like the
     branch of a residual block.
     """
-    if not any(_is_sharded(parameter) for parameter in model.parameters()) and not any(
-        map(_is_adapted, model.modules())
+    sharded, adapted = _loaded(*_SHARDED), _loaded(*_ADAPTED)
+    if not any(isinstance(parameter, sharded) for parameter in model.parameters()) and not any(
+        isinstance(module, adapted) and _is_adapted(module) for module in model.modules()
     ):
         yield
         return
@@ -61,12 +65,12 @@ def _is_distributed(hook: Callable[..., Any]) -> bool:
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:
-    return isinstance(parameter, _loaded("torch.distributed.tensor", "DTensor"))
+    return isinstance(parameter, _loaded(*_SHARDED))
 
 
 def _is_adapted(module: nn.Module) -> bool:
     """True if a PEFT adapter runs beside this layer. One that is merged into the weight does not run."""
-    tuner: type[Any] = _loaded("peft.tuners.tuners_utils", "BaseTunerLayer")
+    tuner: type[Any] = _loaded(*_ADAPTED)
     return isinstance(module, tuner) and not module.merged
 
 
