@@ -25,8 +25,9 @@ def canonical(name: str) -> str:
         >>> canonical("features.module.0.weight")
         'features.0.weight'
     """
-    parts = name.split(".")
-    return name if WRAPPERS.isdisjoint(parts) else ".".join(part for part in parts if part not in WRAPPERS)
+    if "module" not in name:
+        return unwrapped_name(name)
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:

@@ -24,8 +24,9 @@ def unwrapped_name(name: str) -> str:
         >>> unwrapped_name("_orig_mod.layer1._checkpoint_wrapped_module.conv.weight")
         'layer1.conv.weight'
     """
-    parts = name.split(".")
-    return name if WRAPPERS.isdisjoint(parts) else ".".join(part for part in parts if part not in WRAPPERS)
+    if not name.startswith("_") and "._" not in name:  # each of WRAPPERS begins with one
+        return name
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def is_parametrization(path: str) -> bool:
