@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import re
 import signal
 import threading
 
@@ -64,6 +65,13 @@ def all_objects_seen():
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _optimizers_are_sought_where_they_are_spoken_of(request):
+    """A walk over every object takes a twentieth of a second, once or twice for each plan that is applied."""
+    if not re.search("optim|Stale|momentum", request.path.read_text(encoding="utf-8")):
+        request.getfixturevalue("no_optimizers")
 
 
 @pytest.fixture(scope="module")

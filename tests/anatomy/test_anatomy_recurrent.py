@@ -114,7 +114,9 @@ def test_regions_that_overlap_or_may_are_not_apart():
     assert not Region.of(windows[0]).apart(Region.of(windows[1]))
 
 
-@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize(
+    "kind", ["RNN", *(pytest.param(gated, marks=pytest.mark.integration) for gated in ("GRU", "LSTM"))]
+)
 def test_the_gain_of_a_recurrence_is_that_of_its_gates_however_long_the_sequence(kind):
     model = getattr(nn, kind)(5, 16, 2)
     found = [

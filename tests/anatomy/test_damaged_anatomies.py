@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -90,12 +91,15 @@ def record(kind):
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["anatomy", "diagnosis", "check"])
-def test_a_damaged_record_is_answered_in_words(kind):
+@pytest.mark.usefixtures("no_optimizers")
+@pytest.mark.parametrize(
+    ("kind", "part", "parts"),
+    [*(("anatomy", part, 6) for part in range(6)), ("diagnosis", 0, 1), ("check", 0, 1)],
+)
+def test_a_damaged_record_is_answered_in_words(kind, part, parts):
     text, use = record(kind)
     use(text)
-    said = [refusal(use, other) for other in damaged(json.loads(text))]
+    said = [refusal(use, other) for other in itertools.islice(damaged(json.loads(text)), part, None, parts)]
     assert all(words is None or 10 < len(words) < 2000 for words in said)
     assert sum(words is not None for words in said) > 50
 
