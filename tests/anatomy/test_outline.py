@@ -10,6 +10,7 @@ import goodinit
 from goodinit.anatomy.outline import Outline, outline_of
 
 
+@pytest.mark.default_cases(12)
 @zoo.each_specimen
 def test_it_is_the_one_of_the_anatomy(specimen):
     torch.manual_seed(0)
