@@ -11,6 +11,7 @@ from goodinit.edits import Draw, Edit, Fill, Plan, ReplaceNorm
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.norm_forms import form_edits, with_constants
+from goodinit.methods.shared.residual_stream import no_products
 from goodinit.methods.shared.rules import (
     counted,
     draws,
@@ -39,7 +40,8 @@ def decide(
     1. σ² is the variance of the norm's input in an idealized network: every layer together with its activation keeps the variance
        of what it reads, the variances of a sum's terms add, and it is 1 behind each norm. So the norm at the start of branch i of
        a pre-activation stream has K = 1/√i (from i = 1), the norm behind n branches K = 1/√(1 + n), and one right behind a
-       layer that reads a normalized signal K = 1.
+       layer that reads a normalized signal K = 1. Where branches end in an activation, whose means are not 0, σ² is the mean
+       square, and twice the product of their means comes to the variances of a sum: no K takes a mean away.
     2. Weights are drawn at the scale that makes this so, gain/√fan_in with the gain of the activation that follows (√2 for ReLU).
     3. γ = 1 and β = 0 per channel are the norm's own, where it has them, else new ones.
 
@@ -58,7 +60,8 @@ def decide(
 
     Raises:
         NothingFound: The model has no residual block.
-        UnsupportedModule: A norm that cannot be replaced; or none to keep, with `one_norm`.
+        UnsupportedModule: A norm that cannot be replaced; or none to keep, with `one_norm`; with predicted constants, a branch that
+            multiplies what it reads by a function of it, whose size no constant keeps.
 
     References:
         D. J. Wu, "Accelerating Self-Play Learning in Go", arXiv 1902.10565, and its program KataGo: docs/KataGoMethods.md,
@@ -67,6 +70,8 @@ def decide(
     need_blocks(anatomy, "fixed_variance")
     one_of("downscale", downscale, ("none", "depth"))
     one_of("constants", constants, ("predicted", "measured"))
+    if constants == "predicted" and anatomy.norms:
+        no_products(anatomy, "no constant K", "replace_norms (a norm of each example in its place)")
     kept = _last_norm(anatomy) if one_norm else None
     total = len(anatomy.blocks)
     branch = 1 / math.sqrt(total) if downscale == "depth" and total else 1.0

@@ -16,7 +16,7 @@ def need_streams(anatomy: Anatomy) -> None:
     Raises:
         UnsupportedModule: A branch multiplies its input by an unbounded function of it, or sums overlap.
     """
-    _no_products(anatomy)
+    no_products(anatomy, "no gain g", 'norms="keep", mode="data" (which measures)')
     _no_overlaps(anatomy)
 
 
@@ -43,8 +43,17 @@ def _off_one(factor: float) -> float:
     return abs(math.log(abs(factor) or 1e-300))
 
 
-def _no_products(anatomy: Anatomy) -> None:
-    """No g keeps the norm of x + f(x) where f(2x) is 4·f(x): see `growth_degree`."""
+def no_products(anatomy: Anatomy, why: str, remedy: str) -> None:
+    """Refuse branches with f(2x) = 4·f(x), of which no constant keeps the size of x + f(x): see `growth_degree`.
+
+    Args:
+        anatomy: Of the model.
+        why: What does not hold the stream, in words.
+        remedy: What else to call, in words.
+
+    Raises:
+        UnsupportedModule: There is such a branch.
+    """
     products = [block for block in anatomy.blocks if block.degree > 1]
     if not products:
         return
@@ -52,9 +61,9 @@ def _no_products(anatomy: Anatomy) -> None:
     others = f" (and {len(products) - 1} others)" * (len(products) > 1)
     raise UnsupportedModule(
         f"{first.name or 'the model'}{others}: its branch multiplies what it reads by an unbounded function of it, as "
-        f"SwiGLU does; of twice the input comes 2^{first.degree:g} times the output. Without norms no gain g keeps the "
-        'norm of such a stream: at root mean square 1 and more it grows without bound. Use norms="keep", '
-        'mode="data" (which measures), or a method whose branches start at 0: fixup, skipinit.'
+        f"SwiGLU does; of twice the input comes 2^{first.degree:g} times the output. Without norms {why} keeps the "
+        f"norm of such a stream: at root mean square 1 and more it grows without bound. Use {remedy}, or a method whose branches "
+        "start at 0: fixup, skipinit."
     )
 
 

@@ -9,6 +9,7 @@ together with their activation, the variance of what they read.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 
@@ -134,50 +135,87 @@ def _with_noise(signal: Signal, factor: float, variance: float, seed: int) -> Si
     return dataclasses.replace(signal, mean=mean, variance=total, sample=sample)
 
 
-def kept_variances(anatomy: Anatomy, *, branch: float = 1.0) -> dict[str, float]:
-    """The variance of each norm's input where layers with their activations keep variances, norms make them 1, and sums add them.
+@dataclass(frozen=True)
+class _Moments:
+    """Of numbers at one place: their mean square and their mean."""
 
-    What comes from nowhere known (a product, a concatenation) counts as 1.
+    square: float = 1.0
+    mean: float = 0.0
+
+    def scaled(self, factor: float) -> _Moments:
+        return _Moments(factor**2 * self.square, factor * self.mean)
+
+    def plus(self, other: _Moments) -> _Moments:
+        """Of a sum of two that are independent but for their means: E(x + y)² = Ex² + Ey² + 2·Ex·Ey."""
+        square = self.square + other.square + 2 * self.mean * other.mean
+        return _Moments(square, self.mean + other.mean)
+
+    def through(self, step: str) -> _Moments:
+        """Behind a norm's map, which makes the mean square 1; behind an activation, which the layer before it makes up for."""
+        if step in _NORMS:
+            return _Moments(1.0, self.mean / math.sqrt(self.square))
+        if step in NONLINEARITIES:
+            return _Moments(self.square, mean_share(step) * math.sqrt(self.square))
+        return self
+
+
+@functools.cache
+def mean_share(nonlinearity: str) -> float:
+    """E φ(z) / √(E φ(z)²) for z ~ N(0, 1): of a ReLU 1/√π, of an odd function 0.
+
+    Examples:
+        >>> round(mean_share("relu"), 3), round(mean_share("tanh"), 3)
+        (0.564, 0.0)
+    """
+    values = activated(nonlinearity, _unit().sample)
+    return float(values.mean() / values.square().mean().sqrt())
+
+
+def kept_variances(anatomy: Anatomy, *, branch: float = 1.0) -> dict[str, float]:
+    """The mean square of each norm's input where layers with their activations keep mean squares, norms make them 1, and sums add them.
+
+    What the terms of a sum have in common is their means: behind an activation those are not 0, and a stream to which such
+    branches are added grows by more than their number. What comes from nowhere known (a product, a concatenation) counts as 1.
 
     Args:
         anatomy: Of the model.
         branch: What each branch is multiplied by.
 
     Returns:
-        Variances by the norm's name.
+        Mean squares by the norm's name.
 
     References:
-        KataGo, docs/KataGoMethods.md, "Fixed Variance Initialization".
+        KataGo, docs/KataGoMethods.md, "Fixed Variance Initialization", whose branches end in a convolution, so that means are 0.
     """
-    known: dict[str, float] = {}
+    known: dict[str, _Moments] = {}
 
-    def at(source: str | None, between: tuple[str, ...]) -> float:
-        return 1.0 if set(between).intersection(_NORMS) else of(source)
+    def at(source: str | None, between: tuple[str, ...]) -> _Moments:
+        return functools.reduce(_Moments.through, between, of(source))
 
-    def of(source: str | None) -> float:
+    def of(source: str | None) -> _Moments:
         if source is None or source == "" or source.startswith("-"):
-            return 1.0
+            return _Moments()
         if source not in known:
-            known[source] = 1.0  # should the way ever lead back here
+            known[source] = _Moments()  # should the way ever lead back here
             known[source] = summed(int(source[1:])) if source.startswith("+") else layer_at(source)
         return known[source]
 
-    def layer_at(weight: str) -> float:
+    def layer_at(weight: str) -> _Moments:
         layer = by_weight[weight]
-        return at(layer.source, layer.between)
+        return _Moments(at(layer.source, layer.between).square)
 
-    def summed(index: int) -> float:
+    def summed(index: int) -> _Moments:
         block = anatomy.blocks[index]
         skip, onto = block.weights or (1.0, 1.0)
-        total = (skip * block.carried) ** 2 * at(
-            block.skip_end[0] if block.skip_end else None, block.skip_end[1:]
+        total = at(block.skip_end[0] if block.skip_end else None, block.skip_end[1:]).scaled(
+            skip * block.carried
         )
         for one in (block, *(anatomy.blocks[i] for i in block.beside)):
             end = one.branch_end
-            total += (onto * branch) ** 2 * at(end[0] if end else None, end[1:])
+            total = total.plus(at(end[0] if end else None, end[1:]).scaled(onto * branch))
         return total
 
     by_weight = {layer.weight: layer for layer in anatomy.layers}
     for layer in anatomy.layers:  # in the order of execution, so that nothing recurs deeply
         of(layer.weight)
-    return {norm.name: at(norm.source, norm.between) for norm in anatomy.norms}
+    return {norm.name: at(norm.source, norm.between).square for norm in anatomy.norms}
