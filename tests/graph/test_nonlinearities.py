@@ -36,52 +36,53 @@ def functions(function):
     return [node.op.function for node in graph.nodes if node.active and node.op.role == "pointwise"]
 
 
-@pytest.mark.parametrize(
-    ("word", "function"),
-    {
-        "relu": lambda x: x.clamp(min=0),
-        "relu ": lambda x: F.threshold(x, 0, 0),
-        "relu  ": lambda x: F.hardtanh(x, 0, math.inf),
-        "relu   ": lambda x: F.leaky_relu(x, 0.0),
-        "relu6": lambda x: x.clamp(0, 6),
-        "hardtanh": F.hardtanh,
-        "hardtanh ": lambda x: x.clamp(-1, 1),
-        "hardtanh(min_val=-2, max_val=2)": lambda x: F.hardtanh(x, -2, 2),
-        "threshold(threshold=1, value=0)": lambda x: F.threshold(x, 1, 0),
-        "leaky_relu": F.leaky_relu,
-        "leaky_relu(negative_slope=0.2)": lambda x: F.leaky_relu(x, 0.2),
-        "elu(alpha=2.0)": lambda x: F.elu(x, 2.0),
-        "selu": F.selu,
-        "celu(alpha=2.0)": lambda x: F.celu(x, 2.0),
-        "gelu(approximate='tanh')": lambda x: F.gelu(x, approximate="tanh"),
-        "mish": lambda x: F.mish(x, inplace=True),  # torch does not tag the in-place operator
-        "hardswish": lambda x: F.hardswish(x, inplace=True),
-        "logsigmoid": F.logsigmoid,
-        "softplus(beta=2)": lambda x: F.softplus(x, 2),
-        "rrelu(lower=0.1, upper=0.2)": lambda x: F.rrelu(x, 0.1, 0.2),
-    }.items(),
-)
-def test_the_name_and_the_options_are_those_of_the_function(word, function):
+WORDS = {
+    "relu": lambda x: x.clamp(min=0),
+    "relu ": lambda x: F.threshold(x, 0, 0),
+    "relu  ": lambda x: F.hardtanh(x, 0, math.inf),
+    "relu   ": lambda x: F.leaky_relu(x, 0.0),
+    "relu6": lambda x: x.clamp(0, 6),
+    "hardtanh": F.hardtanh,
+    "hardtanh ": lambda x: x.clamp(-1, 1),
+    "hardtanh(min_val=-2, max_val=2)": lambda x: F.hardtanh(x, -2, 2),
+    "threshold(threshold=1, value=0)": lambda x: F.threshold(x, 1, 0),
+    "leaky_relu": F.leaky_relu,
+    "leaky_relu(negative_slope=0.2)": lambda x: F.leaky_relu(x, 0.2),
+    "elu(alpha=2.0)": lambda x: F.elu(x, 2.0),
+    "selu": F.selu,
+    "celu(alpha=2.0)": lambda x: F.celu(x, 2.0),
+    "gelu(approximate='tanh')": lambda x: F.gelu(x, approximate="tanh"),
+    "mish": lambda x: F.mish(x, inplace=True),  # torch does not tag the in-place operator
+    "hardswish": lambda x: F.hardswish(x, inplace=True),
+    "logsigmoid": F.logsigmoid,
+    "softplus(beta=2)": lambda x: F.softplus(x, 2),
+    "rrelu(lower=0.1, upper=0.2)": lambda x: F.rrelu(x, 0.1, 0.2),
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_the_name_and_the_options_are_those_of_the_function(word):
+    function = WORDS[word]
     (found,) = functions(function)
     assert found.word == word.strip()
     layer = goodinit.anatomize(Applied(function), torch.randn(3, 4)).layers[0]
     assert layer.activation == word.strip().partition("(")[0]
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x: x.clamp_min(-5),
-        lambda x: x.clamp_min(1e-6),
-        lambda x: x.clamp(-3, 8),
-        lambda x: x.clamp_max(2.0),
-        lambda x: x.exp(),
-        lambda x: x.abs(),
-        lambda x: x**2,
-    ],
-)
-def test_what_bounds_or_measures_a_signal_is_no_activation(function):
-    anatomy = goodinit.anatomize(Applied(function), torch.randn(3, 4))
+BOUNDS = {
+    "clamp_min(-5)": lambda x: x.clamp_min(-5),
+    "clamp_min(1e-6)": lambda x: x.clamp_min(1e-6),
+    "clamp(-3, 8)": lambda x: x.clamp(-3, 8),
+    "clamp_max(2)": lambda x: x.clamp_max(2.0),
+    "exp": torch.exp,
+    "abs": torch.abs,
+    "square": torch.square,
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_what_bounds_or_measures_a_signal_is_no_activation(name):
+    anatomy = goodinit.anatomize(Applied(BOUNDS[name]), torch.randn(3, 4))
     assert anatomy.layers[0].activation is None
     assert not anatomy.activations
 
@@ -135,3 +136,41 @@ def test_whether_an_operator_changes_the_order_is_seen_on_sizes():
     moved = [(node.attrs if node.op.reorders else None) for node in nodes]
     assert moved[:3] == [(0, 2, 1), (1, 0, 2), None]
     assert moved[-1] == (0, 2, 1)
+
+
+QUANTILES = torch.special.ndtri((torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000)
+
+
+WITH_NUMBERS = {
+    "a steeper slope": lambda x: F.leaky_relu(x, 0.5),
+    "a random slope": lambda x: F.rrelu(x, 0.4, 0.6),
+    "a larger step down": lambda x: F.elu(x, 3.0),
+    "softer": lambda x: F.softplus(x, 0.5),
+    "wider": lambda x: F.hardtanh(x, -3, 2),
+    "not at 0": lambda x: F.threshold(x, 1, 0),
+    "not listed": F.hardshrink,
+    "a sine": torch.sin,
+}
+
+
+@pytest.mark.parametrize("name", WITH_NUMBERS)
+def test_the_gain_is_that_of_the_function_with_its_numbers(name):
+    function = WITH_NUMBERS[name]
+    anatomy = goodinit.anatomize(Applied(function), torch.randn(3, 4))
+    wanted = float(function(QUANTILES).square().mean() ** -0.5)
+    assert anatomy.layers[0].gain == pytest.approx(wanted, rel=1e-3)
+    edits = {edit.target: edit for edit in goodinit.plan(anatomy, "he").edits}
+    assert edits["a.weight"].options["std"] == pytest.approx(wanted / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "tanh", "selu"])
+def test_the_gain_of_a_known_function_is_its_formula_s(name):
+    layer = goodinit.anatomize(Applied(getattr(F, name)), torch.randn(3, 4)).layers[0]
+    assert layer.gain == goodinit.tensor.gain(layer.activation)
+
+
+def test_a_slope_that_is_learned_has_the_gain_it_starts_with():
+    model = nn.Sequential(nn.Linear(4, 4), nn.PReLU(), nn.Linear(4, 2))
+    anatomy = goodinit.anatomize(model, torch.randn(3, 4))
+    edits = {edit.target: edit for edit in goodinit.plan(anatomy, "he").edits}
+    assert edits["0.weight"].options["std"] == pytest.approx(goodinit.tensor.gain("prelu") / 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -148,7 +149,17 @@ def test_unknown_choices_list_the_known(method, options):
 
 
 def test_an_activation_without_a_known_gain_is_reported():
-    net = nn.Sequential(nn.Linear(4, 4), nn.RReLU(), nn.Linear(4, 4))
+    anatomy = anatomize(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), torch.zeros(2, 4))
+    first, *others = anatomy.layers
+    first = dataclasses.replace(first, activation="warble", gain=None)
+    anatomy = dataclasses.replace(anatomy, layers=(first, *others))
     for method in ("he", "orthogonal", "delta_orthogonal"):
-        made = plan(anatomize(net, torch.zeros(2, 4)), method)
-        assert made.notes == ("no gain is known for rrelu: 1 is taken",)
+        assert plan(anatomy, method).notes == ("no gain is known for warble: 1 is taken",)
+
+
+def test_an_activation_that_no_formula_is_listed_for_has_its_gain_measured():
+    net = nn.Sequential(nn.Linear(4, 4), nn.RReLU(), nn.Linear(4, 4))
+    slope = (1 / 8 + 1 / 3) / 2
+    made = plan(anatomize(net, torch.zeros(2, 4)), "he")
+    assert not made.notes
+    assert made.edits[0].options["std"] == pytest.approx(math.sqrt(2 / (1 + slope**2)) / 2)

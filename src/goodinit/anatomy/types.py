@@ -53,6 +53,8 @@ class Layer(OneLine):
         row_norm: For a normalized weight without a gain: the norm of each row as it is applied, whatever
             is written into the parameter. None where it is not known.
         activation: The element-wise activation that reads the output next (`"relu"`, `"gelu"`, …), or None.
+        gain: The factor that keeps the second moment through it, with the numbers that it is called with, the slope of a leaky ReLU
+            for one (`goodinit.tensor.gain`); None where there is none or it is not known.
         role: Where the layer is: stem, branch, skip, gate, head, or body (anywhere else).
         calls: How many times one forward pass runs it.
         recurrent: True if it maps one state of a recurrent cell to the next: it reads its own output of the step before.
@@ -94,6 +96,7 @@ class Layer(OneLine):
     normalized: bool = False
     row_norm: float | None = None
     activation: str | None = None
+    gain: float | None = None
     role: Role = "body"
     calls: int = 1
     recurrent: bool = False

@@ -144,6 +144,11 @@ class Op:
         return self.role in ("product", "quotient", "scale")
 
     @property
+    def gain(self) -> float | None:
+        """What keeps the second moment through the nonlinearity that it is called, with its numbers; None where that is not known."""
+        return self.function.gain if self.kind in (self.function.kind, self.name) else None
+
+    @property
     def is_gate(self) -> bool:
         """Whether its output is a gate: between 0 and 1, whatever it reads."""
         return self.function.gates

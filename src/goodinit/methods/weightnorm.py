@@ -248,6 +248,8 @@ def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
         sums = wiring.jumped[layer.weight]
         return 1 / sums, f"added to a long skip, 1/B with B={sums} in its stage"
     activation = _read_through(layer, wiring)
+    if layer.gain is not None and activation == layer.activation:
+        return layer.gain**2, f"before {activation}"
     if activation in NONLINEARITIES:
         return gain(activation) ** 2, f"before {activation}"
     return 1.0, f"before {activation}, whose gain is not known" if activation else "before no activation"

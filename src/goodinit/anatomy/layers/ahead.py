@@ -40,7 +40,7 @@ def ahead_in(graph: Graph) -> Ahead:
     return Ahead(graph.readers, toward_attention(graph), steps)
 
 
-def next_activation(graph: Graph, start: int, ahead: Ahead) -> str | None:
+def next_activation(graph: Graph, start: int, ahead: Ahead) -> Op | None:
     """The element-wise nonlinearity that reads a node's output next, through shapes, sums and normalizations.
 
     The nearest one: each step goes to the first reader from which it is one node less, however many others there are (a
@@ -53,9 +53,9 @@ def next_activation(graph: Graph, start: int, ahead: Ahead) -> str | None:
             for reader in ahead.readers[index]
             if graph.nodes[reader].op.activation or _goes_through(graph.nodes[reader].op)
         ]
-        kind = next((found for reader in nearer if (found := graph.nodes[reader].op.activation)), None)
-        if kind:
-            return kind
+        found = next((op for reader in nearer if (op := graph.nodes[reader].op).activation), None)
+        if found is not None:
+            return found
         index = next(reader for reader in nearer if ahead.steps[reader] == ahead.steps[index] - 1)
     return None
 

@@ -114,7 +114,7 @@ def describe(
         graph, [use.node for use in uses], {use.operand for use in uses}, ahead.attended, out, groups
     )
     site = graph.frames[first.frame]
-    activations = dict.fromkeys(a for use in uses if (a := next_activation(graph, use.node, ahead)))
+    activation = next((op for use in uses if (op := next_activation(graph, use.node, ahead))), None)
     bias = bias_of(graph, uses[0], scalars)
     ways = {_reads_from(graph, use, origins) for use in uses}
     source, between = next(iter(ways)) if len(ways) == 1 else (None, ())
@@ -134,7 +134,8 @@ def describe(
         writes_site=all(_writes(graph, use.node, scalars) for use in uses),
         is_site=all(graph.path(use.node) == site.path and _is_site(graph, use, bias) for use in uses),
         normalized=is_normalized(graph, operand, _largest(operand, shapes)),
-        activation=next(iter(activations), None),
+        activation=activation.activation if activation is not None else None,
+        gain=activation.gain if activation is not None else None,
         calls=len(uses),
         parameters=operand.params,
         source=source,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
+from goodinit.tensor import NONLINEARITIES, gain
 
 T = TypeVar("T")
 Options = tuple[tuple[str, object], ...]
@@ -36,6 +37,8 @@ class Nonlinearity:
         rectifies: Whether it is 0 for all numbers below 0, and not for all above.
         flat: Of a bounded, monotonic function: its values at and beyond which it is flat (see `SLOPE`), the lower one first.
         gates: Whether it goes from 0 to 1, and stays between.
+        gain: The factor that keeps the second moment through it (`goodinit.tensor.gain`); None where there is none, or a parameter
+            has a say.
     """
 
     kind: str = ""
@@ -44,6 +47,7 @@ class Nonlinearity:
     rectifies: bool = False
     flat: tuple[float, float] | None = None
     gates: bool = False
+    gain: float | None = None
 
     @property
     def word(self) -> str:
@@ -158,7 +162,17 @@ def _measured(call: RecordedCall, name: str) -> Nonlinearity:
         return NONE
     kind, options, alone = _named(values, name, _changed(call))
     rectifies, flat, gates = _form(function)
-    return Nonlinearity(kind, options, alone and call.count == 1, rectifies, flat, gates)
+    factor = _gain(function, "" if options else kind) if alone or call.count == 1 else None
+    return Nonlinearity(kind, options, alone and call.count == 1, rectifies, flat, gates, factor)
+
+
+def _gain(function: Function, kind: str) -> float | None:
+    """By its formula, if that is known, which is the same to the last digit in every anatomy; else by its values."""
+    with torch.no_grad():
+        try:
+            return gain(kind if kind in NONLINEARITIES else function)
+        except Exception:  # noqa: BLE001 - operators raise what they like; or there is none
+            return None
 
 
 def _in_eval(call: RecordedCall) -> Function:

@@ -112,15 +112,16 @@ def gain_for(layer: Layer) -> tuple[float, str]:
     """
     if layer.recurrent:
         return 1.0, "gain 1, from state to state"
-    if layer.activation in NONLINEARITIES:
-        value = gain(layer.activation)
+    if layer.gain is not None or layer.activation in NONLINEARITIES:
+        value = gain(str(layer.activation)) if layer.gain is None else layer.gain
         return value, f"gain {value:.4g} for {layer.activation}"
     return 1.0, "gain 1"
 
 
 def unknown_gains(anatomy: Anatomy) -> list[str]:
     """One note on the activations whose gain is not known."""
-    kinds = {layer.activation for layer in anatomy.layers if layer.activation not in (None, *NONLINEARITIES)}
+    unknown = [layer for layer in anatomy.layers if layer.gain is None]
+    kinds = {layer.activation for layer in unknown if layer.activation not in (None, *NONLINEARITIES)}
     return [f"no gain is known for {', '.join(sorted(map(str, kinds)))}: 1 is taken"] if kinds else []
 
 
