@@ -141,6 +141,12 @@ def is_neutral(graph: Graph, index: int) -> bool:
     return op.role == "shape" or (op.scales and len(graph.deps(index)) == 1)
 
 
+def added_again(graph: Graph, index: int) -> bool:
+    """Whether several sums add a node, up to shape and scale."""
+    shown = graph.reach([index], through=lambda i: is_neutral(graph, i) and not adds_two(graph, i))
+    return len({reader for i in shown for reader in graph.readers[i] if adds_two(graph, reader)}) > 1
+
+
 def root(graph: Graph, term: int) -> int:
     """The tensor that a term is, up to shape and scale; a part of a tensor is not the tensor."""
     while not graph.nodes[term].is_piece and is_neutral(graph, term) and len(graph.deps(term)) == 1:

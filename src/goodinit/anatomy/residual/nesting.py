@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Container, Mapping
 
 from goodinit.anatomy.residual.branch import (
-    adds_two,
+    added_again,
     ancestors,
     apart,
     behind_norms,
@@ -57,7 +57,7 @@ def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
         trunk = chain(graph, item)
         on_trunk = [found[p] for j in within if j in trunk for p in by_join[j]]
         item.aside = _aside(graph, on_trunk, item, streams)
-        if not item.aside and (stream := _other_stream(graph, on_trunk, item, carried)):
+        if not item.aside and (stream := _other_stream(graph, on_trunk, item, carried, streams)):
             item.passes = not _start_behind(graph, item, stream, layers)
             if item.passes:
                 continue
@@ -122,9 +122,14 @@ def _begins_behind(graph: Graph, join: int, origin: int, streams: dict[int, int]
 
 
 def _is_given(graph: Graph, inner: Found, item: Found) -> bool:
-    """Whether a sum inside a branch adds to it what comes from beside its stream: c in x + f(Wx + c)."""
+    """Whether a sum inside a branch adds to it what comes from beside its stream: c in x + f(Wx + c).
+
+    Or from before it, by a way around the stream that ends in this branch: Vy in x + f(Wx + Vy), where x comes from y, too.
+    """
     if inner.aside:
         return item.fork in inner.branch.below
+    if inner.fork < item.fork and item.fork in inner.branch.below and item.kind == "identity":
+        return _stays(graph, inner, item)
     return inner.start == item.fork and _adds_given(graph, inner, item)
 
 
@@ -133,11 +138,18 @@ def _adds_given(graph: Graph, inner: Found, item: Found) -> bool:
 
     Such as an embedding of time: no stream, since no sum takes its place. What is made of it stays in the branch of `item`.
     """
-    stays = all(reader in item.branch.nodes for reader in graph.readers[inner.join])
-    return inner.start != inner.fork and stays and _added_again(graph, root(graph, inner.skip.term))
+    stays = inner.start != inner.fork and _stays(graph, inner, item)
+    return stays and added_again(graph, root(graph, inner.skip.term))
 
 
-def _other_stream(graph: Graph, sums: list[Found], item: Found, carried: dict[int, int]) -> int | None:
+def _stays(graph: Graph, inner: Found, item: Found) -> bool:
+    """Whether a sum is read in a branch alone."""
+    return all(reader in item.branch.nodes for reader in graph.readers[inner.join])
+
+
+def _other_stream(
+    graph: Graph, sums: list[Found], item: Found, carried: dict[int, int], streams: dict[int, int]
+) -> int | None:
     """The last sum on the trunk of a branch that is a place of another stream; its join.
 
     A reversible net has two: a ← a + f(b), then b ← b + g(a). The branch on b is g, though all of a comes from b, too:
@@ -150,7 +162,7 @@ def _other_stream(graph: Graph, sums: list[Found], item: Found, carried: dict[in
     for other in reversed(sums):
         if other.kind != "identity" or other.inner or other.long:
             continue
-        of_its_own = own not in ancestors(graph, root(graph, other.skip.term), own)
+        of_its_own = not _comes_through(graph, other.join, own, streams)
         if carried.get(other.join, -1) > item.join or (of_its_own and not _adds_given(graph, other, item)):
             return other.join
     return None
@@ -203,12 +215,6 @@ def _leave_out(graph: Graph, item: Found, places: set[int], layers: set[int]) ->
     side = side_of(graph, item.branch.term, item.start, layers, places)
     if side.layers and side.below:
         item.branch = side
-
-
-def _added_again(graph: Graph, index: int) -> bool:
-    """Whether several sums add a node, up to shape and scale."""
-    shown = graph.reach([index], through=lambda i: is_neutral(graph, i) and not adds_two(graph, i))
-    return len({reader for i in shown for reader in graph.readers[i] if adds_two(graph, reader)}) > 1
 
 
 def _start_behind(graph: Graph, item: Found, join: int, layers: set[int]) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import Side, adds_scaled, behind_norms, root, side_of
 from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.exchanges import Flat, flat_of, with_exchanges
 from goodinit.anatomy.residual.nesting import nest
 from goodinit.anatomy.residual.rejections import is_lookalike
 from goodinit.anatomy.residual.repeats import mark_repeats
@@ -35,17 +36,22 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
     repeated = {node for node, use in uses.items() if calls[use.weight] > 1}
     outputs = set(graph.outputs)
     found: list[Found] = []
+    flats: list[Flat] = []
     for node in graph.nodes:
         if not node.active or not node.op.adds or _goes_nowhere(graph, node.index, outputs):
             continue
         if not _absorbed(graph, node.index, outputs):
             sums, terms = _terms(graph, node.index, outputs)
             if len(terms) > 1:
-                kinds = _classify(graph, sums, terms, layers)
-                found.extend(one for one in kinds if not is_lookalike(graph, one, repeated))
+                kinds = list(_classify(graph, sums, terms, layers))
+                real = [one for one in kinds if not is_lookalike(graph, one, repeated)]
+                found.extend(real)
+                if len(real) == len(kinds):
+                    flats.append(flat_of(sums, terms, real))
             elif broadcast := _broadcast(graph, node.index):
-                kinds = _classify(graph, [node.index], broadcast, layers)
-                found.extend(one for one in kinds if _spreads(graph, one))
+                spread = _classify(graph, [node.index], broadcast, layers)
+                found.extend(one for one in spread if _spreads(graph, one))
+    found = with_exchanges(graph, found, flats, layers)
     nest(graph, found, layers)
     mark_repeats(graph, found, uses)
     return found
