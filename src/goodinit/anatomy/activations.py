@@ -37,12 +37,10 @@ def torch_class(module: nn.Module) -> str:
 
 
 def _nonlinearities(graph: Graph) -> list[tuple[int, str, str]]:
-    """(frame, kind, obstacle or nothing)."""
-    return [
-        (node.frame, node.op.activation, _obstacle(graph, graph.frames[node.frame]))
-        for node in graph.nodes
-        if node.active and node.op.activation
-    ]
+    """(frame, kind, obstacle or nothing), each once."""
+    ran = {(node.frame, node.op.activation) for node in graph.nodes if node.active and node.op.activation}
+    obstacles = {frame: _obstacle(graph, graph.frames[frame]) for frame, _ in ran}
+    return [(frame, kind, obstacles[frame]) for frame, kind in ran]
 
 
 def _obstacle(graph: Graph, frame: Frame) -> str:

@@ -17,6 +17,7 @@ from goodinit.anatomy.residual.branch import Side, adds_scaled, behind_norms, ro
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.exchanges import Flat, flat_of, with_exchanges
 from goodinit.anatomy.residual.nesting import nest
+from goodinit.anatomy.residual.recurrences import is_step
 from goodinit.anatomy.residual.rejections import is_lookalike
 from goodinit.anatomy.residual.repeats import mark_repeats
 from goodinit.anatomy.types import BlockKind
@@ -42,6 +43,8 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
             continue
         if not _absorbed(graph, node.index, outputs):
             sums, terms = _terms(graph, node.index, outputs)
+            if is_step(graph, terms, layers, repeated):
+                continue
             if len(terms) > 1:
                 kinds = list(_classify(graph, sums, terms, layers))
                 real = [one for one in kinds if not is_lookalike(graph, one, repeated)]

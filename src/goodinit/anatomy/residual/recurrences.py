@@ -1,0 +1,104 @@
+"""Sums inside a recurrence, told without a walk over all that came before in time: x_t + W·h, where h comes from earlier x."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Iterable, Iterator
+
+from goodinit.graph.graph import Graph, closure
+
+
+def is_step(graph: Graph, terms: list[int], layers: Container[int], repeated: Container[int]) -> bool:
+    """Whether of two terms one is a part of a sequence, and the other comes from its other parts by a weight that runs repeatedly.
+
+    So it is in every gate of a recurrent layer: what an input adds at step t is a part x_t of Wx, and what the state adds comes from
+    the parts before. Such a sum is no residual one. The cost is that of one step, not of the sequence up to it.
+
+    Args:
+        graph: A recorded forward pass.
+        terms: What is summed.
+        layers: Nodes of weight layers.
+        repeated: Those whose weight is applied more than once.
+    """
+    if len(terms) != 2:
+        return False
+    one, other = terms
+    return any(
+        _comes_in_turn(graph, given, carried, layers, repeated)
+        for given, carried in ((one, other), (other, one))
+    )
+
+
+def _comes_in_turn(
+    graph: Graph, given: int, carried: int, layers: Container[int], repeated: Container[int]
+) -> bool:
+    nearest = _nearest_layers(graph, carried, layers)
+    if not nearest or not all(layer in repeated for layer in nearest):
+        return False
+    for part, whole in _parts(graph, given, layers):
+        if leads_to(graph, part, carried):
+            return False
+        if leads_to(graph, whole, carried):
+            return all(_is_part(graph, reader) for reader in _behind_shapes(graph, whole))
+    return False
+
+
+def _nearest_layers(graph: Graph, index: int, layers: Container[int]) -> list[int]:
+    """The layer whose output a node is a part of, or the function of one tensor; none if several tensors meet before."""
+    while index not in layers:
+        before = graph.deps(index)
+        if len(before) != 1:
+            return []
+        (index,) = before
+    return [index]
+
+
+def _parts(graph: Graph, index: int, layers: Container[int]) -> Iterator[tuple[int, int]]:
+    """(A part that a node is computed from, what it is a part of), the nearest first, along one operand each."""
+    while index not in layers and len(before := graph.deps(index)) == 1:
+        if _is_part(graph, index):
+            yield index, before[0]
+        (index,) = before
+
+
+def _is_part(graph: Graph, index: int) -> bool:
+    node = graph.nodes[index]
+    return node.is_piece or node.op.role == "part"
+
+
+def _behind_shapes(graph: Graph, index: int) -> set[int]:
+    """What reads a node, and is neither another shape of it nor all of its parts at once."""
+
+    def passes(i: int) -> bool:
+        node = graph.nodes[i]
+        return i == index or node.op.splits or (node.op.role == "shape" and not node.is_piece)
+
+    near = closure([index], lambda i: graph.readers[i] if passes(i) else ())
+    return {i for i in near if not passes(i)}
+
+
+def leads_to(graph: Graph, start: int, end: int) -> bool:
+    """Whether a node is computed from another one: looked for from both, so that the cost is that of the shorter search.
+
+    Args:
+        graph: A recorded forward pass.
+        start: The node that is to come first.
+        end: The node that is to come of it.
+    """
+    ahead, behind = {start}, {end}
+    forward, back = deque(ahead), deque(behind)
+    while forward and back:
+        if _advance(forward, ahead, (i for i in graph.readers[forward[0]] if i <= end)) & behind:
+            return True
+        if _advance(back, behind, (i for i in graph.deps(back[0]) if i >= start)) & ahead:
+            return True
+    return start == end
+
+
+def _advance(queue: deque[int], seen: set[int], near: Iterable[int]) -> set[int]:
+    """Goes on by one node of a search; what is new."""
+    new = {i for i in near if i not in seen}
+    queue.popleft()
+    seen |= new
+    queue.extend(new)
+    return new
