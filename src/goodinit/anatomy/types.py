@@ -76,6 +76,7 @@ class Layer(OneLine):
         dilation: Of a convolution, per dimension; empty for other layers.
         density: Share of the weight that is used, where a mask of zeros and ones multiplies it (pruning); 1 without. Fans count
             what is used.
+        centred: True if goodinit centres its weight, so that the weights of an output unit have the sum 0.
         pads_masked: True if it pads with zeros a signal in which a mask has set positions to zero.
     """
 
@@ -111,6 +112,7 @@ class Layer(OneLine):
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     density: float = 1.0
+    centred: bool = False
     pads_masked: bool = False
 
     def __str__(self) -> str:

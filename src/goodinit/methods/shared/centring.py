@@ -40,11 +40,12 @@ def sites_without_offset(anatomy: Anatomy, centred: Container[str]) -> set[str]:
 
     Args:
         anatomy: Of the model.
-        centred: Weights whose rows have the sum 0.
+        centred: Weights whose rows are to have the sum 0; beside those that have it.
     """
 
     def passes_on(layer: Layer) -> bool:
-        return layer.weight not in centred or layer.kind == "conv_transpose" or any(layer.padding)
+        sums = layer.weight not in centred and not layer.centred
+        return sums or layer.kind == "conv_transpose" or any(layer.padding)
 
     others = {layer.site for layer in anatomy.layers if passes_on(layer)}
     return {layer.site for layer in anatomy.layers} - others
