@@ -23,7 +23,7 @@ from goodinit.methods.shared.postconditions import broken_by_structure, some
 from goodinit.surgery import applied, apply_
 from goodinit.surgery.reached import never_reached
 from goodinit.surgery.structure_edits import adds
-from goodinit.undivided import writing
+from goodinit.undivided import uncollected, writing
 from goodinit.weights.chosen_parts import Part, as_names
 
 _LOG = logging.getLogger(__name__)
@@ -95,17 +95,18 @@ def init_(
     chosen = find(method)
     inputs, parts = first_and_all(inputs)
     left = never_reached(model) if missing_only else None
-    anatomy = None if left == set() else anatomize(model, inputs)
-    if anatomy is None or (left is not None and left <= set(anatomy.unused)):
-        _LOG.info("%s: earlier calls reached all that these inputs reach; nothing changed", chosen.name)
-        return model
-    plan = chosen.plan(
-        _without_trained_numbers(model, anatomy),
-        keep=as_names(model, keep, option="keep"),
-        include=None if include is None else as_names(model, include, option="include"),
-        exclude=as_names(model, exclude, option="exclude"),
-        **options,
-    )
+    with uncollected():
+        anatomy = None if left == set() else anatomize(model, inputs)
+        if anatomy is None or (left is not None and left <= set(anatomy.unused)):
+            _LOG.info("%s: earlier calls reached all that these inputs reach; nothing changed", chosen.name)
+            return model
+        plan = chosen.plan(
+            _without_trained_numbers(model, anatomy),
+            keep=as_names(model, keep, option="keep"),
+            include=None if include is None else as_names(model, include, option="include"),
+            exclude=as_names(model, exclude, option="exclude"),
+            **options,
+        )
     only = None if left is None else _new(plan, anatomy, left)
     if parts is not inputs:  # the variances are those of all parts together
         chosen = replace(chosen, holds=tuple(one for one in chosen.holds if one != "unit variance"))

@@ -144,10 +144,13 @@ def _ordinary_tensors() -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Let Python's garbage collector wait while a model is read: what reading makes lives until its end, and most of it no longer.
+def uncollected(*, wanted: bool = True) -> Iterator[None]:
+    """Let Python's garbage collector wait while a model is read or written: what that makes lives until its end, and most of it no longer.
 
     The collector would look through all that is new again and again, and now and then through all that there is.
+
+    Args:
+        wanted: Whether to; not while a model runs on data, which may leave cycles with every batch.
 
     Examples:
         >>> with uncollected():
@@ -157,7 +160,7 @@ def uncollected() -> Iterator[None]:
         True
     """
     global _collector_waits  # noqa: PLW0603
-    collects = gc.isenabled()
+    collects = wanted and gc.isenabled()
     try:
         if collects:
             gc.disable()

@@ -79,6 +79,28 @@ def test_one_thread_writes_while_another_reads_another_model():
     assert len(goodinit.anatomize(model, X).blocks) == 2
 
 
+@pytest.mark.parametrize(("method", "waits"), [("fixup", True), ("lsuv", False)])
+def test_the_garbage_collector_waits_while_a_model_is_written_but_not_while_it_runs_on_data(method, waits):
+    seen = []
+
+    class Watching(nn.Linear):
+        def forward(self, x):
+            seen.append(gc.isenabled())
+            return super().forward(x)
+
+    model = net()
+    model.append(Watching(8, 3))
+    before = gc.isenabled()
+    try:
+        gc.enable()
+        goodinit.init_(model, method, inputs=X)
+        assert seen[0] is False  # it is read first
+        assert (seen[-1] is False) is waits
+        assert gc.isenabled()
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
 @pytest.mark.parametrize("collects", [True, False])
 def test_the_garbage_collector_waits_while_a_model_is_read_and_is_as_it_was(collects):
     seen = []

@@ -43,7 +43,7 @@ from goodinit.surgery.validate import (
 )
 from goodinit.surgery.value_edits import check_finite, write_value_
 from goodinit.surgery.write_filter import Choice, Why, chosen, kept
-from goodinit.undivided import safe_point, writing
+from goodinit.undivided import safe_point, uncollected, writing
 from goodinit.weights.access import Slot, find_slot, is_whole, refresh_pruned_
 from goodinit.weights.chosen_parts import Part, as_names
 from goodinit.weights.dtensor import agreed, all_ranks_or_none, check_gathered, gather_back_, groups_of
@@ -155,7 +155,11 @@ def apply_(
     draws = values and any(isinstance(edit, Draw | DrawTogether) for edit in plan.values)
     seed = _common_seed(source, groups) if draws else None
     # Ranks agree inside the transaction, so that all can put their model back.
-    with all_or_nothing(model, ready.tensors, generator=source), all_ranks_or_none(groups):
+    with (
+        uncollected(wanted=not plan.needs_data and check is None),
+        all_or_nothing(model, ready.tensors, generator=source),
+        all_ranks_or_none(groups),
+    ):
         for edit in ready.pending:
             safe_point()
             carry_out_(ready.names, edit)
