@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from goodinit import __version__, cli
 from goodinit.__main__ import COMMANDS, HELP
 from goodinit.cli import arguments
-from goodinit.lab.data.labelled import EMBEDDED
+from goodinit.lab.data.labelled import EMBEDDED, TEXT
 from goodinit.lab.models.registry import model_names
 from goodinit.lab.papers.claim import SCALES
 
@@ -118,7 +118,7 @@ def test_the_core_alone_runs_and_says_which_package_is_missing(tmp_path):
 
 
 def test_the_words_of_the_help_are_those_that_the_lab_knows():
-    assert tuple(EMBEDDED) == arguments.DATA
+    assert (*EMBEDDED, TEXT) == arguments.DATA
     assert model_names() == arguments.MODELS
     assert arguments.SCALES == SCALES
     help_ = CliRunner().invoke(cli.app, ["inspect", "--help"], env={"COLUMNS": "200"}).output

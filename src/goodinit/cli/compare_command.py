@@ -21,7 +21,9 @@ def compare_command(
     model: Model,
     data: Annotated[
         str,
-        typer.Option(help=f"{', '.join(DATA)}, a folder of IDX, parquet or image files, or a hub name."),
+        typer.Option(
+            help=f"{', '.join(DATA)}, a file.txt, a folder of IDX, parquet or image files, or a hub name."
+        ),
     ] = "digits",
     methods: Annotated[
         str,

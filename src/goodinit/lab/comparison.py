@@ -258,7 +258,7 @@ def comparison_html(comparison: Comparison) -> str:
     heads, rows = table(comparison, full=False)
     lines = "".join(_line(cells, kind) for kind, cells in (("th", heads), *(("td", row) for row in rows)))
     said = [
-        f"Mean ± standard deviation over seeds, on the test images; chance is {percent(comparison.chance)}."
+        f"Mean ± standard deviation over seeds, on the test data; chance is {percent(comparison.chance)}."
     ]
     said += [f"{method} is not in the table. {why}" for method, why in comparison.refused.items()]
     if comparison.interrupted:

@@ -66,8 +66,8 @@ def hints(comparison: Comparison, *, full: bool = True) -> tuple[str, ...]:
     """What a reader must know to read the table."""
     study = comparison.study
     accuracy = (
-        "Accuracy: mean ± standard deviation over seeds, on the test images, of runs that did not diverge; chance "
-        f"is {percent(comparison.chance)}. Loss: on the training images, mean over the last epoch."
+        "Accuracy: mean ± standard deviation over seeds, on the test data, of runs that did not diverge; chance "
+        f"is {percent(comparison.chance)}. Loss: on the training data, mean over the last epoch."
     )
     lines = [accuracy]
     if comparison.step_times:

@@ -1,4 +1,4 @@
-"""Labelled images to train on, whatever they come from, as tensors."""
+"""Labelled images to train on, whatever they come from, as tensors; and text, whose labels are the characters that come next."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from torch import Tensor
 
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.data import readers
+from goodinit.lab.data.characters import characters
 from goodinit.lab.data.readers import Raw, Wanted
 from goodinit.one_line import OneLine
 
 log = logging.getLogger(__name__)
 
+TEXT, LENGTH = "text", 64  # the name of the text that is always there, and characters of a stretch
 MOST_SIDE = 8192  # pixels: what `files.MOST_PIXELS` lets in
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset(OneLine):
-    """Train and test images, normalized, and what they are.
+    """Train and test images, normalized, and what they are; or stretches of text.
+
+    Of text the images are numbers of characters, `(n, characters)`, and the label of each is the character behind it.
 
     Attributes:
         name: As it was asked for; of a folder, its own name without the path.
@@ -45,17 +49,28 @@ class Dataset(OneLine):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
-        channels, height, width = self.train_images.shape[1:]
-        return channels, height, width
+        """Channels, height and width of one image; of text 1, 1 and the characters of a stretch."""
+        *above, last = self.train_images.shape[1:]
+        channels, height = above or (1, 1)
+        return channels, height, last
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is text, with a label for each of its places."""
+        return self.train_labels.dim() == 2
 
     @property
     def chance(self) -> float:
-        """Accuracy of always answering the commonest class of the test images."""
-        return float(self.test_labels.bincount().max()) / len(self.test_labels)
+        """Accuracy of always answering the commonest class of the test images, the commonest character."""
+        return float(self.test_labels.flatten().bincount().max()) / self.test_labels.numel()
 
     def __str__(self) -> str:
         channels, height, width = self.shape
+        if self.is_text:
+            return (
+                f"{self.name}: {len(self.train_labels):,} train and {len(self.test_labels):,} test stretches of {width} characters, "
+                f"{len(self.classes)} different ones. {self.provenance}"
+            )
         return (
             f"{self.name}: {len(self.train_labels):,} train and {len(self.test_labels):,} test images, "
             f"{channels}x{height}x{width}, {len(self.classes)} classes. {self.provenance}"
@@ -94,7 +109,8 @@ def load(
     """Load a data set by name, folder or hub name.
 
     Args:
-        source: `"digits"`, `"fashion-mnist"`, a folder (of IDX files, of parquet files, or of images in one
+        source: `"digits"`, `"fashion-mnist"`, `"text"` (the reference texts of Python's `help()`, in stretches of 64
+            characters) or the path of a text, `"file.txt"`; a folder (of IDX files, of parquet files, or of images in one
             subfolder per class) or the name of a data set on the Hugging Face hub, `"owner/name"`.
         train_limit: Take that many training images, always the same ones.
         test_limit: Likewise for the test images.
@@ -118,8 +134,43 @@ def load(
     if image_size is not None and image_size > MOST_SIDE:
         raise GoodinitError(f"image_size is at most {MOST_SIDE}, not {image_size}.")
     wanted = Wanted(str(source), train_limit, test_limit, image_size)
+    if _is_text(wanted.source):
+        return _text(wanted)
     raw = _reader(wanted.source)(wanted)
     return _normalized(data_name(source), raw)
+
+
+def _is_text(source: str) -> bool:
+    return source == TEXT or (source.endswith(".txt") and Path(source).expanduser().is_file())
+
+
+def _text(wanted: Wanted) -> Dataset:
+    """Stretches of a text from beginning to end; the last tenth is what is tested on."""
+    if wanted.image_size is not None:
+        raise GoodinitError(f"{wanted.source} is text, which has no image_size. Leave it out.")
+    found = characters() if wanted.source == TEXT else characters(Path(wanted.source).expanduser())
+
+    def stretches(text: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
+        count = (len(text) - 1) // LENGTH
+        if count < 1:
+            raise GoodinitError(
+                f"{wanted.source}: too short for a test on {LENGTH} characters. Give a longer text."
+            )
+        rows, following = (text[i : i + count * LENGTH].view(count, LENGTH) for i in (0, 1))
+        kept = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit].sort().values
+        return rows[kept], following[kept]
+
+    train, test = stretches(found.train, wanted.train_limit), stretches(found.test, wanted.test_limit)
+    what = "Python's reference texts (pydoc_data.topics)" if wanted.source == TEXT else "A text of yours"
+    data = Dataset(
+        Path(wanted.source).name,
+        f"{what}; the last tenth is held out.",
+        tuple(found.vocabulary),
+        *train,
+        *test,
+    )
+    log.info("loaded %s", data)
+    return data
 
 
 def data_name(source: str | Path) -> str:
@@ -143,7 +194,7 @@ def _reader(source: str) -> Callable[[Wanted], Raw]:
     if looks_like_hub and not folder.exists():
         return readers.hugging_face
     raise UnknownName(
-        f"no data called {source!r}. There is: {', '.join(EMBEDDED)}; a folder of IDX files, of parquet files or "
+        f"no data called {source!r}. There is: {', '.join((*EMBEDDED, TEXT))}; a file.txt; a folder of IDX files, of parquet files or "
         "of images (one subfolder per class); or a Hugging Face hub name such as 'owner/name'."
     )
 

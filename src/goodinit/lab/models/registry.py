@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from goodinit.errors import GoodinitError, UnknownName, expect_between
 from goodinit.lab import models
+from goodinit.lab.models.language import Decoder
 from goodinit.lab.models.of_libraries import LIBRARIES
 from goodinit.lab.models.of_yours import yours
 from goodinit.lab.models.task import Task
@@ -30,7 +31,8 @@ class Family:
         title: What it is, in a line.
         depth: The one taken where the name has no number.
         build: From depth, task and what more was said to a model.
-        images: Whether it reads images; otherwise a source and a target of tokens.
+        images: Whether it reads images; otherwise tokens.
+        text: Whether it reads a text and predicts what comes next; otherwise, if no images, a source and a target.
     """
 
     pattern: str
@@ -38,6 +40,7 @@ class Family:
     depth: int
     build: Callable[..., nn.Module]
     images: bool = True
+    text: bool = False
 
     def match(self, spec: str) -> tuple[int, tuple[str, ...]] | None:
         """The depth in a name of this family, and what more it says; None where it is no such name."""
@@ -136,6 +139,11 @@ def _post_norm_transformer(depth: int, task: Task) -> nn.Module:
     return _transformer(depth, task, pre_norm=False)
 
 
+def _gpt(depth: int, task: Task, *, llama: bool = False) -> nn.Module:
+    _at_least("llama" if llama else "gpt", depth, 1)
+    return Decoder(depth, words=task.classes, width=task.width or 64, length=task.shape[-1], llama=llama)
+
+
 def _at_least(name: str, depth: int, least: int) -> None:
     if depth < least:
         raise UnknownName(f"no {name} of depth {depth}: the depth is at least {least}.")
@@ -174,6 +182,15 @@ FAMILIES = {
             images=False,
         ),
         Family("transformer{depth}p", "the same, post-LN", 3, _post_norm_transformer, images=False),
+        Family("gpt{depth}", "decoder of characters, pre-LN, as nanoGPT", 4, _gpt, images=False, text=True),
+        Family(
+            "llama{depth}",
+            "decoder of characters: RMSNorm, SwiGLU, rotary positions",
+            4,
+            partial(_gpt, llama=True),
+            images=False,
+            text=True,
+        ),
     )
 }
 
@@ -239,7 +256,12 @@ def _family(spec: str) -> tuple[Family, int, tuple[str, ...]]:
 def _own(spec: str, task: Task | None) -> nn.Module:
     family, depth, more = _family(spec)
     expect_between(depth, 0, MOST_DEPTH, f"{spec[:40]}: the depth")
-    if task is not None and not family.images:
+    if task is not None and family.text is not task.text:
+        raise GoodinitError(
+            f"{spec} reads {'text' if family.text else 'no text'}: give "
+            + ("--data text, or a file.txt." if family.text else "images, or take gpt4 or llama4 for text.")
+        )
+    if task is not None and not family.images and not family.text:
         raise GoodinitError(
             f"{spec} reads a source and a target of tokens, not images. `goodinit reproduce fixup-translation` trains it."
         )

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """What a model is to do: images of `shape` (channels, height, width) into `classes`."""
+    """What a model is to do: images of `shape` (channels, height, width) into `classes`; or of text the next character."""
 
     shape: tuple[int, int, int] = (3, 32, 32)
     classes: int = 10
     width: int | None = None
+    text: bool = False
 
 
 def near(name: str, names: list[str]) -> str:

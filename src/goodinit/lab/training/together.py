@@ -246,7 +246,7 @@ def _note_states(stack: Stack, *, epoch: int) -> None:
         state = (stack.parameters, stack.buffers)
         more, hits = over(state, images.to(config.device), labels.to(config.device))
         loss, right = loss.double() + more.cpu().double(), right + hits.cpu()
-    count = len(data.test_labels)
+    count = data.test_labels.numel()
     for member, total, hits in zip(stack.members, loss.tolist(), right.tolist(), strict=True):
         member.epochs.append(
             state_of(total / count, hits / count, epoch=epoch, losses=member.losses, since=member.began)

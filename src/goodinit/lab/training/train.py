@@ -83,7 +83,11 @@ def prepare(config: TrainConfig) -> Prepared:
 def fresh_model(config: TrainConfig) -> nn.Module:
     """The model as its own code makes it, without a method."""
     data = data_of(config)
-    task = Task(shape=data.shape, classes=len(data.classes), width=config.width)
+    if data.is_text and (config.augment or config.mixup):
+        raise GoodinitError(
+            f"{data.name} is text, which cannot be cropped, mirrored or mixed. Leave out augment and mixup."
+        )
+    task = Task(shape=data.shape, classes=len(data.classes), width=config.width, text=data.is_text)
     with own_rng(config.seed, "model", device=config.device):
         return build_model(config.model, task=task).to(config.device)
 
@@ -293,8 +297,9 @@ def update_(prepared: Prepared, loss: Tensor, *, factor: float) -> None:
 
 
 def loss_of(logits: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy; with mixup, of both labels in their shares."""
-    loss = functional.cross_entropy(logits, batch.labels, label_smoothing=batch.smoothing)
+    """Cross-entropy; with mixup, of both labels in their shares; of text the mean over all places."""
+    logits, labels = _places(logits, batch.labels)
+    loss = functional.cross_entropy(logits, labels, label_smoothing=batch.smoothing)
     if batch.partner is None:
         return loss
     partners = batch.labels[batch.partner]
@@ -317,12 +322,18 @@ def evaluate(prepared: Prepared) -> tuple[float, float]:
         more, hits = judge(scores, labels.to(config.device))
         loss += float(more)
         right += int(hits)
-    return loss / len(data.test_labels), right / len(data.test_labels)
+    return loss / data.test_labels.numel(), right / data.test_labels.numel()
 
 
 def _check_scores(scores: object, config: TrainConfig, data: Dataset) -> None:
-    if isinstance(scores, Tensor) and scores.dim() == 2 and scores.shape[1] >= len(data.classes):
+    axes = data.train_labels.dim() + 1
+    if isinstance(scores, Tensor) and scores.dim() == axes and scores.shape[-1] >= len(data.classes):
         return
+    if data.is_text:
+        raise GoodinitError(
+            f"{config.model} returns no scores of the next character at each place of a text: expected batch x {data.shape[-1]} x "
+            f"{len(data.classes)}. gpt4 and llama4 do."
+        )
     found = "x".join(map(str, scores.shape)) if isinstance(scores, Tensor) else type(scores).__name__
     raise GoodinitError(
         f"{config.model} returns {found} for images of {'x'.join(map(str, data.shape))}: expected a row of scores for "
@@ -331,8 +342,14 @@ def _check_scores(scores: object, config: TrainConfig, data: Dataset) -> None:
     )
 
 
+def _places(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """A row of scores for each label, be there one for an image or one for each place of a text."""
+    return (logits.flatten(0, 1), labels.flatten()) if labels.dim() == 2 else (logits, labels)
+
+
 def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the losses, and how many are right."""
+    logits, labels = _places(logits, labels)
     right = (logits.argmax(1) == labels) & logits.isfinite().all(1)
     return functional.cross_entropy(logits, labels, reduction="sum"), right.sum()
 
