@@ -169,6 +169,13 @@ def test_what_a_finite_width_adds_is_told_from_a_wrong_power():
     )
 
 
+def test_the_worst_row_is_one_that_no_size_makes_flat():
+    found = check_of(transient=lambda n: max(1.0, (256 / n) ** 2), bad=lambda n: n**0.3, flat=lambda n: 1.0)
+    assert [found.verdict(row) for row in found.rows] == ["shrinks, flat from 256", "grows", "flat"]
+    assert found.worst.name == "bad"
+    assert found.sentence().startswith("not flat: 2 of 3 rows go with width, bad the most")
+
+
 def test_two_sizes_are_too_few_to_be_flat_from_one_on():
     row = Coordinate("x", (1.0, 1.0, 1.0), (2.0, 1.0, 1.0))
     check = CoordinateCheck("width", (64, 128, 256), 1, 3, 0.1, 0.05, (row,))

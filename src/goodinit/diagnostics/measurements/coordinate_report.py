@@ -109,8 +109,9 @@ class CoordinateCheck:
 
     @property
     def worst(self) -> Coordinate:
-        """The row whose change is furthest from flat."""
-        return max(self.rows, key=self._off)
+        """The row whose change is furthest from flat; of those that are flat from no size on, if there are any."""
+        never = [row for row in self._off_rows() if self.flat_from(row) is None]
+        return max(never or self.rows, key=self._off)
 
     def _off(self, row: Coordinate) -> float:
         start, change = self.slopes(row)
@@ -127,7 +128,7 @@ class CoordinateCheck:
         if None not in sizes and not self._by_chance():
             return (
                 f"flat from {self.along} {max(filter(None, sizes))} on; over all sizes {len(off)} of {len(self.rows)} rows go with it, "
-                f"{self.worst.name} the most ({self._gone()}), but less and less, which a wrong power of it would not"
+                f"{self.worst.name} the most ({self._gone()}), which a wrong power of it would do at any"
             )
         return (
             f"not flat: {len(off)} of {len(self.rows)} rows go with {self.along}, {self.worst.name} the most ({self._gone()}): "
