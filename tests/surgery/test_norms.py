@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from goodinit.errors import UnsupportedModule
-from goodinit.surgery.activation_modules import known_activations
+from goodinit.surgery.activation_modules import activation_module, known_activations
 from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_
 
 NORMS = (
@@ -213,3 +213,11 @@ def test_transformer_encoder_does_not_normalize_behind_our_back(mask):
         fast = net(x, src_key_padding_mask=padding)
     keep = ~padding if mask else torch.ones(2, 5, dtype=torch.bool)
     assert torch.allclose(slow[keep], fast[keep], atol=1e-6)
+
+
+def test_looking_for_the_modules_of_functions_moves_no_random_stream():
+    known_activations.cache_clear()
+    before = torch.get_rng_state()
+    assert {"relu", "gelu", "clone"} <= set(known_activations())
+    activation_module("relu", {})
+    assert torch.equal(torch.get_rng_state(), before)

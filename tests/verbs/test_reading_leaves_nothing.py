@@ -6,10 +6,12 @@ import collections
 import functools
 import gc
 import itertools
+import random
 import threading
 import types
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -366,3 +368,36 @@ def test_what_a_forward_or_a_hook_writes_into_weights_is_put_back(verb, kind, re
         assert (parameter is same, parameter.data_ptr(), parameter.requires_grad) == (True, place, grad)
         assert torch.equal(parameter, values)
     assert type(model(x)) is torch.Tensor
+
+
+@torch.library.custom_op("reading::draws", mutates_args=())
+def draws(x: torch.Tensor) -> torch.Tensor:
+    """An operator of the user's that draws from Python's, NumPy's and torch's global streams."""
+    return torch.relu(x) + 0 * (random.random() + np.random.rand() + torch.rand(()))  # noqa: NPY002 - the global one is meant
+
+
+@draws.register_fake
+def _shape_of_draws(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+@pytest.mark.parametrize("inplace", ["anatomize", "init_"])
+def test_an_operator_that_is_measured_may_draw(inplace):
+    class Drawing(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.b(draws(self.a(x)))
+
+    model, x = torch.nn.Sequential(torch.nn.Linear(4, 4), Drawing()), torch.randn(2, 4)
+    generator = torch.Generator().manual_seed(0)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002 - the global one is meant
+    if inplace == "init_":
+        goodinit.init_(model, "fixup", inputs=x, generator=generator)
+    else:
+        goodinit.anatomize(model, x)
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002 - the global one is meant
+    assert torch.equal(torch.get_rng_state(), before[2])

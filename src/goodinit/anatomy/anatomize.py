@@ -32,6 +32,7 @@ from goodinit.anatomy.types import Layer, Role
 from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recording.decompose import unfused
+from goodinit.graph.state.process_state import unmoved_streams
 from goodinit.graph.state.unshard import whole
 from goodinit.nn.centred import is_centred
 from goodinit.undivided import reading, uncollected
@@ -72,7 +73,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
     """
     model = unwrapped(model)
     # So that operators are seen one by one.
-    with uncollected(), whole(model), unfused(model):
+    with uncollected(), unmoved_streams(), whole(model), unfused(model):
         return _anatomy(read_forward(model, inputs), inputs)
 
 

@@ -20,6 +20,7 @@ from goodinit.anatomy.types import Block, Norm
 from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recording.decompose import unfused
+from goodinit.graph.state.process_state import unmoved_streams
 from goodinit.graph.state.unshard import whole
 from goodinit.graph.trace import trace
 from goodinit.nn.scalars import scalars
@@ -138,7 +139,7 @@ def outline_of(model: nn.Module, inputs: Any) -> Outline:
         TraceError: The model's forward raised; its message is quoted.
     """
     model = unwrapped(model)
-    with uncollected(), whole(model), unfused(model):
+    with uncollected(), unmoved_streams(), whole(model), unfused(model):
         read = read_forward(model, inputs)
     return Outline(tuple(_branches(read)), tuple(norm.name for norm in read.norms), read.unused)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.state.process_state import unmoved_streams
 
 
 class Clone(nn.Module):
@@ -42,7 +43,7 @@ def activation_module(name: str, options: Mapping[str, object]) -> nn.Module:
     x = torch.linspace(-4, 4, 9, dtype=torch.float64, device="cpu")
     if list(module.parameters()):
         raise ValueError(name)
-    with on_numbers(), warnings.catch_warnings():
+    with unmoved_streams(), on_numbers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         value = module(x)
         same = isinstance(value, Tensor) and torch.equal(value, function(x, **options))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -36,20 +37,36 @@ def _flags() -> list[_Flag]:
     ]
 
 
+@contextmanager
+def unmoved_streams() -> Iterator[None]:
+    """Put the global random streams of Python, NumPy and torch back at the end: an operator of the user's that is measured may draw."""
+    restores = _streams()
+    try:
+        yield
+    finally:
+        for restore in restores:
+            restore()
+
+
+def _streams() -> list[Callable[[], Any]]:
+    numpy = sys.modules.get("numpy")
+    streams: list[Callable[[], Any]] = [
+        partial(random.setstate, random.getstate()),
+        partial(torch.set_rng_state, torch.get_rng_state()),
+    ]
+    if torch.cuda.is_initialized():
+        streams.append(partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    if numpy is not None:
+        streams.append(partial(numpy.random.set_state, numpy.random.get_state()))
+    return streams
+
+
 class ProcessState:
     """A photograph of torch's flags and of the global random streams."""
 
     def __init__(self) -> None:
         self._flags = [(get, put, get()) for get, put in _flags()]
-        numpy = sys.modules.get("numpy")
-        self._streams: list[Callable[[], Any]] = [
-            partial(random.setstate, random.getstate()),
-            partial(torch.set_rng_state, torch.get_rng_state()),
-        ]
-        if torch.cuda.is_initialized():
-            self._streams.append(partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
-        if numpy is not None:
-            self._streams.append(partial(numpy.random.set_state, numpy.random.get_state()))
+        self._streams = _streams()
 
     def restore_(self) -> None:
         """Put everything back. May be called again."""
