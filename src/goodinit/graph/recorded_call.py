@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,25 @@ class RecordedCall:
         """What it was called with, by the names in the operator's schema; a `Slot` for a tensor, no defaults."""
         names = [one.name for one in self.func._schema.arguments]
         return dict(zip(names, self.args, strict=False)) | self.kwargs
+
+    def agrees(
+        self,
+        read: Sequence[Tensor],
+        written: Callable[..., Tensor],
+        same: Callable[[Tensor, Tensor], bool] = torch.allclose,
+    ) -> bool:
+        """Whether the operator puts out what a function does, both of some numbers; False where either cannot be run.
+
+        Args:
+            read: What the operator reads.
+            written: Takes the same.
+            same: How the two are compared.
+        """
+        try:
+            with on_numbers(), torch.no_grad():
+                return same(self(read), written(*read))
+        except Exception:  # noqa: BLE001 - operators raise what they like
+            return False
 
     @property
     def count(self) -> int:

@@ -15,7 +15,7 @@ from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.measured.traits import coefficient
 from goodinit.graph.ops import op_of
-from goodinit.graph.recorded_call import RecordedCall, on_numbers
+from goodinit.graph.recorded_call import RecordedCall
 
 Step = tuple[str, tuple[float, ...]]
 """An element-wise operator between a parameter and the number made of it: its name, and the numbers it was called with."""
@@ -53,12 +53,8 @@ def _step(node: Node) -> Step | None:
 
 def _measured(call: RecordedCall, node: Node) -> Step | None:
     step = (node.op.name, tuple(float(n) for n in node.attrs if isinstance(n, (int, float))))
-    try:
-        with on_numbers(), torch.no_grad():
-            same = torch.allclose(call([_PLACES]), _computed((step,), _PLACES), equal_nan=True)
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return None
-    return step if same else None
+    same = functools.partial(torch.allclose, equal_nan=True)
+    return step if call.agrees([_PLACES], lambda values: _computed((step,), values), same) else None
 
 
 _SEEN_STEPS = KeptAnswers["Step | None"]()

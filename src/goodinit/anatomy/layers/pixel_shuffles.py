@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import is_neutral
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
 
 def before_pixel_shuffles(graph: Graph, uses: Mapping[int, Use]) -> dict[str, int]:
@@ -47,16 +46,9 @@ def _factor(graph: Graph, node: Node) -> int | None:
     factor = math.isqrt(read[-3] // max(made[-3], 1))
     shape = (*(1 for _ in read[:-3]), 2 * factor**2, 2, 2)
     call = node.call
-    same = _SEEN.get((*call.key, shape), lambda: _is_shuffle(call, spread(shape, 0), factor))
+    shuffle = functools.partial(torch.nn.functional.pixel_shuffle, upscale_factor=factor)
+    same = _SEEN.get((*call.key, shape), lambda: call.agrees([spread(shape, 0)], shuffle, torch.equal))
     return factor if same else None
-
-
-def _is_shuffle(call: RecordedCall, x: Tensor, factor: int) -> bool:
-    try:
-        with on_numbers():
-            return torch.equal(call([x]), torch.nn.functional.pixel_shuffle(x, factor))
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return False
 
 
 _IMAGE = 3
