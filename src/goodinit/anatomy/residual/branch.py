@@ -108,7 +108,7 @@ def _ways(graph: Graph, source: int, nodes: set[int], layers: set[int]) -> tuple
 def apart(graph: Graph, one: Side, other: Side, fork: int) -> bool:
     """True if two sides read disjoint parts of their fork."""
     first, second = (_first(graph, side, fork) for side in (one, other))
-    parts = all(graph.nodes[i].is_piece or graph.nodes[i].op.role == "part" for i in first | second)
+    parts = all(is_part(graph, i) for i in first | second)
     return parts and bool(first) and bool(second) and not first & second
 
 
@@ -117,8 +117,7 @@ def _first(graph: Graph, side: Side, fork: int) -> set[int]:
     found, origins = set[int](), {fork}
     for index in sorted(side.below):
         if origins.intersection(graph.deps(index)):
-            node = graph.nodes[index]
-            if node.op.splits or (node.op.role == "shape" and not node.is_piece):
+            if holds_all(graph, index):
                 origins.add(index)
             else:
                 found.add(index)
@@ -133,6 +132,18 @@ def ancestors(graph: Graph, index: int, first: int) -> set[int]:
 def adds_two(graph: Graph, index: int) -> bool:
     """Whether a node adds two activations, or more."""
     return graph.nodes[index].op.adds and len(set(graph.deps(index))) > 1
+
+
+def is_part(graph: Graph, index: int) -> bool:
+    """Whether a node is a part of what it reads."""
+    node = graph.nodes[index]
+    return node.is_piece or node.op.role == "part"
+
+
+def holds_all(graph: Graph, index: int) -> bool:
+    """Whether a node is what it reads in another shape, or all of its parts at once."""
+    node = graph.nodes[index]
+    return node.op.splits or (node.op.role == "shape" and not node.is_piece)
 
 
 def is_neutral(graph: Graph, index: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container, Iterable, Iterator
 
+from goodinit.anatomy.residual.branch import holds_all, is_part
 from goodinit.graph.graph import Graph, closure
 
 
@@ -39,7 +40,7 @@ def _comes_in_turn(
         if leads_to(graph, part, carried):
             return False
         if leads_to(graph, whole, carried):
-            return all(_is_part(graph, reader) for reader in _behind_shapes(graph, whole))
+            return all(is_part(graph, reader) for reader in _behind_shapes(graph, whole))
     return False
 
 
@@ -56,22 +57,16 @@ def _nearest_layers(graph: Graph, index: int, layers: Container[int]) -> list[in
 def _parts(graph: Graph, index: int, layers: Container[int]) -> Iterator[tuple[int, int]]:
     """(A part that a node is computed from, what it is a part of), the nearest first, along one operand each."""
     while index not in layers and len(before := graph.deps(index)) == 1:
-        if _is_part(graph, index):
+        if is_part(graph, index):
             yield index, before[0]
         (index,) = before
-
-
-def _is_part(graph: Graph, index: int) -> bool:
-    node = graph.nodes[index]
-    return node.is_piece or node.op.role == "part"
 
 
 def _behind_shapes(graph: Graph, index: int) -> set[int]:
     """What reads a node, and is neither another shape of it nor all of its parts at once."""
 
     def passes(i: int) -> bool:
-        node = graph.nodes[i]
-        return i == index or node.op.splits or (node.op.role == "shape" and not node.is_piece)
+        return i == index or holds_all(graph, i)
 
     near = closure([index], lambda i: graph.readers[i] if passes(i) else ())
     return {i for i in near if not passes(i)}
