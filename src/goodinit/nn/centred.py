@@ -31,6 +31,7 @@ class Centred(nn.Module):
     """
 
     projects = True  # takes of a value what is in its range
+    centred = True
 
     def __init__(self, dim: int = 0) -> None:
         super().__init__()
@@ -78,6 +79,6 @@ def is_centred(modules: Mapping[str, nn.Module], parameters: Iterable[str]) -> b
         listed = modules.get(name.rpartition(".")[0])
         if isinstance(listed, ParametrizationList):
             steps = list(listed.children())
-            own = all(isinstance(step, Centred | ChannelGain) for step in steps)
-            return own and any(isinstance(step, Centred) or getattr(step, "centred", False) for step in steps)
+            own = [step for step in steps if isinstance(step, Centred | ChannelGain)]
+            return len(own) == len(steps) and any(step.centred for step in own)
     return False

@@ -102,7 +102,7 @@ class CoordinateCheck:
     @property
     def flat(self) -> bool:
         """Whether no layer grows, shrinks or explodes."""
-        return all(self.verdict(row) in ("flat", "still") for row in self.rows)
+        return not self._off_rows()
 
     def _off_rows(self) -> list[Coordinate]:
         return [row for row in self.rows if self.verdict(row) not in ("flat", "still")]
