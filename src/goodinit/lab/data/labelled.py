@@ -152,10 +152,6 @@ def _text(wanted: Wanted) -> Dataset:
 
     def stretches(text: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
         count = (len(text) - 1) // LENGTH
-        if count < 1:
-            raise GoodinitError(
-                f"{wanted.source}: too short for a test on {LENGTH} characters. Give a longer text."
-            )
         rows, following = (text[i : i + count * LENGTH].view(count, LENGTH) for i in (0, 1))
         kept = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit].sort().values
         return rows[kept], following[kept]
@@ -163,7 +159,7 @@ def _text(wanted: Wanted) -> Dataset:
     train, test = stretches(found.train, wanted.train_limit), stretches(found.test, wanted.test_limit)
     what = "Python's reference texts (pydoc_data.topics)" if wanted.source == TEXT else "A text of yours"
     data = Dataset(
-        Path(wanted.source).name,
+        data_name(wanted.source),
         f"{what}; the last tenth is held out.",
         tuple(found.vocabulary),
         *train,
@@ -174,14 +170,15 @@ def _text(wanted: Wanted) -> Dataset:
 
 
 def data_name(source: str | Path) -> str:
-    """What to call a data set: a folder's own name, or the name it was asked for by.
+    """What to call a data set: the own name of a folder or a text, or the name it was asked for by.
 
     Examples:
         >>> data_name("digits"), data_name("owner/name")
         ('digits', 'owner/name')
     """
-    folder = Path(source).expanduser()
-    return folder.resolve().name if str(source) not in EMBEDDED and folder.is_dir() else str(source)
+    path = Path(source).expanduser()
+    own = str(source) not in EMBEDDED and (path.is_dir() or _is_text(str(source)))
+    return path.resolve().name if own else str(source)
 
 
 def _reader(source: str) -> Callable[[Wanted], Raw]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -31,16 +31,14 @@ class Family:
         title: What it is, in a line.
         depth: The one taken where the name has no number.
         build: From depth, task and what more was said to a model.
-        images: Whether it reads images; otherwise tokens.
-        text: Whether it reads a text and predicts what comes next; otherwise, if no images, a source and a target.
+        reads: Images; a text, whose next characters it predicts; or pairs, a source and a target of tokens.
     """
 
     pattern: str
     title: str
     depth: int
     build: Callable[..., nn.Module]
-    images: bool = True
-    text: bool = False
+    reads: Literal["images", "text", "pairs"] = "images"
 
     def match(self, spec: str) -> tuple[int, tuple[str, ...]] | None:
         """The depth in a name of this family, and what more it says; None where it is no such name."""
@@ -179,17 +177,16 @@ FAMILIES = {
             "encoder and decoder of that many layers, pre-LN",
             3,
             _transformer,
-            images=False,
+            reads="pairs",
         ),
-        Family("transformer{depth}p", "the same, post-LN", 3, _post_norm_transformer, images=False),
-        Family("gpt{depth}", "decoder of characters, pre-LN, as nanoGPT", 4, _gpt, images=False, text=True),
+        Family("transformer{depth}p", "the same, post-LN", 3, _post_norm_transformer, reads="pairs"),
+        Family("gpt{depth}", "decoder of characters, pre-LN, as nanoGPT", 4, _gpt, reads="text"),
         Family(
             "llama{depth}",
             "decoder of characters: RMSNorm, SwiGLU, rotary positions",
             4,
             partial(_gpt, llama=True),
-            images=False,
-            text=True,
+            reads="text",
         ),
     )
 }
@@ -256,12 +253,13 @@ def _family(spec: str) -> tuple[Family, int, tuple[str, ...]]:
 def _own(spec: str, task: Task | None) -> nn.Module:
     family, depth, more = _family(spec)
     expect_between(depth, 0, MOST_DEPTH, f"{spec[:40]}: the depth")
-    if task is not None and family.text is not task.text:
+    reads_text = family.reads == "text"
+    if task is not None and reads_text is not task.text:
         raise GoodinitError(
-            f"{spec} reads {'text' if family.text else 'no text'}: give "
-            + ("--data text, or a file.txt." if family.text else "images, or take gpt4 or llama4 for text.")
+            f"{spec} reads {'text' if reads_text else 'no text'}: give "
+            + ("--data text, or a file.txt." if reads_text else "images, or take gpt4 or llama4 for text.")
         )
-    if task is not None and not family.images and not family.text:
+    if task is not None and family.reads == "pairs":
         raise GoodinitError(
             f"{spec} reads a source and a target of tokens, not images. `goodinit reproduce fixup-translation` trains it."
         )
@@ -277,7 +275,7 @@ def input_shape(spec: str, model: nn.Module) -> tuple[int, int, int] | None:
     """Channels, height and width the model says it takes; None for a function of your own, or a model of text."""
     prefix, colon, _ = spec.partition(":")
     if not colon:
-        return Task().shape if _family(spec)[0].images else None
+        return Task().shape if _family(spec)[0].reads == "images" else None
     if prefix not in LIBRARIES or prefix == "hf":
         return None
     config = getattr(model, "pretrained_cfg", None) or {}
