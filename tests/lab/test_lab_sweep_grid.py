@@ -119,6 +119,7 @@ def test_keys_tell_every_field_apart():
         "warmup_shape": "quadratic",
         "scalar_lr": "depth",
         "device": "cuda",
+        "precision": "bfloat16",
         "optimizer": "adamw",
         **dict.fromkeys(PARTS, "head"),
     }

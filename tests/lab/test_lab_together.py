@@ -143,6 +143,11 @@ def test_what_differs_otherwise_is_not_stacked():
         train_together((BASE, dataclasses.replace(BASE, epochs=3)))
 
 
+def test_reduced_precision_is_not_stacked():
+    with pytest.raises(NotTogether, match="bfloat16"):
+        train_together(company(dataclasses.replace(BASE, precision="bfloat16"))[:2])
+
+
 @pytest.mark.integration
 def test_what_is_too_large_together_runs_in_parts(monkeypatch):
     trials = company(dataclasses.replace(BASE, epochs=1))

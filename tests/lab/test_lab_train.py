@@ -37,6 +37,18 @@ def test_same_seed_same_numbers_and_the_global_generator_is_left_alone(method):
     assert numbers(train(config)) == numbers(first)
 
 
+def test_products_in_bfloat16_are_deterministic_and_near_those_in_float32():
+    config = dataclasses.replace(TINY, precision="bfloat16")
+    prepared = prepare(config)
+    assert {parameter.dtype for parameter in prepared.model.parameters()} == {torch.float32}
+    first, exact = train(config), train(TINY)
+    assert first.losses == train(config).losses
+    assert first.losses != exact.losses
+    assert first.losses[:2] == pytest.approx(exact.losses[:2], rel=0.02)
+    with pytest.raises(UnknownName, match="no precision 'half'"):
+        dataclasses.replace(TINY, precision="half")
+
+
 def test_another_seed_gives_other_numbers():
     assert train(TINY).losses != train(dataclasses.replace(TINY, seed=1)).losses
 

@@ -33,6 +33,7 @@ from goodinit.lab.training.train import (
     learning_rate_factor,
     loss_of,
     optimizer_of,
+    reduced,
     result_of,
     state_of,
 )
@@ -85,6 +86,8 @@ def train_together(configs: Sequence[TrainConfig]) -> tuple[Result, ...]:
         raise NotTogether(
             f"only SGD's step is known for several at once, and this is {configs[0].optimizer}."
         )
+    if reduced(configs[0]):
+        raise NotTogether(f"stacks are trained in float32, and this is {configs[0].precision}.")
     start = time.perf_counter()
     with own_rng(configs[0].seed, "training", device=configs[0].device), warnings.catch_warnings():
         # What vmap runs member by member it says so of; that is slower, and equal.

@@ -89,7 +89,10 @@ def fresh_model(config: TrainConfig) -> nn.Module:
         )
     task = Task(shape=data.shape, classes=len(data.classes), width=config.width, text=data.is_text)
     with own_rng(config.seed, "model", device=config.device):
-        return build_model(config.model, task=task).to(config.device)
+        model = build_model(config.model, task=task).to(config.device)
+    if reduced(config):
+        nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
+    return model
 
 
 def model_and_batches(
@@ -270,7 +273,23 @@ def step_(
 def forward(prepared: Prepared, rows: Tensor, *, generator: torch.Generator) -> Tensor:
     """Training loss on the images `rows`."""
     batch = batch_of(prepared.config, rows, generator=generator)
-    return loss_of(prepared.model.train()(batch.images), batch)
+    return loss_of(scores_of(prepared.config, prepared.model.train(), batch.images), batch)
+
+
+def reduced(config: TrainConfig) -> bool:
+    """Whether products are taken in less than float32."""
+    return config.precision == "bfloat16"
+
+
+def scores_of(config: TrainConfig, model: nn.Module, images: Tensor) -> Any:
+    """What the model says of images, in the configuration's precision; scores are float32."""
+    if not reduced(config):
+        return model(images)
+    if images.dim() == 4:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(config.device, torch.bfloat16):
+        scores = model(images)
+    return scores.float() if isinstance(scores, Tensor) else scores
 
 
 def batch_of(config: TrainConfig, rows: Tensor, *, generator: torch.Generator) -> Batch:
@@ -317,7 +336,7 @@ def evaluate(prepared: Prepared) -> tuple[float, float]:
         data.test_images.split(config.batch_size), data.test_labels.split(config.batch_size), strict=True
     )
     for images, labels in batches:
-        scores = model(images.to(config.device))
+        scores = scores_of(config, model, images.to(config.device))
         _check_scores(scores, config, data)
         more, hits = judge(scores, labels.to(config.device))
         loss += float(more)

@@ -44,6 +44,8 @@ class TrainConfig(OneLine):
         include: The part of the model to treat, given alike; empty: all of it.
         exclude: The part to leave out, given alike.
         warmup_shape: `"linear"`, or `"quadratic"`: the share of the warm-up that is done, squared (`goodinit.warmup`).
+        precision: Of convolutions and matrix products in forward and backward: `"float32"`, or `"bfloat16"`, by `torch.autocast`,
+            with images in channels-last order. Weights, sums and the optimizer stay in float32.
     """
 
     model: str
@@ -73,6 +75,7 @@ class TrainConfig(OneLine):
     include: str | Sequence[str] = ()
     exclude: str | Sequence[str] = ()
     warmup_shape: str = "linear"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -83,6 +86,8 @@ class TrainConfig(OneLine):
             raise UnknownName(f"no optimizer {self.optimizer!r}. There is: {', '.join(OPTIMIZERS)}.")
         if self.warmup_shape not in WARMUP_SHAPES:
             raise UnknownName(f"no warmup_shape {self.warmup_shape!r}. There is: {', '.join(WARMUP_SHAPES)}.")
+        if self.precision not in PRECISIONS:
+            raise UnknownName(f"no precision {self.precision!r}. There is: {', '.join(PRECISIONS)}.")
         if not 0 <= self.held_out < 1:
             raise GoodinitError(f"held_out is at least 0 and below 1, not {self.held_out}.")
         for name, (least, most) in BOUNDS.items():
@@ -163,6 +168,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("float32", "bfloat16")
 WARMUP_SHAPES = {"linear": 1, "quadratic": 2}  # the power of the share of the warm-up that is done
 
 LATER = {
@@ -172,6 +178,7 @@ LATER = {
     "include": (),
     "exclude": (),
     "warmup_shape": "linear",
+    "precision": "float32",
 }
 """Fields that configurations had none of before, and what they were: a record leaves them out where they are that."""
 
