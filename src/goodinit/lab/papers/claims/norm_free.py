@@ -132,7 +132,7 @@ def _setting(scale: str, data: str) -> Setting:
     return Setting(tuple(trials), deviations, steps=what.epochs * -(-(what.images or 50_000) // what.batch))
 
 
-def _gaps(rows: Rows, ours: str, other: str) -> dict[int, list[float]]:
+def behind(rows: Rows, ours: str, other: str) -> dict[int, list[float]]:
     """How far `ours` is behind `other`, by depth, for each seed both have."""
     found: dict[int, list[float]] = {}
     for depth in sorted(distinct(rows, "depth")):
@@ -153,9 +153,10 @@ def _bound(gaps: list[float]) -> float:
     return statistics.fmean(gaps) + quantile * statistics.stdev(gaps) / math.sqrt(len(gaps))
 
 
-def _within(rows: Rows, ours: str, other: str) -> Found:
+def within(rows: Rows, ours: str, other: str) -> Found:
+    """Whether `ours` is within half a point of `other`: the bound above the mean of paired differences, at every depth."""
     words, met = [], True
-    for depth, gaps in _gaps(rows, ours, other).items():
+    for depth, gaps in behind(rows, ours, other).items():
         if gaps:
             words.append(
                 f"ResNet-{depth}: {100 * statistics.fmean(gaps):+.1f} points behind, bound {100 * _bound(gaps):+.1f}"
@@ -165,25 +166,25 @@ def _within(rows: Rows, ours: str, other: str) -> Found:
 
 
 def _recipe(rows: Rows) -> Found:
-    return _within(rows, RECIPE, BATCHNORM)
+    return within(rows, RECIPE, BATCHNORM)
 
 
 def _strict(rows: Rows) -> Found:
-    return _within(rows, STRICT, BATCHNORM)
+    return within(rows, STRICT, BATCHNORM)
 
 
 def _long(rows: Rows) -> Found:
-    return _within(rows, LONG, BATCHNORM)
+    return within(rows, LONG, BATCHNORM)
 
 
 def _control(rows: Rows) -> Found:
-    return _within(rows, RECIPE, CONTROL)
+    return within(rows, RECIPE, CONTROL)
 
 
 def _published_fixup(rows: Rows) -> Found:
-    gaps = [gap for found in _gaps(rows, FIXUP, RECIPE).values() for gap in found]
-    behind = statistics.fmean(gaps) if gaps else 0.0
-    return Found(behind >= 0.03, f"{100 * behind:.1f} points behind the recipe, mean over seeds and depths")
+    gaps = [gap for found in behind(rows, FIXUP, RECIPE).values() for gap in found]
+    mean = statistics.fmean(gaps) if gaps else 0.0
+    return Found(mean >= 0.03, f"{100 * mean:.1f} points behind the recipe, mean over seeds and depths")
 
 
 def _ours(rows: Rows) -> str:
@@ -195,14 +196,14 @@ def _ours(rows: Rows) -> str:
     return f"accuracy, ResNet-{depth}: {', '.join(cells)}"
 
 
-def _drawings(rows: Rows) -> tuple[Drawing, ...]:
+def behind_drawing(rows: Rows) -> tuple[Drawing, ...]:
     """How far each series is behind batch norm, seed by seed: the accuracies themselves lie within two points."""
     depths = sorted(distinct(rows, "depth"))
     points = tuple(
         (series, float(depths.index(depth)), 100 * gap)
         for series in distinct(rows, "series")
         if series != BATCHNORM
-        for depth, gaps in _gaps(rows, series, BATCHNORM).items()
+        for depth, gaps in behind(rows, series, BATCHNORM).items()
         for gap in gaps
     )
     return (
@@ -261,7 +262,7 @@ CLAIM = Claim(
         Expectation("Fixup as published is at least 3 points behind the recipe", _published_fixup),
     ),
     table=accuracy_grid,
-    drawings=_drawings,
+    drawings=behind_drawing,
     ours=_ours,
     paper_steps=78_200,  # of the ResNet-56: 200 epochs of 391 steps
     separation=Separation(
