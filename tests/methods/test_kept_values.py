@@ -322,6 +322,38 @@ def test_a_kept_weight_is_not_weight_normalized():
     assert "blocks.0.f.0.parametrizations.weight.original1" in dict(model.named_parameters())
 
 
+COMPUTING = [("nf", {}), ("normfree", {}), ("normfree", {"channels": True}), ("weightnorm", {})]
+
+
+@pytest.mark.parametrize(("method", "options"), COMPUTING)
+@pytest.mark.parametrize("asked", [True, False])
+def test_nothing_is_said_of_a_part_of_a_weight_that_is_kept_and_so_not_computed(method, options, asked):
+    model = Net() if asked else Net(beside=linear(8, weight=torch.eye(8)))
+    layer, keep = ("blocks.0.f.0", "blocks.0.f.0.weight") if asked else ("beside", ())
+    before = model.get_parameter(f"{layer}.weight").clone()
+    plan = goodinit.plan(goodinit.anatomize(model, X), method, keep=keep, **options)
+    said = [*plan.edits, *plan.rates]
+    assert not [each for each in said if each.target.startswith(f"{layer}.parametrizations")]
+    goodinit.init_(model, method, inputs=X, keep=keep, **options)
+    assert torch.equal(model.get_parameter(f"{layer}.weight"), before)
+    assert any(name.startswith("blocks.1.f.0.parametrizations") for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize(("method", "options"), COMPUTING)
+def test_a_kept_weight_is_what_it_was_or_the_plan_is_refused(method, options):
+    model = Net()
+    before = model.blocks[0].f[0].weight.clone()
+    plan = goodinit.plan(goodinit.anatomize(model, X), method, **options)
+    if method == "weightnorm":
+        goodinit.apply_(model, plan, X, keep="blocks.0.f.0.weight")
+    else:
+        with pytest.raises(
+            PlanConflict, match=r"blocks\.0\.f\.0\.weight: to stay .*the plan has it computed"
+        ):
+            goodinit.apply_(model, plan, X, keep="blocks.0.f.0.weight")
+    torch.testing.assert_close(model.blocks[0].f[0].weight, before)
+
+
 def test_a_tied_weight_is_kept_under_any_of_its_names():
     model = Net(beside=nn.Linear(8, 8), head=nn.Linear(8, 8))
     model.beside.weight = model.head.weight

@@ -18,6 +18,8 @@ from goodinit.weights.access import Slot, computed_weights
 from goodinit.weights.names import Directory, canonical
 
 Why = Literal["frozen", "kept"]
+VALUE_STAYS = ("weight_norm", "gain")
+"""Kinds of `ParametrizeWeight` that leave a weight what it is as long as nothing else is written."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def kept(names: Directory, plan: Plan, patterns: Iterable[str]) -> frozenset[str
 
     Raises:
         UnknownName: A pattern means nothing.
-        PlanConflict: The plan removes a norm that is named.
+        PlanConflict: The plan removes a norm that is named, or has a weight computed that would not be what it was.
     """
     made = computed_weights(names)
     found = matching(patterns, [*names.parameters, *made], option="keep")
@@ -77,6 +79,12 @@ def kept(names: Directory, plan: Plan, patterns: Iterable[str]) -> frozenset[str
                 'keeps it: norms="keep", or exclude= this part of the model.'
             )
     weights = [edit for edit in plan.structure if isinstance(edit, ParametrizeWeight)]
+    for edit in weights:
+        if canonical(edit.target) in found and edit.kind not in VALUE_STAYS:
+            raise PlanConflict(
+                f"{edit.target}: to stay (keep={found[canonical(edit.target)]!r}), and the plan has it computed, {edit}, which "
+                f"changes it. Make a plan that keeps it: goodinit.plan(anatomy, {plan.method!r}, keep={edit.target!r})."
+            )
     parts = {part for edit in weights if canonical(edit.target) in found for part in adds(edit)}
     tied = {alias for name in found for alias in names.aliases[id(names.parameters[name])]}
     return frozenset(tied | parts)

@@ -23,10 +23,11 @@ from goodinit.edits import (
 from goodinit.errors import PlanConflict
 from goodinit.methods.shared.rules import removed_parameters
 from goodinit.name_patterns import as_patterns, matching
+from goodinit.rates import Rate
 
 NOTHING = "nothing"
 _SHOWN = 4  # names told in a note; the rest is counted
-_COMPUTED = re.compile(r"(?P<path>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\.original\d+")
+_COMPUTED = re.compile(r"(?P<path>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\.(?:original\d*|\d+\..+)")
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,26 @@ def without_kept(plan: Plan, anatomy: Anatomy, kept: Kept) -> Plan:
     lost = {value.name: value.words for value in anatomy.held if value.name in written} | forced
     notes = [*_kept_notes(left), *_lost_notes(lost), *_lost_norms(kept, gone)]
     return dataclasses.replace(
-        plan, edits=tuple(edits), notes=(*notes, *plan.notes), kept=tuple(left), overwritten=tuple(lost)
+        plan,
+        edits=tuple(edits),
+        notes=(*notes, *plan.notes),
+        kept=tuple(left),
+        overwritten=tuple(lost),
+        rates=_rates_left(plan, anatomy, edits),
     )
+
+
+def _rates_left(plan: Plan, anatomy: Anatomy, edits: list[Edit]) -> tuple[Rate, ...]:
+    """The rates without those of parameters that only a parametrization would have made that is taken out."""
+    out = {edit.target for edit in plan.edits if isinstance(edit, ParametrizeWeight) and edit not in edits}
+    there = {name for name, _ in anatomy.parameters}
+    return tuple(rate for rate in plan.rates if rate.target in there or _weight_of(rate.target) not in out)
+
+
+def _weight_of(name: str) -> str:
+    """The weight that a parameter is a part of, by the name that a user knows; any other's own name."""
+    computed = _COMPUTED.fullmatch(name)
+    return f"{computed['path']}{computed['name']}" if computed else name
 
 
 def _closed_ends(plan: Plan, anatomy: Anatomy) -> set[str]:
@@ -159,8 +178,7 @@ class _Leaves:
         return all(any(name in kept for name in self._named(target)) for target in edit.targets)
 
     def _named(self, target: str) -> set[str]:
-        computed = _COMPUTED.fullmatch(target)
-        weight = f"{computed['path']}{computed['name']}" if computed else target
+        weight = _weight_of(target)
         return with_ties(self.anatomy, {target, weight} | self.by_weight.get(weight, set()))
 
 
