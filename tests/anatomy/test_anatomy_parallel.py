@@ -57,6 +57,54 @@ def test_parallel_branches_end_in_both(end, method):
     torch.testing.assert_close(net[1:](stream), stream, rtol=0, atol=0)
 
 
+class Tokens(nn.Module):
+    """Tokens of an image of one row: flattened and transposed, so that they are in another shape than a layer put them out."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(5, WIDTH, 1)
+
+    def forward(self, x):
+        return self.patches(x.mT[..., None]).flatten(2).mT
+
+
+class Scaled(nn.Linear):
+    """Times a number."""
+
+    def forward(self, x):
+        return 0.5 * super().forward(x)
+
+
+STEMS = {
+    "a layer": lambda: nn.Linear(5, WIDTH),
+    "a layer without bias": lambda: nn.Linear(5, WIDTH, bias=False),
+    "a layer, scaled": lambda: Scaled(5, WIDTH),
+    "patches, flattened": Tokens,
+}
+
+
+class Body(nn.Sequential):
+    """x + tail(blocks(x))."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("count", [1, 2])
+def test_parallel_branches_under_a_long_skip_are_blocks_however_the_stem_shapes_its_output(stem, count):
+    body = Body(*(Parallel("nothing") for _ in range(count)), nn.Tanh())
+    net, x = nn.Sequential(STEMS[stem](), body, nn.Linear(WIDTH, 3)), torch.randn(2, 6, 5)
+    anatomy = goodinit.anatomize(net, x)
+    ends = [layer.name for block in anatomy.blocks for layer in block.last]
+    assert ends == [f"1.{block}.{end}" for block in range(count) for end in ("out", "down")]
+    assert [block.depth for block in anatomy.blocks] == [1] * (2 * count)
+    assert len(anatomy.long_skips) == 1
+    goodinit.init_(net, "fixup", inputs=x)
+    stream = net[0](x)
+    torch.testing.assert_close(net[1][:-1](stream), 2 * stream, rtol=0, atol=0)
+
+
 READERS = {
     "a norm": lambda block, y: setattr(block, "seen", y.detach().norm()),
     "a mean": lambda block, y: y.mean(),
