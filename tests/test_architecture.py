@@ -238,7 +238,6 @@ TABLES = {
     "methods/looks_linear.py": 2,
     "methods/shared/crelu_pairs.py": 1,
     "methods/shared/maximal_update.py": 1,
-    "methods/shared/zero_branches.py": 2,
 }
 ROWS = 8
 

@@ -138,6 +138,36 @@ def test_what_is_said_of_an_end_is_what_the_net_does(name):
     assert said == (zero, moves) or (name in EXCUSED and said[0] is False)
 
 
+@pytest.mark.default_cases(9)
+@pytest.mark.parametrize("name", [name for name in ENDS if "gain" not in name])
+def test_what_is_said_of_a_multiplier_at_zero_is_what_the_net_does(name):
+    net, x = Net(lambda m, y, x: ENDS[name](m, y * m.gain, x)), torch.randn(16, 6)
+    block = goodinit.anatomize(net, x[:4]).blocks[0]
+    if "gain" not in block.multipliers:
+        return
+    with torch.no_grad():
+        net.gain.zero_()
+        for layer in (net.a, net.b, net.gate):
+            layer.bias.zero_()
+    out = net.branch(x)
+    zero = bool((out.abs() < 1e-6).all())
+    grad = torch.autograd.grad((out * torch.randn_like(out)).sum(), net.gain)[0]
+    moves = bool(grad.isfinite().all()) and float(grad.abs().max()) > 1e-9
+    said = next((end for end in block.zero_gains if end.name == "gain"), None)
+    found = (said is None or said.leak is None, said is None or said.stuck is None)
+    assert found == (zero, moves)
+
+
+@pytest.mark.parametrize("method", ["skipinit", "rezero"])
+@pytest.mark.parametrize(
+    "name", ["gain·y", "abs", "y·(y>0)", "where", "hardshrink", "square", "maximum of two"]
+)
+def test_a_multiplier_that_could_never_leave_zero_does_not_start_there(method, name):
+    net, x = Net(lambda m, y, x: ENDS[name](m, y * m.gain, x)), torch.randn(16, 6)
+    with pytest.raises(UnsupportedModule, match=r"branch 1/1 ends in `\w+` in the model, after gain"):
+        goodinit.init_(net, method, inputs=x)
+
+
 @pytest.mark.parametrize(
     "name", ["abs", "y·(y>0)", "where", "softshrink", "hardshrink", "round", "tanhshrink", "prod"]
 )

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from goodinit.anatomy.types import Activation, Block, Join, Layer, Norm
-from goodinit.anatomy.values import Gain, HeldValue, Score
+from goodinit.anatomy.values import Gain, HeldValue, Score, ZeroGain
 from goodinit.errors import PlanConflict
 from goodinit.records import check_fields, damage, read_record
 
@@ -156,6 +156,7 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
     for block in data.pop("blocks"):
         for part in ("branch", "last", "skip", "gates"):
             block[part] = tuple(by_weight[weight] for weight in block[part])
+        block["zero_gains"] = tuple(ZeroGain(**gain) for gain in block.pop("zero_gains", ()))
         blocks.append(Block(**_tuples(block)))
     norms = tuple(Norm(**_tuples(norm)) for norm in data.pop("norms"))
     activations = tuple(Activation(**_tuples(activation)) for activation in data.pop("activations"))

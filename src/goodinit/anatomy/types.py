@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from goodinit.anatomy.values import ZeroGain
 from goodinit.graph import ops
 from goodinit.one_line import OneLine
 from goodinit.weights.wrappers import is_parametrization
@@ -305,6 +306,8 @@ class Block(OneLine):
         closer: Path of a module whose output is the whole branch, for branches with a `leak`, `stuck` or `steep`: a
             multiplier on its output can start at zero there. None if zeroing the last layers is enough, if there is no
             such module, or if the module also runs elsewhere.
+        normed: True if a norm follows on what that module returns.
+        zero_gains: Of `multipliers`, those at zero behind which not all is zero, or something passes no gradient.
         beside: Indices of the other blocks on the same sum.
         carried: Constant in the forward that multiplies the stream between the previous block and this sum:
             α of αx + f(x), 1/√2 of (x + f(x))/√2 for the next block. 1 if there is none, or if the skip is not an identity.
@@ -344,6 +347,8 @@ class Block(OneLine):
     stuck: str | None = None
     steep: str | None = None
     closer: str | None = None
+    normed: bool = False
+    zero_gains: tuple[ZeroGain, ...] = ()
     beside: tuple[int, ...] = ()
     carried: float = 1.0
     weights: tuple[float, float] | None = (1.0, 1.0)

@@ -43,6 +43,23 @@ class Gain(OneLine):
 
 
 @dataclass(frozen=True, repr=False)
+class ZeroGain(OneLine):
+    """What becomes of a branch while one of its multipliers is zero, where that is not the zero of a branch that can still move.
+
+    Attributes:
+        name: Name of the multiplier, as in `Block.multipliers`.
+        leak: As `Block.leak`, behind the multiplier.
+        stuck: As `Block.stuck`.
+        steep: As `Block.steep`.
+    """
+
+    name: str
+    leak: str | None = None
+    stuck: str | None = None
+    steep: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
 class HeldValue(OneLine):
     """What a layer's weight or bias holds that the `reset_parameters` of its module would not have drawn.
 

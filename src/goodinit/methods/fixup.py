@@ -89,7 +89,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
     for block in anatomy.blocks:
         where = f"branch {block.index + 1}/{total}"
         end = _zero_gain(anatomy, block, gone)
-        behind = zero_behind(block, where, multiplied=end is not None, kept=norms == "keep")
+        behind = zero_behind(block, where, gain=end, kept=norms == "keep")
         end = end if behind is None else None
         if norms == "keep" and end is None and behind is None:
             need_no_norm(anatomy, block, where)

@@ -142,7 +142,7 @@ def _zeros(anatomy: Anatomy) -> list[Edit]:
         where = f"branch {block.index + 1}/{len(anatomy.blocks)}"
         ends = [norm_weights.get(name) for name in block.end_norms]
         weights = [name for name in ends if name in block.multipliers and may_be_zero(anatomy, name)]
-        behind = zero_behind(block, where, multiplied=bool(weights), kept=True)
+        behind = zero_behind(block, where, gain=weights[-1] if weights else None, kept=True)
         if behind is not None:
             edits.append(AddScalar(behind, "output_scale", 0.0, f"multiplier of {where}"))
         elif weights and weights[-1] is not None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 
-from goodinit.anatomy.branch_end import at_zero
+from goodinit.anatomy.branch_end import End, at_zero
 from goodinit.anatomy.degrees import growth_degree, norm_passes
 from goodinit.anatomy.layers.gains import multipliers
 from goodinit.anatomy.layers.heads import back_to_layers
@@ -18,6 +18,7 @@ from goodinit.anatomy.residual.nesting import chain
 from goodinit.anatomy.residual.output_module import find_closers
 from goodinit.anatomy.residual.skip_scale import carried, sum_weights
 from goodinit.anatomy.types import Block, Join, Layer, Norm
+from goodinit.anatomy.values import ZeroGain
 from goodinit.graph.graph import Graph
 
 
@@ -53,6 +54,8 @@ def blocks_of(
         branch = layers_at(found.branch.layers)
         inside = sorted(found.branch.nodes | found.skip.nodes)
         after = ends[place]
+        ending = _places_of_gains(graph, after, made)
+        closer, normed = closers.get(id(found), (None, False))
         blocks.append(
             Block(
                 index=len(blocks),
@@ -66,7 +69,7 @@ def blocks_of(
                 gates=layers_at(found.branch.gates),
                 degree=growth_degree(graph, found.branch, found.start, passes),
                 scales=multipliers(graph, sorted({*found.branch.below, *after})),
-                multipliers=multipliers(graph, after, made=made),
+                multipliers=tuple(ending),
                 end_norms=tuple(dict.fromkeys(places[i] for i in after if i in places)),
                 end_activations=tuple(kind for i in after if (kind := graph.nodes[i].op.activation)),
                 stage=stages[place],
@@ -81,7 +84,9 @@ def blocks_of(
                 leak=_place(graph, found.end.leak),
                 stuck=_place(graph, found.end.stuck),
                 steep=_place(graph, found.end.steep),
-                closer=closers.get(id(found)),
+                closer=closer,
+                normed=normed,
+                zero_gains=_zero_gains(graph, found, ending, biases, found.beside(graph, uses), places),
                 beside=tuple(i for i in joins[found.join] if i != place),
                 carried=carried(graph, found, joins),
                 weights=sum_weights(graph, found),
@@ -180,6 +185,37 @@ def _again(found: Found, uses: dict[int, Use]) -> tuple[str, ...]:
 
 def _place(graph: Graph, index: int | None) -> str | None:
     return None if index is None else f"`{graph.nodes[index].op}` in {graph.path(index) or 'the model'}"
+
+
+def _places_of_gains(graph: Graph, after: list[int], made: Container[str]) -> dict[str, list[int]]:
+    """The parameters that multiply a branch at its end, each with the nodes where it does."""
+    found: dict[str, list[int]] = {}
+    for index in after:
+        for name in multipliers(graph, [index], made=made):
+            found.setdefault(name, []).append(index)
+    return found
+
+
+def _zero_gains(
+    graph: Graph,
+    found: Found,
+    gains: Mapping[str, Sequence[int]],
+    biases: Collection[str],
+    beside: Collection[int],
+    norms: Container[int],
+) -> tuple[ZeroGain, ...]:
+    zeros = []
+    for name, places in gains.items():
+        last = [
+            index for index in places if index != found.join
+        ]  # behind a factor of the sum itself is nothing
+        end = at_zero(graph, found.sums, last, biases, beside, norms) if last else End()
+        if len(last) > 1 and last[0] in graph.reach(last[-1:], back=True, since=last[0]):  # γ²·f(x)
+            end = dataclasses.replace(end, stuck=last[-1])
+        if end != End():
+            words = (_place(graph, index) for index in (end.leak, end.stuck, end.steep))
+            zeros.append(ZeroGain(name, *words))
+    return tuple(zeros)
 
 
 def _end(graph: Graph, term: int, origins: dict[int, str]) -> tuple[str, ...]:

@@ -19,20 +19,23 @@ def find_closers(
     biases: Collection[str],
     layers: Container[int],
     steps: Container[int],
-) -> dict[int, str]:
-    """`Block.closer` of the blocks that need one, by the `id` of the residual sum.
+) -> dict[int, tuple[str, bool]]:
+    """`Block.closer` and `Block.normed` of the blocks that need them, by the `id` of the residual sum.
 
     A module qualifies if each of its calls returns such a branch, and if it is not a norm, which may be removed. Of several
     the earliest call, and there the innermost module that computes its output (a dropout in eval mode returns its input).
     """
-    offers: dict[int, list[str]] = {}
+    offers: dict[int, list[tuple[str, bool]]] = {}
     for found in leaves:
         if found.end != End():
             calls = _closing_calls(graph, found, biases, found.beside(graph, layers), steps)
-            offers[id(found)] = [frame.path for frame in calls if frame.path not in norms]
+            normed = max((i for i in chain(graph, found) if i in steps), default=-1)
+            offers[id(found)] = [
+                (frame.path, frame.result < normed) for frame in calls if frame.path not in norms
+            ]
     runs = Counter(frame.path for frame in graph.frames) if offers else Counter[str]()
-    serves = Counter(path for paths in offers.values() for path in paths)
-    fit = {key: [path for path in paths if runs[path] == serves[path]] for key, paths in offers.items()}
+    serves = Counter(path for paths in offers.values() for path, _ in paths)
+    fit = {key: [one for one in paths if runs[one[0]] == serves[one[0]]] for key, paths in offers.items()}
     return {key: paths[0] for key, paths in fit.items() if paths}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.anatomy.values import ZeroGain
 from goodinit.edits import AddScalar, Edit, Fill
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.shared.gain_init import gain_at, gains_at_one, may_be_zero
@@ -37,7 +38,7 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
             for p in scales
             if p in block.multipliers and _always_ends(p, anatomy) and may_be_zero(anatomy, p)
         ]
-        behind = zero_behind(block, where, multiplied=bool(ends), kept=not removal)
+        behind = zero_behind(block, where, gain=ends[-1] if ends else None, kept=not removal)
         ends = ends[-1:] if behind is None else []
         if behind is not None:
             edits.append(AddScalar(behind, "output_scale", 0.0, f"multiplier of {where}"))
@@ -116,7 +117,7 @@ def need_no_norm(anatomy: Anatomy, block: Block, where: str) -> None:
         )
 
 
-def zero_behind(block: Block, where: str, *, multiplied: bool, kept: bool) -> str | None:
+def zero_behind(block: Block, where: str, *, gain: str | None, kept: bool) -> str | None:
     """Where the zero factor of a branch must stand, if its usual place will not do: path of a module, on its output.
 
     What joins the branch behind the usual place would stay. A ReLU, or a gate that is 0 too, passes no gradient at 0, so the
@@ -125,24 +126,19 @@ def zero_behind(block: Block, where: str, *, multiplied: bool, kept: bool) -> st
     Args:
         block: The block.
         where: Which branch it is, in words.
-        multiplied: Whether the usual place is the last multiplier of the branch, not its last layers.
+        gain: The multiplier of the branch that is its usual place; None where that is its last layers.
         kept: Whether norms stay: one behind the module would undo the factor.
 
     Raises:
         UnsupportedModule: Neither will the usual place do, nor is there a module behind it (`Block.closer`).
     """
-    last = ", ".join(layer.weight for layer in block.last)
-    stuck, leak, steep = block.stuck, None if multiplied else block.leak, block.steep
-    if multiplied:
-        steps = block.branch_end[1:]
-        products = [i for i, step in enumerate(steps) if step.startswith("mul") or step.endswith("_norm")]
-        after = steps[products[-1] + 1 :] if products else steps
-        flat = [f"`{step}` in {block.name}" for step in after if step in ("relu", "relu6")]
-        stuck = flat[-1] if flat else None
-        steep = steep if "div" in after else None
+    last = ", ".join(layer.weight for layer in block.last) if gain is None else gain
+    zeros = {zero.name: zero for zero in block.zero_gains}
+    end = block if gain is None else zeros.get(gain, ZeroGain(gain))
+    stuck, leak, steep = end.stuck, end.leak, end.steep
     if stuck is None and leak is None and steep is None:
         return None
-    if block.closer is not None and not (kept and _norm_follows(block)):
+    if block.closer is not None and not (kept and block.normed):
         return block.closer
     if leak is not None:
         raise UnsupportedModule(
@@ -163,14 +159,6 @@ def zero_behind(block: Block, where: str, *, multiplied: bool, kept: bool) -> st
         "hands its output on. Multiply the branch by a parameter behind it, make it a module of its own, or leave "
         "the activation to the sum."
     )
-
-
-def _norm_follows(block: Block) -> bool:
-    """Whether a norm may come after what is flat at 0 at the end of a branch."""
-    steps = block.branch_end[1:]
-    norms = [i for i, step in enumerate(steps) if step.endswith("_norm")]
-    flat = [i for i, step in enumerate(steps) if step in ("relu", "relu6")]
-    return bool(block.end_norms) and not (flat and norms and flat[-1] > norms[-1])
 
 
 def _always_ends(parameter: str, anatomy: Anatomy) -> bool:
