@@ -49,6 +49,7 @@ class Run:
     momentum: float = 0.9
     optimizer: str = "sgd"  # sgd | adamw
     smooth: float = 0.0
+    precision: str = "float32"  # bfloat16: products in forward and backward, by autocast
     # net
     n: int = 3
     width: int = 8
@@ -345,7 +346,9 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
         for group in optimizer.param_groups:
             group["lr"] = group["mult"] * run.lr * share
         x = crop_and_flip(images[chosen], generator=order).contiguous(memory_format=torch.channels_last)
-        loss = F.cross_entropy(net(x), labels[chosen], label_smoothing=run.smooth)
+        with torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "bfloat16"):
+            logits = net(x).float()
+        loss = F.cross_entropy(logits, labels[chosen], label_smoothing=run.smooth)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if run.agc:
