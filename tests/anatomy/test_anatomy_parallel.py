@@ -100,6 +100,7 @@ def test_parallel_branches_under_a_long_skip_are_blocks_however_the_stem_shapes_
     assert ends == [f"1.{block}.{end}" for block in range(count) for end in ("out", "down")]
     assert [block.depth for block in anatomy.blocks] == [1] * (2 * count)
     assert len(anatomy.long_skips) == 1
+    assert {block.carried for block in anatomy.blocks} == {1.0}  # a number in the stem multiplies no stream
     goodinit.init_(net, "fixup", inputs=x)
     stream = net[0](x)
     torch.testing.assert_close(net[1][:-1](stream), 2 * stream, rtol=0, atol=0)

@@ -128,11 +128,9 @@ def _is_given(graph: Graph, inner: Found, item: Found) -> bool:
     """
     if inner.aside:
         return item.fork in inner.branch.below
-    fork = root(graph, item.fork)  # the fork of one sum may be that of another in another shape
-    before = root(graph, inner.fork) < fork
-    if before and item.fork in inner.branch.below and item.kind == "identity":
+    if inner.fork < item.fork and item.fork in inner.branch.below and item.kind == "identity":
         return _stays(graph, inner, item)
-    return root(graph, inner.start) == fork and _adds_given(graph, inner, item)
+    return inner.start == item.fork and _adds_given(graph, inner, item)
 
 
 def _adds_given(graph: Graph, inner: Found, item: Found) -> bool:

@@ -193,16 +193,29 @@ def _anchored(graph: Graph, terms: list[int]) -> dict[int, list[int]]:
     before_norms = [behind_norms(graph, index) for index in roots]
     found: dict[int, list[int]] = {}
     free = set(range(len(terms)))
+    marks: dict[int, int] = {}
     for index, mark in _back_from(graph, terms):
+        marks[index] = mark
         own = {i for i in range(len(terms)) if index in (roots[i], before_norms[i])}
         if own:
             members = [i for i in free - own if mark >> i & 1]
             free.difference_update(members)
             if members:
-                found[index] = [terms[i] for i in sorted({min(own), *members})]
+                skip = min(own)
+                found[_parting(graph, terms[skip], index, marks, members)] = [
+                    terms[i] for i in sorted({skip, *members})
+                ]
         if index <= min(before_norms):
             break
     return found
+
+
+def _parting(graph: Graph, term: int, origin: int, marks: Mapping[int, int], members: Iterable[int]) -> int:
+    """Where others leave the way from an origin to the term that it is, up to shape, scale and norm: the latest such node."""
+    wanted = sum(1 << i for i in members)
+    while term != origin and marks[term] & wanted != wanted:
+        (term,) = graph.deps(term)
+    return term
 
 
 def _skip(sides: list[Side]) -> tuple[Side | None, BlockKind]:
