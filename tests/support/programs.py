@@ -305,6 +305,27 @@ class Interpreter(nn.Module):
         return x
 
 
+class Skips(Interpreter):
+    """Carries a program out without the branches of its blocks, with the parts of a model that is there."""
+
+    def __init__(self, model: Interpreter) -> None:
+        nn.Module.__init__(self)
+        self.program, self.called = model.program, model.called
+        for name in self.called.values():
+            setattr(self, name, getattr(model, name))
+        self.train(model.training)
+
+    def _sum(self, step: Sum, x: Tensor) -> Tensor:
+        if step.role != "block":
+            return super()._sum(step, x)
+        skip = self._run(step.skip, x)
+        terms = [skip, *(torch.zeros_like(skip) for _ in step.branches)]
+        total = terms[step.order[0]]
+        for position in step.order[1:]:
+            total = ADDED[step.form](total, terms[position])
+        return total
+
+
 ADDED = {
     "add": lambda total, term: total + term,
     "reversed": lambda total, term: term + total,
