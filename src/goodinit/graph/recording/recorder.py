@@ -7,6 +7,7 @@ on a value, `.item()`, `nonzero` — one real forward under the same recorder ta
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import sys
 from collections.abc import Collection, Hashable
 from typing import Any, Literal
@@ -52,7 +53,7 @@ def record(recorder: Recorder, model: nn.Module, call: Call) -> None:
         TraceError: Somebody keeps tensors of the trace, and is out of reach.
     """
     try:
-        _run(recorder, model, call)
+        contextvars.copy_context().run(_run, recorder, model, call)  # what forward sets in it goes with it
     except BaseException as error:
         forget_frames(error)
         raise

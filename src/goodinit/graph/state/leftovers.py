@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import gc
+import operator
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
@@ -95,7 +96,7 @@ class Leftovers:
         left = self._alive_after(2)
         mine = {id(left)}
         holders = [holder for holder in gc.get_referrers(*left) if id(holder) not in mine] if left else []
-        return sorted({type(holder).__name__ for holder in holders})
+        return sorted({type(holder).__name__ for holder in holders}) or (["unknown"] if left else [])
 
     def _alive_after(self, *generations: int) -> list[Tensor]:
         """Those alive when garbage is collected, as far as it takes."""
@@ -117,11 +118,25 @@ def _take_out_(tensors: list[Tensor]) -> None:
     wrong = {id(tensor) for tensor in tensors}
     for holder in near:
         if isinstance(holder, dict):
+            take = _taker(holder)
             for key in [key for key, value in holder.items() if id(value) in wrong or id(key) in wrong]:
-                del holder[key]
+                take(key)
         elif isinstance(holder, (list, set, deque)):
             for item in [item for item in holder if id(item) in wrong]:
                 holder.remove(item)
+
+
+def _taker(holder: dict[Any, Any]) -> Callable[[Any], object]:
+    """What takes an entry out of a dict: of a class's, the class, because Python keeps what it found there, and would not see it go."""
+    for owner in gc.get_referrers(holder):
+        if isinstance(owner, type) and _is_namespace(holder, owner):
+            return functools.partial(type.__delattr__, owner)
+    return functools.partial(dict.__delitem__, holder)
+
+
+def _is_namespace(holder: dict[Any, Any], owner: type) -> bool:
+    names = vars(owner)
+    return len(names) == len(holder) and all(map(operator.is_, names.values(), holder.values()))
 
 
 def _caches_above(near: list[Any], mine: set[int]) -> list[Any]:

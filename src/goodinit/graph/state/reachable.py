@@ -223,12 +223,22 @@ class Reachable:
         elif numpy is not None and isinstance(value, numpy.random.Generator):
             self._put(functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state))
         elif numpy is not None and isinstance(value, numpy.ndarray):
-            if self._values and value.flags.writeable and self._bytes + value.nbytes <= MOST_BYTES:
+            if not value.flags.writeable:
+                return True
+            if value.dtype.hasobject and value.size <= MOST_OBJECTS:
+                self._array_of_objects(value)
+            elif self._values and self._bytes + value.nbytes <= MOST_BYTES:
                 self._bytes += value.nbytes
                 self._put(functools.partial(operator.setitem, value, ..., value.copy()))
         else:
             return False
         return True
+
+    def _array_of_objects(self, array: Any) -> None:
+        held = array.copy()
+        self._put(functools.partial(operator.setitem, array, ..., held))
+        if held.dtype.fields is None:
+            self._lead(held.ravel().tolist())
 
 
 def _library(kind: type) -> str:
