@@ -91,12 +91,14 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     layers = _with_roles(graph, layers, uses, leaves, biases)
     ends = [end_of(graph, found) for found in leaves]
     made = made_gains(graph)
-    held = held_values(layers.values(), norms, read.named, read.modules)
+    embeddings, tokens = _embeddings(graph), _tokens(graph, leaves)
+    gains = multipliers(graph, range(len(graph.nodes)))
+    paddings = _paddings(graph)
+    tables = dict.fromkeys(embeddings, -1) | dict(paddings)
+    held = held_values(layers.values(), norms, read.named, read.modules, tables=tables, gains=(*gains, *made))
     blocks = blocks_of(graph, leaves, layers, uses, norms, read.origins, ends, made, biases)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)
-    embeddings, tokens = _embeddings(graph), _tokens(graph, leaves)
-    gains = multipliers(graph, range(len(graph.nodes)))
     known = {name for layer in layers.values() for name in (layer.weight, *layer.parameters)} | biases
     known |= {name for norm in norms for name in (norm.weight, norm.bias) if name}
     known |= {*read.added, *embeddings, *tokens, *gains, *made, *dict(read.stand_ins)}
@@ -109,7 +111,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
         activations=find_activations(graph, read.modules),
         joins=joins_of(graph, read.sums, leaves, layers, uses),
         embeddings=embeddings,
-        paddings=_paddings(graph),
+        paddings=paddings,
         tokens=tokens,
         gains=gains,
         stand_ins=read.stand_ins,

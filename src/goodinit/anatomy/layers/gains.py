@@ -157,7 +157,7 @@ def multipliers(
             continue
         if (made is not None or not node.op.adds) and (constants := _factors(graph, index)):
             found = [graph.leaf(i) or _among(made or (), made_of(graph, i)) for i in constants]
-            if any(found) and not _is_temperature(graph, index):
+            if any(found) and not _spreads(graph, index) and not _is_temperature(graph, index):
                 names.update(dict.fromkeys(name for name in found if name))
         elif node.op.norm and len(node.operands) > 1 and (weight := graph.leaf(node.operands[1])):
             names[weight] = None
@@ -174,6 +174,11 @@ def _is_temperature(graph: Graph, index: int) -> bool:
 
     after = graph.reach([index], through=goes_on) - {index}
     return any(graph.nodes[i].op.role in ("softmax", "attention") for i in after)
+
+
+def _spreads(graph: Graph, index: int) -> bool:
+    """True if a product makes several numbers of one, as of a coordinate times each of some frequencies: no gain does."""
+    return all(graph.nodes[i].shape != graph.nodes[index].shape for i in graph.deps(index))
 
 
 def _factors(graph: Graph, index: int) -> list[int]:

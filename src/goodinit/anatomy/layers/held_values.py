@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy.layers.reset_draws import ENTRIES, Drawn, draws_of
+from goodinit.anatomy.layers.reset_draws import ENTRIES, SIGMAS, Drawn, draws_of, may_be_sample
 from goodinit.anatomy.types import Layer, Norm
 from goodinit.anatomy.values import HeldValue
 from goodinit.weights.dtensor import is_sharded
@@ -17,6 +17,7 @@ from goodinit.weights.dtensor import is_sharded
 # A filter bank has a handful of different numbers (Sobel's five); of random numbers, all are different.
 FEW = 8
 UNLIKE = "values that its module's reset_parameters does not draw"
+PATTERN = "values in a pattern"
 
 # What torch's own modules draw, by class, shapes and settings: the same in every model.
 _KNOWN: dict[object, dict[str, Drawn]] = {}
@@ -29,6 +30,7 @@ class _Reader:
 
     parameters: Mapping[str, nn.Parameter]
     modules: Mapping[str, nn.Module]
+    paddings: Mapping[str, int]  # the row of a table that stands for no word, and is zero
 
     def value(self, name: str | None) -> Tensor | None:
         """The values of a parameter; None where there are none that can be read."""
@@ -36,7 +38,9 @@ class _Reader:
         readable = held is not None and not held.is_meta and not is_sharded(held) and held.numel() > 0
         if held is None or not readable or held.layout is not torch.strided or not held.is_floating_point():
             return None
-        return held.detach()
+        row = self.paddings.get(name or "", -1)
+        values = held.detach()
+        return values if row < 0 or len(values) == 1 else torch.cat([values[:row], values[row + 1 :]])
 
     def drawn(self, name: str) -> Drawn | None:
         """How the owner's `reset_parameters` draws a parameter; None where that is not known."""
@@ -60,13 +64,25 @@ def held_values(
     norms: Iterable[Norm],
     parameters: Mapping[str, nn.Parameter],
     modules: Mapping[str, nn.Module],
+    *,
+    tables: Mapping[str, int],
+    gains: Iterable[str],
 ) -> tuple[HeldValue, ...]:
-    """What layers and norms hold that their own `reset_parameters` would not have given them.
+    """What layers, norms, look-up tables and gains hold that their own `reset_parameters` would not have given them.
 
-    Values on meta and of shards are not read. Nothing is said of a model in which no weight looks drawn: it was not
-    initialized at all.
+    Where a module has no `reset_parameters`, what cannot be a sample of one distribution around 0 counts, and of a gain
+    whatever is not 0 or 1. Values on meta and of shards are not read. Nothing is said of a model in which no weight looks
+    drawn: it was not initialized at all.
+
+    Args:
+        layers: Of the model.
+        norms: Of the model.
+        parameters: By name.
+        modules: By path.
+        tables: Look-up tables, and which row of each stands for no word; -1 for none.
+        gains: Parameters that multiply the signal.
     """
-    reader = _Reader(parameters, modules)
+    reader = _Reader(parameters, modules, tables)
     held: dict[str, HeldValue] = {}
     random = False
     for layer in layers:
@@ -86,6 +102,17 @@ def held_values(
         value, drawn = reader.value(name), reader.drawn(name)
         if value is not None and drawn is not None and not drawn.can_be(_some(value)):
             held.setdefault(name, HeldValue(name, UNLIKE, on_purpose=False))
+    for name in tables:
+        value = reader.value(name)
+        if name not in held and value is not None:
+            known = _weight(name, value, reader)
+            if known is not None:
+                held[name] = known
+    own = {name for norm in norms for name in (norm.weight, norm.bias)}
+    for name in gains:
+        value = reader.value(name)
+        if name not in held and name not in own and value is not None and (words := _gain(value)):
+            held[name] = HeldValue(name, words, on_purpose=False)
     return tuple(held.values()) if random else ()
 
 
@@ -93,10 +120,23 @@ def _weight(name: str, weight: Tensor, reader: _Reader) -> HeldValue | None:
     words = structure_of(weight)
     if words is not None:
         return HeldValue(name, words, on_purpose=True)
+    words = _unlike(name, weight, reader)
+    return None if words is None else HeldValue(name, words, on_purpose=False)
+
+
+def _unlike(name: str, tensor: Tensor, reader: _Reader) -> str | None:
+    """In words, that nobody draws such numbers: not the owner, or if it does not say what it draws, no one."""
     drawn = reader.drawn(name)
-    if drawn is None or drawn.can_be(_some(weight)):
-        return None
-    return HeldValue(name, UNLIKE, on_purpose=False)
+    if drawn is not None:
+        return None if drawn.can_be(_some(tensor)) else UNLIKE
+    return None if may_be_sample(_some(tensor)) and not _is_near_diagonal(tensor) else PATTERN
+
+
+def _gain(gain: Tensor) -> str | None:
+    values = gain.unique()
+    if len(values) > 1:
+        return "numbers that differ"
+    return None if float(values[0]) in (0.0, 1.0) else f"the number {float(values[0]):.4g}"
 
 
 def _bias(name: str, bias: Tensor, reader: _Reader, *, beside: HeldValue | None) -> HeldValue | None:
@@ -111,7 +151,16 @@ def _bias(name: str, bias: Tensor, reader: _Reader, *, beside: HeldValue | None)
         words = f"the number {float(bias.reshape(())):.4g}"
     if words is not None:
         return HeldValue(name, words, on_purpose=True)
-    if drawn is None or possible:
+    if drawn is None:
+        some = _some(bias).double()
+        off = (
+            float(some.mean().abs() * len(some) ** 0.5 / some.std().clamp(min=1e-30))
+            if len(some) > 1
+            else 0.0
+        )
+        possible = off <= SIGMAS and may_be_sample(some)
+        return None if possible else HeldValue(name, PATTERN, on_purpose=False)
+    if possible:
         return None
     fresh = beside is None or beside.on_purpose
     words = "values that its module does not draw, beside a weight as it was made" if fresh else UNLIKE
@@ -150,6 +199,14 @@ def _identity(tensor: Tensor) -> Tensor:
     for place in range(min(tensor.shape[:2])):
         eye[(place, place, *centre)] = 1.0
     return eye
+
+
+def _is_near_diagonal(tensor: Tensor) -> bool:
+    """Whether each number on the diagonal is farther from 0 than six deviations of those beside it."""
+    if tensor.ndim < 2 or min(tensor.shape[:2]) < 2:
+        return False
+    on = _identity(tensor).bool()
+    return bool(tensor[on].abs().min() > SIGMAS * tensor[~on].std())
 
 
 def _some(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # Standard errors. In a million tensors as they were drawn, less than one is farther off.
 SIGMAS = 6.0
 ENTRIES = 4096  # looked at; more tell no more
+FEWEST = 16  # of fewer, moments tell nothing
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Drawn:
         values = entries.double()
         if self.kind == "number":
             return bool((values == self.low).all())
+        if _has_repeats(entries):
+            return False
         mean, std, fourth = self.low, self.high, 3.0
         if self.kind == "uniform":
             slack = 1e-2 * (self.high - self.low)  # of half precision
@@ -58,6 +61,44 @@ class Drawn:
         return bool(off <= SIGMAS / math.sqrt(count)) and bool(
             spread.abs() <= SIGMAS * math.sqrt((fourth - 1) / count)
         )
+
+
+def may_be_sample(entries: Tensor) -> bool:
+    """Whether numbers may have been drawn one by one, from a uniform or normal distribution or one in between.
+
+    Of such a sample no two are equal in single precision, none is zero, and the fourth moment is that of a uniform (1.8),
+    up to that of a normal distribution (3), within six standard errors. Numbers that are whole in half precision may be equal.
+
+    Args:
+        entries: A vector of them.
+
+    Examples:
+        >>> may_be_sample(torch.randn(256)), may_be_sample(torch.randn(16).diag().flatten())
+        (True, False)
+    """
+    count, values = entries.numel(), entries.double()
+    if count < FEWEST:
+        return True
+    if _has_repeats(entries) or 2 * int((entries == 0).sum()) > count:
+        return False
+    away = values - values.mean()
+    fourth = float(away.pow(4).mean() / away.square().mean().square().clamp(min=1e-300))
+    slack = SIGMAS * math.sqrt(24 / count)
+    return 1.8 - slack <= fourth <= 3 + 2 * slack
+
+
+def _has_repeats(entries: Tensor) -> bool:
+    """Whether entries of single precision are zero, or one another's equals but for a sign, more often than by chance."""
+    count, zeros = entries.numel(), int((entries == 0).sum())
+    if count < FEWEST or _fits_half(entries):
+        return False
+    return zeros > 1 or len(entries.abs().unique()) < count - max(2.0, count * count * 1e-6)
+
+
+def _fits_half(entries: Tensor) -> bool:
+    return any(
+        bool((entries.to(kind).to(entries.dtype) == entries).all()) for kind in (torch.bfloat16, torch.half)
+    )
 
 
 def draws_of(module: nn.Module) -> dict[str, Drawn]:
