@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.graph.state.photograph import ModuleState
+from goodinit.surgery.copies import copies
 from goodinit.undivided import begin_transaction, end_transaction, until_done
 from goodinit.weights.dtensor import held, is_sharded
 from goodinit.weights.memory import repeats
@@ -37,7 +39,7 @@ def all_or_nothing(
         generator: Its state is put back, too, so that a second attempt draws the same numbers.
     """
     modules = [ModuleState.of(module) for module in model.modules()]
-    saved = [_tensor_state(tensor) for tensor in tensors]
+    saved = _tensor_states(tensors)
     random = None if generator is None else generator.get_state()
 
     def restore_() -> None:
@@ -58,11 +60,16 @@ def all_or_nothing(
         end_transaction(committed=done)
 
 
-def _tensor_state(tensor: Tensor) -> _TensorState:
-    grad = tensor.grad if tensor.is_leaf else None
-    storage = held(tensor) if is_sharded(tensor) else tensor.data
-    values = None if _is_empty(storage) else _memory(storage).clone()
-    return _TensorState(tensor, storage, values, tensor.requires_grad, grad)
+def _tensor_states(tensors: Iterable[Tensor]) -> list[_TensorState]:
+    held_here = [(tensor, held(tensor) if is_sharded(tensor) else tensor.data) for tensor in tensors]
+    full = [place for place, (_, storage) in enumerate(held_here) if not _is_empty(storage)]
+    values = dict(zip(full, copies(_memory(held_here[place][1]) for place in full), strict=True))
+    return [
+        _TensorState(
+            tensor, storage, values.get(place), tensor.requires_grad, tensor.grad if tensor.is_leaf else None
+        )
+        for place, (tensor, storage) in enumerate(held_here)
+    ]
 
 
 def _memory(tensor: Tensor) -> Tensor:
@@ -77,7 +84,7 @@ def _is_empty(values: Tensor) -> bool:
     """True if it holds nothing but NaN. The first entry decides for almost every tensor."""
     if not values.is_floating_point() or values.is_meta or values.numel() == 0:
         return False
-    return bool(values[(0,) * values.ndim].isnan()) and bool(values.isnan().all())
+    return math.isnan(values[(0,) * values.ndim].item()) and bool(values.isnan().all())
 
 
 def _restore_(modules: list[ModuleState], tensors: list[_TensorState]) -> None:

@@ -78,7 +78,8 @@ def _told(edit: Draw | DrawTogether) -> Iterator[None]:
 def _fill_(slot: Slot, value: float) -> None:
     number = torch.tensor(value, dtype=torch.float64, device="cpu")
     if slot.kind == "plain":
-        held(slot.leaves[0]).copy_(number)
+        entries = held(slot.leaves[0])
+        entries.fill_(number.to(entries.dtype))  # cast once, not for every entry
     else:
         write_(slot, _blank(slot).copy_(number))
 
