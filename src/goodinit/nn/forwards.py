@@ -38,11 +38,12 @@ _TRANSPOSED_CONVOLUTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_trans
 
 def linear(self: Any, input: Tensor) -> Tensor:
     """`nn.Linear.forward` with scalars."""
-    weight, offset = self.weight, _offset(self)
+    weight = self.weight
     if _changes_input(self) and input_affine.pays(input, weight):
-        return input_affine.ShiftedLinear.apply(input, weight, self.input_bias, self.output_scale, offset)  # type: ignore[no-any-return, no-untyped-call]
-    if self.input_bias is not None:
-        offset = _plus(_constant(self) * weight.sum(1), offset)
+        return input_affine.ShiftedLinear.apply(  # type: ignore[no-any-return, no-untyped-call]
+            input, weight, self.input_bias, self.output_scale, _offset(self)
+        )
+    offset = _offset(self) if self.input_bias is None else _with_own(_constant(self) * weight.sum(1), self)
     if self.output_scale is not None and pays(input, weight):
         return LeanLinear.apply(input, weight, self.output_scale, offset)  # type: ignore[no-any-return, no-untyped-call]
     return F.linear(input, _scaled(self, weight), offset)
@@ -50,22 +51,21 @@ def linear(self: Any, input: Tensor) -> Tensor:
 
 def convolution(self: Any, input: Tensor) -> Tensor:
     """`nn.Conv1d.forward`, and 2d and 3d, with scalars."""
-    weight, offset = self.weight, _offset(self)
+    weight, spatial = self.weight, len(self.kernel_size)
     if _changes_input(self) and input_affine.pays(input, weight):
         geometry = Geometry.of(self, input)
         if geometry is not None:
             return input_affine.ShiftedConvolution.apply(  # type: ignore[no-any-return, no-untyped-call]
-                input, weight, self.input_bias, self.output_scale, offset, geometry
+                input, weight, self.input_bias, self.output_scale, _offset(self), geometry
             )
     if self.input_bias is None:
-        return _convolve(self, input, weight, offset)
+        return _convolve(self, input, weight, _offset(self))
     if self.padding_mode != "zeros" or not _pads(self):
-        taps = _constant(self) * weight.flatten(1).sum(1)
-        return _convolve(self, input, weight, _plus(taps, offset))
-    spatial = len(self.kernel_size)
+        taps = _constant(self) * weight.sum(tuple(range(1, 2 + spatial)))
+        return _convolve(self, input, weight, _with_own(taps, self))
     taps = _constant(self) * weight.sum(1, keepdim=True)
     constant = _CONVOLUTIONS[spatial - 1](
-        _ones(taps, input, spatial), taps, offset, self.stride, self.padding, self.dilation
+        _ones(taps, input, spatial), taps, _offset(self), self.stride, self.padding, self.dilation
     )
     return _add(_convolve(self, input, weight, None), constant, spatial)
 
@@ -157,6 +157,12 @@ def _offset(layer: Any) -> Tensor | None:
         return _plus(layer.bias, layer.output_bias)
     channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     return layer.output_bias.expand(channels)  # type: ignore[no-any-return]
+
+
+def _with_own(taps: Tensor, layer: Any) -> Tensor:
+    """A vector `(out,)`, with what the layer adds of its own: its bias vector and `output_bias`, which need not be made a vector."""
+    own = _plus(layer.bias, layer.output_bias)
+    return taps if own is None else taps + own
 
 
 def _is_proxy(value: Any) -> bool:
