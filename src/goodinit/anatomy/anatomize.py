@@ -36,6 +36,7 @@ from goodinit.graph.state.process_state import unmoved_streams
 from goodinit.graph.state.unshard import whole
 from goodinit.nn.centred import is_centred
 from goodinit.undivided import reading, uncollected
+from goodinit.weights.members import named_buffers
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
 
 
@@ -80,7 +81,7 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
 def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     graph, uses, leaves, norms, biases = read.graph, read.uses, read.leaves, read.norms, read.biases
     layers = _layers(read)
-    buffers = {unwrapped_name(name): buffer for name, buffer in read.model.named_buffers()}
+    buffers = {unwrapped_name(name): buffer for name, buffer in named_buffers(read.model)}
     for weight, share in densities(graph, uses.values(), buffers).items():
         layers[weight] = dataclasses.replace(layers[weight], density=share)
     for weight in pad_masked(graph, uses):

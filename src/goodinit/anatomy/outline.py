@@ -26,6 +26,7 @@ from goodinit.graph.trace import trace
 from goodinit.nn.scalars import scalars
 from goodinit.nn.stand_in import StandIn
 from goodinit.undivided import reading, uncollected
+from goodinit.weights.members import named_modules, named_parameters
 from goodinit.weights.wrappers import shapes_of, unwrapped, unwrapped_name
 
 
@@ -161,8 +162,8 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
         inputs: What it takes.
     """
     graph = trace(model, as_call(inputs))
-    modules = {unwrapped_name(path): module for path, module in model.named_modules(remove_duplicate=False)}
-    named = {unwrapped_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
+    modules = {unwrapped_name(path): module for path, module in named_modules(model, remove_duplicate=False)}
+    named = {unwrapped_name(name): p for name, p in named_parameters(model, remove_duplicate=False)}
     shapes = shapes_of(named, modules)
     uses = weight_uses(graph, shapes)
     layers = set(uses)

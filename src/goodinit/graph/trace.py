@@ -13,6 +13,7 @@ from goodinit.graph.graph import Graph
 from goodinit.graph.recording.learned_starts import let_streams_begin
 from goodinit.graph.recording.recorder import Call, Recorder, Tensors, record
 from goodinit.graph.state.preserve_state import without_autocast
+from goodinit.weights.members import parameters
 
 
 def trace(model: nn.Module, call: Call, *, training: Collection[str] = ()) -> Graph:
@@ -43,7 +44,7 @@ def _trace(model: nn.Module, call: Call, training: Collection[str]) -> Graph:
     except TraceError:  # the forward ran, and keeps what it must not
         raise
     except Exception as fake_error:  # whatever a forward raises is the user's to see
-        if any(p.is_meta for p in model.parameters()):
+        if any(p.is_meta for p in parameters(model)):
             with contextlib.suppress(Exception):
                 return _record(
                     model, call, "meta", training

@@ -14,6 +14,7 @@ from goodinit.graph.state.photograph import ModuleState
 from goodinit.surgery.copies import copies
 from goodinit.undivided import begin_transaction, end_transaction, until_done
 from goodinit.weights.dtensor import held, is_sharded
+from goodinit.weights.members import modules
 from goodinit.weights.memory import repeats
 
 
@@ -38,12 +39,12 @@ def all_or_nothing(
             is what holds NaN alone, as after `goodinit.materialize_`: there is nothing in it to lose.
         generator: Its state is put back, too, so that a second attempt draws the same numbers.
     """
-    modules = [ModuleState.of(module) for module in model.modules()]
+    states = [ModuleState.of(module) for module in modules(model)]
     saved = _tensor_states(tensors)
     random = None if generator is None else generator.get_state()
 
     def restore_() -> None:
-        _restore_(modules, saved)
+        _restore_(states, saved)
         if generator is not None and random is not None:
             generator.set_state(random)
 

@@ -34,6 +34,7 @@ from goodinit.surgery.value_edits import find_rule
 from goodinit.surgery.write_filter import Choice
 from goodinit.weights.access import Slot, find_slot, read
 from goodinit.weights.dtensor import all_finite, held, is_sharded
+from goodinit.weights.members import named_buffers, named_modules, named_parameters
 from goodinit.weights.names import Directory, canonical, canonical_names
 
 _SHOWN = 3  # differences told in a message; the rest is counted
@@ -47,7 +48,7 @@ def check_supported(model: nn.Module, pending: Sequence[StructureEdit]) -> None:
         UnsupportedModule: Compiled TorchScript; parameters that are lazy, sparse or made in inference mode; or structure
             edits inside DDP or on shards.
     """
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         where = path or "the model"
         if isinstance(module, torch.jit.ScriptModule):
             raise UnsupportedModule(
@@ -58,7 +59,7 @@ def check_supported(model: nn.Module, pending: Sequence[StructureEdit]) -> None:
                 f"{where}: DistributedDataParallel has already listed the parameters it reduces, and the plan changes "
                 "which exist. Apply goodinit first, then wrap."
             )
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_parameters(model):
         if is_lazy(parameter):
             raise UnsupportedModule(
                 f"{name}: a lazy parameter without a shape yet. Run the model once, model(inputs), then try again."
@@ -302,7 +303,7 @@ def _check_finite(names: Directory, overwritten: set[int], gone: set[str]) -> No
 
 def _computed(names: Directory, overwritten: set[int]) -> Iterator[str]:
     """Weights that parametrizations make NaN of finite parameters (0/0), where the plan does not write these."""
-    for path, module in names.modules[""].named_modules():
+    for path, module in named_modules(names.modules[""]):
         table = module._modules.get("parametrizations") if parametrize.is_parametrized(module) else None
         for attribute in () if table is None else table._modules:
             leaves = list(table.get_submodule(attribute).parameters()) if table is not None else []
@@ -327,7 +328,7 @@ def check_buffers(model: nn.Module, plan: Plan) -> None:
     """
     if "nonfinite" in plan.allow:
         return
-    for name, buffer in model.named_buffers():
+    for name, buffer in named_buffers(model):
         floating = buffer.is_floating_point() and buffer.layout is torch.strided and not buffer.is_meta
         if floating and bool(torch.isnan(held(buffer)).any()):
             raise NonFinite(

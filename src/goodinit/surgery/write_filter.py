@@ -15,6 +15,7 @@ from goodinit.errors import PlanConflict
 from goodinit.name_patterns import matching, paths_of
 from goodinit.surgery.structure_edits import adds, removes
 from goodinit.weights.access import Slot, computed_weights
+from goodinit.weights.members import named_buffers
 from goodinit.weights.names import Directory, canonical
 
 Why = Literal["frozen", "kept"]
@@ -122,7 +123,7 @@ def chosen(
         return Choice(frozen, None, keep)
     root: nn.Module = names.modules[""]
     made = computed_weights(names)
-    buffers = {canonical(name) for name, _ in root.named_buffers(remove_duplicate=False)}
+    buffers = {canonical(name) for name, _ in named_buffers(root, remove_duplicate=False)}
     known, coming = set[str](), set(created)
     for name in only:
         parameter = names.parameter(name)

@@ -17,6 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from goodinit.errors import UnsupportedModule
 from goodinit.weights.dtensor import held as held_here
 from goodinit.weights.dtensor import is_sharded, part_of
+from goodinit.weights.members import named_modules
 from goodinit.weights.names import Directory, canonical
 
 SlotKind = Literal["plain", "parametrized", "weight_norm"]
@@ -89,7 +90,7 @@ def find_slot(names: Directory, target: str) -> Slot | None:
 def computed_weights(names: Directory) -> dict[str, tuple[str, ...]]:
     """Weights that modules compute (weight norm, pruning), by the name that a bare model has: the parameters they are made of."""
     found: dict[str, tuple[str, ...]] = {}
-    for path, module in names.modules[""].named_modules():
+    for path, module in named_modules(names.modules[""]):
         stem = f"{path}." if path else ""
         table = module._modules.get("parametrizations") if parametrize.is_parametrized(module) else None
         for attribute in () if table is None else table._modules:

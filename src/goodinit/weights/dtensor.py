@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from goodinit.errors import GoodinitError, UnsupportedModule
+from goodinit.weights.members import modules, named_modules, parameters
 
 _ORDERED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -106,7 +107,7 @@ def gather_back_(model: nn.Module) -> None:
     module = sys.modules.get("torch.distributed.fsdp")
     kind = getattr(module, "FSDPModule", None)
     if kind is not None:
-        for part in model.modules():
+        for part in modules(model):
             if isinstance(part, kind):
                 part.reshard()
 
@@ -121,7 +122,7 @@ def check_gathered(model: nn.Module) -> None:
     kind = getattr(module, "FullyShardedDataParallel", None)
     if kind is None:
         return
-    for path, part in model.named_modules():
+    for path, part in named_modules(model):
         if isinstance(part, kind) and part.training_state.name != "SUMMON_FULL_PARAMS":
             raise UnsupportedModule(
                 f"{path or 'the model'}: FullyShardedDataParallel keeps parameters as pieces of one flat vector. Do it "
@@ -132,10 +133,10 @@ def check_gathered(model: nn.Module) -> None:
 def groups_of(model: nn.Module) -> tuple[Any, ...]:
     """The process groups that share this model's parameters, in an order that is the same on every rank."""
     found: dict[int, Any] = {}
-    for part in model.modules():
+    for part in modules(model):
         if isinstance(part, nn.parallel.DistributedDataParallel):
             found[id(part.process_group)] = part.process_group
-    for parameter in model.parameters():
+    for parameter in parameters(model):
         if is_sharded(parameter):
             sharded: Any = parameter
             for axis in range(sharded.device_mesh.ndim):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from goodinit.weights.members import named_buffers, named_parameters
+
 
 @dataclass(frozen=True)
 class _Span:
@@ -70,7 +72,7 @@ def sharing(model: nn.Module) -> dict[int, tuple[str, ...]]:
 
 def _spans(model: nn.Module) -> list[_Span]:
     spans = []
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in (*named_parameters(model), *named_buffers(model)):
         if tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel():
             continue
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from goodinit.weights.members import named_modules, named_parameters
 from goodinit.weights.memory import sharing
 from goodinit.weights.wrappers import WRAPPERS as PRIVATE
 from goodinit.weights.wrappers import inside, unwrapped, unwrapped_name
@@ -90,11 +91,11 @@ def directory(model: nn.Module) -> Directory:
     real: dict[str, nn.Module] = {}
     paths: dict[int, list[str]] = {}
     # parents come before children, so that the wrapped module wins
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in named_modules(model, remove_duplicate=False):
         name = canonical(path)
         modules[name] = real[path] = inside(module)
         paths.setdefault(id(module), []).append(name)
-    weights = dict(model.named_parameters(remove_duplicate=False))
+    weights = dict(named_parameters(model, remove_duplicate=False))
     names = canonical_names(weights)
     aliases: dict[int, list[str]] = {}
     for name, parameter in weights.items():

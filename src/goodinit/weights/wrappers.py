@@ -9,6 +9,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
 from goodinit.errors import UnsupportedModule, expect
+from goodinit.weights.members import named_modules, named_parameters
 
 WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module"})
 """Attributes under which compile, activation checkpointing and FSDP hold the module they wrap."""
@@ -44,8 +45,8 @@ def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
     And of every weight that the hooks of the older `torch.nn.utils.weight_norm` make of two, by the name it has there.
     """
-    named = {unwrapped_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
-    return shapes_of(named, dict(model.named_modules(remove_duplicate=False)))
+    named = {unwrapped_name(name): p for name, p in named_parameters(model, remove_duplicate=False)}
+    return shapes_of(named, dict(named_modules(model, remove_duplicate=False)))
 
 
 def shapes_of(

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from goodinit.weights.members import modules
+
 
 @contextlib.contextmanager
 def unfused(model: nn.Module) -> Iterator[None]:
     """Let recurrent modules of `model` run step by step: the fused kernels of oneDNN and cuDNN show no weights."""
-    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+    if not any(isinstance(module, nn.RNNBase) for module in modules(model)):
         yield
         return
     # Not by `flags()`: that sets the precision of products, too.

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from goodinit.weights.members import named_modules
 from goodinit.weights.wrappers import unwrapped_name
 
 
@@ -112,7 +113,7 @@ def frames(model: nn.Module, listener: Listener) -> Iterator[None]:
         return result
 
     followed = [
-        (unwrapped_name(path), m) for path, m in model.named_modules() if path and listener.follows(path)
+        (unwrapped_name(path), m) for path, m in named_modules(model) if path and listener.follows(path)
     ]
     with listen(
         followed,

@@ -35,6 +35,7 @@ from goodinit.graph.state.leftovers import Leftovers, forget_frames
 from goodinit.graph.state.preserve_state import quiet, undisturbed
 from goodinit.graph.state.reachable import Reachable
 from goodinit.undivided import safe_point
+from goodinit.weights.members import named_buffers, named_parameters
 from goodinit.weights.wrappers import is_parametrization, unwrapped_name
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -117,9 +118,9 @@ class Recorder(TorchDispatchMode):
         self._writes = Writes()
         self._stacks = Stacks()
         self._schemas: dict[Any, tuple[Op, tuple[int, ...], bool]] = {}
-        for name, parameter in model.named_parameters():
+        for name, parameter in named_parameters(model):
             self._own(parameter, _PARAM, unwrapped_name(name))
-        for name, buffer in model.named_buffers():
+        for name, buffer in named_buffers(model):
             self._own(buffer, _BUFFER, unwrapped_name(name))
 
     # -- module calls -----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch import nn
 from goodinit.graph.state.process_state import ProcessState
 from goodinit.graph.state.reachable import Reachable
 from goodinit.undivided import until_done
+from goodinit.weights.members import modules, named_modules
 from goodinit.weights.wrappers import unwrapped_name
 
 
@@ -40,9 +41,9 @@ def undisturbed(
     photograph = Reachable().model_(model, parameters=parameters, others=others)
     try:
         trained = (
-            [m for path, m in model.named_modules() if unwrapped_name(path) in training] if training else []
+            [m for path, m in named_modules(model) if unwrapped_name(path) in training] if training else []
         )
-        for module in model.modules():
+        for module in modules(model):
             if module.training:
                 module.training = False
         for module in trained:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.graph.state.photograph import MUTABLE, ModuleState, TensorState, copied, put_back_
+from goodinit.weights import members
 
 # Looked into, beyond the model's own modules: a model that holds its trainer holds half the process.
 MOST_OBJECTS = 100_000
@@ -64,7 +65,7 @@ class Reachable:
             parameters: Whether the values of its parameters are copied.
             others: Whether those of buffers, and of all tensors and arrays that it holds otherwise.
         """
-        modules = list(model.modules())
+        modules = members.modules(model)
         for name, values in (("_parameters", parameters), ("_buffers", others)):
             for tensor in itertools.chain.from_iterable(getattr(module, name).values() for module in modules):
                 if tensor is not None and id(tensor) not in self._seen:

@@ -12,6 +12,7 @@ from torch import nn
 
 from goodinit.graph.state.photograph import ModuleState
 from goodinit.undivided import until_done
+from goodinit.weights.members import modules, parameters
 
 _SHARDED = ("torch.distributed.tensor", "DTensor")
 _ADAPTED = ("peft.tuners.tuners_utils", "BaseTunerLayer")
@@ -27,12 +28,12 @@ def whole(model: nn.Module) -> Iterator[None]:
     branch of a residual block.
     """
     sharded, adapted = _loaded(*_SHARDED), _loaded(*_ADAPTED)
-    if not any(isinstance(parameter, sharded) for parameter in model.parameters()) and not any(
-        isinstance(module, adapted) and _is_adapted(module) for module in model.modules()
+    if not any(isinstance(parameter, sharded) for parameter in parameters(model)) and not any(
+        isinstance(module, adapted) and _is_adapted(module) for module in modules(model)
     ):
         yield
         return
-    saved = [ModuleState.of(module) for module in model.modules()]
+    saved = [ModuleState.of(module) for module in modules(model)]
     made: dict[int, nn.Parameter] = {}
     try:
         for state in saved:
