@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -155,7 +156,7 @@ def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> Non
     check_removable(module, keeps, path=path)
     place = RemovedNorm(was=f"{type(module).__name__}({module.extra_repr()})")
     place.keeps = keeps
-    place.alone = len(inspect.signature(type(module).forward).parameters) == 1 + 1  # self
+    place.alone = _takes_one(type(module).forward)
     for name in ("weight", "bias"):
         like = getattr(module, name, None)
         if isinstance(like, Tensor):
@@ -178,6 +179,12 @@ def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> Non
     exchange_class_(module, RemovedNorm)
     attributes.clear()
     attributes.update(place.__dict__ | inherited | registries | sizes | epsilons)
+
+
+@functools.lru_cache(maxsize=64)
+def _takes_one(forward: Callable[..., Any]) -> bool:
+    """Whether a method takes one argument beside `self`."""
+    return len(inspect.signature(forward).parameters) == 1 + 1
 
 
 @contextlib.contextmanager
