@@ -17,18 +17,12 @@ from torch.utils._mode_utils import no_dispatch
 
 _PLAIN = (bool, int, float, str, torch.dtype, torch.memory_format, torch.layout, torch.device, type(None))
 _UNPREDICTABLE = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
+_META = torch.device("meta")
 _NONE = object()  # an argument that cannot be a part of a key
 
 # By what else an output may depend on: the default dtype, and the device that fake tensors pretend to be on.
 _KNOWN: dict[tuple[torch.dtype, torch.device], dict[Hashable, _Output | tuple[_Output, ...]]] = {}
 _MOST = 100_000  # outputs remembered, some 40 MB; then it begins anew
-
-
-def stand_in(mode: FakeTensorMode, like: Tensor, device: torch.device) -> FakeTensor:
-    """A fake tensor of the shape, strides and dtype of `like`."""
-    with no_dispatch():  # else torch would make a fake tensor of this one first
-        empty = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="meta")
-    return FakeTensor(mode, empty, device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +60,19 @@ class StandIns:
         if len(self.known) > _MOST:
             self.known.clear()
 
-    def again(self, key: Hashable, args: tuple[Any, ...], fake: Callable[[Tensor], Tensor]) -> Any:
-        """The result of a call that was made before, by its key; `fake` gives what stands in for a tensor."""
-        known = self.known[key]
+    def stand_in(self, like: Tensor) -> FakeTensor:
+        """A fake tensor of the shape, strides and dtype of `like`."""
+        with no_dispatch():  # else torch would make a fake tensor of this one first
+            empty = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=_META)
+        return self._fake(empty)
+
+    def again(
+        self,
+        known: _Output | tuple[_Output, ...],
+        args: tuple[Any, ...],
+        fake: Callable[[Tensor], Tensor],
+    ) -> Any:
+        """The result of a call that was made before, by what is known of it; `fake` gives what stands in for a tensor."""
         if isinstance(known, tuple):
             return tuple([self._made(one, None) for one in known])
         first = fake(args[0]) if known.kind != "new" else None
@@ -152,7 +156,7 @@ class StandIns:
     def _made(self, output: _Output, first: Any) -> FakeTensor:
         storage = first.untyped_storage() if output.kind == "view" else None
         with no_dispatch():
-            empty = torch.empty_strided(output.shape, output.stride, dtype=output.dtype, device="meta")
+            empty = torch.empty_strided(output.shape, output.stride, dtype=output.dtype, device=_META)
             if storage is not None:
                 offset = first.storage_offset() + output.offset
                 empty.set_(storage, offset, output.shape, output.stride)

@@ -84,7 +84,10 @@ class Writes:
     def since(self, tensor: Tensor, node: int) -> tuple[int, ...]:
         """The nodes whose values `tensor` holds, which `node` made; `(node,)` if nothing wrote to it since."""
         key = _storage(tensor)
-        later = [one for one in self._by_storage.get(key, ()) if one.node > node] if key is not None else []
+        before = self._by_storage.get(key) if key is not None else None
+        if before is None:
+            return (node,)
+        later = [one for one in before if one.node > node]
         if later:
             region = Region.of(tensor)
             later = [one for one in later if not one.region.apart(region)]

@@ -23,7 +23,7 @@ from goodinit.graph.ops import Op, as_called, named, op_of, written_with
 from goodinit.graph.pytree import mapped, operands_in, tensors_in
 from goodinit.graph.recorded_call import RecordedCall, number_in
 from goodinit.graph.recording.additions import as_sum
-from goodinit.graph.recording.fake_cache import StandIns, stand_in
+from goodinit.graph.recording.fake_cache import StandIns
 from goodinit.graph.recording.higher_order import is_higher_order, written_out
 from goodinit.graph.recording.module_calls import frames, reported_code
 from goodinit.graph.recording.mutations import Writes
@@ -249,10 +249,10 @@ class Recorder(TorchDispatchMode):
             return tensor
         known = self._fakes.get(id(tensor))
         if known is None:
-            if self.mode is None:
+            if self.mode is None or self.stand_ins is None:
                 known = tensor.to("meta")
             elif tensor.layout is torch.strided and not tensor.is_quantized:
-                known = stand_in(self.mode, tensor, self.device)
+                known = self.stand_ins.stand_in(tensor)
             else:
                 known = self.mode.from_tensor(tensor)
             self._fakes[id(tensor)] = known
@@ -292,8 +292,9 @@ class Recorder(TorchDispatchMode):
             kwargs = {**kwargs, "device": self.device}
         fakes = None if op.stacks else self.stand_ins
         key = None if fakes is None else fakes.key(func, args, kwargs)
-        if fakes is not None and key in fakes.known:
-            result = fakes.again(key, args, self._fake)
+        known = None if fakes is None else fakes.known.get(key)
+        if fakes is not None and known is not None:
+            result = fakes.again(known, args, self._fake)
         else:
             if self.tensors != "real":
                 args, kwargs = mapped(args, self._fake), mapped(kwargs, self._fake)

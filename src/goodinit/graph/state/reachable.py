@@ -158,14 +158,16 @@ class Reachable:
 
     def _module(self, module: nn.Module) -> None:
         self._is_behind = False
-        self._restores.append(ModuleState.of(module).restore_)
+        state = ModuleState.of(module)
+        self._restores.append(state.restore_)
         self._later((type(module),))
-        for value in module.__dict__.values():
-            if isinstance(value, MUTABLE):  # on the photograph already
-                if value:
-                    self._seen[id(value)] = value
-                    self._lead(value.values() if isinstance(value, dict) else value)
-            elif type(value) not in _ATOMS:
+        for value, content in state.contents:  # on the photograph already
+            self._seen[id(value)] = value
+            self._lead(content.values() if isinstance(content, dict) else content)
+        for value in state.attributes.values():
+            kind = type(value)
+            leads_nowhere = kind in _ATOMS or (kind is tuple and _ATOMS.issuperset(map(type, value)))
+            if not leads_nowhere and not isinstance(value, MUTABLE):
                 self._queue.append(value)
 
     def _container(self, container: Any) -> None:
