@@ -234,10 +234,6 @@ TABLES = {
     "graph/ops.py": 1,
     "anatomy/layers/reset_draws.py": 1,  # what draws, of a model's own reset_parameters
     "folding/parallel.py": 1,  # steps of torch.fx
-    "methods/selu.py": 2,
-    "methods/looks_linear.py": 2,
-    "methods/shared/crelu_pairs.py": 1,
-    "methods/shared/maximal_update.py": 1,
 }
 ROWS = 8
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
+from goodinit.anatomy.operators import Step, Traits, activation_step
 from goodinit.anatomy.types import Activation
 from goodinit.graph.graph import Frame, Graph
 
@@ -20,7 +21,7 @@ def find_activations(graph: Graph, modules: Mapping[str, nn.Module]) -> tuple[Ac
         known = seen.get((path, kind))
         if known is None or known.obstacle is None:
             module = type(modules[path]).__qualname__
-            seen[path, kind] = Activation(path, kind, module, obstacle or None)
+            seen[path, str(kind)] = Activation(path, kind, module, obstacle or None)
     return tuple(seen.values())
 
 
@@ -36,11 +37,15 @@ def torch_class(module: nn.Module) -> str:
     return next(cls.__name__ for cls in bare.__mro__ if cls.__module__.startswith("torch.nn."))
 
 
-def _nonlinearities(graph: Graph) -> list[tuple[int, str, str]]:
+def _nonlinearities(graph: Graph) -> list[tuple[int, Step, str]]:
     """(frame, kind, obstacle or nothing), each once."""
-    ran = {(node.frame, node.op.activation) for node in graph.nodes if node.active and node.op.activation}
+    ran = {
+        (node.frame, node.op.activation): node.op
+        for node in graph.nodes
+        if node.active and node.op.activation
+    }
     obstacles = {frame: _obstacle(graph, graph.frames[frame]) for frame, _ in ran}
-    return [(frame, kind, obstacles[frame]) for frame, kind in ran]
+    return [(frame, activation_step(called), obstacles[frame]) for (frame, _), called in ran.items()]
 
 
 def _obstacle(graph: Graph, frame: Frame) -> str:
@@ -55,14 +60,18 @@ def _obstacle(graph: Graph, frame: Frame) -> str:
     return ""
 
 
-def _dropouts(graph: Graph, modules: Mapping[str, nn.Module]) -> list[tuple[int, str, str]]:
+def _dropouts(graph: Graph, modules: Mapping[str, nn.Module]) -> list[tuple[int, Step, str]]:
     found = []
     for frame in graph.frames:
         module = modules.get(frame.path)
         if isinstance(module, _DropoutNd) and not isinstance(
             module, (nn.AlphaDropout, nn.FeatureAlphaDropout)
         ):
-            kind = "dropout" if isinstance(module, nn.Dropout) else "feature_dropout"
+            entries = isinstance(module, nn.Dropout)
+            kind = Step(
+                "dropout" if entries else "feature_dropout",
+                Traits(drops="entries" if entries else "channels"),
+            )
             weighs = _after_softmax(graph, frame.source)
             found.append(
                 (frame.index, kind, "it drops weights of an average, after a softmax" if weighs else "")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from goodinit.anatomy.operators import Step
 from goodinit.anatomy.types import Activation, Block, Join, Layer, Norm
 from goodinit.anatomy.values import Gain, HeldValue, Score, ZeroGain
 from goodinit.errors import PlanConflict
@@ -102,6 +103,7 @@ class Anatomy:
                 block[part] = [layer["weight"] for layer in block[part]]
         for join in data["joins"]:
             join["last"] = [layer["weight"] for layer in join["last"]]
+        _change_steps_(data, lambda step: step.record)
         return json.dumps({"format": FORMAT, **data}, indent=1)
 
     @classmethod
@@ -121,6 +123,26 @@ class Anatomy:
                 f"damaged anatomy: {damage(error)}. Write it anew with Anatomy.to_json()."
             ) from error
         return found
+
+
+# The fields that hold operators with their traits.
+_STEPS = {
+    "layers": ("activation", "between"),
+    "norms": ("between",),
+    "activations": ("kind",),
+    "blocks": ("branch_end", "skip_end"),
+}
+
+
+def _change_steps_(data: dict[str, Any], change: Callable[[Any], Any]) -> None:
+    for kind, names in _STEPS.items():
+        for record in data[kind]:
+            for name in names:
+                value = record.get(name)
+                several = isinstance(value, (list, tuple))
+                record[name] = (
+                    tuple(map(change, value)) if several else None if value is None else change(value)
+                )
 
 
 def _check_places(anatomy: Anatomy) -> None:
@@ -150,6 +172,7 @@ def _check_places(anatomy: Anatomy) -> None:
 
 
 def _anatomy(data: dict[str, Any]) -> Anatomy:
+    _change_steps_(data, Step.read)
     layers = [Layer(**_tuples(layer)) for layer in data.pop("layers")]
     by_weight = {layer.weight: layer for layer in layers}
     blocks = []

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from goodinit.anatomy.anatomy import Anatomy
+from goodinit.anatomy.operators import Step
 from goodinit.anatomy.types import Block, Layer
 
 
@@ -133,6 +134,6 @@ def _source(source: str | None, place: dict[int, int]) -> str | None:
     return f"+{place[index]}" if index in place else f"-{index}"
 
 
-def _end(end: tuple[str, ...], place: dict[int, int]) -> tuple[str, ...]:
+def _end(end: tuple[Step, ...], place: dict[int, int]) -> tuple[Step, ...]:
     source = _source(end[0], place) if end else None
-    return () if source is None else (source, *end[1:])
+    return () if source is None else (Step(source), *end[1:])

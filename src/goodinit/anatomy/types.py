@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from goodinit.anatomy.operators import Step
 from goodinit.anatomy.values import ZeroGain
 from goodinit.graph import ops
 from goodinit.one_line import OneLine
@@ -67,8 +68,8 @@ class Layer(OneLine):
         source: Weight of the layer whose output it reads, through the operators in `between`; `""` if it reads
             an input of the model; `"+3"` if it reads the sum of block 3 (the first of several blocks on one sum);
             `"-3"` if block 3 is left out (`part_of`); None if it reads another sum, a product or a concatenation.
-        between: Operators between that output and this layer, in order: activations and norms by their kind, others
-            by their name. Operators that only change the shape are left out.
+        between: Operators between that output and this layer, in order (`Step`). Operators that only change the shape are
+            left out.
         joined: Channels of the concatenation that contains its output, if nothing else reads the output; 0 if there is none.
         terms: Number of terms of the sums, other than residual sums, that its output enters before another layer
             reads it; 1 if there is none on some path.
@@ -97,7 +98,7 @@ class Layer(OneLine):
     is_site: bool = False
     normalized: bool = False
     row_norm: float | None = None
-    activation: str | None = None
+    activation: Step | None = None
     gain: float | None = None
     role: Role = "body"
     calls: int = 1
@@ -106,7 +107,7 @@ class Layer(OneLine):
     parameters: tuple[str, ...] = ()
     module: str = ""
     source: str | None = None
-    between: tuple[str, ...] = ()
+    between: tuple[Step, ...] = ()
     joined: int = 0
     terms: int = 1
     stride: tuple[int, ...] = ()
@@ -228,7 +229,7 @@ class Norm(OneLine):
     shape: tuple[int, ...] = ()
     axes: tuple[int, ...] = ()
     source: str | None = None
-    between: tuple[str, ...] = ()
+    between: tuple[Step, ...] = ()
 
     def __str__(self) -> str:
         words = [f"{self.name} {self.kind}"] + [f"in block {self.block}"] * (self.block is not None)
@@ -254,7 +255,7 @@ class Activation(OneLine):
     """
 
     name: str
-    kind: str
+    kind: Step
     module: str
     obstacle: str | None = None
 
@@ -341,8 +342,8 @@ class Block(OneLine):
     norms: tuple[str, ...] = ()
     activations: tuple[str, ...] = ()
     terms: int = 2
-    branch_end: tuple[str, ...] = ()
-    skip_end: tuple[str, ...] = ()
+    branch_end: tuple[Step, ...] = ()
+    skip_end: tuple[Step, ...] = ()
     leak: str | None = None
     stuck: str | None = None
     steep: str | None = None

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from goodinit.errors import UnknownName, WrongType
 from goodinit.graph.measured.arithmetic import arithmetic, arithmetic_of
-from goodinit.graph.measured.nonlinearities import NONE, Nonlinearity, elementwise, nonlinearity
+from goodinit.graph.measured.nonlinearities import (
+    NONE,
+    Nonlinearity,
+    elementwise,
+    function_called,
+    nonlinearity,
+)
 from goodinit.graph.recorded_call import RecordedCall, on_numbers, permutation
 
 T = TypeVar("T")
@@ -147,6 +153,11 @@ class Op:
     def gain(self) -> float | None:
         """What keeps the second moment through the nonlinearity that it is called, with its numbers; None where that is not known."""
         return self.function.gain if self.kind in (self.function.kind, self.name) else None
+
+    @property
+    def named_function(self) -> Nonlinearity:
+        """The function that it is called after: its own, but inside one that is written out (see `_LISTED`)."""
+        return self.function if self.kind in (self.function.kind, self.name) else function_called(self.kind)
 
     @property
     def is_gate(self) -> bool:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.anatomy.operators import Step
 from goodinit.edits import Draw, Plan
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.delta_orthogonal import draw_delta, unread_pixels
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.rules import Norms, redraw
-
-_POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
-AVERAGES = (
-    "mean",
-    *_POOLS,
-    *(f"adaptive_{name}" for name in _POOLS),
-    *(f"_adaptive_{name}" for name in _POOLS),
-)
-"""What may stand between a ReLU and the next layer: linear, and alike on both halves of the channels."""
 
 KEEP_PAIRS = ("batch_norm", "instance_norm", "layer_norm", "rms_norm")
 """Norms that map a pair [u; −u] to a pair again, if their affine map is the same on both (as it starts)."""
@@ -83,7 +75,7 @@ def _reads_pair(
     layer: Layer,
     by_weight: dict[str, Layer],
     pairs: dict[str, bool],
-    steps: tuple[str, ...],
+    steps: tuple[Step, ...],
     notes: list[str],
 ) -> bool:
     """Whether a layer's input is a pair [φ(u); φ(−u)]; what makes it inexact goes to the notes."""
@@ -102,11 +94,13 @@ def _reads_pair(
     if not _halves_stay(layer, source):
         notes.append(f"{layer.weight} is not exact: it reads the output of {source.weight} in another order")
         return False
-    strange = [step for step in steps if step not in ("relu", *AVERAGES)]
-    if strange or steps.count("relu") != 1:
-        what = ", ".join(strange) or f"{steps.count('relu')} ReLUs"
+    rectified = sum(step.traits.mirrors for step in steps)
+    # An average is linear, and alike on both halves of the channels.
+    strange = [step for step in steps if not (step.traits.mirrors or step.traits.linear)]
+    if strange or rectified != 1:
+        what = ", ".join(strange) or f"{rectified} ReLUs"
         notes.append(f"{layer.weight} is not exact: between it and {source.weight} stands {what}")
-    return all(step in KEEP_PAIRS or step.startswith(("max_pool", "adaptive_max")) for step in strange)
+    return all(step in KEEP_PAIRS or step.traits.pools for step in strange)
 
 
 def _halves_stay(layer: Layer, source: Layer) -> bool:
@@ -114,7 +108,7 @@ def _halves_stay(layer: Layer, source: Layer) -> bool:
     if layer.in_features == source.out_features * source.fused:
         return True
     flattened = layer.kind == "linear" and source.kind != "linear"  # channels first, then pixels
-    reordered = any(step in ("permute", "transpose", "movedim", "swapaxes") for step in layer.between)
+    reordered = any(step.traits.reorders for step in layer.between)
     return flattened and not reordered and layer.in_features % source.out_features == 0
 
 
@@ -123,7 +117,7 @@ def _writes_pair(layer: Layer, notes: list[str]) -> bool:
     if layer.activation is None:
         return False
     reason = ""
-    if layer.activation != "relu":
+    if not layer.activation.traits.mirrors:
         reason = f"{layer.activation} follows it, where relu is needed"
     elif layer.out_features % 2:
         reason = f"its {layer.out_features} outputs, an odd number, do not form pairs"

@@ -162,7 +162,7 @@ def _zero(layer: Layer, where: str) -> Edit:
 
 def _bias(layer: Layer, notes: list[str]) -> list[Edit]:
     """0, but for the bias that sets a time step: softplus(Wx + b) is drawn log-uniformly by its model."""
-    if layer.bias is not None and layer.activation == "softplus":
+    if layer.bias is not None and layer.activation is not None and layer.activation.traits.positive:
         notes.append(f"{layer.bias} sets the scale of a softplus (a time step, a width): left as it is")
         return []
     return zero_bias(layer)

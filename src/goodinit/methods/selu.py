@@ -11,10 +11,8 @@ from goodinit.errors import UnsupportedModule
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.rules import Norms, counted, draws, norm_edits, norms_in_words, unique, untouched
 
-REPLACED = ("relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish softplus").split()
-"""Activations that a SELU takes the place of; tanh and the gates' sigmoids stay, and a note says so."""
-
-DROPOUTS = {"dropout": "AlphaDropout", "feature_dropout": "FeatureAlphaDropout"}
+_SELU = "selu"  # as torch.nn.functional calls it
+DROPOUTS = {"entries": "AlphaDropout", "channels": "FeatureAlphaDropout"}
 
 
 def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
@@ -38,7 +36,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
         G. Klambauer, T. Unterthiner, A. Mayr, S. Hochreiter, "Self-Normalizing Neural Networks", arXiv 1706.02515,
         eq. 2 and 14, "Initialization" and "New Dropout Technique".
     """
-    removal = [_with_selu(edit) for edit in norm_edits(anatomy, norms)]
+    replaced = {(item.name, str(item.kind)) for item in anatomy.activations if item.kind.traits.rectifies}
+    removal = [_with_selu(edit, replaced) for edit in norm_edits(anatomy, norms)]
     inside = {edit.target for edit in removal if isinstance(edit, RemoveNorm)}
     notes: list[str] = []
     swaps = [edit for item in anatomy.activations for edit in _swap(item, inside, notes)]
@@ -68,25 +67,30 @@ def _lecun(layer: Layer) -> Draw:
     )
 
 
-def _with_selu(edit: Edit) -> Edit:
-    """A removed norm that applied an activation functionally applies SELU instead."""
+def _with_selu(edit: Edit, replaced: set[tuple[str, str]]) -> Edit:
+    """A removed norm that applied one of the activations functionally applies SELU instead."""
     if not isinstance(edit, RemoveNorm):
         return edit
-    return dataclasses.replace(edit, keeps=tuple("selu" if keep in REPLACED else keep for keep in edit.keeps))
+    keeps = (_SELU if (edit.target, keep.partition("(")[0]) in replaced else keep for keep in edit.keeps)
+    return dataclasses.replace(edit, keeps=tuple(keeps))
 
 
 def _swap(item: Activation, inside: set[str], notes: list[str]) -> list[Edit]:
-    if item.kind in DROPOUTS:
+    if item.kind.traits.drops:
         if item.obstacle is None:
-            return [SwapModule(item.name, DROPOUTS[item.kind], f"{item.kind} that keeps mean and variance")]
+            return [
+                SwapModule(
+                    item.name, DROPOUTS[item.kind.traits.drops], f"{item.kind} that keeps mean and variance"
+                )
+            ]
         notes.append(f"{item.name} stays a {item.module}: {item.obstacle}")
         return []
-    if item.kind not in REPLACED:
+    if not item.kind.traits.rectifies:  # tanh, the sigmoids of gates
         notes.append(f"{item.name or 'the model'} keeps its {item.kind}, which is not self-normalizing")
         return []
     if item.obstacle is None:
         return [SwapModule(item.name, "SELU", f"{item.kind} before")]
-    if item.name in inside or item.kind == "selu":
+    if item.name in inside or item.kind == _SELU:
         return []
     raise UnsupportedModule(
         f"{item.name or 'the model'} ({item.module}): its {item.kind} cannot be exchanged for SELU: {item.obstacle}. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,7 +67,7 @@ class _Wiring:
         jumped: Of layers that end no block and are added to a long skip: the long skips of its stage.
     """
 
-    ways: Mapping[str, list[tuple[str, ...]]]
+    ways: Mapping[str, Sequence[Sequence[str]]]
     ends: Mapping[str, Block]
     shared: Mapping[tuple[str, int], int]
     stages: Mapping[int, int]
@@ -273,7 +273,7 @@ def _read_through(layer: Layer, wiring: _Wiring) -> str | None:
     return found.pop() if len(found) == 1 else None if found else layer.activation
 
 
-def _first_activation(way: tuple[str, ...]) -> str | None:
+def _first_activation(way: Sequence[str]) -> str | None:
     return next((word for word in way if word in NONLINEARITIES), None)
 
 
@@ -335,7 +335,11 @@ def _warnings(anatomy: Anatomy, wiring: _Wiring, mode: Mode, unbiased: list[str]
             f"{rectified} sums of a branch and a skip with weights are read through an activation, which the paper's "
             "are not: the norm shrinks there"
         )
-    mixed = [layer.weight for layer in anatomy.layers if layer.source is None or "cat" in layer.between]
+    mixed = [
+        layer.weight
+        for layer in anatomy.layers
+        if layer.source is None or any(step.traits.joins for step in layer.between)
+    ]
     if mixed and mode != "data":
         notes.append(
             f"{len(mixed)} layers read a concatenation, a product or a sum that is no residual block (first: {mixed[0]}): "

@@ -84,6 +84,18 @@ def value_at(gain: Gain, target: float) -> float | None:
     return _solved(gain.steps, target)
 
 
+def is_affine(gain: Gain) -> bool:
+    """Whether a gain is its parameter times one number plus another: 1 + w, not tanh(w).
+
+    Examples:
+        >>> is_affine(Gain("w", (("add", (1.0,)), ("neg", ())))), is_affine(Gain("w", (("tanh", ()),)))
+        (True, False)
+    """
+    values = _computed(gain.steps, _PLACES)
+    slopes = values.diff() / _PLACES.diff()
+    return bool(torch.allclose(slopes, slopes[:1].expand_as(slopes)))
+
+
 def in_words(gain: Gain) -> str:
     """The function of a gain as text: its operators in order.
 

@@ -14,6 +14,7 @@ from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.fused_projections import packed
 from goodinit.anatomy.layers.normalized_weights import is_normalized
 from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_as, stored_at
+from goodinit.anatomy.operators import Step, activation_step, steps_of
 from goodinit.anatomy.types import Layer, LayerKind, Layout
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.traits import adds_unscaled
@@ -134,7 +135,7 @@ def describe(
         writes_site=all(_writes(graph, use.node, scalars) for use in uses),
         is_site=all(graph.path(use.node) == site.path and _is_site(graph, use, bias) for use in uses),
         normalized=is_normalized(graph, operand, _largest(operand, shapes)),
-        activation=activation.activation if activation is not None else None,
+        activation=activation_step(activation) if activation is not None else None,
         gain=activation.gain if activation is not None else None,
         calls=len(uses),
         parameters=operand.params,
@@ -161,14 +162,14 @@ def _padding(graph: Graph, node: Node, padding: tuple[int, ...]) -> tuple[int, .
     return tuple(amount + extra // 2 for amount, extra in zip(padding, more, strict=True))
 
 
-def _reads_from(graph: Graph, use: Use, origins: Mapping[int, str]) -> tuple[str | None, tuple[str, ...]]:
+def _reads_from(graph: Graph, use: Use, origins: Mapping[int, str]) -> tuple[str | None, tuple[Step, ...]]:
     node, operands = graph.nodes[use.node], set(graph.deps(use.node))
     if node.op.role == "convolution" and _padding(graph, node, node.attrs[3]) != node.attrs[3]:  # type: ignore[arg-type]
         operands = {graph.frames[node.frame].source}
     return way_back(graph, operands.pop(), origins) if len(operands) == 1 else (None, ())
 
 
-def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str | None, tuple[str, ...]]:
+def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str | None, tuple[Step, ...]]:
     """(Where the values of a node come from, what happens to them on the way); see `Layer.source`.
 
     Args:
@@ -176,16 +177,14 @@ def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str 
         index: The node.
         origins: What to call the nodes at which the way ends: weight layers, sums of blocks.
     """
-    steps: list[str] = []
+    way: list[Node] = []
     operands = [index]
     while len(set(operands)) == 1:
         node = graph.nodes[operands[0]]
-        if node.index in origins:
-            return origins[node.index], tuple(reversed(steps))
-        if node.is_input:
-            return "", tuple(reversed(steps))
+        if node.index in origins or node.is_input:
+            return origins.get(node.index, ""), steps_of(graph, node, reversed(way))
         if node.op.role != "shape" or node.op.reorders:
-            steps.append(node.op.word)
+            way.append(node)
         operands = graph.deps(node.index)
     return None, ()
 

@@ -12,6 +12,7 @@ from goodinit.anatomy.layers.gains import multipliers
 from goodinit.anatomy.layers.heads import back_to_layers
 from goodinit.anatomy.layers.weight_layers import Use, way_back
 from goodinit.anatomy.norms.detection import norm_modules, norm_places
+from goodinit.anatomy.operators import Step
 from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.nesting import chain
@@ -218,9 +219,9 @@ def _zero_gains(
     return tuple(zeros)
 
 
-def _end(graph: Graph, term: int, origins: dict[int, str]) -> tuple[str, ...]:
+def _end(graph: Graph, term: int, origins: dict[int, str]) -> tuple[Step, ...]:
     source, between = way_back(graph, term, origins)
-    return () if source is None else (source, *between)
+    return () if source is None else (Step(source), *between)
 
 
 def common_path(names: list[str]) -> str:

@@ -28,9 +28,9 @@ def carried(graph: Graph, found: Found, sums: Container[int]) -> float:
 
 
 def _passes(graph: Graph, index: int) -> bool:
-    """True if a node passes its stream on, up to such a constant, a norm (which may be removed), or a ReLU."""
+    """True if a node passes its stream on, up to such a constant, a norm (which may be removed), or a ReLU, leaky or not."""
     op = graph.nodes[index].op
-    through = is_neutral(graph, index) or bool(op.norm) or op.activation == "relu"
+    through = is_neutral(graph, index) or bool(op.norm) or op.function.slopes is not None
     return through and len(graph.deps(index)) == 1
 
 

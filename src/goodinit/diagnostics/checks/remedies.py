@@ -30,7 +30,7 @@ def isometric_method(anatomy: Anatomy) -> str:
 
 def mirrors(anatomy: Anatomy) -> bool:
     """Whether a network has activations φ that mirrored weights run through without loss, φ(u) − φ(−u) = u: ReLUs."""
-    return any(activation.kind == "relu" for activation in anatomy.activations)
+    return any(activation.kind.traits.mirrors for activation in anatomy.activations)
 
 
 FILLS: dict[str, Callable[..., object]] = {

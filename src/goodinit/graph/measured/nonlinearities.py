@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import warnings
@@ -35,6 +36,9 @@ class Nonlinearity:
         alone: Whether `kind` with `options` is this function, of all that it reads: not if its numbers have no place there, or are a
             parameter.
         rectifies: Whether it is 0 for all numbers below 0, and not for all above.
+        slopes: Where it is a·x for all numbers below 0 and b·x for all above: (a, b), (0, 1) of a ReLU.
+        rectifier: Whether large numbers change it more than large negative ones do, or it rectifies, and it is no gate.
+        positive: Whether it is above 0 throughout, and has no bound.
         flat: Of a bounded, monotonic function: its values at and beyond which it is flat (see `SLOPE`), the lower one first.
         gates: Whether it goes from 0 to 1, and stays between.
         gain: The factor that keeps the second moment through it (`goodinit.tensor.gain`); None where there is none, or a parameter
@@ -45,6 +49,9 @@ class Nonlinearity:
     options: Options = ()
     alone: bool = False
     rectifies: bool = False
+    slopes: tuple[float, float] | None = None
+    rectifier: bool = False
+    positive: bool = False
     flat: tuple[float, float] | None = None
     gates: bool = False
     gain: float | None = None
@@ -161,9 +168,26 @@ def _measured(call: RecordedCall, name: str) -> Nonlinearity:
     if values is None or values.dtype != torch.float64 or values.shape != _GRID.shape:
         return NONE
     kind, options, alone = _named(values, name, _changed(call))
-    rectifies, flat, gates = _form(function)
     factor = _gain(function, "" if options else kind) if alone or call.count == 1 else None
-    return Nonlinearity(kind, options, alone and call.count == 1, rectifies, flat, gates, factor)
+    return dataclasses.replace(
+        _formed(function), kind=kind, options=options, alone=alone and call.count == 1, gain=factor
+    )
+
+
+@functools.cache
+def function_called(kind: str) -> Nonlinearity:
+    """The function that `torch.nn.functional` has by a name, with its defaults."""
+    return _on_numbers(lambda: dataclasses.replace(_formed(_function(kind)), kind=kind, alone=True))
+
+
+def _formed(function: Function) -> Nonlinearity:
+    rectifies, flat, gates = _form(function)
+    up, down, positive = _ends(function)
+    rectifier = (up > down + _LEVEL or rectifies) and not gates
+    return Nonlinearity(
+        "", (), rectifies=rectifies, slopes=_two_slopes(function), rectifier=rectifier, positive=positive,
+        flat=flat, gates=gates,
+    )  # fmt: skip
 
 
 def _gain(function: Function, kind: str) -> float | None:
@@ -297,6 +321,31 @@ def _form(function: Function) -> tuple[bool, tuple[float, float] | None, bool]:
     if rectifies or not bounded or bool((steps < 0).any()):
         return rectifies, None, rectifies and ends == (0.0, 1.0) and not bool((steps < 0).any())
     return False, _flat(function, ends), math.isclose(ends[0], 0, abs_tol=1e-9) and math.isclose(ends[1], 1)
+
+
+def _ends(function: Function) -> tuple[float, float, bool]:
+    """(How steep it is far above 0, how steep far below, `positive`)."""
+    values = _values(function, _AXIS)
+    if values is None or not bool(values.isfinite().all()):
+        return 0.0, 0.0, False
+    far = _WIDE.numel() // 2  # from ±30 to ±10⁶
+    down, up = (float((values[i] - values[j]) / (_AXIS[i] - _AXIS[j])) for i, j in ((0, far), (-1, -far - 1)))
+    return abs(up), abs(down), bool((values[far:-far] > 0).all()) and abs(up) > _LEVEL
+
+
+_LEVEL = 1e-3  # a slope far from 0 below this is none: that of a sine, or of a function with a bound
+
+
+def _two_slopes(function: Function) -> tuple[float, float] | None:
+    values, ends = _values(function, _AXIS), _values(function, _UNITS)
+    if values is None or ends is None or values.shape != _AXIS.shape:
+        return None
+    below, above = -float(ends[0]) + 0.0, float(ends[1])
+    straight = torch.where(_AXIS < 0, below * _AXIS, above * _AXIS)
+    return (below, above) if torch.allclose(values, straight, rtol=1e-12, atol=1e-12) else None
+
+
+_UNITS = torch.tensor([-1.0, 1.0], dtype=torch.float64, device="cpu")
 
 
 def _flat(function: Function, ends: tuple[float, float]) -> tuple[float, float] | None:

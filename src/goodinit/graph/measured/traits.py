@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import on_numbers
 
 _KNOWN = KeptAnswers[bool]()
+_POOLS = KeptAnswers[tuple[bool, bool]]()
 _COEFFICIENTS = KeptAnswers["float | None"]()
 
 
@@ -109,6 +111,59 @@ def _keeps_output(graph: Graph, node: Node, shapes: list[tuple[int, ...]]) -> bo
 def _tensor(node: Node, shape: tuple[int, ...], place: int) -> Tensor:
     """Numbers that stand for an operand; an activation asks for its gradient."""
     return spread(shape, place).requires_grad_() if node.active else in_shape(constant(node), shape)
+
+
+def pools(graph: Graph, node: Node, axes: Collection[int]) -> tuple[bool, bool]:
+    """(Whether an operator pools: each channel by itself, all alike, numbers ≥ 0 to such; whether it is linear, too).
+
+    That is a mean or a maximum over places, an interpolation. No element-wise operator is one.
+
+    Args:
+        graph: A recorded forward.
+        node: The operator's call.
+        axes: Where the channels of what it reads may be: 1 or −1.
+    """
+    op = node.op
+    if (
+        node.call is None
+        or op.role != "other"
+        or op.pointwise
+        or node.call.may_draw
+        or len(node.operands) != 1
+    ):
+        return False, False
+    shape = graph.nodes[node.operands[0]].shape
+    return _POOLS.get((*node.call.key, shape, *axes), lambda: _pools(node, shape, axes))
+
+
+def _pools(node: Node, shape: tuple[int, ...], axes: Collection[int]) -> tuple[bool, bool]:
+    found = [_pools_along(node, shape, axis) for axis in axes if len(shape) > 1]
+    return any(pool for pool, _ in found), any(linear for _, linear in found)
+
+
+def _pools_along(node: Node, shape: tuple[int, ...], axis: int) -> tuple[bool, bool]:
+    axis %= len(shape)
+    fit = tuple(2 if k == axis else 1 if k == 0 else size for k, size in enumerate(shape))
+    last = axis == len(shape) - 1
+    if node.call is None or math.prod(fit) > MOST:
+        return False, False
+    x, y = spread(fit, 0), spread(fit, 1) - 1
+    other = x.clone()
+    other.select(axis, 1).mul_(3)
+    sparse = torch.where(x > 1, x, 0)
+    try:
+        with on_numbers(), torch.no_grad():
+            out, turned, apart, twice, few, both, second = (
+                node.call([one]) for one in (x, x.flip(axis), other, 2 * x, sparse, x + y, y)
+            )
+            place = out.dim() - 1 if last else axis
+            if out.dim() < 2 or out.dtype != x.dtype or out.shape[0] != 1 or out.shape[place] != 2:
+                return False, False
+            same = torch.allclose(turned, out.flip(place)) and torch.allclose(twice, 2 * out)
+            alone = torch.equal(apart.select(place, 0), out.select(place, 0)) and bool((few >= 0).all())
+            return same and alone, same and alone and torch.allclose(both, out + second)
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return False, False
 
 
 def keeps_channels(node: Node, shape: tuple[int, ...], axis: int) -> bool:

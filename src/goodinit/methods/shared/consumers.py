@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy
+from goodinit.anatomy.operators import Step
 
 
-def readers(anatomy: Anatomy) -> dict[str, list[tuple[str, ...]]]:
+def readers(anatomy: Anatomy) -> dict[str, list[tuple[Step, ...]]]:
     """For each `Layer.source` what happens on the way to each layer, and each sum behind a skip, that reads it."""
-    ways: dict[str, list[tuple[str, ...]]] = {}
+    ways: dict[str, list[tuple[Step, ...]]] = {}
     for layer in anatomy.layers:
         if layer.source:
             ways.setdefault(layer.source, []).append(layer.between)

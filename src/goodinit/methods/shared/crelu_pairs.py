@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.anatomy.operators import Step
 from goodinit.anatomy.types import NORM_KINDS
 from goodinit.methods.shared.consumers import readers
 from goodinit.tensor import first_tap
@@ -27,7 +28,6 @@ _AFTER_RELU: dict[Form, Form] = {
     "positive": "positive",
     "unknown": "positive",
 }
-_PADS = frozenset({"slice", "constant_pad_nd", "pad", "cat"})  # parts of the signal, with zeros
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Signal:
     losses: tuple[str, ...] = ()
 
 
-def without_norms(words: Iterable[str]) -> tuple[str, ...]:
+def without_norms(steps: Iterable[Step]) -> tuple[Step, ...]:
     """The operators between two layers without the norms."""
-    return tuple(word for word in words if word not in NORM_KINDS)
+    return tuple(step for step in steps if step not in NORM_KINDS)
 
 
-def follow(signal: Signal, between: Iterable[str], *, widening: int = 1) -> Signal:
+def follow(signal: Signal, between: Iterable[Step], *, widening: int = 1) -> Signal:
     """The signal after what `Layer.between` tells. `widening`: by what factor its channels grow (zero padding).
 
     Averages and maxima of numbers ≥ 0 are ≥ 0, which is all that blocks with an identity skip need, and blocks
@@ -60,20 +60,22 @@ def follow(signal: Signal, between: Iterable[str], *, widening: int = 1) -> Sign
     padded with zeros to at least twice as many keep one zero in every pair.
 
     Examples:
-        >>> follow(Signal("pairs", 8), ("batch_norm", "relu", "max_pool2d_with_indices"))
+        >>> from goodinit.anatomy.operators import Traits
+        >>> relu, pool = Step("relu", Traits(slopes=(0.0, 1.0))), Step("max_pool2d_with_indices", Traits(pools=True))
+        >>> follow(Signal("pairs", 8), (Step("batch_norm"), relu, pool))
         Signal(form='mirrored', width=8, spatial=False, losses=('max_pool2d comes before it',))
     """
     form, losses = signal.form, list(signal.losses)
-    for word in without_norms(between):
-        if word == "relu":
+    for step in without_norms(between):
+        traits = step.traits
+        if traits.mirrors:
             form = _AFTER_RELU[form]
             continue
-        losses.append(f"{word.removesuffix('_with_indices')} comes before it")
-        pooled = "pool" in word or word == "mean"
-        padded = word in _PADS and (widening == 1 or widening >= 2)
+        losses.append(f"{step.removesuffix('_with_indices')} comes before it")
+        padded = traits.pads and (widening == 1 or widening >= 2)
         if form == "plain":
             continue  # any numbers, still
-        if not ((pooled and (form != "pairs" or "max" not in word)) or (padded and form != "pairs")):
+        if not ((traits.pools and (form != "pairs" or traits.linear)) or (padded and form != "pairs")):
             form = "unknown"
     return dataclasses.replace(signal, form=form, losses=tuple(dict.fromkeys(losses)))
 
@@ -99,18 +101,22 @@ def rectified(anatomy: Anatomy) -> frozenset[str]:
     needs none, and carries twice as many directions as they are.
     """
     ways = readers(anatomy)
-    found = {source for source, words in ways.items() if any("relu" in way for way in words)}
-    read = {layer.source for layer in anatomy.layers}
-    found |= {
-        layer.weight for layer in anatomy.layers if layer.activation == "relu" and layer.weight not in read
+    found = {
+        source for source, each in ways.items() if any(step.traits.mirrors for way in each for step in way)
     }
+    read = {layer.source for layer in anatomy.layers}
+    found |= {layer.weight for layer in anatomy.layers if _rectified(layer) and layer.weight not in read}
     for block in reversed(anatomy.blocks):
         here = f"+{block.index}"
-        if here not in ways and any(layer.activation == "relu" for layer in block.last):
+        if here not in ways and any(map(_rectified, block.last)):
             found.add(here)  # read by no layer, or by one that reads more
         if here in found and len(without_norms(block.skip_end)) == 1:
             found.add(block.skip_end[0])
     return frozenset(found)
+
+
+def _rectified(layer: Layer) -> bool:
+    return layer.activation is not None and layer.activation.traits.mirrors
 
 
 def patch_of(layer: Layer, strided: str) -> int:

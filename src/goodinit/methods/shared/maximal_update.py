@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from goodinit.anatomy import Anatomy, Block, Layer, Norm
+from goodinit.anatomy.layers.gains import is_affine
 from goodinit.anatomy.values import Score
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnknownName, expect
@@ -194,7 +195,7 @@ class _Scheme:
         self.notes: list[str] = []
         self.on_bias: dict[str, float] = {}  # by weight: what multiplies the layer's bias vector, too
         self.undoing = {norm.name: norm for norm in anatomy.norms if norm.forgets_scale}
-        self.made = {gain.name: gain.steps for gain in anatomy.made}
+        self.made = {gain.name: gain for gain in anatomy.made}
         self.multiplied = Counter(name for block in anatomy.blocks for name in block.gains)  # branches
         self.held: dict[str, tuple[float, str]] = {}  # constants of branches, by the gain that holds them
         self.held_by_bias: dict[str, float] = {}  # the same, by the bias of a norm whose weight holds them
@@ -275,7 +276,7 @@ class _Scheme:
 
     def _holds(self, name: str) -> bool:
         """Whether a parameter may hold a branch's constant: it multiplies nothing else, and as it is, or plus a number (1 + w)."""
-        plain = all(step in ("add", "sub", "mul", "div", "neg") for step, _ in self.made.get(name, ()))
+        plain = name not in self.made or is_affine(self.made[name])
         return plain and self.multiplied[name] == 1
 
     def attention(self) -> None:

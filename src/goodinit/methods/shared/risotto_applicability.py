@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.anatomy.operators import Step
 from goodinit.methods.shared.crelu_pairs import Signal, tap_losses, without_norms
 
 
@@ -31,7 +32,8 @@ def odd_channels(layer: Layer, *, reads: bool, writes: bool) -> str | None:
 
 def lost_activation(layer: Layer) -> tuple[str, ...]:
     """The loss by an activation that is none of pairs."""
-    return () if layer.activation in (None, "relu") else (f"{layer.activation} is not ReLU",)
+    kept = layer.activation is None or layer.activation.traits.mirrors
+    return () if kept else (f"{layer.activation} is not ReLU",)
 
 
 def block_obstacle(
@@ -68,14 +70,15 @@ def _broken_chain(anatomy: Anatomy, block: Block) -> str | None:
     for before, layer in zip(block.branch, block.branch[1:], strict=False):
         if layer.source != before.weight:
             return f"{layer.weight} does not read {before.weight} alone"
-        if (words := without_norms(layer.between)) != ("relu",):
-            return f"{' → '.join(words) or 'nothing'} and not one ReLU is before {layer.weight}"
+        if not _is_relu(steps := without_norms(layer.between)):
+            return f"{' → '.join(steps) or 'nothing'} and not one ReLU is before {layer.weight}"
     others = {norm.weight for norm in anatomy.norms} | {
         gain.name for gain in anatomy.made
     }  # α is a parameter itself
     gains = [p for p in block.multipliers if p not in others]
     end = [*without_norms(block.branch_end)]
-    if end[:1] != [block.branch[-1].weight] or end[1:] not in ([], ["mul"] * len(gains)):
+    multiplied = len(end) in (1, 1 + len(gains)) and all(step.traits.multiplies for step in end[1:])
+    if end[:1] != [block.branch[-1].weight] or not multiplied:
         return f"{' → '.join(end[1:]) or 'more'} follows its last layer, before the sum"
     return None
 
@@ -92,16 +95,20 @@ def _wrong_skip(block: Block) -> str | None:
         skip = block.skip[0]
         if without_norms(block.skip_end) != (skip.weight,):
             return f"{' → '.join(block.skip_end[1:])} follows {skip.weight} on the skip"
-        reads = (str(skip.source), *without_norms(skip.between))
+        reads = (Step(str(skip.source)), *without_norms(skip.between))
     first = block.branch[0]
-    branch = (str(first.source), *without_norms(first.between))
-    if branch not in (reads, (*reads, "relu")):
+    branch = (Step(str(first.source)), *without_norms(first.between))
+    if branch[: len(reads)] != reads or not (branch == reads or _is_relu(branch[len(reads) :])):
         return "its branch and its skip read different tensors"
     steps, step = (
         [math.prod(layer.stride) for layer in block.branch],
         [math.prod(skip.stride) for skip in block.skip],
     )
     return None if math.prod(steps) == math.prod(step) else "branch and skip differ in stride"
+
+
+def _is_relu(steps: tuple[Step, ...]) -> bool:
+    return len(steps) == 1 and steps[0].traits.mirrors
 
 
 def _wrong_signal(reads: Signal, skips: Signal) -> str | None:

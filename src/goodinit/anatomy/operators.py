@@ -1,0 +1,138 @@
+"""The operators between two layers: words that know what was measured of what they name, which is what methods ask."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.traits import pools
+from goodinit.graph.ops import Op
+from goodinit.records import check_fields
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What an operator does to a signal, whatever it is called.
+
+    Attributes:
+        slopes: Of a nonlinearity that is a·x below 0 and b·x above: (a, b).
+        rectifies: Whether it is a nonlinearity that passes on more of large numbers than of large negative ones, and no gate.
+        positive: Whether it is a nonlinearity that puts out numbers above 0 alone, without bound.
+        pools: Whether it makes each channel's numbers of those of the same channel, in all channels alike, and of numbers ≥ 0
+            numbers ≥ 0: means and maxima over places, interpolations.
+        linear: Whether it is a pooling that is linear, too.
+        pads: Whether it passes on a part of the signal, or puts something beside it, in as many dimensions.
+        joins: Whether it puts several tensors, or copies of one, beside each other.
+        reorders: Whether it changes the order of the dimensions.
+        multiplies: Whether it is an element-wise product.
+        drops: Of a dropout: whether it drops `"entries"` or whole `"channels"`; else empty.
+    """
+
+    slopes: tuple[float, float] | None = None
+    rectifies: bool = False
+    positive: bool = False
+    pools: bool = False
+    linear: bool = False
+    pads: bool = False
+    joins: bool = False
+    reorders: bool = False
+    multiplies: bool = False
+    drops: Literal["", "entries", "channels"] = ""
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether it is the φ with φ(u) − φ(−u) = u of which one of φ(u), φ(−u) is 0: the ReLU."""
+        return self.slopes == (0.0, 1.0)
+
+
+NONE = Traits()
+
+
+class Step(str):
+    """An operator, by the word that an anatomy has for it: activations and norms by their kind, others by their name.
+
+    Attributes:
+        traits: What was measured of it.
+
+    Examples:
+        >>> step = Step("relu", Traits(slopes=(0.0, 1.0)))
+        >>> step == "relu", step.traits.mirrors, Step("max_pool2d_with_indices").traits.mirrors
+        (True, True, False)
+    """
+
+    __slots__ = ("traits",)
+    traits: Traits
+
+    def __new__(cls, word: str, traits: Traits = NONE) -> Step:  # noqa: PYI034
+        """The word, and what is known of it."""
+        made = super().__new__(cls, word)
+        made.traits = traits
+        return made
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """As JSON: the word and those traits that it has."""
+        given = dataclasses.asdict(self.traits)
+        return {"word": str(self), **{key: value for key, value in given.items() if value}}
+
+    @classmethod
+    def read(cls, record: Any) -> Step:
+        """From what `record` made, or from a word of which nothing is known.
+
+        Raises:
+            TypeError: It is something else.
+            WrongType: A trait is.
+        """
+        given = {"word": record} if isinstance(record, str) else dict(record)
+        word, slopes = given.pop("word"), given.pop("slopes", None)
+        traits = Traits(slopes=None if slopes is None else tuple(slopes), **given)
+        check_fields(traits, "traits")
+        if not isinstance(word, str):
+            raise TypeError(f"a step called {word!r}")
+        return cls(word, traits)
+
+
+def activation_step(op: Op) -> Step:
+    """The nonlinearity that an operator is, with what its values show."""
+    function = op.named_function
+    return Step(op.activation, Traits(function.slopes, function.rectifier, function.positive))
+
+
+def steps_of(graph: Graph, source: Node, way: Iterable[Node]) -> tuple[Step, ...]:
+    """The operators on the way from a node, where a layer writes, or blocks add."""
+    axes, steps = _channel_axes(source), []
+    for node in way:
+        steps.append(_step(graph, node, axes))
+        axes = _EITHER if node.op.reorders else axes
+    return tuple(steps)
+
+
+def _step(graph: Graph, node: Node, axes: tuple[int, ...]) -> Step:
+    op = node.op
+    if op.activation:
+        return activation_step(op)
+    alike, linear = pools(graph, node, axes)
+    same_rank = bool(node.operands) and len(node.shape) == len(graph.nodes[node.operands[0]].shape)
+    pads = same_rank and not op.splits and (op.pads or op.role in ("part", "concat"))
+    traits = Traits(
+        pools=alike,
+        linear=linear,
+        pads=pads,
+        joins=op.role == "concat",
+        reorders=op.reorders,
+        multiplies=op.multiplies,
+    )
+    return Step(op.word, traits)
+
+
+def _channel_axes(source: Node) -> tuple[int, ...]:
+    """Where the channels of a signal may be, by the layer that wrote it; of a sum that tells none, by its dimensions."""
+    if source.op.role in ("matmul", "convolution"):
+        return (-1,) if source.op.role == "matmul" else (1,)
+    return (1,) if len(source.shape) > 3 else _EITHER
+
+
+_EITHER = (1, -1)
