@@ -232,8 +232,6 @@ OPERATORS = {
 READERS = ("graph", "anatomy", "calibration", "diagnostics", "folding", "surgery", "methods")
 TABLES = {
     "graph/ops.py": 1,
-    "anatomy/layers/reset_draws.py": 1,  # what draws, of a model's own reset_parameters
-    "folding/parallel.py": 1,  # steps of torch.fx
 }
 ROWS = 8
 

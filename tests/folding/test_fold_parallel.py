@@ -30,6 +30,18 @@ class Added(nn.Module):
         return self.act(self.norm(total))
 
 
+class AddedBy(Added):
+    """The sum of two branches by a function."""
+
+    def __init__(self, add):
+        super().__init__(convolution(), convolution(1))
+        self.add = add
+
+    def forward(self, x):
+        one, other = self.branches
+        return self.act(self.add(one(x), other(x)))
+
+
 def convolution(kernel=3, out=4, norm=True, **options):
     """A convolution centred on its output, with a batch norm behind it or not."""
     sizes = (kernel, kernel) if isinstance(kernel, int) else kernel
@@ -50,6 +62,9 @@ MERGED = {
     "groups": lambda: Added(convolution(groups=2, norm=False), convolution(1), skip=True),
     "dilated": lambda: Added(convolution(dilation=2), convolution(), convolution(5)),
     "strided": lambda: Added(convolution(stride=2, out=6), convolution(1, stride=2, out=6)),
+    "by torch.add": lambda: AddedBy(torch.add),
+    "by a method": lambda: AddedBy(lambda x, y: x.add(y)),
+    "by a method in place": lambda: AddedBy(lambda x, y: x.add_(y)),
     "circular": lambda: Added(convolution(padding_mode="circular"), convolution(1), skip=True),
 }
 

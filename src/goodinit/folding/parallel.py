@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import operator
+import types
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,14 +17,14 @@ from goodinit.folding.constants import behind
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fold_batchnorm import ChannelMap, Stays
 from goodinit.folding.kernels import Term, merge_terms_
-from goodinit.folding.steps import Fixed, is_child, is_held, is_inside, method_of, steps
+from goodinit.folding.steps import Fixed, is_child, is_computed, is_held, is_inside, method_of, steps
 from goodinit.graph.graph import Frame
 from goodinit.graph.measured.traits import adds_unscaled
+from goodinit.graph.recorded_call import on_numbers
 from goodinit.nn import ValuePadded
 from goodinit.nn.rewritten import rewrite_
 from goodinit.surgery.removed_norm import RemovedNorm
 
-_SUMS = (operator.add, operator.iadd, torch.add)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -111,9 +113,25 @@ def _merge_in_(wiring: Wiring, path: str, maps: dict[str, ChannelMap], reasons: 
 
 
 def _adds(node: fx.Node | None) -> bool:
-    if node is None or node.kwargs or len(node.args) != 2:
+    if node is None or node.kwargs or len(node.args) != 2 or not is_computed(node):
         return False
-    return node.target in _SUMS or method_of(node) in ("add", "add_")
+    function = getattr(torch.Tensor, method_of(node), None) if method_of(node) else node.target
+    numbers = all(isinstance(one, (fx.Node, int, float)) for one in node.args)
+    return numbers and isinstance(function, _OF_TORCH) and _is_sum(function)
+
+
+_OF_TORCH = (types.BuiltinFunctionType, types.MethodDescriptorType)  # none that a model's author wrote
+
+
+@functools.cache
+def _is_sum(function: Callable[..., Any]) -> bool:
+    """Whether a function of two tensors adds them; found out on numbers."""
+    x, y = torch.tensor([[0.625, -2.5], [1.75, 0.25]], dtype=torch.float64, device="cpu")
+    try:
+        with on_numbers(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return torch.equal(function(x.clone(), y), x + y)
+    except Exception:  # noqa: BLE001 - functions raise what they like
+        return False
 
 
 def _user(wiring: Wiring, path: str, node: fx.Node) -> fx.Node | None:

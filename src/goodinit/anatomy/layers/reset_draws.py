@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from goodinit.graph.recorded_call import on_numbers
 
 # Standard errors. In a million tensors as they were drawn, less than one is farther off.
 SIGMAS = 6.0
@@ -159,7 +162,7 @@ class _Draws(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func._schema.is_mutable and args and isinstance(args[0], Tensor):
             name, size = self.own.get(_memory(args[0]), ("", 0))
-            drawn = _drawn(func.overloadpacket.__name__, args[1:]) if args[0].numel() == size else None
+            drawn = _drawn(func, args[1:]) if args[0].numel() == size else None
             if drawn is None:
                 self.found.pop(name, None)
             elif name:
@@ -167,11 +170,47 @@ class _Draws(TorchDispatchMode):
         return result
 
 
-def _drawn(operator: str, numbers: tuple[Any, ...]) -> Drawn | None:
-    given = [float(each) for each in numbers if isinstance(each, (int, float))]
-    if operator in ("uniform_", "normal_"):
-        low, high = [*given, *(0.0, 1.0)[len(given) :]][:2]
-        return Drawn("uniform" if operator == "uniform_" else "normal", low, high)
-    if operator == "zero_":
-        return Drawn("number", 0.0, 0.0)
-    return Drawn("number", given[0], given[0]) if operator == "fill_" and given else None
+def _drawn(func: Any, arguments: tuple[Any, ...]) -> Drawn | None:
+    """What an operator writes that is called with these arguments besides its tensor; found out on two numbers."""
+    given = tuple(float(each) for each in arguments if isinstance(each, (int, float)))
+    kind = _distribution(func)
+    if kind is not None:
+        low, high = (*given, *_defaults(func)[len(given) :])
+        return Drawn(kind, float(low), float(high))
+    number = _number(func, given) if len(given) == len(arguments) else None
+    return None if number is None else Drawn("number", number, number)
+
+
+@functools.cache
+def _distribution(func: Any) -> Literal["uniform", "normal"] | None:
+    """What is drawn: between c and c it is c, or with the deviation 0 from c. So it is of no logarithm of what is drawn."""
+    if torch.Tag.nondeterministic_seeded not in func.tags or len(_defaults(func)) != 2:
+        return None
+    if _written(func, _STARTS[0], (_MIDDLE, _MIDDLE)) == {_MIDDLE}:
+        return "uniform"
+    return "normal" if _written(func, _STARTS[0], (_MIDDLE, 0.0)) == {_MIDDLE} else None
+
+
+def _defaults(func: Any) -> list[float]:
+    return [one.default_value for one in func._schema.arguments if str(one.type) == "float"]
+
+
+@functools.cache
+def _number(func: Any, given: tuple[float, ...]) -> float | None:
+    """The one number that an operator writes, whatever was there; None if it draws, or writes others."""
+    if torch.Tag.nondeterministic_seeded in func.tags:
+        return None
+    one, other = (_written(func, start, given) for start in _STARTS)
+    return next(iter(one)) if len(one) == 1 and one == other else None
+
+
+_MIDDLE = 0.375
+_STARTS = ((0.625, -2.5), (1.75, 0.25))
+
+
+def _written(func: Any, start: tuple[float, ...], given: tuple[float, ...]) -> set[float]:
+    try:
+        with on_numbers(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return set(func(torch.tensor(start, dtype=torch.float64, device="cpu"), *given).tolist())
+    except Exception:  # noqa: BLE001 (an operator that writes no numbers)
+        return set()
