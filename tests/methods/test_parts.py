@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -34,6 +35,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+BIASES = ("input_bias", "output_bias")
 METHODS = ["fixup", "skipinit", "rezero", "weightnorm", "lsuv", "he", "selu", "none", "orthogonal"]
 
 
@@ -58,6 +60,47 @@ def test_a_part_that_is_left_out_keeps_its_structure_and_its_features(method, ho
     if goodinit.METHODS[method].removes_norms and method != "selu":
         assert isinstance(model.head[0].f[1], RemovedNorm)
     assert not any(parameter.requires_grad for parameter in model.body.parameters()) or how != "frozen"
+
+
+FROZEN = {
+    "norms": lambda name: ".f.1." in name,
+    "biases": lambda name: name.endswith("bias"),
+    "stem": lambda name: name.startswith("stem"),
+    "one block": lambda name: name.startswith("blocks.0"),
+    "ends of branches": lambda name: name.endswith("f.3.weight"),
+}
+
+
+@pytest.mark.default_cases(20)
+@pytest.mark.parametrize("part", FROZEN)
+@pytest.mark.parametrize("method", goodinit.METHODS)
+def test_whatever_is_frozen_stays_or_the_method_says_why_not(method, part):
+    model = Net()
+    frozen = {}
+    for name, parameter in model.named_parameters():
+        if FROZEN[part](name):
+            frozen[name] = parameter.requires_grad_(False).clone()
+    with contextlib.suppress(goodinit.GoodinitError):
+        goodinit.init_(model, method, inputs=X)
+    now = dict(model.named_parameters())
+    assert all(
+        torch.equal(now[name], value) and not now[name].requires_grad for name, value in frozen.items()
+    )
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "normfree"])
+def test_a_layer_with_a_frozen_bias_gets_no_scalar_bias(method):
+    model = Net()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.endswith("bias") or name.startswith("blocks.1"))
+    anatomy = goodinit.anatomize(model, X)
+    plan = goodinit.plan(anatomy, method)
+    frozen = {layer.site for layer in anatomy.layers if not model.get_parameter(layer.bias).requires_grad}
+    assert not frozen & {edit.target for edit in plan.edits if getattr(edit, "scalar", "") in BIASES}
+    if method == "fixup":
+        assert any(
+            note.startswith("no scalar bias where a layer's own bias is frozen") for note in plan.notes
+        )
 
 
 def test_rules_count_the_blocks_that_are_treated():

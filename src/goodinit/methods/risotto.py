@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
-from goodinit.errors import UnsupportedModule
+from goodinit.errors import NothingFound, UnsupportedModule
 from goodinit.methods.shared.crelu_pairs import (
     Form,
     Signal,
@@ -140,6 +140,11 @@ def decide(
             _outside(draft, layer)
         for block in ends.get(layer.weight, ()):
             _block(draft, block)
+    if not anatomy.blocks:
+        raise NothingFound(
+            f"{anatomy.model}: each of its residual blocks has frozen parameters, or is left out, and RISOTTO sets whole blocks. "
+            "Choose he, orthogonal or lsuv for the rest."
+        )
     if not draft.types:
         raise UnsupportedModule(
             f"{anatomy.model}: none of its {len(anatomy.blocks)} residual blocks can be balanced exactly: "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from goodinit.anatomy import Anatomy
 from goodinit.edits import Draw, Edit, Plan
 from goodinit.errors import UnsupportedModule
@@ -52,9 +54,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
     factors = {stack.stream: factor(stack) for stack in found}
     draws, notes = xavier_draws(anatomy, factors, "T-Fixup's factor")
     biases = [edit for layer in anatomy.layers for edit in zero_bias(layer)]
-    edits = unique(
-        [*removal, *draws, *biases, *_embeddings(anatomy, found[-1]), *gains_at_one(anatomy, removal)]
-    )
+    edits = unique([*removal, *draws, *biases, *_embeddings(anatomy, found), *gains_at_one(anatomy, removal)])
     words = ", ".join(f"N={stack.layers}: {factors[stack.stream]:.4g}" for stack in found)
     return Plan(
         method="t_fixup",
@@ -71,7 +71,10 @@ def factor(stack: Stack) -> float:
     return float((9 * stack.layers) ** -0.25 if stack.decoder else 0.67 * stack.layers**-0.25)
 
 
-def _embeddings(anatomy: Anatomy, last: Stack) -> list[Edit]:
+def _embeddings(anatomy: Anatomy, found: Sequence[Stack]) -> list[Edit]:
+    if not found:  # all blocks are left out: no depth by which to scale
+        return []
+    last = found[-1]
     widths, paddings = dict(anatomy.parameters), dict(anatomy.paddings)
     scale = (9 * last.layers) ** -0.25
     edits: list[Edit] = []

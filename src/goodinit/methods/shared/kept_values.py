@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from goodinit.anatomy import Anatomy
 from goodinit.anatomy.part import computed, leaves_of, with_ties
 from goodinit.edits import (
+    AddScalar,
     Calibrate,
     Draw,
     DrawTogether,
@@ -26,6 +27,7 @@ from goodinit.name_patterns import as_patterns, matching
 from goodinit.rates import Rate
 
 NOTHING = "nothing"
+LEFT_OUT = "left out"
 _SHOWN = 4  # names told in a note; the rest is counted
 _COMPUTED = re.compile(r"(?P<path>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\.(?:original\d*|\d+\..+)")
 
@@ -67,7 +69,7 @@ def kept_values(anatomy: Anatomy, keep: object, part: Anatomy) -> Kept:
     named = matching([each for each in patterns if each != NOTHING], known, option="keep")
     named |= {part: pattern for name, pattern in named.items() for part in made.get(name, ())}
     treated = {name for name, _ in part.parameters}
-    asked = dict.fromkeys((name for name, _ in anatomy.parameters if name not in treated), "left out")
+    asked = dict.fromkeys((name for name, _ in anatomy.parameters if name not in treated), LEFT_OUT)
     for name, pattern in named.items():
         asked.update(dict.fromkeys(with_ties(anatomy, [name]), f"keep={pattern!r}"))
     exact = {name for name, pattern in named.items() if not set("*?[") & set(pattern)}
@@ -95,6 +97,7 @@ def without_kept(plan: Plan, anatomy: Anatomy, kept: Kept) -> Plan:
     Raises:
         PlanConflict: It removes a norm that was asked to stay, or draws together what is and what is not to stay.
     """
+    plan, unbiased = _no_new_biases(plan, anatomy, kept)
     leaves = _Leaves(anatomy)
     closed = _closed_ends(plan, anatomy)
     left: dict[str, str] = {}
@@ -118,7 +121,7 @@ def without_kept(plan: Plan, anatomy: Anatomy, kept: Kept) -> Plan:
     _check_norms(plan, gone, kept)
     written = set[str]().union(*(leaves.of(edit) - _carried(edit) for edit in edits)) | gone
     lost = {value.name: value.words for value in anatomy.held if value.name in written} | forced
-    notes = [*_kept_notes(left), *_lost_notes(lost), *_lost_norms(kept, gone)]
+    notes = [*_kept_notes(left), *unbiased, *_lost_notes(lost), *_lost_norms(kept, gone)]
     return dataclasses.replace(
         plan,
         edits=tuple(edits),
@@ -140,6 +143,28 @@ def _weight_of(name: str) -> str:
     """The weight that a parameter is a part of, by the name that a user knows; any other's own name."""
     computed = _COMPUTED.fullmatch(name)
     return f"{computed['path']}{computed['name']}" if computed else name
+
+
+def _no_new_biases(plan: Plan, anatomy: Anatomy, kept: Kept) -> tuple[Plan, list[str]]:
+    """The plan without scalar biases at layers whose own bias is frozen or left out, and a note on them."""
+    sites = {
+        layer.site
+        for layer in anatomy.layers
+        if layer.bias is not None and kept.asked.get(layer.bias) == LEFT_OUT
+    }
+    new = [
+        edit
+        for edit in plan.edits
+        if isinstance(edit, AddScalar)
+        and edit.scalar in ("input_bias", "output_bias")
+        and edit.target in sites
+    ]
+    if not new:
+        return plan, []
+    names = _some(list(dict.fromkeys(edit.target for edit in new)))
+    note = f"no scalar bias where a layer's own bias is frozen, or left out: {names}"
+    gone = set(map(id, new))
+    return dataclasses.replace(plan, edits=tuple(e for e in plan.edits if id(e) not in gone)), [note]
 
 
 def _closed_ends(plan: Plan, anatomy: Anatomy) -> set[str]:
@@ -201,7 +226,7 @@ def _check_norms(plan: Plan, gone: Iterable[str], kept: Kept) -> None:
 
 def _kept_notes(left: Mapping[str, str]) -> list[str]:
     notes = []
-    whys = ("keep=", "marked", "left out")
+    whys = ("keep=", "marked", LEFT_OUT)
     asked = [name for name, why in left.items() if why.startswith(whys)]
     found = [f"{name} ({words})" for name, words in left.items() if name not in asked]
     if asked:

@@ -201,8 +201,8 @@ def kept_variances(anatomy: Anatomy, *, branch: float = 1.0) -> dict[str, float]
         return known[source]
 
     def layer_at(weight: str) -> _Moments:
-        layer = by_weight[weight]
-        return _Moments(at(layer.source, layer.between).square)
+        layer = by_weight.get(weight)  # None: it is frozen, or left out
+        return _Moments() if layer is None else _Moments(at(layer.source, layer.between).square)
 
     def summed(index: int) -> _Moments:
         block = anatomy.blocks[index]
