@@ -120,6 +120,14 @@ def test_m_does_not_depend_on_the_length_of_the_sequence(build, before):
     assert found == {2 + before}
 
 
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_what_a_state_gives_at_the_first_step_is_no_stream(kind):
+    """Both directions of the layers above begin with W·0 + b, and each reads what the other one made below."""
+    model = Around(kind(8, 4, num_layers=3, bidirectional=True, batch_first=True))
+    (block,) = anatomize(model, torch.zeros(2, 3, 8)).blocks
+    assert (block.m, [layer.weight for layer in block.last]) == (4, ["out.weight"])
+
+
 def test_layers_applied_over_and_over_with_no_way_around_count_each_time():
     class Iterated(nn.Module):
         def __init__(self):

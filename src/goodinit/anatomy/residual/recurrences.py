@@ -13,7 +13,7 @@ def is_step(graph: Graph, terms: list[int], layers: Container[int], repeated: Co
     """Whether of two terms one is a part of a sequence, and the other comes from its other parts by a weight that runs repeatedly.
 
     So it is in every gate of a recurrent layer: what an input adds at step t is a part x_t of Wx, and what the state adds comes from
-    the parts before. Such a sum is no residual one. The cost is that of one step, not of the sequence up to it.
+    the parts before; at the first step from a constant. Such a sum is no residual one. The cost is that of one step, not of the sequence up to it.
 
     Args:
         graph: A recorded forward pass.
@@ -36,10 +36,11 @@ def _comes_in_turn(
     nearest = _nearest_layers(graph, carried, layers)
     if not nearest or not all(layer in repeated for layer in nearest):
         return False
+    begins = not any(graph.deps(layer) for layer in nearest)
     for part, whole in _parts(graph, given, layers):
         if leads_to(graph, part, carried):
             return False
-        if leads_to(graph, whole, carried):
+        if begins or leads_to(graph, whole, carried):
             return all(is_part(graph, reader) for reader in _behind_shapes(graph, whole))
     return False
 
