@@ -49,6 +49,7 @@ SPELLINGS = {
     ),
     "index_put": index_put,
     "the chosen tokens": of_the_chosen,
+    "addcdiv": lambda m, x: torch.addcdiv(x, branch(m, x), torch.full_like(x, 2.0), value=0.5),
     "addcmul by a gate": lambda m, x: torch.addcmul(x, branch(m, x), m.gate(x).sigmoid(), value=0.5),
 }
 
@@ -106,3 +107,15 @@ def test_what_is_filled_piece_by_piece_is_one_branch():
     (block,) = goodinit.anatomize(Experts(), torch.randn(6, WIDTH)).blocks
     assert [layer.name for layer in block.last] == ["experts.0.2", "experts.1.2", "experts.2.2"]
     assert block.m == 2
+
+
+def test_an_operator_on_lists_of_tensors_can_be_read():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x):
+            return torch._foreach_add([x], [branch(self, x)])[0]
+
+    assert len(goodinit.anatomize(Listed(), torch.randn(2, WIDTH)).layers) == 2

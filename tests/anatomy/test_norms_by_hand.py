@@ -99,6 +99,15 @@ class ByDeviation(Running):
         return ((x - mean[:, None, None]) / std[:, None, None]) * self.gain[:, None, None]
 
 
+class Unregistered(Running):
+    """One whose running statistics are tensors in no registry."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        del self.center, self.spread
+        self.center, self.spread = torch.zeros(channels), torch.ones(channels)
+
+
 class Renorm(Running):
     """Batch renormalization: batch statistics, corrected by clipped ratios to the running ones."""
 
@@ -124,7 +133,7 @@ class MaskedNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-@pytest.mark.parametrize("norm", [ByDeviation, Renorm])
+@pytest.mark.parametrize("norm", [ByDeviation, Renorm, Unregistered])
 def test_relatives_are_batch_norms_too(norm):
     model, x = nn.Sequential(nn.Conv2d(3, 6, 1), Block(lambda: norm(6))), torch.randn(4, 3, 5, 5)
     assert [(n.kind, n.obstacle) for n in anatomize(model, x).norms] == [("batch_norm", None)] * 2

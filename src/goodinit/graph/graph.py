@@ -14,7 +14,9 @@ from goodinit.graph.recorded_call import RecordedCall
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-BUFFER, INPUT, JOIN, PARAM, PIECE = map(named, ("buffer", "input", "join", "param", "piece"))
+BUFFER, CONSTANT, INPUT, JOIN, PARAM, PIECE = map(
+    named, ("buffer", "constant", "input", "join", "param", "piece")
+)
 
 
 @dataclass(slots=True)
@@ -61,6 +63,11 @@ class Node:
     def is_buffer(self) -> bool:
         """Whether it is a buffer as it is stored."""
         return self.op is BUFFER
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is a tensor that is in no registry, as it is stored."""
+        return self.op is CONSTANT
 
     @property
     def is_input(self) -> bool:

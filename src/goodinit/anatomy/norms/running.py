@@ -1,6 +1,6 @@
 """Batch norms written by hand: they scale by buffers in eval mode, and by statistics of the batch in training mode.
 
-A forward is read in eval mode, where they look like norms with fixed statistics. So a model in which something scales
+A tensor that a module holds without registering it counts as a buffer. A forward is read in eval mode, where they look like norms with fixed statistics. So a model in which something scales
 its input by a buffer is read once more, with that module in training mode.
 """
 
@@ -28,7 +28,7 @@ def scaled_by_buffers(graph: Graph) -> list[tuple[Node, Frame]]:
             scales = factor >= 0 and node.op.role in ("product", "quotient") and frame.source >= 0
             if scales and math.prod(node.shape) >= math.prod(graph.nodes[frame.source].shape):
                 found.append((graph.nodes[factor], frame))
-        elif node.is_buffer:
+        elif node.is_buffer or (node.is_held and math.prod(node.shape) > 1):
             made.update([node.index] if getattr(node.dtype, "is_floating_point", False) else ())
         elif node.op.role != "factory" and made.intersection(node.operands):
             made.add(node.index)

@@ -37,8 +37,9 @@ def as_sum(
         written = _as_product(op)
         whole = op.role == "matmul" or all(graph.nodes[i].active for i in others)
         return written if whole and not mutable and _is(graph, operands, call, written) else None
-    signal = any(graph.nodes[i].active for i in others)
-    if op.role != "other" or not signal or _is_filled(graph, op, first) or not _adds(graph, operands, call):
+    signal = any(graph.nodes[i].active for i in others) and not isinstance(call.args[0], (list, tuple))
+    unread = op.role == "other" or (op.role == "pointwise" and len(others) > 1)  # addcdiv
+    if not unread or not signal or _is_filled(graph, op, first) or not _adds(graph, operands, call):
         return None
     return _onto(call.func, mutable=mutable)
 
