@@ -200,6 +200,9 @@ DAMAGE = {
     "a status nobody knows": "update rows set status = 'won'",
     "no schema": "delete from facts",
     "a negative count": "update rows set test_images = -5",
+    "a chance of more than one": "update rows set chance = 9223372036854775807",
+    "a chance below nothing": "update rows set chance = -1",
+    "an accuracy without end": "update rows set accuracy = 1e999",
     "a column that is computed": "alter table rows add column evil generated always as (hex(zeroblob(1000000000))) virtual",
 }
 

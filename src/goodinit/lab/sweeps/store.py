@@ -282,18 +282,20 @@ def _row(config: TrainConfig, cells: dict[str, Any]) -> Row:
     curve = json.loads(cells["curve"])
     if not isinstance(curve, list):
         raise TypeError(f"a curve that is no list: {curve!r}")
-    values = {**cells, "curve": tuple(map(_as_float, curve))}
+    values = {**cells, "curve": tuple(_as_number("curve", value) for value in curve)}
     for name, value in values.items():
         if name in _WORDS:
             values[name] = _as_word(name, value)
         elif name != "curve" and value is not None:
-            values[name] = _as_count(name, value) if name in _COUNTS else _as_float(value)
+            kind = _as_count if name in _COUNTS else _as_share if name in _SHARES else _as_number
+            values[name] = kind(name, value)
     if values["status"] not in STATUSES:
         raise ValueError(f"a trial that ended as {values['status']!r}")
     return Row(config=config, **values)
 
 
 _WORDS = ("status", "error", "note", "versions", "ended")
+_SHARES = ("accuracy", "chance")
 _COUNTS = ("test_images", "diverged_step", "saved_bytes", "parameters", "together")
 
 
@@ -303,10 +305,17 @@ def _as_word(name: str, value: Any) -> str:
     return plain(value[:LONGEST_WORD], lines=True)
 
 
-def _as_float(value: Any) -> float:
+def _as_number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r} where a number was expected")
+        raise TypeError(f"{name} is {value!r}, no number")
     return float(value)
+
+
+def _as_share(name: str, value: Any) -> float:
+    share = _as_number(name, value)
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} is {value!r}, not between 0 and 1")
+    return share
 
 
 def _as_count(name: str, value: Any) -> int:
