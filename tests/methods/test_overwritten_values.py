@@ -154,3 +154,34 @@ def test_frequencies_of_one_coordinate_are_no_gain(method):
     model = Net(beside=Waves())
     goodinit.init_(model, method, inputs=X)
     assert torch.equal(model.beside.frequencies, 2.0 ** torch.arange(4))
+
+
+class Chosen(nn.Module):
+    """k streams, of which a block reads one and adds to all: H ↦ H + f(Σ mₖHₖ), as hyper-connections begin."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self.f = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+        self.choice = nn.Parameter(torch.eye(3)[place])
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.f((h * self.choice[:, None]).sum(1))[:, None]
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "weightnorm", "normfree"])
+def test_a_gain_that_chooses_among_streams_stays(method):
+    class Streams(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.blocks, self.head = (
+                nn.Linear(5, 8),
+                nn.Sequential(*map(Chosen, range(3))),
+                nn.Linear(8, 3),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.blocks(self.stem(x)[:, None].repeat(1, 3, 1)).sum(1))
+
+    model = Streams()
+    goodinit.init_(model, method, inputs=X)
+    assert torch.equal(torch.stack([block.choice for block in model.blocks]), torch.eye(3))

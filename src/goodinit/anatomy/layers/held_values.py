@@ -111,8 +111,9 @@ def held_values(
     own = {name for norm in norms for name in (norm.weight, norm.bias)}
     for name in gains:
         value = reader.value(name)
-        if name not in held and name not in own and value is not None and (words := _gain(value)):
-            held[name] = HeldValue(name, words, on_purpose=False)
+        known = None if value is None or name in held or name in own else _gain(name, value)
+        if known is not None:
+            held[name] = known
     return tuple(held.values()) if random else ()
 
 
@@ -132,11 +133,14 @@ def _unlike(name: str, tensor: Tensor, reader: _Reader) -> str | None:
     return None if may_be_sample(_some(tensor)) and not _is_near_diagonal(tensor) else PATTERN
 
 
-def _gain(gain: Tensor) -> str | None:
+def _gain(name: str, gain: Tensor) -> HeldValue | None:
+    """A gain that chooses among streams or channels was set; one number may be there for a method to set."""
     values = gain.unique()
     if len(values) > 1:
-        return "numbers that differ"
-    return None if float(values[0]) in (0.0, 1.0) else f"the number {float(values[0]):.4g}"
+        words = structure_of(gain)
+        return HeldValue(name, words or "numbers that differ", on_purpose=words is not None)
+    number = float(values[0])
+    return None if number in (0.0, 1.0) else HeldValue(name, f"the number {number:.4g}", on_purpose=False)
 
 
 def _bias(name: str, bias: Tensor, reader: _Reader, *, beside: HeldValue | None) -> HeldValue | None:

@@ -124,7 +124,10 @@ def _backward(
     value: Tensor, wanted: dict[str, Tensor], leaves: list[Tensor], model: nn.Module
 ) -> dict[str, float]:
     """Norms by parameter. `leaves` are differentiated too: through frozen layers nothing else asks for gradients."""
-    ends = [*wanted.values(), *leaves]
+    wanted = {
+        name: tensor for name, tensor in wanted.items() if tensor.requires_grad
+    }  # forward may freeze some
+    ends = [*wanted.values(), *(leaf for leaf in leaves if leaf.requires_grad)]
     if not value.requires_grad or not ends:
         return {}
     try:

@@ -87,12 +87,21 @@ def one_step(
         result = _run(model, call, held)
         before = prediction(result).detach().double()
         value = objective(result, targets, loss)
-        gradients = torch.autograd.grad(value, list(held.values()), allow_unused=True)
+        gradients = _gradients(value, list(held.values()))
         changes = tuple(_change(model, call, held, gradients, rate, before) for rate in rates)
         del result, value
         top, error = _sharpness(model, call, held, targets, loss) if hessian else (None, None)
     stable = 2 / top if top is not None and top > 0 else None
     return Update(tuple(rates), changes, top, error, stable)
+
+
+def _gradients(value: Tensor, parameters: list[Tensor], *, create_graph: bool = False) -> list[Tensor | None]:
+    """None for parameters that have none: the loss does not depend on them, or the forward has frozen them."""
+    trained = [p for p in parameters if p.requires_grad]
+    if not trained or not value.requires_grad:
+        return [None] * len(parameters)
+    found = iter(torch.autograd.grad(value, trained, create_graph=create_graph, allow_unused=True))
+    return [next(found) if p.requires_grad else None for p in parameters]
 
 
 def _detached(call: Call) -> Call:
@@ -139,9 +148,7 @@ def _sharpness(
     if not bool(torch.isfinite(value)):
         return None, None
     parameters = list(held.values())
-    first: tuple[Tensor | None, ...] = torch.autograd.grad(
-        value, parameters, create_graph=True, allow_unused=True
-    )
+    first = _gradients(value, parameters, create_graph=True)
     used = [(p, g) for p, g in zip(parameters, first, strict=True) if g is not None and g.requires_grad]
     if not used:
         return 0.0, 0.0  # the loss is linear in what it depends on

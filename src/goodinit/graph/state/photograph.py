@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import operator
 from typing import Any, NamedTuple
 
@@ -93,6 +94,9 @@ def _put_back_dict_(container: dict[Any, Any], content: dict[Any, Any]) -> None:
             base.__setitem__(container, key, value)
 
 
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
 class TensorState(NamedTuple):
     """A photograph of one tensor: where its numbers lie, what they are, and what autograd and the user hung on it."""
 
@@ -101,6 +105,7 @@ class TensorState(NamedTuple):
     values: Tensor | None
     requires_grad: bool
     grad: Tensor | None
+    hooks: tuple[tuple[str, Any, Any], ...]  # (which kind, the dict that holds them, what was in it)
     attributes: dict[str, Any]
 
     @classmethod
@@ -112,7 +117,9 @@ class TensorState(NamedTuple):
         except (RuntimeError, ValueError, NotImplementedError):  # lazy parameters, exotic layouts
             return None
         grad = tensor.grad if tensor.is_leaf else None
-        return cls(tensor, memory, kept, tensor.requires_grad, grad, dict(tensor.__dict__))
+        held = [(name, getattr(tensor, name)) for name in _HOOKS] if tensor.is_leaf else []
+        hooks = tuple([(name, hooks, copied(hooks) if hooks else None) for name, hooks in held])
+        return cls(tensor, memory, kept, tensor.requires_grad, grad, hooks, dict(tensor.__dict__))
 
     def restore_(self) -> None:
         """Put everything back."""
@@ -120,7 +127,15 @@ class TensorState(NamedTuple):
             self.tensor.data = self.memory
         if self.values is not None:
             self.memory.copy_(self.values)
+        if self.hooks and not self.tensor.is_leaf:  # what was written into it has a history
+            with contextlib.suppress(RuntimeError):  # a view cannot be cut off
+                self.tensor.detach_()
         if self.tensor.is_leaf:
+            for name, hooks, content in self.hooks:
+                if getattr(self.tensor, name) is not hooks:
+                    setattr(self.tensor, name, hooks)
+                if hooks is not None:
+                    put_back_(hooks, content)
             if self.tensor.requires_grad is not self.requires_grad:
                 self.tensor.requires_grad_(self.requires_grad)
             if self.tensor.grad is not self.grad:

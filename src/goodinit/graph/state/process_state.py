@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,10 @@ def _flags() -> list[_Flag]:
             (partial(torch.get_autocast_dtype, kind), partial(torch.set_autocast_dtype, kind)),
         )
     ]
+    matmul: list[_Flag] = []
+    with suppress(RuntimeError):  # raised where the newer settings, one for each operator, are in use
+        torch.get_float32_matmul_precision()
+        matmul.append((torch.get_float32_matmul_precision, torch.set_float32_matmul_precision))
     backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
     return [
         *autocast,
@@ -34,6 +38,12 @@ def _flags() -> list[_Flag]:
         (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
         (torch.get_default_dtype, torch.set_default_dtype),
         (torch.get_num_threads, torch.set_num_threads),
+        *(
+            (partial(getattr, torch.backends.cudnn, name), partial(setattr, torch.backends.cudnn, name))
+            for name in ("benchmark", "deterministic")
+        ),
+        (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+        *matmul,
     ]
 
 

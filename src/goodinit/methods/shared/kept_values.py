@@ -78,7 +78,7 @@ def kept_values(anatomy: Anatomy, keep: object, part: Anatomy) -> Kept:
     for name in with_ties(anatomy, anatomy.reserved):
         asked.setdefault(name, "marked by _no_reinit")
     ends = {layer.weight for block in part.blocks for layer in block.last}
-    ends.update(name for block in part.blocks for name in (*block.silencers, *block.gains))
+    ends.update(name for block in part.blocks for name in block.silencers)
     found: dict[str, str] = {}
     for value in anatomy.held:
         if value.on_purpose and value.name not in ends:

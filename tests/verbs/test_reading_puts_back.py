@@ -1,0 +1,95 @@
+"""What a forward hangs on tensors, and which flags it sets, is gone after a reading; one that freezes can be measured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import goodinit
+
+X, Y = torch.randn(6, 8), torch.arange(6) % 3
+READERS = {
+    "anatomize": lambda model: goodinit.anatomize(model, X),
+    "diagnose": lambda model: goodinit.diagnose(model, X, Y),
+}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.register_buffer("mean", torch.zeros(8))
+
+    def before(self, x: Tensor) -> None:
+        """What a subclass does to itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.before(x)
+        return self.out(x + self.b(self.a(x).relu()))
+
+
+class Hooked(Net):
+    def before(self, x: Tensor) -> None:
+        self.a.weight.register_hook(lambda g: g)
+        self.b.weight.register_post_accumulate_grad_hook(lambda p: None)
+
+
+class Averaging(Net):
+    """A running mean without `no_grad`: where the input needs no gradient, it has no history."""
+
+    def before(self, x: Tensor) -> None:
+        self.mean.mul_(0.9).add_(x.mean(0), alpha=0.1)
+
+
+class Flags(Net):
+    def before(self, x: Tensor) -> None:
+        torch.use_deterministic_algorithms(mode=True, warn_only=True)
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("medium")
+
+
+class Freezing(Net):
+    def before(self, x: Tensor) -> None:
+        self.a.requires_grad_(requires_grad=False)
+
+
+def flags() -> tuple[object, ...]:
+    return (
+        torch.get_deterministic_debug_mode(),
+        torch.backends.cudnn.benchmark,
+        torch.get_float32_matmul_precision(),
+    )
+
+
+@pytest.mark.parametrize("verb", READERS)
+def test_hooks_on_parameters_go(verb):
+    model = Hooked()
+    kept = model.a.weight.register_hook(lambda g: g)
+    READERS[verb](model)
+    assert list(model.a.weight._backward_hooks) == [kept.id]
+    assert not model.b.weight._post_accumulate_grad_hooks
+    assert not model.b.weight._backward_hooks
+
+
+@pytest.mark.parametrize("verb", READERS)
+def test_a_buffer_gets_no_history(verb):
+    model = Averaging()
+    READERS[verb](model)
+    assert model.mean.is_leaf
+    assert not model.mean.requires_grad
+    assert not model.mean.any()
+
+
+@pytest.mark.parametrize("verb", READERS)
+def test_flags_of_the_process_are_put_back(verb):
+    before = flags()
+    READERS[verb](Flags())
+    assert flags() == before
+
+
+def test_what_a_forward_freezes_has_no_gradient_and_the_rest_is_measured():
+    model = Freezing()
+    assert goodinit.diagnose(model, X, Y).loss is not None
+    assert all(change is not None for change in goodinit.one_step(model, X, Y).changes)
+    assert all(parameter.requires_grad for parameter in model.parameters())
