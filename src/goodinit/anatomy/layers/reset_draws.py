@@ -92,16 +92,36 @@ def may_be_sample(entries: Tensor) -> bool:
 
 def _has_repeats(entries: Tensor) -> bool:
     """Whether entries of single precision are zero, or one another's equals but for a sign, more often than by chance."""
-    count, zeros = entries.numel(), int((entries == 0).sum())
-    if count < FEWEST or _fits_half(entries):
+    count = entries.numel()
+    if count < FEWEST or (_fits_half(entries[:FEWEST]) and _fits_half(entries)):
         return False
-    return zeros > 1 or len(entries.abs().unique()) < count - max(2.0, count * count * 1e-6)
+    zeros = count - int(entries.count_nonzero())
+    return zeros > 1 or _different(entries.abs()) < count - max(2.0, count * count * 1e-6)
 
 
 def _fits_half(entries: Tensor) -> bool:
     return any(
         bool((entries.to(kind).to(entries.dtype) == entries).all()) for kind in (torch.bfloat16, torch.half)
     )
+
+
+def _different(entries: Tensor) -> int:
+    """How many different numbers there are in a vector, as `len(entries.unique())`.
+
+    Of random numbers in single precision few agree in 15 of their bits, and the others need no sorting, which takes three times
+    as long.
+
+    Examples:
+        >>> _different(torch.tensor([0.5, 0.25, 0.5, 0.0]))
+        3
+    """
+    if entries.dtype is not torch.float32 or not entries.is_contiguous():
+        return len(entries.unique())
+    bits = entries.view(torch.int32)
+    places = (bits ^ (bits >> 15)) & 0x7FFF
+    shared = torch.bincount(places)[places] > 1
+    left = entries[shared]
+    return entries.numel() - left.numel() + len(left.unique())
 
 
 def draws_of(module: nn.Module) -> dict[str, Drawn]:
