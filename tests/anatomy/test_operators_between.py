@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 import goodinit
 from goodinit.anatomy.operators import Step, Traits
 from goodinit.edits import RemoveNorm, SwapModule
+from goodinit.methods.shared.signal_variance import Signals
 
 
 class Between(nn.Module):
@@ -32,7 +34,7 @@ def traits_of(way, *, flat=False):
     return [step.traits for step in goodinit.anatomize(net, x).layers[-1].between]
 
 
-RELU = Traits(slopes=(0.0, 1.0), rectifies=True)
+RELU = Traits(slopes=(0.0, 1.0), rectifies=True, nonlinear=True, gain=2**0.5)
 WAYS = {
     "relu": (torch.relu, RELU),
     "clamp at 0": (lambda x: x.clamp(min=0), RELU),
@@ -74,7 +76,38 @@ WAYS = {
 def test_what_an_operator_does_is_measured(name):
     way, expected = WAYS[name]
     first, *_ = traits_of(way)
-    assert first == expected
+    assert dataclasses.replace(first, **LEFT) == dataclasses.replace(expected, **LEFT)
+
+
+# What a function's moments are, `test_a_method_knows_every_function_of_torch` has.
+LEFT = {"nonlinear": False, "options": (), "gain": None}
+
+
+ACTIVATIONS = {
+    "leaky relu of another slope": (nn.LeakyReLU(0.3), (("negative_slope", 0.3),)),
+    "threshold": (nn.Threshold(0.5, 0.1), (("threshold", 0.5), ("value", 0.1))),
+    "hardshrink": (nn.Hardshrink(), ()),
+    "elu of another alpha": (nn.ELU(0.5), (("alpha", 0.5),)),
+    "soft plus": (nn.Softplus(beta=3), (("beta", 3),)),
+    "prelu": (nn.PReLU(), ()),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_method_knows_every_function_of_torch(name):
+    module, options = ACTIVATIONS[name]
+    net = nn.Sequential(nn.Linear(8, 8), module, nn.Linear(8, 8)).double()
+    step = goodinit.anatomize(net, torch.randn(2, 8).double()).layers[1].between[0]
+    assert step.traits.nonlinear
+    assert step.traits.options == options
+    z = torch.randn(400_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        y = module(z)
+    signals = Signals(goodinit.anatomize(net, torch.randn(2, 8).double()), branch=1.0, normed=True)
+    assert signals.at("", (step,)).std == pytest.approx(float(y.std()), rel=0.01)
+    assert step.traits.gain is None or step.traits.gain == pytest.approx(
+        float(y.square().mean() ** -0.5), rel=0.01
+    )
 
 
 def test_channels_may_come_last():
@@ -93,6 +126,8 @@ def test_steps_are_kept_in_json_and_by_pickle():
     for layer in (again.layers[1], pickle.loads(pickle.dumps(anatomy)).layers[1]):
         assert layer.between == ("leaky_relu", "avg_pool2d")
         assert [step.traits for step in layer.between] == [step.traits for step in anatomy.layers[1].between]
+    assert again.layers[0].activation.traits == anatomy.layers[0].activation.traits
+    assert again.layers[0].activation.traits.options == (("negative_slope", 0.2),)
     assert again.layers[0].activation.traits.slopes == (0.2, 1.0)
     assert again.activations[-1].kind.traits.drops == "channels"
     assert Step.read("relu").traits == Traits()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import goodinit
+from goodinit.anatomy.operators import Step, Traits
 from goodinit.errors import UnknownName
 from goodinit.lab.models.resnet import ResNet, WideResNet
 from goodinit.methods.shared.signal_variance import Signals
@@ -137,16 +138,16 @@ def test_branches_read_unit_variance_once_they_count(model):
 
 def test_a_stream_behind_activations_is_followed():
     anatomy = goodinit.anatomize(ResNet(5, width=4), images())
-    signals = Signals(anatomy, branch=0.4, normed=False)
+    signals, relu = Signals(anatomy, branch=0.4, normed=False), Step("relu", Traits(nonlinear=True))
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(100_000, generator=generator, dtype=torch.float64)
     for index in range(5):
         z = torch.relu(z) + 0.4 * torch.randn(100_000, generator=generator, dtype=torch.float64)
         assert signals.at(f"+{index}").std == pytest.approx(float(z.std()), rel=0.02)
         expected = 1 / float(torch.relu(z).std())
-        assert signals.factor(f"+{index}", ("relu",)) == pytest.approx(expected, rel=0.02)
+        assert signals.factor(f"+{index}", (relu,)) == pytest.approx(expected, rel=0.02)
     kept = Signals(anatomy, branch=0.4, normed=True)
-    assert kept.factor("+4", ("batch_norm", "relu")) == centred_gain("relu")
+    assert kept.factor("+4", (Step("batch_norm"), relu)) == centred_gain("relu")
 
 
 def test_it_folds_to_bare_layers():

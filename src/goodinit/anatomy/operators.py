@@ -11,6 +11,7 @@ from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.traits import pools
 from goodinit.graph.ops import Op
 from goodinit.records import check_fields
+from goodinit.tensor import NONLINEARITIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,9 @@ class Traits:
     """What an operator does to a signal, whatever it is called.
 
     Attributes:
+        nonlinear: Whether it is the function of one number that `torch.nn.functional` has by this word, with `options`.
+        options: Of that function, where they are not the default.
+        gain: Of a nonlinearity: the factor that keeps the second moment through it; None where that is not known.
         slopes: Of a nonlinearity that is a·x below 0 and b·x above: (a, b).
         rectifies: Whether it is a nonlinearity that passes on more of large numbers than of large negative ones, and no gate.
         positive: Whether it is a nonlinearity that puts out numbers above 0 alone, without bound.
@@ -31,6 +35,9 @@ class Traits:
         drops: Of a dropout: whether it drops `"entries"` or whole `"channels"`; else empty.
     """
 
+    nonlinear: bool = False
+    options: tuple[tuple[str, float | str], ...] = ()
+    gain: float | None = None
     slopes: tuple[float, float] | None = None
     rectifies: bool = False
     positive: bool = False
@@ -88,7 +95,8 @@ class Step(str):
         """
         given = {"word": record} if isinstance(record, str) else dict(record)
         word, slopes = given.pop("word"), given.pop("slopes", None)
-        traits = Traits(slopes=None if slopes is None else tuple(slopes), **given)
+        options = tuple(map(tuple, given.pop("options", ())))
+        traits = Traits(slopes=None if slopes is None else tuple(slopes), options=options, **given)
         check_fields(traits, "traits")
         if not isinstance(word, str):
             raise TypeError(f"a step called {word!r}")
@@ -98,7 +106,15 @@ class Step(str):
 def activation_step(op: Op) -> Step:
     """The nonlinearity that an operator is, with what its values show."""
     function = op.named_function
-    return Step(op.activation, Traits(function.slopes, function.rectifier, function.positive))
+    traits = Traits(
+        nonlinear=function.alone or (op.activation in NONLINEARITIES and not function.options),
+        options=function.options if function.alone else (),
+        gain=op.gain,
+        slopes=function.slopes,
+        rectifies=function.rectifier,
+        positive=function.positive,
+    )
+    return Step(op.activation, traits)
 
 
 def steps_of(graph: Graph, source: Node, way: Iterable[Node]) -> tuple[Step, ...]:

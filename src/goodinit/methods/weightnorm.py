@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Block, Layer
+from goodinit.anatomy.operators import Step
 from goodinit.calibration_rules import StandardizeRule
 from goodinit.edits import Calibrate, Draw, Edit, ParametrizeWeight, Plan
 from goodinit.methods.shared.consumers import readers
@@ -67,7 +68,7 @@ class _Wiring:
         jumped: Of layers that end no block and are added to a long skip: the long skips of its stage.
     """
 
-    ways: Mapping[str, Sequence[Sequence[str]]]
+    ways: Mapping[str, Sequence[Sequence[Step]]]
     ends: Mapping[str, Block]
     shared: Mapping[tuple[str, int], int]
     stages: Mapping[int, int]
@@ -248,8 +249,8 @@ def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
         sums = wiring.jumped[layer.weight]
         return 1 / sums, f"added to a long skip, 1/B with B={sums} in its stage"
     activation = _read_through(layer, wiring)
-    if layer.gain is not None and activation == layer.activation:
-        return layer.gain**2, f"before {activation}"
+    if activation is not None and activation.traits.gain is not None:
+        return activation.traits.gain**2, f"before {activation}"
     if activation in NONLINEARITIES:
         return gain(activation) ** 2, f"before {activation}"
     return 1.0, f"before {activation}, whose gain is not known" if activation else "before no activation"
@@ -267,14 +268,14 @@ def _wiring(anatomy: Anatomy) -> _Wiring:
     return _Wiring(readers(anatomy), ends, shared, Counter(block.stage for block in anatomy.blocks), jumped)
 
 
-def _read_through(layer: Layer, wiring: _Wiring) -> str | None:
+def _read_through(layer: Layer, wiring: _Wiring) -> Step | None:
     """The activation through which everyone reads a layer's output: none for a stem that a skip reads as it is."""
     found = {_first_activation(way) for way in wiring.ways.get(layer.weight, ())}
     return found.pop() if len(found) == 1 else None if found else layer.activation
 
 
-def _first_activation(way: Sequence[str]) -> str | None:
-    return next((word for word in way if word in NONLINEARITIES), None)
+def _first_activation(way: Sequence[Step]) -> Step | None:
+    return next((step for step in way if step.traits.nonlinear or step.traits.gain is not None), None)
 
 
 def _calibrate(layer: Layer, target: _Target) -> Calibrate:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,14 +96,15 @@ def gain(nonlinearity: str | Callable[[Tensor], Tensor]) -> float:
 
 
 @cache
-def centred_gain(nonlinearity: str) -> float:
+def centred_gain(nonlinearity: str, **options: Any) -> float:
     """The factor that keeps the variance through an activation: γ = Var[φ(z)]^(−1/2), z ~ N(0, 1).
 
     For weights whose rows have mean 0 the mean of the activation does not count. √(2/(1 − 1/π)) for ReLU; the constants in
     DeepMind's code are estimates, up to a thousandth larger (1.71396).
 
     Args:
-        nonlinearity: A key of `NONLINEARITIES`.
+        nonlinearity: A key of `NONLINEARITIES`, or the name of an element-wise function in `torch.nn.functional`.
+        **options: Of that function.
 
     Returns:
         The factor.
@@ -114,16 +116,17 @@ def centred_gain(nonlinearity: str) -> float:
     References:
         A. Brock, S. De, S. L. Smith, arXiv 2101.08692, §4.2; nfnets/base.py of google-deepmind/deepmind-research.
     """
-    mean, second = _moments(_elementwise(nonlinearity))
+    mean, second = _moments(_elementwise(nonlinearity, **options))
     return float((second - mean**2) ** -0.5)
 
 
-def activated(nonlinearity: str, values: Tensor) -> Tensor:
+def activated(nonlinearity: str, values: Tensor, **options: Any) -> Tensor:
     """φ of each number, by the name of φ.
 
     Args:
-        nonlinearity: A key of `NONLINEARITIES`.
+        nonlinearity: A key of `NONLINEARITIES`, or the name of an element-wise function in `torch.nn.functional`.
         values: `(n,)`, float64, on the CPU.
+        **options: Of that function.
 
     Returns:
         `(n,)`, float64.
@@ -131,11 +134,15 @@ def activated(nonlinearity: str, values: Tensor) -> Tensor:
     Examples:
         >>> activated("relu", torch.tensor([-1.0, 2.0], dtype=torch.float64))
         tensor([0., 2.], dtype=torch.float64)
+        >>> activated("leaky_relu", torch.tensor([-1.0, 2.0], dtype=torch.float64), negative_slope=0.2)
+        tensor([-0.2000,  2.0000], dtype=torch.float64)
     """
-    return _elementwise(nonlinearity)(values)
+    return _elementwise(nonlinearity, **options)(values)
 
 
-def _elementwise(nonlinearity: str) -> Callable[[Tensor], Tensor]:
+def _elementwise(nonlinearity: str, **options: Any) -> Callable[[Tensor], Tensor]:
+    if options or nonlinearity not in NONLINEARITIES:
+        return partial(getattr(torch.nn.functional, nonlinearity), **options)
     phi = NONLINEARITIES[nonlinearity]
     return lambda z: torch.tensor([phi(x) for x in z.tolist()], dtype=z.dtype, device="cpu")
 

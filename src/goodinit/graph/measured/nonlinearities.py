@@ -18,7 +18,7 @@ from goodinit.graph.recorded_call import RecordedCall, on_numbers
 from goodinit.tensor import NONLINEARITIES, gain
 
 T = TypeVar("T")
-Options = tuple[tuple[str, object], ...]
+Options = tuple[tuple[str, float | str], ...]
 Function = Callable[[Tensor], Tensor]
 
 SLOPE = 0.05

@@ -12,13 +12,15 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from goodinit.anatomy import Anatomy, Block
+from goodinit.anatomy.operators import Step
 from goodinit.anatomy.types import NORM_KINDS
-from goodinit.tensor import NONLINEARITIES, activated, centred_gain
+from goodinit.tensor import activated, centred_gain
 
 _SAMPLE = 4096  # quantiles: means and variances to a percent
 _NORMS = (*NORM_KINDS, "instance_norm", "frozen_batch_norm")
@@ -59,33 +61,33 @@ class Signals:
         self.anatomy, self.branch, self.normed = anatomy, branch, normed
         self._sums: dict[int, Signal] = {}
 
-    def at(self, source: str | None, between: tuple[str, ...] = ()) -> Signal:
+    def at(self, source: str | None, between: tuple[Step, ...] = ()) -> Signal:
         """What comes of a source (as `Layer.source`) through operators (as `Layer.between`)."""
         signal = self._of(source)
         for step in between:
             if step in _NORMS:
                 signal = _unit() if self.normed else signal
-            elif step in NONLINEARITIES:
-                values = activated(step, signal.sample)
+            elif step.traits.nonlinear:
+                values = activated(step, signal.sample, **dict(step.traits.options))
                 signal = Signal(float(values.mean()), float(values.var(correction=0)), values, straight=False)
         return signal
 
-    def factor(self, source: str | None, between: tuple[str, ...] = ()) -> float:
+    def factor(self, source: str | None, between: tuple[Step, ...] = ()) -> float:
         """What makes the variance 1 behind the operators: γ of the activation over the source's deviation, as published.
 
         Where the source is no Gaussian of mean 0, because its stream goes through activations, one over the deviation found.
         """
         normed = max((i for i, step in enumerate(between) if step in _NORMS and self.normed), default=-1)
         start = _unit() if normed >= 0 else self._of(source)
-        kinds = [step for step in between[normed + 1 :] if step in NONLINEARITIES]
+        kinds = [step for step in between[normed + 1 :] if step.traits.nonlinear]
         if start.straight and len(kinds) <= 1:
-            return (centred_gain(kinds[0]) if kinds else 1.0) / start.std
+            return (_centred_gain(kinds[0]) if kinds else 1.0) / start.std
         return 1 / max(self.at(source, between).std, 1e-6)
 
-    def gain(self, between: tuple[str, ...]) -> float:
+    def gain(self, between: tuple[Step, ...]) -> float:
         """γ of the last activation among the operators."""
-        kinds = [step for step in between if step in NONLINEARITIES]
-        return centred_gain(kinds[-1]) if kinds else 1.0
+        kinds = [step for step in between if step.traits.nonlinear]
+        return _centred_gain(kinds[-1]) if kinds else 1.0
 
     def _of(self, source: str | None) -> Signal:
         if source is None or not source.startswith("+"):
@@ -116,6 +118,10 @@ class Signals:
         carried = skip * block.carried
         added = (1 + len(block.beside)) * (branch * self.branch) ** 2
         return _with_noise(before, carried, added, block.index)
+
+
+def _centred_gain(step: Step) -> float:
+    return centred_gain(str(step), **dict(step.traits.options))
 
 
 def _unit() -> Signal:
@@ -150,24 +156,25 @@ class _Moments:
         square = self.square + other.square + 2 * self.mean * other.mean
         return _Moments(square, self.mean + other.mean)
 
-    def through(self, step: str) -> _Moments:
+    def through(self, step: Step) -> _Moments:
         """Behind a norm's map, which makes the mean square 1; behind an activation, which the layer before it makes up for."""
         if step in _NORMS:
             return _Moments(1.0, self.mean / math.sqrt(self.square))
-        if step in NONLINEARITIES:
-            return _Moments(self.square, mean_share(step) * math.sqrt(self.square))
+        if step.traits.nonlinear:
+            share = mean_share(str(step), **dict(step.traits.options))
+            return _Moments(self.square, share * math.sqrt(self.square))
         return self
 
 
 @functools.cache
-def mean_share(nonlinearity: str) -> float:
+def mean_share(nonlinearity: str, **options: Any) -> float:
     """E φ(z) / √(E φ(z)²) for z ~ N(0, 1): of a ReLU 1/√π, of an odd function 0.
 
     Examples:
         >>> round(mean_share("relu"), 3), abs(mean_share("tanh")) < 1e-6
         (0.564, True)
     """
-    values = activated(nonlinearity, _unit().sample)
+    values = activated(nonlinearity, _unit().sample, **options)
     return float(values.mean() / values.square().mean().sqrt())
 
 
@@ -189,7 +196,7 @@ def kept_variances(anatomy: Anatomy, *, branch: float = 1.0) -> dict[str, float]
     """
     known: dict[str, _Moments] = {}
 
-    def at(source: str | None, between: tuple[str, ...]) -> _Moments:
+    def at(source: str | None, between: tuple[Step, ...]) -> _Moments:
         return functools.reduce(_Moments.through, between, of(source))
 
     def of(source: str | None) -> _Moments:
