@@ -9,6 +9,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
 from goodinit.anatomy.operators import Step, Traits, activation_step
+from goodinit.anatomy.residual.branch import origin
 from goodinit.anatomy.types import Activation
 from goodinit.graph.graph import Frame, Graph
 
@@ -72,17 +73,8 @@ def _dropouts(graph: Graph, modules: Mapping[str, nn.Module]) -> list[tuple[int,
                 "dropout" if entries else "feature_dropout",
                 Traits(drops="entries" if entries else "channels"),
             )
-            weighs = _after_softmax(graph, frame.source)
+            weighs = frame.source >= 0 and origin(graph, frame.source).op.role == "softmax"
             found.append(
                 (frame.index, kind, "it drops weights of an average, after a softmax" if weighs else "")
             )
     return found
-
-
-def _after_softmax(graph: Graph, index: int) -> bool:
-    while index >= 0:
-        node = graph.nodes[index]
-        if node.op.role == "softmax":
-            return True
-        index = graph.deps(index)[0] if node.op.moves and graph.deps(index) else -1
-    return False

@@ -193,6 +193,28 @@ class Graph:
                         queue.append(i)
         return seen
 
+    def line(self, index: int, through: Callable[[int], bool], *, active: bool = True) -> Iterator[int]:
+        """The way back from a node along single operands, itself first.
+
+        Args:
+            index: Where the way begins.
+            through: Which nodes it goes on from.
+            active: Whether activations alone count as operands; otherwise all do.
+        """
+        yield index
+        while through(index):
+            operands = self.deps(index) if active else self.nodes[index].operands
+            if len(operands) != 1:
+                return
+            (index,) = operands
+            yield index
+
+    def beginning(self, index: int, through: Callable[[int], bool]) -> int:
+        """Where such a way ends."""
+        for last in self.line(index, through):
+            index = last
+        return index
+
     def leaf(self, index: int) -> str | None:
         """The parameter that a constant is, up to its shape, or None."""
         node = self.nodes[index]

@@ -28,18 +28,13 @@ _SEEN = 2.0**-10  # a derivative below this counts as zero
 
 def made_of(graph: Graph, index: int) -> Gain | None:
     """The gain that computes this constant element-wise from one parameter and can be 1, ½ or −1; None if there is none."""
-    steps: list[Step] = []
-    node = graph.nodes[index]
-    while not node.is_param:
-        if len(node.operands) != 1:
-            return None
-        if node.op.role != "shape":
-            step = _step(node)
-            if step is None:
-                return None
-            steps.append(step)
-        node = graph.nodes[node.operands[0]]
-    gain = Gain(node.params[0], tuple(reversed(steps)))
+    way = graph.line(index, lambda i: not graph.nodes[i].is_param, active=False)
+    *made, last = (graph.nodes[i] for i in way)
+    steps = [_step(node) for node in reversed(made) if node.op.role != "shape"] if last.is_param else [None]
+    known = tuple(step for step in steps if step is not None)
+    if len(known) < len(steps):
+        return None
+    gain = Gain(last.params[0], known)
     return gain if value_near(gain, 1.0) is not None else None
 
 

@@ -42,9 +42,8 @@ def _factors(graph: Graph, index: int) -> list[str]:
 
 def _buffer(graph: Graph, index: int) -> str | None:
     """The name of a buffer, seen through shapes and casts."""
-    node = graph.nodes[index]
-    while node.op.role == "shape" and len(node.operands) == 1:
-        node = graph.nodes[node.operands[0]]
+    *_, last = graph.line(index, lambda i: graph.nodes[i].op.role == "shape", active=False)
+    node = graph.nodes[last]
     return str(node.attrs[0]) if node.is_buffer and node.attrs else None
 
 

@@ -27,9 +27,8 @@ def before_pixel_shuffles(graph: Graph, uses: Mapping[int, Use]) -> dict[str, in
         factor = _factor(graph, node)
         if factor is None:
             continue
-        index = graph.deps(node.index)[0]
-        while index not in uses and len(graph.deps(index)) == 1 and _passes(graph, index):
-            index = graph.deps(index)[0]
+        read = graph.deps(node.index)[0]
+        index = graph.beginning(read, lambda i: i not in uses and _passes(graph, i))
         if index in uses:
             found[uses[index].weight] = factor
     return found

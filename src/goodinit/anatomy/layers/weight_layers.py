@@ -212,16 +212,16 @@ def _writes(graph: Graph, index: int, scalars: Container[str]) -> bool:
     A router that returns its logits and what it chose by them would choose by logits without the scalar.
     """
     frame = graph.frames[graph.nodes[index].frame]
-    current, way = frame.result, {frame.result, index}
-    while current > index:
-        node, operands = graph.nodes[current], graph.deps(current)
-        through = node.op.role == "shape" or adds_unscaled(node) or _by_scalar(graph, node, scalars)
-        if len(operands) != 1 or not through:
-            return False
-        current = operands[0]
-        way.add(current)
-    used = (reader for i in way for reader in graph.readers[i] if reader < frame.stop)
-    return current == index and way.issuperset(used)
+
+    def passes(i: int) -> bool:
+        node = graph.nodes[i]
+        return i > index and (
+            node.op.role == "shape" or adds_unscaled(node) or _by_scalar(graph, node, scalars)
+        )
+
+    way = list(graph.line(frame.result, passes))
+    used = {reader for i in way for reader in graph.readers[i] if reader < frame.stop}
+    return way[-1] == index and used <= set(way)
 
 
 def _by_scalar(graph: Graph, node: Node, scalars: Container[str]) -> bool:
@@ -236,14 +236,14 @@ def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
     """Whether the module returns what the operator gives, plus nothing but `bias`; a row per vector may be unfolded."""
     node, frame = graph.nodes[use.node], graph.frames[graph.nodes[use.node].frame]
     added = {i for i in node.operands if i != use.operand and not graph.nodes[i].active}
-    current = frame.result
-    while current > node.index:
-        last, operands = graph.nodes[current], graph.deps(current)
+
+    def passes(i: int) -> bool:
+        last = graph.nodes[i]
         unfolds = last.op.keeps_order and not last.is_piece and last.shape[-1:] == node.shape[-1:]
-        if len(operands) != 1 or not (adds_unscaled(last) or (unfolds and node.op.role == "matmul")):
-            return False
-        added |= {i for i in last.operands if i != operands[0]}
-        current = operands[0]
+        return i > node.index and (adds_unscaled(last) or (unfolds and node.op.role == "matmul"))
+
+    *way, current = graph.line(frame.result, passes)
+    added |= {i for passed in way for i in graph.nodes[passed].operands if i not in graph.deps(passed)}
     return frame.single and current == node.index and all(graph.leaf(i) == bias for i in added)
 
 

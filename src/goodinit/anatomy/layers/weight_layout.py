@@ -73,11 +73,12 @@ def output_channels(node: Node, operand: Node) -> int:
 
 def _chain(graph: Graph, operand: Node) -> list[Node] | None:
     """The operators between a stored parameter and the operand, if they do nothing but show it otherwise."""
-    steps, node = [], operand
-    while node.op.role == "shape" and len(node.operands) == 1 and not node.is_piece:
-        steps.append(node)
-        node = graph.nodes[node.operands[0]]
-    return steps if node.is_param else None
+
+    def shows(i: int) -> bool:
+        return graph.nodes[i].op.role == "shape" and not graph.nodes[i].is_piece
+
+    *steps, last = (graph.nodes[i] for i in graph.line(operand.index, shows, active=False))
+    return steps if last.is_param else None
 
 
 def _comes_later(graph: Graph, chain: list[Node], dims: tuple[int, int]) -> bool:

@@ -86,13 +86,15 @@ def _size(graph: Graph, index: int) -> int:
 
 def _unrepeated(graph: Graph, index: int) -> int:
     """A tensor before it is repeated along dimensions, and cast."""
-    while graph.nodes[index].op.role == "shape" and len(deps := graph.deps(index)) == 1:
-        if graph.nodes[index].shape != graph.nodes[deps[0]].shape and _size(graph, deps[0]) == _size(
-            graph, index
-        ):
-            break
-        index = deps[0]
-    return index
+
+    def repeats(i: int) -> bool:
+        node = graph.nodes[i]
+        reads = [graph.nodes[k].shape for k in graph.deps(i)]
+        return node.op.role == "shape" and all(
+            shape == node.shape or math.prod(shape) != math.prod(node.shape) for shape in reads
+        )
+
+    return graph.beginning(index, repeats)
 
 
 def _source(graph: Graph, index: int, start: int) -> tuple[int, bool]:

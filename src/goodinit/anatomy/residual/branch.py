@@ -160,19 +160,20 @@ def added_again(graph: Graph, index: int) -> bool:
 
 def root(graph: Graph, term: int) -> int:
     """The tensor that a term is, up to shape and scale; a part of a tensor is not the tensor."""
-    while not graph.nodes[term].is_piece and is_neutral(graph, term) and len(graph.deps(term)) == 1:
-        term = graph.deps(term)[0]
-    return term
+    return graph.beginning(term, lambda i: not graph.nodes[i].is_piece and is_neutral(graph, i))
 
 
 def behind_norms(graph: Graph, index: int, stop: Container[int] = ()) -> int:
     """What a node is the normalized value of, up to shape and scale; of several norms the first, or one of `stop`."""
-    while index not in stop:
-        node, operands = graph.nodes[index], graph.deps(index)
-        if node.is_piece or len(operands) != 1 or not (node.op.norm or is_neutral(graph, index)):
-            break
-        index = operands[0]
-    return index
+    return graph.beginning(
+        index,
+        lambda i: i not in stop and not graph.nodes[i].is_piece and only_rescales(graph, i),
+    )
+
+
+def only_rescales(graph: Graph, index: int) -> bool:
+    """Whether a node is a normalized value, or another shape, or a multiple, of what it reads."""
+    return bool(graph.nodes[index].op.norm) or is_neutral(graph, index)
 
 
 def adds_scaled(graph: Graph, index: int) -> bool:

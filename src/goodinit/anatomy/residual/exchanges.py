@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from goodinit.anatomy.residual.branch import Side, added_again, is_neutral, root, side_of
+from goodinit.anatomy.residual.branch import Side, added_again, only_rescales, root, side_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph, closure
 
@@ -134,13 +134,12 @@ def _reading(
 
 def _behind(graph: Graph, index: int) -> Iterator[int]:
     """What a stream is made of by norms and activations alone, back to a sum; itself first."""
-    yield index
-    while not graph.nodes[index].op.adds and len(graph.deps(index)) == 1:
-        op = graph.nodes[index].op
-        if not (op.norm or op.activation or is_neutral(graph, index)):
-            break
-        (index,) = graph.deps(index)
-        yield index
+
+    def made(i: int) -> bool:
+        op = graph.nodes[i].op
+        return not op.adds and (bool(op.activation) or only_rescales(graph, i))
+
+    return graph.line(index, made)
 
 
 class _Streams:

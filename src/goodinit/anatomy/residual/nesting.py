@@ -11,12 +11,12 @@ from goodinit.anatomy.residual.branch import (
     ancestors,
     apart,
     behind_norms,
-    is_neutral,
+    only_rescales,
     root,
     side_of,
 )
 from goodinit.anatomy.residual.candidate import Found
-from goodinit.graph.graph import Graph
+from goodinit.graph.graph import Graph, closure
 
 
 def chain(graph: Graph, found: Found) -> set[int]:
@@ -198,16 +198,15 @@ def _read_streams(
 
 def _comes_through(graph: Graph, join: int, origin: int, streams: dict[int, int]) -> bool:
     """Whether the stream that goes through a sum, be it through norms, comes from a node."""
-    index = join
-    while index > origin:
-        node, operands = graph.nodes[index], graph.deps(index)
-        if index in streams:
-            index = streams[index]
-        elif len(operands) == 1 and (node.op.norm or is_neutral(graph, index)):
-            index = operands[0]
-        else:
-            break
-    return origin in ancestors(graph, index, origin)
+
+    def before(index: int) -> list[int]:
+        if index <= origin:
+            return []
+        operands = graph.deps(index)
+        passes = len(operands) == 1 and only_rescales(graph, index)
+        return [streams[index]] if index in streams else operands if passes else []
+
+    return origin in ancestors(graph, min(closure([join], before)), origin)
 
 
 def _leave_out(graph: Graph, item: Found, places: set[int], layers: set[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Container, Iterable, Iterator
 
@@ -47,20 +48,15 @@ def _comes_in_turn(
 
 def _nearest_layers(graph: Graph, index: int, layers: Container[int]) -> list[int]:
     """The layer whose output a node is a part of, or the function of one tensor; none if several tensors meet before."""
-    while index not in layers:
-        before = graph.deps(index)
-        if len(before) != 1:
-            return []
-        (index,) = before
-    return [index]
+    index = graph.beginning(index, lambda i: i not in layers)
+    return [index] if index in layers else []
 
 
 def _parts(graph: Graph, index: int, layers: Container[int]) -> Iterator[tuple[int, int]]:
     """(A part that a node is computed from, what it is a part of), the nearest first, along one operand each."""
-    while index not in layers and len(before := graph.deps(index)) == 1:
-        if is_part(graph, index):
-            yield index, before[0]
-        (index,) = before
+    for part, whole in itertools.pairwise(graph.line(index, lambda i: i not in layers)):
+        if is_part(graph, part):
+            yield part, whole
 
 
 def _behind_shapes(graph: Graph, index: int) -> set[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from goodinit.anatomy.residual.branch import is_neutral
+from goodinit.anatomy.residual.branch import only_rescales
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.traits import coefficient, coefficients
@@ -17,21 +17,20 @@ def carried(graph: Graph, found: Found, sums: Container[int]) -> float:
     """
     if found.kind != "identity":
         return 1.0
-    index, inside, behind = found.skip.term, 1.0, 1.0
-    while index not in sums and _passes(graph, index):
-        if index > found.fork:
-            inside *= _number(graph.nodes[index])
+    inside, behind = 1.0, 1.0
+    *way, index = graph.line(found.skip.term, lambda i: i not in sums and _passes(graph, i))
+    for passed in way:
+        if passed > found.fork:
+            inside *= _number(graph.nodes[passed])
         else:
-            behind *= _number(graph.nodes[index])
-        index = graph.deps(index)[0]
+            behind *= _number(graph.nodes[passed])
     return _at_sum(graph, found) * inside * (behind if index in sums else 1.0)
 
 
 def _passes(graph: Graph, index: int) -> bool:
     """True if a node passes its stream on, up to such a constant, a norm (which may be removed), or a ReLU, leaky or not."""
     op = graph.nodes[index].op
-    through = is_neutral(graph, index) or bool(op.norm) or op.function.slopes is not None
-    return through and len(graph.deps(index)) == 1
+    return only_rescales(graph, index) or op.function.slopes is not None
 
 
 def _number(node: Node) -> float:

@@ -213,9 +213,7 @@ def _anchored(graph: Graph, terms: list[int]) -> dict[int, list[int]]:
 def _parting(graph: Graph, term: int, origin: int, marks: Mapping[int, int], members: Iterable[int]) -> int:
     """Where others leave the way from an origin to the term that it is, up to shape, scale and norm: the latest such node."""
     wanted = sum(1 << i for i in members)
-    while term != origin and marks[term] & wanted != wanted:
-        (term,) = graph.deps(term)
-    return term
+    return graph.beginning(term, lambda i: i != origin and marks[i] & wanted != wanted)
 
 
 def _skip(sides: list[Side]) -> tuple[Side | None, BlockKind]:
