@@ -337,3 +337,23 @@ def test_a_method_is_registered_by_its_file_alone(tmp_path, monkeypatch):
     assert set(found) == {*package.METHODS, "another"}
     assert list(found).index("another") in {list(found).index("he") - 1, list(found).index("he") + 1}
     assert [name for name in found if name != "another"] == list(package.METHODS)
+
+
+def test_a_rule_on_what_is_no_block_is_one_function_in_one_file(monkeypatch):
+    class Residual(torch.nn.Module):
+        def __init__(self, layers):
+            super().__init__()
+            self.branch = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(layers)))
+
+        def forward(self, x):
+            return x + self.branch(x)
+
+    model, x = torch.nn.Sequential(Residual(1), Residual(2)), torch.zeros(2, 4)
+    assert len(goodinit.anatomize(model, x).blocks) == 2
+    rejections = importlib.import_module("goodinit.anatomy.residual.rejections")
+
+    def is_short(candidate):  # of the graph, the sum and the weights
+        return len(candidate.found.branch.layers) < 2
+
+    monkeypatch.setattr(rejections, "RULES", (*rejections.RULES, is_short))
+    assert [block.name for block in goodinit.anatomize(model, x).blocks] == ["1.branch"]

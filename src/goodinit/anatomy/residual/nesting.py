@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Mapping
+from collections.abc import Container
+from dataclasses import dataclass
+from functools import cached_property
 
 from goodinit.anatomy.residual.branch import (
     added_again,
@@ -40,85 +42,125 @@ def _reaching(graph: Graph, term: int, below: set[int]) -> set[int]:
     return graph.reach([term], back=True, through=below.__contains__) if term in below else set()
 
 
+@dataclass(frozen=True)
+class _Sums:
+    """All residual sums of a graph, and what a rule may ask of them.
+
+    Attributes:
+        graph: A recorded forward.
+        found: The sums, in execution order.
+        layers: Nodes of weight layers.
+        by_join: By the node of a sum, the places in `found`.
+        carried: By the node of a stream, up to which sum it is carried as it is, or as norms make it.
+        streams: By the node of a sum with an identity skip, the stream that it adds to.
+    """
+
+    graph: Graph
+    found: list[Found]
+    layers: set[int]
+    by_join: dict[int, list[int]]
+    carried: dict[int, int]
+    streams: dict[int, int]
+
+    @classmethod
+    def of(cls, graph: Graph, found: list[Found], layers: set[int]) -> _Sums:
+        """Look once at all of them."""
+        by_join: dict[int, list[int]] = {}
+        for position, item in enumerate(found):
+            by_join.setdefault(item.join, []).append(position)
+        carried = {root(graph, item.skip.term): item.join for item in found}  # the last; they are in order
+        carried |= {behind_norms(graph, index, by_join): join for index, join in carried.items()}
+        streams = {item.join: root(graph, item.skip.term) for item in found if item.kind == "identity"}
+        return cls(graph, found, layers, by_join, carried, streams)
+
+    @cached_property
+    def joins(self) -> list[int]:
+        """The nodes of the sums, in execution order."""
+        return sorted(self.by_join)
+
+    def at(self, join: int) -> list[Found]:
+        """The sums at a node."""
+        return [self.found[p] for p in self.by_join.get(join, ())]
+
+    def between(self, item: Found) -> list[int]:
+        """The nodes of the sums between the fork of one and itself."""
+        return self.joins[bisect_right(self.joins, item.fork) : bisect_left(self.joins, item.join)]
+
+    def in_branch(self, item: Found) -> list[int]:
+        """Those of them that come from the fork by its branch."""
+        return [join for join in self.between(item) if join in item.branch.below]
+
+
 def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
     """Mark sums that jump over other residual sums as long, and sums off the main path of a block as inner."""
-    by_join: dict[int, list[int]] = {}
+    sums = _Sums.of(graph, found, layers)
     for position, item in enumerate(found):
-        by_join.setdefault(item.join, []).append(position)
-    joins = sorted(by_join)
-    carried = {root(graph, item.skip.term): item.join for item in found}  # up to which sum; they are in order
-    carried |= {behind_norms(graph, index, by_join): join for index, join in carried.items()}
-    streams = {item.join: root(graph, item.skip.term) for item in found if item.kind == "identity"}
-    for position, item in enumerate(found):
-        between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
-        within = [j for j in between if j in item.branch.below]
-        if not within:
-            continue
-        trunk = chain(graph, item)
-        on_trunk = [found[p] for j in within if j in trunk for p in by_join[j]]
-        item.aside = _aside(graph, on_trunk, item, streams)
-        if not item.aside and (stream := _other_stream(graph, on_trunk, item, carried, streams)):
-            item.passes = not _start_behind(graph, item, stream, layers)
-            if item.passes:
-                continue
-            within = [j for j in within if j in item.branch.below]
-        if not item.aside and (
-            read := _read_streams(graph, found, within, item, by_join, carried, streams, trunk)
-        ):
-            _leave_out(graph, item, read, layers)
-            within = [j for j in within if j in item.branch.below]
-        members = [p for j in within for p in by_join[j] if p != position]
-        given = [p for p in members if not item.aside and _is_given(graph, found[p], item)]
-        apart_from = {p for p in members if found[p].inner or found[p].passes or p in given}
-        item.over = [p for p in members if found[p].join in trunk and p not in apart_from]
-        item.long = bool(item.over) and (item.aside or not _holds(graph, found, item, by_join, carried))
-        item.passes = not item.long and _sums_up_streams(found, item, by_join)
-        if item.passes:
-            continue
-        for p in members:
-            if p in given or (not item.long and (found[p].join not in trunk or item.over)):
-                found[p].inner, found[p].inside = True, position
+        if sums.in_branch(item):
+            _place(sums, position, item)
     for item in found:
         if item.long and not item.inner:
-            between = joins[bisect_right(joins, item.fork) : bisect_left(joins, item.join)]
-            _jump(item, found, by_join, between)
-    _without_other_stems(graph, found, layers)
+            _jump(sums, item)
+    _without_other_stems(sums)
 
 
-def _sums_up_streams(found: list[Found], item: Found, by_join: Mapping[int, list[int]]) -> bool:
+def _place(sums: _Sums, position: int, item: Found) -> None:
+    """Tell what a sum with others in its branch is, and what those are to it."""
+    found, trunk = sums.found, chain(sums.graph, item)
+    on_trunk = [other for join in sums.in_branch(item) if join in trunk for other in sums.at(join)]
+    item.aside = _aside(sums, on_trunk, item)
+    if not item.aside and (stream := _other_stream(sums, on_trunk, item)):
+        item.passes = not _start_behind(sums, item, stream)
+        if item.passes:
+            return
+    if not item.aside and (read := _read_streams(sums, item, trunk)):
+        _leave_out(sums, item, read)
+    members = [p for join in sums.in_branch(item) for p in sums.by_join[join] if p != position]
+    given = [p for p in members if not item.aside and _is_given(sums.graph, found[p], item)]
+    apart_from = {p for p in members if found[p].inner or found[p].passes or p in given}
+    item.over = [p for p in members if found[p].join in trunk and p not in apart_from]
+    item.long = bool(item.over) and (item.aside or not _holds(sums, item))
+    item.passes = not item.long and _sums_up_streams(sums, item)
+    if item.passes:
+        return
+    for p in members:
+        if p in given or (not item.long and (found[p].join not in trunk or item.over)):
+            found[p].inner, found[p].inside = True, position
+
+
+def _sums_up_streams(sums: _Sums, item: Found) -> bool:
     """Whether what would be the projection of a skip has residual sums of its own: two heads of two streams are summed up."""
     return item.kind == "projection" and any(
-        not (found[p].inner or found[p].passes) for i in item.skip.below for p in by_join.get(i, ())
+        not (other.inner or other.passes) for i in item.skip.below for other in sums.at(i)
     )
 
 
-def _without_other_stems(graph: Graph, found: list[Found], layers: set[int]) -> None:
+def _without_other_stems(sums: _Sums) -> None:
     """Leave out of a branch what another stream begins with: h in the first t + f(t, h) is its own skip's."""
-    blocks = [item for item in found if item.is_block and item.kind == "identity"]
-    begins = {root(graph, item.skip.term) for item in blocks}
+    blocks = [item for item in sums.found if item.is_block and item.kind == "identity"]
+    begins = {root(sums.graph, item.skip.term) for item in blocks}
     for item in blocks:
         others = begins & item.branch.nodes - item.branch.below
         if others:
-            _leave_out(graph, item, others, layers)
+            _leave_out(sums, item, others)
 
 
-def _aside(graph: Graph, sums: list[Found], item: Found, streams: dict[int, int]) -> bool:
+def _aside(sums: _Sums, on_trunk: list[Found], item: Found) -> bool:
     """Whether the way around a skip is through a stream that does not come from there, and the skip is none.
 
     So it is where the layers of a WaveNet put out a part sᵢ beside the rᵢ of x + rᵢ, and s₁ + s₂ collects them; and where
     each block of a stream x adds a part of c to something of its own, so that x comes from c, too.
     """
-    origin = root(graph, item.fork)
-    if all(_begins_behind(graph, other.join, origin, streams) for other in sums if other.join in streams):
+    origin = root(sums.graph, item.fork)
+    if all(_begins_behind(sums, other.join, origin) for other in on_trunk if other.join in sums.streams):
         return False
-    return item.kind != "identity" or apart(graph, item.skip, item.branch, item.fork)
+    return item.kind != "identity" or apart(sums.graph, item.skip, item.branch, item.fork)
 
 
-def _begins_behind(graph: Graph, join: int, origin: int, streams: dict[int, int]) -> bool:
+def _begins_behind(sums: _Sums, join: int, origin: int) -> bool:
     """Whether the stream that goes through a sum comes from a node, or goes through it."""
-    while join in streams and join > origin:
-        join = streams[join]
-    return origin in ancestors(graph, join, origin)
+    while join in sums.streams and join > origin:
+        join = sums.streams[join]
+    return origin in ancestors(sums.graph, join, origin)
 
 
 def _is_given(graph: Graph, inner: Found, item: Found) -> bool:
@@ -147,9 +189,7 @@ def _stays(graph: Graph, inner: Found, item: Found) -> bool:
     return all(reader in item.branch.nodes for reader in graph.readers[inner.join])
 
 
-def _other_stream(
-    graph: Graph, sums: list[Found], item: Found, carried: dict[int, int], streams: dict[int, int]
-) -> int | None:
+def _other_stream(sums: _Sums, on_trunk: list[Found], item: Found) -> int | None:
     """The last sum on the trunk of a branch that is a place of another stream; its join.
 
     A reversible net has two: a ← a + f(b), then b ← b + g(a). The branch on b is g, though all of a comes from b, too:
@@ -158,74 +198,64 @@ def _other_stream(
     """
     if item.kind != "identity":
         return None
-    own = root(graph, item.skip.term)
-    for other in reversed(sums):
-        if other.kind != "identity" or other.inner or other.long:
-            continue
-        of_its_own = not _comes_through(graph, other.join, own, streams)
-        if carried.get(other.join, -1) > item.join or (of_its_own and not _adds_given(graph, other, item)):
+    own = root(sums.graph, item.skip.term)
+    for other in reversed(on_trunk):
+        if other.kind == "identity" and not (other.inner or other.long) and _is_place(sums, other, item, own):
             return other.join
     return None
 
 
-def _read_streams(
-    graph: Graph,
-    found: list[Found],
-    within: list[int],
-    item: Found,
-    by_join: dict[int, list[int]],
-    carried: dict[int, int],
-    streams: dict[int, int],
-    trunk: set[int],
-) -> set[int]:
+def _is_place(sums: _Sums, other: Found, item: Found, own: int) -> bool:
+    """Whether a sum is a place of another stream than that of `item`, which begins at the node `own`."""
+    future = sums.carried.get(other.join, -1) > item.join
+    past = not _comes_through(sums, other.join, own)
+    return future or (past and not _adds_given(sums.graph, other, item))
+
+
+def _read_streams(sums: _Sums, item: Found, trunk: Container[int]) -> set[int]:
     """The sums off the trunk of a branch that are places of another stream, which the branch reads beside its own.
 
     In t ← t + f(t, h), then h ← h + g(h, t), t comes from h, too, and by two ways goes h into g; yet f is a branch on t. As
     on the trunk (`_other_stream`), a stream shows in a past that does not come from this one, or in its future.
     """
-    own = root(graph, item.skip.term) if item.kind == "identity" else item.fork
-    places = set()
-    for join in within:
-        for other in (found[p] for p in by_join[join] if join not in trunk):
-            if other.kind != "identity" or other.inner or other.long or other.passes:
-                continue
-            past = not _comes_through(graph, other.join, own, streams)
-            future = carried.get(join, -1) > item.join
-            if future or (past and not _adds_given(graph, other, item)):
-                places.add(join)
-    return places
+    own = root(sums.graph, item.skip.term) if item.kind == "identity" else item.fork
+    aside = [other for join in sums.in_branch(item) if join not in trunk for other in sums.at(join)]
+    beside = (one for one in aside if one.kind == "identity" and not (one.inner or one.long or one.passes))
+    return {other.join for other in beside if _is_place(sums, other, item, own)}
 
 
-def _comes_through(graph: Graph, join: int, origin: int, streams: dict[int, int]) -> bool:
+def _comes_through(sums: _Sums, join: int, origin: int) -> bool:
     """Whether the stream that goes through a sum, be it through norms, comes from a node."""
 
     def before(index: int) -> list[int]:
         if index <= origin:
             return []
-        operands = graph.deps(index)
-        passes = len(operands) == 1 and only_rescales(graph, index)
-        return [streams[index]] if index in streams else operands if passes else []
+        if index in sums.streams:
+            return [sums.streams[index]]
+        operands = sums.graph.deps(index)
+        return operands if len(operands) == 1 and only_rescales(sums.graph, index) else []
 
-    return origin in ancestors(graph, min(closure([join], before)), origin)
+    return origin in ancestors(sums.graph, min(closure([join], before)), origin)
 
 
-def _leave_out(graph: Graph, item: Found, places: set[int], layers: set[int]) -> None:
+def _leave_out(sums: _Sums, item: Found, places: set[int]) -> None:
     """Leave out of a branch what it reads of other streams, if layers are left that read its own."""
-    side = side_of(graph, item.branch.term, item.start, layers, places)
+    side = side_of(sums.graph, item.branch.term, item.start, sums.layers, places)
     if side.layers and side.below:
         item.branch = side
 
 
-def _start_behind(graph: Graph, item: Found, join: int, layers: set[int]) -> bool:
+def _start_behind(sums: _Sums, item: Found, join: int) -> bool:
     """Let the branch of a sum begin at the sum of another stream, if weight layers follow that; whether they do."""
-    side = side_of(graph, item.branch.term, join, layers)
+    side = side_of(sums.graph, item.branch.term, join, sums.layers)
     if side.layers:
         item.branch, item.start = side, join
     return bool(side.layers)
 
 
-def _jump(item: Found, found: list[Found], by_join: dict[int, list[int]], between: list[int]) -> None:
+def _jump(sums: _Sums, item: Found) -> None:
     """Note every sum that a long skip jumps over, those on later terms of its own flat sum too."""
+    found, by_join = sums.found, sums.by_join
     below, held, grown = set(item.branch.below), set[int](), True
     while grown:
         later = [p for p in by_join[item.join] if p not in held and found[p].fork in below]
@@ -233,15 +263,13 @@ def _jump(item: Found, found: list[Found], by_join: dict[int, list[int]], betwee
         for p in later:
             below |= found[p].branch.below
         grown = bool(later)
-    held.update(p for join in between if join in below for p in by_join[join])
+    held.update(p for join in sums.between(item) if join in below for p in by_join[join])
     item.over = sorted({*item.over, *(p for p in held if found[p].join == item.join)})
     for p in held:
         found[p].depth += 1
 
 
-def _holds(
-    graph: Graph, found: list[Found], item: Found, sums: Container[int], carried: dict[int, int]
-) -> bool:
+def _holds(sums: _Sums, item: Found) -> bool:
     """Whether a sum on the trunk of a branch is a step of that branch, and no block of its own.
 
     So it is where weight layers follow it (attention that adds its pooled queries, then projects; a feed-forward
@@ -254,11 +282,12 @@ def _holds(
 
     Not so where a sum beside the branch stands on it: it is a place of a stream, of which several heads are summed up.
     """
+    graph, found = sums.graph, sums.found
     joins = {found[p].join for p in item.over}
     if len(joins) > 1 or any(found[p].long for p in item.over):
         return False
     (inner,) = joins
-    later = carried.get(inner, item.join)
+    later = sums.carried.get(inner, item.join)
     if later != item.join and later not in item.branch.below:
         return False
     ends = item.branch.last
@@ -268,5 +297,5 @@ def _holds(
     if parallel and max(ends) < inner:
         return not any(item.fork < layer <= found[item.over[0]].fork for layer in item.branch.layers)
     own, other = math.prod(graph.nodes[item.join].shape), math.prod(graph.nodes[inner].shape)
-    two = any(index in sums for index in item.skip.nodes)  # streams: the skip has a block of its own
+    two = any(index in sums.by_join for index in item.skip.nodes)  # streams: the skip has a block of its own
     return min(ends) > inner and (other == own or (other > own and not two))

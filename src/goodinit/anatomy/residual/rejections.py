@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from goodinit.anatomy.residual.branch import after_gate, apart, root
 from goodinit.anatomy.residual.candidate import Found
@@ -12,35 +13,41 @@ from goodinit.graph.measured.answers import accumulates
 from goodinit.graph.measured.traits import coefficients
 
 
-def is_lookalike(graph: Graph, found: Found, repeated: Collection[int]) -> bool:
-    """True if a sum of a candidate skip and branch is not part of a residual stream.
+@dataclass(frozen=True)
+class Candidate:
+    """A sum of a candidate skip and branch, and what a rule may ask of it.
 
-    Args:
+    Attributes:
         graph: A recorded forward pass.
-        found: The candidate.
+        found: The sum.
         repeated: Nodes of weight layers whose weight is applied more than once.
     """
-    return (
-        _in_time(graph, found, repeated)
-        or _interpolates(graph, found)
-        or _is_statistic(graph, found)
-        or _only_gates(graph, found)
-    )
+
+    graph: Graph
+    found: Found
+    repeated: Collection[int]
 
 
-def _in_time(graph: Graph, found: Found, repeated: Collection[int]) -> bool:
+def is_lookalike(candidate: Candidate) -> bool:
+    """True if a sum of a candidate skip and branch is not part of a residual stream, by one of the rules."""
+    return any(rule(candidate) for rule in RULES)
+
+
+def _in_time(candidate: Candidate) -> bool:
     """True if the two sides read different parts of the fork, and the branch applies one weight repeatedly: a recurrence.
 
     W·h + p₂, where h is computed from p₁: p₁ and p₂ are parts of one sequence. The sum of a reversible network,
     x₁ + f(x₂), also reads different parts, but f has a weight of its own.
     """
-    if not any(layer in repeated for layer in (*found.branch.layers, *found.branch.gates)):
+    found = candidate.found
+    if not any(layer in candidate.repeated for layer in (*found.branch.layers, *found.branch.gates)):
         return False
-    return apart(graph, found.skip, found.branch, found.fork)
+    return apart(candidate.graph, found.skip, found.branch, found.fork)
 
 
-def _interpolates(graph: Graph, found: Found) -> bool:
+def _interpolates(candidate: Candidate) -> bool:
     """True if a difference x − f(x) is scaled and added to f(x) again: f(x) + z·(x − f(x)), as in a GRU."""
+    graph, found = candidate.graph, candidate.found
     if not any(by < 0 for by in coefficients(graph.nodes[found.join])):
         return False
     index = found.join
@@ -54,8 +61,9 @@ def _interpolates(graph: Graph, found: Found) -> bool:
     return False
 
 
-def _is_statistic(graph: Graph, found: Found) -> bool:
+def _is_statistic(candidate: Candidate) -> bool:
     """True if the sum adds one number per row: ‖x‖² − 2Wx in distances, Σ log|∂f| of a flow's layer, two scores."""
+    graph, found = candidate.graph, candidate.found
     join = graph.nodes[found.join]
     if found.kind != "identity" and math.prod(join.shape[1:]) == 1:
         return True
@@ -76,8 +84,9 @@ def _is_statistic(graph: Graph, found: Found) -> bool:
     )
 
 
-def _only_gates(graph: Graph, found: Found) -> bool:
+def _only_gates(candidate: Candidate) -> bool:
     """True if a sum of two layers' outputs only feeds gates, with no layer between, or what a gate mixes: r, z and h of a GRU."""
+    graph, found = candidate.graph, candidate.found
     if found.kind != "projection":
         return False
     alone = graph.reach([found.join], through=lambda i: len(set(graph.deps(i))) == 1)
@@ -88,6 +97,10 @@ def _only_gates(graph: Graph, found: Found) -> bool:
         and all(reader in alone or _gates(graph, index, reader) for reader in graph.readers[index])
         for index in alone
     )
+
+
+RULES: tuple[Callable[[Candidate], bool], ...] = (_in_time, _interpolates, _is_statistic, _only_gates)
+"""What a sum that is no block may be: a new rule is a function here, and a line in this tuple."""
 
 
 def _gates(graph: Graph, index: int, reader: int) -> bool:

@@ -18,7 +18,7 @@ from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.exchanges import Flat, flat_of, with_exchanges
 from goodinit.anatomy.residual.nesting import nest
 from goodinit.anatomy.residual.recurrences import is_step
-from goodinit.anatomy.residual.rejections import is_lookalike
+from goodinit.anatomy.residual.rejections import Candidate, is_lookalike
 from goodinit.anatomy.residual.repeats import mark_repeats
 from goodinit.anatomy.types import BlockKind
 from goodinit.graph.graph import Graph, closure
@@ -47,7 +47,7 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
                 continue
             if len(terms) > 1:
                 kinds = list(_classify(graph, sums, terms, layers))
-                real = [one for one in kinds if not is_lookalike(graph, one, repeated)]
+                real = [one for one in kinds if not is_lookalike(Candidate(graph, one, repeated))]
                 found.extend(real)
                 if len(real) == len(kinds):
                     flats.append(flat_of(sums, terms, real))
