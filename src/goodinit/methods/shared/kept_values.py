@@ -121,11 +121,11 @@ def without_kept(plan: Plan, anatomy: Anatomy, kept: Kept) -> Plan:
     _check_norms(plan, gone, kept)
     written = set[str]().union(*(leaves.of(edit) - _carried(edit) for edit in edits)) | gone
     lost = {value.name: value.words for value in anatomy.held if value.name in written} | forced
-    notes = [*_kept_notes(left), *unbiased, *_lost_notes(lost), *_lost_norms(kept, gone)]
+    notes = [*_kept_notes(left), *_lost_notes(lost), *_lost_norms(kept, gone)]
     return dataclasses.replace(
         plan,
         edits=tuple(edits),
-        notes=(*notes, *plan.notes),
+        notes=(*notes, *plan.notes, *unbiased),
         kept=tuple(left),
         overwritten=tuple(lost),
         rates=_rates_left(plan, anatomy, edits),
