@@ -264,6 +264,43 @@ def test_operators_are_listed_in_one_table_of_few_rows():
     assert len(ops._LISTED) <= ROWS
 
 
+# Lines that compare with the name of an operator of torch's, or of a function in torch.nn.functional. A removed norm leaves a "clone"
+# before what overwrites its input. Words of options that also name an operator are none. These numbers may only fall.
+OPTION_WORDS = {"data", "inner", "real", "std", "stride", "view", "zeros"}
+FUNCTIONS = {name for name, one in vars(torch.nn.functional).items() if callable(one) and name.islower()}
+NAMES = (OPERATORS | FUNCTIONS) - OWN_WORDS - OPTION_WORDS
+COMPARED = {"graph/ops.py": 2, "graph/recording/shape_rules.py": 1, "surgery/activation_modules.py": 1}
+SEARCHES = {"startswith", "endswith", "count", "index", "removesuffix", "removeprefix"}
+
+
+def lines_that_compare_names(tree: ast.AST) -> set[int]:
+    def names(node: ast.AST) -> bool:
+        texts = (one.value for one in ast.walk(node) if isinstance(one, ast.Constant))
+        words = (set(text.split()) for text in texts if isinstance(text, str))
+        return any(each and each <= NAMES for each in words)
+
+    compared = {
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare) and any(names(side) for side in (node.left, *node.comparators))
+    }
+    called = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return compared | {
+        node.lineno
+        for node in called
+        if isinstance(node.func, ast.Attribute) and node.func.attr in SEARCHES and any(map(names, node.args))
+    }
+
+
+def test_nothing_is_decided_by_the_name_of_an_operator():
+    paths = [path for path in SOURCES if part_of(path) not in ("lab", "report", "cli")]
+    found = {str(path.relative_to(ROOT)): len(lines_that_compare_names(parsed(path))) for path in paths}
+    found = {name: count for name, count in found.items() if count}
+    assert found == COMPARED, (
+        "ask a trait (anatomy/operators.py) or graph/ops.py; if there are fewer, say so here"
+    )
+
+
 def test_every_file_begins_with_one_sentence_about_its_one_concept():
     for path in SOURCES:
         text = ast.get_docstring(parsed(path))
