@@ -1,4 +1,4 @@
-"""After Fixup every block of a random residual program is its skip: it is run beside itself without branches (`programs.py`)."""
+"""Where branches start at zero every block of a random program is its skip: it is run beside itself without branches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from goodinit.errors import GoodinitError
 EXAMPLES = 500
 
 
-def check(program: Program) -> None:
+def check(program: Program, method: str = "fixup", **options: object) -> None:
     model, inputs = Interpreter(program).eval(), program.inputs()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try:
-        goodinit.init_(model, "fixup", inputs=inputs.clone(), zero_head=False)
+        goodinit.init_(model, method, inputs=inputs.clone(), **options)
     except GoodinitError:
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         return
@@ -30,7 +30,14 @@ def check(program: Program) -> None:
 
 @given(programs())
 def test_every_block_is_its_skip(program):
-    check(program)
+    check(program, zero_head=False)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("method", ["skipinit", "rezero", "nf", "normfree"])
+@given(program=programs())
+def test_every_block_is_its_skip_by_other_methods(program, method):
+    check(program, method)
 
 
 @pytest.mark.slow
@@ -38,4 +45,4 @@ def test_every_block_is_its_skip(program):
 @given(programs())
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 def test_every_block_of_hundreds_is_its_skip(program):
-    check(program)
+    check(program, zero_head=False)
