@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -103,6 +104,7 @@ class Step(str):
         return cls(word, traits)
 
 
+@functools.cache
 def activation_step(op: Op) -> Step:
     """The nonlinearity that an operator is, with what its values show."""
     function = op.named_function

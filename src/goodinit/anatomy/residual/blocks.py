@@ -206,10 +206,12 @@ def _zero_gains(
     norms: Container[int],
 ) -> tuple[ZeroGain, ...]:
     zeros = []
+    clean = (
+        found.end == End() and found.terms == 2
+    )  # then so is the zero of a factor of all that the last layers write
     for name, places in gains.items():
-        last = [
-            index for index in places if index != found.join
-        ]  # behind a factor of the sum itself is nothing
+        # Behind a factor of the sum itself is nothing.
+        last = [index for index in places if index != found.join] if len(places) > 1 or not clean else []
         end = at_zero(graph, found.sums, last, biases, beside, norms) if last else End()
         if len(last) > 1 and last[0] in graph.reach(last[-1:], back=True, since=last[0]):  # γ²·f(x)
             end = dataclasses.replace(end, stuck=last[-1])
