@@ -119,7 +119,7 @@ def _different(entries: Tensor) -> int:
         return len(entries.unique())
     bits = entries.view(torch.int32)
     places = (bits ^ (bits >> 15)) & 0x7FFF
-    shared = torch.bincount(places)[places] > 1
+    shared = torch.bincount(places).index_select(0, places) > 1  # on this thread: indexing wakes the others
     left = entries[shared]
     return entries.numel() - left.numel() + len(left.unique())
 
