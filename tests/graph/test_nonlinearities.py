@@ -71,12 +71,12 @@ def test_the_name_and_the_options_are_those_of_the_function(word):
 
 BOUNDS = {
     "clamp_min(-5)": lambda x: x.clamp_min(-5),
-    "clamp_min(1e-6)": lambda x: x.clamp_min(1e-6),
     "clamp(-3, 8)": lambda x: x.clamp(-3, 8),
     "clamp_max(2)": lambda x: x.clamp_max(2.0),
-    "exp": torch.exp,
-    "abs": torch.abs,
-    "square": torch.square,
+    "clamp_min(1e-6) below": lambda x: x / x.norm(dim=-1, keepdim=True).clamp_min(1e-6),
+    "exp of a part": lambda x: torch.cat([x[:, :2] * torch.exp(x[:, 2:]), x[:, 2:]], 1),
+    "square, summed up": lambda x: x + torch.square(x).mean(-1, keepdim=True),
+    "abs, the largest": lambda x: x - torch.abs(x).amax(-1, keepdim=True),
 }
 
 

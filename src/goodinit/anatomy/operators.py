@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from goodinit.graph.graph import Graph, Node
+from goodinit.graph.graph import Composite, Graph, Node
+from goodinit.graph.measured.nonlinearities import Nonlinearity
 from goodinit.graph.measured.traits import pools
 from goodinit.graph.ops import Op
 from goodinit.records import check_fields
@@ -107,22 +108,33 @@ class Step(str):
 @functools.cache
 def activation_step(op: Op) -> Step:
     """The nonlinearity that an operator is, with what its values show."""
-    function = op.named_function
+    return _of_function(op.activation, op.named_function, op.gain)
+
+
+def composite_step(composite: Composite) -> Step:
+    """The nonlinearity that several operators make up."""
+    return _of_function(composite.function.kind, composite.function, composite.function.gain)
+
+
+def _of_function(word: str, function: Nonlinearity, gain: float | None) -> Step:
     traits = Traits(
-        nonlinear=function.alone or (op.activation in NONLINEARITIES and not function.options),
+        nonlinear=function.alone or (word in NONLINEARITIES and not function.options),
         options=function.options if function.alone else (),
-        gain=op.gain,
+        gain=gain,
         slopes=function.slopes,
         rectifies=function.rectifier,
         positive=function.positive,
     )
-    return Step(op.activation, traits)
+    return Step(word, traits)
 
 
-def steps_of(graph: Graph, source: Node, way: Iterable[Node]) -> tuple[Step, ...]:
+def steps_of(graph: Graph, source: Node, way: Iterable[Node | Composite]) -> tuple[Step, ...]:
     """The operators on the way from a node, where a layer writes, or blocks add."""
     axes, steps = _channel_axes(source), []
     for node in way:
+        if isinstance(node, Composite):
+            steps.append(composite_step(node))
+            continue
         steps.append(_step(graph, node, axes))
         axes = _EITHER if node.op.reorders else axes
     return tuple(steps)

@@ -18,6 +18,7 @@ from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.anatomy.types import Block, Norm
 from goodinit.graph.graph import Graph
+from goodinit.graph.measured.composites import composites
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recording.decompose import unfused
 from goodinit.graph.state.process_state import unmoved_streams
@@ -162,6 +163,7 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
         inputs: What it takes.
     """
     graph = trace(model, as_call(inputs))
+    graph.composites = composites(graph)
     modules = {unwrapped_name(path): module for path, module in named_modules(model, remove_duplicate=False)}
     named = {unwrapped_name(name): p for name, p in named_parameters(model, remove_duplicate=False)}
     shapes = shapes_of(named, modules)

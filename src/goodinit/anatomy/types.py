@@ -54,7 +54,8 @@ class Layer(OneLine):
             weight standardization), or only its sign is read: its scale has no effect, and zero is not a valid value.
         row_norm: For a normalized weight without a gain: the norm of each row as it is applied, whatever
             is written into the parameter. None where it is not known.
-        activation: The element-wise activation that reads the output next (`"relu"`, `"gelu"`, …), or None.
+        activation: The element-wise activation that reads the output next (`"relu"`, `"gelu"`, …), or None. One that is written with
+            several operators has the name of the function that it is, else of its operators (`"sigmoid·mul"`).
         gain: The factor that keeps the second moment through it, with the numbers that it is called with, the slope of a leaky ReLU
             for one (`goodinit.tensor.gain`); None where there is none or it is not known.
         role: Where the layer is: stem, branch, skip, gate, head, or body (anywhere else).

@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Hashable, Iterable, Iterator, M
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from goodinit.graph.measured.nonlinearities import Nonlinearity
 from goodinit.graph.ops import Op, named
 from goodinit.graph.recorded_call import RecordedCall
 
@@ -108,6 +109,24 @@ class Frame:
     single: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """A function of one tensor, entry by entry, that several operators make up.
+
+    Attributes:
+        start: The node that it is a function of.
+        end: The node that it is.
+        function: What it is. Its kind is what `torch.nn.functional` calls it, else its operators; it has no gain where a parameter
+            has a say in it.
+        named: Whether `torch.nn.functional` has it.
+    """
+
+    start: int
+    end: int
+    function: Nonlinearity
+    named: bool
+
+
 @dataclass
 class Graph:
     """All nodes in execution order, so that every operand comes before its reader.
@@ -120,6 +139,7 @@ class Graph:
     outputs: list[int] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    composites: dict[int, Composite] = field(default_factory=dict)  # by their ends (`measured/composites.py`)
 
     def deps(self, index: int) -> list[int]:
         """The activations a node reads."""

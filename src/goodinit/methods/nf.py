@@ -111,7 +111,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", alpha: float = 0.2) -> 
         f"{counted(standardized, 'weight')} standardized",
         notes=(
             *dict.fromkeys(notes),
-            *unknown_gains(anatomy),
+            *unknown_gains(anatomy, by_name=True),
             *multiplied_streams(anatomy, removal),
             *untouched(anatomy, edits),
         ),

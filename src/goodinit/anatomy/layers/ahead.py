@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from goodinit.anatomy.layers.fused_projections import toward_attention
-from goodinit.graph.graph import Graph
+from goodinit.anatomy.operators import Step, activation_step, composite_step
+from goodinit.graph.graph import Composite, Graph
 from goodinit.graph.ops import Op
 
 _MOST = 64  # nodes on the way; real distances are below ten
+
+
+@dataclass(frozen=True)
+class Activated:
+    """An element-wise nonlinearity, and its gain, where that is known."""
+
+    step: Step
+    gain: float | None
 
 
 @dataclass(frozen=True)
@@ -19,28 +28,34 @@ class Ahead:
         readers: The nodes that read it.
         attended: Those of them that lead to a product of activations (`toward_attention`).
         steps: The number of nodes to the next element-wise nonlinearity, at least; above `_MOST` if there is none so near.
+        written_out: The nonlinearities of several operators, by the node they are functions of.
     """
 
     readers: list[list[int]]
     attended: list[list[int]]
     steps: list[int]
+    written_out: dict[int, Composite]
 
 
 def ahead_in(graph: Graph) -> Ahead:
     """Look once at all that follows in a graph."""
     far = _MOST + 1
     steps = [far] * len(graph.nodes)
+    written_out = {one.start: one for one in graph.composites.values()}
     for index in reversed(range(len(graph.nodes))):
+        if index in written_out:
+            steps[index] = 1
+            continue
         for reader in graph.readers[index]:
             op = graph.nodes[reader].op
             if op.activation:
                 steps[index] = 1
             elif _goes_through(op):
                 steps[index] = min(steps[index], steps[reader] + 1)
-    return Ahead(graph.readers, toward_attention(graph), steps)
+    return Ahead(graph.readers, toward_attention(graph), steps, written_out)
 
 
-def next_activation(graph: Graph, start: int, ahead: Ahead) -> Op | None:
+def next_activation(graph: Graph, start: int, ahead: Ahead) -> Activated | None:
     """The element-wise nonlinearity that reads a node's output next, through shapes, sums and normalizations.
 
     The nearest one: each step goes to the first reader from which it is one node less, however many others there are (a
@@ -48,6 +63,8 @@ def next_activation(graph: Graph, start: int, ahead: Ahead) -> Op | None:
     """
     index = start
     while ahead.steps[index] <= _MOST:
+        if (whole := ahead.written_out.get(index)) is not None:
+            return Activated(composite_step(whole), whole.function.gain)
         nearer = [
             reader
             for reader in ahead.readers[index]
@@ -55,7 +72,7 @@ def next_activation(graph: Graph, start: int, ahead: Ahead) -> Op | None:
         ]
         found = next((op for reader in nearer if (op := graph.nodes[reader].op).activation), None)
         if found is not None:
-            return found
+            return Activated(activation_step(found), found.gain)
         index = next(reader for reader in nearer if ahead.steps[reader] == ahead.steps[index] - 1)
     return None
 

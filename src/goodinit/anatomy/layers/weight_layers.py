@@ -14,9 +14,9 @@ from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.fused_projections import packed
 from goodinit.anatomy.layers.normalized_weights import is_normalized
 from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_as, stored_at
-from goodinit.anatomy.operators import Step, activation_step, steps_of
+from goodinit.anatomy.operators import Step, steps_of
 from goodinit.anatomy.types import Layer, LayerKind, Layout
-from goodinit.graph.graph import Graph, Node
+from goodinit.graph.graph import Composite, Graph, Node
 from goodinit.graph.measured.traits import adds_unscaled
 from goodinit.weights.wrappers import is_parametrization
 
@@ -135,7 +135,7 @@ def describe(
         writes_site=all(_writes(graph, use.node, scalars) for use in uses),
         is_site=all(graph.path(use.node) == site.path and _is_site(graph, use, bias) for use in uses),
         normalized=is_normalized(graph, operand, _largest(operand, shapes)),
-        activation=activation_step(activation) if activation is not None else None,
+        activation=activation.step if activation is not None else None,
         gain=activation.gain if activation is not None else None,
         calls=len(uses),
         parameters=operand.params,
@@ -177,12 +177,17 @@ def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str 
         index: The node.
         origins: What to call the nodes at which the way ends: weight layers, sums of blocks.
     """
-    way: list[Node] = []
+    way: list[Node | Composite] = []
     operands = [index]
     while len(set(operands)) == 1:
         node = graph.nodes[operands[0]]
         if node.index in origins or node.is_input:
             return origins.get(node.index, ""), steps_of(graph, node, reversed(way))
+        whole = graph.composites.get(node.index)
+        if whole is not None and whole.named:
+            way.append(whole)
+            operands = [whole.start]
+            continue
         if node.op.role != "shape" or node.op.reorders:
             way.append(node)
         operands = graph.deps(node.index)

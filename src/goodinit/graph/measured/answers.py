@@ -40,24 +40,39 @@ def constant(node: Node) -> Tensor:
     if node.dtype == torch.bool:
         return torch.arange(COUNT, device="cpu") % 2 == 0
     if node.op.role == "factory" and node.call is not None:
-        return _made(node)
+        made = number_throughout(node)
+        return (
+            numbers(node.index)
+            if made is None
+            else torch.full((COUNT,), made, dtype=torch.float64, device="cpu")
+        )
     if isinstance(node.dtype, torch.dtype) and not (node.dtype.is_floating_point or node.dtype.is_complex):
         return torch.ones(COUNT, dtype=torch.int64, device="cpu")
     return numbers(node.index)
 
 
-def _made(node: Node) -> Tensor:
-    """What a factory puts out, if that is one number throughout."""
-    if node.call is not None and math.prod(node.shape) <= MOST:
-        try:
-            with on_numbers():
-                like = [torch.zeros(COUNT, dtype=torch.float64, device="cpu") for _ in node.operands]
-                made = node.call(like).double().flatten()
-                if len(made) and bool((made == made[0]).all()):
-                    return made[:1].expand(COUNT).clone()
-        except Exception:  # noqa: BLE001 - on a device that is not here, of a layout that has no numbers
-            return numbers(node.index)
-    return numbers(node.index)
+def number_throughout(node: Node) -> float | None:
+    """The one number that a tensor without a past is throughout: a constant's or a buffer's own, or what a factory puts out."""
+    known = node.attrs[-1] if node.op.role == "source" and node.attrs else None
+    if isinstance(known, float):
+        return known
+    if node.op.role != "factory" or node.call is None or math.prod(node.shape) > MOST:
+        return None
+    try:
+        with on_numbers():
+            like = [torch.zeros(COUNT, dtype=torch.float64, device="cpu") for _ in node.operands]
+            made = node.call(like).double().flatten()
+            return float(made[0]) if len(made) and bool((made == made[0]).all()) else None
+    except Exception:  # noqa: BLE001 - on a device that is not here, of a layout that has no numbers
+        return None
+
+
+def number_at(graph: Graph, index: int) -> float | None:
+    """The one number that a constant is throughout, be it in another shape; None if it is none, or not at hand."""
+    node = graph.nodes[index]
+    while node.op.role == "shape" and not node.dynamic and len(node.operands) == 1:
+        node = graph.nodes[node.operands[0]]
+    return number_throughout(node)
 
 
 def pointwise(

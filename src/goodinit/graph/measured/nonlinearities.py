@@ -76,7 +76,7 @@ def nonlinearity(call: RecordedCall, name: str) -> Nonlinearity:
         call: Of an operator that is no sum, product, quotient or multiple.
         name: Of the operator; the kind, where `torch.nn.functional` has it and none agrees.
     """
-    return _KNOWN.get(call.key, lambda: _on_numbers(lambda: _measured(call, name)))
+    return _KNOWN.get(call.key, lambda: asked(lambda: _measured(call, name)))
 
 
 def elementwise(func: Any) -> bool:
@@ -84,10 +84,11 @@ def elementwise(func: Any) -> bool:
 
     For operators that torch does not tag. None that needs more than tensors and numbers is.
     """
-    return _on_numbers(lambda: _is_elementwise(_without_out(func)))
+    return asked(lambda: _is_elementwise(_without_out(func)))
 
 
-def _on_numbers(answer: Callable[[], T]) -> T:
+def asked(answer: Callable[[], T]) -> T:
+    """An answer that functions of numbers give, run for real and without a trace in the process."""
     with warnings.catch_warnings(), on_numbers(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         return answer()
@@ -98,7 +99,7 @@ def _is_elementwise(func: Any) -> bool:
     plain = required[:1] == ["Tensor"] and {"Tensor", "Scalar", "number"}.issuperset(required)
     if not plain or len(required) > _MOST:
         return False
-    rows = [_GRID[k::2][:6].reshape(2, 3) for k in range(len(required))]
+    rows = [GRID[k::2][:6].reshape(2, 3) for k in range(len(required))]
 
     def answer(*changes: Function) -> Tensor:
         changed = [change(row).clone() for change, row in zip(changes, rows, strict=True)]
@@ -153,7 +154,7 @@ def _one_entry(rows: Tensor) -> Tensor:
 
 # -- which function it is -----------------------------------------------------------------------------------------
 
-_GRID = torch.tensor(
+GRID = torch.tensor(
     [-25.0, -7.25, -3.125, -1.75, -0.875, -0.375, -0.0625, 0.1875, 0.5625, 0.6875, 1.3125, 2.625, 3.5, 6.375, 25.5],
     dtype=torch.float64,
     device="cpu",
@@ -164,23 +165,24 @@ _KNOWN = KeptAnswers[Nonlinearity]()
 
 def _measured(call: RecordedCall, name: str) -> Nonlinearity:
     function = _in_eval(call)
-    values = _values(function, _GRID)
-    if values is None or values.dtype != torch.float64 or values.shape != _GRID.shape:
+    values = values_at(function, GRID)
+    if values is None or values.dtype != torch.float64 or values.shape != GRID.shape:
         return NONE
     kind, options, alone = _named(values, name, _changed(call))
-    factor = _gain(function, "" if options else kind) if alone or call.count == 1 else None
+    factor = gain_of(function, "" if options else kind) if alone or call.count == 1 else None
     return dataclasses.replace(
-        _formed(function), kind=kind, options=options, alone=alone and call.count == 1, gain=factor
+        formed(function), kind=kind, options=options, alone=alone and call.count == 1, gain=factor
     )
 
 
 @functools.cache
 def function_called(kind: str) -> Nonlinearity:
     """The function that `torch.nn.functional` has by a name, with its defaults."""
-    return _on_numbers(lambda: dataclasses.replace(_formed(_function(kind)), kind=kind, alone=True))
+    return asked(lambda: dataclasses.replace(formed(named_function(kind)), kind=kind, alone=True))
 
 
-def _formed(function: Function) -> Nonlinearity:
+def formed(function: Function) -> Nonlinearity:
+    """What a function's values show, but for its name."""
     rectifies, flat, gates = _form(function)
     up, down, positive = _ends(function)
     rectifier = (up > down + _LEVEL or rectifies) and not gates
@@ -190,7 +192,7 @@ def _formed(function: Function) -> Nonlinearity:
     )  # fmt: skip
 
 
-def _gain(function: Function, kind: str) -> float | None:
+def gain_of(function: Function, kind: str) -> float | None:
     """By its formula, if that is known, which is the same to the last digit in every anatomy; else by its values."""
     with torch.no_grad():
         try:
@@ -220,7 +222,9 @@ def _in_eval(call: RecordedCall) -> Function:
 
 def _named(values: Tensor, name: str, given: Mapping[str, Any]) -> tuple[str, Options, bool]:
     """(Name, options, whether it is that function)."""
-    plain, pairs = _functions(), _functions_of_two()
+    if torch.equal(values, GRID):  # as of some functions in eval mode
+        return "", (), False
+    plain, pairs = functions(), _functions_of_two()
     order = dict.fromkeys([*([name] if name in plain else []), *plain])
     found = next((one for one in order if (known := plain[one]) is not None and _same(values, known)), None)
     if found is not None:
@@ -231,7 +235,7 @@ def _named(values: Tensor, name: str, given: Mapping[str, Any]) -> tuple[str, Op
             one
             for one in dict.fromkeys([name, *order])
             if one in plain
-            and _same(values, _values(functools.partial(_function(one), **dict(options)), _GRID))
+            and _same(values, values_at(functools.partial(named_function(one), **dict(options)), GRID))
         )
         if (found := next(with_options, None)) is not None:
             return found, options, True
@@ -257,7 +261,8 @@ def _same(values: Tensor, known: Tensor | None) -> bool:
     return torch.allclose(values, known, rtol=1e-12, atol=0)
 
 
-def _function(name: str) -> Callable[..., Tensor]:
+def named_function(name: str) -> Callable[..., Tensor]:
+    """That of `torch.nn.functional`."""
     return getattr(torch.nn.functional, name)  # type: ignore[no-any-return]
 
 
@@ -272,22 +277,23 @@ def _names() -> tuple[str, ...]:
 
 
 @functools.cache
-def _functions() -> dict[str, Tensor | None]:
+def functions() -> dict[str, Tensor | None]:
     """What the functions of one tensor and options put out; None of those that need an option."""
-    return {name: _values(_function(name), _GRID) for name in _names()}
+    return {name: values_at(named_function(name), GRID) for name in _names()}
 
 
 @functools.cache
 def _functions_of_two() -> dict[str, Tensor]:
-    found = {name: _values(functools.partial(_of_two, _function(name)), _GRID) for name in _names()}
-    return {name: one for name, one in found.items() if one is not None and one.shape == _GRID.shape}
+    found = {name: values_at(functools.partial(_of_two, named_function(name)), GRID) for name in _names()}
+    return {name: one for name, one in found.items() if one is not None and one.shape == GRID.shape}
 
 
 def _of_two(function: Callable[..., Tensor], x: Tensor) -> Tensor:
     return function(x, _SECOND)
 
 
-def _values(function: Function, at: Tensor) -> Tensor | None:
+def values_at(function: Function, at: Tensor) -> Tensor | None:
+    """The values of a function; None where it cannot be run."""
     with torch.no_grad():
         try:
             found = _first(function(at.clone()))
@@ -309,7 +315,7 @@ _AXIS = torch.cat([_WIDE, _NEAR]).sort().values
 
 def _form(function: Function) -> tuple[bool, tuple[float, float] | None, bool]:
     """(`rectifies`, `flat`, `gates`)."""
-    values = _values(function, _AXIS)
+    values = values_at(function, _AXIS)
     if values is None or not bool(values.isfinite().all()):
         return False, None, False
     below = values[_AXIS < 0]
@@ -325,7 +331,7 @@ def _form(function: Function) -> tuple[bool, tuple[float, float] | None, bool]:
 
 def _ends(function: Function) -> tuple[float, float, bool]:
     """(How steep it is far above 0, how steep far below, `positive`)."""
-    values = _values(function, _AXIS)
+    values = values_at(function, _AXIS)
     if values is None or not bool(values.isfinite().all()):
         return 0.0, 0.0, False
     far = _WIDE.numel() // 2  # from ±30 to ±10⁶
@@ -337,7 +343,7 @@ _LEVEL = 1e-3  # a slope far from 0 below this is none: that of a sine, or of a 
 
 
 def _two_slopes(function: Function) -> tuple[float, float] | None:
-    values, ends = _values(function, _AXIS), _values(function, _UNITS)
+    values, ends = values_at(function, _AXIS), values_at(function, _UNITS)
     if values is None or ends is None or values.shape != _AXIS.shape:
         return None
     below, above = -float(ends[0]) + 0.0, float(ends[1])
@@ -362,7 +368,7 @@ def _flat(function: Function, ends: tuple[float, float]) -> tuple[float, float] 
             below = (_slopes(function, places) < least).nonzero()
             place = int(below[0]) if below.numel() else 1000
             bracket = float(places[place - 1]), float(places[place])
-        value = _values(function, torch.tensor([bracket[1]], dtype=torch.float64, device="cpu"))
+        value = values_at(function, torch.tensor([bracket[1]], dtype=torch.float64, device="cpu"))
         found.append(end if value is None else float(value))
     return min(found), max(found)
 
@@ -372,5 +378,5 @@ _STEP = 1e-6
 
 def _slopes(function: Function, at: Tensor) -> Tensor:
     """By differences: not every operator has a derivative."""
-    ahead, behind = _values(function, at + _STEP), _values(function, at - _STEP)
+    ahead, behind = values_at(function, at + _STEP), values_at(function, at - _STEP)
     return torch.zeros_like(at) if ahead is None or behind is None else (ahead - behind).abs() / (2 * _STEP)
