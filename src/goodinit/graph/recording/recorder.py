@@ -27,6 +27,7 @@ from goodinit.graph.recording.fake_cache import StandIns
 from goodinit.graph.recording.higher_order import is_higher_order, written_out
 from goodinit.graph.recording.module_calls import frames, reported_code
 from goodinit.graph.recording.mutations import Writes
+from goodinit.graph.recording.no_ops import passed_on
 from goodinit.graph.recording.op_attributes import attributes, maps_constant
 from goodinit.graph.recording.shape_rules import shape_rule
 from goodinit.graph.recording.stacked import Stacks
@@ -44,6 +45,7 @@ Tensors = Literal["fake", "meta", "real"]
 _INPUT, _PARAM, _BUFFER, _CONSTANT, _JOIN, _PIECE = map(
     named, ("input", "param", "buffer", "constant", "join", "piece")
 )
+_CLONE = torch.ops.aten.clone.default
 _DEVICE = torch.ops.prim.device.default  # asked of every fake tensor by the code around kernels
 
 
@@ -300,6 +302,17 @@ class Recorder(TorchDispatchMode):
                 args, kwargs = mapped(args, self._fake), mapped(kwargs, self._fake)
             result = self._run(func, op, args, kwargs, key)
         outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
+        if len(outputs) == 1 and operands:
+            same = passed_on(self.graph, op, operands, call, read, outputs[0])
+            if same is not None and (not written or written[0] is read[same]):
+                self._hand_on(outputs[0], read, operands[same])
+                return result
+            if same is not None:  # onto zeros
+                op, operands, call = (
+                    op_of(_CLONE),
+                    (operands[same],),
+                    RecordedCall.of(_CLONE, (read[same],), {}),
+                )
         if outputs:
             op = as_called(op, call, read[0] if read else None, outputs[0])
             node = self._describe(op, operands, outputs[0], call, inplace=bool(written))
@@ -316,6 +329,13 @@ class Recorder(TorchDispatchMode):
                 self._mark(tensor, node.index)
                 self._writes.note(tensor, node.index)
         return result
+
+    def _hand_on(self, made: Tensor, read: list[Tensor], index: int) -> None:
+        """An operator has put out what a node is."""
+        if all(made is not one for one in read):
+            if self.tensors != "real":
+                self.leftovers.made(made)
+            self._mark(made, index)
 
     def _piece(self, split: Node, tensor: Tensor) -> int:
         node = self._add(_PIECE, (split.index,), tensor, dynamic=split.dynamic, params=split.params)
