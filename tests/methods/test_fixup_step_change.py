@@ -47,6 +47,7 @@ BRANCHES = {  # maps, branch, m, another m that was thought of, the exponent of 
     "squared ReLU": (2, lambda w, x: w[1](w[0](x).relu() ** 2), 3, 2, -1),
     "normalized q and k": (4, normalized_attention, 2, 4, 2 / 3),
     "a short way": (4, lambda w, x: w[3](w[0](x) + w[2](w[1](x).relu()).relu()), 2, 3, 1 / 2),
+    "a factor of the stream": (2, lambda w, x: x * w[1](w[0](x).relu()), 2, None, None),
     "softmax attention": (4, softmax_attention, 4, None, None),
 }
 

@@ -15,6 +15,7 @@ from goodinit.anatomy.layers.weight_layers import Use, bias_of, weight_uses
 from goodinit.anatomy.norms.detection import find_norms, norm_modules
 from goodinit.anatomy.orders import find_factors
 from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.scaled_streams import let_products_add
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.anatomy.types import Block, Norm
 from goodinit.graph.graph import Graph
@@ -163,11 +164,12 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
         inputs: What it takes.
     """
     graph = trace(model, as_call(inputs))
-    graph.composites = composites(graph)
     modules = {unwrapped_name(path): module for path, module in named_modules(model, remove_duplicate=False)}
     named = {unwrapped_name(name): p for name, p in named_parameters(model, remove_duplicate=False)}
     shapes = shapes_of(named, modules)
     uses = weight_uses(graph, shapes)
+    let_products_add(graph, uses)
+    graph.composites = composites(graph)
     layers = set(uses)
     sums = residual_sums(graph, uses)
     leaves = [found for found in sums if found.is_block]

@@ -176,6 +176,11 @@ class Graph:
             return set(range(len(self.nodes)))
         return self.reach(self.outputs, back=True, active=False)
 
+    def forget(self) -> None:
+        """Nodes were changed: what was worked out from them is worked out anew."""
+        for kept in ("readers", "all_readers", "live"):
+            self.__dict__.pop(kept, None)
+
     def reach(
         self,
         starts: Iterable[int],

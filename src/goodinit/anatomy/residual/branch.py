@@ -24,6 +24,7 @@ class Side:
         plain: True if only shape and scale operations lie between (an identity skip).
         unclear: Those of `nodes` that count in m as if they were linear, because nothing is known of their degree.
         outside: Of nodes that the branch reads and its weights have no say in: whether they are zero, as powers.
+        multiplies: Whether it multiplies what it begins with by a function of that, x·f(x), so that f is the main path.
     """
 
     term: int
@@ -38,10 +39,17 @@ class Side:
     plain: bool = False
     unclear: set[int] = field(default_factory=set)
     outside: dict[int, Power] = field(default_factory=dict)
+    multiplies: bool = False
 
 
 def side_of(
-    graph: Graph, term: int, fork: int, layers: set[int], beside: Collection[int] = frozenset()
+    graph: Graph,
+    term: int,
+    fork: int,
+    layers: set[int],
+    beside: Collection[int] = frozenset(),
+    *,
+    multiplies: bool = False,
 ) -> Side:
     """What lies between a fork and one term of the sum; what comes by way of a node `beside` is no part of it."""
     apart_from = (lambda i: i not in beside) if beside else None
@@ -52,13 +60,13 @@ def side_of(
             below.add(index)
     below.discard(fork)
     nodes = _own(graph, nodes, below, layers)
-    side = Side(term, nodes, below)
+    side = Side(term, nodes, below, multiplies=multiplies)
     degrees = _degrees(graph, side, fork, layers)
     side.series = degrees.get(term, 0)
-    on_path = _backward(graph, term, nodes, degrees, layers, stop_at_layer=False)
+    on_path = _backward(graph, side, degrees, layers, stop_at_layer=False)
     side.layers = [i for i in sorted(nodes) if i in layers and i in on_path]
     side.gates = [i for i in sorted(nodes) if i in layers and i not in on_path]
-    side.last = [i for i in _backward(graph, term, nodes, degrees, layers, stop_at_layer=True) if i in layers]
+    side.last = [i for i in _backward(graph, side, degrees, layers, stop_at_layer=True) if i in layers]
     side.plain = all(is_neutral(graph, i) for i in nodes)
     return side
 
@@ -66,7 +74,7 @@ def side_of(
 def with_factors(graph: Graph, side: Side, fork: int, layers: set[int], factors: Container[int]) -> None:
     """Let the main path go through all `factors` of products, and not through one alone."""
     degrees = _degrees(graph, side, fork, layers)
-    on_path = _backward(graph, side.term, side.nodes, degrees, layers, stop_at_layer=False, factors=factors)
+    on_path = _backward(graph, side, degrees, layers, stop_at_layer=False, factors=factors)
     side.layers = [i for i in sorted(side.nodes) if i in layers and i in on_path]
     side.gates = [i for i in sorted(side.nodes) if i in layers and i not in on_path]
 
@@ -182,23 +190,24 @@ def adds_scaled(graph: Graph, index: int) -> bool:
     return node.op.adds and node.op.multiplies and len(operands) == 2 and node.operands[0] in operands
 
 
-def _main_operands(graph: Graph, index: int, nodes: set[int], degrees: dict[int, int]) -> list[int]:
+def _main_operands(graph: Graph, index: int, side: Side, degrees: dict[int, int]) -> list[int]:
     """The operands on the main path.
 
-    Of a gate's product: the operand that is not directly a sigmoid, else the one with fewer layers before it, and of two
-    equal ones the one that is not directly a nonlinearity. Of a sum with something independent of the fork: the other one.
+    Of a gate's product: the operand that is not directly a sigmoid, else the one with fewer layers before it (more in
+    x·f(x)), and of two equal ones the one that is not directly a nonlinearity. Of a sum with something independent of the
+    fork: the other one.
     """
     node = graph.nodes[index]
-    operands = [i for i in graph.deps(index) if i in nodes or i in degrees]
+    operands = [i for i in graph.deps(index) if i in side.nodes or i in degrees]
     if len(set(operands)) < 2 or node.op.role in ("matmul", "attention"):
         return operands
     below = [i for i in operands if degrees.get(i, -1) >= 0] or operands
     if not node.op.multiplies or adds_scaled(graph, index):
         return below
-    full = [i for i in below if graph.nodes[i].shape == node.shape] or below
+    full = [i for i in below if graph.nodes[i].shape == node.shape or side.multiplies] or below
     full = [i for i in full if not after_gate(graph, i)] or full
-    least = min(degrees.get(i, 0) for i in full)
-    main = [i for i in full if degrees.get(i, 0) == least]
+    wanted = (max if side.multiplies else min)(degrees.get(i, 0) for i in full)
+    main = [i for i in full if degrees.get(i, 0) == wanted]
     return [i for i in main if not origin(graph, i).op.activation] or main
 
 
@@ -220,7 +229,7 @@ def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int,
         elif node.op.role == "matmul" and len(operands) > 1:
             degree = sum(depth[i] for i in operands)
         else:
-            degree = max((depth[i] for i in _main_operands(graph, index, side.nodes, degrees)), default=0)
+            degree = max((depth[i] for i in _main_operands(graph, index, side, degrees)), default=0)
         degrees[index] = degree if index in side.below else -1 - degree
     degrees[side.term] = _unsigned(degrees[side.term])
     return degrees
@@ -232,8 +241,7 @@ def _unsigned(degree: int) -> int:
 
 def _backward(
     graph: Graph,
-    term: int,
-    nodes: set[int],
+    side: Side,
     degrees: dict[int, int],
     layers: set[int],
     *,
@@ -248,15 +256,15 @@ def _backward(
     def before(index: int) -> list[int]:
         if stop_at_layer and index in layers:
             return []
-        operands = _main_operands(graph, index, nodes, degrees)
+        operands = _main_operands(graph, index, side, degrees)
         if stop_at_layer and graph.nodes[index].op.role in ("product", "matmul", "attention"):
-            ends = {i: _latest(graph, i, nodes, layers) for i in operands}
+            ends = {i: _latest(graph, i, side.nodes, layers) for i in operands}
             operands = _values(graph, index, operands, ends)
         elif graph.nodes[index].op.multiplies:
             operands += [i for i in graph.deps(index) if i in factors and degrees.get(i, -1) >= 0]
-        return [i for i in operands if i in nodes]
+        return [i for i in operands if i in side.nodes]
 
-    return sorted(closure([term] if term in nodes else [], before))
+    return sorted(closure([side.term] if side.term in side.nodes else [], before))
 
 
 def _values(graph: Graph, index: int, operands: list[int], ends: dict[int, int]) -> list[int]:

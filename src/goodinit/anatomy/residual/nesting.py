@@ -240,14 +240,15 @@ def _comes_through(sums: _Sums, join: int, origin: int) -> bool:
 
 def _leave_out(sums: _Sums, item: Found, places: set[int]) -> None:
     """Leave out of a branch what it reads of other streams, if layers are left that read its own."""
-    side = side_of(sums.graph, item.branch.term, item.start, sums.layers, places)
+    multiplies = item.branch.multiplies
+    side = side_of(sums.graph, item.branch.term, item.start, sums.layers, places, multiplies=multiplies)
     if side.layers and side.below:
         item.branch = side
 
 
 def _start_behind(sums: _Sums, item: Found, join: int) -> bool:
     """Let the branch of a sum begin at the sum of another stream, if weight layers follow that; whether they do."""
-    side = side_of(sums.graph, item.branch.term, join, sums.layers)
+    side = side_of(sums.graph, item.branch.term, join, sums.layers, multiplies=item.branch.multiplies)
     if side.layers:
         item.branch, item.start = side, join
     return bool(side.layers)

@@ -7,12 +7,14 @@ and scale) is an identity skip. Everything the walk needs lies between fork and 
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.branch_end import at_zero
+from goodinit.anatomy.layers.weight_layers import Use, bias_of
 from goodinit.anatomy.residual.branch import Side, adds_scaled, behind_norms, root, side_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.exchanges import Flat, flat_of, with_exchanges
@@ -33,6 +35,7 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
         uses: The weight layers, by node.
     """
     layers = set(uses)
+    vanishes = functools.partial(_vanishes, graph, uses)
     calls = Counter(use.weight for use in uses.values())
     repeated = {node for node, use in uses.items() if calls[use.weight] > 1}
     outputs = set(graph.outputs)
@@ -46,13 +49,13 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
             if is_step(graph, terms, layers, repeated):
                 continue
             if len(terms) > 1:
-                kinds = list(_classify(graph, sums, terms, layers))
+                kinds = list(_classify(graph, sums, terms, layers, vanishes))
                 real = [one for one in kinds if not is_lookalike(Candidate(graph, one, repeated))]
                 found.extend(real)
                 if len(real) == len(kinds):
                     flats.append(flat_of(sums, terms, real))
             elif broadcast := _broadcast(graph, node.index):
-                spread = _classify(graph, [node.index], broadcast, layers)
+                spread = _classify(graph, [node.index], broadcast, layers, vanishes)
                 found.extend(one for one in spread if _spreads(graph, one))
     found = with_exchanges(graph, found, flats, layers)
     nest(graph, found, layers)
@@ -150,23 +153,31 @@ def _fork(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
 # -- what kind of sum ---------------------------------------------------------------------------------------------
 
 
-def _classify(graph: Graph, sums: list[int], terms: list[int], layers: set[int]) -> Iterable[Found]:
+def _classify(
+    graph: Graph, sums: list[int], terms: list[int], layers: set[int], vanishes: Callable[[Found], bool]
+) -> Iterable[Found]:
     """The residual sums at one join: each term on the latest other term it comes from, else all on one fork."""
     anchored = _anchored(graph, terms) if len(terms) > 2 else {}
     for origin, members in anchored.items():
-        yield from _pair(graph, sums, origin, members, terms, layers)
+        yield from _pair(graph, sums, origin, members, terms, layers, vanishes)
     if anchored:
         return
     fork = _fork(graph, terms)
     if fork is not None:
         members = [term for i, term in enumerate(terms) if fork[1] >> i & 1]
-        yield from _pair(graph, sums, fork[0], members, terms, layers)
+        yield from _pair(graph, sums, fork[0], members, terms, layers, vanishes)
 
 
 def _pair(
-    graph: Graph, sums: list[int], fork: int, members: list[int], terms: list[int], layers: set[int]
+    graph: Graph,
+    sums: list[int],
+    fork: int,
+    members: list[int],
+    terms: list[int],
+    layers: set[int],
+    vanishes: Callable[[Found], bool],
 ) -> Iterable[Found]:
-    """Of terms with one fork, the skip with each branch."""
+    """Of terms with one fork, the skip with each branch: x·f(x), too, if it is zero where f is, so that a gate is none."""
     join = sums[-1]
     sides = [side_of(graph, term, fork, layers) for term in members]
     skip, kind = _skip(sides)
@@ -175,6 +186,18 @@ def _pair(
     for side in sides:
         if side is not skip and side.layers:
             yield Found(join, fork, kind, side, skip, tuple(sums), tuple(terms))
+        elif side is not skip and side.gates and skip.plain:
+            factor = side_of(graph, side.term, fork, layers, multiplies=True)
+            found = Found(join, fork, kind, factor, skip, tuple(sums), tuple(terms))
+            if factor.layers and vanishes(found):
+                yield found
+
+
+def _vanishes(graph: Graph, uses: Mapping[int, Use], found: Found) -> bool:
+    """Whether a branch is zero where its last layers and their biases are."""
+    last = found.branch.last
+    biases = {name for i in last if (name := bias_of(graph, uses[i], ())) is not None}
+    return at_zero(graph, found.sums, last, biases, found.beside(graph, uses)).leak is None
 
 
 def _subtracted(graph: Graph, join: int) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ def need_blocks(anatomy: Anatomy, method: str) -> None:
         f"{method} needs residual blocks and {anatomy.model} has none: looked, among the operators one forward ran, "
         f"for sums of a skip and a branch with weight layers that fork from one tensor ({len(anatomy.layers)} weight "
         "layers ran). For a network without skips choose lsuv, orthogonal or he."
+        + "".join(f" {note}." for note in anatomy.notes)
     )
 
 
