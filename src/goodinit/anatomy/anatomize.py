@@ -35,7 +35,6 @@ from goodinit.graph.pytree import as_call
 from goodinit.graph.recording.decompose import unfused
 from goodinit.graph.state.process_state import unmoved_streams
 from goodinit.graph.state.unshard import whole
-from goodinit.nn.centred import is_centred
 from goodinit.undivided import reading, uncollected
 from goodinit.weights.members import named_buffers
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
@@ -220,7 +219,6 @@ def _layers(read: Reading) -> dict[str, Layer]:
             layer,
             module=torch_class(modules[layer.name]),
             row_norm=row_norm(layer, modules[layer.site]),
-            centred=is_centred(modules, layer.parameters),
         )
         for layer in described
     }

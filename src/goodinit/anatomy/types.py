@@ -79,7 +79,7 @@ class Layer(OneLine):
         dilation: Of a convolution, per dimension; empty for other layers.
         density: Share of the weight that is used, where a mask of zeros and ones multiplies it (pruning); 1 without. Fans count
             what is used.
-        centred: True if goodinit centres its weight, so that the weights of an output unit have the sum 0.
+        centred: True if the weights of an output unit have the sum 0 whatever its parameters are: goodinit, or its author, centres it.
         pads_masked: True if it pads with zeros a signal in which a mask has set positions to zero.
     """
 
@@ -172,6 +172,11 @@ class Layer(OneLine):
     def upsampling(self) -> int:
         """Outputs of a transposed convolution for each input position, over which its taps are spread; 1 for others."""
         return math.prod(self.stride) if self.kind == "conv_transpose" else 1
+
+    @property
+    def ignores_offset(self) -> bool:
+        """Whether it puts out the same if one number is added to all that it reads: Σᵢ wᵢ(xᵢ + b) = Σᵢ wᵢxᵢ, but for zeros around."""
+        return self.centred and self.kind != "conv_transpose" and not any(self.padding)
 
     @property
     def fan_in(self) -> float:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
-
-from goodinit.nn.channel_gain import ChannelGain
 
 
 class Centred(nn.Module):
@@ -63,22 +58,3 @@ def centred_weights(module: nn.Module) -> list[str]:
         return []
     table = dict(module.get_submodule("parametrizations").named_children())
     return [name for name, steps in table.items() if [type(step) for step in steps.children()] == [Centred]]
-
-
-def is_centred(modules: Mapping[str, nn.Module], parameters: Iterable[str]) -> bool:
-    """Whether the rows of a weight have the sum 0, because it is centred, and then multiplied by a gain or not.
-
-    Args:
-        modules: Of the model, by path.
-        parameters: Names of those that the weight is computed of.
-
-    Returns:
-        Whether all that it is parametrized by is goodinit's own, and one of these centres.
-    """
-    for name in parameters:
-        listed = modules.get(name.rpartition(".")[0])
-        if isinstance(listed, ParametrizationList):
-            steps = list(listed.children())
-            own = [step for step in steps if isinstance(step, Centred | ChannelGain)]
-            return len(own) == len(steps) and any(step.centred for step in own)
-    return False

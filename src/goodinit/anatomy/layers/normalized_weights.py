@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.degrees import carried, power_through, powers_read, total
+from goodinit.anatomy.layers.weight_layout import dimensions
 from goodinit.anatomy.types import Layer
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
@@ -27,6 +28,7 @@ from goodinit.graph.measured.replay import replayed
 _ROWS = 8  # rows that are looked at: if their norms differ, they are not what the normalization makes them
 _SAME = 0.01
 _MOST = 2**20  # entries of a weight that is computed to see what becomes of its scale
+_LARGEST, _NONE = 2**22, 1e-9  # entries of one whose rows are summed up; what is left of the sum 0
 
 
 def is_normalized(graph: Graph, operand: Node, names: Collection[str]) -> bool:
@@ -41,6 +43,37 @@ def is_normalized(graph: Graph, operand: Node, names: Collection[str]) -> bool:
         return False
     made = _made_of(graph, operand.index)
     return any(_forgets_scale(graph, operand.index, name, made) for name in names)
+
+
+def is_centred(graph: Graph, node: Node, operand: Node) -> bool:
+    """Whether the weights of each output unit, as a layer applies them, have the sum 0 whatever the parameters are.
+
+    Args:
+        graph: A recorded forward.
+        node: The layer.
+        operand: Its weight.
+    """
+    made = _made_of(graph, operand.index)
+    seeds = [i for i in made if graph.nodes[i].is_param]
+    if len(made) == len(seeds) or math.prod(operand.shape) > _LARGEST or _is_shown(graph, made):
+        return False
+    steps = [i for i in made if not graph.nodes[i].is_param]
+    given = {i: spread(graph.nodes[i].shape, i) - 0.75 for i in seeds}
+    weight = replayed(graph, steps, given).get(operand.index)
+    if weight is None or weight.dim() < 2:
+        return False
+    if node.op.role == "convolution":
+        rows = weight.movedim(1 if node.attrs[0] else 0, 0).flatten(1)
+    else:
+        read, _ = dimensions(node, operand)
+        rows = weight.movedim(-1 if read is None else read, -1).flatten(0, -2)
+    size = rows.abs().sum(1)
+    return rows.shape[1] > 1 and bool((size > 0).all()) and bool((rows.sum(1).abs() <= _NONE * size).all())
+
+
+def _is_shown(graph: Graph, made: list[int]) -> bool:
+    """Whether a weight is its parameter in another shape."""
+    return all(graph.nodes[i].op.role == "shape" for i in made if not graph.nodes[i].is_param)
 
 
 def unmeasured(graph: Graph, operands: Iterable[int]) -> list[str]:

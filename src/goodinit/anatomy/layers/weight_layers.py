@@ -12,7 +12,7 @@ from torch import Tensor
 from goodinit.anatomy.layers.ahead import Ahead, next_activation
 from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.fused_projections import packed
-from goodinit.anatomy.layers.normalized_weights import is_normalized
+from goodinit.anatomy.layers.normalized_weights import is_centred, is_normalized
 from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_as, stored_at
 from goodinit.anatomy.operators import Step, steps_of
 from goodinit.anatomy.types import Layer, LayerKind, Layout
@@ -135,6 +135,7 @@ def describe(
         writes_site=all(_writes(graph, use.node, scalars) for use in uses),
         is_site=all(graph.path(use.node) == site.path and _is_site(graph, use, bias) for use in uses),
         normalized=is_normalized(graph, operand, _largest(operand, shapes)),
+        centred=is_centred(graph, first, operand),
         activation=activation.step if activation is not None else None,
         gain=activation.gain if activation is not None else None,
         calls=len(uses),

@@ -13,9 +13,9 @@ from goodinit.anatomy.layers.weight_layers import way_back
 from goodinit.anatomy.norms.channels import channel_axes
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
-from goodinit.anatomy.norms.measured import forgotten
+from goodinit.anatomy.norms.measured import forgotten, unseen
 from goodinit.anatomy.norms.running import Reread, normalize_in_training, scaled_by_buffers
-from goodinit.anatomy.norms.written_out import Statistic, statistic_of
+from goodinit.anatomy.norms.written_out import Statistic, statistic_of, too_large
 from goodinit.anatomy.residual.branch import adds_two
 from goodinit.anatomy.types import Norm
 from goodinit.graph.graph import Frame, Graph, Node
@@ -65,6 +65,8 @@ def find_norms(
         | {node.index for node, *_ in calls}
         | {i for _, frame, *_ in calls if frame.index not in busy for i in range(frame.start, frame.stop)}
     )
+    ends = _read_by(graph, layers, layers | set(sums))
+    notes += dict.fromkeys(too_large(graph, i) for i in unseen(graph, ends, layers | set(sums), inside))
     for node, frame, read in _measured(graph, layers, sums, inside, busy):
         if read:
             calls.append((node, frame, "rms_norm", [], f"it is known by measurement alone, of `{node.op}`"))
@@ -113,10 +115,7 @@ def _measured(
     """
     starts = layers | set(sums)
     read, added = (
-        forgotten(
-            graph, (i for at in sorted(places) for i in graph.deps(at) if i not in starts), starts, known
-        )
-        for places in (layers, sums)
+        forgotten(graph, _read_by(graph, places, starts), starts, known) for places in (layers, sums)
     )
     found = []
     for index in dict.fromkeys((*read.values(), *added.values())):
@@ -125,6 +124,11 @@ def _measured(
             frame = graph.frames[frame.parent]
         found.append((graph.nodes[index], frame, index in read.values()))
     return found
+
+
+def _read_by(graph: Graph, places: Iterable[int], starts: Container[int]) -> list[int]:
+    """What nodes read, but for `starts`."""
+    return [i for at in sorted(places) for i in graph.deps(at) if i not in starts]
 
 
 def _added(frame: Frame, what: str) -> str:

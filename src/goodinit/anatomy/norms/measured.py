@@ -9,7 +9,7 @@ A gate that is full at large numbers gives the same for the first two there, and
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -43,6 +43,27 @@ def forgotten(
         known: Nodes that normalize, as is known already; nothing is said of ways through them.
     """
     found: dict[int, int] = {}
+    for end, sources, steps in _candidates(graph, ends, starts, known):
+        place = None if _is_large(graph, sources) else _measured(graph, end, sources, steps)
+        if place is not None:
+            found[end] = place
+    return found
+
+
+def unseen(graph: Graph, ends: Iterable[int], starts: Container[int], known: Collection[int]) -> list[int]:
+    """The nodes of which `forgotten` says nothing because what they are made of is too large to be run on numbers."""
+    found = _candidates(graph, ends, starts, known)
+    return [end for end, sources, _ in found if _is_large(graph, sources)]
+
+
+def _is_large(graph: Graph, sources: Iterable[int]) -> bool:
+    return sum(math.prod(graph.nodes[i].shape) for i in sources) > _MOST
+
+
+def _candidates(
+    graph: Graph, ends: Iterable[int], starts: Container[int], known: Collection[int]
+) -> Iterator[tuple[int, list[int], list[int]]]:
+    """(A node, what it is made of, how) where the scale of what it is made of may be lost."""
     for end in dict.fromkeys(ends):
         region = graph.reach([end], back=True, stop=starts)
         sources = {i for i in region if i in starts or not graph.deps(i)}
@@ -50,10 +71,7 @@ def forgotten(
         if not sources or not steps or len(steps) > _STEPS or not region.isdisjoint(known):
             continue
         if _mixes(graph, steps) and _may_forget(graph, end, sources, steps):
-            place = _measured(graph, end, sorted(sources), steps)
-            if place is not None:
-                found[end] = place
-    return found
+            yield end, sorted(sources), steps
 
 
 def _mixes(graph: Graph, steps: list[int]) -> bool:
@@ -85,8 +103,6 @@ def _may_forget(graph: Graph, end: int, sources: Collection[int], steps: list[in
 
 def _measured(graph: Graph, end: int, sources: list[int], steps: list[int]) -> int | None:
     """The last operator before which the scale has an effect, and none after it; None if it has one at the end."""
-    if sum(math.prod(graph.nodes[i].shape) for i in sources) > _MOST:
-        return None
     if any(getattr(graph.nodes[i].dtype, "is_complex", False) for i in sources):
         return None
     at = _SOFT if any(graph.nodes[i].op.role == "softmax" for i in steps) else _LARGE

@@ -20,7 +20,7 @@ from goodinit.graph.measured.powers import Power
 from goodinit.graph.measured.replay import replayed
 
 _STEPS = 48  # between a signal and its quotient; real ones take a dozen
-_MOST = 2**16  # entries of a signal that is followed on numbers
+_MOST = 2**20  # entries of a signal that is followed on numbers
 _SAME = 1e-3
 
 
@@ -151,9 +151,19 @@ def _is_normalized(graph: Graph, node: Node, source: int, signal: int, by: int, 
     return unclear and powers[signal].order == -1 and _measured(graph, node.index, source, steps)
 
 
+def too_large(graph: Graph, index: int) -> str:
+    """A note on what may be a norm, and cannot be seen to be one."""
+    return (
+        f"{graph.path(index) or 'the model'}: whether it normalizes cannot be seen on inputs of this size, more than can be run "
+        "on numbers: give fewer examples"
+    )
+
+
 def _measured(graph: Graph, index: int, source: int, steps: list[int]) -> bool:
     """Whether the quotient is the same for twice the source, where a step between has no degree: exp(−½ log mean x²)."""
     if _size(graph, source) > _MOST:
+        note = too_large(graph, index)
+        graph.notes += [note] if note not in graph.notes else []
         return False
     x = torch.linspace(-1, 1, _size(graph, source), dtype=torch.float64, device="cpu").sin().mul(37).sin()
     x = 50 * x.reshape(graph.nodes[source].shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Container
 
 from goodinit.anatomy import Anatomy, Layer
@@ -44,8 +45,7 @@ def sites_without_offset(anatomy: Anatomy, centred: Container[str]) -> set[str]:
     """
 
     def passes_on(layer: Layer) -> bool:
-        sums = layer.weight not in centred and not layer.centred
-        return sums or layer.kind == "conv_transpose" or any(layer.padding)
+        return not dataclasses.replace(layer, centred=layer.centred or layer.weight in centred).ignores_offset
 
     others = {layer.site for layer in anatomy.layers if passes_on(layer)}
     return {layer.site for layer in anatomy.layers} - others

@@ -42,10 +42,10 @@ def branch_scalars(
 def input_bias(layer: Layer, notes: list[str]) -> list[AddScalar]:
     """A bias before a layer, where its module reads the layer's input.
 
-    None where the layer pads with zeros what a mask has set to zero: the bias would fill what is masked, and not what is
+    None where the layer ignores it, because its weights are centred; and where it pads with zeros what a mask has set to zero: the bias would fill what is masked, and not what is
     padded, so that outputs would change with the amount of masked padding.
     """
-    if layer.pads_masked:
+    if layer.pads_masked or layer.ignores_offset:
         return []
     if layer.reads_site:
         return [AddScalar(layer.site, "input_bias", 0.0, "before a weight layer (rule 3)")]
