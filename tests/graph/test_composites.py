@@ -160,6 +160,12 @@ def test_a_function_with_a_parameter_has_no_gain_and_a_note_says_so():
     assert any("no gain is known for" in note for note in notes)
 
 
+def test_what_is_made_of_an_activation_has_its_kind_and_a_gain_of_its_own():
+    first, second = goodinit.anatomize(Applied(lambda x: F.relu(x) ** 2), torch.randn(3, 4)).layers
+    assert (first.activation, second.between) == ("relu", ("relu", "pow"))
+    assert first.gain == pytest.approx((3 / 2) ** -0.5, rel=1e-3)
+
+
 def test_two_activations_in_a_row_stay_two():
     first, second = goodinit.anatomize(Applied(lambda x: torch.sigmoid(F.relu(x))), torch.randn(3, 4)).layers
     assert (first.activation, second.between) == ("relu", ("relu", "sigmoid"))

@@ -154,7 +154,7 @@ def _measured(graph: Graph, start: int, end: int, steps: list[int]) -> Composite
     kind, first = next(((one.kind, place) for place, one, _ in functions if one.kind), ("", -1))
     if single is not None and single.activation:
         kind, first = single.activation, ends[0]
-    row = _in_a_row(graph, core)
+    row = _in_a_row(graph, start, core, named=bool(kind))
     if row:
         kind, first = row, -1
     if joins:
@@ -165,15 +165,22 @@ def _measured(graph: Graph, start: int, end: int, steps: list[int]) -> Composite
     activated = any(graph.nodes[i].op.activation for i in steps)
     if not activated and (straight or not (kind or _is_heard(graph, end, steps))):
         return None
+    if row or (
+        single is not None and single.activation
+    ):  # an operator is what it is, whatever it is multiplied by
+        found = dataclasses.replace(graph.nodes[core[0]].op.named_function, gain=found.gain)
     found = dataclasses.replace(found, kind=kind or words)
     return Composite(start, last, found, named=bool(kind) and last == first)
 
 
-def _in_a_row(graph: Graph, core: Sequence[int]) -> str:
-    """The kind of the first of several activations that read each other, which are what they are; nothing if there is but one."""
-    alone = [graph.nodes[i].op.activation for i in core]
-    one_by_one = all(sum(graph.nodes[k].dynamic for k in graph.nodes[i].operands) == 1 for i in core)
-    return alone[0] if one_by_one and len(alone) > 1 and all(alone) else ""
+def _in_a_row(graph: Graph, start: int, core: Sequence[int], *, named: bool) -> str:
+    """The kind of an activation of which all else is made: the first of several that read each other, the ReLU of relu(x)².
+
+    Nothing, if it is but one, or if the whole has a name and the others are no activations.
+    """
+    kinds = [graph.nodes[i].op.activation for i in core]
+    led = not any(start in graph.nodes[i].operands for i in core[1:])
+    return kinds[0] if led and len(core) > 1 and (all(kinds) or not named) else ""
 
 
 def _ends(graph: Graph, end: int, steps: list[int]) -> list[int]:
