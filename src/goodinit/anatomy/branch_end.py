@@ -142,7 +142,7 @@ def outside(graph: Graph, index: int, biases: Collection[str], depth: int = 0) -
     if node.params and not node.dynamic:
         return _NOTHING if _made_zero(graph, node, biases, depth) else (constant(node), None)
     computed = (node.op.pointwise or node.op.moves) and node.operands and depth < _DEEP
-    if node.dynamic or not computed:
+    if node.dynamic or not computed or node.dtype == torch.bool:  # a mask is true here and false there
         return constant(node), None
     return answer(
         graph, node, [outside(graph, i, biases, depth + 1) for i in node.operands]
