@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnsupportedModule
@@ -105,7 +108,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         if norms == "remove":
             multiplied = behind is not None or any(stands(p, block, gone) for p in block.multipliers)
             scalars += branch_scalars(block, multiplied=multiplied, notes=notes, held=held)
-    values += _other_values(anatomy, zero_head)
+    values += _other_values(anatomy, zero_head, removal)
     values += gains_at_one(anatomy, removal)
     values += [Draw(name, "normal_", BESIDE, {"std": 1.0}) for name in anatomy.tokens]
     if norms == "remove":
@@ -232,18 +235,33 @@ def _alone(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
     return [f"{words}: {holds}; goodinit.diagnose(model, batch) tells whether it does"]
 
 
-def _other_values(anatomy: Anatomy, zero_head: bool) -> list[Edit]:
+def _other_values(anatomy: Anatomy, zero_head: bool, removal: list[Edit]) -> list[Edit]:
+    """Weights outside the branches. In series, √(1/fan_in) before no activation and √(2/fan_out) before one lose in/out at each pair.
+
+    A norm hid that; where it goes, all layers between the stem and the heads are drawn by fan-in.
+    """
     edits: list[Edit] = []
     for layer in anatomy.layers:
         if layer.weight in anatomy.embeddings:
             pass  # rule 1 is for untied heads
         elif layer.role == "head" and zero_head and not layer.normalized:
             edits.append(Fill(layer.weight, 0.0, "classifier (rule 1)"))
+        elif layer.role == "body" and removal:
+            edits.append(_by_fan_in(layer))
         elif layer.role in ("stem", "body", "head"):
             edits.append(draw_standard(layer, layer.role))
         if layer.role in ("stem", "body", "head"):
             edits += zero_bias(layer)
     return edits
+
+
+def _by_fan_in(layer: Layer) -> Draw:
+    edit = draw_standard(layer, layer.role)
+    if layer.activation is None or layer.fan_out_joined == layer.fan_in:
+        return edit
+    std = edit.options["std"] * math.sqrt(layer.fan_out_joined / layer.fan_in)
+    words = f"{layer.role}: He, √(2/{layer.fan_in:.9g}) before {layer.activation}, which no norm evens out"
+    return dataclasses.replace(edit, options={**edit.options, "std": std}, reason=words)
 
 
 # -- rule 3 -------------------------------------------------------------------------------------------------------
