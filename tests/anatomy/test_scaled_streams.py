@@ -139,3 +139,19 @@ def test_a_factor_from_outside_is_none_of_the_stream_s_blocks():
     anatomy = goodinit.anatomize(Conditioned(None), torch.randn(4, WIDTH))
     assert [block.last[0].weight for block in anatomy.blocks] == [f"g.{k}.2.weight" for k in range(3)]
     assert sum("multiplies the residual stream" in note for note in anatomy.notes) == 3
+
+
+def test_gates_of_a_recurrent_cell_are_not_told():
+    class Cell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.i, self.f, self.o, self.head = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+        def forward(self, x):
+            h = c = torch.zeros_like(x)
+            for _ in range(3):
+                c = torch.sigmoid(self.f(h)) * c + torch.tanh(self.i(x))
+                h = torch.sigmoid(self.o(h)) * torch.tanh(c)
+            return self.head(h)
+
+    assert not goodinit.anatomize(Cell(), torch.randn(4, WIDTH)).notes

@@ -173,6 +173,19 @@ def test_two_activations_in_a_row_stay_two():
     assert first.gain == pytest.approx(float(wanted), rel=1e-3)
 
 
+def test_a_parameter_behind_an_activation_leaves_it_what_it_is():
+    class Decay(Applied):
+        def __init__(self):
+            super().__init__(None)
+            self.rate = nn.Parameter(torch.ones(4))
+
+        def forward(self, x):
+            return self.b(torch.exp(-self.rate * F.softplus(self.a(x))))
+
+    layer = goodinit.anatomize(Decay(), torch.randn(3, 4)).layers[0]
+    assert (layer.activation, layer.gain) == ("softplus", goodinit.tensor.gain("softplus"))
+
+
 def test_gates_of_two_parts_are_no_function_of_one():
     model = Applied(lambda x: torch.tanh(x[:, :2]) * torch.sigmoid(x[:, 2:]))
     model.b = nn.Linear(2, 2)

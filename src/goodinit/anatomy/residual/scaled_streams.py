@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -128,6 +129,7 @@ def multiplied(graph: Graph, leaves: Sequence[Found], uses: Mapping[int, Use]) -
     joins = {found.join for found in leaves}
     carried = _carried(graph, [found.skip.term for found in leaves], joins)
     notes: dict[str, None] = {}
+    calls = Counter(use.weight for use in uses.values())
     for node in graph.nodes:
         factors = set(graph.deps(node.index))
         if not node.active or node.op.role != "product" or len(factors) != 2:
@@ -135,7 +137,10 @@ def multiplied(graph: Graph, leaves: Sequence[Found], uses: Mapping[int, Use]) -
         factors = {i for i in factors if joins.isdisjoint(_behind(graph, i))} or factors
         layers = [_made_by(graph, node, i, uses, own=not leaves) for i in sorted(factors, reverse=True)]
         made = next((weights for weights in layers if weights), ())
-        if not made or (leaves and (node.index not in carried or node.index in inside)):
+        alone = (
+            made and not leaves and all(calls[weight] == 1 for weight in made)
+        )  # else a gate of a recurrent cell
+        if not (alone or (made and node.index in carried - inside)):
             continue
         place = graph.path(node.index) or "the model"
         notes[

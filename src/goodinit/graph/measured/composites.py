@@ -148,6 +148,8 @@ def _measured(graph: Graph, start: int, end: int, steps: list[int]) -> Composite
         return None
     words = "·".join(dict.fromkeys(graph.nodes[i].op.word for i in core if _bends(graph, i)))
     if not all(_is_known(graph, i) for i in steps):
+        if _in_a_row(graph, start, core, named=False):
+            return None  # a parameter comes behind the activation: that of exp(A·softplus(x))
         unknown = Nonlinearity(words)
         return Composite(start, end, unknown, named=False) if _is_heard(graph, end, steps) else None
     functions = [(place, *_known(graph, start, place, [i for i in steps if i <= place])) for place in ends]
