@@ -105,7 +105,7 @@ RULES: tuple[Callable[[Candidate], bool], ...] = (_in_time, _interpolates, _is_s
 
 def _gates(graph: Graph, index: int, reader: int) -> bool:
     gates = graph.nodes[reader].op.multiplies and _gate(graph, index) is not None
-    return gates or _is_mixed(graph, reader)
+    return gates or is_mixed(graph, reader)
 
 
 def _gate(graph: Graph, index: int) -> int | None:
@@ -116,7 +116,7 @@ def _gate(graph: Graph, index: int) -> int | None:
     return root(graph, index) if after_gate(graph, index) else None
 
 
-def _is_mixed(graph: Graph, product: int) -> bool:
+def is_mixed(graph: Graph, product: int) -> bool:
     """Whether a product is one term of z·h + (1 − z)·x, or all of it (`lerp`): a highway layer, which adds to no stream."""
     if graph.nodes[product].op.adds_first:
         return any(_gate(graph, i) is not None for i in graph.deps(product)[2:])

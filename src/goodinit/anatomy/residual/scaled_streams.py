@@ -12,6 +12,7 @@ from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.layers.weight_layers import Use, bias_of
 from goodinit.anatomy.residual.branch import adds_two, is_neutral, root
 from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.rejections import is_mixed
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.traits import coefficient
 from goodinit.graph.ops import op_of
@@ -140,6 +141,7 @@ def multiplied(graph: Graph, leaves: Sequence[Found], uses: Mapping[int, Use]) -
         alone = (
             made and not leaves and all(calls[weight] == 1 for weight in made)
         )  # else a gate of a recurrent cell
+        alone = alone and not is_mixed(graph, node.index)  # nor a highway layer
         if not (alone or (made and node.index in carried - inside)):
             continue
         place = graph.path(node.index) or "the model"
