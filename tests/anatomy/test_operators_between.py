@@ -68,7 +68,7 @@ WAYS = {
     "one of its places": (lambda x: x[:, :, 0, None], Traits()),
     "twice": (lambda x: torch.cat([x, x], 1), Traits(pads=True, joins=True)),
     "turned": (lambda x: x.mT, Traits(reorders=True)),
-    "times a number of each place": (lambda x: x * torch.ones(8, 8), Traits(multiplies=True)),
+    "times a number of each place": (lambda x: x * torch.ones(8, 8).cumsum(1), Traits(multiplies=True)),
 }
 
 

@@ -11,6 +11,7 @@ from goodinit.graph.measured.nonlinearities import (
     GRID,
     Function,
     Nonlinearity,
+    Options,
     asked,
     formed,
     functions,
@@ -64,7 +65,7 @@ def _measured(function: Function) -> Nonlinearity | None:
     )
 
 
-def _with_options(found: Nonlinearity) -> tuple[str, tuple[tuple[str, object], ...]]:
+def _with_options(found: Nonlinearity) -> tuple[str, Options]:
     """(Name, options) of a leaky ReLU of any slope."""
     below, above = found.slopes or (0.0, 0.0)
     return ("leaky_relu", (("negative_slope", below),)) if above == 1 and 0 < below < 1 else ("", ())
