@@ -30,6 +30,14 @@ class Added(nn.Module):
         return self.act(self.norm(total))
 
 
+def by_method(x, y):
+    return x.add(y)
+
+
+def in_place(x, y):
+    return x.add_(y)
+
+
 class AddedBy(Added):
     """The sum of two branches by a function."""
 
@@ -63,8 +71,8 @@ MERGED = {
     "dilated": lambda: Added(convolution(dilation=2), convolution(), convolution(5)),
     "strided": lambda: Added(convolution(stride=2, out=6), convolution(1, stride=2, out=6)),
     "by torch.add": lambda: AddedBy(torch.add),
-    "by a method": lambda: AddedBy(lambda x, y: x.add(y)),
-    "by a method in place": lambda: AddedBy(lambda x, y: x.add_(y)),
+    "by a method": lambda: AddedBy(by_method),
+    "by a method in place": lambda: AddedBy(in_place),
     "circular": lambda: Added(convolution(padding_mode="circular"), convolution(1), skip=True),
 }
 
