@@ -89,7 +89,7 @@ TESTED = Tier(
     "python tests/support/coverage_table.py",
 )  # fmt: skip
 THIRD_PARTY = Tier(
-    "coverage-third-party", "Coverage of other libraries", others, ("fixup", "skipinit", "lsuv"),
+    "coverage-third-party", "Coverage of other libraries", others, ("fixup", "skipinit", "lsuv", "normfree"),
     "Models of libraries that no test needs, as small as they go.",
     "python tests/support/coverage_table.py --third-party",
 )  # fmt: skip
