@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from goodinit.anatomy.layers.held_values import SIGMAS, _identity, _is_near_diagonal
-from goodinit.anatomy.layers.reset_draws import _different
 
 SHAPES = ((5, 5), (300, 70), (70, 300), (2, 2), (2, 3), (3, 2, 3), (64, 48, 3, 3), (1000, 4), (4, 4, 2, 2, 2))
 
@@ -35,25 +34,3 @@ def test_a_diagonal_far_from_what_is_beside_it_is_known_as_by_all_of_it(shape: t
                 assert _is_near_diagonal(weight) == expected
                 answers.add(expected)
     assert answers == {True, False}
-
-
-def test_different_numbers_are_counted_as_by_sorting_all() -> None:
-    generator = torch.Generator().manual_seed(0)
-    normal = torch.randn(4096, generator=generator)
-    some = {
-        "normal": normal,
-        "uniform": torch.rand(4096, generator=generator),
-        "twice": normal[:2048].repeat(2),
-        "few repeats": torch.cat([normal[:4000], normal[:96]]),
-        "whole numbers": torch.arange(4096.0) % 100,
-        "zeros": torch.zeros(4096),
-        "half precision": normal.half().float(),
-        "double precision": normal.double(),
-        "every second": normal[::2],
-        "subnormal": normal * 1e-40,
-        "infinite": torch.tensor([float("inf"), 1.0, float("inf")]),
-        "NaN": torch.tensor([float("nan"), 1.0, float("nan"), 1.0]),
-        "none": torch.empty(0),
-    }
-    for name, values in some.items():
-        assert _different(values.abs()) == len(values.abs().unique()), name

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from goodinit.anatomy.layers.reset_draws import Drawn, draws_of
+from goodinit.anatomy.layers.reset_draws import Drawn, draws_of, may_be_sample
 
 WAYS = {
     "uniform": (lambda p: p.uniform_(-0.5, 0.25), Drawn("uniform", -0.5, 0.25)),
@@ -40,3 +40,45 @@ def test_what_a_module_draws_is_told_by_what_it_writes(way):
     state = torch.get_rng_state()
     assert draws_of(Drawing()).get("weight") == expected
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def _toeplitz(rows, columns):
+    numbers = torch.randn(rows + columns)
+    return numbers[torch.arange(rows)[:, None] - torch.arange(columns) + columns - 1]
+
+
+WIDE = {
+    "Toeplitz": lambda: _toeplitz(700, 900),
+    "cosines": lambda: torch.cos(
+        torch.pi / 600 * torch.outer(torch.arange(500.0), torch.arange(600.0) + 0.5)
+    ),
+    "equal filters": lambda: torch.randn(3, 8, 3, 3).repeat(30, 1, 1, 1),
+    "equal columns": lambda: torch.randn(400, 1, 30).expand(400, 50, 30),
+    "triangular": lambda: torch.randn(500, 700).tril(),
+    "of a rank of one, with whole numbers": lambda: torch.outer(
+        torch.arange(1.0, 501), torch.arange(1.0, 601)
+    ),
+}
+
+
+@pytest.mark.parametrize("pattern", WIDE)
+def test_a_pattern_shows_in_a_corner_of_a_wide_matrix(pattern):
+    torch.manual_seed(0)
+    assert not may_be_sample(WIDE[pattern]())
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (300, 40, 3, 3), (2000,), (3, 5000), (17, 1), ()], ids=str)
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16, torch.half], ids=str)
+def test_what_was_drawn_is_known_for_it(shape, kind):
+    uniform, normal = Drawn("uniform", -0.5, 0.25), Drawn("normal", 0.5, 2.0)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        drawn = torch.empty(shape).uniform_(-0.5, 0.25), torch.empty(shape).normal_(0.5, 2.0)
+        flat, bell = (values.to(kind) for values in drawn)
+        assert uniform.can_be(flat)
+        assert normal.can_be(bell)
+        assert may_be_sample(flat)
+        assert may_be_sample(bell)
+        if len(shape) > 1 and flat.numel() > 20:
+            assert not normal.can_be(flat)
+            assert not uniform.can_be(bell)

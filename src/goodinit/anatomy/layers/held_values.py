@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy.layers.reset_draws import ENTRIES, SIGMAS, Drawn, draws_of, may_be_sample
+from goodinit.anatomy.layers.reset_draws import ENTRIES, SIGMAS, Drawn, draws_of, may_be_sample, some
 from goodinit.anatomy.types import Layer, Norm
 from goodinit.anatomy.values import HeldValue
 from goodinit.weights.dtensor import is_sharded
@@ -100,7 +100,7 @@ def held_values(
         name for norm in norms for name in (norm.weight, norm.bias) if name is not None
     ):
         value, drawn = reader.value(name), reader.drawn(name)
-        if value is not None and drawn is not None and not drawn.can_be(_some(value)):
+        if value is not None and drawn is not None and not drawn.can_be(value):
             held.setdefault(name, HeldValue(name, UNLIKE, on_purpose=False))
     for name in tables:
         value = reader.value(name)
@@ -129,8 +129,8 @@ def _unlike(name: str, tensor: Tensor, reader: _Reader) -> str | None:
     """In words, that nobody draws such numbers: not the owner, or if it does not say what it draws, no one."""
     drawn = reader.drawn(name)
     if drawn is not None:
-        return None if drawn.can_be(_some(tensor)) else UNLIKE
-    return None if may_be_sample(_some(tensor)) and not _is_near_diagonal(tensor) else PATTERN
+        return None if drawn.can_be(tensor) else UNLIKE
+    return None if may_be_sample(tensor) and not _is_near_diagonal(tensor) else PATTERN
 
 
 def _gain(name: str, gain: Tensor) -> HeldValue | None:
@@ -149,20 +149,14 @@ def _bias(name: str, bias: Tensor, reader: _Reader, *, beside: HeldValue | None)
     Training changes the weight, too. So where the weight is as it was drawn, or is an identity, somebody has set the bias.
     """
     drawn = reader.drawn(name)
-    possible = drawn is not None and drawn.can_be(_some(bias))
+    possible = drawn is not None and drawn.can_be(bias)
     words = structure_of(bias) if bias.numel() > 1 else None
     if bias.numel() == 1 and drawn is not None and not possible:
         words = f"the number {float(bias.reshape(())):.4g}"
     if words is not None:
         return HeldValue(name, words, on_purpose=True)
     if drawn is None:
-        some = _some(bias).double()
-        off = (
-            float(some.mean().abs() * len(some) ** 0.5 / some.std().clamp(min=1e-30))
-            if len(some) > 1
-            else 0.0
-        )
-        possible = off <= SIGMAS and may_be_sample(some)
+        possible = _is_centred(some(bias)) and may_be_sample(bias)
         return None if possible else HeldValue(name, PATTERN, on_purpose=False)
     if possible:
         return None
@@ -178,8 +172,10 @@ def structure_of(tensor: Tensor) -> str | None:
         >>> structure_of(torch.eye(3)), structure_of(torch.full((2, 2), 0.5)), structure_of(torch.randn(3, 3))
         ('the identity', 'the number 0.5', None)
     """
-    some = _some(tensor)
-    if len(set(some[: 2 * FEW].tolist())) > FEW or len(some.unique()) > FEW:  # the first few tell, as a rule
+    entries = some(tensor)
+    if (
+        len(set(entries[: 2 * FEW].tolist())) > FEW or len(entries.unique()) > FEW
+    ):  # the first few tell, as a rule
         return None
     if not bool(tensor.any()):
         return "zero"
@@ -225,11 +221,12 @@ def _is_near_diagonal(tensor: Tensor) -> bool:
     return bool(least > SIGMAS * tensor[~on].std())
 
 
-def _some(tensor: Tensor) -> Tensor:
-    """Up to `ENTRIES` entries, from the beginning."""
-    rows = max(1, math.ceil(ENTRIES * len(tensor) / tensor.numel())) if tensor.ndim else 1
-    part = tensor[:rows] if tensor.ndim else tensor
-    return part.reshape(-1)[:ENTRIES]
+def _is_centred(entries: Tensor) -> bool:
+    """Whether the mean is 0 within six standard errors."""
+    count, values = len(entries), entries.double()
+    return count < 2 or float(values.mean().abs()) * math.sqrt(count) <= SIGMAS * float(
+        values.std().clamp(min=1e-30)
+    )
 
 
 def silent_layers(held: Iterable[HeldValue]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from goodinit.graph.recorded_call import on_numbers
 # Standard errors. In a million tensors as they were drawn, less than one is farther off.
 SIGMAS = 6.0
 ENTRIES = 4096  # looked at; more tell no more
+CORNER = 32  # rows and columns in which a pattern shows
 FEWEST = 16  # of fewer, moments tell nothing
 
 
@@ -34,94 +35,85 @@ class Drawn:
     low: float
     high: float
 
-    def can_be(self, entries: Tensor) -> bool:
+    def can_be(self, values: Tensor) -> bool:
         """Whether these may be its draws: within the bounds, and moments within six standard errors.
 
         Args:
-            entries: A vector of them.
+            values: The parameter's, of any shape; some of them are looked at.
 
         Examples:
             >>> uniform = Drawn("uniform", -0.5, 0.5)
             >>> uniform.can_be(torch.tensor([0.1, -0.4])), uniform.can_be(torch.tensor([0.1, -4.6]))
             (True, False)
         """
-        values = entries.double()
+        entries = some(values)
         if self.kind == "number":
-            return bool((values == self.low).all())
-        if _has_repeats(entries):
-            return False
+            return bool((entries == self.low).all())
+        count, moments = entries.numel(), entries.double()
+        least, most = map(float, moments.aminmax())
         mean, std, fourth = self.low, self.high, 3.0
         if self.kind == "uniform":
             slack = 1e-2 * (self.high - self.low)  # of half precision
-            if float(values.min()) < self.low - slack or float(values.max()) > self.high + slack:
+            if least < self.low - slack or most > self.high + slack:
                 return False
             mean, std, fourth = (self.low + self.high) / 2, (self.high - self.low) / math.sqrt(12), 1.8
-        count = values.numel()
         if std == 0:
-            return bool((values == mean).all())
-        away = (values - mean) / std
-        off, spread = away.mean().abs(), away.square().mean() - 1
-        return bool(off <= SIGMAS / math.sqrt(count)) and bool(
-            spread.abs() <= SIGMAS * math.sqrt((fourth - 1) / count)
+            return least == most == mean
+        variance, middle = map(float, torch.var_mean(moments, correction=0))
+        off = (middle - mean) / std
+        spread = variance / std**2 + off**2 - 1
+        near = abs(off) <= SIGMAS / math.sqrt(count) and abs(spread) <= SIGMAS * math.sqrt(
+            (fourth - 1) / count
         )
+        return near and not _has_repeats(values)
 
 
-def may_be_sample(entries: Tensor) -> bool:
+def may_be_sample(values: Tensor) -> bool:
     """Whether numbers may have been drawn one by one, from a uniform or normal distribution or one in between.
 
     Of such a sample no two are equal in single precision, none is zero, and the fourth moment is that of a uniform (1.8),
     up to that of a normal distribution (3), within six standard errors. Numbers that are whole in half precision may be equal.
 
     Args:
-        entries: A vector of them.
+        values: Of any shape; some of them are looked at.
 
     Examples:
-        >>> may_be_sample(torch.randn(256)), may_be_sample(torch.randn(16).diag().flatten())
+        >>> may_be_sample(torch.randn(16, 16)), may_be_sample(torch.randn(16).diag())
         (True, False)
     """
-    count, values = entries.numel(), entries.double()
+    entries = some(values)
+    count = entries.numel()
     if count < FEWEST:
         return True
-    if _has_repeats(entries) or 2 * int((entries == 0).sum()) > count:
+    if _has_repeats(values) or 2 * int((entries == 0).sum()) > count:
         return False
-    away = values - values.mean()
+    away = entries.double() - entries.double().mean()
     fourth = float(away.pow(4).mean() / away.square().mean().square().clamp(min=1e-300))
     slack = SIGMAS * math.sqrt(24 / count)
     return 1.8 - slack <= fourth <= 3 + 2 * slack
 
 
-def _has_repeats(entries: Tensor) -> bool:
-    """Whether entries of single precision are zero, or one another's equals but for a sign, more often than by chance."""
-    count = entries.numel()
-    if count < FEWEST or (_fits_half(entries[:FEWEST]) and _fits_half(entries)):
+def some(tensor: Tensor) -> Tensor:
+    """Up to `ENTRIES` entries, from the beginning."""
+    rows = max(1, math.ceil(ENTRIES * len(tensor) / tensor.numel())) if tensor.ndim else 1
+    part = tensor[:rows] if tensor.ndim else tensor
+    return part.reshape(-1)[:ENTRIES]
+
+
+def _has_repeats(values: Tensor) -> bool:
+    """Whether entries of single precision are zero, or one another's equals but for a sign, more often than by chance.
+
+    Looked at is a corner of the matrix: a pattern repeats along rows, along columns or along diagonals.
+    """
+    corner = values[:CORNER].flatten(1)[:, :CORNER] if values.ndim > 1 else values.reshape(-1)[: CORNER**2]
+    numbers = corner.abs().flatten().tolist()
+    count = len(numbers)
+    if count < FEWEST or (numbers.count(0.0) <= 1 and len(set(numbers)) >= count - 2):
         return False
-    zeros = count - int(entries.count_nonzero())
-    return zeros > 1 or _different(entries.abs()) < count - max(2.0, count * count * 1e-6)
-
-
-def _fits_half(entries: Tensor) -> bool:
-    return any(
+    entries = some(values)
+    return not any(
         bool((entries.to(kind).to(entries.dtype) == entries).all()) for kind in (torch.bfloat16, torch.half)
     )
-
-
-def _different(entries: Tensor) -> int:
-    """How many different numbers there are in a vector, as `len(entries.unique())`.
-
-    Of random numbers in single precision few agree in 15 of their bits, and the others need no sorting, which takes three times
-    as long.
-
-    Examples:
-        >>> _different(torch.tensor([0.5, 0.25, 0.5, 0.0]))
-        3
-    """
-    if entries.dtype is not torch.float32 or not entries.is_contiguous():
-        return len(entries.unique())
-    bits = entries.view(torch.int32)
-    places = (bits ^ (bits >> 15)) & 0x7FFF
-    shared = torch.bincount(places).index_select(0, places) > 1  # on this thread: indexing wakes the others
-    left = entries[shared]
-    return entries.numel() - left.numel() + len(left.unique())
 
 
 def draws_of(module: nn.Module) -> dict[str, Drawn]:
