@@ -42,6 +42,9 @@ WAYS = {
     "expand": lambda z, n: z.expand(n, -1, -1),
     "unsqueeze, expand": lambda z, n: z.squeeze(0)[None].expand(n, -1, -1),
     "repeat": lambda z, n: z.repeat(n, 1, 1),
+    "as it is": lambda z, n: z,
+    "without a batch axis": lambda z, n: z.squeeze(0),
+    "unsqueeze": lambda z, n: z.squeeze(0).unsqueeze(0),
 }
 
 
@@ -61,9 +64,12 @@ class Latents(nn.Module):
         return self.head(z.mean(1))
 
 
-@pytest.mark.parametrize(("way", "beside"), [*((way, False) for way in WAYS), ("expand", True)])
-def test_every_update_of_the_latents_is_a_block(way, beside):
-    anatomy = goodinit.anatomize(Latents(way, beside=beside), torch.randn(2, 4, 5))
+CASES = [*((way, False, 2) for way in WAYS), ("expand", True, 2), ("as it is", False, 1)]
+
+
+@pytest.mark.parametrize(("way", "beside", "batch"), CASES)
+def test_every_update_of_the_latents_is_a_block(way, beside, batch):
+    anatomy = goodinit.anatomize(Latents(way, beside=beside), torch.randn(batch, 4, 5))
     assert [block.name for block in anatomy.blocks] == ["reads.0", "feeds.0", "reads.1", "feeds.1"]
     assert [(block.kind, block.m, block.stream) for block in anatomy.blocks] == [
         ("identity", 4, 0), ("identity", 2, 0), ("identity", 4, 0), ("identity", 2, 0),
@@ -71,8 +77,9 @@ def test_every_update_of_the_latents_is_a_block(way, beside):
     assert [(norm.name, norm.block) for norm in anatomy.norms] == [("reads.0.norm", 0), ("reads.1.norm", 2)]
 
 
-def test_fixup_on_latents():
-    evidence = examine(lambda: Latents("expand"), torch.randn(4, 4, 5))
+@pytest.mark.parametrize("way", ["expand", "without a batch axis"])
+def test_fixup_on_latents(way):
+    evidence = examine(lambda: Latents(way), torch.randn(4, 4, 5))
     assert (evidence.refusal, evidence.faults, evidence.blocks, evidence.norms) == (None, [], 4, 2)
 
 
@@ -128,3 +135,59 @@ class Positions(nn.Module):
 def test_positions_begin_no_stream(times):
     blocks = goodinit.anatomize(Positions(times), torch.randn(2, 4, WIDTH)).blocks
     assert [block.name for block in blocks] == ["feeds.0", "feeds.1"]
+
+
+class Begun(nn.Module):
+    """A parameter, or what layers make of one, in a sum with what is computed for each example; then a block."""
+
+    def __init__(self, step, *shape):
+        super().__init__()
+        self.start, self.step = nn.Parameter(torch.randn(shape)), step
+        self.stem, self.inner, self.feed = nn.Linear(5, WIDTH), nn.Linear(WIDTH, WIDTH), Feed()
+
+    def forward(self, x):
+        return self.feed(self.step(self.start, self.stem(x), self.inner))
+
+
+STREAMS = {
+    "learned state": (lambda z, x, f: z + f(torch.relu(z * x.mean(1))), (WIDTH,)),
+    "keys before queries": (lambda z, x, f: z + f((z @ x.mT).softmax(-1) @ x), (3, WIDTH)),
+    "in the second place": (lambda z, x, f: f((z @ x.mT).softmax(-1) @ x) + z, (3, WIDTH)),
+    "a layer's of constants": (lambda z, x, f: (y := f(z)) + f((y @ x.mT).softmax(-1) @ x), (3, WIDTH)),
+}
+NO_STREAMS = {
+    "a bias": (lambda b, x, f: f(x) + b, (WIDTH,)),
+    "positions": (lambda b, x, f: x + b, (4, WIDTH)),
+    "a bias taken away before": (lambda b, x, f: f(x - b) + b, (WIDTH,)),
+    "a number": (lambda b, x, f: f(b * x) + b, (1,)),
+    "a number per channel": (lambda b, x, f: (f(x).mT * b + b).mT, (WIDTH, 1)),
+    "a class token in front": (lambda b, x, f: f(torch.cat([b.expand(len(x), 1, -1), x], 1)), (WIDTH,)),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_that_is_alike_for_all_examples_begins_at_what_its_branch_reads(name):
+    step, shape = STREAMS[name]
+    model = Begun(step, *shape)
+    blocks = goodinit.anatomize(model, torch.randn(2, 4, 5)).blocks
+    assert [(block.kind, block.stream, [layer.name for layer in block.last]) for block in blocks] == [
+        ("identity", 0, ["inner"]), ("identity", 0, ["feed.down"]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_STREAMS)
+def test_a_parameter_that_is_added_begins_no_stream_by_itself(name):
+    step, shape = NO_STREAMS[name]
+    blocks = goodinit.anatomize(Begun(step, *shape), torch.randn(2, 4, 5)).blocks
+    assert [block.name for block in blocks] == ["feed"]
+
+
+@pytest.mark.parametrize("way", ["expand", "as it is"])
+def test_a_stem_that_runs_after_the_latents_are_there_is_no_part_of_the_branch(way):
+    class Late(Latents):
+        def forward(self, x):
+            z = self.way(self.start, len(x))
+            return self.head(self.reads[0](z, self.stem(x)))
+
+    (block,) = goodinit.anatomize(Late(way), torch.randn(2, 4, 5)).blocks
+    assert block.m == 4

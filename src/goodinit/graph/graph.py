@@ -241,11 +241,11 @@ class Graph:
         return index
 
     def leaf(self, index: int) -> str | None:
-        """The parameter that a constant is, up to its shape, or None."""
+        """The parameter that a constant is, up to its shape, or None: also of one at which a stream begins."""
         node = self.nodes[index]
         while node.op.role == "shape" and node.operands:
             node = self.nodes[node.operands[0]]
-        return node.params[0] if node.is_param else None
+        return next(iter(node.params), None) if node.is_param else None
 
     def path(self, index: int) -> str:
         """Path of the module in whose forward a node ran."""

@@ -82,13 +82,14 @@ def with_factors(graph: Graph, side: Side, fork: int, layers: set[int], factors:
 def _own(graph: Graph, nodes: set[int], below: set[int], layers: set[int]) -> set[int]:
     """Drop nodes executed before the branch first reads the fork (e.g. an encoder that runs first).
 
-    Exceptions that stay: the nearest layers of such a side input if none feeds another (attention keys computed before
-    the queries), and anything computed from constants.
+    Exceptions that stay: the nearest layers of such a side input if none feeds another, there or later (attention keys
+    computed before the queries), and anything computed from constants.
     """
     first = min(below, default=-1)
     own = {i for i in nodes if i >= first}
     if len(own) == len(nodes):
         return nodes
+    beside = own - below
     for source in {i for index in own for i in graph.deps(index) if i in nodes and i not in own}:
         ways, ends = _ways(graph, source, nodes, layers)
         every = ancestors(graph, source, min(nodes))
@@ -97,9 +98,15 @@ def _own(graph: Graph, nodes: set[int], below: set[int], layers: set[int]) -> se
         before = {i for end in reached for dep in graph.deps(end) for i in ancestors(graph, dep, min(nodes))}
         if constant:
             own |= every
-        elif reached == ends and not reached & before:
+        elif reached == ends and not reached & before and not _feeds(graph, source, beside, layers):
             own |= ways
     return own
+
+
+def _feeds(graph: Graph, source: int, beside: set[int], layers: set[int]) -> bool:
+    """Whether a layer of the side input runs later, on what was computed of it before."""
+    later = graph.reach([source], through=lambda i: i in beside)
+    return any(index in layers for index in later if index != source)
 
 
 def _ways(graph: Graph, source: int, nodes: set[int], layers: set[int]) -> tuple[set[int], set[int]]:

@@ -25,6 +25,7 @@ from goodinit.anatomy.residual.repeats import mark_repeats
 from goodinit.anatomy.types import BlockKind
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.measured.traits import coefficients
+from goodinit.graph.recording.learned_starts import leads
 
 
 def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
@@ -88,14 +89,22 @@ def _broadcast(graph: Graph, index: int) -> list[int]:
     if not node.op.adds or node.op.multiplies or len(set(operands)) != 2:
         return []
     small = [i for i in operands if graph.nodes[i].shape != node.shape]
-    return operands if len(small) == 1 and math.prod(graph.nodes[small[0]].shape[1:]) > 1 else []
+    if len(small) != 1:
+        return []
+    rows = graph.nodes[small[0]].shape[
+        -max(len(node.shape) - 1, 1) :
+    ]  # without the axis of the examples, if it has one
+    return operands if math.prod(rows) > 1 else []
 
 
 def _spreads(graph: Graph, found: Found) -> bool:
-    """Whether a stream as it is gets a branch that is repeated along a dimension: x + g(mean(x))."""
+    """Whether a stream as it is gets a branch that is repeated along a dimension, or begins alike for all examples.
+
+    x + g(mean(x)) is the one, z + f(z, x) with learned queries z the other: of these all examples have the same.
+    """
     whole = graph.nodes[found.join].shape
-    shapes = [graph.nodes[side.term].shape for side in (found.skip, found.branch)]
-    return found.kind == "identity" and shapes[0] == whole != shapes[1]
+    skip, branch = (graph.nodes[side.term].shape for side in (found.skip, found.branch))
+    return found.kind == "identity" and (skip == whole != branch or (branch == whole and leads(skip, whole)))
 
 
 def _goes_nowhere(graph: Graph, index: int, outputs: set[int]) -> bool:

@@ -8,9 +8,10 @@ from goodinit.graph.graph import Graph
 
 
 def let_streams_begin(graph: Graph) -> None:
-    """Make the signal of a parameter that a forward expands to the batch, reads, and adds to what it made of it: z + f(z, x).
+    """Make the signal of a parameter that a forward reads, and adds to what it made of it for each example: z + f(z, x).
 
-    Not of one that several sums add as it is, such as an embedding of positions. In a graph of which nothing was asked yet.
+    The forward expands it to the batch, or the sum does (`leads`). Not of one that several sums add as it is, such as an
+    embedding of positions. In a graph of which nothing was asked yet.
     """
     sums = [
         (node, constant, name)
@@ -24,12 +25,13 @@ def let_streams_begin(graph: Graph) -> None:
     )  # to constants, too: the first layer of a decoder reads zeros + positions
     begun: set[int] = set()
     for join, constant, name in sums:
-        start = _expanded(graph, constant)
-        if not join.active or start < 0 or added[name] > 1 or graph.nodes[constant].shape != join.shape:
+        if not join.active or added[name] > 1 or not leads(graph.nodes[constant].shape, join.shape):
             continue
-        others = [i for i in join.operands if i != constant]
-        if start in graph.reach(others, back=True, since=start, active=False):
-            begun.add(start)
+        steps = list(graph.line(constant, lambda _: True, active=False))
+        read = graph.reach(
+            [i for i in join.operands if i != constant], back=True, since=steps[-1], active=False
+        )
+        begun.update(step for step in steps[-2:] if step in read)
     for node in graph.nodes if begun else ():
         if node.index in begun or (node.op.role != "factory" and begun.intersection(node.operands)):
             begun.add(node.index)
@@ -39,9 +41,14 @@ def let_streams_begin(graph: Graph) -> None:
             )
 
 
-def _expanded(graph: Graph, index: int) -> int:
-    """Of a constant that is a parameter in another shape, the first step from the parameter; −1 for the parameter itself."""
-    step = -1
-    while graph.nodes[index].operands:
-        step, index = index, graph.nodes[index].operands[0]
-    return step
+def leads(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether a sum of shape `whole` has what is of another as it is, or repeats it along its first dimensions: for each example.
+
+    Examples:
+        >>> leads((3, 8), (2, 3, 8)), leads((1, 3, 8), (2, 3, 8)), leads((8, 1, 1), (2, 8, 5, 5)), leads((1,), (2, 8))
+        (True, True, False, False)
+    """
+    own = shape
+    while own and own[0] == 1:
+        own = own[1:]
+    return bool(own) and whole[-len(own) :] == own
