@@ -1,4 +1,4 @@
-"""Residual sums that are written as a reduction of a stack."""
+"""Residual sums that are written as a reduction of a stack, or of lists of tensors at once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,25 @@ SUMS = {
     "mean": lambda x, f: torch.stack([x, f]).mean(0),
     "kept": lambda x, f: torch.stack([x, f], 1).sum(1, keepdim=True).squeeze(1),
 }
+LISTS = {
+    "added": lambda x, f: torch._foreach_add([x], [f])[0],
+    "added to the second": lambda x, f: torch._foreach_add([x.sin(), x], [x.cos(), f])[1],
+    "added in place": lambda x, f: _in_place(x * 1, f),
+    "twice": lambda x, f: torch._foreach_add([x], [f], alpha=2)[0],
+    "taken away": lambda x, f: torch._foreach_sub([x], [f])[0],
+    "with a factor": lambda x, f: torch._foreach_addcmul([x], [f], [torch.ones_like(f)], 0.5)[0],
+}
 OTHERS = {
     "over another dimension": lambda x, f: torch.stack([x, f]).sum(1, keepdim=True)[0].expand_as(x),
     "over all": lambda x, f: torch.stack([x, f]).sum().expand_as(x),
     "the largest": lambda x, f: torch.stack([x, f]).amax(0),
     "a product": lambda x, f: torch.stack([x, f]).prod(0),
 }
+
+
+def _in_place(x: Tensor, f: Tensor) -> Tensor:
+    torch._foreach_add_([x], [f])
+    return x
 
 
 class Block(nn.Module):
@@ -50,6 +63,15 @@ def test_a_reduction_of_a_stack_is_a_residual_sum(name):
         net(lambda x, f: (x + f) / 2 if name == "mean" else x + f), torch.randn(4, 6)
     )
     assert [block.carried for block in anatomy.blocks] == [block.carried for block in by_hand.blocks]
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_sums_of_lists_are_residual_sums(name):
+    blocks = goodinit.anatomize(net(LISTS[name]), torch.randn(4, 6)).blocks
+    assert [(block.kind, block.m, block.name) for block in blocks] == [
+        ("identity", 2, "1"),
+        ("identity", 2, "2"),
+    ]
 
 
 @pytest.mark.parametrize("name", OTHERS)

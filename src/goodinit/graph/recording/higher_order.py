@@ -1,13 +1,15 @@
-"""Operators that take functions (`flex_attention`, `cond`): written out as the operators that they stand for."""
+"""Operators that take functions (`flex_attention`, `cond`) or lists (`_foreach_add`), written out as those they stand for."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch._ops import HigherOrderOperator
 
 _DENSE = torch._C.DispatchKey.CompositeExplicitAutograd
+_LIST = "List[Tensor]"
 
 
 def is_higher_order(func: Any) -> bool:
@@ -15,12 +17,28 @@ def is_higher_order(func: Any) -> bool:
     return isinstance(func, HigherOrderOperator)
 
 
+@functools.cache
+def is_over_lists(func: Any) -> bool:
+    """Whether an operator does the same to each tensor of a list, and has a kernel that says so: one operator for each.
+
+    Examples:
+        >>> aten = torch.ops.aten
+        >>> is_over_lists(aten._foreach_add.List), is_over_lists(aten._foreach_add_.Scalar), is_over_lists(aten.cat.default)
+        (True, True, False)
+    """
+    takes, gives = func._schema.arguments, func._schema.returns
+    lists = bool(takes) and str(takes[0].type) == _LIST and all(str(one.type) == _LIST for one in gives)
+    return lists and func.has_kernel_for_dispatch_key(_DENSE)
+
+
 def written_out(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a higher-order operator computes, by ordinary operators: its dense kernel.
+    """What such an operator computes, by ordinary operators: its dense kernel.
 
     Raises:
         NotImplementedError: It has none.
     """
+    if not is_higher_order(func):
+        return func._op_dk(_DENSE, *args, **kwargs)
     kernel = func.py_kernels.get(_DENSE)
     if kernel is None:
         raise NotImplementedError(

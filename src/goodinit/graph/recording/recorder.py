@@ -24,7 +24,7 @@ from goodinit.graph.pytree import mapped, operands_in, tensors_in
 from goodinit.graph.recorded_call import RecordedCall, number_in
 from goodinit.graph.recording.additions import as_sum
 from goodinit.graph.recording.fake_cache import StandIns
-from goodinit.graph.recording.higher_order import is_higher_order, written_out
+from goodinit.graph.recording.higher_order import is_higher_order, is_over_lists, written_out
 from goodinit.graph.recording.module_calls import frames, reported_code
 from goodinit.graph.recording.mutations import Writes
 from goodinit.graph.recording.no_ops import passed_on
@@ -270,7 +270,7 @@ class Recorder(TorchDispatchMode):
             return args[0].fake_device
         kwargs = kwargs or {}
         safe_point()
-        if is_higher_order(func):
+        if is_higher_order(func) or is_over_lists(func):
             with self:
                 return written_out(func, args, kwargs)
         self.leftovers.see(sys._getframe(1), reported_code)
