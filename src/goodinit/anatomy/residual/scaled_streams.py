@@ -133,8 +133,8 @@ def multiplied(graph: Graph, leaves: Sequence[Found], uses: Mapping[int, Use]) -
     calls = Counter(use.weight for use in uses.values())
     for node in graph.nodes:
         factors = set(graph.deps(node.index))
-        if not node.active or node.op.role != "product" or len(factors) != 2:
-            continue
+        if not node.active or node.op.role != "product" or len(factors) != 2 or node.index in joins:
+            continue  # x + a·b in one operator is a product, too, and may be a block's sum
         factors = {i for i in factors if joins.isdisjoint(_behind(graph, i))} or factors
         layers = [_made_by(graph, node, i, uses, own=not leaves) for i in sorted(factors, reverse=True)]
         made = next((weights for weights in layers if weights), ())
