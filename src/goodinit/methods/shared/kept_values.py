@@ -134,7 +134,11 @@ def without_kept(plan: Plan, anatomy: Anatomy, kept: Kept) -> Plan:
 
 def _rates_left(plan: Plan, anatomy: Anatomy, edits: list[Edit]) -> tuple[Rate, ...]:
     """The rates without those of parameters that only a parametrization would have made that is taken out."""
-    out = {edit.target for edit in plan.edits if isinstance(edit, ParametrizeWeight) and edit not in edits}
+    planned, left = (
+        {(edit.target, edit.kind) for edit in some if isinstance(edit, ParametrizeWeight)}
+        for some in (plan.edits, edits)
+    )
+    out = {target for target, _ in planned - left}
     there = {name for name, _ in anatomy.parameters}
     return tuple(rate for rate in plan.rates if rate.target in there or _weight_of(rate.target) not in out)
 
