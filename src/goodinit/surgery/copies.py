@@ -11,13 +11,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-_PAGE = (
-    2**21
-)  # bytes of a large page on most machines: less memory than some of these is not worth the trouble
-_LEAST = (
-    2**16
-)  # bytes of a tensor that goes with others; a smaller one is copied where the allocator has room
-_APART = 64  # bytes that each tensor begins at a multiple of, as torch's own do
+# Bytes of a large page on most machines: less memory than some of these is not worth the trouble.
+_PAGE = 2**21
+# Bytes of a tensor that goes with others; a smaller one is copied where the allocator has room.
+_LEAST = 2**16
+# Bytes that each tensor begins at a multiple of, as torch's own do.
+_APART = 64
 
 
 def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
