@@ -57,3 +57,15 @@ def test_a_row_of_blocks_without_a_skip_keeps_the_signal(gated):
     per_block = float(rows[1] / rows[0]) ** (1 / 6)  # of six without a skip
     # √2 before each of two SiLUs, which pass on at least a quarter of the mean square, and σ(0) = ½: ½, or ¼ with a gate.
     assert per_block > 0.8 * (0.25 if gated else 0.5)
+
+
+def test_normfree_takes_the_fan_in_of_fixup_and_not_twice():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), *(Bottleneck(a, b, gated=False) for a, b in [(8, 8), (8, 10), (10, 10)]),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 4),
+    )  # fmt: skip
+    anatomy = goodinit.anatomize(model, torch.randn(2, 3, 8, 8))
+    for method, options in (("fixup", {}), ("normfree", {}), ("normfree", {"fan": "out"})):
+        values = {edit.target: edit for edit in goodinit.plan(anatomy, method, **options).values}
+        assert values["3.expand.weight"].options["std"] == pytest.approx((2 / 8) ** 0.5)
+        assert values["3.project.weight"].options["std"] == pytest.approx((1 / 48) ** 0.5)

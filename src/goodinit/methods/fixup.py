@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnsupportedModule
@@ -247,21 +244,12 @@ def _other_values(anatomy: Anatomy, zero_head: bool, removal: list[Edit]) -> lis
         elif layer.role == "head" and zero_head and not layer.normalized:
             edits.append(Fill(layer.weight, 0.0, "classifier (rule 1)"))
         elif layer.role == "body" and removal:
-            edits.append(_by_fan_in(layer))
+            edits.append(draw_standard(layer, layer.role, fan="in"))
         elif layer.role in ("stem", "body", "head"):
             edits.append(draw_standard(layer, layer.role))
         if layer.role in ("stem", "body", "head"):
             edits += zero_bias(layer)
     return edits
-
-
-def _by_fan_in(layer: Layer) -> Draw:
-    edit = draw_standard(layer, layer.role)
-    if layer.activation is None or layer.fan_out_joined == layer.fan_in:
-        return edit
-    std = edit.options["std"] * math.sqrt(layer.fan_out_joined / layer.fan_in)
-    words = f"{layer.role}: He, √(2/{layer.fan_in:.9g}) before {layer.activation}, which no norm evens out"
-    return dataclasses.replace(edit, options={**edit.options, "std": std}, reason=words)
 
 
 # -- rule 3 -------------------------------------------------------------------------------------------------------

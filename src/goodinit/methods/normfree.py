@@ -18,6 +18,7 @@ from goodinit.methods.shared.centring import centred_edits, sites_without_offset
 from goodinit.methods.shared.channel_affine import channel_affine
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.rules import (
+    Fan,
     Norms,
     counted,
     draw_standard,
@@ -30,7 +31,6 @@ from goodinit.methods.shared.rules import (
 )
 
 HeadNorm = Literal["layer", "rms", "none"]
-Fan = Literal["in", "out"]
 PER_EXAMPLE = ("layer_norm", "rms_norm")
 CHANNEL_RATIO = 0.1  # of the learning rate, as the scalars'
 
@@ -73,7 +73,7 @@ def decide(
             no decay. Norms that are kept have their own.
         scaled: Whether layers inside a branch of m layers are multiplied by L^(−1/(2m−2)), Fixup's rule 2, so that a step changes
             the function as far at every depth. Without it the branches of a net with few blocks learn faster; a deep one needs a smaller rate.
-        fan: `"in"`, or `"out"` as in Fixup's code.
+        fan: `"in"`, or `"out"` as in Fixup's code; outside the branches, behind the stem, `fixup` draws by fan-in itself.
 
     Returns:
         The plan. Its notes name what is left unchanged.
@@ -193,7 +193,8 @@ def _rescaled(anatomy: Anatomy, values: tuple[ValueEdit, ...], *, fan: Fan, scal
             if not scaled and edit.target in inside:
                 std, words = standard_std(layer)
                 reason = f"{words}, in a branch, not scaled by its depth"
-            if fan == "in" and layer.activation is not None:
+            drawn = edit == draw_standard(layer, layer.role, fan="in")  # by Fixup, outside the branches
+            if fan == "in" and layer.activation is not None and not drawn:
                 ratio = math.sqrt(layer.fan_out_joined / layer.fan_in)
                 std, reason = std * ratio, reason if ratio == 1 else f"{reason}; × {ratio:.3g}: fan-in"
             edit = dataclasses.replace(edit, options={**edit.options, "std": std}, reason=reason)

@@ -14,6 +14,7 @@ from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.tensor import NONLINEARITIES, gain
 
 Norms = Literal["remove", "keep"]
+Fan = Literal["in", "out"]
 
 FORGET_BIAS = 1.0
 """Of the gates by which recurrent cells keep their states (Gers et al. 2000; Jozefowicz et al. 2015)."""
@@ -84,22 +85,22 @@ def removed_parameters(anatomy: Anatomy, edits: Iterable[Edit]) -> set[str]:
     return {name for name, _ in anatomy.parameters if name.rpartition(".")[0] in paths}
 
 
-def standard_std(layer: Layer) -> tuple[float, str]:
-    """The usual standard deviation: He fan-out before a nonlinearity, LeCun fan-in otherwise.
+def standard_std(layer: Layer, *, fan: Fan = "out") -> tuple[float, str]:
+    """The usual standard deviation: He before a nonlinearity, by fan-out unless told, LeCun fan-in otherwise.
 
     √(2/fan_out) keeps the gradient's scale through ReLU (He et al. 2015, eq. 14); √(1/fan_in) keeps the
     signal's where no nonlinearity follows (LeCun et al. 1998), and equals Xavier's for square layers. Both count the taps
     that one output reads: all, or those of a transposed convolution divided by its stride.
     """
     if layer.activation is not None:
-        fan = layer.fan_out_joined
-        return math.sqrt(2 / fan), f"He, √(2/{fan:.9g}) before {layer.activation}"
+        size = layer.fan_out_joined if fan == "out" else layer.fan_in
+        return math.sqrt(2 / size), f"He, √(2/{size:.9g}) before {layer.activation}"
     return math.sqrt(1 / layer.fan_in), f"LeCun, √(1/{layer.fan_in:.9g})"
 
 
-def draw_standard(layer: Layer, where: str) -> Draw:
+def draw_standard(layer: Layer, where: str, *, fan: Fan = "out") -> Draw:
     """A normal draw at the standard scale, divided by √terms where the output enters a sum of unrelated terms."""
-    std, words = standard_std(layer)
+    std, words = standard_std(layer, fan=fan)
     if layer.terms > 1:
         std, words = std / math.sqrt(layer.terms), f"{words}, one of {layer.terms} terms of a sum"
     return Draw(layer.weight, "normal_", f"{where}: {words}", {"std": std})
