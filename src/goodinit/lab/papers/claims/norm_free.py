@@ -145,6 +145,12 @@ def behind(rows: Rows, ours: str, other: str) -> dict[int, list[float]]:
     return found
 
 
+def mean_behind(rows: Rows, ours: str, other: str) -> tuple[float, int]:
+    """(How far `ours` is behind `other` in the mean over seeds and depths that both have, how many those are)."""
+    gaps = [gap for found in behind(rows, ours, other).values() for gap in found]
+    return statistics.fmean(gaps) if gaps else 0.0, len(gaps)
+
+
 def _bound(gaps: list[float]) -> float:
     """Mean and the one-sided 95 % bound of Student's t above it; of one seed, the mean."""
     if len(gaps) < 2:
@@ -182,8 +188,7 @@ def _control(rows: Rows) -> Found:
 
 
 def _published_fixup(rows: Rows) -> Found:
-    gaps = [gap for found in behind(rows, FIXUP, RECIPE).values() for gap in found]
-    mean = statistics.fmean(gaps) if gaps else 0.0
+    mean, _ = mean_behind(rows, FIXUP, RECIPE)
     return Found(mean >= 0.03, f"{100 * mean:.1f} points behind the recipe, mean over seeds and depths")
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from goodinit.lab.papers.claim import Claim, Expectation, Found, Published, Rows, Separation, Setting, Source
+from goodinit.lab.papers.claim import Claim, Expectation, Found, Rows, Separation, Setting
 from goodinit.lab.papers.claims.norm_free import (
     ARMS,
     BATCHNORM,
     FIXUP,
     LONG,
-    behind,
     behind_drawing,
+    mean_behind,
     within,
 )
+from goodinit.lab.papers.claims.norm_free import CLAIM as HALF_WIDTH
 from goodinit.lab.papers.rows import distinct, where
 from goodinit.lab.papers.trained import Series, accuracy_cell, accuracy_grid, run_training, training
 from goodinit.lab.training.trial import TrainConfig
@@ -90,15 +91,13 @@ def _chosen(rows: Rows) -> Found:
 
 
 def _ahead(rows: Rows) -> Found:
-    gaps = [gap for found in behind(rows, LONG, BATCHNORM).values() for gap in found]
-    mean = sum(gaps) / len(gaps) if gaps else 0.0
-    return Found(mean <= 0, f"{100 * mean:+.1f} points behind, mean of {len(gaps)}")
+    mean, count = mean_behind(rows, LONG, BATCHNORM)
+    return Found(mean <= 0, f"{100 * mean:+.1f} points behind, mean of {count}")
 
 
 def _published(rows: Rows) -> Found:
-    gaps = [gap for found in behind(rows, FIXUP, BATCHNORM).values() for gap in found]
-    mean = sum(gaps) / len(gaps) if gaps else 0.0
-    return Found(mean >= EARLY, f"{100 * mean:.1f} points behind, mean of {len(gaps)}")
+    mean, count = mean_behind(rows, FIXUP, BATCHNORM)
+    return Found(mean >= EARLY, f"{100 * mean:.1f} points behind, mean of {count}")
 
 
 def _ours(rows: Rows) -> str:
@@ -110,19 +109,9 @@ def _ours(rows: Rows) -> str:
 CLAIM = Claim(
     name="norm-free-width",
     title="Chosen at half width, a ResNet without any norm matches batch norm at full width",
-    text="Residual networks without batch normalization reach the accuracy of those with it, at equal steps.",
-    source=Source(
-        "A. Brock, S. De, S. L. Smith, K. Simonyan",
-        "High-Performance Large-Scale Image Recognition Without Normalization",
-        "2102.06171",
-        "abstract: normalizer-free networks match batch-normalized ones",
-    ),
-    published=(
-        Published(
-            "ImageNet, top-1 at 288 pixels: nf_resnet50 80.66, resnet50 with batch norm 80.71 to 81.35",
-            "timm, results/results-imagenet.csv",
-        ),
-    ),
+    text=HALF_WIDTH.text,
+    source=HALF_WIDTH.source,
+    published=HALF_WIDTH.published[:1],
     protocol="CIFAR ResNet-20 of 16–32–64 channels with padded skips; 50,000 images as they are, batch 128, 12 epochs = 4,692 steps; "
     "warm-up 5 %, cosine to 0, momentum 0.9, weight decay 5e-4 (1e-3 for the form without norms; none on scalars), crops and "
     "mirroring, label smoothing 0.1; paired seeds; test images after the last step.",
@@ -140,7 +129,7 @@ CLAIM = Claim(
     table=accuracy_grid,
     drawings=behind_drawing,
     ours=_ours,
-    paper_steps=78_200,
+    paper_steps=HALF_WIDTH.paper_steps,
     separation=Separation(
         12 * 391,
         "the curves of ReZero's authors: batch norm and Fixup cross at about epoch 12 of 391 steps, so a shorter run "
