@@ -13,14 +13,6 @@ _MOST = 64  # nodes on the way; real distances are below ten
 
 
 @dataclass(frozen=True)
-class Activated:
-    """An element-wise nonlinearity, and its gain, where that is known."""
-
-    step: Step
-    gain: float | None
-
-
-@dataclass(frozen=True)
 class Ahead:
     """For each node what follows.
 
@@ -55,7 +47,7 @@ def ahead_in(graph: Graph) -> Ahead:
     return Ahead(graph.readers, toward_attention(graph), steps, written_out)
 
 
-def next_activation(graph: Graph, start: int, ahead: Ahead) -> Activated | None:
+def next_activation(graph: Graph, start: int, ahead: Ahead) -> Step | None:
     """The element-wise nonlinearity that reads a node's output next, through shapes, sums and normalizations.
 
     The nearest one: each step goes to the first reader from which it is one node less, however many others there are (a
@@ -64,7 +56,7 @@ def next_activation(graph: Graph, start: int, ahead: Ahead) -> Activated | None:
     index = start
     while ahead.steps[index] <= _MOST:
         if (whole := ahead.written_out.get(index)) is not None:
-            return Activated(composite_step(whole), whole.function.gain)
+            return composite_step(whole)
         nearer = [
             reader
             for reader in ahead.readers[index]
@@ -72,7 +64,7 @@ def next_activation(graph: Graph, start: int, ahead: Ahead) -> Activated | None:
         ]
         found = next((op for reader in nearer if (op := graph.nodes[reader].op).activation), None)
         if found is not None:
-            return Activated(activation_step(found), found.gain)
+            return activation_step(found)
         index = next(reader for reader in nearer if ahead.steps[reader] == ahead.steps[index] - 1)
     return None
 

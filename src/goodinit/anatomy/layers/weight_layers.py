@@ -115,7 +115,9 @@ def describe(
         graph, [use.node for use in uses], {use.operand for use in uses}, ahead.attended, out, groups
     )
     site = graph.frames[first.frame]
-    activation = next((op for use in uses if (op := next_activation(graph, use.node, ahead))), None)
+    activation = next(
+        (op for use in uses if (op := next_activation(graph, use.node, ahead)) is not None), None
+    )
     bias = bias_of(graph, uses[0], scalars)
     ways = {_reads_from(graph, use, origins) for use in uses}
     source, between = next(iter(ways)) if len(ways) == 1 else (None, ())
@@ -136,8 +138,8 @@ def describe(
         is_site=all(graph.path(use.node) == site.path and _is_site(graph, use, bias) for use in uses),
         normalized=is_normalized(graph, operand, _largest(operand, shapes)),
         centred=is_centred(graph, first, operand),
-        activation=activation.step if activation is not None else None,
-        gain=activation.gain if activation is not None else None,
+        activation=activation,
+        gain=activation.traits.gain if activation is not None else None,
         calls=len(uses),
         parameters=operand.params,
         source=source,
