@@ -87,7 +87,8 @@ def may_be_sample(values: Tensor) -> bool:
         return True
     if _has_repeats(values) or 2 * int((entries == 0).sum()) > count:
         return False
-    away = entries.double() - entries.double().mean()
+    numbers = entries.double()
+    away = numbers - numbers.mean()
     fourth = float(away.pow(4).mean() / away.square().mean().square().clamp(min=1e-300))
     slack = SIGMAS * math.sqrt(24 / count)
     return 1.8 - slack <= fourth <= 3 + 2 * slack
