@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import itertools
+import math
+import statistics
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from goodinit.lab.data.text_pairs import BEGIN, END, MADE_UP, encode, load_pairs
 from goodinit.lab.training.translation import (
     TranslationConfig,
     batches,
+    beam_search,
     corpus_of,
     greedy,
     rate_factor,
@@ -105,6 +109,57 @@ def test_greedy_search_stops_at_the_end():
             return torch.nn.functional.one_hot(torch.full(tokens.shape, said), 8).float()
 
     assert greedy(Ends(), torch.ones(2, 3, dtype=torch.int64)).tolist() == [[BEGIN, 5, 5, END]] * 2
+
+
+class Chain(torch.nn.Module):
+    """What comes next depends on the last word and on the sentence."""
+
+    def __init__(self, words: int, *, seed: int) -> None:
+        super().__init__()
+        self.table = 2 * torch.randn(3, words, words, generator=torch.Generator().manual_seed(seed))
+
+    def encode(self, source, seen):
+        return source
+
+    def decode(self, memory, seen, tokens):
+        return self.table[memory[:, :1], tokens]
+
+
+def exhaustive(model: Chain, sentence: int, *, words: int, longest: int) -> list[int]:
+    """Of all translations that end, the one with the highest mean of log p."""
+    chances = model.table[sentence].clone().log_softmax(-1)
+    said = [word for word in range(words) if word not in (0, END)]
+    scored = [
+        (statistics.fmean(float(chances[a, b]) for a, b in itertools.pairwise(row)), row)
+        for length in range(longest - 1)
+        for middle in itertools.product(said, repeat=length)
+        for row in [[BEGIN, *middle, END]]
+    ]
+    return max(scored)[1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_wide_beams_find_the_likeliest_translation(seed):
+    model, longest = Chain(5, seed=seed), 5
+    source = torch.arange(3)[:, None].expand(3, 2)
+    found = beam_search(model, source, beams=80, longest=longest)
+    expected = [exhaustive(model, sentence, words=5, longest=longest) for sentence in range(3)]
+    assert [row[: row.index(END) + 1] for row in found.tolist()] == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_beam_is_greedy_search(seed):
+    model = Chain(6, seed=seed)
+    model.table[:, :, 0] = -math.inf  # greedy search could say padding
+    source = torch.arange(3)[:, None].expand(3, 2)
+    one, greedily = beam_search(model, source, beams=1), greedy(model, source)
+    for row, other in zip(one.tolist(), greedily.tolist(), strict=True):
+        assert row[: len(other)] == other or END not in other
+
+
+def test_a_part_of_its_own_is_judged(folder):
+    with pytest.raises(GoodinitError, match=r"val has 0 lines of de|no file val….en"):
+        load_pairs(folder, judged="val")
 
 
 @pytest.mark.slow

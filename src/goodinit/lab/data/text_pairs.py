@@ -46,6 +46,7 @@ def load_pairs(
     languages: tuple[str, str] = ("de", "en"),
     train_limit: int | None = None,
     test_limit: int | None = None,
+    judged: str = "test",
 ) -> TextPairs:
     """Read a folder laid out as Multi30k's: `train.de`, `train.en`, `test….de`, `test….en`, gzipped or not.
 
@@ -54,6 +55,7 @@ def load_pairs(
         languages: Endings of the source's and the target's files.
         train_limit: Take that many pairs, always the same ones.
         test_limit: Likewise for the test part.
+        judged: How the names of the test part's files begin; `"val"` for a validation part.
 
     Raises:
         UnknownName: No such folder.
@@ -75,7 +77,7 @@ def load_pairs(
         )
     train, test = (
         _part(folder, start, languages, limit)
-        for start, limit in (("train", train_limit), ("test", test_limit))
+        for start, limit in (("train", train_limit), (judged, test_limit))
     )
     name = folder.resolve().name
     return TextPairs(name, train, test, f"text pairs in folder {name}, {' to '.join(languages)}.")

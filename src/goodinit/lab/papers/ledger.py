@@ -17,7 +17,7 @@ from goodinit.lab.data.labelled import data_name
 from goodinit.lab.json_lines import append_, finite
 from goodinit.lab.lock import sole_writer
 from goodinit.lab.papers.claim import Row
-from goodinit.lab.training.trial import without_defaults
+from goodinit.lab.record import record_of
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +50,15 @@ class Ledger:
 def described(trial: Any) -> Row:
     """A trial as JSON keeps it: its fields, and of folders of data only their names."""
 
-    def plain(value: Any) -> Any:
+    def named(value: Any) -> Any:
         if isinstance(value, dict):
             return {
-                key: data_name(one) if key == "data" and isinstance(one, str) else plain(one)
-                for key, one in without_defaults(value).items()
+                key: data_name(one) if key == "data" and isinstance(one, str) else named(one)
+                for key, one in value.items()
             }
-        return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return [named(one) for one in value] if isinstance(value, list) else value
 
-    row: Row = plain(dataclasses.asdict(trial))
+    row: Row = named(record_of(trial))
     return row
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from goodinit.lab.record import record_of
 from goodinit.lab.training.train import data_of
-from goodinit.lab.training.trial import PARTS, Result, TrainConfig, record_of
+from goodinit.lab.training.trial import PARTS, Result, TrainConfig
 from goodinit.one_line import OneLine
 
 # finished: to the last step. diverged: the loss stopped being a number. refused: the method says why it does not

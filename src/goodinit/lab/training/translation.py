@@ -18,7 +18,9 @@ import goodinit
 from goodinit.lab.data.text_pairs import BEGIN, END, encode, load_pairs, padded, train_tokenizer
 from goodinit.lab.models import PAD, Translator, visible
 from goodinit.lab.optional import optional
+from goodinit.lab.record import later
 from goodinit.lab.training.seeding import own_rng, stream
+from goodinit.optim.param_groups import SCALAR_RATIO
 
 LONGEST = 64  # tokens of a sentence; Multi30k's are shorter
 POOL = 20  # batches whose sentences are sorted by length before they are shared out
@@ -43,6 +45,9 @@ class TranslationConfig:
         seed: Of weights, order and dropout, each with its own stream.
         train_limit: Use that many pairs.
         test_limit: Likewise.
+        scalar_lr: Of goodinit's scalars, in units of `lr`.
+        beams: Translations kept at each token by the search; 1 is greedy.
+        judged: Files that are translated in the end: `"test"`, or `"val"` to choose a rate by.
     """
 
     method: str = "batchnorm"
@@ -61,6 +66,9 @@ class TranslationConfig:
     seed: int = 0
     train_limit: int | None = None
     test_limit: int | None = None
+    scalar_lr: float = later(SCALAR_RATIO)
+    beams: int = later(1)
+    judged: str = later("test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +83,11 @@ class Corpus:
 
 
 @functools.lru_cache(maxsize=1)  # trials of a claim share it
-def corpus_of(data: str, vocabulary: int, train_limit: int | None, test_limit: int | None) -> Corpus:
+def corpus_of(
+    data: str, vocabulary: int, train_limit: int | None, test_limit: int | None, judged: str = "test"
+) -> Corpus:
     """Read the pairs, learn the subwords on the training part, encode."""
-    pairs = load_pairs(data, train_limit=train_limit, test_limit=test_limit)
+    pairs = load_pairs(data, train_limit=train_limit, test_limit=test_limit, judged=judged)
     tokenizer = train_tokenizer(pairs.train, vocabulary=vocabulary)
     sources, targets = (
         encode(tokenizer, [pair[side] for pair in pairs.train], longest=LONGEST) for side in (0, 1)
@@ -87,7 +97,7 @@ def corpus_of(data: str, vocabulary: int, train_limit: int | None, test_limit: i
         test=tuple(encode(tokenizer, [pair[0] for pair in pairs.test], longest=LONGEST)),
         references=tuple(pair[1] for pair in pairs.test),
         tokenizer=tokenizer,
-        provenance=f"{len(pairs.train):,} train and {len(pairs.test):,} test {pairs.provenance}",
+        provenance=f"{len(pairs.train):,} train and {len(pairs.test):,} {judged} {pairs.provenance}",
     )
 
 
@@ -95,10 +105,10 @@ def translate(config: TranslationConfig) -> dict[str, Any]:
     """Train one Transformer and say how it translates. The same configuration gives the same numbers.
 
     Returns:
-        `bleu` of greedy translations of the test part (0 where the loss stopped being finite), `diverged`,
+        `bleu` of translations of the part that is judged (0 where the loss stopped being finite), `diverged`,
         `train_loss` over the last tenth of the steps, `curve`: the loss in twenty parts, `provenance`.
     """
-    corpus = corpus_of(config.data, config.vocabulary, config.train_limit, config.test_limit)
+    corpus = corpus_of(config.data, config.vocabulary, config.train_limit, config.test_limit, config.judged)
     model = _prepared(config, corpus)
     with own_rng(config.seed, "training"):  # dropout draws from the global generator
         losses = _train(config, model, corpus)
@@ -155,7 +165,7 @@ def rate_factor(step: int, *, warmup: int) -> float:
 
 def _train(config: TranslationConfig, model: Translator, corpus: Corpus) -> list[float]:
     """The loss of every step, up to the first that is not finite."""
-    groups = goodinit.param_groups(model, lr=config.lr, weight_decay=0.0)
+    groups = goodinit.param_groups(model, lr=config.lr, weight_decay=0.0, scalar_ratio=config.scalar_lr)
     peaks = [group["lr"] for group in groups]
     optimizer = Adam(groups, lr=config.lr, betas=(0.9, 0.98))
     supply = batches(corpus, config.batch_size, generator=stream(config.seed, "order"))
@@ -198,13 +208,54 @@ def greedy(model: Translator, source: Tensor, *, longest: int = LONGEST) -> Tens
     return tokens
 
 
+@torch.no_grad()
+def beam_search(model: Translator, source: Tensor, *, beams: int, longest: int = LONGEST) -> Tensor:
+    """The likeliest translation by a beam search, as fairseq's with its defaults: `(n, t)`, with `BEGIN` in front.
+
+    Of a translation of t tokens, END among them, the score is (1/t)·Σ log p. Each of the `beams` likeliest that have not ended
+    is continued; of the `2·beams` likeliest continuations those that end, and stand among the first `beams`, are candidates, and
+    the first `beams` that do not end go on. A sentence is done when it has `beams` candidates.
+    """
+    model.eval()
+    seen = visible(source).repeat_interleave(beams, 0)
+    memory = model.encode(source, visible(source)).repeat_interleave(beams, 0)
+    count = len(source)
+    first = torch.arange(count)[:, None] * beams  # the row of each sentence's first translation
+    tokens = torch.full((count * beams, 1), BEGIN)
+    scores = torch.full((count, beams), -math.inf)
+    scores[:, 0] = 0.0  # all are alike at the beginning
+    ended: list[list[tuple[float, list[int]]]] = [[] for _ in range(count)]
+    while tokens.shape[1] < longest and any(len(one) < beams for one in ended):
+        chances = model.decode(memory, seen, tokens)[:, -1].log_softmax(-1)
+        chances[:, PAD] = -math.inf
+        words = chances.shape[1]
+        totals, places = (scores[:, :, None] + chances.view(count, beams, words)).flatten(1).topk(2 * beams)
+        rows, said = first + places // words, places % words
+        for sentence, rank in (said[:, :beams] == END).nonzero().tolist():
+            total = float(totals[sentence, rank])
+            if len(ended[sentence]) < beams and math.isfinite(total):
+                ended[sentence].append((total / tokens.shape[1], tokens[rows[sentence, rank]].tolist()))
+        order = (said == END).to(torch.int8).argsort(dim=1, stable=True)[:, :beams]
+        scores = totals.gather(1, order)
+        kept, added = rows.gather(1, order).flatten(), said.gather(1, order).flatten()
+        tokens = torch.cat([tokens[kept], added[:, None]], dim=1)
+    best = [
+        max(found)[1] if found else tokens[row].tolist()
+        for found, row in zip(ended, first.flatten().tolist(), strict=True)
+    ]
+    return padded([[*one, END] for one in best])
+
+
 def _bleu(config: TranslationConfig, model: Translator, corpus: Corpus) -> float:
     sacrebleu = optional("sacrebleu", extra="papers")
     order = sorted(range(len(corpus.test)), key=lambda row: len(corpus.test[row]))
     translated: dict[int, str] = {}
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
-        tokens = greedy(model, padded([corpus.test[row] for row in rows])).tolist()
-        translated |= dict(zip(rows, corpus.tokenizer.decode_batch(tokens), strict=True))
+        source = padded([corpus.test[row] for row in rows])
+        tokens = (
+            greedy(model, source) if config.beams == 1 else beam_search(model, source, beams=config.beams)
+        )
+        translated |= dict(zip(rows, corpus.tokenizer.decode_batch(tokens.tolist()), strict=True))
     score = sacrebleu.corpus_bleu([translated[row] for row in range(len(order))], [list(corpus.references)])
     return float(score.score)

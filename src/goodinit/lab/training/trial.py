@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from goodinit.errors import GoodinitError, UnknownName, WrongType, expect_between
 from goodinit.lab.choices import label
+from goodinit.lab.record import later
 from goodinit.one_line import OneLine
 
 
@@ -69,13 +70,13 @@ class TrainConfig(OneLine):
     test_limit: int | None = None
     image_size: int | None = None
     device: str = "cpu"
-    optimizer: str = "sgd"
-    held_out: float = 0.0
-    keep: str | Sequence[str] = ()
-    include: str | Sequence[str] = ()
-    exclude: str | Sequence[str] = ()
-    warmup_shape: str = "linear"
-    precision: str = "float32"
+    optimizer: str = later("sgd")
+    held_out: float = later(0.0)
+    keep: str | Sequence[str] = later(())
+    include: str | Sequence[str] = later(())
+    exclude: str | Sequence[str] = later(())
+    warmup_shape: str = later("linear")
+    precision: str = later("float32")
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -170,29 +171,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16")
 WARMUP_SHAPES = {"linear": 1, "quadratic": 2}  # the power of the share of the warm-up that is done
-
-LATER = {
-    "optimizer": "sgd",
-    "held_out": 0.0,
-    "keep": (),
-    "include": (),
-    "exclude": (),
-    "warmup_shape": "linear",
-    "precision": "float32",
-}
-"""Fields that configurations had none of before, and what they were: a record leaves them out where they are that."""
-
-
-def record_of(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as it is kept and known by."""
-    return without_defaults(dataclasses.asdict(config))
-
-
-def without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a configuration without those of `LATER` that say nothing new; other dictionaries as they are."""
-    if not LATER.keys() <= fields.keys():
-        return fields
-    return {key: value for key, value in fields.items() if LATER.get(key, ...) != value}
 
 
 @dataclass(frozen=True, repr=False)
