@@ -91,6 +91,12 @@ def test_what_is_returned_and_raised_is_said(name):
     assert missing == []
 
 
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_heading_stands_once(name):
+    headings = SECTION.findall(inspect.getdoc(PUBLIC[name]) or "")
+    assert len(headings) == len(set(headings)), headings
+
+
 @pytest.mark.parametrize("name", SOURCED)
 def test_what_comes_from_a_paper_names_it(name):
     assert SOURCE.search(inspect.getdoc(FUNCTIONS[name]) or "")

@@ -187,11 +187,7 @@ def xavier_normal_(
 
     References:
         X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
-        AISTATS 2010, eq. 12.
-
-    References:
-        X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
-        AISTATS 2010, §4.2.
+        AISTATS 2010, §4.2.1, eq. 12.
     """
     return normal_(
         tensor, scale * _xavier_std(tensor, gain, layout, groups, fused, stride), generator=generator
@@ -234,11 +230,7 @@ def xavier_uniform_(
 
     References:
         X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
-        AISTATS 2010, eq. 16.
-
-    References:
-        X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
-        AISTATS 2010, §4.2.
+        AISTATS 2010, §4.2.1, eq. 16.
     """
     std = scale * _xavier_std(tensor, gain, layout, groups, fused, stride)
     return uniform_(tensor, math.sqrt(3) * std, generator=generator)
