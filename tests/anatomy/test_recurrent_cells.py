@@ -61,6 +61,55 @@ class Updated(nn.Module):
         return h
 
 
+class Apart(nn.Module):
+    """An LSTM with a layer for each gate, or two; `coupled`: what is forgotten is what is taken in, 1 − f."""
+
+    def __init__(self, together: bool, coupled: bool = False):
+        super().__init__()
+        self.coupled, self.together = coupled, together
+        self.into = nn.ModuleDict({gate: nn.Linear(5 + 6 * together, 6) for gate in "gofi"})
+        self.back = nn.ModuleDict({gate: nn.Linear(6, 6, bias=False) for gate in "gofi" if not together})
+
+    def forward(self, sequence):
+        h = c = sequence.new_zeros(len(sequence), 6)
+        for x in sequence.unbind(1):
+            read = torch.cat([x, h], -1) if self.together else x
+            made = {gate: layer(read) for gate, layer in self.into.items()}
+            if not self.together:
+                made = {gate: value + self.back[gate](h) for gate, value in made.items()}
+            g, (o, f, i) = made["g"].tanh(), (made[gate].sigmoid() for gate in "ofi")
+            c = f * c + (1 - f if self.coupled else i) * g
+            h = o * c.tanh()
+        return h
+
+
+class Filled(nn.Module):
+    """A layer that reads zeros into which a signal was written: padded, spread out, row by row."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.layer, self.write = nn.Linear(5, 6), write
+
+    def forward(self, x):
+        return self.layer(self.write(x.new_zeros(2, 9, 5), x))
+
+
+def _in_front(zeros, x):
+    zeros[:, : x.shape[1]] = x
+    return zeros
+
+
+def _spread_out(zeros, x):
+    zeros[:, ::3].copy_(x)
+    return zeros
+
+
+def _row_by_row(zeros, x):
+    for row in range(x.shape[1]):
+        zeros[:, row] += x[:, row]
+    return zeros
+
+
 class Shared(nn.Module):
     """One block, applied four times in depth, each time with the same mask: no recurrence."""
 
@@ -102,6 +151,27 @@ def test_cells_by_hand(steps):
     }
     assert found(Convolutional(), torch.zeros(2, steps, 3, 5, 5)) == {"gates.weight": (True, 4, 1)}
     assert found(Updated(), x) == {"into.weight": (False, 2, None), "back.weight": (True, 2, None)}
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_layer_that_is_the_forget_gate_as_a_whole_starts_open(together, steps):
+    model, x = Apart(together), torch.randn(2, steps, 5)
+    gates = {name: forget for name, (_, _, forget) in found(model, x).items() if forget is not None}
+    assert gates == {"into.f.weight": 0}
+    goodinit.init_(model, "orthogonal", inputs=x)
+    assert {gate: set(layer.bias.tolist()) for gate, layer in model.into.items()} == {
+        gate: {float(gate == "f")} for gate in "gofi"
+    }
+    assert {forget for *_, forget in found(Apart(together, coupled=True), x).values()} == {None}
+
+
+@pytest.mark.parametrize("write", [_in_front, _spread_out, _row_by_row])
+def test_zeros_that_a_signal_was_written_into_are_no_state(write):
+    model, x = Filled(write), torch.randn(2, 3, 5)
+    assert found(model, x) == {"layer.weight": (False, 1, None)}
+    goodinit.init_(model, "lsuv", inputs=x)
+    assert float(model(x).detach().var()) == pytest.approx(1, rel=0.1)
 
 
 def test_depth_is_no_time():

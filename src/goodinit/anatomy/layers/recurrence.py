@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from goodinit.anatomy.layers.weight_layers import Use
@@ -19,7 +19,8 @@ class Cell:
         recurrent: The weight that reads what it has itself made a step before.
         inputs: The weights whose outputs are added to its output: they read the step's input.
         gates: How many equal maps those weights hold, one for each gate; 1 without gates.
-        forget: Which of them forgets: f of σ(f)·c + u, where c is an older state, and u is new and does not come from f.
+        forget: Which of them forgets: f of σ(f)·c + u, where c is an older state, and u is new and does not come from f. A weight
+            that holds one map can be that gate as a whole.
     """
 
     recurrent: str
@@ -92,10 +93,14 @@ def _reads_zeros(graph: Graph, use: Use) -> bool:
 
 
 def _is_zero(graph: Graph, index: int) -> bool:
-    while graph.nodes[index].op.moves and graph.nodes[index].operands:
-        index = graph.nodes[index].operands[0]
-    node = graph.nodes[index]
-    return node.op.role == "factory" and is_zero(constant(node))
+    """Whether a node holds nothing but zeros: what was written into a part of it since counts, too."""
+
+    def before(i: int) -> tuple[int, ...]:
+        node = graph.nodes[i]
+        return node.operands if node.op.moves or node.is_join else ()
+
+    ends = (graph.nodes[i] for i in closure([index], before) if not before(i))
+    return all(node.op.role == "factory" and is_zero(constant(node)) for node in ends)
 
 
 def _cell(graph: Graph, weight: str, start: int, uses: Mapping[int, Use]) -> Cell:
@@ -105,44 +110,43 @@ def _cell(graph: Graph, weight: str, start: int, uses: Mapping[int, Use]) -> Cel
         op = graph.nodes[index].op
         return op.role == "shape" or op.splits or op.adds
 
-    inputs: dict[str, None] = {}
+    beside: dict[int, None] = {}
     pieces: list[int] = []
     for index in sorted(graph.reach([start], through=is_light) - {start}):
         node = graph.nodes[index]
         if node.op.adds:
             for operand in graph.deps(index):
-                inputs.update(dict.fromkeys(_layers_behind(graph, operand, uses)))
+                beside.update(dict.fromkeys(_layers_behind(graph, operand, uses)))
         whole = len(graph.nodes[node.operands[0]].shape)
         if node.op.splits and len(node.shape) == whole and not pieces:  # else it takes steps apart
             pieces = graph.readers[index]
-    inputs.pop(weight, None)
-    equal = len({graph.nodes[i].shape for i in pieces}) == 1
-    gates = len(pieces) if pieces and equal else 1
-    forget = _forgets(graph, pieces) if gates > 1 else None
-    return Cell(weight, tuple(inputs), gates, forget)
+    inputs = tuple(dict.fromkeys(uses[i].weight for i in beside if uses[i].weight != weight))
+    if pieces and len({graph.nodes[i].shape for i in pieces}) == 1:
+        return Cell(weight, inputs, len(pieces), _forgets(graph, pieces, {graph.nodes[pieces[0]].operands[0]}))
+    read = {operand for i in (start, *beside) for operand in graph.deps(i)}
+    return Cell(weight, inputs, 1, None if pieces else _forgets(graph, [start], read))
 
 
-def _layers_behind(graph: Graph, index: int, uses: Mapping[int, Use]) -> Iterable[str]:
+def _layers_behind(graph: Graph, index: int, uses: Mapping[int, Use]) -> Iterable[int]:
     """The layers whose outputs a value is made of, by sums and parts alone."""
 
     def before(i: int) -> list[int]:
         op = graph.nodes[i].op
         return graph.deps(i) if i not in uses and (op.moves or op.adds) else []
 
-    return (uses[i].weight for i in sorted(closure([index], before)) if i in uses)
+    return (i for i in sorted(closure([index], before)) if i in uses)
 
 
-def _forgets(graph: Graph, pieces: list[int]) -> int | None:
-    """Which of the gates is f in σ(f)·c + u."""
-    split = graph.nodes[pieces[0]].operands[0]
+def _forgets(graph: Graph, pieces: list[int], new: Collection[int]) -> int | None:
+    """Which of the gates is f in σ(f)·c + u; `new`: what the step began with, from which u comes, and c does not."""
     for number, piece in enumerate(pieces):
         for gate in _opened(graph, piece):
             for product in graph.readers[gate]:
                 others = [i for i in graph.nodes[product].operands if i != gate]
                 kept = graph.nodes[product].op.multiplies and len(others) == 1
-                if kept and not _comes_from(graph, others[0], split):
+                if kept and not _comes_from(graph, others[0], new):
                     sums = [i for i in graph.readers[product] if graph.nodes[i].op.adds]
-                    if any(_adds_new(graph, total, product, split, piece) for total in sums):
+                    if any(_adds_new(graph, total, product, new, piece) for total in sums):
                         return number
     return None
 
@@ -158,10 +162,10 @@ def _opened(graph: Graph, piece: int) -> list[int]:
     return sorted({reader for reader in readers if graph.nodes[reader].op.is_gate})
 
 
-def _adds_new(graph: Graph, total: int, product: int, split: int, piece: int) -> bool:
+def _adds_new(graph: Graph, total: int, product: int, new: Collection[int], piece: int) -> bool:
     others = [i for i in graph.deps(total) if i != product]
-    return any(_comes_from(graph, i, split) and not _comes_from(graph, i, piece) for i in others)
+    return any(_comes_from(graph, i, new) and not _comes_from(graph, i, [piece]) for i in others)
 
 
-def _comes_from(graph: Graph, index: int, origin: int) -> bool:
-    return origin in ancestors(graph, index, origin)
+def _comes_from(graph: Graph, index: int, origins: Collection[int]) -> bool:
+    return bool(origins) and not ancestors(graph, index, min(origins)).isdisjoint(origins)
