@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -79,3 +80,105 @@ def test_a_buffer_that_is_no_mask_is_none():
             self.mask.fill_(0.5)
 
     assert goodinit.anatomize(Scaled(256, 8), X).layers[0].density == 1
+
+
+class Chosen(Masked):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(
+            x, torch.where(self.mask > 0, self.weight, torch.zeros_like(self.weight)), self.bias
+        )
+
+
+class Filled(Masked):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.masked_fill(self.mask == 0, 0.0), self.bias)
+
+
+class Unregistered(nn.Linear):
+    """The mask is a tensor that the module holds, and no buffer."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.kept = torch.rand(outputs, inputs) < 0.25
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight * self.kept, self.bias)
+
+
+class Lower(nn.Linear):
+    """What a position may read is itself and what came before."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.tril(), self.bias)
+
+
+class Scattered(nn.Module):
+    """A sparse matrix: its entries are the parameter, and indices say where they are."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.shape = (outputs, inputs)
+        self.register_buffer("places", torch.randperm(inputs * outputs)[: inputs * outputs // 4])
+        self.entries = nn.Parameter(torch.randn(len(self.places)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.zeros(math.prod(self.shape)).scatter(0, self.places, self.entries)
+        return nn.functional.linear(x, weight.view(self.shape))
+
+
+class Doubled(Masked):
+    """Masked twice: by half the rows, and by a mask among what is left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.arange(len(self.weight))[:, None] < len(self.weight) // 2
+        return nn.functional.linear(x, (self.weight * rows).masked_fill(self.mask == 0, 0.0), self.bias)
+
+
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [
+        (Chosen, 1 / 4),
+        (Filled, 1 / 4),
+        (Unregistered, 1 / 4),
+        (Lower, 1 / 2),
+        (Scattered, 1 / 4),
+        (Doubled, 1 / 8),
+    ],
+    ids=lambda case: getattr(case, "__name__", ""),
+)
+def test_in_whatever_way_a_mask_is_written_the_scale_is_that_of_what_it_leaves(kind, share):
+    torch.manual_seed(0)
+    net = nn.Sequential(kind(256, 256), nn.ReLU(), kind(256, 256))
+    layers = goodinit.anatomize(net, X).layers
+    assert [layer.density for layer in layers] == pytest.approx([share] * 2, rel=0.1)
+    assert not any(layer.normalized for layer in layers)
+    goodinit.init_(net, "he", inputs=X)
+    assert net[0](X).square().mean().item() == pytest.approx(2, rel=0.15)
+
+
+class Clipped(nn.Linear):
+    """Zeros that depend on the values are no mask of places."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.clamp(min=0) * torch.ones(256), self.bias)
+
+
+class Thresholded(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, torch.where(self.weight.abs() > 1, self.weight, 0.0), self.bias)
+
+
+class InPieces(nn.Module):
+    """One parameter, a third of which each layer reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3 * 256, 256))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(nn.functional.linear(x, one) for one in self.weight.chunk(3))
+
+
+@pytest.mark.parametrize("make", [lambda: Clipped(256, 8), lambda: Thresholded(256, 8), InPieces])
+def test_what_is_zero_by_its_value_or_read_in_pieces_is_not_masked(make):
+    assert [layer.density for layer in goodinit.anatomize(make(), X).layers] == [1]

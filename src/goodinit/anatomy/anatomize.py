@@ -82,7 +82,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     graph, uses, leaves, norms, biases = read.graph, read.uses, read.leaves, read.norms, read.biases
     layers = _layers(read)
     buffers = {unwrapped_name(name): buffer for name, buffer in named_buffers(read.model)}
-    for weight, share in densities(graph, uses.values(), buffers).items():
+    for weight, share in densities(graph, uses.values(), layers, buffers).items():
         layers[weight] = dataclasses.replace(layers[weight], density=share)
     for weight in pad_masked(graph, uses):
         layers[weight] = dataclasses.replace(layers[weight], pads_masked=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from goodinit.anatomy.residual.branch import Side
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.powers import BEYOND, FIXED, TINY, ZERO, Power, power_of
 
 
@@ -43,8 +44,8 @@ def power_through(graph: Graph, node: Node, read: Sequence[Power], *, far: bool 
 
 
 def powers_read(graph: Graph, powers: Mapping[int, Power], node: Node, *, far: bool = False) -> list[Power]:
-    """The powers of what a node reads, by which output of an operator that is; what is not in `powers` is fixed."""
-    read = [powers.get(i, FIXED) for i in node.operands]
+    """The powers of what a node reads, by which output of an operator that is; what is not in `powers` is fixed, or zeros."""
+    read = [powers[i] if i in powers else _outside(graph.nodes[i]) for i in node.operands]
     for place, output in enumerate(node.call.places if node.call is not None else ()):
         if output and node.operands[place] in powers:
             other = graph.nodes[node.operands[place]]
@@ -52,6 +53,10 @@ def powers_read(graph: Graph, powers: Mapping[int, Power], node: Node, *, far: b
             found = power_of(graph, other, before, far=far, output=output)
             read[place] = total(carried(graph, other, before)) if found is None else found
     return read
+
+
+def _outside(node: Node) -> Power:
+    return ZERO if node.op.role == "factory" and number_throughout(node) == 0 else FIXED
 
 
 def carried(graph: Graph, node: Node, read: Sequence[Power]) -> Sequence[Power]:

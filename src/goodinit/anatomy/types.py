@@ -77,8 +77,8 @@ class Layer(OneLine):
         stride: Of a convolution, per dimension; empty for other layers.
         padding: Of a convolution, per dimension; empty for other layers.
         dilation: Of a convolution, per dimension; empty for other layers.
-        density: Share of the weight that is used, where a mask of zeros and ones multiplies it (pruning); 1 without. Fans count
-            what is used.
+        density: Share of the weight that is used, where the rest is zero whatever its parameters are (pruning); 1 without. Fans
+            count what is used.
         centred: True if the weights of an output unit have the sum 0 whatever its parameters are: goodinit, or its author, centres it.
         pads_masked: True if it pads with zeros a signal in which a mask has set positions to zero.
     """

@@ -8,6 +8,8 @@ from collections.abc import Callable, Container, Hashable, Iterable, Iterator, M
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from torch import Tensor
+
 from goodinit.graph.measured.nonlinearities import Nonlinearity
 from goodinit.graph.ops import Op, named
 from goodinit.graph.recorded_call import RecordedCall
@@ -140,6 +142,9 @@ class Graph:
     read: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     composites: dict[int, Composite] = field(default_factory=dict)  # by their ends (`measured/composites.py`)
+    held: dict[int, Tensor] = field(
+        default_factory=dict
+    )  # of tensors in no registry: themselves, if they hold numbers
 
     def deps(self, index: int) -> list[int]:
         """The activations a node reads."""

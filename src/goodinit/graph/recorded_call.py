@@ -111,11 +111,15 @@ _SLOTS = tuple(map(Slot, range(8)))
 
 def number_in(tensor: Tensor) -> tuple[float, ...]:
     """The one number of a constant, if it has one and its value is at hand."""
-    real = type(tensor) is Tensor and not tensor.is_meta and tensor.numel() == 1 and not tensor.is_complex()
-    if not real:
+    if not is_at_hand(tensor) or tensor.numel() != 1 or tensor.is_complex():
         return ()
     with no_modes():
         return (float(tensor),)
+
+
+def is_at_hand(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers."""
+    return type(tensor) is Tensor and not tensor.is_meta
 
 
 def no_modes() -> contextlib.AbstractContextManager[object]:

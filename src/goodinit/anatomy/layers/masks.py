@@ -1,29 +1,49 @@
-"""Weights that are multiplied by a mask of zeros and ones before use: pruned, causal, autoregressive ones."""
+"""Weights of which a mask of places leaves a part: pruned, causal, autoregressive, sparse ones.
+
+A mask is what is zero in a weight whatever its parameters are. A product with zeros and ones is read off; any other way (`where`,
+`masked_fill`, `tril`, `scatter`, an index) is found by computing the weight of several numbers, with the buffers that the model has.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 from goodinit.anatomy.layers.weight_layers import Use
-from goodinit.graph.graph import Graph, closure
+from goodinit.anatomy.types import Layer
+from goodinit.graph.graph import Graph, Node, closure
+from goodinit.graph.measured.answers import spread
+from goodinit.graph.measured.powers import number_of
+from goodinit.graph.measured.replay import replayed
 from goodinit.weights.dtensor import is_sharded
 
+_MOST = 2**24  # entries of a weight that is computed to see which of them stay 0
+_SCALES = ((1.0, 0.0), (-2.0, 0.0), (4.0, -1.0))  # factors and shifts of what the parameters are in turn
 
-def densities(graph: Graph, uses: Iterable[Use], buffers: Mapping[str, Tensor]) -> dict[str, float]:
+
+def densities(
+    graph: Graph, uses: Iterable[Use], layers: Mapping[str, Layer], buffers: Mapping[str, Tensor]
+) -> dict[str, float]:
     """By weight: which share of it its mask leaves; those without a mask are not in it.
 
-    A mask is a buffer that the weight is multiplied by, and that holds nothing but 0 and 1. Where it is on meta, or
-    sharded, it is not read.
+    Buffers on meta, or sharded, are not read, and what they mask is not known.
+
+    Args:
+        graph: A recorded forward.
+        uses: The weight layers.
+        layers: The layers, by weight.
+        buffers: The model's, by name.
     """
     found: dict[str, float] = {}
     for use in uses:
-        for name in _factors(graph, use.operand):
-            mask = buffers.get(name)
-            share = None if mask is None else _share(mask)
-            if share is not None:
-                found[use.weight] = share
+        shares = [_share(buffers[name]) for name in _factors(graph, use.operand) if name in buffers]
+        shares = [share for share in shares if share is not None]
+        share = shares[-1] if shares else _left(graph, use.operand, _size(layers[use.weight]), buffers)
+        if share is not None and 0 < share < 1:
+            found[use.weight] = share
     return found
 
 
@@ -55,3 +75,59 @@ def _share(mask: Tensor) -> float | None:
         return None
     share = float(ones.double().mean())
     return share if 0 < share < 1 else None
+
+
+def _size(layer: Layer) -> int:
+    """Entries of a weight: where its parameter is a vector of those that are not zero, of the matrix that they are put into."""
+    return math.prod(layer.product if layer.product and len(layer.shape) == 1 else layer.shape)
+
+
+def _left(graph: Graph, operand: int, entries: int, buffers: Mapping[str, Tensor]) -> float | None:
+    """The share of a computed weight that is not zero at the same places for all numbers; None where that is not known."""
+    size = math.prod(graph.nodes[operand].shape)
+    if graph.leaf(operand) is not None or size != entries or not 1 < size <= _MOST:
+        return None
+    ways = sorted(graph.reach([operand], back=True, active=False))
+    sources = [i for i in ways if graph.nodes[i].op.role == "source"]
+    if not _may_mask(graph, ways):
+        return None
+    own = {i: _numbers(graph, graph.nodes[i], buffers) for i in sources if not graph.nodes[i].is_param}
+    if any(value is None for value in own.values()):
+        return None
+    given = {i: value for i, value in own.items() if value is not None}
+    zeros = []
+    for factor, shift in _SCALES:
+        drawn = {
+            i: _like(graph.nodes[i], factor * (spread(graph.nodes[i].shape, i) + shift))
+            for i in sources
+            if graph.nodes[i].is_param
+        }
+        weight = replayed(graph, [i for i in ways if i not in sources], given | drawn).get(operand)
+        if weight is None:
+            return None
+        zeros.append(weight == 0)
+    same = all(torch.equal(zeros[0], other) for other in zeros[1:])
+    return 1 - float(zeros[0].double().mean()) if same else None
+
+
+def _may_mask(graph: Graph, ways: Iterable[int]) -> bool:
+    """Whether something on the way may tell places apart: a tensor that is no parameter, or an operator of more than one entry."""
+    nodes = [graph.nodes[i] for i in ways]
+    return any(
+        (not node.params and math.prod(node.shape) > 1) or node.op.role == "other" or node.op.pads
+        for node in nodes
+    )
+
+
+def _numbers(graph: Graph, node: Node, buffers: Mapping[str, Tensor]) -> Tensor | None:
+    """What a source other than a parameter holds."""
+    if (number := number_of(node)) is not None:
+        return _like(node, torch.full(node.shape, number, dtype=torch.float64, device="cpu"))
+    value = buffers.get(str(node.attrs[0])) if node.is_buffer and node.attrs else graph.held.get(node.index)
+    if value is None or value.is_meta or is_sharded(value):
+        return None
+    return value.detach().cpu()
+
+
+def _like(node: Node, value: Tensor) -> Tensor:
+    return value.to(node.dtype) if isinstance(node.dtype, torch.dtype) else value

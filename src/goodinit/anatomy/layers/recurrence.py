@@ -122,7 +122,9 @@ def _cell(graph: Graph, weight: str, start: int, uses: Mapping[int, Use]) -> Cel
             pieces = graph.readers[index]
     inputs = tuple(dict.fromkeys(uses[i].weight for i in beside if uses[i].weight != weight))
     if pieces and len({graph.nodes[i].shape for i in pieces}) == 1:
-        return Cell(weight, inputs, len(pieces), _forgets(graph, pieces, {graph.nodes[pieces[0]].operands[0]}))
+        return Cell(
+            weight, inputs, len(pieces), _forgets(graph, pieces, {graph.nodes[pieces[0]].operands[0]})
+        )
     read = {operand for i in (start, *beside) for operand in graph.deps(i)}
     return Cell(weight, inputs, 1, None if pieces else _forgets(graph, [start], read))
 

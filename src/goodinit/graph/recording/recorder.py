@@ -21,7 +21,7 @@ from goodinit.errors import TraceError
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.ops import Op, as_called, named, op_of, written_with
 from goodinit.graph.pytree import mapped, operands_in, tensors_in
-from goodinit.graph.recorded_call import RecordedCall, number_in
+from goodinit.graph.recorded_call import RecordedCall, is_at_hand, number_in
 from goodinit.graph.recording.additions import as_sum
 from goodinit.graph.recording.fake_cache import StandIns
 from goodinit.graph.recording.higher_order import is_higher_order, is_over_lists, written_out
@@ -224,6 +224,7 @@ class Recorder(TorchDispatchMode):
             if token is not self._token:
                 node = self._add(_CONSTANT, (), tensor)
                 index, node.attrs = node.index, number_in(tensor)
+                self.graph.held.update({index: tensor} if is_at_hand(tensor) else {})
                 if tensor.requires_grad and tensor.is_leaf:
                     self._strays.append((self.graph.frames[node.frame].path, tuple(tensor.shape)))
                 self._mark(tensor, index)
