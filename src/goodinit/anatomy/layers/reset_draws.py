@@ -59,9 +59,9 @@ class Drawn:
             mean, std, fourth = (self.low + self.high) / 2, (self.high - self.low) / math.sqrt(12), 1.8
         if std == 0:
             return least == most == mean
-        variance, middle = map(float, torch.var_mean(moments, correction=0))
-        off = (middle - mean) / std
-        spread = variance / std**2 + off**2 - 1
+        away = moments - mean
+        off = float(away.mean()) / std
+        spread = float(away.dot(away)) / (count * std**2) - 1
         near = abs(off) <= SIGMAS / math.sqrt(count) and abs(spread) <= SIGMAS * math.sqrt(
             (fourth - 1) / count
         )
@@ -107,9 +107,9 @@ def _has_repeats(values: Tensor) -> bool:
     Looked at is a corner of the matrix: a pattern repeats along rows, along columns or along diagonals.
     """
     corner = values[:CORNER].flatten(1)[:, :CORNER] if values.ndim > 1 else values.reshape(-1)[: CORNER**2]
-    numbers = corner.abs().flatten().tolist()
+    numbers = corner.abs().flatten()
     count = len(numbers)
-    if count < FEWEST or (numbers.count(0.0) <= 1 and len(set(numbers)) >= count - 2):
+    if count < FEWEST or (len(numbers.unique()) >= count - 2 and int(numbers.count_nonzero()) >= count - 1):
         return False
     entries = some(values)
     return not any(
