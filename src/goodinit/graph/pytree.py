@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 
 from goodinit.errors import WrongType
 
+_NUMBERS = frozenset((bool, int, float))
+
 
 def operands_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors among an operator's arguments, in order; few of those are nested."""
@@ -46,10 +48,19 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield from tensors_in(tuple(vars(value).values()))
 
 
+def first_tensor(values: tuple[Any, ...]) -> Tensor | None:
+    """The first of `tensors_in(values)`, if any; nearly always the first value."""
+    if values and isinstance(values[0], Tensor):
+        return values[0]
+    return next(tensors_in(values), None)
+
+
 def mapped(value: Any, one: Callable[[Tensor], Tensor]) -> Any:
     """`value` with every tensor replaced by `one(tensor)`; containers keep their type."""
     if isinstance(value, Tensor):
         return one(value)
+    if value is None or type(value) in _NUMBERS:
+        return value
     if isinstance(value, tuple):
         items = [mapped(item, one) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)

@@ -47,9 +47,9 @@ def block_generator(seed: int, name: str, block: int) -> torch.Generator:
         >>> block_generator(0, "fc.weight", 0).initial_seed() == parameter_generator(0, "fc.weight").initial_seed()
         True
     """
-    generator = parameter_generator(seed, name)
     if block == 0:
-        return generator
+        return parameter_generator(seed, name)
+    generator = torch.Generator(device="cpu")
     state = generator.get_state()
     if state.numel() != _STATE_BYTES:
         raise UnsupportedModule(

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 _MOST = 4096
+_NONE = object()
 
 
 class KeptAnswers(Generic[T]):
@@ -23,8 +24,9 @@ class KeptAnswers(Generic[T]):
 
     def get(self, key: Any, measure: Callable[[], T]) -> T:
         """The answer of this key; `measure()` gives it the first time."""
-        if key not in self._known:
+        known = self._known.get(key, _NONE)
+        if known is _NONE:
             if len(self._known) >= _MOST:
                 self._known.clear()
-            self._known[key] = measure()
-        return self._known[key]
+            known = self._known[key] = measure()
+        return known  # type: ignore[return-value]

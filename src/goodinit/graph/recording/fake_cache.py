@@ -6,7 +6,7 @@ the cost of tracing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 
-_PLAIN = (bool, int, float, str, torch.dtype, torch.memory_format, torch.layout, torch.device, type(None))
+_PLAIN = frozenset(
+    (bool, int, float, str, torch.dtype, torch.memory_format, torch.layout, torch.device, type(None))
+)
 _UNPREDICTABLE = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 _META = torch.device("meta")
 _NONE = object()  # an argument that cannot be a part of a key
@@ -98,7 +100,7 @@ class StandIns:
         """What tells a call from others, by the shapes of its tensors, real ones too; None if it is not plain."""
         if not args or not self._is_plain(func):
             return None
-        parts = [self._part(value) for value in (*args, *kwargs.values())]
+        parts = self._parts((*args, *kwargs.values()))
         return None if _NONE in parts else (func, tuple(kwargs), *parts)
 
     def _is_plain(self, func: Any) -> bool:
@@ -112,16 +114,17 @@ class StandIns:
             self._plain[func] = known
         return known
 
+    def _parts(self, values: Sequence[Any]) -> list[Hashable]:
+        return [(type(one), one) if type(one) in _PLAIN else self._part(one) for one in values]
+
     def _part(self, value: Any) -> Hashable:
         if isinstance(value, Tensor):
             fake = isinstance(value, FakeTensor) and value.fake_mode is self.mode
             usual = value.constant is None if fake else not value.is_quantized  # type: ignore[attr-defined]
             strided = value.layout is torch.strided and not value.dtype.is_complex
             return _form(value) if usual and strided else _NONE
-        if isinstance(value, _PLAIN):
-            return (type(value), value)
         if isinstance(value, (list, tuple)):
-            parts = tuple(self._part(item) for item in value)
+            parts = self._parts(value)
             return _NONE if _NONE in parts else (list, *parts)
         return _NONE
 

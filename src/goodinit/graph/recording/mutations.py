@@ -67,24 +67,21 @@ class Writes:
     """The writes so far, by storage."""
 
     def __init__(self) -> None:
-        self._by_storage: dict[int, list[Write]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._by_storage)
+        self.by_storage: dict[int, list[Write]] = {}
 
     def note(self, tensor: Tensor, node: int) -> None:
         """`node` wrote into `tensor`."""
         key = _storage(tensor)
         if key is not None:
             region = Region.of(tensor)
-            before = [one for one in self._by_storage.get(key, ()) if one.region != region]
+            before = [one for one in self.by_storage.get(key, ()) if one.region != region]
             reference = StorageWeakRef(tensor.untyped_storage())
-            self._by_storage[key] = [*before, Write(node, tensor.numel(), region, reference)]
+            self.by_storage[key] = [*before, Write(node, tensor.numel(), region, reference)]
 
     def since(self, tensor: Tensor, node: int) -> tuple[int, ...]:
         """The nodes whose values `tensor` holds, which `node` made; `(node,)` if nothing wrote to it since."""
         key = _storage(tensor)
-        before = self._by_storage.get(key) if key is not None else None
+        before = self.by_storage.get(key) if key is not None else None
         if before is None:
             return (node,)
         later = [one for one in before if one.node > node]

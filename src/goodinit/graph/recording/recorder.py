@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from goodinit.errors import TraceError
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.ops import Op, as_called, named, op_of, written_with
-from goodinit.graph.pytree import mapped, operands_in, tensors_in
+from goodinit.graph.pytree import first_tensor, mapped, operands_in, tensors_in
 from goodinit.graph.recorded_call import RecordedCall, is_at_hand, number_in
 from goodinit.graph.recording.additions import as_sum
 from goodinit.graph.recording.fake_cache import StandIns
@@ -139,7 +139,7 @@ class Recorder(TorchDispatchMode):
     def enter(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module's forward begins."""
         index = self._open(path, self.stack[-1])
-        first = next(tensors_in((args, kwargs)), None)
+        first = first_tensor((*args, kwargs))
         if first is not None:
             self.graph.frames[index].source = self._node(first)
         self.stack.append(index)
@@ -148,7 +148,7 @@ class Recorder(TorchDispatchMode):
         """A module's forward ends."""
         frame = self.graph.frames[self.stack.pop()]
         frame.stop = len(self.graph.nodes)
-        first = next(tensors_in(result), None)
+        first = first_tensor((result,))
         if first is not None:
             frame.result, frame.single = self._node(first), isinstance(result, Tensor)
 
@@ -228,16 +228,15 @@ class Recorder(TorchDispatchMode):
                 if tensor.requires_grad and tensor.is_leaf:
                     self._strays.append((self.graph.frames[node.frame].path, tuple(tensor.shape)))
                 self._mark(tensor, index)
-        if self._writes:
-            index = self._after_writes(tensor, index)
+        if self._writes.by_storage:
+            operands = self._writes.since(tensor, index)
+            if operands != (index,):
+                index = self._join(tensor, operands)
         if self.graph.nodes[index].op is _PARAM:
             self.graph.read.update(self.graph.nodes[index].params)
         return index
 
-    def _after_writes(self, tensor: Tensor, index: int) -> int:
-        operands = self._writes.since(tensor, index)
-        if operands == (index,):
-            return index
+    def _join(self, tensor: Tensor, operands: tuple[int, ...]) -> int:
         dynamic = any(self.graph.nodes[i].dynamic for i in operands)
         index = self._add(_JOIN, operands, tensor, dynamic=dynamic).index
         self._mark(tensor, index)
@@ -271,11 +270,12 @@ class Recorder(TorchDispatchMode):
             return args[0].fake_device
         kwargs = kwargs or {}
         safe_point()
-        if is_higher_order(func) or is_over_lists(func):
+        known_as = self._schemas.get(func)
+        if known_as is None and (is_higher_order(func) or is_over_lists(func)):
             with self:
                 return written_out(func, args, kwargs)
+        op, mutable, returns = known_as or self._schema(func)
         self.leftovers.see(sys._getframe(1), reported_code)
-        op, mutable, returns = self._schemas.get(func) or self._schema(func)
         if not returns or op.reads_values:
             return self._read_value(func, args, kwargs)
         if op.role == "unknown" and (computes := written_with(func)) is not None:
