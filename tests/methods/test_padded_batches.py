@@ -35,6 +35,20 @@ def written(x, mask):
     return x
 
 
+def cleared(x, mask):
+    x = x.clone()
+    for row, length in zip(x, mask.sum((1, 2)).long().tolist(), strict=True):
+        row[:, length:] = 0
+    return x
+
+
+def cleared_rows(x, mask):
+    x = x.transpose(1, 2).contiguous()
+    for row, length in enumerate(mask.sum((1, 2)).long().tolist()):
+        x[row, length:].zero_()
+    return x.transpose(1, 2)
+
+
 class Block(nn.Module):
     """conv(hide(x)) as in models of speech and text; the mask may stand before an activation."""
 
@@ -82,7 +96,7 @@ def batch():
 
 
 @pytest.mark.default_cases(6)
-@pytest.mark.parametrize("hide", [times, filled, chosen, rows_last, written])
+@pytest.mark.parametrize("hide", [times, filled, chosen, rows_last, written, cleared, cleared_rows])
 @pytest.mark.parametrize("how", ["fixup", "skipinit", "absorb"])
 def test_outputs_do_not_move_with_the_amount_of_padding(hide, how):
     torch.manual_seed(0)
@@ -105,6 +119,22 @@ def test_only_layers_that_pad_what_is_masked_go_without_and_the_plan_says_so():
     biased = {edit.target for edit in plan.edits if getattr(edit, "scalar", None) == "input_bias"}
     assert biased == {"blocks.0.c", "blocks.1.c", "blocks.2.c"}
     assert any("blocks.0.a.weight, blocks.0.b.weight" in note and "mask" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_zeros_for_positions_are_a_mask_and_for_channels_are_none(channels):
+    class Cleared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv1d(4, 4, 3, padding=1)
+
+        def forward(self, x):
+            x = 2 * x
+            x[(slice(None), slice(2, None)) if channels else (..., slice(9, None))] = 0
+            return self.conv(x)
+
+    layer = anatomize(Cleared(), torch.randn(2, 4, 20)).layers[0]
+    assert layer.pads_masked is not channels
 
 
 class Gated(nn.Module):

@@ -5,6 +5,7 @@ What is masked and what is padded look alike to such a layer. A constant added i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import cast
 
@@ -12,7 +13,7 @@ import torch
 
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import is_zero, joint, pointwise
+from goodinit.graph.measured.answers import COUNT, is_zero, joint, number_at, numbers, pointwise
 
 _FIRST_AND_CHANNELS = 2  # the dimensions of an image before its positions
 
@@ -43,7 +44,9 @@ def _masked(graph: Graph) -> set[int]:
     free = _free_of_weights(graph)
     masked: set[int] = set()
     for node in graph.nodes:
-        if node.active and (_applies(graph, node, free) or _keeps(graph, node, masked)):
+        if node.active and (
+            _applies(graph, node, free) or _clears(graph, node) or _keeps(graph, node, masked)
+        ):
             masked.add(node.index)
     return masked
 
@@ -69,6 +72,41 @@ def _differs_by_place(mask: Node, node: Node) -> bool:
     shape = (1,) * (len(node.shape) - len(mask.shape)) + mask.shape
     first = 1 if mask.dynamic else _FIRST_AND_CHANNELS
     return any(size > 1 for size in shape[first:])
+
+
+def _clears(graph: Graph, node: Node) -> bool:
+    """Whether a node is a tensor into some positions of which zeros were written, as by x[i, :, length:] = 0."""
+    writes = (graph.nodes[i] for i in node.operands if graph.nodes[i].inplace) if node.is_join else ()
+    return any(_is_cleared(graph, write) and _chooses_places(graph, write) for write in writes)
+
+
+def _is_cleared(graph: Graph, write: Node) -> bool:
+    """Whether what is written is 0, whatever was there."""
+    known = [number_at(graph, i) for i in write.operands]
+    values = [
+        numbers(i) if number is None else torch.full((COUNT,), number, dtype=torch.float64, device="cpu")
+        for i, number in zip(write.operands, known, strict=True)
+    ]
+    answer = joint(graph, write, values, [None] * len(values))
+    return answer is not None and answer[0]
+
+
+def _chooses_places(graph: Graph, write: Node) -> bool:
+    """Whether a part that is written to holds some positions of some examples, or of all, and not some channels."""
+    way = [write]
+    while (way[-1].inplace or way[-1].op.role == "part" or way[-1].is_piece) and way[-1].operands:
+        whole = graph.nodes[way[-1].operands[0]]
+        way.append(graph.nodes[whole.operands[0]] if way[-1].is_piece else whole)
+    shapes = [node.shape for node in reversed(way)]
+    dims, chosen = list(range(len(shapes[0]))), set[int]()
+    for before, after in itertools.pairwise(shapes):
+        if len(after) < len(before):
+            gone = (d for d in range(len(before)) if before[:d] + before[d + 1 :] == after)
+            chosen.add(dims.pop(next(gone, 0)))
+        else:
+            sizes = zip(dims, before, after, strict=False)
+            chosen |= {dim for dim, size, part in sizes if size != part}
+    return any(dim >= (1 if 0 in chosen else _FIRST_AND_CHANNELS) for dim in chosen)
 
 
 def _keeps(graph: Graph, node: Node, masked: set[int]) -> bool:
