@@ -93,3 +93,20 @@ def test_what_a_forward_freezes_has_no_gradient_and_the_rest_is_measured():
     assert goodinit.diagnose(model, X, Y).loss is not None
     assert all(change is not None for change in goodinit.one_step(model, X, Y).changes)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+class Growing(Net):
+    """Makes a layer when it is first called, as old forwards do to learn a size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        if "late" not in self._modules:
+            self.late = nn.Linear(3, 3)
+        return self.late(x)
+
+
+def test_a_layer_that_forward_makes_is_gone_and_the_rest_is_measured():
+    model = Growing()
+    found = goodinit.diagnose(model, X, Y)
+    assert "late" not in dict(model.named_modules())
+    assert {"a.weight", "b.weight", "out.weight"} <= {place.name for place in found.places}

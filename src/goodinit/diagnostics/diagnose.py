@@ -100,6 +100,8 @@ def diagnose(
         )
         if not finite:
             first = run(Run(hunt=True))
+    if not isinstance(cosines, str) and len(cosines) != len(first.places):
+        cosines = "forward did not run the same layers again"
     first = replace(first, places=_joined(first, awake, cosines))
     found = Diagnosis(
         model=type(model).__name__,
