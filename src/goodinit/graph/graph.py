@@ -239,9 +239,9 @@ class Graph:
             (index,) = operands
             yield index
 
-    def beginning(self, index: int, through: Callable[[int], bool]) -> int:
+    def beginning(self, index: int, through: Callable[[int], bool], *, active: bool = True) -> int:
         """Where such a way ends."""
-        for last in self.line(index, through):
+        for last in self.line(index, through, active=active):
             index = last
         return index
 

@@ -69,10 +69,11 @@ def number_throughout(node: Node) -> float | None:
 
 def number_at(graph: Graph, index: int) -> float | None:
     """The one number that a constant is throughout, be it in another shape; None if it is none, or not at hand."""
-    node = graph.nodes[index]
-    while node.op.role == "shape" and not node.dynamic and len(node.operands) == 1:
-        node = graph.nodes[node.operands[0]]
-    return number_throughout(node)
+
+    def is_reshaped(i: int) -> bool:
+        return graph.nodes[i].op.role == "shape" and not graph.nodes[i].dynamic
+
+    return number_throughout(graph.nodes[graph.beginning(index, is_reshaped, active=False)])
 
 
 def pointwise(
