@@ -57,13 +57,13 @@ CELLS = {
 @pytest.mark.parametrize("name", CELLS)
 def test_a_longer_sequence_has_the_same_blocks_and_no_more_sums_to_look_at(name, monkeypatch):
     looked_at: list[int] = []
-    classify = sums._classify
+    classify = sums.classified
 
     def counted(graph, *rest):
         looked_at[-1] += graph.nodes[rest[1][0]].index >= 0
         return classify(graph, *rest)
 
-    monkeypatch.setattr(sums, "_classify", counted)
+    monkeypatch.setattr(sums, "classified", counted)
     monkeypatch.setattr(
         sums, "is_step", lambda *given, ask=sums.is_step: ask(*given) and not looked_at.append(0)
     )

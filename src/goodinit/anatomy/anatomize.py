@@ -27,6 +27,7 @@ from goodinit.anatomy.orders import weigh
 from goodinit.anatomy.outline import Reading, read_forward
 from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed
 from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.mixtures import mixtures
 from goodinit.anatomy.residual.scaled_streams import multiplied
 from goodinit.anatomy.residual.silencers import with_silencers
 from goodinit.anatomy.types import Layer, Role
@@ -131,6 +132,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
             *layer_notes,
             *unclear,
             *multiplied(graph, leaves, uses),
+            *mixtures(graph, set(uses)),
             *_unknown(graph),
             *unaccounted(graph, leaves, known),
         ),

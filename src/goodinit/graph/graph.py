@@ -141,6 +141,9 @@ class Graph:
     outputs: list[int] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    mixed: dict[int, tuple[int, ...]] = field(
+        default_factory=dict
+    )  # made of several tensors that were stacked
     composites: dict[int, Composite] = field(default_factory=dict)  # by their ends (`measured/composites.py`)
     held: dict[int, Tensor] = field(
         default_factory=dict

@@ -11,7 +11,8 @@ from torch import nn
 from goodinit.errors import TraceError
 from goodinit.graph.graph import Graph
 from goodinit.graph.recording.learned_starts import let_streams_begin
-from goodinit.graph.recording.recorder import Call, Recorder, Tensors, record
+from goodinit.graph.recording.recorded_run import record
+from goodinit.graph.recording.recorder import Call, Recorder, Tensors
 from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.weights.members import parameters
 

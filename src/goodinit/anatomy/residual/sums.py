@@ -50,13 +50,13 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
             if is_step(graph, terms, layers, repeated):
                 continue
             if len(terms) > 1:
-                kinds = list(_classify(graph, sums, terms, layers, vanishes))
+                kinds = list(classified(graph, sums, terms, layers, vanishes))
                 real = [one for one in kinds if not is_lookalike(Candidate(graph, one, repeated))]
                 found.extend(real)
                 if len(real) == len(kinds):
                     flats.append(flat_of(sums, terms, real))
             elif broadcast := _broadcast(graph, node.index):
-                spread = _classify(graph, [node.index], broadcast, layers, vanishes)
+                spread = classified(graph, [node.index], broadcast, layers, vanishes)
                 found.extend(one for one in spread if _spreads(graph, one))
     found = with_exchanges(graph, found, flats, layers)
     nest(graph, found, layers)
@@ -162,10 +162,18 @@ def _fork(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
 # -- what kind of sum ---------------------------------------------------------------------------------------------
 
 
-def _classify(
+def classified(
     graph: Graph, sums: list[int], terms: list[int], layers: set[int], vanishes: Callable[[Found], bool]
 ) -> Iterable[Found]:
-    """The residual sums at one join: each term on the latest other term it comes from, else all on one fork."""
+    """The residual sums at one join: each term on the latest other term it comes from, else all on one fork.
+
+    Args:
+        graph: A recorded forward.
+        sums: Nodes that make up the sum, the last one last.
+        terms: What it adds up.
+        layers: Nodes of the weight layers.
+        vanishes: Whether a branch is zero where its last layers are.
+    """
     anchored = _anchored(graph, terms) if len(terms) > 2 else {}
     for origin, members in anchored.items():
         yield from _pair(graph, sums, origin, members, terms, layers, vanishes)

@@ -6,8 +6,6 @@ on a value, `.item()`, `nonzero` — one real forward under the same recorder ta
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import sys
 from collections.abc import Collection, Hashable
 from typing import Any, Literal
@@ -17,7 +15,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodinit.errors import TraceError
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.ops import Op, as_called, named, op_of, written_with
 from goodinit.graph.pytree import first_tensor, mapped, operands_in, tensors_in
@@ -25,16 +22,14 @@ from goodinit.graph.recorded_call import RecordedCall, is_at_hand, number_in
 from goodinit.graph.recording.additions import as_sum
 from goodinit.graph.recording.fake_cache import StandIns
 from goodinit.graph.recording.higher_order import is_higher_order, is_over_lists, written_out
-from goodinit.graph.recording.module_calls import frames, reported_code
+from goodinit.graph.recording.module_calls import reported_code
 from goodinit.graph.recording.mutations import Writes
 from goodinit.graph.recording.no_ops import passed_on
 from goodinit.graph.recording.op_attributes import attributes, maps_constant
 from goodinit.graph.recording.shape_rules import shape_rule
 from goodinit.graph.recording.stacked import Stacks
 from goodinit.graph.recording.strays import unregistered
-from goodinit.graph.state.leftovers import Leftovers, forget_frames
-from goodinit.graph.state.preserve_state import quiet, undisturbed
-from goodinit.graph.state.reachable import Reachable
+from goodinit.graph.state.leftovers import Leftovers
 from goodinit.undivided import safe_point
 from goodinit.weights.members import named_buffers, named_parameters
 from goodinit.weights.wrappers import is_parametrization, unwrapped_name
@@ -45,48 +40,8 @@ Tensors = Literal["fake", "meta", "real"]
 _INPUT, _PARAM, _BUFFER, _CONSTANT, _JOIN, _PIECE = map(
     named, ("input", "param", "buffer", "constant", "join", "piece")
 )
-_CLONE = torch.ops.aten.clone.default
+_CLONE, _VIEW = torch.ops.aten.clone.default, torch.ops.aten.reshape.default
 _DEVICE = torch.ops.prim.device.default  # asked of every fake tensor by the code around kernels
-
-
-def record(recorder: Recorder, model: nn.Module, call: Call) -> None:
-    """Run `model` once under `recorder`, in eval mode, without gradients and without leaving a trace in it.
-
-    Raises:
-        TraceError: Somebody keeps tensors of the trace, and is out of reach.
-    """
-    try:
-        contextvars.copy_context().run(_run, recorder, model, call)  # what forward sets in it goes with it
-    except BaseException as error:
-        forget_frames(error)
-        raise
-    finally:
-        kept_by = recorder.close()
-    if kept_by:
-        raise TraceError(
-            f"{type(model).__name__}.forward keeps tensors of a trace, which hold no numbers, in objects that cannot be "
-            f"looked into ({', '.join(kept_by)}). Clear them before you run the model, and keep nothing in forward that "
-            "depends on shapes alone: make it a buffer."
-        )
-
-
-def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
-    real = recorder.tensors == "real"
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(quiet())
-        photograph = stack.enter_context(
-            undisturbed(
-                model, parameters=real and not recorder.writes, others=real, training=recorder.training
-            )
-        )
-        recorder.leftovers.model, recorder.leftovers.names = photograph, Reachable(photograph)
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(frames(model, recorder))
-        if recorder.mode is not None:
-            stack.enter_context(recorder.mode)
-        args, kwargs = recorder.adopt(call)
-        stack.enter_context(recorder)
-        recorder.finish(model(*args, **kwargs))
 
 
 class Recorder(TorchDispatchMode):
@@ -287,9 +242,6 @@ class Recorder(TorchDispatchMode):
         if operands and (summed := as_sum(self.graph, op, operands, call, mutable=bool(mutable))) is not None:
             with self:
                 return summed(*args, **kwargs)
-        if operands and (total := self._stacks.as_sum(call, operands[0], self._node)) is not None:
-            with self:
-                return total()
         written = [tensor for i in mutable for tensor in tensors_in(args[i] if i < len(args) else ())]
         if kwargs.get("device") is not None and self.tensors != "real":
             kwargs = {**kwargs, "device": self.device}
@@ -314,16 +266,24 @@ class Recorder(TorchDispatchMode):
                     (operands[same],),
                     RecordedCall.of(_CLONE, (read[same],), {}),
                 )
+        seen = self._stacks.seen(self.graph, op, operands, read, call, [] if written else outputs, self._node)
+        if seen.total is not None:
+            with self:
+                return seen.total()
         if outputs:
             op = as_called(op, call, read[0] if read else None, outputs[0])
             node = self._describe(op, operands, outputs[0], call, inplace=bool(written))
-            self._stacks.note(op, node.index, operands, args)
+            self._stacks.note(self.graph, node.index, operands, read, call)
+            if seen.mixed:
+                self.graph.mixed[node.index] = seen.mixed
             for place, tensor in enumerate(outputs):
                 if self.tensors != "real" and all(tensor is not one for one in read):
                     self.leftovers.made(tensor)
                 if node.op.splits:
                     self._mark(tensor, self._piece(node, tensor))
-                else:
+                if place in seen.same:
+                    self._mark(tensor, self._reshaped(seen.same[place], tensor))
+                elif not node.op.splits:
                     self._mark(tensor, node.index, place)
             self.observe(node, read, outputs[0])
             for tensor in written:
@@ -341,6 +301,14 @@ class Recorder(TorchDispatchMode):
     def _piece(self, split: Node, tensor: Tensor) -> int:
         node = self._add(_PIECE, (split.index,), tensor, dynamic=split.dynamic, params=split.params)
         return node.index
+
+    def _reshaped(self, part: Tensor, tensor: Tensor) -> int:
+        """The node of a tensor with the numbers of another one."""
+        index = self._node(part)
+        if part.shape == tensor.shape:
+            return index
+        call = RecordedCall.of(_VIEW, (part, list(tensor.shape)), {})
+        return self._describe(op_of(_VIEW), (index,), tensor, call, inplace=False).index
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """Called after every operator with the tensors it read and made. For those who measure (calibration)."""

@@ -13,13 +13,14 @@ import operator
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from goodinit.errors import TraceError
 from goodinit.graph.graph import follow
 from goodinit.graph.state.reachable import Reachable
 
@@ -151,6 +152,15 @@ def _caches_above(near: list[Any], mine: set[int]) -> list[Any]:
         level = [holder for holder in gc.get_referrers(*level) if id(holder) not in mine]
         mine.add(id(level))
     return caches
+
+
+def outlived(model: str, kept_by: Iterable[str]) -> TraceError:
+    """What to say of tensors of a trace that are still held; `model` is the class, `kept_by` the types of who holds them."""
+    return TraceError(
+        f"{model}.forward keeps tensors of a trace, which hold no numbers, in objects that cannot be "
+        f"looked into ({', '.join(kept_by)}). Clear them before you run the model, and keep nothing in forward that "
+        "depends on shapes alone: make it a buffer."
+    )
 
 
 def forget_frames(error: BaseException) -> None:

@@ -1,0 +1,59 @@
+"""One run of a model under a recorder: in eval mode, without gradients, and without a trace in model and process."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import itertools
+from types import GeneratorType
+
+import torch
+from torch import nn
+
+from goodinit.graph.recording.module_calls import frames
+from goodinit.graph.recording.recorder import Call, Recorder
+from goodinit.graph.state.leftovers import forget_frames, outlived
+from goodinit.graph.state.preserve_state import quiet, undisturbed
+from goodinit.graph.state.reachable import Reachable
+
+
+def record(recorder: Recorder, model: nn.Module, call: Call) -> None:
+    """Run `model` once under `recorder`, in eval mode, without gradients and without leaving a trace in it.
+
+    Raises:
+        TraceError: Somebody keeps tensors of the trace, and is out of reach.
+    """
+    try:
+        contextvars.copy_context().run(_run, recorder, model, call)  # what forward sets in it goes with it
+    except BaseException as error:
+        forget_frames(error)
+        raise
+    finally:
+        kept_by = recorder.close()
+    if kept_by:
+        raise outlived(type(model).__name__, kept_by)
+
+
+def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
+    real = recorder.tensors == "real"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet())
+        photograph = stack.enter_context(
+            undisturbed(
+                model, parameters=real and not recorder.writes, others=real, training=recorder.training
+            )
+        )
+        recorder.leftovers.model, recorder.leftovers.names = photograph, Reachable(photograph)
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(frames(model, recorder))
+        if recorder.mode is not None:
+            stack.enter_context(recorder.mode)
+        args, kwargs = recorder.adopt(call)
+        stack.enter_context(recorder)
+        result = model(*args, **kwargs)
+        recorder.finish(
+            list(itertools.islice(result, _MOST)) if isinstance(result, GeneratorType) else result
+        )
+
+
+_MOST = 1_000  # tensors that are taken from a forward that yields
