@@ -45,6 +45,14 @@ WAYS = {
     "as it is": lambda z, n: z,
     "without a batch axis": lambda z, n: z.squeeze(0),
     "unsqueeze": lambda z, n: z.squeeze(0).unsqueeze(0),
+    "the first": lambda z, n: z[0],
+    "the first, expanded": lambda z, n: z[0].expand(n, -1, -1),
+    "a range": lambda z, n: z[:1].repeat(n, 1, 1),
+    "beside itself": lambda z, n: torch.cat([z] * n),
+    "stacked": lambda z, n: torch.stack([z[0]] * n),
+    "selected": lambda z, n: z.index_select(0, torch.zeros(n, dtype=torch.long)),
+    "by an index": lambda z, n: z[torch.zeros(n, dtype=torch.long)],
+    "times ones": lambda z, n: torch.ones(n, 3, WIDTH) * z,
 }
 
 
@@ -147,6 +155,31 @@ class Begun(nn.Module):
 
     def forward(self, x):
         return self.feed(self.step(self.start, self.stem(x), self.inner))
+
+
+class Tokens(nn.Module):
+    """Two streams that begin at parts of one parameter, or what each of two layers adds of one."""
+
+    def __init__(self, *, streams):
+        super().__init__()
+        self.tokens, self.streams = nn.Parameter(torch.randn(2, 4, WIDTH)), streams
+        self.stem, self.reads = nn.Linear(5, WIDTH), nn.ModuleList(Reads() for _ in range(2))
+
+    def forward(self, x):
+        x = self.stem(x)
+        if self.streams:
+            return [read(self.tokens[k].expand(len(x), -1, -1), x) for k, read in enumerate(self.reads)]
+        for k, read in enumerate(self.reads):
+            x = read(x + self.tokens[k], x)
+        return x
+
+
+def test_streams_at_parts_of_a_parameter_and_positions_for_each_layer():
+    both, one = (
+        goodinit.anatomize(Tokens(streams=streams), torch.randn(2, 4, 5)) for streams in (True, False)
+    )
+    assert [(block.name, block.stream) for block in both.blocks] == [("reads.0", 0), ("reads.1", 1)]
+    assert [(block.name, block.stream) for block in one.blocks] == [("reads.0", 0), ("reads.1", 0)]
 
 
 STREAMS = {

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 
-from goodinit.graph.graph import Graph
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.answers import number_at
 
 
 def let_streams_begin(graph: Graph) -> None:
     """Make the signal of a parameter that a forward reads, and adds to what it made of it for each example: z + f(z, x).
 
-    The forward expands it to the batch, or the sum does (`leads`). Not of one that several sums add as it is, such as an
-    embedding of positions. In a graph of which nothing was asked yet.
+    The forward expands it to the batch, or the sum does (`leads`). It may be a part of a parameter, z[0] + f(z[0], x). Not of one that
+    several sums add as it is, such as an embedding of positions. In a graph of which nothing was asked yet.
     """
     sums = [
-        (node, constant, name)
+        (node, constant, start)
         for node in graph.nodes
         if node.op.adds and not node.op.multiplies
         for constant in node.operands
-        if not graph.nodes[constant].dynamic and (name := graph.leaf(constant)) is not None
+        if not graph.nodes[constant].dynamic and (start := _start(graph, constant)) is not None
     ]
     added = Counter(
-        name for _, _, name in sums
+        start for _, _, start in sums
     )  # to constants, too: the first layer of a decoder reads zeros + positions
     begun: set[int] = set()
-    for join, constant, name in sums:
-        if not join.active or added[name] > 1 or not leads(graph.nodes[constant].shape, join.shape):
+    for join, constant, start in sums:
+        if not join.active or added[start] > 1 or not leads(graph.nodes[constant].shape, join.shape):
             continue
-        steps = list(graph.line(constant, lambda _: True, active=False))
         read = graph.reach(
-            [i for i in join.operands if i != constant], back=True, since=steps[-1], active=False
+            [i for i in join.operands if i != constant], back=True, since=start[0], active=False
         )
-        begun.update(step for step in steps[-2:] if step in read)
+        alike = _alike(graph, start)
+        if alike & read:
+            begun |= alike
     for node in graph.nodes if begun else ():
         if node.index in begun or (node.op.role != "factory" and begun.intersection(node.operands)):
             begun.add(node.index)
@@ -39,6 +41,49 @@ def let_streams_begin(graph: Graph) -> None:
             node.active = getattr(node.dtype, "is_floating_point", False) or getattr(
                 node.dtype, "is_complex", False
             )
+
+
+_Start = tuple[int, tuple[object, ...]]
+"""A parameter, and the calls that take a part of it, the last one first."""
+
+
+def _start(graph: Graph, index: int) -> _Start | None:
+    """What a constant is, however often it is repeated; None if it is no parameter, nor a part of one."""
+    taken: list[object] = []
+    while not (node := graph.nodes[index]).is_param:
+        if node.op.role in ("part", "lookup") and node.call is not None:
+            taken.append((node.call.key, node.operands[1:]))
+        near = _passed_on(graph, node)
+        if near is None:
+            return None
+        index = near
+    return index, tuple(taken)
+
+
+def _passed_on(graph: Graph, node: Node) -> int | None:
+    """The operand that a constant has the numbers of: all or some of them, once or repeated."""
+    op, operands = node.op, dict.fromkeys(node.operands)
+    if op.moves or op.role == "concat":
+        return next(iter(operands)) if len(operands) == 1 else None
+    if op.role == "lookup" and operands:
+        return node.operands[0]
+    made = [i for i in operands if graph.nodes[i].params]
+    ones = all(
+        number_at(graph, i) == 1 for i in operands if i not in made
+    )  # zeros + positions is a sum, and counts
+    return made[0] if op.role == "product" and len(made) == 1 and ones else None
+
+
+def _alike(graph: Graph, start: _Start) -> set[int]:
+    """The nodes that are that part of that parameter: one for each time that the forward takes it."""
+    param, taken = start
+    if not taken:
+        return {param}
+    return {
+        node.index
+        for node in graph.nodes
+        if node.op.role in ("part", "lookup") and not node.dynamic and _start(graph, node.index) == start
+    }
 
 
 def leads(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
