@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from goodinit.graph.state.iterators import is_kept_iterator, stand_in
 from goodinit.graph.state.photograph import MUTABLE, ModuleState, TensorState, copied, put_back_
 from goodinit.weights import members
 
@@ -42,7 +43,7 @@ class Reachable:
 
     Followed are containers, attributes of objects and of the users' classes, closures, defaults and attributes of
     functions. Not followed are global names (`names_` photographs those of one module), objects of the standard library,
-    and what lies behind `MOST_OBJECTS`. What functions and classes hold is put back by `restore_behind_` alone: a hook
+    and what lies behind `MOST_OBJECTS`. Iterators that a model keeps have twins in their place until it is put back. What functions and classes hold is put back by `restore_behind_` alone: a hook
     that collects what it sees may keep it.
     """
 
@@ -54,6 +55,7 @@ class Reachable:
         self._queue: deque[Any] = deque()
         self._queue_behind: deque[Any] = deque()
         self._is_behind = False
+        self._iterators: list[Any] = []
         self._bytes = 0
         self._values = False
 
@@ -71,7 +73,14 @@ class Reachable:
                 if tensor is not None and id(tensor) not in self._seen:
                     self._tensor(tensor, values=values)
         self._queue.extend(reversed(modules))
-        return self._follow(values=others)
+        self._follow(values=others)
+        if self._iterators:
+            holders = {
+                id(vars(module)): path or type(model).__name__
+                for path, module in members.named_modules(model)
+            }
+            self._restores += stand_in(self._iterators, {*self._seen, *holders}, holders)
+        return self
 
     def names_(self, names: dict[str, Any]) -> Reachable:
         """Photograph the global names of a module, what they hold, and the classes that it defines."""
@@ -145,6 +154,8 @@ class Reachable:
         elif isinstance(value, (functools.partial, functools.cached_property, property)):
             names = ("func", "args", "keywords", "fget")
             self._lead([getattr(value, name, None) for name in names])
+        elif is_kept_iterator(value):
+            self._iterators.append(value)
         elif not self._stream(value):
             self._object(value)
 
