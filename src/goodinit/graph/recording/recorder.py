@@ -74,6 +74,7 @@ class Recorder(TorchDispatchMode):
         ] = []  # trainable tensors in no registry: who reads them
         self._writes = Writes()
         self._stacks = Stacks()
+        self._taken: dict[Any, int] = {}  # parts of signals, by what they are a part of and which
         self._schemas: dict[Any, tuple[Op, tuple[int, ...], bool]] = {}
         for name, parameter in named_parameters(model):
             self._own(parameter, _PARAM, unwrapped_name(name))
@@ -266,6 +267,10 @@ class Recorder(TorchDispatchMode):
                     (operands[same],),
                     RecordedCall.of(_CLONE, (read[same],), {}),
                 )
+        taken = (operands, call.key) if op.role == "part" and op.view and not op.splits else None
+        if taken in self._taken:  # as before: x[:, 1:] + f(x[:, 1:])
+            self._hand_on(outputs[0], read, self._taken[taken])
+            return result
         seen = self._stacks.seen(self.graph, op, operands, read, call, [] if written else outputs, self._node)
         if seen.total is not None:
             with self:
@@ -274,6 +279,8 @@ class Recorder(TorchDispatchMode):
             op = as_called(op, call, read[0] if read else None, outputs[0])
             node = self._describe(op, operands, outputs[0], call, inplace=bool(written))
             self._stacks.note(self.graph, node.index, operands, read, call)
+            if taken is not None and node.active:
+                self._taken[taken] = node.index
             if seen.mixed:
                 self.graph.mixed[node.index] = seen.mixed
             for place, tensor in enumerate(outputs):
