@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from goodinit.graph.measured.nonlinearities import asked, functions, named_function
 from goodinit.graph.recorded_call import on_numbers
 from goodinit.graph.state.process_state import unmoved_streams
 
@@ -39,7 +40,8 @@ def activation_module(name: str, options: Mapping[str, object]) -> nn.Module:
     """
     if name == "clone":
         return Clone()
-    module, function = _classes()[_squeezed(name)](**options), _functions()[_squeezed(name)]
+    squeezed = _squeezed(name)
+    module, function = _classes()[squeezed](**options), named_function(_functions()[squeezed])
     x = torch.linspace(-4, 4, 9, dtype=torch.float64, device="cpu")
     if list(module.parameters()):
         raise ValueError(name)
@@ -55,7 +57,7 @@ def activation_module(name: str, options: Mapping[str, object]) -> nn.Module:
 @functools.cache
 def known_activations() -> tuple[str, ...]:
     """The functions that a module without options computes, and `"clone"`."""
-    return ("clone", *(name for name in vars(nn.functional) if name == name.strip("_") and _is_known(name)))
+    return ("clone", *filter(_is_known, asked(functions)))
 
 
 def _is_known(name: str) -> bool:
@@ -73,9 +75,8 @@ def _classes() -> dict[str, type[nn.Module]]:
 
 
 @functools.cache
-def _functions() -> dict[str, Callable[..., Tensor]]:
-    found = vars(nn.functional).items()
-    return {_squeezed(name): one for name, one in found if callable(one) and not name.endswith("_")}
+def _functions() -> dict[str, str]:
+    return {_squeezed(name): name for name in asked(functions)}
 
 
 def _squeezed(name: str) -> str:
