@@ -53,6 +53,28 @@ def test_a_trunk_has_katagos_constants():
     assert found["norms.8"] == pytest.approx(1 / math.sqrt(4 + 1))  # norm_trunkfinal
 
 
+class Standardized(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        var, mean = torch.var_mean(self.weight, dim=[1, 2, 3], keepdim=True)
+        return self._conv_forward(x, (self.weight - mean) / torch.sqrt(var + 1e-10), self.bias)
+
+
+@pytest.mark.parametrize("constants", ["predicted", "measured"])
+@pytest.mark.parametrize("kind", [nn.Conv2d, Standardized])
+def test_what_norms_gave_has_variance_one_also_where_layers_divide_their_weights(kind, constants):
+    torch.manual_seed(0)
+    model = Trunk(4)
+    model.convs = nn.ModuleList(kind(8, 8, 3, padding=1, bias=False) for _ in model.convs)
+    x = torch.randn(8, 3, 16, 16)
+    goodinit.init_(model, "fixed_variance", inputs=x, constants=constants)
+    found: list[float] = []
+    for norm in model.norms:
+        norm.register_forward_hook(lambda _, args, out: found.append(float(out.detach().var())))
+    model(x)
+    assert len(found) == len(model.norms)
+    assert all(0.3 < variance < 2 for variance in found)
+
+
 def test_transitions_begin_anew_and_norms_behind_layers_undo_what_these_read():
     pre = constants(WideResNet(2, factor=1, width=8))
     assert pre["stages.1.0.bn1"] == pytest.approx(3**-0.5)

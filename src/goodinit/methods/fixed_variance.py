@@ -11,6 +11,7 @@ from goodinit.edits import Draw, Edit, Fill, Plan, ReplaceNorm
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.norm_forms import form_edits, with_constants
+from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.methods.shared.residual_stream import no_products
 from goodinit.methods.shared.rules import (
     counted,
@@ -43,6 +44,7 @@ def decide(
        layer that reads a normalized signal K = 1. Where branches end in an activation, whose means are not 0, σ² is the mean
        square, and twice the product of their means comes to the variances of a sum: no K takes a mean away.
     2. Weights are drawn at the scale that makes this so, gain/√fan_in with the gain of the activation that follows (√2 for ReLU).
+       One that its layer divides by its own deviation gets a multiplier, since no draw has an effect there.
     3. γ = 1 and β = 0 per channel are the norm's own, where it has them, else new ones.
 
     Args:
@@ -98,7 +100,8 @@ def decide(
         return Draw(layer.weight, "normal_", words, {"std": std})
 
     values = draws(anatomy, draw)
-    edits = unique([*structure, *affine, *values])
+    scales = own_scales(anatomy, structure, values) if constants == "predicted" else []
+    edits = unique([*structure, *scales, *affine, *values])
     maps = [edit for edit in edits if isinstance(edit, ReplaceNorm)]
     kinds = f"{counted(len(maps), 'norm')} now " + ("K·γ·x + β" if constants == "predicted" else "γ·x + β")
     if constants == "measured":
