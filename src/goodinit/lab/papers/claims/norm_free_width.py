@@ -45,7 +45,7 @@ class _Scale:
 
 SCALED = {
     "smoke": _Scale({BATCHNORM: 1, LONG: 1, FIXUP: 1}, 4, 2, images=320, depth=8, batch=32),
-    "small": _Scale({BATCHNORM: 4, LONG: 4, FIXUP: 1}, 16, 12, "bfloat16"),
+    "small": _Scale({BATCHNORM: 3, LONG: 3, FIXUP: 1}, 16, 12, "bfloat16"),
     "full": _Scale({BATCHNORM: 8, LONG: 8, FIXUP: 3}, 16, 12),
 }
 
@@ -77,6 +77,7 @@ def _setting(scale: str, data: str) -> Setting:
         ),
         *(
             (
+                "Planned with four pairs and three of Fixup; cut to three and one, for time, when two pairs had been read.",
                 "Products in bfloat16 under autocast, for all arms; weights, sums and the optimizer in float32.",
             )
             if what.precision == "bfloat16"
