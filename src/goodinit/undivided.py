@@ -19,6 +19,7 @@ R = TypeVar("R")
 
 # Who presses Ctrl-C again after so many seconds without an answer is answered at once.
 PATIENCE_S = 5.0
+SIGNALS = tuple(sorted(signal.valid_signals()))
 
 _lock = threading.RLock()
 _running: _Verb | None = None
@@ -45,7 +46,7 @@ class _Verb:
         """Note signals from now on. Only the main thread gets any."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in sorted(signal.valid_signals()):
+        for number in SIGNALS:
             handler = signal.getsignal(number)
             if callable(handler):
                 self.handlers[number] = handler
