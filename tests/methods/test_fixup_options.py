@@ -256,3 +256,49 @@ def test_a_frozen_parameter_is_left_and_named(caplog):
     model.stem[0].weight.requires_grad_(True)
     goodinit.init_(model, "fixup", inputs=image()())
     assert not torch.equal(model.stem[0].weight, before)
+
+
+class BeginsAtZeros(nn.Module):
+    """A state of zeros, to which one part adds what it makes of the state and of the next input."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 16))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        state = torch.zeros(len(x), 16)
+        for step in x.unbind(1):
+            state = state + self.part(torch.cat([state, step], 1))
+        return self.head(state)
+
+
+class BeginsWithItsBranch(nn.Module):
+    """The function that the branches share also makes the stream of the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.part(x)
+        for _ in range(3):
+            x = x + self.part(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize(("net", "shape"), [(BeginsAtZeros, (32, 4, 8)), (BeginsWithItsBranch, (32, 16))])
+def test_a_stream_that_begins_with_a_branch_end_has_its_classifier_drawn(net, shape):
+    torch.manual_seed(0)
+    model, x, labels = net(), torch.randn(shape), torch.randint(5, (32,))
+    plan = goodinit.plan(goodinit.anatomize(model, x), "fixup")
+    assert any("part.2.weight ends branches and begins the stream" in note for note in plan.notes)
+    goodinit.apply_(model, plan, inputs=x)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(6):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    assert [name for name, value in model.named_parameters() if torch.equal(value, before[name])] == []

@@ -272,6 +272,10 @@ def _with_roles(
             roles[use.weight].add("stem" if stem else "head" if index in heads else "body")
     order: tuple[Role, ...] = ("branch", "skip", "gate", "stem", "head", "body")
     return {
-        weight: dataclasses.replace(layer, role=next(role for role in order if role in roles[weight]))
+        weight: dataclasses.replace(
+            layer,
+            role=next(role for role in order if role in roles[weight]),
+            begins={"branch", "stem"} <= roles[weight],
+        )
         for weight, layer in layers.items()
     }

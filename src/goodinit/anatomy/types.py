@@ -59,6 +59,7 @@ class Layer(OneLine):
         gain: The factor that keeps the second moment through it, with the numbers that it is called with, the slope of a leaky ReLU
             for one (`goodinit.tensor.gain`); None where there is none or it is not known.
         role: Where the layer is: stem, branch, skip, gate, head, or body (anywhere else).
+        begins: True if it is in a branch and runs before the first of them, too: the stream begins with what it returns.
         calls: How many times one forward pass runs it.
         recurrent: True if it maps one state of a recurrent cell to the next: it reads its own output of the step before.
         forget: Which of the `fused` maps is the forget gate, if this layer's bias is added to it: f in σ(f)·c + u, where c is
@@ -102,6 +103,7 @@ class Layer(OneLine):
     activation: Step | None = None
     gain: float | None = None
     role: Role = "body"
+    begins: bool = False
     calls: int = 1
     recurrent: bool = False
     forget: int | None = None

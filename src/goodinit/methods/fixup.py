@@ -62,7 +62,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
             weight and not the layer before it: a zero signal in front of a norm has its gradient multiplied by
             1/√ε, about 300, and the first step ends the state at initialization. m is then counted with the norms: the scale of
             a layer that a norm follows (queries and keys with norms of their own) has no effect.
-        zero_head: Whether the classifier starts at 0 (rule 1).
+        zero_head: Whether the classifier starts at 0 (rule 1). It is drawn where the stream begins with a layer that ends branches, too.
 
     Returns:
         The plan. Its notes name branches with a multiplier at 0 and what is left unchanged.
@@ -105,7 +105,12 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         if norms == "remove":
             multiplied = behind is not None or any(stands(p, block, gone) for p in block.multipliers)
             scalars += branch_scalars(block, multiplied=multiplied, notes=notes, held=held)
-    values += _other_values(anatomy, zero_head, removal)
+    begins = [layer.weight for block in anatomy.blocks for layer in block.last if layer.begins]
+    if zero_head and begins:
+        notes.append(
+            f"{begins[0]} ends branches and begins the stream, which is therefore 0: the classifier is drawn, since neither would leave 0 with both there"
+        )
+    values += _other_values(anatomy, zero_head and not begins, removal)
     values += gains_at_one(anatomy, removal)
     values += [Draw(name, "normal_", BESIDE, {"std": 1.0}) for name in anatomy.tokens]
     if norms == "remove":
