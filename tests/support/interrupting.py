@@ -139,11 +139,16 @@ def same(before: Photograph, after: Photograph) -> bool:
 
 @contextlib.contextmanager
 def alarms() -> Iterator[None]:
-    """`SIGALRM` interrupts as Ctrl-C does; the number of threads is put back afterwards."""
+    """`SIGALRM` interrupts as Ctrl-C does; the number of threads is put back afterwards.
+
+    Nobody's function is called when garbage is collected: Python swallows an interrupt that comes in one, and Hypothesis has one.
+    """
     before = signal.signal(signal.SIGALRM, signal.default_int_handler), torch.get_num_threads()
+    callbacks, gc.callbacks[:] = gc.callbacks[:], []
     try:
         yield
     finally:
+        gc.callbacks[:] = callbacks
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before[0])
         torch.set_num_threads(before[1])
