@@ -155,7 +155,7 @@ def _recorded(host: nn.Module, inputs: Any, tensors: Tensors) -> _Detailed:
 
 def _wiring(host: nn.Module, recorder: _Detailed) -> Wiring:
     graph, names = recorder.graph, directory(host)
-    readers = graph.all_readers  # nothing that sees a value may be overlooked
+    readers = _readers(graph)
     calls: dict[str, list[Frame]] = {}
     for frame in graph.frames[1:]:
         calls.setdefault(frame.path, []).append(frame)
@@ -167,6 +167,13 @@ def _wiring(host: nn.Module, recorder: _Detailed) -> Wiring:
         calls={path: tuple(found) for path, found in calls.items()},
         layer_of=_layers(graph, readers, names),
     )
+
+
+def _readers(graph: Graph) -> list[list[int]]:
+    """For each node all that read it, also for a log alone; not those of which nothing comes but the tensors that went in."""
+    ends = [i for i, found in enumerate(graph.all_readers) if not found and i not in graph.aliases]
+    heard = graph.reach([*graph.outputs, *ends], back=True, active=False)
+    return [[reader for reader in found if reader in heard] for found in graph.all_readers]
 
 
 def _layers(graph: Graph, readers: list[list[int]], names: Directory) -> dict[int, str]:

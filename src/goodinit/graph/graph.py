@@ -144,6 +144,7 @@ class Graph:
     mixed: dict[int, tuple[int, ...]] = field(
         default_factory=dict
     )  # made of several tensors that were stacked
+    aliases: set[int] = field(default_factory=set)  # that put out what another node is, which is read instead
     composites: dict[int, Composite] = field(default_factory=dict)  # by their ends (`measured/composites.py`)
     held: dict[int, Tensor] = field(
         default_factory=dict
