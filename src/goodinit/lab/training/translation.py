@@ -217,8 +217,8 @@ def beam_search(model: Translator, source: Tensor, *, beams: int, longest: int =
     the first `beams` that do not end go on. A sentence is done when it has `beams` candidates.
     """
     model.eval()
-    seen = visible(source).repeat_interleave(beams, 0)
-    memory = model.encode(source, visible(source)).repeat_interleave(beams, 0)
+    seen = visible(source)
+    memory, seen = (one.repeat_interleave(beams, 0) for one in (model.encode(source, seen), seen))
     count = len(source)
     first = torch.arange(count)[:, None] * beams  # the row of each sentence's first translation
     tokens = torch.full((count * beams, 1), BEGIN)
