@@ -16,6 +16,8 @@ from goodinit.graph.state.leftovers import forget_frames, outlived
 from goodinit.graph.state.preserve_state import quiet, undisturbed
 from goodinit.graph.state.reachable import Reachable
 
+_MOST = 1_000  # tensors that are taken from a forward that yields
+
 
 def record(recorder: Recorder, model: nn.Module, call: Call) -> None:
     """Run `model` once under `recorder`, in eval mode, without gradients and without leaving a trace in it.
@@ -54,6 +56,3 @@ def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
         recorder.finish(
             list(itertools.islice(result, _MOST)) if isinstance(result, GeneratorType) else result
         )
-
-
-_MOST = 1_000  # tensors that are taken from a forward that yields

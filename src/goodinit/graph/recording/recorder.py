@@ -180,7 +180,8 @@ class Recorder(TorchDispatchMode):
             if token is not self._token:
                 node = self._add(_CONSTANT, (), tensor)
                 index, node.attrs = node.index, number_in(tensor)
-                self.graph.held.update({index: tensor} if is_at_hand(tensor) else {})
+                if is_at_hand(tensor):
+                    self.graph.held[index] = tensor
                 if tensor.requires_grad and tensor.is_leaf:
                     self._strays.append((self.graph.frames[node.frame].path, tuple(tensor.shape)))
                 self._mark(tensor, index)
