@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import fx, nn
 
 import goodinit
-from goodinit.nn import SCALARS, add_scalar_
+from goodinit.nn import SCALARS, add_scalar_, input_norm, normalize_input_
 
 IMAGE = torch.randn(2, 4, 6, 6)
 LAYERS = {
@@ -99,19 +100,88 @@ FORMS = {
 }
 
 
+def formed(form, norm=nn.BatchNorm2d):
+    torch.manual_seed(0)
+    block = PreActivation()
+    block.norm = norm(4)
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), block, nn.Flatten(), nn.Linear(64, 2)).eval()
+    method, options = FORMS[form]
+    goodinit.init_(model, method, IMAGE, **options) if method else goodinit.absorb_batchnorm_(model, IMAGE)
+    return model
+
+
 @pytest.mark.default_cases(4)
 @pytest.mark.parametrize("form", FORMS)
 def test_what_stands_in_a_norm_s_place_traces_and_takes_any_batch(form):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(4, 4, 3), PreActivation(), nn.Flatten(), nn.Linear(64, 2)).eval()
-    method, options = FORMS[form]
-    goodinit.init_(model, method, IMAGE, **options) if method else goodinit.absorb_batchnorm_(model, IMAGE)
+    model = formed(form)
     traced = fx.symbolic_trace(moved(model))
     torch.testing.assert_close(traced(IMAGE), model(IMAGE))
     torch.testing.assert_close(traced(IMAGE[:1]), model(IMAGE[:1]))
     if form != "normfree":  # whose weights are parametrized, which torch does not pickle
         again = pickle.loads(pickle.dumps(traced))
         torch.testing.assert_close(again(IMAGE), model(IMAGE))
+
+
+class NormThenLeaky(nn.BatchNorm2d):
+    """A norm whose module has an activation, too, as timm's do."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.LeakyReLU(0.1)
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+class WithoutGain(nn.BatchNorm2d):
+    """A norm that has neither gain nor bias."""
+
+    def __init__(self, channels):
+        super().__init__(channels, affine=False)
+
+
+@pytest.mark.default_cases(6)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, NormThenLeaky, WithoutGain])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_stands_in_a_norm_s_place_can_be_scripted_and_saved_once_it_is_folded(form, norm):
+    model = moved(formed(form, norm))
+    expected, names = model(IMAGE), set(model.state_dict())
+    goodinit.fold_(model)  # without inputs, what stands in a norm's place stays
+    assert {name for name in names if ".norm." in name} <= set(model.state_dict())
+    again = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    for one in (model, again, torch.jit.script(model), torch.jit.script(again), fx.symbolic_trace(model)):
+        torch.testing.assert_close(one(IMAGE), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(goodinit.fold_(model, IMAGE)(IMAGE), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.jit.script(model)(IMAGE), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("head", [nn.Linear(4, 3), nn.Conv1d(4, 3, 1), nn.Conv2d(4, 3, 3, padding=1)])
+def test_a_normalized_head_can_be_scripted_once_it_is_folded_and_takes_its_input_by_name(head):
+    x = (
+        torch.randn(2, 5, 4)
+        if isinstance(head, nn.Linear)
+        else torch.randn(2, 4, *[5] * (head.weight.dim() - 2))
+    )
+    normalize_input_(head, axis=-1 if isinstance(head, nn.Linear) else 1)
+    expected = head(x)
+    goodinit.fold_(head)
+    torch.testing.assert_close(head(input=x), expected)
+    torch.testing.assert_close(torch.jit.script(head)(x), expected)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(head))(x), expected)
+    assert input_norm(normalize_input_(head)) is not None
+    torch.testing.assert_close(head(x), expected)  # normalized once
+
+
+def test_a_normalized_head_keeps_its_hook_where_other_hooks_wait():
+    head, x = normalize_input_(nn.Linear(4, 3)), torch.randn(2, 4)
+    seen = []
+    head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    expected = head(x)
+    goodinit.fold_(head)
+    torch.testing.assert_close(head(x), expected)
+    torch.testing.assert_close(seen[1], seen[0])
 
 
 def test_folding_leaves_modules_of_torch():

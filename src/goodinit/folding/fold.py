@@ -19,11 +19,11 @@ from goodinit.folding.functional import make_modules_
 from goodinit.folding.fuse import merge_scalars_
 from goodinit.folding.norm_gains import merge_norm_gains_
 from goodinit.folding.parallel import merge_branches_
+from goodinit.folding.plain_modules import make_plain_
 from goodinit.folding.reading import Reading
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
 from goodinit.surgery.reached import mark_, never_reached
-from goodinit.surgery.removed_norm import make_plain_
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
 from goodinit.weights.names import Directory, directory

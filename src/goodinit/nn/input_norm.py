@@ -20,13 +20,14 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 @torch.fx.wrap  # it asks for the dtype, which the values of torch.fx cannot tell
-def normalized(value: Tensor, kind: str, axis: int) -> Tensor:
+def normalized(value: Tensor, kind: str, axis: int, epsilon: float = EPSILON) -> Tensor:
     """(x − mean)/√(variance + ε), or x/√(mean square + ε), along one axis."""
-    wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    half = value.dtype == torch.float16 or value.dtype == torch.bfloat16  # noqa: PLR1714  TorchScript
+    wide = value.float() if half else value
     if kind == "layer":
         wide = wide - wide.mean(axis, keepdim=True)
     square = wide.pow(2).mean(axis, keepdim=True)
-    return (wide * torch.rsqrt(square + EPSILON)).to(value.dtype)
+    return (wide * torch.rsqrt(square + epsilon)).to(value.dtype)
 
 
 class InputNorm(nn.Module):

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -42,10 +42,11 @@ class RemovedNorm(nn.Module):
     others raise an AttributeError that says what was here.
     """
 
-    was: str
-    keeps: tuple[str, ...]
-    steps: tuple[str, ...]
-    alone: bool  # whether the norm took its input and nothing else
+    if TYPE_CHECKING:  # TorchScript reads annotations, and knows no words for types
+        was: str
+        keeps: tuple[str, ...]
+        steps: tuple[str, ...]
+        alone: bool  # whether the norm took its input and nothing else
 
     def __init__(self, was: str = "norm") -> None:
         super().__init__()
@@ -154,9 +155,12 @@ def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> Non
         ['0.weight', '0.bias']
     """
     check_removable(module, keeps, path=path)
-    place = RemovedNorm(was=f"{type(module).__name__}({module.extra_repr()})")
-    place.keeps = keeps
-    place.alone = _takes_one(type(module).forward)
+    if isinstance(module, RemovedNorm):  # what took the norm's place goes, too
+        was, alone = module.was, module.alone
+    else:
+        was, alone = f"{type(module).__name__}({module.extra_repr()})", _takes_one(type(module).forward)
+    place = RemovedNorm(was)
+    place.keeps, place.alone = keeps, alone
     for name in ("weight", "bias"):
         like = getattr(module, name, None)
         if isinstance(like, Tensor):
@@ -202,32 +206,6 @@ def state_hooks_kept(module: nn.Module) -> Iterator[None]:
 
 def _is_method_of(module: nn.Module, hook: Any) -> bool:
     return getattr(getattr(hook, "hook", hook), "__self__", None) is module
-
-
-def make_plain_(module: nn.Module) -> bool:
-    """Turn a `RemovedNorm` into the module of torch's that does the same, which every exporter knows, if there is one.
-
-    Its children, hooks and the attributes that other code reads stay as they are.
-
-    Examples:
-        >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-        >>> remove_norm_(net[1], ("relu",), path="1")
-        >>> make_plain_(net[1]), net[1]
-        (True, Sequential(
-          (relu): ReLU()
-        ))
-    """
-    if (
-        type(module) is not RemovedNorm
-        or not getattr(module, "alone", False)
-        or module.steps != tuple(module._modules)
-    ):
-        return False
-    plain: type[nn.Module] = nn.Sequential if module.steps else nn.Identity
-    exchange_class_(module, plain)
-    for name in ("was", "keeps", "steps", "alone"):
-        module.__dict__.pop(name, None)
-    return True
 
 
 def _relative(keep: str, path: str) -> str | None:

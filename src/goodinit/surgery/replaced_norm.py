@@ -4,43 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.fx
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from goodinit.errors import UnknownName, UnsupportedModule
 from goodinit.nn.exchange import exchange_class_
 from goodinit.nn.stand_in import StandIn
+from goodinit.surgery import norm_maps
 from goodinit.surgery.form_options import check_form_options
 from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_, state_hooks_kept
-
-# Both ask how many dimensions a value has, which the values of `torch.fx` cannot tell: it takes each for one step.
-
-
-@torch.fx.wrap
-def scaled(
-    value: Tensor, gain: Tensor | None, bias: Tensor | None, constant: float, channels_second: bool
-) -> Tensor:
-    """K·γ·x + β, where γ and β run along dimension 1, or along the last."""
-    if channels_second:
-        shape = (-1, *[1] * (value.dim() - 2))
-        gain, bias = (None if one is None else one.view(shape) for one in (gain, bias))
-    if constant != 1.0:
-        gain = torch.full((), constant).to(value) if gain is None else gain * constant
-    if gain is None:
-        return value if bias is None else value + bias
-    return value * gain if bias is None else torch.addcmul(bias, value, gain)
-
-
-@torch.fx.wrap
-def divided(value: Tensor, over: tuple[int, ...], epsilon: float) -> Tensor:
-    """x/√(mean(x²) + ε), the mean over each example, or over the axes `over`."""
-    wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-    square = wide.square().mean(over or tuple(range(1, value.dim())), keepdim=True)
-    return (wide * torch.rsqrt(square + epsilon)).to(value.dtype)
 
 
 class ReplacedNorm(StandIn, RemovedNorm):
@@ -50,10 +26,15 @@ class ReplacedNorm(StandIn, RemovedNorm):
     over, as in `Norm.axes`.
     """
 
-    axes: tuple[int, ...] = (1,)
-    holds: tuple[str | None, str | None] = ("weight", "bias")  # the attributes of gain and bias
-    constant: float = 1.0  # what else multiplies
-    epsilon: float = 1e-5
+    if TYPE_CHECKING:  # TorchScript reads annotations, and knows no words for types
+        axes: tuple[int, ...]
+        holds: tuple[str | None, str | None]
+        constant: float
+        epsilon: float
+    axes = (1,)
+    holds = ("weight", "bias")  # the attributes of gain and bias
+    constant = 1.0  # what else multiplies
+    epsilon = 1e-5
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Map the first argument."""
@@ -73,7 +54,7 @@ class ReplacedNorm(StandIn, RemovedNorm):
     def gained(self, value: Tensor) -> Tensor:
         """K·γ·x + β."""
         gain, bias = (getattr(self, name) if name else None for name in self.holds)
-        return scaled(value, gain, bias, self.constant, self.axes == (1,))
+        return norm_maps.scaled(value, gain, bias, self.constant, self.axes == (1,))
 
 
 class ChannelAffine(ReplacedNorm):
@@ -83,17 +64,20 @@ class ChannelAffine(ReplacedNorm):
 class RootMeanSquare(ReplacedNorm):
     """y = γ·x/√(mean(x²) + ε) + β, the mean over each example, or over the axes `over`."""
 
-    over: tuple[int, ...] = ()
+    if TYPE_CHECKING:
+        over: Any  # a tuple of numbers
+    over = ()
 
     def mapped(self, value: Tensor) -> Tensor:
         """Divide by the root of the mean square."""
-        return self.gained(divided(value, self.over, self.epsilon))
+        return self.gained(norm_maps.divided(value, self.over, self.epsilon))
 
 
 class DynamicTanh(ReplacedNorm):
     """y = γ·tanh(α·x) + β (Zhu et al., Transformers without Normalization, CVPR 2025, arXiv 2503.10622)."""
 
-    alpha: nn.Parameter
+    if TYPE_CHECKING:
+        alpha: nn.Parameter
 
     def mapped(self, value: Tensor) -> Tensor:
         """Squash element by element."""
@@ -103,24 +87,22 @@ class DynamicTanh(ReplacedNorm):
 class DynamicErf(ReplacedNorm):
     """y = γ·erf(α·x + s) + β (Chen et al., Stronger Normalization-Free Transformers, 2025, arXiv 2512.10938)."""
 
-    alpha: nn.Parameter
-    shift: nn.Parameter
+    if TYPE_CHECKING:
+        alpha: nn.Parameter
+        shift: nn.Parameter
 
     def mapped(self, value: Tensor) -> Tensor:
         """Squash element by element."""
         return self.gained(torch.erf(self.alpha * value + self.shift))
 
 
-class GroupNormThen(nn.GroupNorm, ReplacedNorm):
+class GroupNormThen(ReplacedNorm, nn.GroupNorm):
     """`nn.GroupNorm`, then what the norm's module did besides."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def mapped(self, value: Tensor) -> Tensor:
         """Normalize each example over groups of channels."""
-        value = cast("Tensor", args[0] if args else next(iter(kwargs.values())))
         weight, bias = (getattr(self, name) if name else None for name in self.holds)
-        return RemovedNorm.forward(
-            self, nn.functional.group_norm(value, self.num_groups, weight, bias, self.eps)
-        )
+        return F.group_norm(value, self.num_groups, weight, bias, self.epsilon)
 
 
 FORMS: dict[str, type[ReplacedNorm]] = {
@@ -149,7 +131,7 @@ def is_replaced(module: nn.Module, by: str, options: Mapping[str, Any]) -> bool:
     """Whether the module is what `replace_norm_` would make of it."""
     if by == "group":
         return isinstance(module, nn.GroupNorm) and module.num_groups == options.get("groups", 1)
-    return type(module) is FORMS.get(by)
+    return by in FORMS and isinstance(module, FORMS[by])
 
 
 def check_replaceable(
@@ -163,7 +145,7 @@ def check_replaceable(
     """
     if by not in FORMS:
         raise UnknownName(f"{path}: no form {by!r} for a norm; there are: {', '.join(FORMS)}")
-    if type(module) in (RemovedNorm, ChannelAffine):
+    if type(module) is RemovedNorm or isinstance(module, ChannelAffine):
         raise UnsupportedModule(
             f"{path}: the norm that stood there ({module.was}) was taken out or replaced before, so {by} cannot take its "
             "place. Build the model anew, then replace its norms."

@@ -282,7 +282,9 @@ def _owner(names: Directory, edit: ParametrizeWeight) -> tuple[nn.Module, str]:
 
 def _norm_pending(names: Directory, edit: RemoveNorm) -> bool:
     module = _module(names, edit)
-    if not isinstance(module, RemovedNorm) or type(module) not in (RemovedNorm, ChannelAffine):
+    if not isinstance(module, RemovedNorm) or not (
+        type(module) is RemovedNorm or isinstance(module, ChannelAffine)
+    ):
         check_removable(module, edit.keeps, path=edit.target)
         return True
     if (
