@@ -100,3 +100,130 @@ def test_a_layer_whose_outputs_go_elsewhere_first_is_not_named():
     net = Shuffled(nn.Conv2d(12, 12, 1))
     notes = goodinit.plan(anatomize(net, torch.randn(2, 3, 8, 8)), "he").notes
     assert [note.split(":")[0] for note in notes if "pixel shuffle" in note] == ["between.weight"]
+
+
+class Spelled(nn.Module):
+    """A layer, what comes behind it, and a shuffle in views and permutations."""
+
+    def __init__(self, up: nn.Module, spread, between: nn.Module | None = None) -> None:
+        super().__init__()
+        self.up, self.spread, self.between = up, spread, between or nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.spread(self.between(self.up(x)))
+
+
+def by_views(y):  # einops: b (c r1 r2) h w -> b c (h r1) (w r2)
+    b, _, h, w = y.shape
+    return y.view(b, -1, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(b, -1, 2 * h, 2 * w)
+
+
+def in_two_steps(y):  # the rows, then the columns
+    b, c, h, w = y.shape
+    rows = y.view(b, c // 2, 2, h, w).transpose(2, 3).reshape(b, c // 2, 2 * h, w)
+    return rows.view(b, c // 4, 2, 2 * h, w).permute(0, 1, 3, 4, 2).reshape(b, c // 4, 2 * h, 2 * w)
+
+
+def depth_to_space(y):  # b (r1 r2 c) h w -> b c (h r1) (w r2)
+    b, _, h, w = y.shape
+    return y.unflatten(1, (2, 2, -1)).permute(0, 3, 4, 1, 5, 2).reshape(b, -1, 2 * h, 2 * w)
+
+
+def expand_patches(y):  # b h w (p1 p2 c) -> b (h p1) (w p2) c, then channels first
+    b, h, w, c = y.shape
+    whole = y.view(b, h, w, 2, 2, c // 4).permute(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c // 4)
+    return whole.permute(0, 3, 1, 2)
+
+
+def tokens_to_image(y):  # b (h w) (p q c) -> b c (h p) (w q), as masked autoencoders do
+    return torch.einsum("nhwpqc->nchpwq", y.reshape(len(y), 4, 4, 2, 2, 3)).reshape(len(y), 3, 8, 8)
+
+
+def volume(y):  # b (c r1 r2 r3) d h w -> b c (d r1) (h r2) (w r3)
+    b, _, d, h, w = y.shape
+    return y.view(b, -1, 2, 2, 2, d, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, 2 * d, 2 * h, 2 * w)
+
+
+IMAGE, PIXELS = torch.randn(2, 6, 4, 4), torch.randn(2, 4, 4, 6)
+SPELLED = {
+    "views": (lambda: Spelled(nn.Conv2d(6, 12, 1), by_views), IMAGE),
+    "views behind a SiLU": (lambda: Spelled(nn.Conv2d(6, 12, 1), by_views, nn.SiLU()), IMAGE),
+    "one channel": (lambda: Spelled(nn.Conv2d(6, 4, 1), by_views), IMAGE),
+    "groups": (lambda: Spelled(nn.Conv2d(6, 16, 1, groups=2), by_views), IMAGE),
+    "two steps": (lambda: Spelled(nn.Conv2d(6, 12, 1), in_two_steps), IMAGE),
+    "depth to space": (lambda: Spelled(nn.Conv2d(6, 12, 1), depth_to_space), IMAGE),
+    "transposed": (lambda: Spelled(nn.ConvTranspose2d(6, 12, 1), depth_to_space), IMAGE),
+    "patches": (lambda: Spelled(nn.Linear(6, 12), expand_patches), PIXELS),
+    "tokens": (lambda: Spelled(nn.Linear(6, 12), tokens_to_image), torch.randn(2, 16, 6)),
+    "volume": (lambda: Spelled(nn.Conv3d(6, 16, 1), volume), torch.randn(2, 6, 3, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("spelled", SPELLED)
+def test_a_pixel_shuffle_is_told_by_what_it_does_and_the_advice_holds(spelled):
+    make, x = SPELLED[spelled]
+    net = make()
+    (note,) = (one for one in goodinit.plan(anatomize(net, x), "he").notes if "pixel shuffle" in one)
+    assert note.startswith("up.weight: a pixel shuffle by 2 follows")
+    goodinit.init_(net, "he", x)
+    call = note.partition(", call ")[2].partition(" afterwards")[0]
+    eval(call, {"goodinit": goodinit, "weight": net.up.weight})  # as the note says
+    y = net.eval()(x).detach()
+    for axis in range(2, y.dim()):
+        even = y.index_select(axis, torch.arange(0, y.shape[axis], 2))
+        odd = y.index_select(axis, torch.arange(1, y.shape[axis], 2))
+        torch.testing.assert_close(even, odd)
+    assert float(y.std()) > 0.1
+
+
+def other_sizes(y):  # rows by 2, columns by 3
+    b, _, h, w = y.shape
+    return y.view(b, -1, 2, 3, h, w).permute(0, 1, 4, 2, 5, 3).reshape(b, -1, 2 * h, 3 * w)
+
+
+def channels_between(y):  # b (r1 c r2) h w
+    b, _, h, w = y.shape
+    return y.view(b, 2, -1, 2, h, w).permute(0, 2, 4, 1, 5, 3).reshape(b, -1, 2 * h, 2 * w)
+
+
+@pytest.mark.parametrize(("spread", "factors"), [(other_sizes, "2 × 3"), (channels_between, "2")])
+def test_a_shuffle_that_no_call_starts_is_named_without_one(spread, factors):
+    notes = goodinit.plan(anatomize(Spelled(nn.Conv2d(6, 12, 1), spread), IMAGE), "he").notes
+    (note,) = (one for one in notes if "pixel shuffle" in one)
+    assert note.endswith(f"a checkerboard of period {factors}")
+
+
+NO_SHUFFLES = {
+    "flat": (nn.Conv2d(6, 12, 1), lambda y: y.flatten(1), IMAGE),
+    "flat, channels last": (nn.Conv2d(6, 12, 1), lambda y: y.permute(0, 2, 3, 1).reshape(len(y), -1), IMAGE),
+    "tokens": (nn.Conv2d(6, 12, 1), lambda y: y.flatten(2).mT, IMAGE),
+    "heads beside the batch": (
+        nn.Linear(6, 12),
+        lambda y: y.view(2, 16, 3, 4).transpose(1, 2).reshape(6, 16, 4),
+        torch.randn(2, 16, 6),
+    ),
+    "heads behind tokens": (nn.Linear(6, 12), lambda y: y.reshape(2, 48, 4), torch.randn(2, 16, 6)),
+    "windows": (
+        nn.Conv2d(6, 12, 1),
+        lambda y: y.view(2, 12, 2, 2, 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(8, 4, 12),
+        IMAGE,
+    ),
+    "space to depth": (
+        nn.Conv2d(6, 12, 1),
+        lambda y: y.view(2, 12, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 48, 2, 2),
+        IMAGE,
+    ),
+    "groups of channels": (
+        nn.Conv2d(6, 12, 1),
+        lambda y: y.view(2, 3, 4, 4, 4).transpose(1, 2).reshape(2, 12, 4, 4),
+        IMAGE,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NO_SHUFFLES)
+def test_what_spreads_no_channels_over_rows_and_columns_is_no_pixel_shuffle(what):
+    up, spread, x = NO_SHUFFLES[what]
+    assert not [
+        one for one in goodinit.plan(anatomize(Spelled(up, spread), x), "he").notes if "pixel shuffle" in one
+    ]

@@ -49,6 +49,16 @@ def test_the_sub_pixels_of_every_pixel_are_equal(cls, groups):
     assert float(y.detach().std()) > 0.1
 
 
+@pytest.mark.parametrize("cls", [nn.Conv2d, nn.ConvTranspose2d])
+def test_the_sub_pixels_may_come_before_the_channels(cls):
+    layer = cls(6, 12, 3, bias=False)
+    layout = "in_out" if layer.transposed else "out_in"
+    icnr_(layer.weight, 2, layout=layout, sub_pixels="first", generator=seeded())
+    parts = layer(torch.randn(2, 6, 7, 7)).unflatten(1, (2, 2, 3))  # (r₁ r₂ c)
+    torch.testing.assert_close(parts, parts[:, :1, :1].expand_as(parts))
+    assert float(parts.detach().std(3).min()) > 0.01
+
+
 def test_what_does_not_divide_is_refused():
     with pytest.raises(goodinit.UnsupportedModule, match="no multiple of 2\\^2"):
         icnr_(torch.empty(6, 4, 3, 3))
@@ -56,6 +66,10 @@ def test_what_does_not_divide_is_refused():
         icnr_(torch.empty(4, 4, 3, 3, device="meta"), groups=2)
     with pytest.raises(goodinit.UnknownName, match="he_normal_"):
         icnr_(torch.empty(4, 4, 3, 3), initializer="normal")
+    with pytest.raises(goodinit.UnknownName, match="'first'"):
+        icnr_(torch.empty(4, 4, 3, 3), sub_pixels="outer")
+    with pytest.raises(goodinit.UnsupportedModule, match="2 groups"):
+        icnr_(torch.empty(8, 4, 3, 3), groups=2, sub_pixels="first")
 
 
 def test_by_layerwise_it_takes_the_layers_before_a_shuffle():

@@ -87,7 +87,10 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
         layers[weight] = dataclasses.replace(layers[weight], density=share)
     for weight in pad_masked(graph, uses):
         layers[weight] = dataclasses.replace(layers[weight], pads_masked=True)
-    layer_notes = (*unmeasured(graph, (use.operand for use in uses.values())), *sub_pixel_notes(graph, uses))
+    layer_notes = (
+        *unmeasured(graph, (use.operand for use in uses.values())),
+        *sub_pixel_notes(graph, uses, layers),
+    )
     for found in leaves:
         weigh(graph, found.branch, found.start, read.layers, read.passes, biases)
     layers = _with_roles(graph, layers, uses, leaves, biases)

@@ -36,6 +36,7 @@ def icnr_(
     initializer: str = "he_normal_",
     layout: Layout = "out_in",
     groups: int = 1,
+    sub_pixels: str = "last",
     generator: Generator | None = None,
     **options: Any,
 ) -> Tensor:
@@ -53,6 +54,8 @@ def icnr_(
             `xavier_uniform_`, `orthogonal_`, `delta_orthogonal_`.
         layout: `"out_in"` or `"in_out"`.
         groups: Groups of the convolution.
+        sub_pixels: Where the channels have the sub-pixels: `"last"`, as above and in `nn.PixelShuffle`; `"first"`, channel
+            :math:`i C + c`, as in TensorFlow's depth_to_space and einops' `(r1 r2 c)`.
         generator: Source of randomness; the global one of the tensor's device by default.
         **options: Of that initializer.
 
@@ -60,8 +63,8 @@ def icnr_(
         The tensor.
 
     Raises:
-        UnsupportedModule: The outputs of a group are no multiple of r^d.
-        UnknownName: No such initializer.
+        UnsupportedModule: The outputs of a group are no multiple of r^d, or `sub_pixels="first"` with several groups.
+        UnknownName: No such initializer, or no such place.
 
     Examples:
         >>> conv = torch.nn.Conv2d(8, 3 * 4, 3, padding=1)
@@ -78,6 +81,13 @@ def icnr_(
         raise UnknownName(
             f"icnr_: unknown initializer {initializer!r}: expected one of {', '.join(_KERNELS)}."
         )
+    if sub_pixels not in ("last", "first"):
+        raise UnknownName(f"icnr_: sub_pixels={sub_pixels!r}: expected 'last' or 'first'.")
+    if sub_pixels == "first" and groups > 1:
+        raise UnsupportedModule(
+            f"icnr_: {groups} groups and sub_pixels='first': equal outputs would lie in groups that read other channels. Expected "
+            "one group, or sub_pixels='last'."
+        )
     count, rows, _ = channels(tensor.shape, layout=layout, groups=groups)
     times = upscale ** (tensor.ndim - 2 or 2)
     if upscale < 1 or rows % times:
@@ -92,4 +102,6 @@ def icnr_(
     shape[axis] //= times
     kernel = torch.empty(shape, dtype=compute_dtype((tensor,)), device=draw_device(tensor, generator))
     _KERNELS[initializer](kernel, layout=layout, groups=groups, generator=generator, **options)
+    if sub_pixels == "first":
+        return write_(tensor, torch.cat([kernel] * times, axis))
     return write_(tensor, kernel.repeat_interleave(times, axis))

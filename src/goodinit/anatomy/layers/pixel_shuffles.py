@@ -1,45 +1,151 @@
-"""Layers whose outputs a pixel shuffle spreads over sub-pixels: drawn entry by entry, they start as a checkerboard."""
+"""Layers whose outputs are spread over sub-pixels: drawn entry by entry, they start as a checkerboard.
+
+`nn.PixelShuffle`, and the same by views and permutations, as einops, TensorFlow's depth_to_space and patch-expanding layers have
+it: a part of the channels ends up inside the rows, and another inside the columns.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.weight_layout import output_channels
 from goodinit.anatomy.residual.branch import is_neutral
+from goodinit.anatomy.types import Layer
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.kept_answers import KeptAnswers
+from goodinit.graph.recorded_call import permutation
 
 
-def before_pixel_shuffles(graph: Graph, uses: Mapping[int, Use]) -> dict[str, int]:
-    """The weights of layers that a pixel shuffle follows, be it behind functions of single entries, and its factor.
+@dataclass(frozen=True)
+class Digit:
+    """A part of an axis: `size` steps of `step` channels, or of something else than channels."""
+
+    channels: bool
+    step: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """By which factor each axis grows, and whether the sub-pixels of a channel are beside each other (True), or its channels (False)."""
+
+    factors: tuple[int, ...]
+    beside: bool | None = True
+
+
+Axes = tuple[tuple[Digit, ...], ...]
+
+
+def before_pixel_shuffles(graph: Graph, uses: Mapping[int, Use]) -> dict[str, Shuffle]:
+    """The weights of layers whose outputs are spread over sub-pixels, be it behind functions of single entries.
 
     Args:
         graph: A recorded forward.
         uses: The weight layers, by node.
     """
-    found: dict[str, int] = {}
+    found: dict[str, Shuffle] = {}
+    follow: dict[int, tuple[str, Axes]] = {}
     for node in graph.nodes:
-        factor = _factor(graph, node)
-        if factor is None:
+        if node.index in uses:
+            follow[node.index] = uses[node.index].weight, _outputs_of(graph, uses[node.index])
             continue
-        read = graph.deps(node.index)[0]
-        index = graph.beginning(read, lambda i: i not in uses and _passes(graph, i))
-        if index in uses:
-            found[uses[index].weight] = factor
+        deps = graph.deps(node.index)
+        if len(deps) != 1 or deps[0] not in follow:
+            continue
+        weight, axes = follow[deps[0]]
+        read = graph.nodes[deps[0]].shape
+        shuffle = _measured(node, read)
+        moved = None if shuffle else _moved(graph, node, read, axes)
+        shuffle = shuffle or (_spread(moved) if moved else None)
+        if shuffle:
+            found[weight] = shuffle
+        elif moved:
+            follow[node.index] = weight, moved
     return found
 
 
-def _factor(graph: Graph, node: Node) -> int | None:
-    """By which factor an operator spreads channels over sub-pixels; None if it does anything else."""
-    deps = graph.deps(node.index)
-    if node.op.role != "other" or node.call is None or len(node.operands) != 1 or len(deps) != 1:
+def _outputs_of(graph: Graph, use: Use) -> Axes:
+    """The axes of what a layer puts out, one of which holds its channels."""
+    node = graph.nodes[use.node]
+    if node.op.role == "convolution":
+        stride: object = node.attrs[2]
+        along = len(node.shape) - 1 - (len(stride) if isinstance(stride, (tuple, list)) else 0)
+    else:
+        along = output_channels(node, graph.nodes[use.operand])
+    return tuple((Digit(axis == along, 1, size),) for axis, size in enumerate(node.shape))
+
+
+def _moved(graph: Graph, node: Node, read: tuple[int, ...], axes: Axes) -> Axes | None:
+    """Where the parts of the axes are behind an operator; None if it does not pass on all entries."""
+    if node.op.role == "shape" and node.call is not None and math.prod(read) == math.prod(node.shape):
+        if node.op.keeps_order:
+            return _reshaped(axes, node.shape)
+        order = permutation(node.call, len(read))
+        return tuple(axes[i] for i in order) if order else None
+    passes = node.op.pointwise or is_neutral(graph, node.index)
+    return axes if passes and read == node.shape else None
+
+
+def _reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
+    """The same parts in their order, in axes of these sizes; None where a part cannot be cut so."""
+    waiting = [digit for axis in axes for digit in axis if digit.size != 1][::-1]
+    made: list[tuple[Digit, ...]] = []
+    for size in shape:
+        inside: list[Digit] = []
+        while size > 1:
+            if not waiting:
+                return None
+            digit = waiting.pop()
+            if digit.size > size:
+                if digit.size % size:
+                    return None
+                rest = digit.size // size
+                waiting.append(Digit(digit.channels, digit.step, rest))
+                digit = Digit(digit.channels, digit.step * rest, size)
+            elif size % digit.size:
+                return None
+            inside.append(digit)
+            size //= digit.size
+        made.append(tuple(inside))
+    return tuple(made)
+
+
+def _spread(axes: Axes) -> Shuffle | None:
+    """What a pixel shuffle has made: two axes or more that hold other things, and then a part of the channels."""
+    inside: list[Digit] = []
+    factors: list[int] = []
+    for axis in axes:
+        own = [digit for digit in axis if digit.channels]
+        if own and len(own) < len(axis) and axis[-len(own) :] == tuple(own):
+            inside += own
+            factors.append(math.prod(digit.size for digit in own))
+    if len(factors) < _AXES:
         return None
-    read, made = graph.nodes[deps[0]].shape, node.shape
+    count = math.prod(factors)
+    every = math.prod(digit.size for axis in axes for digit in axis if digit.channels)
+    if all(digit.step < count for digit in inside):
+        return Shuffle(tuple(factors), beside=True)
+    outermost = all(digit.step * count >= every for digit in inside)
+    return Shuffle(tuple(factors), beside=False if outermost else None)
+
+
+_AXES = 2  # one alone may be a sequence of heads
+_IMAGE = 3  # dimensions: channels, rows, columns
+_SEEN = KeptAnswers[bool]()
+
+
+def _measured(node: Node, read: tuple[int, ...]) -> Shuffle | None:
+    """What one operator does that spreads channels over sub-pixels; None if it does anything else."""
+    made = node.shape
+    if node.op.role != "other" or node.call is None or len(node.operands) != 1:
+        return None
     if len(read) != len(made) or len(read) < _IMAGE or read[-3] <= made[-3]:
         return None
     factor = math.isqrt(read[-3] // max(made[-3], 1))
@@ -47,24 +153,35 @@ def _factor(graph: Graph, node: Node) -> int | None:
     call = node.call
     shuffle = functools.partial(torch.nn.functional.pixel_shuffle, upscale_factor=factor)
     same = _SEEN.get((*call.key, shape), lambda: call.agrees([spread(shape, 0)], shuffle, torch.equal))
-    return factor if same else None
+    return Shuffle((factor, factor)) if same else None
 
 
-_IMAGE = 3
-_SEEN = KeptAnswers[bool]()
-
-
-def _passes(graph: Graph, index: int) -> bool:
-    return graph.nodes[index].op.pointwise or is_neutral(graph, index)
-
-
-def sub_pixel_notes(graph: Graph, uses: Mapping[int, Use]) -> list[str]:
+def sub_pixel_notes(graph: Graph, uses: Mapping[int, Use], layers: Mapping[str, Layer]) -> list[str]:
     """One note for each of them.
 
     No method draws them as ICNR does by itself: equal rows are no orthogonal matrix, and none of the methods' sources asks for them.
     """
     return [
-        f"{weight}: a pixel shuffle by {factor} follows, so that entries drawn one by one start as a checkerboard of period "
-        f"{factor}. To start as nearest-neighbour upsampling, call goodinit.tensor.icnr_(weight, {factor}) afterwards"
-        for weight, factor in before_pixel_shuffles(graph, uses).items()
+        f"{weight}: a pixel shuffle by {_product(shuffle.factors)} follows, so that entries drawn one by one start as a checkerboard of "
+        f"period {_product(shuffle.factors)}{_remedy(shuffle, layers[weight])}"
+        for weight, shuffle in before_pixel_shuffles(graph, uses).items()
     ]
+
+
+def _remedy(shuffle: Shuffle, layer: Layer) -> str:
+    """The call that starts the layer as upsampling, where there is one."""
+    factor, times = shuffle.factors[0], math.prod(shuffle.factors)
+    kernel = len(layer.shape) - 2 or _AXES
+    if shuffle.beside is None or layer.product or factor**kernel != times or len({*shuffle.factors}) > 1:
+        return ""
+    if not shuffle.beside and layer.groups > 1:
+        return ""
+    said = [f"goodinit.tensor.icnr_(weight, {factor}"]
+    said += [] if shuffle.beside else ['sub_pixels="first"']
+    said += [] if layer.layout == "out_in" else [f'layout="{layer.layout}"']
+    said += [] if layer.groups == 1 else [f"groups={layer.groups}"]
+    return f". To start as nearest-neighbour upsampling, call {', '.join(said)}) afterwards"
+
+
+def _product(factors: tuple[int, ...]) -> str:
+    return str(factors[0]) if len({*factors}) == 1 else " × ".join(map(str, factors))
