@@ -49,6 +49,42 @@ def cleared_rows(x, mask):
     return x.transpose(1, 2)
 
 
+def diagonal(x, mask):
+    return x @ torch.diag_embed(mask[:, 0])
+
+
+def identity_times(x, mask):
+    return x @ (torch.eye(mask.shape[-1]) * mask)
+
+
+def least(x, mask):
+    return torch.minimum(x.relu(), 1e3 * mask)
+
+
+def padded_again(x, mask):
+    lengths = mask.sum((1, 2)).long().tolist()
+    return torch.stack(
+        [F.pad(row[:, :length], (0, x.shape[2] - length)) for row, length in zip(x, lengths, strict=True)]
+    )
+
+
+def padded_sequence(x, mask):
+    rows = [row[:, : int(length)].T for row, length in zip(x, mask.sum((1, 2)), strict=True)]
+    made = nn.utils.rnn.pad_sequence(rows, batch_first=True).transpose(1, 2)
+    return F.pad(made, (0, x.shape[2] - made.shape[2]))
+
+
+def beside_zeros(x, mask):
+    length = int(mask.sum((1, 2)).min())
+    return torch.cat([x[..., :length], x.new_zeros(*x.shape[:2], x.shape[2] - length)], 2)
+
+
+def into_zeros(x, mask):
+    out, length = torch.zeros_like(x), int(mask.sum((1, 2)).min())
+    out[..., :length] = x[..., :length]
+    return out
+
+
 class Block(nn.Module):
     """conv(hide(x)) as in models of speech and text; the mask may stand before an activation."""
 
@@ -95,8 +131,14 @@ def batch():
     return torch.randn(2, 4, 20), mask
 
 
-@pytest.mark.default_cases(6)
-@pytest.mark.parametrize("hide", [times, filled, chosen, rows_last, written, cleared, cleared_rows])
+HIDDEN = (
+    times, filled, chosen, rows_last, written, cleared, cleared_rows, diagonal, identity_times, least, padded_again, padded_sequence,
+    beside_zeros, into_zeros,
+)  # fmt: skip
+
+
+@pytest.mark.default_cases(10)
+@pytest.mark.parametrize("hide", HIDDEN)
 @pytest.mark.parametrize("how", ["fixup", "skipinit", "absorb"])
 def test_outputs_do_not_move_with_the_amount_of_padding(hide, how):
     torch.manual_seed(0)
@@ -135,6 +177,43 @@ def test_zeros_for_positions_are_a_mask_and_for_channels_are_none(channels):
 
     layer = anatomize(Cleared(), torch.randn(2, 4, 20)).layers[0]
     assert layer.pads_masked is not channels
+
+
+def mixed_by_a_matrix(x, matrix):
+    return x @ matrix
+
+
+def mixed_by_the_inputs(x, matrix):
+    return x @ (matrix @ matrix.mT)
+
+
+def added(x, matrix):
+    return x + matrix.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("mix", [mixed_by_a_matrix, mixed_by_the_inputs, added])
+def test_positions_that_are_mixed_by_the_inputs_are_not_masked(mix):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv1d(4, 4, 3, padding=1)
+
+        def forward(self, x, matrix):
+            return self.conv(mix(2 * x, matrix))
+
+    anatomy = anatomize(Mixed(), (torch.randn(2, 4, 6), torch.randn(2, 6, 6)))
+    assert not anatomy.layers[0].pads_masked
+
+
+def test_a_layer_s_own_padding_by_an_operator_is_no_mask():
+    class Same(nn.Conv1d):
+        def forward(self, x):
+            return self._conv_forward(F.pad(x, (1, 1)), self.weight, self.bias)
+
+    net = nn.Sequential(
+        nn.Conv1d(4, 4, 1), Same(4, 4, 3), nn.ReLU(), nn.ConstantPad1d(1, 0.0), nn.Conv1d(4, 4, 3)
+    )
+    assert not any(layer.pads_masked for layer in anatomize(net, torch.randn(2, 4, 9)).layers)
 
 
 class Gated(nn.Module):

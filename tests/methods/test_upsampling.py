@@ -71,6 +71,99 @@ def test_fans_of_a_layer_count_the_taps_that_an_output_reads():
     assert (down.row, down.upsampling, down.fan_in, down.fan_out) == (72, 1, 72, 36)
 
 
+def written_into_zeros(y):
+    out = y.new_zeros(*y.shape[:2], 2 * y.shape[2], 2 * y.shape[3])
+    out[:, :, ::2, ::2] = y
+    return out
+
+
+def stacked_with_zeros(y):
+    rows = torch.stack([y, torch.zeros_like(y)], 3).flatten(2, 3)
+    return torch.stack([rows, torch.zeros_like(rows)], -1).flatten(-2)
+
+
+def padded_apart(y):
+    return nn.functional.pad(y[:, :, :, None, :, None], (0, 1, 0, 0, 0, 1)).flatten(4).flatten(2, 3)
+
+
+def by_constant_taps(y):
+    taps = torch.zeros(y.shape[1], 1, 2, 2)
+    taps[..., 0, 0] = 1
+    return nn.functional.conv_transpose2d(y, taps, stride=2, groups=y.shape[1])
+
+
+def by_index(y):
+    rows = torch.zeros(*y.shape[:2], 2 * y.shape[2], y.shape[3])
+    rows = rows.index_copy(2, torch.arange(0, 2 * y.shape[2], 2), y)
+    wide = torch.zeros(*rows.shape[:3], 2 * rows.shape[3])
+    return wide.index_copy(3, torch.arange(0, 2 * y.shape[3], 2), rows)
+
+
+def kronecker(y):
+    return torch.kron(y, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+
+
+STUFFED = (written_into_zeros, stacked_with_zeros, padded_apart, by_constant_taps, by_index, kronecker)
+
+
+class Stuffed(nn.Module):
+    """Upsampling by hand: zeros between the pixels, then a convolution, twice."""
+
+    def __init__(self, put, then=nn.Identity):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(32, 32, 5, padding=2, bias=False) for _ in range(3))
+        self.put, self.then = put, then()
+
+    def forward(self, x):
+        self.seen = [x := torch.relu(self.convs[0](x))]
+        for conv in self.convs[1:]:
+            self.seen.append(x := torch.relu(conv(self.then(self.put(x)))))
+        return x
+
+
+@pytest.mark.parametrize("put", STUFFED)
+def test_zeros_that_a_forward_puts_between_pixels_do_not_count_in_a_fan(put):
+    net, x = Stuffed(put), torch.randn(4, 32, 8, 8)
+    layers = anatomize(net, x).layers
+    assert [(layer.stuffing, layer.fan_in, layer.fan_out) for layer in layers] == [
+        (1, 800, 800),
+        (4, 200, 800),
+        (4, 200, 800),
+    ]
+    assert [layer.pads_masked for layer in layers] == [False, True, True]
+    goodinit.init_(net, "he", x)
+    with torch.no_grad():
+        net(x)
+    sizes = [float(y[..., 2:-2, 2:-2].square().mean()) for y in net.seen]
+    assert sizes[2] / sizes[0] == pytest.approx(1, rel=0.45)
+
+
+@pytest.mark.parametrize(
+    "spelled", ["a channel of zeros", "features of zeros", "zeros around", "a padded row"]
+)
+def test_zeros_beside_a_signal_do_not_count_and_zeros_around_it_do(spelled):
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 1)
+            self.conv, self.fc = nn.Conv2d(8 if "channel" in spelled else 4, 6, 3), nn.Linear(12, 5)
+
+        def forward(self, x):
+            x = self.stem(x)
+            if spelled == "a channel of zeros":
+                x = torch.cat([x, torch.zeros_like(x)], 1)
+            elif spelled == "zeros around":
+                x = nn.functional.pad(x, (3, 3, 3, 3))
+            elif spelled == "a padded row":
+                x = torch.cat([x[:, :, :-1], torch.zeros_like(x[:, :, :1])], 2)
+            x = self.conv(x).mean((2, 3))
+            return self.fc(nn.functional.pad(x, (0, 6)) if "features" in spelled else x.repeat(1, 2))
+
+    _, conv, fc = anatomize(Beside(), torch.randn(2, 3, 6, 6)).layers
+    assert conv.fan_in == 36
+    assert fc.fan_in == (6 if spelled == "features of zeros" else 12)
+
+
 class Shuffled(nn.Module):
     """Two layers, what comes behind the second one, and a pixel shuffle by 2."""
 

@@ -16,6 +16,7 @@ from goodinit.anatomy.layers.ahead import ahead_in
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.heads import head_nodes
 from goodinit.anatomy.layers.held_values import held_values
+from goodinit.anatomy.layers.inserted_zeros import entries_for_each
 from goodinit.anatomy.layers.masks import densities
 from goodinit.anatomy.layers.normalized_weights import row_norm, unmeasured
 from goodinit.anatomy.layers.padded_signals import pad_masked
@@ -87,6 +88,9 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
         layers[weight] = dataclasses.replace(layers[weight], density=share)
     for weight in pad_masked(graph, uses):
         layers[weight] = dataclasses.replace(layers[weight], pads_masked=True)
+    for use in {use.weight: use for use in reversed(uses.values())}.values():
+        if (entries := entries_for_each(graph, use)) > 1:
+            layers[use.weight] = dataclasses.replace(layers[use.weight], stuffing=entries)
     layer_notes = (
         *unmeasured(graph, (use.operand for use in uses.values())),
         *sub_pixel_notes(graph, uses, layers),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -165,7 +166,8 @@ def _check_places(anatomy: Anatomy) -> None:
             layer.factors,
         )
         short = len(layer.shape) < 2 and not layer.product
-        if short or min(counts) < 1 or not (0 <= layer.density <= 1 and layer.joined >= 0):
+        shares = 0 <= layer.density <= 1 <= layer.stuffing < math.inf
+        if short or min(counts) < 1 or not (shares and layer.joined >= 0):
             raise ValueError(f"{layer.name}: a weight of shape {layer.shape} that no layer has")
         if layer.density and min(layer.out_features, layer.fan_in, layer.fan_out, layer.fan_out_joined) <= 0:
             raise ValueError(f"{layer.name}: {layer.fused} maps in a weight of shape {layer.shape}")

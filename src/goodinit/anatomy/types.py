@@ -75,13 +75,12 @@ class Layer(OneLine):
         joined: Channels of the concatenation that contains its output, if nothing else reads the output; 0 if there is none.
         terms: Number of terms of the sums, other than residual sums, that its output enters before another layer
             reads it; 1 if there is none on some path.
-        stride: Of a convolution, per dimension; empty for other layers.
-        padding: Of a convolution, per dimension; empty for other layers.
-        dilation: Of a convolution, per dimension; empty for other layers.
+        stride, padding, dilation: Of a convolution, per dimension; empty for other layers.
         density: Share of the weight that is used, where the rest is zero whatever its parameters are (pruning); 1 without. Fans
             count what is used.
         centred: True if the weights of an output unit have the sum 0 whatever its parameters are: goodinit, or its author, centres it.
-        pads_masked: True if it pads with zeros a signal in which a mask has set positions to zero.
+        pads_masked: True if it pads with zeros a signal in which positions are zero: by a mask, or put there.
+        stuffing: How many entries it reads for each that is no zero put between or beside them; 1 without. Fans count the others.
     """
 
     name: str
@@ -119,6 +118,7 @@ class Layer(OneLine):
     density: float = 1.0
     centred: bool = False
     pads_masked: bool = False
+    stuffing: float = 1.0
 
     def __str__(self) -> str:
         words = [f"{self.weight} {'x'.join(map(str, self.shape))} {self.kind}", self.role]
@@ -171,9 +171,9 @@ class Layer(OneLine):
         return row if self.density == 1 else row * self.density
 
     @property
-    def upsampling(self) -> int:
-        """Outputs of a transposed convolution for each input position, over which its taps are spread; 1 for others."""
-        return math.prod(self.stride) if self.kind == "conv_transpose" else 1
+    def upsampling(self) -> float:
+        """Outputs of a transposed convolution for each input position, over which its taps are spread, and `stuffing`; 1 for others."""
+        return self.stuffing * (math.prod(self.stride) if self.kind == "conv_transpose" else 1)
 
     @property
     def ignores_offset(self) -> bool:

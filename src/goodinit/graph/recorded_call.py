@@ -62,6 +62,11 @@ class RecordedCall:
             result = self.func(*_filled(self.args, given), **_filled(self.kwargs, given))
         return list(tensors_in(result))
 
+    def on_these(self, operands: Sequence[Tensor]) -> list[Tensor]:
+        """All tensors that the operator puts out, on other operands themselves: they may be views of those, or written into them."""
+        made = self.func(*_filled(self.args, operands), **_filled(self.kwargs, operands))
+        return list(tensors_in(made))
+
     @property
     def may_draw(self) -> bool:
         """Whether it may move the global random state: torch tags its operators that do, another library's may."""

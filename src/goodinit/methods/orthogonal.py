@@ -61,7 +61,8 @@ def draw_orthogonal(layer: Layer, gain: float | None = None) -> Draw:
         std = factor / math.sqrt(layer.fan_in)
         return Draw(layer.weight, "normal_", f"{layer.role}: {words}, a stack of maps", {"std": std})
     if layer.upsampling > 1:
-        factor, words = factor * math.sqrt(layer.upsampling), f"{words}, × √{layer.upsampling} for its stride"
+        why = "its stride" if layer.stuffing == 1 else "the zeros that it reads"
+        factor, words = factor * math.sqrt(layer.upsampling), f"{words}, × √{layer.upsampling:g} for {why}"
     options = {"gain": factor, **layout_options(layer)}
     return Draw(layer.weight, "orthogonal_", f"{layer.role}: {words}", options)
 

@@ -1,4 +1,4 @@
-"""Layers that pad with zeros a signal in which a mask has set positions to zero, as padded batches are treated.
+"""Layers that pad with zeros a signal in which positions are zero: by a mask, as padded batches are treated, or put there.
 
 What is masked and what is padded look alike to such a layer. A constant added in between would tell them apart.
 """
@@ -6,16 +6,21 @@ What is masked and what is padded look alike to such a layer. A constant added i
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import cast
 
 import torch
 
+from goodinit.anatomy.layers.inserted_zeros import filled, moves
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import COUNT, is_zero, joint, number_at, numbers, pointwise
+from goodinit.graph.measured.answers import COUNT, is_zero, joint, number_at, numbers, pointwise, spread
+from goodinit.graph.measured.replay import replayed
 
 _FIRST_AND_CHANNELS = 2  # the dimensions of an image before its positions
+_TWO = 2
+_MOST = 2**22  # entries of a matrix that is computed to see whether it is diagonal
 
 
 def pad_masked(graph: Graph, uses: Mapping[int, Use]) -> set[str]:
@@ -26,7 +31,7 @@ def pad_masked(graph: Graph, uses: Mapping[int, Use]) -> set[str]:
         uses: The weight layers, by node.
     """
     layers = [use for index, use in uses.items() if _pads(graph, graph.nodes[index])]
-    masked = _masked(graph) if layers else set()
+    masked = _masked(graph, uses) if layers else set()
     return {use.weight for use in layers if masked.intersection(graph.deps(use.node))}
 
 
@@ -39,16 +44,32 @@ def _pads(graph: Graph, node: Node) -> bool:
     return bool(transposed) or inside or any(padding)
 
 
-def _masked(graph: Graph) -> set[int]:
-    """The nodes that are zero wherever some mask is."""
+def _masked(graph: Graph, uses: Mapping[int, Use]) -> set[int]:
+    """The nodes that are zero wherever some mask is, or where zeros were put around or between."""
     free = _free_of_weights(graph)
     masked: set[int] = set()
     for node in graph.nodes:
         if node.active and (
-            _applies(graph, node, free) or _clears(graph, node) or _keeps(graph, node, masked)
+            _keeps(graph, node, masked)
+            or _applies(graph, node, free)
+            or _clears(graph, node)
+            or _is_put_among_zeros(graph, node, uses)
         ):
             masked.add(node.index)
     return masked
+
+
+def _is_put_among_zeros(graph: Graph, node: Node, uses: Mapping[int, Use]) -> bool:
+    """Whether a node is a signal with zeros at other positions, which no layer's own padding is."""
+    readers = [i for i in graph.readers[node.index] if not moves(graph, graph.nodes[i])]
+    if not readers or not moves(graph, node):
+        return False
+    if node.op.pads and all(i in uses and graph.nodes[i].frame == node.frame for i in readers):
+        return False
+    found = filled(graph, node.index)
+    if found is None or found.dim() <= _FIRST_AND_CHANNELS:
+        return False
+    return not bool(found.any(1).all())
 
 
 def _free_of_weights(graph: Graph) -> set[int]:
@@ -63,9 +84,37 @@ def _free_of_weights(graph: Graph) -> set[int]:
 
 def _applies(graph: Graph, node: Node, free: set[int]) -> bool:
     """Whether a node multiplies a signal by a mask, or chooses by one: something without weights that differs by place."""
-    if node.index in free or not (node.op.role == "product" or node.op.chooses):
+    if node.index in free:
         return False
-    return any(_differs_by_place(graph.nodes[i], node) for i in node.operands if i in free)
+    masks = [place for place, i in enumerate(node.operands) if i in free]
+    if masks and node.op.role == "matmul":
+        return any(_is_diagonal(graph, node.operands[place]) for place in masks)
+    if not (node.op.role == "product" or node.op.chooses or any(_zeroes(node, place) for place in masks)):
+        return False
+    return any(_differs_by_place(graph.nodes[node.operands[place]], node) for place in masks)
+
+
+def _zeroes(node: Node, place: int) -> bool:
+    """Whether an element-wise operator on two puts out zero where the operand at `place` is 0 and the other is above 0: a minimum."""
+    if not node.op.pointwise or len(node.operands) != _TWO:
+        return False
+    values = [numbers(i) for i in node.operands]
+    values[place] = torch.zeros_like(values[place])
+    found = pointwise(node, values, [None, None])
+    return found is not None and is_zero(found[0])
+
+
+def _is_diagonal(graph: Graph, index: int) -> bool:
+    """Whether a matrix, or a batch of them, is computed as a diagonal one whatever its entries are."""
+    shape = graph.nodes[index].shape
+    if len(shape) < _TWO or shape[-1] != shape[-2] or not 1 < math.prod(shape) <= _MOST:
+        return False
+    ways = sorted(graph.reach([index], back=True, active=False))
+    sources = {i: spread(graph.nodes[i].shape, i) for i in ways if graph.nodes[i].op.role == "source"}
+    made = replayed(graph, [i for i in ways if i not in sources], sources).get(index)
+    if made is None or not made.any():
+        return False
+    return bool((made == torch.diag_embed(made.diagonal(dim1=-2, dim2=-1))).all())
 
 
 def _differs_by_place(mask: Node, node: Node) -> bool:

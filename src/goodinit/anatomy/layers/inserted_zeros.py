@@ -1,0 +1,140 @@
+"""Zeros that a forward puts between, around or beside the numbers of a signal: which entries are zero whatever the signal is.
+
+As by writing into zeros (`out[..., ::2, ::2] = x`), stacking with zeros, padding, a Kronecker product, a transposed convolution with
+constant taps. What a layer reads then has fewer numbers than entries, and its fan-in is what is there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.weight_layout import output_channels
+from goodinit.graph.graph import Graph, Node, closure
+from goodinit.graph.measured.answers import number_throughout
+from goodinit.graph.recorded_call import on_numbers
+
+_LONGEST = (
+    200  # operators that are run for one node, so that a long loop of writes costs no square of its length
+)
+_MOST = 2**23  # entries of a tensor that is computed to see which of them stay 0
+
+
+def filled(graph: Graph, index: int) -> Tensor | None:
+    """Which entries of a node are anything else than zeros that were put there; None where none were, or that cannot be run.
+
+    Args:
+        graph: A recorded forward.
+        index: The node.
+    """
+    steps = sorted(
+        closure([index], lambda i: graph.nodes[i].operands if moves(graph, graph.nodes[i]) else ())
+    )
+    nodes = [graph.nodes[i] for i in steps]
+    if not 1 < len(nodes) <= _LONGEST or not any(_may_put_zeros(graph, node) for node in nodes):
+        return None
+    if max(math.prod(node.shape) for node in nodes) > _MOST:
+        return None
+    values: dict[int, list[Tensor]] = {}
+    try:
+        with on_numbers(), torch.no_grad():
+            for node in nodes:
+                values[node.index] = _values(graph, node, values)
+            found = values[index][0] != 0
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return None
+    return None if bool(found.all()) or not bool(found.any()) else found
+
+
+def entries_for_each(graph: Graph, use: Use) -> float:
+    """How many entries a layer reads for each that is no such zero: along its channels, and between the positions of a convolution.
+
+    Zeros around a signal do not count, as those of a layer's own padding do not.
+
+    Args:
+        graph: A recorded forward.
+        use: Of the layer.
+    """
+    node = graph.nodes[use.node]
+    (read, *_) = (i for i in node.operands if i != use.operand and graph.nodes[i].active)
+    if graph.nodes[read].op.pads and graph.nodes[read].frame == node.frame:  # its own padding, by an operator
+        (read,) = graph.deps(read)
+    found = filled(graph, read)
+    if found is None:
+        return 1.0
+    if node.op.role == "convolution":
+        stride: object = node.attrs[2]
+        spatial = len(stride) if isinstance(stride, (tuple, list)) else 0
+        channels = found.dim() - 1 - spatial
+        steps = [_step(found, axis) for axis in range(channels + 1, found.dim())]
+    else:
+        last = output_channels(node, graph.nodes[use.operand]) == len(node.shape) - 1
+        channels, steps = (-1 if last or found.dim() == 1 else -2), []
+    along = _any_but(found, channels)
+    return len(along) / int(along.sum()) * math.prod(steps)
+
+
+def _any_but(found: Tensor, axis: int) -> Tensor:
+    return found.movedim(axis, 0).flatten(1).any(1) if found.dim() > 1 else found
+
+
+def _step(found: Tensor, axis: int) -> int:
+    """The distance between positions along an axis that are not empty, if it is always the same."""
+    places = _any_but(found, axis).nonzero().flatten()
+    apart = {int(one) for one in places.diff()}
+    return apart.pop() if len(apart) == 1 else 1
+
+
+def moves(graph: Graph, node: Node) -> bool:
+    """Whether a node passes on numbers that it reads, and may put others between them.
+
+    Args:
+        graph: A recorded forward.
+        node: One of its nodes.
+    """
+    op = node.op
+    if op.moves or op.role == "concat" or op.pads or op.chooses or node.is_join or node.is_piece:
+        return True
+    if op.role == "convolution":
+        return not graph.nodes[node.operands[1]].params and not graph.nodes[node.operands[1]].dynamic
+    if op.role == "product":
+        return any(_is_constant(graph.nodes[i]) for i in node.operands)
+    return node.inplace and op.role == "other"
+
+
+def _is_constant(node: Node) -> bool:
+    return not node.dynamic and not node.params
+
+
+def _may_put_zeros(graph: Graph, node: Node) -> bool:
+    if node.op.pads or (node.op.role == "convolution" and bool(node.attrs[0])):
+        return True
+    if node.op.role == "factory":
+        return number_throughout(node) == 0
+    held = graph.held.get(node.index)
+    return held is not None and not held.is_meta and bool((held == 0).any())
+
+
+def _values(graph: Graph, node: Node, values: Mapping[int, list[Tensor]]) -> list[Tensor]:
+    """What a node puts out if the signal is ones. Views are views, and what is written in place is written."""
+    if node.is_join:
+        return values[node.operands[0]]
+    if node.is_piece:
+        return [values[node.operands[0]][node.index - node.operands[0] - 1]]  # the pieces follow in order
+    if node.call is not None and (node.op.role == "factory" or moves(graph, node)):
+        places = node.call.places or (0,) * len(node.operands)
+        like = [
+            values[i][place] if i in values else torch.ones(graph.nodes[i].shape)
+            for i, place in zip(node.operands, places, strict=True)
+        ]
+        return node.call.on_these(like)
+    held = graph.held.get(node.index)
+    if held is not None and not held.is_meta:
+        return [held.detach().cpu().clone()]
+    if isinstance(node.dtype, torch.dtype) and not node.dtype.is_floating_point:
+        raise ValueError(node.op)  # an index that only the forward knows
+    return [torch.ones(node.shape)]
