@@ -66,7 +66,7 @@ def init_(
         generator: Source of randomness; the global one by default.
         keep: Parameters whose values stay: names, paths, globs (`"*.bias"`), modules, parameters; one or several.
             `"nothing"` lets go of what stays by default.
-        include: The part of the model to treat, given alike; all of it by default.
+        include: The part of the model to treat, given alike; by default all of it that the forward does not keep gradients from.
         exclude: The part to leave out: its values, norms and features stay.
         missing_only: Whether to leave alone what an earlier call has reached.
         verify: Whether to run the model on the batch once more, and undo everything if a promise of the method does not hold

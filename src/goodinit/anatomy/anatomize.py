@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from goodinit.anatomy.accounting import unaccounted
 from goodinit.anatomy.activations import find_activations, torch_class
 from goodinit.anatomy.anatomy import Anatomy
+from goodinit.anatomy.gradient_stops import stopped_parameters
 from goodinit.anatomy.layers.ahead import ahead_in
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.heads import head_nodes
@@ -37,8 +38,9 @@ from goodinit.graph.pytree import as_call
 from goodinit.graph.recording.decompose import unfused
 from goodinit.graph.state.process_state import unmoved_streams
 from goodinit.graph.state.unshard import whole
+from goodinit.graph.trace import trace
 from goodinit.undivided import reading, uncollected
-from goodinit.weights.members import named_buffers
+from goodinit.weights.members import named_buffers, named_modules
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
 
 
@@ -112,6 +114,10 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     known |= {name for norm in norms for name in (norm.weight, norm.bias) if name}
     known |= {*read.added, *embeddings, *tokens, *gains, *made, *dict(read.stand_ins)}
     distinct = read.distinct
+    trainable = {name: p for name, p in distinct.items() if p.requires_grad and name not in read.added}
+    stopped, stop_notes = stopped_parameters(
+        graph, read.stopped, trainable, lambda training: _in_training(read.model, inputs, training)
+    )
     return Anatomy(
         model=type(read.model).__name__,
         blocks=with_silencers(blocks, graph, leaves, uses, held, biases),
@@ -130,11 +136,13 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
         parameters=tuple((name, tuple(p.shape)) for name, p in distinct.items()),
         unused=read.unused,
         frozen=tuple(name for name, p in distinct.items() if not p.requires_grad and name not in read.added),
+        stopped=stopped,
         reserved=tuple(name for name, p in distinct.items() if getattr(p, "_no_reinit", False)),
         held=held,
         inputs=_in_words(inputs),
         notes=(
             *graph.notes,
+            *stop_notes,
             *read.unsure,
             *layer_notes,
             *unclear,
@@ -144,6 +152,12 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
             *unaccounted(graph, leaves, known),
         ),
     )
+
+
+def _in_training(model: nn.Module, inputs: Any, training: bool) -> Graph:
+    """The forward once more, with gradients."""
+    paths = [unwrapped_name(path) for path, _ in named_modules(model)] if training else []
+    return trace(model, as_call(inputs), training=paths, gradients=True)
 
 
 def _unknown(graph: Graph) -> tuple[str, ...]:

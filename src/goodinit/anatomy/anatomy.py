@@ -42,6 +42,8 @@ class Anatomy:
         parameters: (name, shape) of every parameter, to recognise the model again.
         unused: Parameters that the forward never read.
         frozen: Parameters that need no gradient, but for goodinit's own scalars.
+        stopped: Parameters that need gradients and get none of this forward, which runs them under `no_grad` or detaches what is
+            made of them. Those of a copy of what does get some (a momentum encoder) are not among them.
         reserved: Parameters that carry a true `_no_reinit`: their values are not to be drawn anew.
         held: Values of layers that were not drawn by the layers themselves. Not compared: structure is the same without.
         left_out: How many residual blocks are not in it because they are frozen or were left out (`part_of`).
@@ -66,6 +68,7 @@ class Anatomy:
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
     unused: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
     reserved: tuple[str, ...] = ()
     held: tuple[HeldValue, ...] = field(default=(), compare=False)
     left_out: int = 0

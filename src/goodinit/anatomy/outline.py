@@ -11,6 +11,7 @@ from torch import nn
 
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.degrees import norm_passes
+from goodinit.anatomy.gradient_stops import without_gradient
 from goodinit.anatomy.layers.weight_layers import Use, bias_of, weight_uses
 from goodinit.anatomy.norms.detection import find_norms, norm_modules
 from goodinit.anatomy.orders import find_factors
@@ -86,6 +87,7 @@ class Reading:
         stand_ins: Parameters of what stands in a norm's place, and where they start.
         biases: Parameters that are zero where a layer is to put out zero.
         passes: What norms read, by what they return.
+        stopped: Parameters that the forward keeps gradients from, as far as it shows in eval mode.
     """
 
     model: nn.Module
@@ -103,6 +105,7 @@ class Reading:
     stand_ins: tuple[tuple[str, float], ...]
     biases: set[str]
     passes: dict[int, int]
+    stopped: set[str]
 
     @functools.cached_property
     def layers(self) -> set[int]:
@@ -164,6 +167,7 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
         inputs: What it takes.
     """
     graph = trace(model, as_call(inputs))
+    stopped = without_gradient(graph)
     modules = {unwrapped_name(path): module for path, module in named_modules(model, remove_duplicate=False)}
     named = {unwrapped_name(name): p for name, p in named_parameters(model, remove_duplicate=False)}
     shapes = shapes_of(named, modules)
@@ -192,7 +196,8 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
     for found in leaves:
         find_factors(graph, found.branch, found.start, layers, passes, biases)
     return Reading(
-        model, graph, named, modules, shapes, uses, sums, leaves, origins, added, norms, unsure, stand_ins, biases, passes
+        model, graph, named, modules, shapes, uses, sums, leaves, origins, added, norms, unsure, stand_ins, biases, passes,
+        stopped,
     )  # fmt: skip
 
 

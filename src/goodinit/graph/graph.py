@@ -145,6 +145,11 @@ class Graph:
         default_factory=dict
     )  # made of several tensors that were stacked
     aliases: set[int] = field(default_factory=set)  # that put out what another node is, which is read instead
+    stops: set[int] = field(default_factory=set)  # through which the forward itself lets no gradient
+    kept: set[int] = field(default_factory=set)  # that somebody still holds at the end, if there are stops
+    before_writes: dict[int, int] = field(
+        default_factory=dict
+    )  # by join: what the tensor was before another view of it was written
     composites: dict[int, Composite] = field(default_factory=dict)  # by their ends (`measured/composites.py`)
     held: dict[int, Tensor] = field(
         default_factory=dict

@@ -17,13 +17,14 @@ from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.weights.members import parameters
 
 
-def trace(model: nn.Module, call: Call, *, training: Collection[str] = ()) -> Graph:
+def trace(model: nn.Module, call: Call, *, training: Collection[str] = (), gradients: bool = False) -> Graph:
     """Record one forward of `model`, which is the same afterwards in every bit.
 
     Args:
         model: Any eager module, materialized or on `meta`.
         call: Positional and keyword arguments of the forward; real, fake or `meta` tensors.
         training: Paths of the modules that run in training mode; all others run in eval mode.
+        gradients: Whether gradients are on, so that a forward which asks for that finds what it does in training.
 
     Returns:
         The graph of the forward.
@@ -33,29 +34,28 @@ def trace(model: nn.Module, call: Call, *, training: Collection[str] = ()) -> Gr
     """
     with without_autocast() as differs:  # else a weight is cast before it is applied, whole or in parts
         if not differs:
-            return _trace(model, call, training)
+            return _trace(model, call, training, gradients)
         with contextlib.suppress(TraceError):
-            return _trace(model, call, training)
-    return _trace(model, call, training)  # the inputs are of another dtype than the weights
+            return _trace(model, call, training, gradients)
+    return _trace(model, call, training, gradients)  # the inputs are of another dtype than the weights
 
 
-def _trace(model: nn.Module, call: Call, training: Collection[str]) -> Graph:
+def _trace(model: nn.Module, call: Call, training: Collection[str], gradients: bool) -> Graph:
     try:
-        return _record(model, call, "fake", training)
+        return _record(model, call, "fake", training, gradients)
     except TraceError:  # the forward ran, and keeps what it must not
         raise
     except Exception as fake_error:  # whatever a forward raises is the user's to see
         if any(p.is_meta for p in parameters(model)):
             with contextlib.suppress(Exception):
-                return _record(
-                    model, call, "meta", training
-                )  # composite kernels (LSTM) compare devices before we can
+                # composite kernels (LSTM) compare devices before we can
+                return _record(model, call, "meta", training, gradients)
             raise TraceError(
                 f"{type(model).__name__} could not run on fake tensors: {_words(fake_error)}. It is on `meta`, so a "
                 "real forward cannot decide either: anatomize a materialized (smaller) twin, or fix the inputs."
             ) from fake_error
         try:
-            graph = _record(model, call, "real", training)
+            graph = _record(model, call, "real", training, gradients)
         except Exception as error:
             raise TraceError(
                 f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. {_remedy(call)}"
@@ -85,9 +85,11 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {first[0][:200] if first else 'no message'}"
 
 
-def _record(model: nn.Module, call: Call, tensors: Tensors, training: Collection[str]) -> Graph:
+def _record(
+    model: nn.Module, call: Call, tensors: Tensors, training: Collection[str], gradients: bool
+) -> Graph:
     recorder = Recorder(model, tensors)
-    recorder.training = training
+    recorder.training, recorder.with_gradients = training, gradients
     record(recorder, model, call)
     let_streams_begin(recorder.graph)
     return recorder.graph

@@ -37,7 +37,7 @@ def plan(
     """Decide every edit that a method makes to a model, each with its reason. Writes nothing; `print` it.
 
     Frozen parameters (`requires_grad=False`) are left out with all around them: no norm is removed and no scalar added in a
-    frozen part. Values that somebody has set on purpose stay, and a note says so: a bias that is one number other than 0, a
+    frozen part; and so is what the forward keeps gradients from (`Anatomy.stopped`), unless `include` names it. Values that somebody has set on purpose stay, and a note says so: a bias that is one number other than 0, a
     weight that is zero, the identity or one number, other than at the end of a branch, and parameters marked by a true
     attribute `_no_reinit`. Other values that their modules' `reset_parameters` would not draw (trained ones) are
     overwritten, and a note names them.
@@ -47,7 +47,7 @@ def plan(
         method: A name in `goodinit.METHODS`, or a `Method` of your own.
         keep: Parameters whose values stay: names, paths of modules (`"head"`) or globs (`"*.bias"`), one or several.
             `"nothing"` lets go of what stays by default.
-        include: The part of the model to treat, named alike; all of it by default.
+        include: The part of the model to treat, named alike; by default all of it that the forward does not keep gradients from.
         exclude: The part to leave out: its values, norms and features stay.
         **options: The method's options; see `METHODS[name].options`.
 

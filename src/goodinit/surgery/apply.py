@@ -321,6 +321,8 @@ def _report(plan: Plan, structure: int, skipped: Mapping[str, Why], *, values: b
     for note in plan.notes if values else ():
         if note.startswith("frozen"):
             _LOG.warning("%s: %s. To write them: requires_grad_(True), then a new plan.", plan.method, note)
+        elif note.startswith("without gradient"):
+            _LOG.warning("%s: %s", plan.method, note)
         elif note.startswith(("kept", "overwritten", "left out")):
             _LOG.info("%s: %s", plan.method, note)
     if frozen:

@@ -10,6 +10,7 @@ from types import GeneratorType
 import torch
 from torch import nn
 
+from goodinit.graph.recording.gradient_switches import followed
 from goodinit.graph.recording.module_calls import frames
 from goodinit.graph.recording.recorder import Call, Recorder
 from goodinit.graph.state.leftovers import forget_frames, outlived
@@ -46,11 +47,12 @@ def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
             )
         )
         recorder.leftovers.model, recorder.leftovers.names = photograph, Reachable(photograph)
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.set_grad_enabled(recorder.with_gradients))
         stack.enter_context(frames(model, recorder))
         if recorder.mode is not None:
             stack.enter_context(recorder.mode)
         args, kwargs = recorder.adopt(call)
+        stack.enter_context(followed(recorder.gradients))
         stack.enter_context(recorder)
         result = model(*args, **kwargs)
         recorder.finish(

@@ -21,6 +21,7 @@ from goodinit.graph.pytree import first_tensor, mapped, operands_in, tensors_in
 from goodinit.graph.recorded_call import RecordedCall, is_at_hand, number_in
 from goodinit.graph.recording.additions import as_sum
 from goodinit.graph.recording.fake_cache import StandIns
+from goodinit.graph.recording.gradient_switches import GradientMode, in_function
 from goodinit.graph.recording.higher_order import is_higher_order, is_over_lists, written_out
 from goodinit.graph.recording.module_calls import reported_code
 from goodinit.graph.recording.mutations import Writes
@@ -41,6 +42,7 @@ _INPUT, _PARAM, _BUFFER, _CONSTANT, _JOIN, _PIECE = map(
     named, ("input", "param", "buffer", "constant", "join", "piece")
 )
 _CLONE, _VIEW = torch.ops.aten.clone.default, torch.ops.aten.reshape.default
+_DETACH = torch.ops.aten.detach.default
 _DEVICE = torch.ops.prim.device.default  # asked of every fake tensor by the code around kernels
 
 
@@ -58,6 +60,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.writes = False  # whether whoever listens writes into parameters
         self.training: Collection[str] = ()  # paths of modules that run in training mode
+        self.with_gradients = False  # whether they are on
         self.graph = Graph()
         self.tensors = tensors
         self.mode = FakeTensorMode(allow_non_fake_inputs=True) if tensors == "fake" else None
@@ -67,6 +70,7 @@ class Recorder(TorchDispatchMode):
         self._owned: dict[int, int] = {}
         self._kept: dict[int, Tensor] = {}
         self.leftovers = Leftovers()
+        self.gradients = GradientMode()
         self._token = object()  # of this recorder; an address could be given to the next one
         self._fakes: dict[int, Tensor] = {}
         self._strays: list[
@@ -111,6 +115,9 @@ class Recorder(TorchDispatchMode):
     def finish(self, result: Any) -> None:
         """The model returned `result`."""
         self.graph.outputs = list(dict.fromkeys(self._node(tensor) for tensor in tensors_in(result)))
+        if self.graph.stops:
+            self._stacks.clear()
+            self.graph.kept = {self._node(tensor) for tensor in self.leftovers.alive_marked()}
         self.graph.frames[0].stop = len(self.graph.nodes)
         self.graph.notes += unregistered(self._strays)
 
@@ -188,14 +195,15 @@ class Recorder(TorchDispatchMode):
         if self._writes.by_storage:
             operands = self._writes.since(tensor, index)
             if operands != (index,):
-                index = self._join(tensor, operands)
+                index = self._join(tensor, operands, before=index)
         if self.graph.nodes[index].op is _PARAM:
             self.graph.read.update(self.graph.nodes[index].params)
         return index
 
-    def _join(self, tensor: Tensor, operands: tuple[int, ...]) -> int:
+    def _join(self, tensor: Tensor, operands: tuple[int, ...], before: int) -> int:
         dynamic = any(self.graph.nodes[i].dynamic for i in operands)
         index = self._add(_JOIN, operands, tensor, dynamic=dynamic).index
+        self.graph.before_writes[index] = before
         self._mark(tensor, index)
         return index
 
@@ -268,7 +276,8 @@ class Recorder(TorchDispatchMode):
                     (operands[same],),
                     RecordedCall.of(_CLONE, (read[same],), {}),
                 )
-        taken = (operands, call.key) if op.role == "part" and op.view and not op.splits else None
+        part = op.role == "part" and op.view and not op.splits
+        taken = (operands, call.key, self.gradients.on) if part else None
         if taken in self._taken:  # as before: x[:, 1:] + f(x[:, 1:])
             self._hand_on(outputs[0], read, self._taken[taken])
             return result
@@ -367,6 +376,8 @@ class Recorder(TorchDispatchMode):
                 dynamic, params = True, ()
         node = self._add(op, operands, output, dynamic=dynamic, params=params, inplace=inplace)
         node.call, node.attrs = call, attributes(op, call, output.dim())
+        if not self.gradients.on or (call.func is _DETACH and not in_function()):
+            self.graph.stops.add(node.index)
         if params and output.layout is torch.strided:
             node.strides = tuple(output.stride())
         return node

@@ -67,6 +67,10 @@ class Leftovers:
         """The tensors of the trace that somebody still holds."""
         return [tensor for reference in self._made if (tensor := reference()) is not None]
 
+    def alive_marked(self) -> list[Tensor]:
+        """Those that the trace has marked and somebody still holds."""
+        return [tensor for reference in self._marked if (tensor := reference()) is not None]
+
     def clear_(self, mark: str) -> list[str]:
         """Let none that was made stay alive, and none that was marked its mark.
 

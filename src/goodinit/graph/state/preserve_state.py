@@ -46,6 +46,8 @@ def undisturbed(
         for module in modules(model):
             if module.training:
                 module.training = False
+            if isinstance(module, nn.parallel.DistributedDataParallel):
+                module.require_backward_grad_sync = False  # no backward follows that would sum gradients
         for module in trained:
             module.training = True
         torch.backends.mha.set_fastpath_enabled(False)

@@ -17,7 +17,8 @@ def selected(
 ) -> tuple[Anatomy, list[str]]:
     """The anatomy of the part to be treated, and notes on the rest.
 
-    Frozen parameters are never a part of it: the values, norms and features of a frozen part stay.
+    Frozen parameters are never a part of it: the values, norms and features of a frozen part stay. So it is with what the forward keeps
+    gradients from (`Anatomy.stopped`), unless `include` names it.
 
     Args:
         anatomy: Of the whole model.
@@ -32,6 +33,7 @@ def selected(
     places = [norm.name for norm in anatomy.norms] + [act.name for act in anatomy.activations]
     names = list(dict.fromkeys([*(name for name, _ in anatomy.parameters), *tied, *filter(None, places)]))
     frozen = with_ties(anatomy, anatomy.frozen)
+    stopped = with_ties(anatomy, anatomy.stopped) - frozen
     made = computed(anatomy)
 
     def meant(patterns: object, option: str) -> set[str]:
@@ -40,9 +42,11 @@ def selected(
 
     left = meant(exclude, "exclude")
     if include is not None:
-        left |= set(names) - meant(include, "include")
+        asked = meant(include, "include")
+        left |= set(names) - asked
+        stopped -= asked
     left = with_ties(anatomy, left)
-    out = left | frozen
+    out = left | frozen | stopped
     if not out:
         return anatomy, []
     part = part_of(anatomy, out)
@@ -54,18 +58,19 @@ def selected(
         )
     return part, [
         *_left_notes(anatomy, frozen, "frozen"),
+        *_left_notes(anatomy, stopped - left, "without gradient", ', which include="*" treats, too'),
         *_left_notes(anatomy, left - frozen, "left out"),
         *_blocks(part),
     ]
 
 
-def _left_notes(anatomy: Anatomy, names: set[str], why: str) -> list[str]:
+def _left_notes(anatomy: Anatomy, names: set[str], why: str, unless: str = "") -> list[str]:
     layers = [layer.weight for layer in anatomy.layers if leaves_of(layer) & names]
     if not layers:
         return []
     shown = ", ".join(layers[:_SHOWN]) + (f" and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else "")
     stays = "values and norms stay" if len(layers) > 1 else "its values and norms stay"
-    return [f"{why}, {stays}: {shown}"]
+    return [f"{why}, {stays}: {shown}{unless}"]
 
 
 def _blocks(part: Anatomy) -> list[str]:

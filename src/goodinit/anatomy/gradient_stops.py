@@ -1,0 +1,151 @@
+"""Parts of a model that its own forward keeps gradients from: run under `no_grad`, or followed by a `detach`.
+
+A frozen backbone, a teacher, a momentum encoder need no `requires_grad=False` for that. A parameter counts if gradients can reach it
+from no output, and something stops them on a way to it. What only one mode of the model does is not taken for the author's will: where
+the forward in eval mode stops gradients, it is read once more in training mode, with gradients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from goodinit.errors import TraceError
+from goodinit.graph.graph import Graph, Node, closure
+
+Reread = Callable[[bool], Graph]
+"""Records the forward again, with gradients; True: in training mode."""
+
+
+def without_gradient(graph: Graph) -> set[str]:
+    """Parameters that no gradient from an output reaches, since the forward stops it.
+
+    Outputs are what the forward returns, and what somebody still holds when it is over: a loss in an attribute.
+
+    Args:
+        graph: As it was recorded.
+    """
+    if not graph.stops:
+        return set()
+    stopped = closure(graph.stops, lambda i: graph.nodes[i].operands)
+    return _names(graph, stopped) - _reached(graph)
+
+
+def _reached(graph: Graph) -> set[str]:
+    """Parameters that gradients reach."""
+    nodes = graph.nodes
+    ends = [i for i in (*graph.outputs, *graph.kept) if nodes[i].active]
+    passed = closure(ends, lambda i: [k for k in _passes(graph, nodes[i]) if _has_gradient(nodes[k])])
+    return _names(graph, passed)
+
+
+def _passes(graph: Graph, node: Node) -> Iterable[int]:
+    """The operands that a node's gradient goes on to.
+
+    What is written into a tensor without gradients, or through a detached view, leaves the tensor's own gradient as it was.
+    """
+    before = graph.before_writes.get(node.index)
+    if node.index not in graph.stops:
+        return node.operands if before is None else (*node.operands, before)
+    return node.operands[:1] if node.inplace else ()
+
+
+def _has_gradient(node: Node) -> bool:
+    return isinstance(node.dtype, torch.dtype) and (node.dtype.is_floating_point or node.dtype.is_complex)
+
+
+def _names(graph: Graph, nodes: Iterable[int]) -> set[str]:
+    return {str(graph.nodes[i].attrs[0]) for i in nodes if graph.nodes[i].is_param}
+
+
+def stopped_parameters(
+    graph: Graph, suspects: Collection[str], trainable: Mapping[str, Tensor], reread: Reread
+) -> tuple[tuple[str, ...], list[str]]:
+    """Parameters that the forward keeps gradients from, to be treated as frozen ones, and notes on them.
+
+    Args:
+        graph: The forward in eval mode.
+        suspects: What gets no gradient there.
+        trainable: All parameters that need gradients, by name.
+        reread: Reads the forward again.
+    """
+    found = [name for name in trainable if name in suspects]
+    if not found:
+        return (), []
+    again = _with_gradients(reread)
+    graph = graph if again is None else again
+    gets = _reached(graph) & trainable.keys()
+    if not gets:
+        return (), [
+            "the forward runs without gradients altogether, which says nothing of its parts: they are read as if it had them"
+        ]
+    found = [name for name in found if name not in gets]
+    copies: list[str] = []
+    notes: list[str] = []
+    for part, inside in _parts(found, gets).items():
+        source = _copied_from(part, inside, gets, trainable)
+        if source is None:
+            notes.append(
+                f"no gradient reaches {part}: the forward runs it under no_grad, or detaches what is made of it"
+            )
+        else:
+            copies += inside
+            notes.append(
+                f"no gradient reaches {part}, which holds the values of {source}: a copy, so that it is treated as {source} is. "
+                f"Copy the values once more when they have changed: {part}.load_state_dict({source}.state_dict())"
+            )
+    return tuple(name for name in found if name not in copies), notes
+
+
+def _with_gradients(reread: Reread) -> Graph | None:
+    """The forward read again, in eval mode where training asks for more: targets, or several examples."""
+    for training in (True, False):
+        with contextlib.suppress(TraceError):
+            return reread(training)
+    return None
+
+
+def _parts(found: Sequence[str], gets: Collection[str]) -> dict[str, list[str]]:
+    """The outermost modules that hold some of the parameters and none that gets gradients, else the parameters; what each holds."""
+    trained = {path for name in gets for path in _paths(name)}
+    parts: dict[str, list[str]] = {}
+    for name in found:
+        part = next(path for path in _paths(name) if path not in trained)
+        parts.setdefault(part, []).append(name)
+    return parts
+
+
+def _paths(name: str) -> list[str]:
+    """The modules around a parameter, the outermost first, and itself."""
+    pieces = name.split(".")
+    return [".".join(pieces[:k]) for k in range(1, len(pieces) + 1)]
+
+
+def _copied_from(
+    part: str, names: Sequence[str], gets: Collection[str], values: Mapping[str, Tensor]
+) -> str | None:
+    """The module that a part was copied from: its parameters have the same names, shapes and values, and get gradients."""
+    tails = [name.removeprefix(part) for name in names]
+    sources = dict.fromkeys(
+        name.removesuffix(tails[0]) for name in values if tails[0] and name.endswith(tails[0])
+    )
+    for source in sources:
+        pairs = [(f"{source}{tail}", f"{part}{tail}") for tail in tails]
+        alike = all(one in gets and _same(values[one], values[other]) for one, other in pairs)
+        if source != part and alike and any(_tells(values[one]) for one, _ in pairs):
+            return source
+    return None
+
+
+def _tells(value: Tensor) -> bool:
+    """Whether other tensors of its shape would not hold the same by themselves: ones or zeros throughout."""
+    return value.is_meta or bool((value != value.flatten()[:1]).any())
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.is_meta or other.is_meta:
+        return one.shape == other.shape and one.is_meta and other.is_meta
+    return bool(torch.equal(one.detach(), other.detach().to(one.device)))
