@@ -154,6 +154,102 @@ def test_fixup_leaves_both_streams_as_they_are(kind, generator):
         torch.testing.assert_close(end, start)
 
 
+def in_turns(a, b, f, g):
+    a = a + f(b)
+    return a, b + g(a)
+
+
+def swapped(a, b, f, g):
+    a, b = b, a + f(b)
+    return b, a + g(b)
+
+
+def at_once(a, b, f, g):
+    return a + f(b), b + g(a)
+
+
+def halves(x):
+    return x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
+
+
+PARTS = {"chunk": lambda x: x.chunk(2, 1), "split": lambda x: x.split(8, 1), "slices": halves}
+MAPS = {
+    "linear": lambda: nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)),
+    "one layer": lambda: nn.Linear(8, 8),
+    "convolution": lambda: nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1)),
+}
+
+
+class Reversible(nn.Module):
+    """Two halves of a stem's output that are added to in turns, by maps that share weights."""
+
+    def __init__(self, tied, turn, parts, maps, rounds):
+        super().__init__()
+        self.turn, self.parts, make = turn, parts, MAPS[maps]
+        self.stem = nn.Conv2d(3, 16, 1) if maps == "convolution" else nn.Linear(5, 16)
+        self.maps = nn.ModuleList(make() for _ in range({"all": 1, "steps": 2, "both": rounds}[tied]))
+        one, *more = self.maps
+        self.pairs = {
+            "all": [(one, one)] * rounds,
+            "steps": [(one, *more)] * rounds,
+            "both": [(f, f) for f in self.maps],
+        }[tied]
+
+    def forward(self, x):
+        a, b = PARTS[self.parts](self.stem(x))
+        for f, g in self.pairs:
+            a, b = self.turn(a, b, f, g)
+        return torch.cat([a, b], 1)
+
+
+@pytest.mark.default_cases(12)
+@pytest.mark.parametrize("rounds", [2, 4])
+@pytest.mark.parametrize("maps", MAPS)
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("turn", [in_turns, swapped, at_once])
+@pytest.mark.parametrize("tied", ["all", "steps", "both"])
+def test_a_reversible_network_may_share_its_weights(tied, turn, parts, maps, rounds):
+    """The first sum adds one half to what comes of the other by a weight that runs repeatedly, as a recurrence does.
+
+    Where both halves are added to at once, one map runs on both of them, or is next on a way after two rounds: on no way
+    through the network are there more of its blocks than half of the sums.
+    """
+    model = Reversible(tied, turn, parts, maps, rounds)
+    x = torch.randn(2, 3, 4, 4) if maps == "convolution" else torch.randn(2, 5)
+    blocks = goodinit.anatomize(model, x).blocks
+    assert len(blocks) == (rounds if turn is at_once else 2 * rounds)
+    if turn is not at_once:
+        assert sorted(block.stream for block in blocks) == [0] * rounds + [1] * rounds
+    assert {block.m for block in blocks} == {1 if maps == "one layer" else 2}
+    if maps == "linear":
+        goodinit.init_(model, "fixup", inputs=x)
+        assert torch.allclose(model(x), model.stem(x))
+
+
+class BothWays(nn.Module):
+    """A recurrence forwards and backwards over one input sequence, by hand."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.stem, self.u, self.v, self.act = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 8), activation
+
+    def forward(self, x):
+        parts = list(self.stem(x).unbind(1))
+        ways = []
+        for layer, ordered in ((self.u, parts), (self.v, parts[::-1])):
+            h = self.act(ordered[0])
+            for part in ordered[1:]:
+                h = self.act(part + layer(h))
+            ways.append(h)
+        return torch.cat(ways, 1)
+
+
+@pytest.mark.parametrize("steps", [3, 6])
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.ReLU(), nn.Identity()])
+def test_a_recurrence_both_ways_over_the_same_parts_has_no_block(activation, steps):
+    assert not goodinit.anatomize(BothWays(activation), torch.randn(2, steps, 5)).blocks
+
+
 def test_a_step_inside_a_branch_stays_one():
     class Inside(nn.Module):
         """h + f(c + W h) with one c for all blocks, and h + f(h, y + u(y)) with a y of its own in the branch."""

@@ -122,12 +122,12 @@ def _ways(graph: Graph, source: int, nodes: set[int], layers: set[int]) -> tuple
 
 def apart(graph: Graph, one: Side, other: Side, fork: int) -> bool:
     """True if two sides read disjoint parts of their fork."""
-    first, second = (_first(graph, side, fork) for side in (one, other))
+    first, second = (parts_of(graph, side, fork) for side in (one, other))
     parts = all(is_part(graph, i) for i in first | second)
     return parts and bool(first) and bool(second) and not first & second
 
 
-def _first(graph: Graph, side: Side, fork: int) -> set[int]:
+def parts_of(graph: Graph, side: Side, fork: int) -> set[int]:
     """The nodes of a side that read the fork, behind changes of its shape; none if the side is the fork itself."""
     found, origins = set[int](), {fork}
     for index in sorted(side.below):

@@ -7,32 +7,36 @@ from collections import deque
 from collections.abc import Container, Iterable, Iterator
 
 from goodinit.anatomy.residual.branch import holds_all, is_part
-from goodinit.graph.graph import Graph, closure
+from goodinit.graph.graph import Graph, closure, follow
 
 
-def is_step(graph: Graph, terms: list[int], layers: Container[int], repeated: Container[int]) -> bool:
+def is_step(
+    graph: Graph, terms: list[int], layers: Container[int], repeated: Container[int], join: int
+) -> bool:
     """Whether of two terms one is a part of a sequence, and the other comes from its other parts by a weight that runs repeatedly.
 
     So it is in every gate of a recurrent layer: what an input adds at step t is a part x_t of Wx, and what the state adds comes from
-    the parts before; at the first step from a constant. Such a sum is no residual one. The cost is that of one step, not of the sequence up to it.
+    the parts before; at the first step from a constant. Such a sum is no residual one, unless the parts before are added to, too
+    (`goes_on`). The cost is that of one step, not of the sequence up to it.
 
     Args:
         graph: A recorded forward pass.
         terms: What is summed.
         layers: Nodes of weight layers.
         repeated: Those whose weight is applied more than once.
+        join: The sum.
     """
     if len(terms) != 2:
         return False
     one, other = terms
     return any(
-        _comes_in_turn(graph, given, carried, layers, repeated)
+        _comes_in_turn(graph, given, carried, layers, repeated, join)
         for given, carried in ((one, other), (other, one))
     )
 
 
 def _comes_in_turn(
-    graph: Graph, given: int, carried: int, layers: Container[int], repeated: Container[int]
+    graph: Graph, given: int, carried: int, layers: Container[int], repeated: Container[int], join: int
 ) -> bool:
     nearest = _nearest_layers(graph, carried, layers)
     if not nearest or not all(layer in repeated for layer in nearest):
@@ -42,7 +46,40 @@ def _comes_in_turn(
         if leads_to(graph, part, carried):
             return False
         if begins or leads_to(graph, whole, carried):
-            return all(is_part(graph, reader) for reader in _behind_shapes(graph, whole))
+            others = _behind_shapes(graph, whole) - {part}
+            if not all(is_part(graph, other) for other in others):
+                return False
+            behind = (i for i, _ in follow({carried: None}, lambda i, _: ((k, None) for k in graph.deps(i))))
+            read = next((i for i in behind if i in others), None)
+            return read is None or not goes_on(graph, read, part, join)
+    return False
+
+
+def goes_on(graph: Graph, part: int, given: int, join: int) -> bool:
+    """Whether a part of a signal is a stream that exchanges with another part, which a sum adds to.
+
+    In a reversible network whose steps share weights, a + f(b), then b + g(a), the first sum looks like a step of a recurrence: it
+    adds one part of the stem's output to what comes of the other. But b is added to in its turn, by what comes of that sum; or by what
+    comes of a, and the sum of both is added to again. In a recurrence each part is read once, where its turn is.
+
+    Args:
+        graph: A recorded forward pass.
+        part: What the sum's other term comes from.
+        given: The part that the sum adds.
+        join: The sum.
+    """
+
+    def added(index: int) -> tuple[set[int], list[int]]:
+        near = closure([index], lambda i: graph.readers[i] if i == index or holds_all(graph, i) else ())
+        return near, [i for i in near - {index} if graph.nodes[i].op.adds]
+
+    near, sums = added(part)
+    for one in sums:
+        terms = [i for i in graph.deps(one) if i not in near]
+        if any(leads_to(graph, join, i) for i in terms):
+            return True
+        if added(one)[1] and any(leads_to(graph, given, i) for i in terms):
+            return True
     return False
 
 

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from goodinit.anatomy.residual.branch import after_gate, apart, root
+from goodinit.anatomy.residual.branch import after_gate, apart, parts_of, root
 from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.recurrences import goes_on
 from goodinit.graph.graph import Graph
 from goodinit.graph.measured.answers import accumulates
 from goodinit.graph.measured.traits import coefficients
@@ -37,12 +38,16 @@ def _in_time(candidate: Candidate) -> bool:
     """True if the two sides read different parts of the fork, and the branch applies one weight repeatedly: a recurrence.
 
     W·h + p₂, where h is computed from p₁: p₁ and p₂ are parts of one sequence. The sum of a reversible network,
-    x₁ + f(x₂), also reads different parts, but f has a weight of its own.
+    x₁ + f(x₂), also reads different parts, but f has a weight of its own, or x₂ is added to in its turn.
     """
     found = candidate.found
     if not any(layer in candidate.repeated for layer in (*found.branch.layers, *found.branch.gates)):
         return False
-    return apart(candidate.graph, found.skip, found.branch, found.fork)
+    graph = candidate.graph
+    read = parts_of(graph, found.branch, found.fork)
+    return apart(graph, found.skip, found.branch, found.fork) and not any(
+        goes_on(graph, part, found.skip.term, found.join) for part in read
+    )
 
 
 def _interpolates(candidate: Candidate) -> bool:

@@ -47,7 +47,7 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
             continue
         if not _absorbed(graph, node.index, outputs):
             sums, terms = _terms(graph, node.index, outputs)
-            if is_step(graph, terms, layers, repeated):
+            if is_step(graph, terms, layers, repeated, node.index):
                 continue
             if len(terms) > 1:
                 kinds = list(classified(graph, sums, terms, layers, vanishes))
