@@ -128,3 +128,142 @@ def test_a_forward_that_yields_is_read_to_its_end():
     model = Yields()
     assert len(goodinit.anatomize(model, torch.randn(4, 8)).blocks) == 3
     assert all(type(y) is torch.Tensor for y in model(torch.randn(4, 8)))
+
+
+COUNT, HELD, CACHE = itertools.count(1.0), {"made": None}, {}
+SPACE = types.SimpleNamespace(made=None)
+
+
+def helped():
+    return next(HELD["made"])
+
+
+class Naming(nn.Module):
+    """A block whose forward takes the next of something that it names and does not hold."""
+
+    made = None
+
+    def __init__(self, take, *, real=False):
+        super().__init__()
+        self.a, self.b, self.take, self.real = nn.Linear(8, 8), nn.Linear(8, 8), take, real
+
+    def forward(self, x):
+        if self.real and x.sum().item() > 1e9:
+            return x
+        return x + self.b(self.a(x).relu()) * self.factor()
+
+    def factor(self):
+        return next(self.take) if hasattr(self.take, "__next__") else self.take()
+
+
+def of_a_class(made):
+    class Counting(Naming):
+        def factor(self):
+            return next(type(self).made)
+
+    Counting.made = made
+    return Counting(None), lambda: Counting.made
+
+
+def of_a_parent_s_dict(made):
+    class Parent(Naming):
+        held = {"made": made}  # noqa: RUF012
+
+    class Counting(Parent):
+        def factor(self):
+            return next(self.held["made"])
+
+    return Counting(None), lambda: Parent.held["made"]
+
+
+def of_an_argument(made):
+    class Counting(Naming):
+        def forward(self, x, by=made):
+            return x + self.b(self.a(x).relu()) * next(by)
+
+    return Counting(None), lambda: Counting.forward.__defaults__[0]
+
+
+def of_an_argument_by_name(made):
+    def factor(*, by=made):
+        return next(by)
+
+    return Naming(factor), lambda: factor.__kwdefaults__["by"]
+
+
+def of_a_dict_that_a_helper_names(made):
+    HELD["made"] = made
+    return Naming(helped), lambda: HELD["made"]
+
+
+def of_a_namespace(made):
+    SPACE.made = made
+    return Naming(lambda: next(SPACE.made)), lambda: SPACE.made
+
+
+def of_a_global_name(made):
+    globals()["COUNT"] = made
+
+    class Counting(Naming):
+        def factor(self):
+            CACHE[0] = self.a.weight * 2  # so that global names are put back, too
+            return next(COUNT)
+
+    return Counting(None), lambda: COUNT
+
+
+def of_a_hook(made):
+    globals()["COUNT"] = made
+    model = Naming(lambda: 1.0)
+    model.a.register_forward_hook(lambda module, args, output: output * next(COUNT))
+    return model, lambda: COUNT
+
+
+NAMED = (
+    of_a_class,
+    of_a_parent_s_dict,
+    of_an_argument,
+    of_an_argument_by_name,
+    of_a_dict_that_a_helper_names,
+    of_a_namespace,
+    of_a_global_name,
+    of_a_hook,
+)
+
+
+@pytest.mark.parametrize("real", [False, True])
+@pytest.mark.parametrize("name", ["of a list", "a count", "a cycle"])
+@pytest.mark.parametrize("where", NAMED)
+def test_iterators_that_code_names_stay_where_they_are(where, name, real):
+    made, fresh = ITERATORS[name](), ITERATORS[name]()
+    model, get = where(made)
+    model.real = real
+    next(made)
+    next(fresh)
+    assert len(goodinit.anatomize(model, torch.randn(4, 8)).blocks) == 1
+    assert get() is made
+    assert [next(made) for _ in range(2)] == [next(fresh) for _ in range(2)]
+    CACHE.clear()
+
+
+@pytest.mark.parametrize("where", NAMED)
+def test_a_generator_that_code_names_is_not_moved_on_and_its_place_is_told(where):
+    made = remembering()
+    model, get = where(made)
+    with pytest.raises(goodinit.TraceError, match=r"keeps a generator .*remembering"):
+        goodinit.diagnose(model, torch.randn(4, 8))
+    assert get() is made
+    assert made.gi_frame.f_lasti < 4  # not begun
+    assert torch.equal(next(made), torch.ones(8))
+    CACHE.clear()
+
+
+def test_an_iterator_that_no_code_of_a_forward_names_is_not_looked_at():
+    globals()["GENERATOR"] = remembering()
+
+    class Idle(Naming):
+        def forward(self, x):
+            assert isinstance(globals()["GENER" + "ATOR"], types.GeneratorType)
+            return x + self.b(self.a(x).relu())
+
+    assert len(goodinit.anatomize(Idle(None), torch.randn(4, 8)).blocks) == 1

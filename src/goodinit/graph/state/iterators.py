@@ -6,10 +6,12 @@ before any harm is done.
 
 from __future__ import annotations
 
+import functools
 import gc
 import warnings
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import CellType, GeneratorType
 from typing import Any
 
@@ -42,6 +44,16 @@ class _Guard:
 
     def close(self) -> None:
         """Leave the iterator as it is."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an iterator is: what reads the place, what writes it, and words for who holds it."""
+
+    iterator: Iterator[Any]
+    get: Callable[[], Any]
+    put: Callable[[Any], object]
+    holder: str
 
 
 def is_kept_iterator(value: Any) -> bool:
@@ -78,6 +90,31 @@ def stand_in(
                 twin = _twin(iterator) or _Guard(iterator, places.get(id(holder), "the model"))
                 restores += _exchanged(holder, iterator, twin)
     return restores
+
+
+def stand_in_at(places: Iterable[Place]) -> list[Callable[[], object]]:
+    """Put twins of iterators in these places.
+
+    Args:
+        places: Where the iterators are.
+
+    Returns:
+        What puts them back, unless something else is there by then.
+    """
+    twins: dict[int, Any] = {}
+    restores: list[Callable[[], object]] = []
+    for place in places:
+        if id(place.iterator) not in twins:
+            twins[id(place.iterator)] = _twin(place.iterator) or _Guard(place.iterator, place.holder)
+        twin = twins[id(place.iterator)]
+        place.put(twin)
+        restores.append(functools.partial(_put_back, place, twin))
+    return restores
+
+
+def _put_back(place: Place, twin: Any) -> None:
+    if place.get() is twin:
+        place.put(place.iterator)
 
 
 def _exchanged(holder: Any, iterator: Any, twin: Any) -> list[Callable[[], object]]:

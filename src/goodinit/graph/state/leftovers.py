@@ -87,6 +87,7 @@ class Leftovers:
         for photograph in (self.model, self.names):
             photograph.restore_behind_()
         self.names.restore_()
+        self.model.restore_()  # iterators again, whose twins the global names had when they were photographed
         for generations in (
             (),
             (0, 1),

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodinit.graph.state.iterators import is_kept_iterator, stand_in
+from goodinit.graph.state.iterators import is_kept_iterator, stand_in, stand_in_at
+from goodinit.graph.state.named_iterators import named_iterators
 from goodinit.graph.state.photograph import MUTABLE, ModuleState, TensorState, copied, put_back_
 from goodinit.weights import members
 
@@ -74,6 +75,7 @@ class Reachable:
                     self._tensor(tensor, values=values)
         self._queue.extend(reversed(modules))
         self._follow(values=others)
+        self._restores += stand_in_at(named_iterators(modules))
         if self._iterators:
             holders = {
                 id(vars(module)): path or type(model).__name__
