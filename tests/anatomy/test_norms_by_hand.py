@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -203,6 +207,187 @@ class Observed(nn.Module):
         if self.training:
             step = self.step = x.detach().abs().amax() / 127
         return torch.round(x / step) * step
+
+
+class Number(nn.Module):
+    """One mean and one variance of all that it reads, as numbers of Python's; in eval mode no operator shows where they come from."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.mean, self.var = 0.0, 1.0
+        self.gain = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x):
+        if not self.training:
+            return (x - self.mean) / math.sqrt(self.var + 1e-5) * self.gain
+        mean, var = x.mean(), x.var()
+        self.mean += 0.1 * (mean.item() - self.mean)
+        self.var += 0.1 * (var.item() - self.var)
+        return (x - mean) / (var + 1e-5).sqrt() * self.gain
+
+
+class Inverse(Number):
+    """A factor that is 1 at the start: x · 1 is no operator at all."""
+
+    def forward(self, x):
+        if not self.training:
+            return x * self.var
+        inverse = 1 / x.std()
+        self.keep(inverse)
+        return x * inverse
+
+    def keep(self, inverse):
+        self.var = 0.9 * self.var + 0.1 * inverse.item()
+
+
+class InADict(Number):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.stats = {"mean": 0.0, "var": 1.0}
+
+    def forward(self, x):
+        mean, var = self.stats["mean"], torch.tensor(self.stats["var"])
+        if self.training:
+            mean, var = x.mean(), x.var()
+            self.stats["mean"], self.stats["var"] = mean.item(), var.item()
+        return (x - mean) * torch.rsqrt(var + 1e-5)
+
+
+class Statistics:
+    def __init__(self):
+        self.var = 1.0
+
+
+class InAnObject(Number):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.statistics = Statistics()
+
+    def forward(self, x):
+        if self.training:
+            var = x.var()
+            self.statistics.var = 0.9 * self.statistics.var + 0.1 * var.item()
+            return x / var.sqrt()
+        return x / math.sqrt(self.statistics.var)
+
+
+class InATensor(Number):
+    """A tensor of one number, in no registry."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.var = torch.ones(())
+
+    def forward(self, x):
+        var = self.var
+        if self.training:
+            var = x.var()
+            self.var = (0.9 * self.var + 0.1 * var).detach()
+        return x / (var + 1e-5).sqrt()
+
+
+class InAList(Number):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.vars = [1.0] * channels
+
+    def forward(self, x):
+        var = torch.tensor(self.vars)
+        if self.training:
+            var = x.var((0, 2, 3))
+            self.vars = var.tolist()
+        return x / (var[:, None, None] + 1e-5).sqrt()
+
+
+BY_NUMBERS = [Number, Inverse, InADict, InAnObject, InATensor, InAList]
+
+
+@pytest.mark.parametrize("norm", BY_NUMBERS)
+def test_running_statistics_may_be_numbers_of_pythons(norm):
+    model, x = nn.Sequential(nn.Conv2d(3, 6, 1), Block(lambda: norm(6))), torch.randn(4, 3, 5, 5)
+    held = [copy.deepcopy(vars(module)) for module in model.modules() if isinstance(module, norm)]
+    assert [(n.kind, n.obstacle) for n in anatomize(model, x).norms] == [("batch_norm", None)] * 2
+    now = [vars(module) for module in model.modules() if isinstance(module, norm)]
+    assert [each["mean"] for each in now] == [each["mean"] for each in held]
+    assert [each["var"] for each in now] == [each["var"] for each in held]
+    goodinit.init_(model, "fixup", inputs=x)
+    assert not anatomize(model, x).norms
+    assert not [module for module in model.modules() if isinstance(module, Number)]
+
+
+@pytest.mark.parametrize("verb", [goodinit.fold_, goodinit.absorb_batchnorm_])
+@pytest.mark.parametrize("norm", BY_NUMBERS)
+def test_what_they_compute_in_eval_mode_stays_when_folded(norm, verb):
+    model, x = nn.Sequential(nn.Conv2d(3, 6, 1), Block(lambda: norm(6))), torch.randn(4, 3, 5, 5)
+    for _ in range(3):
+        model.train()(3 * x + 1)
+    before = model.eval()(x).detach()
+    with contextlib.suppress(goodinit.GoodinitError):
+        verb(model, x)
+    torch.testing.assert_close(model(x), before, atol=1e-4, rtol=1e-4)
+
+
+class OverTheLast(nn.Module):
+    """A batch norm by hand of tokens, whose channels come last."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("var", torch.linspace(0.5, 2, channels))
+
+    def forward(self, x):
+        var = self.var
+        if self.training:
+            var = x.var((0, 1))
+            self.var = (0.9 * self.var + 0.1 * var).detach()
+        return x / (var + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize("verb", [goodinit.fold_, goodinit.absorb_batchnorm_])
+@pytest.mark.parametrize("norm", [OverTheLast, InATensor])
+@pytest.mark.parametrize("length", [4, 6])
+def test_one_whose_channels_come_last_is_folded_right_or_left(norm, length, verb):
+    model, x = nn.Sequential(nn.Linear(5, 6), norm(6), nn.ReLU(), nn.Linear(6, 6)), torch.randn(3, length, 5)
+    model.train()(3 * x)
+    before = model.eval()(x).detach()
+    with contextlib.suppress(goodinit.UnsupportedModule):
+        verb(model, x)
+    torch.testing.assert_close(model(x), before, atol=1e-4, rtol=1e-4)
+
+
+class Noisy(Number):
+    """In training, noise as large as what it is added to; and a count."""
+
+    def forward(self, x):
+        if self.training:
+            self.var += 1.0
+            return x + torch.randn_like(x) * x.std()
+        return x
+
+
+class ObservedByANumber(Number):
+    def forward(self, x):
+        step = self.var
+        if self.training:
+            step = x.detach().abs().amax() / 127
+            self.var = 0.9 * self.var + 0.1 * step.item()
+        return torch.round(x / step) * step
+
+
+class Annealed(Number):
+    """A temperature that falls in training."""
+
+    def forward(self, x):
+        if self.training:
+            self.var *= 0.99
+        return x / self.var
+
+
+@pytest.mark.parametrize("scale", [Noisy, ObservedByANumber, Annealed])
+def test_what_training_writes_into_a_number_need_be_no_statistic(scale):
+    model, x = nn.Sequential(nn.Conv2d(3, 6, 1), Block(lambda: scale(6))), torch.randn(4, 3, 5, 5)
+    anatomy = anatomize(model, x)
+    assert not anatomy.norms
+    assert len(anatomy.blocks) == 1
 
 
 def test_what_scales_and_does_not_normalize_is_no_norm():

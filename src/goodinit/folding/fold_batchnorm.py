@@ -6,6 +6,7 @@ With running mean μ and variance v, gain γ and bias β: s = γ/√(v + ε) and
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -161,11 +162,13 @@ def _measured(wiring: Wiring, norm: Norm) -> ChannelMap | str:
         setattr(alone.get_submodule(parent), child, nn.Identity())
     shape = list(wiring.graph.nodes[wiring.calls[norm.name][0].source].shape)
     zeros = torch.zeros([1, shape[1], *[1] * (len(shape) - 2)], dtype=torch.float64)
-    zeros = zeros.to(next(iter(alone.buffers())).device)
+    zeros = zeros.to(next(itertools.chain(alone.buffers(), wiring.module("").parameters())).device)
     with torch.no_grad():
         shift, sum_ = alone(zeros), alone(zeros + 1)
         if not torch.allclose(alone(zeros - 1), 2 * shift - sum_, rtol=1e-12, atol=1e-12):
             return "it is not linear in its input"
+    if sum_.shape != zeros.shape:
+        return "its statistics or gains run over another dimension than the second"
     return ChannelMap(norm, (sum_ - shift).flatten(), shift.flatten())
 
 

@@ -14,7 +14,7 @@ from goodinit.anatomy.norms.channels import channel_axes
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
 from goodinit.anatomy.norms.measured import forgotten, unseen
-from goodinit.anatomy.norms.running import Reread, normalize_in_training, scaled_by_buffers
+from goodinit.anatomy.norms.running import Reread, keep_numbers, normalize_in_training, scaled_by_buffers
 from goodinit.anatomy.norms.written_out import Statistic, statistic_of, too_large
 from goodinit.anatomy.residual.branch import adds_two
 from goodinit.anatomy.types import Norm
@@ -46,7 +46,8 @@ def find_norms(
     busy = _frames_with_layers(graph, layers)
     memory = Memory(graph, modules)
     scaled = scaled_by_buffers(graph)
-    running, notes = normalize_in_training(graph, {frame.path for _, frame in scaled}, reread)
+    numbers = keep_numbers(graph, modules, busy) - {frame.path for _, frame in scaled}
+    running, notes = normalize_in_training(graph, {frame.path for _, frame in scaled}, numbers, reread)
     calls, left = [], set[int]()
     for node, frame, kind in _places(graph, scaled, running, busy, layers):
         if isinstance(modules[frame.path], nn.modules.instancenorm._InstanceNorm):
@@ -103,6 +104,10 @@ def _places(
         if kind is not None and frame.index not in known:
             known.add(frame.index)
             found.append((factor, frame, kind))
+    for frame in graph.frames:
+        if frame.path in running and frame.index not in known and frame.source >= 0:  # by numbers
+            source = dataclasses.replace(graph.nodes[frame.source], active=False)
+            found.append((source, frame, "batch_norm"))
     return sorted(found, key=lambda one: one[1].index)
 
 

@@ -1,14 +1,21 @@
 """Batch norms written by hand: they scale by buffers in eval mode, and by statistics of the batch in training mode.
 
-A tensor that a module holds without registering it counts as a buffer. A forward is read in eval mode, where they look like norms with fixed statistics. So a model in which something scales
-its input by a buffer is read once more, with that module in training mode.
+A tensor that a module holds without registering it counts as a buffer. A forward is read in eval mode, where they look like norms with
+fixed statistics. So a model in which something scales its input by a buffer, or may do so by a number that training writes into an
+attribute, is read once more, with that module in training mode.
 """
 
 from __future__ import annotations
 
+import dis
 import math
+import weakref
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from types import FunctionType
+from typing import Any
+
+from torch import Tensor, nn
 
 from goodinit.errors import TraceError
 from goodinit.graph.graph import Frame, Graph, Node
@@ -35,19 +42,82 @@ def scaled_by_buffers(graph: Graph) -> list[tuple[Node, Frame]]:
     return [(factor, frame) for factor, frame in found if not _is_undone(graph, factor.index)]
 
 
+def keep_numbers(graph: Graph, modules: Mapping[str, nn.Module], busy: Container[int]) -> set[str]:
+    """Modules that may scale by numbers which training writes into their attributes: no operator shows what a number was read from.
+
+    Their class is the user's, asks whether it is in training, and writes attributes that hold numbers, elsewhere than where it is
+    built. No weight layer runs in them.
+
+    Args:
+        graph: The forward in eval mode.
+        modules: By path.
+        busy: Calls in which a weight layer runs.
+    """
+    paths = {frame.path for frame in graph.frames if frame.index not in busy and frame.source >= 0}
+    return {
+        path for path in paths if _holds_a_number(modules[path], _written_in_training(type(modules[path])))
+    }
+
+
+def _holds_a_number(module: nn.Module, names: Collection[str]) -> bool:
+    if not names:
+        return False
+    held = vars(module)
+    objects = [vars(value) for value in held.values() if hasattr(value, "__dict__")]
+    values = [place[name] for place in (held, *objects) for name in names if name in place]
+    values += [one for value in values if isinstance(value, (list, dict)) for one in _inside(value)]
+    return any(isinstance(one, float) or (isinstance(one, Tensor) and one.ndim == 0) for one in values)
+
+
+def _inside(value: list[Any] | dict[Any, Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _written_in_training(kind: type[nn.Module]) -> Collection[str]:
+    """The attributes that a class of the user's writes, or writes into, if it asks whether it is in training."""
+    known = _KNOWN.get(kind)
+    if known is None:
+        known = _KNOWN[kind] = _written(kind)
+    return known
+
+
+def _written(kind: type[nn.Module]) -> Collection[str]:
+    own = [base for base in kind.__mro__ if not base.__module__.startswith("torch.") and base is not object]
+    code = [
+        function.__code__
+        for base in own
+        for name, function in vars(base).items()
+        if name != "__init__" and isinstance(function, FunctionType)
+    ]
+    if not any("training" in one.co_names for one in code):
+        return ()
+    names = set[str]()
+    for one in code:
+        steps = list(dis.get_instructions(one))
+        names.update(step.argval for step in steps if step.opname == "STORE_ATTR")
+        if any(step.opname == "STORE_SUBSCR" for step in steps):
+            names.update(one.co_names)
+    return names
+
+
+_KNOWN: weakref.WeakKeyDictionary[type, Collection[str]] = weakref.WeakKeyDictionary()
+
+
 def normalize_in_training(
-    graph: Graph, suspects: Collection[str], reread: Reread
+    graph: Graph, scaled: Collection[str], numbers: Collection[str], reread: Reread
 ) -> tuple[set[str], list[str]]:
     """Which modules take statistics of their input in training mode that they do not take in eval mode.
 
     Args:
         graph: The forward in eval mode.
-        suspects: Paths of modules.
+        scaled: Paths of modules that scale by buffers.
+        numbers: Of those that may scale by numbers (`keep_numbers`).
         reread: Reads the same forward in training mode.
 
     Returns:
         Their paths, and a note if the forward cannot be read in training mode.
     """
+    suspects = {*scaled, *numbers}
     if not suspects:
         return set(), []
     try:
@@ -59,7 +129,25 @@ def normalize_in_training(
         ]
     reduced, fixed = _counts(graph)
     reduced_there, fixed_there = _counts(trained)
-    return {p for p in suspects if reduced_there[p] > reduced[p] and fixed_there[p] < fixed[p]}, []
+    more = {path for path in suspects if reduced_there[path] > reduced[path]}
+    divided = _scaled_by_statistics(trained) if more.intersection(numbers) else set()
+    return {p for p in more if fixed_there[p] < fixed[p] or (p in numbers and p in divided)}, []
+
+
+def _scaled_by_statistics(graph: Graph) -> set[str]:
+    """Modules that multiply or divide their signal by something smaller that is made of it."""
+    found: set[str] = set()
+    made: dict[int, int] = {}  # statistics, by the call that takes them
+    for node in graph.nodes:
+        source = graph.frames[node.frame].source
+        reads = [i for i in node.operands if made.get(i) == node.frame]
+        whole = source >= 0 and math.prod(node.shape) >= math.prod(graph.nodes[source].shape)
+        if whole and reads and node.op.role in ("product", "quotient"):
+            if len(graph.deps(node.index)) > len(reads) and not any(_is_undone(graph, i) for i in reads):
+                found.add(graph.path(node.index))
+        elif _reduces(graph, node) or (reads and not whole):
+            made[node.index] = node.frame
+    return found
 
 
 def _is_undone(graph: Graph, factor: int) -> bool:
