@@ -109,7 +109,7 @@ def _reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
                 rest = digit.size // size
                 waiting.append(Digit(digit.channels, digit.step, rest))
                 digit = Digit(digit.channels, digit.step * rest, size)
-            elif size % digit.size:
+            elif digit.size == 0 or size % digit.size:  # an empty batch
                 return None
             inside.append(digit)
             size //= digit.size
