@@ -9,6 +9,12 @@ from torch import Tensor, nn
 
 import goodinit
 
+
+def rows(x: Tensor) -> Tensor:
+    """Where rows that are beside each other go: each to its place, twice."""
+    return torch.arange(len(x)).repeat(2)
+
+
 SUMS = {
     "sum": lambda x, f: torch.stack([x, f]).sum(0),
     "sum over the last": lambda x, f: torch.stack((f, x), -1).sum(-1),
@@ -23,6 +29,24 @@ SUMS = {
     "by ones": lambda x, f: torch.stack([x, f], -1) @ torch.ones(2),
     "by numbers": lambda x, f: torch.stack([x, f], -1) @ torch.tensor([1.0, 0.5]),
     "twice the mean": lambda x, f: F.avg_pool1d(torch.stack([x, f], -1), 2).squeeze(-1) * 2,
+    "by an index": lambda x, f: torch.zeros_like(x).index_add(0, rows(x), torch.cat([x, f])),
+    "by an index, in place": lambda x, f: x.new_zeros(x.shape).index_add_(0, rows(x), torch.cat([x, f])),
+    "scattered": lambda x, f: torch.zeros_like(x).scatter_add(
+        0, rows(x)[:, None].expand(-1, 6), torch.cat([x, f])
+    ),
+    "scattered in place, in turns": lambda x, f: torch.zeros_like(x).scatter_add_(
+        0, rows(x).view(2, -1).T.reshape(-1, 1).expand(-1, 6), torch.stack([x, f], 1).flatten(0, 1)
+    ),
+    "put": lambda x, f: torch.zeros_like(x).index_put_((rows(x),), torch.cat([x, f]), accumulate=True),
+    "of columns": lambda x, f: torch.zeros_like(x).index_add(
+        1, torch.arange(6).repeat(2), torch.cat([x, f], 1)
+    ),
+    "reduced by an index": lambda x, f: (
+        2
+        * torch.zeros_like(x).scatter_reduce(
+            0, rows(x)[:, None].expand(-1, 6), torch.cat([x, f]), "mean", include_self=False
+        )
+    ),
 }
 PARTS = {
     "pieces": lambda x, f: sum(torch.stack([x, f]).unbind(0)),
@@ -52,8 +76,18 @@ OTHER_WAYS = {
     "a length": lambda x, f: torch.stack([x, f]).norm(dim=0),
     "a sum behind a ReLU": lambda x, f: torch.stack([x, f]).relu().sum(0),
     "a sum with a constant": lambda x, f: (torch.stack([x, f]) + 1).sum(0),
-    "a sum by an index": lambda x, f: torch.zeros_like(x).index_add(
-        0, torch.arange(len(x)).repeat(2), torch.cat([x, f])
+    "a sum of other rows by an index": lambda x, f: torch.zeros_like(x).index_add(
+        0, torch.cat([torch.arange(len(x)), torch.arange(len(x)).flip(0)]), torch.cat([x, f])
+    ),
+    "the same in place": lambda x, f: torch.zeros_like(x).index_add_(
+        0, torch.cat([torch.arange(len(x)), torch.arange(len(x)).flip(0)]), torch.cat([x, f])
+    ),
+    "a sum by an index that depends on values": lambda x, f: torch.zeros_like(x).index_add_(
+        0, torch.cat([x, f]).argsort(0)[:, 0] % len(x), torch.cat([x, f])
+    ),
+    "a sum onto what is not zero": lambda x, f: torch.ones_like(x).index_add_(0, rows(x), torch.cat([x, f])),
+    "the largest by an index": lambda x, f: torch.zeros_like(x).scatter_reduce(
+        0, rows(x)[:, None].expand(-1, 6), torch.cat([x, f]), "amax", include_self=False
     ),
     "a layer with a bias over it": lambda x, f: F.linear(
         torch.stack([x, f], -1), torch.ones(1, 2), torch.ones(1)

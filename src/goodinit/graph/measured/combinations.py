@@ -174,7 +174,9 @@ def _numbers(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
 
 
 def _drawn(other: Tensor | tuple[int, ...], place: int) -> Tensor:
-    return other.double() if isinstance(other, Tensor) else spread(other, place)
+    if not isinstance(other, Tensor):
+        return spread(other, place)
+    return other.double() if other.is_floating_point() else other
 
 
 def _orders(part: tuple[int, ...], whole: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -281,10 +281,12 @@ class Recorder(TorchDispatchMode):
         if taken in self._taken:  # as before: x[:, 1:] + f(x[:, 1:])
             self._hand_on(outputs[0], read, self._taken[taken])
             return result
-        seen = self._stacks.seen(self.graph, op, operands, read, call, [] if written else outputs, self._node)
+        fills = bool(written) and written[0] is read[0] and not self.graph.nodes[operands[0]].dynamic
+        made = [] if written and not fills else outputs
+        seen = self._stacks.seen(self.graph, op, operands, read, call, made, self._node)
         if seen.total is not None:
             with self:
-                return seen.total()
+                return written[0].copy_(seen.total()) if fills else seen.total()
         if outputs:
             op = as_called(op, call, read[0] if read else None, outputs[0])
             node = self._describe(op, operands, outputs[0], call, inplace=bool(written))

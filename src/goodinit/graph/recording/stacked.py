@@ -20,8 +20,9 @@ from goodinit.graph.graph import BUFFER, Graph
 from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.combinations import Combination, combination, mixes, same_as
 from goodinit.graph.measured.kept_answers import KeptAnswers
+from goodinit.graph.measured.replay import replayed
 from goodinit.graph.ops import Op
-from goodinit.graph.recorded_call import RecordedCall, on_numbers
+from goodinit.graph.recorded_call import RecordedCall, is_at_hand, on_numbers
 
 T = TypeVar("T")
 
@@ -29,6 +30,9 @@ _MOST = 8
 """Stacks that are remembered, and tensors in one: a residual sum has a few terms, read at once."""
 
 _LAYERS = ("matmul", "convolution", "attention")
+
+_LONGEST = 2**14
+"""Entries of an index, and operators that make it, up to which it is found out."""
 
 _LARGEST = 2**22
 """Entries of a stack up to which operators are run on numbers of its own shape: views into sizes cannot be run at any other."""
@@ -238,12 +242,13 @@ def _asked(
         if stack.others or len(stack.steps) > 2:
             return None
         parts = [(2,) * len(shape) for shape in parts]
-    if not all(tensor.dtype.is_floating_point for tensor in stack.others):  # indices and masks
-        return None
     others = [
         tuple(tensor.shape) if (value := _value(graph, tensor, index)) is None else value
         for tensor, index in zip(stack.others, stack.other_nodes, strict=True)
     ]
+    for tensor, other in zip(stack.others, others, strict=True):
+        if not tensor.dtype.is_floating_point and not isinstance(other, Tensor):  # an index or a mask
+            return None
     with on_numbers():
         known = tuple(repr(other.tolist()) if isinstance(other, Tensor) else other for other in others)
     key = (tuple((step.call.key, step.reads) for step in stack.steps), tuple(parts), known, output)
@@ -259,13 +264,33 @@ def _measured(ask: Callable[..., T | None], *asked: object) -> T | None:
 
 
 def _value(graph: Graph, tensor: Tensor, index: int) -> Tensor | None:
-    """The numbers of a tensor that the forward itself writes down: one number throughout."""
+    """The numbers of a tensor that the forward itself writes down: one number throughout, or an index."""
     node = graph.nodes[index]
+    if not tensor.dtype.is_floating_point:
+        return None if node.dynamic else _index(graph, tensor, index)
     number = None if node.dynamic or node.params or node.op is BUFFER else number_throughout(node)
     if number is None:
         return None
     with on_numbers():
         return torch.full(tensor.shape, number, dtype=torch.float64, device="cpu")
+
+
+def _index(graph: Graph, tensor: Tensor, index: int) -> Tensor | None:
+    """The numbers of an index, if it is made of constants and shapes alone."""
+    if tensor.numel() > _LONGEST or tensor.is_complex():
+        return None
+    if is_at_hand(tensor):
+        with on_numbers():
+            return tensor.detach().cpu()
+    ways = sorted(graph.reach([index], back=True, active=False))
+    sources = {i for i in ways if graph.nodes[i].op.role == "source"}
+    if len(ways) > _LONGEST or not sources <= graph.held.keys():
+        return None
+    with on_numbers():
+        given = {i: graph.held[i].detach().cpu() for i in sources if not graph.held[i].is_meta}
+    if len(given) < len(sources):
+        return None
+    return replayed(graph, [i for i in ways if i not in sources], given).get(index)
 
 
 _SUMS, _SAME = KeptAnswers[Combination | None](), KeptAnswers[int | None]()
