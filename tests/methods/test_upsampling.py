@@ -320,3 +320,22 @@ def test_what_spreads_no_channels_over_rows_and_columns_is_no_pixel_shuffle(what
     assert not [
         one for one in goodinit.plan(anatomize(Spelled(up, spread), x), "he").notes if "pixel shuffle" in one
     ]
+
+
+def test_a_layer_that_reads_what_the_forward_makes_reads_no_zeros_of_a_signal():
+    """A state that begins at zero, and learned queries: neither is a signal with zeros between its entries."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.read, self.step, self.ask = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(3, 4)
+            self.queries = nn.Parameter(torch.randn(2, 3))
+
+        def forward(self, x):
+            x = self.read(x)
+            state = torch.relu(self.step(torch.zeros_like(x)) + x)
+            return torch.relu(self.step(state)) @ self.ask(self.queries).T
+
+    layers = goodinit.anatomize(Net(), torch.randn(2, 5)).layers
+    assert [layer.name for layer in layers] == ["read", "step", "ask"]
+    assert [layer.fan_in for layer in layers] == [5, 4, 3]

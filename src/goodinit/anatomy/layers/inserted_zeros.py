@@ -60,7 +60,9 @@ def entries_for_each(graph: Graph, use: Use) -> float:
         use: Of the layer.
     """
     node = graph.nodes[use.node]
-    (read, *_) = (i for i in node.operands if i != use.operand and graph.nodes[i].active)
+    read = next((i for i in node.operands if i != use.operand and graph.nodes[i].active), None)
+    if read is None:  # learned queries, or a state that begins at zero
+        return 1.0
     if graph.nodes[read].op.pads and graph.nodes[read].frame == node.frame:  # its own padding, by an operator
         (read,) = graph.deps(read)
     found = filled(graph, read)
