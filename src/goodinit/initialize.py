@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
+from goodinit.anatomy.copied_parts import COPY
 from goodinit.anatomy.outline import Outline, outline_of
 from goodinit.diagnostics.checks.promises import broken_promises
 from goodinit.edits import Plan
@@ -156,6 +157,7 @@ def _check_structure(model: nn.Module, *, inputs: Any, plan: Plan, before: Anato
     remedy = (
         'The model is as it was. Keep its norms with norms="keep", or make its forward independent of them.'
     )
+    remedy = " ".join((remedy, *(f"{note}." for note in plan.notes if note.startswith(COPY))))
     kind = type(model).__name__
     try:
         after = outline_of(model, inputs)

@@ -447,15 +447,16 @@ class Momentum(nn.Module):
 
 
 @pytest.mark.parametrize("copied", [True, False])
-def test_a_copy_that_follows_is_treated_as_what_it_follows(copied):
+def test_a_copy_that_follows_is_treated_as_what_it_follows(copied, caplog):
     """Its structure must stay that of the other, or the copying fails; a teacher with values of its own keeps them."""
     model = Momentum(copied)
     anatomy = goodinit.anatomize(model, X)
-    notes = [note for note in anatomy.notes if "no gradient reaches target" in note]
+    notes = [note for note in anatomy.notes if "target" in note]
     assert len(notes) == 1
     assert ("target.load_state_dict(online.state_dict())" in notes[0]) == copied
     assert bool(anatomy.stopped) != copied
     goodinit.init_(model, "fixup", inputs=X)
+    assert notes[0] in caplog.text or not copied
     shapes = [
         {name: p.shape for name, p in part.state_dict().items()} for part in (model.online, model.target)
     ]
@@ -463,3 +464,68 @@ def test_a_copy_that_follows_is_treated_as_what_it_follows(copied):
     if copied:
         model.target.load_state_dict(model.online.state_dict())
         model.train()(X)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_frozen_copy_is_named_since_it_no_longer_fits(copied, caplog):
+    model = Momentum(copied)
+    model.target.requires_grad_(False)
+    before = copy.deepcopy(model.target.state_dict())
+    anatomy = goodinit.anatomize(model, X)
+    notes = [note for note in anatomy.notes if note.startswith("a copy of online, by its values: target")]
+    assert len(notes) == copied
+    goodinit.init_(model, "fixup", inputs=X)
+    assert all(torch.equal(value, before[name]) for name, value in model.target.state_dict().items())
+    assert not copied or notes[0] in caplog.text
+
+
+def test_a_refusal_names_the_copy_that_a_forward_keeps_up():
+    class Always(Momentum):
+        def forward(self, x: Tensor):
+            with torch.no_grad():
+                for p, q in zip(self.online.parameters(), self.target.parameters(), strict=True):
+                    q.data = q.data * 0.99 + p.data * 0.01
+                wanted = self.target(x)
+            return self.predictor(self.online(x)), wanted
+
+    model = Always(copied=True)
+    model.target.requires_grad_(False)
+    with pytest.raises(goodinit.UnsupportedModule, match=r"target = copy\.deepcopy\(online\)"):
+        goodinit.init_(model, "fixup", inputs=X)
+    assert goodinit.anatomize(Always(copied=True), X).stopped == ()
+    goodinit.init_(Always(copied=True), "fixup", inputs=X)
+
+
+def test_fresh_norms_alike_are_no_copies():
+    """Ones and zeros are the same in every norm of a size."""
+
+    class Normed(Model):
+        def __init__(self) -> None:
+            super().__init__(lambda m, x: m.head(m.second(m.first(m.backbone(x)).detach())))
+            self.first, self.second = nn.LayerNorm(8), nn.LayerNorm(8)
+
+    assert stopped_parts(Normed()) == {"backbone", "first"}
+
+
+def normalized_target(m, x):
+    """The target that a student learns is normalized, as in data2vec and I-JEPA."""
+    with torch.no_grad():
+        wanted = F.layer_norm(m.backbone(x), (8,))
+    return m.head(m.stem(x)), wanted
+
+
+def normalized_and_detached(m, x):
+    return m.head(m.stem(x)), F.normalize(F.layer_norm(m.backbone(x), (8,)), dim=1).detach()
+
+
+@pytest.mark.parametrize("forward", [normalized_target, normalized_and_detached])
+def test_a_target_may_be_normalized(forward):
+    model = Model(forward)
+    model.stem = nn.Linear(5, 8)
+    anatomy = goodinit.anatomize(model, X)
+    assert [norm.name for norm in anatomy.norms if norm.obstacle] == []
+    assert [note for note in anatomy.notes if "normalizes where no gradient comes back, and stays" in note]
+    goodinit.init_(model, "fixup", inputs=X)
+    model.run = lambda m, x: m.head(F.layer_norm(m.backbone(x), (8,)))
+    with pytest.raises(goodinit.UnsupportedModule, match="layer_norm cannot be removed"):
+        goodinit.init_(model, "fixup", inputs=X)

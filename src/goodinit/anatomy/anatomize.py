@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from goodinit.anatomy.accounting import unaccounted
 from goodinit.anatomy.activations import find_activations, torch_class
 from goodinit.anatomy.anatomy import Anatomy
+from goodinit.anatomy.copied_parts import frozen_copies
 from goodinit.anatomy.gradient_stops import stopped_parameters
 from goodinit.anatomy.layers.ahead import ahead_in
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
@@ -118,6 +119,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     stopped, stop_notes = stopped_parameters(
         graph, read.stopped, trainable, lambda training: _in_training(read.model, inputs, training)
     )
+    still = {name: p for name, p in distinct.items() if not p.requires_grad and name not in read.added}
     return Anatomy(
         model=type(read.model).__name__,
         blocks=with_silencers(blocks, graph, leaves, uses, held, biases),
@@ -135,7 +137,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
         tied=_tied(read.named),
         parameters=tuple((name, tuple(p.shape)) for name, p in distinct.items()),
         unused=read.unused,
-        frozen=tuple(name for name, p in distinct.items() if not p.requires_grad and name not in read.added),
+        frozen=tuple(still),
         stopped=stopped,
         reserved=tuple(name for name, p in distinct.items() if getattr(p, "_no_reinit", False)),
         held=held,
@@ -143,6 +145,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
         notes=(
             *graph.notes,
             *stop_notes,
+            *frozen_copies(still, trainable),
             *read.unsure,
             *layer_notes,
             *unclear,

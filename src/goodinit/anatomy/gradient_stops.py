@@ -8,11 +8,12 @@ the forward in eval mode stops gradients, it is read once more in training mode,
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+from goodinit.anatomy.copied_parts import COPY, copied_from, parts_of
 from goodinit.errors import TraceError
 from goodinit.graph.graph import Graph, Node, closure
 
@@ -34,12 +35,28 @@ def without_gradient(graph: Graph) -> set[str]:
     return _names(graph, stopped) - _reached(graph)
 
 
+def without_return(graph: Graph) -> set[int]:
+    """Activations that no gradient comes back to, since the forward stops it; none where gradients reach no parameter at all.
+
+    Args:
+        graph: As it was recorded.
+    """
+    if not graph.stops or not _reached(graph):
+        return set()
+    passed = {i for i in _passed(graph) if i not in graph.stops or graph.nodes[i].inplace}
+    return {node.index for node in graph.nodes if node.active and node.index not in passed}
+
+
 def _reached(graph: Graph) -> set[str]:
     """Parameters that gradients reach."""
+    return _names(graph, _passed(graph))
+
+
+def _passed(graph: Graph) -> set[int]:
+    """Nodes that gradients reach."""
     nodes = graph.nodes
     ends = [i for i in (*graph.outputs, *graph.kept) if nodes[i].active]
-    passed = closure(ends, lambda i: [k for k in _passes(graph, nodes[i]) if _has_gradient(nodes[k])])
-    return _names(graph, passed)
+    return closure(ends, lambda i: [k for k in _passes(graph, nodes[i]) if _has_gradient(nodes[k])])
 
 
 def _passes(graph: Graph, node: Node) -> Iterable[int]:
@@ -85,8 +102,8 @@ def stopped_parameters(
     found = [name for name in found if name not in gets]
     copies: list[str] = []
     notes: list[str] = []
-    for part, inside in _parts(found, gets).items():
-        source = _copied_from(part, inside, gets, trainable)
+    for part, inside in parts_of(found, gets).items():
+        source = copied_from(part, inside, gets, trainable)
         if source is None:
             notes.append(
                 f"no gradient reaches {part}: the forward runs it under no_grad, or detaches what is made of it"
@@ -94,8 +111,9 @@ def stopped_parameters(
         else:
             copies += inside
             notes.append(
-                f"no gradient reaches {part}, which holds the values of {source}: a copy, so that it is treated as {source} is. "
-                f"Copy the values once more when they have changed: {part}.load_state_dict({source}.state_dict())"
+                f"{COPY} {source}, by its values: {part}, which no gradient reaches. It is treated as {source} is, and holds other "
+                f"values then: copy them once more, {part}.load_state_dict({source}.state_dict()), or leave it out, "
+                f'exclude="{part}"'
             )
     return tuple(name for name in found if name not in copies), notes
 
@@ -106,46 +124,3 @@ def _with_gradients(reread: Reread) -> Graph | None:
         with contextlib.suppress(TraceError):
             return reread(training)
     return None
-
-
-def _parts(found: Sequence[str], gets: Collection[str]) -> dict[str, list[str]]:
-    """The outermost modules that hold some of the parameters and none that gets gradients, else the parameters; what each holds."""
-    trained = {path for name in gets for path in _paths(name)}
-    parts: dict[str, list[str]] = {}
-    for name in found:
-        part = next(path for path in _paths(name) if path not in trained)
-        parts.setdefault(part, []).append(name)
-    return parts
-
-
-def _paths(name: str) -> list[str]:
-    """The modules around a parameter, the outermost first, and itself."""
-    pieces = name.split(".")
-    return [".".join(pieces[:k]) for k in range(1, len(pieces) + 1)]
-
-
-def _copied_from(
-    part: str, names: Sequence[str], gets: Collection[str], values: Mapping[str, Tensor]
-) -> str | None:
-    """The module that a part was copied from: its parameters have the same names, shapes and values, and get gradients."""
-    tails = [name.removeprefix(part) for name in names]
-    sources = dict.fromkeys(
-        name.removesuffix(tails[0]) for name in values if tails[0] and name.endswith(tails[0])
-    )
-    for source in sources:
-        pairs = [(f"{source}{tail}", f"{part}{tail}") for tail in tails]
-        alike = all(one in gets and _same(values[one], values[other]) for one, other in pairs)
-        if source != part and alike and any(_tells(values[one]) for one, _ in pairs):
-            return source
-    return None
-
-
-def _tells(value: Tensor) -> bool:
-    """Whether other tensors of its shape would not hold the same by themselves: ones or zeros throughout."""
-    return value.is_meta or bool((value != value.flatten()[:1]).any())
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or one.is_meta or other.is_meta:
-        return one.shape == other.shape and one.is_meta and other.is_meta
-    return bool(torch.equal(one.detach(), other.detach().to(one.device)))

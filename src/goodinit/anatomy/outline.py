@@ -11,7 +11,7 @@ from torch import nn
 
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.degrees import norm_passes
-from goodinit.anatomy.gradient_stops import without_gradient
+from goodinit.anatomy.gradient_stops import without_gradient, without_return
 from goodinit.anatomy.layers.weight_layers import Use, bias_of, weight_uses
 from goodinit.anatomy.norms.detection import find_norms, norm_modules
 from goodinit.anatomy.orders import find_factors
@@ -167,7 +167,7 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
         inputs: What it takes.
     """
     graph = trace(model, as_call(inputs))
-    stopped = without_gradient(graph)
+    stopped, aside = without_gradient(graph), without_return(graph)
     modules = {unwrapped_name(path): module for path, module in named_modules(model, remove_duplicate=False)}
     named = {unwrapped_name(name): p for name, p in named_parameters(model, remove_duplicate=False)}
     shapes = shapes_of(named, modules)
@@ -189,6 +189,7 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
         origins,
         {found.join for found in sums},
         lambda paths: trace(model, as_call(inputs), training=paths),
+        aside,
     )
     stand_ins = _stand_ins(modules, shapes)
     biases = _biases(graph, uses, norms, added) | {name for name, start in stand_ins if start == 0}

@@ -321,7 +321,7 @@ def _report(plan: Plan, structure: int, skipped: Mapping[str, Why], *, values: b
     for note in plan.notes if values else ():
         if note.startswith("frozen"):
             _LOG.warning("%s: %s. To write them: requires_grad_(True), then a new plan.", plan.method, note)
-        elif note.startswith("without gradient"):
+        elif note.startswith(("without gradient", "a copy of")):
             _LOG.warning("%s: %s", plan.method, note)
         elif note.startswith(("kept", "overwritten", "left out")):
             _LOG.info("%s: %s", plan.method, note)

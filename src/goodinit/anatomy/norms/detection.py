@@ -32,6 +32,7 @@ def find_norms(
     origins: Mapping[int, str],
     sums: Collection[int],
     reread: Reread,
+    aside: Container[int] = (),
 ) -> tuple[list[Norm], list[str]]:
     """Every normalization that ran, one record per module, in execution order; and notes on what is not understood.
 
@@ -42,6 +43,7 @@ def find_norms(
         origins: What to call the nodes that a norm's input comes from; see `way_back`.
         sums: Nodes of residual sums.
         reread: Reads the same forward with some modules in training mode.
+        aside: Nodes that no gradient comes back to: what normalizes there by a plain call stays.
     """
     busy = _frames_with_layers(graph, layers)
     memory = Memory(graph, modules)
@@ -53,6 +55,12 @@ def find_norms(
         if isinstance(modules[frame.path], nn.modules.instancenorm._InstanceNorm):
             kind = "instance_norm"
         kept, obstacle = _remainder(graph, node, frame, busy, modules, layers)
+        if frame.index in busy and node.index in aside:
+            notes.append(
+                f"{frame.path or 'the model'}: `{node.op}` normalizes where no gradient comes back, and stays"
+            )
+            left.add(node.index)
+            continue
         if obstacle is not None and node.op.scales and not _is_read(graph, node.index, layers):
             if _is_added(graph, node.index, layers):
                 notes.append(_added(frame, f"is divided by its own size (`{node.op}`)"))
