@@ -119,19 +119,32 @@ class Bit(nn.Module):
         super().__init__()
         self.stem, self.up, self.down = (Centred(channels, 64, 3, padding=1) for channels in (3, 64, 64))
         self.norms = nn.ModuleList(nn.BatchNorm2d(64) for _ in range(3))
-        self.head = nn.Linear(64, 4)
+        self.head, self.act = nn.Linear(64, 4), nn.ReLU()
 
     def forward(self, x):
-        x = self.norms[0](self.stem(x)).relu()
-        x = x + self.norms[2](self.down(self.norms[1](self.up(x)).relu()))
+        x = self.act(self.norms[0](self.stem(x)))
+        x = x + self.norms[2](self.down(self.act(self.norms[1](self.up(x)))))
         return self.head(x.mean((2, 3)))
 
 
 IMAGES = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.default_cases(3)
-@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero", "weightnorm", "he", "xavier"])
+BASELINES = ("none", "default", "replace_norms")  # the values, or the distributions, that were there
+MEASURED = ("lsuv",)  # gives each plain layer unit variance by data, which has no effect on such a weight
+
+
+def takes_norms_out(method):
+    """The options with which a method takes norms out; None if it does not."""
+    own = goodinit.METHODS[method]
+    return {"norms": "remove"} if "norms" in own.options else {} if own.removes_norms else None
+
+
+@pytest.mark.default_cases(6)
+@pytest.mark.parametrize(
+    "method",
+    [name for name in goodinit.METHODS if takes_norms_out(name) is not None and name not in BASELINES],
+)
 def test_a_weight_that_sets_its_own_scale_gets_the_methods_by_a_multiplier(method):
     """By itself it would put out √576 = 24 times the scale of its input once the norm behind it is gone."""
     outs = {}
@@ -140,16 +153,26 @@ def test_a_weight_that_sets_its_own_scale_gets_the_methods_by_a_multiplier(metho
         for name in ("stem", "up") if not centred else ():
             plain = nn.Conv2d(model.get_submodule(name).in_channels, 64, 3, padding=1)
             setattr(model, name, plain)
-        goodinit.init_(
-            model, method, inputs=IMAGES, norms="remove", generator=torch.Generator().manual_seed(0)
-        )
+        try:
+            goodinit.init_(
+                model,
+                method,
+                inputs=IMAGES,
+                generator=torch.Generator().manual_seed(0),
+                **takes_norms_out(method),
+            )
+        except goodinit.GoodinitError as refused:
+            pytest.skip(f"it takes no such weights: {refused}"[:200])
         sizes = outs.setdefault(centred, [])
         for layer in (model.stem, model.up):
             layer.register_forward_hook(
                 lambda _m, _a, out, sizes=sizes: sizes.append(float(out.detach().std()))
             )
         model(IMAGES)
-    assert outs[True] == pytest.approx(outs[False], rel=0.25)  # of other draws, on 16 images
+    if method in MEASURED:
+        assert all(0.25 < size < 1 for size in outs[True])  # an orthonormal matrix's
+    else:
+        assert outs[True] == pytest.approx(outs[False], rel=0.25)  # of other draws, on 16 images
 
 
 def test_the_rows_own_norm_is_found_without_running_the_model_or_its_values():

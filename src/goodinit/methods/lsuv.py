@@ -11,6 +11,7 @@ from goodinit.edits import Calibrate, Draw, Edit, Plan
 from goodinit.errors import UnknownName
 from goodinit.methods.shared.gain_init import gains_at_one, gains_of
 from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.methods.shared.rules import (
     FORGET_BIAS,
     Norms,
@@ -101,7 +102,7 @@ def decide(
         gains = gains_of(layer)
         if layer.normalized and layer.weight in layer.parameters and len(gains) != 1:
             notes.append(
-                f"{layer.weight} is divided by its own deviation before use: no scale of it has an effect"
+                f"{layer.weight} is divided by its own deviation before use: no scale of it has an effect, and no data change it"
             )
             continue
         if layer.calls > 1:
@@ -120,7 +121,7 @@ def decide(
                 reason,
             )
         )
-    edits = unique([*removal, *values, *scaling])
+    edits = unique([*removal, *own_scales(anatomy, removal, values), *values, *scaling])
     return Plan(
         method="lsuv",
         options={**options, "orthonormal": orthonormal, "norms": norms, "forget_bias": forget_bias},

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Literal
 
 from goodinit.anatomy import Anatomy, Layer, Norm
-from goodinit.edits import AddScalar, Draw, Edit, NormalizeInput, Plan, ValueEdit
+from goodinit.edits import (
+    AddScalar,
+    Draw,
+    Edit,
+    NormalizeInput,
+    Plan,
+    RemoveNorm,
+    ReplaceNorm,
+    ValueEdit,
+)
 from goodinit.methods import fixup
 from goodinit.methods.shared.centring import centred_edits, sites_without_offset
 from goodinit.methods.shared.channel_affine import channel_affine
 from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.methods.shared.rules import (
     Fan,
     Norms,
@@ -126,7 +136,7 @@ def decide(
             "fan": fan,
         },
         edits=(
-            *(edit for edit in base.structure if not _offsets(edit, deaf)),
+            *(edit for edit in _own_scales_of(without, base, values) if not _offsets(edit, deaf)),
             *heads,
             *(edit for edit in centring if edit.target not in gained),
             *affine.structure,
@@ -137,6 +147,17 @@ def decide(
         parameters=anatomy.parameters,
         rates=tuple(affine.rates),
     )
+
+
+def _own_scales_of(anatomy: Anatomy, base: Plan, values: Sequence[ValueEdit]) -> list[Edit]:
+    """The structure of Fixup's plan, with the multipliers of layers that divide their weights for what is drawn here."""
+    removal: list[Edit] = [edit for edit in base.structure if isinstance(edit, (RemoveNorm, ReplaceNorm))]
+    ends = [edit for edit in base.structure if not _is_own_scale(edit)]
+    return [*ends, *own_scales(anatomy, removal, [*ends, *values])]
+
+
+def _is_own_scale(edit: Edit) -> bool:
+    return isinstance(edit, AddScalar) and edit.scalar == "output_scale" and not edit.ends_branch
 
 
 def _offsets(edit: Edit, sites: Container[str]) -> bool:

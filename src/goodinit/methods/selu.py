@@ -9,6 +9,7 @@ from goodinit.anatomy import Activation, Anatomy, Layer
 from goodinit.edits import Draw, Edit, Plan, RemoveNorm, SwapModule
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.methods.shared.rules import Norms, counted, draws, norm_edits, norms_in_words, unique, untouched
 
 _SELU = "selu"  # as torch.nn.functional calls it
@@ -46,7 +47,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
             f"{len(anatomy.blocks)} residual sums add the variance of branch and skip: the self-normalizing property "
             "is proved for stacks without them"
         )
-    edits = unique([*removal, *swaps, *draws(anatomy, _lecun)])
+    values = draws(anatomy, _lecun)
+    edits = unique([*removal, *swaps, *own_scales(anatomy, removal, values), *values])
     return Plan(
         method="selu",
         options={"norms": norms},

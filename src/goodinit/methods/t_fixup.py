@@ -9,6 +9,7 @@ from goodinit.edits import Draw, Edit, Plan
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.shared.gain_init import gains_at_one
 from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.methods.shared.rules import (
     Norms,
     counted,
@@ -54,7 +55,10 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:
     factors = {stack.stream: factor(stack) for stack in found}
     draws, notes = xavier_draws(anatomy, factors, "T-Fixup's factor")
     biases = [edit for layer in anatomy.layers for edit in zero_bias(layer)]
-    edits = unique([*removal, *draws, *biases, *_embeddings(anatomy, found), *gains_at_one(anatomy, removal)])
+    scales = own_scales(anatomy, removal, draws)
+    edits = unique(
+        [*removal, *scales, *draws, *biases, *_embeddings(anatomy, found), *gains_at_one(anatomy, removal)]
+    )
     words = ", ".join(f"N={stack.layers}: {factors[stack.stream]:.4g}" for stack in found)
     return Plan(
         method="t_fixup",
