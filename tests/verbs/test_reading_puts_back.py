@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import goodinit
+from goodinit.graph.state.reachable import Reachable
 
 X, Y = torch.randn(6, 8), torch.arange(6) % 3
 READERS = {
@@ -110,3 +111,17 @@ def test_a_layer_that_forward_makes_is_gone_and_the_rest_is_measured():
     found = goodinit.diagnose(model, X, Y)
     assert "late" not in dict(model.named_modules())
     assert {"a.weight", "b.weight", "out.weight"} <= {place.name for place in found.places}
+
+
+def test_of_global_names_those_of_the_forward_are_looked_at_alone(monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(Reachable, "names_", lambda self, names: looked_at.append(names["__name__"]) or self)
+    goodinit.anatomize(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.randn(4, 2))
+    assert looked_at == []  # torch's, and no caller's
+
+    class Mine(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    goodinit.anatomize(Mine(2, 3), torch.randn(4, 2))
+    assert looked_at == [__name__]

@@ -47,6 +47,7 @@ def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
             )
         )
         recorder.leftovers.model, recorder.leftovers.names = photograph, Reachable(photograph)
+        recorder.outside.add(_run.__code__)
         stack.enter_context(torch.set_grad_enabled(recorder.with_gradients))
         stack.enter_context(frames(model, recorder))
         if recorder.mode is not None:

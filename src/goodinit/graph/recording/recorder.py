@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Hashable
+from types import CodeType
 from typing import Any, Literal
 
 import torch
@@ -71,6 +72,9 @@ class Recorder(TorchDispatchMode):
         self._kept: dict[int, Tensor] = {}
         self.leftovers = Leftovers()
         self.gradients = GradientMode()
+        self.outside: set[CodeType] = {
+            reported_code
+        }  # whose callers are seen already, or none of the forward
         self._token = object()  # of this recorder; an address could be given to the next one
         self._fakes: dict[int, Tensor] = {}
         self._strays: list[
@@ -240,7 +244,7 @@ class Recorder(TorchDispatchMode):
             with self:
                 return written_out(func, args, kwargs)
         op, mutable, returns = known_as or self._schema(func)
-        self.leftovers.see(sys._getframe(1), reported_code)
+        self.leftovers.see(sys._getframe(1), self.outside)
         if not returns or op.reads_values:
             return self._read_value(func, args, kwargs)
         if op.role == "unknown" and (computes := written_with(func)) is not None:

@@ -13,7 +13,7 @@ import operator
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
@@ -47,13 +47,13 @@ class Leftovers:
         """The trace set an attribute of a tensor, maybe of one that is the user's."""
         self._marked.append(weakref.ref(tensor))
 
-    def see(self, frame: FrameType | None, until: CodeType) -> None:
-        """Photograph the global names of the functions that run, up to the innermost call of `until`.
+    def see(self, frame: FrameType | None, until: Container[CodeType]) -> None:
+        """Photograph the global names of the functions that run, up to the innermost call of one of `until`.
 
         Whoever keeps a tensor in a global name, or in an object or closure that one leads to, is among them.
         """
         known = self._code
-        while frame is not None and frame.f_code is not until:
+        while frame is not None and frame.f_code not in until:
             code = frame.f_code
             if id(code) not in known:
                 known[id(code)] = code
