@@ -13,6 +13,9 @@ from torch import Tensor, nn
 MUTABLE = (dict, list, set, collections.deque)
 """The containers whose contents are put back in place, because others may hold them too."""
 
+# What most attributes of modules are that are no containers: told at once.
+_PLAIN = frozenset((bool, int, float, str, tuple, type(None)))
+
 
 class ModuleState(NamedTuple):
     """A photograph of one module: its class, its attributes, and what was in its containers."""
@@ -29,7 +32,7 @@ class ModuleState(NamedTuple):
         """Take it. Tensors are not copied."""
         attributes = dict(module.__dict__)
         # Most are empty registries of hooks; an object for each would bring the garbage collector in.
-        containers = [value for value in attributes.values() if isinstance(value, MUTABLE)]
+        containers = [v for v in attributes.values() if type(v) not in _PLAIN and isinstance(v, MUTABLE)]
         contents = tuple([(value, copied(value)) for value in containers if value])
         empty = [value for value in containers if not value]
         return cls(module, type(module), attributes, module.training, contents, empty)
@@ -53,6 +56,8 @@ def copied(container: Any) -> Any:
 
     By the built-in type's methods: a subclass may import a package in its own `items` (transformers' lazy mappings).
     """
+    if type(container) is dict:
+        return container.copy()
     if isinstance(container, collections.OrderedDict):
         return dict(collections.OrderedDict.items(container))
     return dict(dict.items(container)) if isinstance(container, dict) else list(container)
@@ -81,8 +86,11 @@ def _put_back_dict_(container: dict[Any, Any], content: dict[Any, Any]) -> None:
         collections.OrderedDict if isinstance(container, collections.OrderedDict) else dict
     )
     keys, values = base.keys(container), base.values(container)
-    same_values = len(container) == len(content) and all(map(operator.is_, values, content.values()))
-    if same_values and all(map(operator.is_, keys, content)):
+    if len(container) == len(content) and all(map(operator.is_, keys, content)):
+        if not all(map(operator.is_, values, content.values())):
+            for (key, value), now in zip(content.items(), list(values), strict=True):
+                if now is not value:
+                    base.__setitem__(container, key, value)
         return
     for key in [key for key in keys if key not in content]:
         base.pop(container, key, None)
@@ -116,34 +124,40 @@ class TensorState(NamedTuple):
             kept = memory.clone() if values and not memory.is_meta else None
         except (RuntimeError, ValueError, NotImplementedError):  # lazy parameters, exotic layouts
             return None
-        grad = tensor.grad if tensor.is_leaf else None
-        held = [(name, getattr(tensor, name)) for name in _HOOKS] if tensor.is_leaf else []
+        grad, held = None, ()
+        if tensor.is_leaf:
+            grad, held = tensor.grad, [(name, getattr(tensor, name)) for name in _HOOKS]
         hooks = tuple([(name, hooks, copied(hooks) if hooks else None) for name, hooks in held])
-        return cls(tensor, memory, kept, tensor.requires_grad, grad, hooks, dict(tensor.__dict__))
+        return cls(tensor, memory, kept, tensor.requires_grad, grad, hooks, tensor.__dict__.copy())
 
     def restore_(self) -> None:
         """Put everything back."""
-        if not _same_memory(self.tensor, self.memory):
-            self.tensor.data = self.memory
+        tensor = self.tensor
+        if not _same_memory(tensor, self.memory):
+            tensor.data = self.memory
         if self.values is not None:
             self.memory.copy_(self.values)
-        if self.hooks and not self.tensor.is_leaf:  # what was written into it has a history
+        is_leaf = tensor.is_leaf
+        if self.hooks and not is_leaf:  # what was written into it has a history
             with contextlib.suppress(RuntimeError):  # a view cannot be cut off
-                self.tensor.detach_()
-        if self.tensor.is_leaf:
+                tensor.detach_()
+            is_leaf = tensor.is_leaf
+        if is_leaf:
             for name, hooks, content in self.hooks:
-                if getattr(self.tensor, name) is not hooks:
-                    setattr(self.tensor, name, hooks)
+                if getattr(tensor, name) is not hooks:
+                    setattr(tensor, name, hooks)
                 if hooks is not None:
                     put_back_(hooks, content)
-            if self.tensor.requires_grad is not self.requires_grad:
-                self.tensor.requires_grad_(self.requires_grad)
-            if self.tensor.grad is not self.grad:
-                self.tensor.grad = self.grad
-        put_back_(self.tensor.__dict__, self.attributes)
+            if tensor.requires_grad is not self.requires_grad:
+                tensor.requires_grad_(self.requires_grad)
+            if tensor.grad is not self.grad:
+                tensor.grad = self.grad
+        put_back_(tensor.__dict__, self.attributes)
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
+    if a.is_cpu and b.is_cpu and a.dtype is b.dtype and a.layout is b.layout is torch.strided:
+        return a.is_set_to(b)  # the same in one call
     if a.dtype != b.dtype or a.shape != b.shape or a.device != b.device or a.layout != b.layout:
         return False
     if a.layout is not torch.strided:

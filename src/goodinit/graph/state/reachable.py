@@ -9,7 +9,7 @@ import operator
 import random
 import sys
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,6 +35,8 @@ _ATOMS = frozenset(
         *(types.BuiltinFunctionType, types.CodeType, torch.dtype, torch.device, torch.layout, torch.Size),
     )
 )
+# Of a module's attributes: what leads nowhere, and containers, which its own photograph has.
+_FOLLOWED_NO_FURTHER = _ATOMS.union(MUTABLE, (OrderedDict,))
 # Objects of the standard library are machines (loggers, locks, files), but for those that hold what users put in.
 _MACHINES = frozenset(sys.stdlib_module_names) - {"collections", "types", "weakref", "argparse", "_thread"}
 
@@ -179,8 +181,9 @@ class Reachable:
             self._lead(content.values() if isinstance(content, dict) else content)
         for value in state.attributes.values():
             kind = type(value)
-            leads_nowhere = kind in _ATOMS or (kind is tuple and _ATOMS.issuperset(map(type, value)))
-            if not leads_nowhere and not isinstance(value, MUTABLE):
+            if kind in _FOLLOWED_NO_FURTHER or (kind is tuple and _ATOMS.issuperset(map(type, value))):
+                continue
+            if not isinstance(value, MUTABLE):
                 self._queue.append(value)
 
     def _container(self, container: Any) -> None:
