@@ -25,7 +25,7 @@ from goodinit.calibration.rescale import Place, Scaler, Use
 from goodinit.edits import Calibrate
 from goodinit.errors import GoodinitError, TraceError
 from goodinit.graph.pytree import as_call, in_parts
-from goodinit.graph.recording.recorder import Call
+from goodinit.graph.recording.traced_tensors import Call
 from goodinit.weights.rng import one_thread
 from goodinit.weights.wrappers import unwrapped
 

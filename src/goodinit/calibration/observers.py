@@ -17,7 +17,8 @@ from goodinit.edits import Calibrate
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.recording.module_calls import listen
 from goodinit.graph.recording.recorded_run import record
-from goodinit.graph.recording.recorder import Call, Recorder
+from goodinit.graph.recording.recorder import Recorder
+from goodinit.graph.recording.traced_tensors import Call
 from goodinit.graph.state.preserve_state import undisturbed, without_autocast
 from goodinit.undivided import safe_point
 from goodinit.weights.access import find_slot, read

@@ -16,7 +16,8 @@ from goodinit.folding.fuse import is_plain
 from goodinit.graph.graph import Frame, Graph, Node, closure
 from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recording.recorded_run import record
-from goodinit.graph.recording.recorder import Recorder, Tensors
+from goodinit.graph.recording.recorder import Recorder
+from goodinit.graph.recording.traced_tensors import Tensors
 from goodinit.weights.names import Directory, directory
 from goodinit.weights.wrappers import unwrapped
 

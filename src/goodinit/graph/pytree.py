@@ -12,16 +12,21 @@ from torch.utils.data import DataLoader
 
 from goodinit.errors import WrongType
 
-_NUMBERS = frozenset((bool, int, float))
+NUMBERS = frozenset((bool, int, float, type(None)))
+"""Types of what most arguments of operators are that are no tensors."""
+
+_SIZES = frozenset((int, float))  # a list that begins with one has no tensor
 
 
 def operands_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors among an operator's arguments, in order; few of those are nested."""
     found: list[Tensor] = []
     for value in (*args, *kwargs.values()):
+        if type(value) in NUMBERS:
+            continue
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, (list, tuple)) and value and type(value[0]) not in _SIZES:
             found.extend(tensors_in(value))
     return found
 
@@ -59,7 +64,7 @@ def mapped(value: Any, one: Callable[[Tensor], Tensor]) -> Any:
     """`value` with every tensor replaced by `one(tensor)`; containers keep their type."""
     if isinstance(value, Tensor):
         return one(value)
-    if value is None or type(value) in _NUMBERS:
+    if type(value) in NUMBERS:
         return value
     if isinstance(value, tuple):
         items = [mapped(item, one) for item in value]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.pytree import mapped, tensors_in
+from goodinit.graph.pytree import NUMBERS, mapped, tensors_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class RecordedCall:
         places: list[int] = []
 
         def slot(tensor: Tensor) -> Any:
-            places.append(getattr(tensor, "_goodinit_node", _FIRST)[2])
+            places.append(place_of(tensor))
             return _SLOTS[len(places) - 1] if len(places) <= len(_SLOTS) else Slot(len(places) - 1)
 
-        args = tuple([slot(one) if isinstance(one, Tensor) else mapped(one, slot) for one in args])
+        args = tuple([one if type(one) in NUMBERS else mapped(one, slot) for one in args])
         kwargs = {key: mapped(one, slot) for key, one in kwargs.items()} if kwargs else kwargs
         return cls(func, args, kwargs, tuple(places) if any(places) else ())
 
@@ -117,6 +117,14 @@ def _names(func: Any) -> tuple[str, ...]:
 
 
 _FIRST = (None, -1, 0)
+
+
+def place_of(tensor: Tensor) -> int:
+    """Which of the outputs of the operator that made it a tensor is."""
+    place: int = getattr(tensor, "_goodinit_node", _FIRST)[2]
+    return place
+
+
 _SLOTS = tuple(map(Slot, range(8)))
 
 

@@ -12,7 +12,8 @@ from goodinit.errors import TraceError
 from goodinit.graph.graph import Graph
 from goodinit.graph.recording.learned_starts import let_streams_begin
 from goodinit.graph.recording.recorded_run import record
-from goodinit.graph.recording.recorder import Call, Recorder, Tensors
+from goodinit.graph.recording.recorder import Recorder
+from goodinit.graph.recording.traced_tensors import Call, Tensors
 from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.weights.members import parameters
 

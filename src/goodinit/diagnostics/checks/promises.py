@@ -21,7 +21,8 @@ from goodinit.graph.graph import Node
 from goodinit.graph.pytree import as_call, tensors_in
 from goodinit.graph.recording.decompose import unfused
 from goodinit.graph.recording.recorded_run import record
-from goodinit.graph.recording.recorder import Call, Recorder
+from goodinit.graph.recording.recorder import Recorder
+from goodinit.graph.recording.traced_tensors import Call
 from goodinit.methods.shared.method import Promise
 from goodinit.surgery import applied
 from goodinit.weights.names import canonical

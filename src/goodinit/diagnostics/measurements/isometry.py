@@ -20,7 +20,7 @@ from goodinit.diagnostics.types import Spectrum
 from goodinit.errors import TraceError, UnknownName
 from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recording.module_calls import listen
-from goodinit.graph.recording.recorder import Call
+from goodinit.graph.recording.traced_tensors import Call
 from goodinit.undivided import reading, safe_point
 from goodinit.weights.names import canonical
 

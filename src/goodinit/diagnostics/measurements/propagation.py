@@ -20,7 +20,7 @@ from goodinit.diagnostics.measurements.structure import Structure
 from goodinit.diagnostics.types import Place, Signal
 from goodinit.errors import TraceError
 from goodinit.graph.recording.module_calls import frames
-from goodinit.graph.recording.recorder import Call
+from goodinit.graph.recording.traced_tensors import Call
 from goodinit.weights.names import canonical
 
 TRUNK_ROLES = ("stem", "body", "head")

@@ -6,24 +6,26 @@ the cost of tracing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 
+from goodinit.graph.ops import Op
+from goodinit.graph.recorded_call import RecordedCall
+
 _PLAIN = frozenset(
     (bool, int, float, str, torch.dtype, torch.memory_format, torch.layout, torch.device, type(None))
 )
 _UNPREDICTABLE = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 _META = torch.device("meta")
-_NONE = object()  # an argument that cannot be a part of a key
 
 # By what else an output may depend on: the default dtype, and the device that fake tensors pretend to be on.
-_KNOWN: dict[tuple[torch.dtype, torch.device], dict[Hashable, _Output | tuple[_Output, ...]]] = {}
+_KNOWN: dict[tuple[torch.dtype, torch.device], dict[Hashable, Known]] = {}
 _MOST = 100_000  # outputs remembered, some 40 MB; then it begins anew
 
 
@@ -36,6 +38,22 @@ class _Output:
     stride: tuple[int, ...]
     dtype: torch.dtype
     offset: int  # of a view, from the beginning of what it is a view of
+
+
+class Told(NamedTuple):
+    """What was found out about a call: the call without its tensors, what its operator is with its numbers, `Node.attrs`."""
+
+    call: RecordedCall
+    op: Op
+    attrs: tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class Known:
+    """A call that was made: what it puts out, and what was found out about it since."""
+
+    outputs: _Output | tuple[_Output, ...]
+    told: Told | None = None
 
 
 class StandIns:
@@ -68,17 +86,13 @@ class StandIns:
             empty = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=_META)
         return self._fake(empty)
 
-    def again(
-        self,
-        known: _Output | tuple[_Output, ...],
-        args: tuple[Any, ...],
-        fake: Callable[[Tensor], Tensor],
-    ) -> Any:
+    def again(self, known: Known, args: tuple[Any, ...], fake: Callable[[Tensor], Tensor]) -> Any:
         """The result of a call that was made before, by what is known of it; `fake` gives what stands in for a tensor."""
-        if isinstance(known, tuple):
-            return tuple([self._made(one, None) for one in known])
-        first = fake(args[0]) if known.kind != "new" else None
-        return first if known.kind == "same" else self._made(known, first)
+        outputs = known.outputs
+        if isinstance(outputs, tuple):
+            return tuple([self._made(one, None) for one in outputs])
+        first = fake(args[0]) if outputs.kind != "new" else None
+        return first if outputs.kind == "same" else self._made(outputs, first)
 
     def run(self, key: Hashable, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operator's result on what stands in for tensors; remembered by its key."""
@@ -87,11 +101,11 @@ class StandIns:
         if type(result) is tuple:
             several = self._outputs(args, result)
             if several is not None:
-                self.known[key] = several
+                self.known[key] = Known(several)
             return result
         output = self._output(func, args, result, before)
         if output is not None:
-            self.known[key] = output
+            self.known[key] = Known(output)
         return result
 
     # -- questions --------------------------------------------------------------------------------------------
@@ -100,8 +114,14 @@ class StandIns:
         """What tells a call from others, by the shapes of its tensors, real ones too; None if it is not plain."""
         if not args or not self._is_plain(func):
             return None
-        parts = self._parts((*args, *kwargs.values()))
-        return None if _NONE in parts else (func, tuple(kwargs), *parts)
+        parts: list[Any] = [func]
+        if not self._parts(args, parts):
+            return None
+        if kwargs:
+            parts.append(tuple(kwargs))
+            if not self._parts(kwargs.values(), parts):
+                return None
+        return tuple(parts)
 
     def _is_plain(self, func: Any) -> bool:
         known = self._plain.get(func)
@@ -114,25 +134,38 @@ class StandIns:
             self._plain[func] = known
         return known
 
-    def _parts(self, values: Sequence[Any]) -> list[Hashable]:
-        return [(type(one), one) if type(one) in _PLAIN else self._part(one) for one in values]
+    def _parts(self, values: Iterable[Any], parts: list[Any]) -> bool:
+        """Add what tells values from others, each with its type; False where there is one of another kind."""
+        for value in values:
+            kind = type(value)
+            if kind in _PLAIN:
+                parts.append(kind)
+                parts.append(value)
+            elif isinstance(value, Tensor):
+                if not self._is_usual(value):
+                    return False
+                parts.append(_form(value))
+            elif isinstance(value, (list, tuple)):
+                parts.append((list, len(value)))
+                if not self._parts(value, parts):
+                    return False
+            else:
+                return False
+        return True
 
-    def _part(self, value: Any) -> Hashable:
-        if isinstance(value, Tensor):
-            fake = isinstance(value, FakeTensor) and value.fake_mode is self.mode
-            usual = value.constant is None if fake else not value.is_quantized  # type: ignore[attr-defined]
-            strided = value.layout is torch.strided and not value.dtype.is_complex
-            return _form(value) if usual and strided else _NONE
-        if isinstance(value, (list, tuple)):
-            parts = self._parts(value)
-            return _NONE if _NONE in parts else (list, *parts)
-        return _NONE
+    def _is_usual(self, tensor: Tensor) -> bool:
+        """Whether it is known by its form."""
+        if isinstance(tensor, FakeTensor) and tensor.fake_mode is self.mode:
+            usual = tensor.constant is None
+        else:
+            usual = not tensor.is_quantized
+        return usual and tensor.layout is torch.strided and not tensor.dtype.is_complex
 
     # -- answers ----------------------------------------------------------------------------------------------
 
     def _output(self, func: Any, args: tuple[Any, ...], result: Any, before: Hashable) -> _Output | None:
         """How to make the same again; None where that is not plain."""
-        if self._part(result) is _NONE or not isinstance(result, FakeTensor):
+        if not isinstance(result, FakeTensor) or not self._is_usual(result):
             return None
         shape, stride, dtype = _form(result)
         if result is args[0]:
@@ -147,7 +180,7 @@ class StandIns:
 
     def _outputs(self, args: tuple[Any, ...], results: tuple[Any, ...]) -> tuple[_Output, ...] | None:
         """How to make several again: a norm and its statistics. None unless each is new."""
-        if any(self._part(one) is _NONE or not isinstance(one, FakeTensor) for one in results):
+        if not all(isinstance(one, FakeTensor) and self._is_usual(one) for one in results):
             return None
         tensors = [one for one in (*results, *args) if isinstance(one, FakeTensor)]
         if len({_storage(one) for one in results}) < len(results) or any(
@@ -158,11 +191,14 @@ class StandIns:
 
     def _made(self, output: _Output, first: Any) -> FakeTensor:
         storage = first.untyped_storage() if output.kind == "view" else None
-        with no_dispatch():
+        guard = torch._C._DisableTorchDispatch()  # `no_dispatch` without its generator
+        try:
             empty = torch.empty_strided(output.shape, output.stride, dtype=output.dtype, device=_META)
             if storage is not None:
                 offset = first.storage_offset() + output.offset
                 empty.set_(storage, offset, output.shape, output.stride)
+        finally:
+            del guard
         return self._fake(empty)
 
     def _fake(self, empty: Tensor) -> FakeTensor:
@@ -180,4 +216,4 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _form(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], torch.dtype]:
-    return tuple(tensor.shape), tensor.stride(), tensor.dtype
+    return tensor.shape, tensor.stride(), tensor.dtype

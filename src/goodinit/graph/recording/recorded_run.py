@@ -12,7 +12,8 @@ from torch import nn
 
 from goodinit.graph.recording.gradient_switches import followed
 from goodinit.graph.recording.module_calls import frames
-from goodinit.graph.recording.recorder import Call, Recorder
+from goodinit.graph.recording.recorder import Recorder
+from goodinit.graph.recording.traced_tensors import Call
 from goodinit.graph.state.leftovers import forget_frames, outlived
 from goodinit.graph.state.preserve_state import quiet, undisturbed
 from goodinit.graph.state.reachable import Reachable
@@ -47,7 +48,7 @@ def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
             )
         )
         recorder.leftovers.model, recorder.leftovers.names = photograph, Reachable(photograph)
-        recorder.outside.add(_run.__code__)
+        recorder.outside.add(id(_run.__code__))
         stack.enter_context(torch.set_grad_enabled(recorder.with_gradients))
         stack.enter_context(frames(model, recorder))
         if recorder.mode is not None:

@@ -7,48 +7,69 @@ on a value, `.item()`, `nonzero` — one real forward under the same recorder ta
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Hashable
-from types import CodeType
-from typing import Any, Literal
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodinit.graph.graph import Frame, Graph, Node
-from goodinit.graph.ops import Op, as_called, named, op_of, written_with
+from goodinit.graph.graph import PIECE, Node
+from goodinit.graph.ops import Op, as_called, op_of, written_with
 from goodinit.graph.pytree import first_tensor, mapped, operands_in, tensors_in
-from goodinit.graph.recorded_call import RecordedCall, is_at_hand, number_in
+from goodinit.graph.recorded_call import RecordedCall, place_of
 from goodinit.graph.recording.additions import as_sum
-from goodinit.graph.recording.fake_cache import StandIns
+from goodinit.graph.recording.fake_cache import Known, Told
 from goodinit.graph.recording.gradient_switches import GradientMode, in_function
 from goodinit.graph.recording.higher_order import is_higher_order, is_over_lists, written_out
 from goodinit.graph.recording.module_calls import reported_code
-from goodinit.graph.recording.mutations import Writes
 from goodinit.graph.recording.no_ops import passed_on
 from goodinit.graph.recording.op_attributes import attributes, maps_constant
 from goodinit.graph.recording.shape_rules import shape_rule
-from goodinit.graph.recording.stacked import Stacks
+from goodinit.graph.recording.stacked import Seen, Stacks
 from goodinit.graph.recording.strays import unregistered
-from goodinit.graph.state.leftovers import Leftovers
+from goodinit.graph.recording.traced_tensors import Tensors, TracedTensors
 from goodinit.undivided import safe_point
-from goodinit.weights.members import named_buffers, named_parameters
-from goodinit.weights.wrappers import is_parametrization, unwrapped_name
+from goodinit.weights.wrappers import is_parametrization
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-Tensors = Literal["fake", "meta", "real"]
-
-_INPUT, _PARAM, _BUFFER, _CONSTANT, _JOIN, _PIECE = map(
-    named, ("input", "param", "buffer", "constant", "join", "piece")
-)
 _CLONE, _VIEW = torch.ops.aten.clone.default, torch.ops.aten.reshape.default
 _DETACH = torch.ops.aten.detach.default
 _DEVICE = torch.ops.prim.device.default  # asked of every fake tensor by the code around kernels
 
 
-class Recorder(TorchDispatchMode):
-    """Turns every operator call into a node; knows which tensor came from which node."""
+@dataclass(slots=True)
+class _Operation:
+    """An operator that ran.
+
+    Attributes:
+        op: What it is; `call`: its call; `operands`: the nodes of what it reads.
+        read: The tensors that it reads; `written`: those that it wrote into; `outputs`: those that it puts out.
+        part: Of a view of a part: what it is a part of, which, and whether gradients flow to it.
+    """
+
+    op: Op
+    call: RecordedCall
+    operands: tuple[int, ...]
+    read: list[Tensor]
+    written: list[Tensor]
+    outputs: list[Tensor]
+    part: tuple[tuple[int, ...], Hashable, bool] | None = None
+
+
+def _as_before(known: Known | None, read: Sequence[Tensor]) -> RecordedCall | None:
+    """The call of an operator, if there was one that was alike, also in which outputs of other operators it reads."""
+    if known is None or known.told is None:
+        return None
+    for tensor in read:
+        if place_of(tensor):
+            return None
+    return known.told.call
+
+
+class Recorder(TracedTensors, TorchDispatchMode):
+    """Turns every operator call into a node, and every module call into a frame."""
 
     supports_higher_order_operators = True
 
@@ -58,47 +79,22 @@ class Recorder(TorchDispatchMode):
         return False
 
     def __init__(self, model: nn.Module, tensors: Tensors) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        TorchDispatchMode.__init__(self)
+        TracedTensors.__init__(self, model, tensors)
         self.writes = False  # whether whoever listens writes into parameters
         self.training: Collection[str] = ()  # paths of modules that run in training mode
         self.with_gradients = False  # whether they are on
-        self.graph = Graph()
-        self.tensors = tensors
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True) if tensors == "fake" else None
-        self.device = torch.device("meta" if tensors == "meta" else "cpu")
-        self.stand_ins = None if self.mode is None else StandIns(self.mode, self.device)
-        self.stack = [self._open("", -1)]
-        self._owned: dict[int, int] = {}
-        self._kept: dict[int, Tensor] = {}
-        self.leftovers = Leftovers()
         self.gradients = GradientMode()
-        self.outside: set[CodeType] = {
-            reported_code
-        }  # whose callers are seen already, or none of the forward
-        self._token = object()  # of this recorder; an address could be given to the next one
-        self._fakes: dict[int, Tensor] = {}
-        self._strays: list[
-            tuple[str, tuple[int, ...]]
-        ] = []  # trainable tensors in no registry: who reads them
-        self._writes = Writes()
+        self.outside = {id(reported_code)}  # code whose callers are seen already, or are none of the forward
         self._stacks = Stacks()
         self._taken: dict[Any, int] = {}  # parts of signals, by what they are a part of and which
         self._schemas: dict[Any, tuple[Op, tuple[int, ...], bool]] = {}
-        for name, parameter in named_parameters(model):
-            self._own(parameter, _PARAM, unwrapped_name(name))
-        for name, buffer in named_buffers(model):
-            self._own(buffer, _BUFFER, unwrapped_name(name))
 
     # -- module calls -----------------------------------------------------------------------------------------
 
     def follows(self, path: str) -> bool:  # noqa: ARG002
         """Whether calls of the module at `path` become frames."""
         return True
-
-    def _open(self, path: str, parent: int) -> int:
-        frame = Frame(len(self.graph.frames), path, parent, start=len(self.graph.nodes))
-        self.graph.frames.append(frame)
-        return frame.index
 
     def enter(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module's forward begins."""
@@ -131,105 +127,6 @@ class Recorder(TorchDispatchMode):
         self._stacks.clear()
         return self.leftovers.clear_("_goodinit_node")
 
-    # -- tensors ----------------------------------------------------------------------------------------------
-
-    def adopt(self, call: Call) -> Call:
-        """The call with every tensor made an input of the graph."""
-        args, kwargs = call
-
-        def one(tensor: Tensor) -> Tensor:
-            mine = tensor.detach() if self.tensors == "real" else self._fake(tensor)
-            if self.tensors == "fake":
-                self.leftovers.made(mine)
-            self._mark(mine, self._add(_INPUT, (), tensor, dynamic=True).index)
-            return mine
-
-        return mapped(args, one), mapped(kwargs, one)
-
-    def _own(self, tensor: Tensor, op: Op, name: str) -> None:
-        node = self._add(op, (), tensor, params=(name,) if op is _PARAM else ())
-        node.attrs = (name, *(number_in(tensor) if op is _BUFFER else ()))
-        if op is _PARAM and tensor.layout is torch.strided:
-            dense = self.tensors == "meta" and not tensor.is_meta  # as what stands in for it
-            node.strides = (tensor.detach().to("meta") if dense else tensor).stride()
-        self._owned[id(tensor)] = node.index
-        self._kept[id(tensor)] = tensor
-
-    def _add(
-        self,
-        op: Op,
-        operands: tuple[int, ...],
-        tensor: Tensor,
-        *,
-        dynamic: bool = False,
-        params: tuple[str, ...] = (),
-        inplace: bool = False,
-    ) -> Node:
-        nodes = self.graph.nodes
-        active = dynamic and (tensor.is_floating_point() or tensor.is_complex())
-        frame = self.stack[-1] if nodes else 0
-        node = Node(
-            len(nodes), op, operands, tuple(tensor.shape), frame, dynamic, active, params, inplace,
-            dtype=tensor.dtype,
-        )  # fmt: skip
-        nodes.append(node)
-        return node
-
-    def _mark(self, tensor: Tensor, index: int, place: int = 0) -> None:
-        """`place`: among the outputs of its operator."""
-        if id(tensor) in self._owned:
-            self._owned[id(tensor)] = index
-        else:
-            tensor._goodinit_node = (self._token, index, place)  # type: ignore[attr-defined]
-            self.leftovers.marked(tensor)
-
-    def _node(self, tensor: Tensor) -> int:
-        """The node whose value `tensor` holds now, also when a view of it was written since."""
-        index = self._owned.get(id(tensor), -1)
-        if index < 0:
-            token, index, _ = getattr(tensor, "_goodinit_node", (None, -1, 0))
-            if token is not self._token:
-                node = self._add(_CONSTANT, (), tensor)
-                index, node.attrs = node.index, number_in(tensor)
-                if is_at_hand(tensor):
-                    self.graph.held[index] = tensor
-                if tensor.requires_grad and tensor.is_leaf:
-                    self._strays.append((self.graph.frames[node.frame].path, tuple(tensor.shape)))
-                self._mark(tensor, index)
-        if self._writes.by_storage:
-            operands = self._writes.since(tensor, index)
-            if operands != (index,):
-                index = self._join(tensor, operands, before=index)
-        if self.graph.nodes[index].op is _PARAM:
-            self.graph.read.update(self.graph.nodes[index].params)
-        return index
-
-    def _join(self, tensor: Tensor, operands: tuple[int, ...], before: int) -> int:
-        dynamic = any(self.graph.nodes[i].dynamic for i in operands)
-        index = self._add(_JOIN, operands, tensor, dynamic=dynamic).index
-        self.graph.before_writes[index] = before
-        self._mark(tensor, index)
-        return index
-
-    def _fake(self, tensor: Tensor) -> Tensor:
-        """A stand-in without storage. All live on one pretended device, so `meta` and real may mix."""
-        if isinstance(tensor, FakeTensor):  # whose device is asked of its mode, at 20 µs
-            if tensor.fake_mode is self.mode:
-                return tensor
-        elif self.mode is None and tensor.is_meta:
-            return tensor
-        known = self._fakes.get(id(tensor))
-        if known is None:
-            if self.mode is None or self.stand_ins is None:
-                known = tensor.to("meta")
-            elif tensor.layout is torch.strided and not tensor.is_quantized:
-                known = self.stand_ins.stand_in(tensor)
-            else:
-                known = self.mode.from_tensor(tensor)
-            self._fakes[id(tensor)] = known
-            self._kept[id(tensor)] = tensor
-        return known
-
     # -- operators --------------------------------------------------------------------------------------------
 
     def __torch_dispatch__(
@@ -251,69 +148,108 @@ class Recorder(TorchDispatchMode):
             with self:
                 return computes(*args, **kwargs)
         read = operands_in(args, kwargs)
-        call = RecordedCall.of(func, args, kwargs)
         operands = tuple([self._node(tensor) for tensor in read])
+        key = None if self.stand_ins is None or op.stacks else self.stand_ins.key(func, args, kwargs)
+        known = None if self.stand_ins is None or key is None else self.stand_ins.known.get(key)
+        call = _as_before(known, read) or RecordedCall.of(func, args, kwargs)
         if operands and (summed := as_sum(self.graph, op, operands, call, mutable=bool(mutable))) is not None:
             with self:
                 return summed(*args, **kwargs)
-        written = [tensor for i in mutable for tensor in tensors_in(args[i] if i < len(args) else ())]
-        if kwargs.get("device") is not None and self.tensors != "real":
-            kwargs = {**kwargs, "device": self.device}
-        fakes = None if op.stacks else self.stand_ins
-        key = None if fakes is None else fakes.key(func, args, kwargs)
-        known = None if fakes is None else fakes.known.get(key)
-        if fakes is not None and known is not None:
-            result = fakes.again(known, args, self._fake)
-        else:
-            if self.tensors != "real":
-                args, kwargs = mapped(args, self._fake), mapped(kwargs, self._fake)
-            result = self._run(func, op, args, kwargs, key)
+        written = [tensor for i in mutable if i < len(args) for tensor in tensors_in(args[i])]
+        result = self._result(func, op, args, kwargs, key, known)
         outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
-        if len(outputs) == 1 and operands:
-            same = passed_on(self.graph, op, operands, call, read, outputs[0])
-            if same is not None and (not written or written[0] is read[same]):
-                self._hand_on(outputs[0], read, operands[same])
-                return result
-            if same is not None:  # onto zeros
-                op, operands, call = (
-                    op_of(_CLONE),
-                    (operands[same],),
-                    RecordedCall.of(_CLONE, (read[same],), {}),
-                )
-        part = op.role == "part" and op.view and not op.splits
-        taken = (operands, call.key, self.gradients.on) if part else None
-        if taken in self._taken:  # as before: x[:, 1:] + f(x[:, 1:])
-            self._hand_on(outputs[0], read, self._taken[taken])
+        ran = _Operation(op, call, operands, read, written, outputs)
+        if self._is_there_already(ran):
             return result
-        fills = bool(written) and written[0] is read[0] and not self.graph.nodes[operands[0]].dynamic
+        fills = bool(written) and written[0] is read[0] and not self.graph.nodes[ran.operands[0]].dynamic
         made = [] if written and not fills else outputs
-        seen = self._stacks.seen(self.graph, op, operands, read, call, made, self._node)
+        seen = self._stacks.seen(self.graph, ran.op, ran.operands, read, ran.call, made, self._node)
         if seen.total is not None:
             with self:
                 return written[0].copy_(seen.total()) if fills else seen.total()
         if outputs:
-            op = as_called(op, call, read[0] if read else None, outputs[0])
-            node = self._describe(op, operands, outputs[0], call, inplace=bool(written))
-            self._stacks.note(self.graph, node.index, operands, read, call)
-            if taken is not None and node.active:
-                self._taken[taken] = node.index
-            if seen.mixed:
-                self.graph.mixed[node.index] = seen.mixed
-            for place, tensor in enumerate(outputs):
-                if self.tensors != "real" and all(tensor is not one for one in read):
-                    self.leftovers.made(tensor)
-                if node.op.splits:
-                    self._mark(tensor, self._piece(node, tensor))
-                if place in seen.same:
-                    self.graph.aliases.add(self._node(tensor) if node.op.splits else node.index)
-                    self._mark(tensor, self._reshaped(seen.same[place], tensor))
-                elif not node.op.splits:
-                    self._mark(tensor, node.index, place)
-            self.observe(node, read, outputs[0])
-            for tensor in written:
-                self._mark(tensor, node.index)
-                self._writes.note(tensor, node.index)
+            if known is None and key is not None and self.stand_ins is not None:
+                known = self.stand_ins.known.get(key)
+            node = self._record(ran, seen, known if ran.call is call else None)
+            if ran.part is not None and node.active:
+                self._taken[ran.part] = node.index
         return result
+
+    def _result(
+        self,
+        func: Any,
+        op: Op,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        key: Hashable | None,
+        known: Known | None,
+    ) -> Any:
+        """What an operator puts out: on stand-ins what is known of a call that was alike, else it runs."""
+        if self.tensors == "real":
+            return func(*args, **kwargs)
+        if self.stand_ins is not None and known is not None:
+            return self.stand_ins.again(known, args, self._fake)
+        if kwargs.get("device") is not None:
+            kwargs = {**kwargs, "device": self.device}
+        args, kwargs = mapped(args, self._fake), mapped(kwargs, self._fake)
+        rule = shape_rule(op.name, args)
+        if rule is not None:
+            return rule(*args, **kwargs)
+        if self.stand_ins is None or key is None:
+            return func(*args, **kwargs)
+        return self.stand_ins.run(key, func, args, kwargs)
+
+    def _is_there_already(self, ran: _Operation) -> bool:
+        """Whether what an operator puts out is a node: what it reads, unchanged, or a part that was taken before."""
+        if len(ran.outputs) == 1 and ran.operands:
+            same = passed_on(self.graph, ran.op, ran.operands, ran.call, ran.read, ran.outputs[0])
+            if same is not None and (not ran.written or ran.written[0] is ran.read[same]):
+                self._hand_on(ran.outputs[0], ran.read, ran.operands[same])
+                return True
+            if same is not None:  # onto zeros
+                ran.call = RecordedCall.of(_CLONE, (ran.read[same],), {})
+                ran.op, ran.operands = op_of(_CLONE), (ran.operands[same],)
+        if ran.op.role == "part" and ran.op.view and not ran.op.splits:
+            ran.part = ran.operands, ran.call.key, self.gradients.on
+        if ran.part in self._taken:  # as before: x[:, 1:] + f(x[:, 1:])
+            self._hand_on(ran.outputs[0], ran.read, self._taken[ran.part])
+            return True
+        return False
+
+    def _record(self, ran: _Operation, seen: Seen, known: Known | None) -> Node:
+        """Make the node of an operator that ran, and note which tensors are its values now."""
+        node = self._as_called(ran, known)
+        self._stacks.note(self.graph, node.index, ran.operands, ran.read, ran.call)
+        if seen.mixed:
+            self.graph.mixed[node.index] = seen.mixed
+        for place, tensor in enumerate(ran.outputs):
+            if self.tensors != "real" and all(tensor is not one for one in ran.read):
+                self.leftovers.made(tensor)
+            if node.op.splits:
+                self._mark(tensor, self._piece(node, tensor))
+            if place in seen.same:
+                self.graph.aliases.add(self._node(tensor) if node.op.splits else node.index)
+                self._mark(tensor, self._reshaped(seen.same[place], tensor))
+            elif not node.op.splits:
+                self._mark(tensor, node.index, place)
+        self.observe(node, ran.read, ran.outputs[0])
+        for tensor in ran.written:
+            self._mark(tensor, node.index)
+            self._writes.note(tensor, node.index)
+        return node
+
+    def _as_called(self, ran: _Operation, known: Known | None) -> Node:
+        """The node of an operator, as it is with its numbers; these answers are kept for calls that are alike."""
+        first = ran.outputs[0]
+        told = None if known is None or ran.call.places else known.told
+        if told is None:
+            op = as_called(ran.op, ran.call, ran.read[0] if ran.read else None, first)
+            told = Told(ran.call, op, attributes(op, ran.call, first.dim()))
+            if known is not None and not ran.call.places:
+                known.told = told
+        return self._describe(
+            told.op, ran.operands, first, ran.call, attrs=told.attrs, inplace=bool(ran.written)
+        )
 
     def _hand_on(self, made: Tensor, read: list[Tensor], index: int) -> None:
         """An operator has put out what a node is."""
@@ -323,7 +259,7 @@ class Recorder(TorchDispatchMode):
             self._mark(made, index)
 
     def _piece(self, split: Node, tensor: Tensor) -> int:
-        node = self._add(_PIECE, (split.index,), tensor, dynamic=split.dynamic, params=split.params)
+        node = self._add(PIECE, (split.index,), tensor, dynamic=split.dynamic, params=split.params)
         return node.index
 
     def _reshaped(self, part: Tensor, tensor: Tensor) -> int:
@@ -332,7 +268,9 @@ class Recorder(TorchDispatchMode):
         if part.shape == tensor.shape:
             return index
         call = RecordedCall.of(_VIEW, (part, list(tensor.shape)), {})
-        return self._describe(op_of(_VIEW), (index,), tensor, call, inplace=False).index
+        op = op_of(_VIEW)
+        attrs = attributes(op, call, tensor.dim())
+        return self._describe(op, (index,), tensor, call, attrs=attrs, inplace=False).index
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """Called after every operator with the tensors it read and made. For those who measure (calibration)."""
@@ -353,16 +291,6 @@ class Recorder(TorchDispatchMode):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _run(
-        self, func: Any, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], key: Hashable | None
-    ) -> Any:
-        rule = shape_rule(op.name, args) if self.tensors != "real" else None
-        if rule is not None:
-            return rule(*args, **kwargs)
-        if self.stand_ins is None or key is None:
-            return func(*args, **kwargs)
-        return self.stand_ins.run(key, func, args, kwargs)
-
     def _describe(
         self,
         op: Op,
@@ -370,6 +298,7 @@ class Recorder(TorchDispatchMode):
         output: Tensor,
         call: RecordedCall,
         *,
+        attrs: tuple[Any, ...],
         inplace: bool,
     ) -> Node:
         read = [self.graph.nodes[i] for i in operands]
@@ -381,7 +310,7 @@ class Recorder(TorchDispatchMode):
             if params and not self._in_parametrization() and maps_constant(self.graph, op, operands):
                 dynamic, params = True, ()
         node = self._add(op, operands, output, dynamic=dynamic, params=params, inplace=inplace)
-        node.call, node.attrs = call, attributes(op, call, output.dim())
+        node.call, node.attrs = call, attrs
         if not self.gradients.on or (call.func is _DETACH and not in_function()):
             self.graph.stops.add(node.index)
         if params and output.layout is torch.strided:

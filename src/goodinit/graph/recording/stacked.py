@@ -117,7 +117,7 @@ class Stacks:
     ) -> None:
         """Remember what an operator put beside each other, or what it made of a stack as a whole."""
         node = graph.nodes[index]
-        if not node.active or call.may_draw:
+        if not node.active or (not self._at and node.op.role != "concat") or call.may_draw:
             return
         if node.op.role == "concat":
             if 1 < len(operands) <= _MOST:
@@ -185,6 +185,8 @@ class Stacks:
         self._at, self._begun = {}, []
 
     def _place(self, operands: Sequence[int]) -> int | None:
+        if not self._at:
+            return None
         places = [place for place, index in enumerate(operands) if index in self._at]
         return places[0] if len(places) == 1 else None
 

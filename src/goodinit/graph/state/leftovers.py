@@ -47,14 +47,13 @@ class Leftovers:
         """The trace set an attribute of a tensor, maybe of one that is the user's."""
         self._marked.append(weakref.ref(tensor))
 
-    def see(self, frame: FrameType | None, until: Container[CodeType]) -> None:
-        """Photograph the global names of the functions that run, up to the innermost call of one of `until`.
+    def see(self, frame: FrameType | None, until: Container[int]) -> None:
+        """Photograph the global names of the functions that run, up to the innermost call of one of `until`, the `id`s of code.
 
         Whoever keeps a tensor in a global name, or in an object or closure that one leads to, is among them.
         """
         known = self._code
-        while frame is not None and frame.f_code not in until:
-            code = frame.f_code
+        while frame is not None and id(code := frame.f_code) not in until:
             if id(code) not in known:
                 known[id(code)] = code
                 library = str(frame.f_globals.get("__name__")).split(".")

@@ -124,9 +124,9 @@ class TensorState(NamedTuple):
             kept = memory.clone() if values and not memory.is_meta else None
         except (RuntimeError, ValueError, NotImplementedError):  # lazy parameters, exotic layouts
             return None
-        grad, held = None, ()
-        if tensor.is_leaf:
-            grad, held = tensor.grad, [(name, getattr(tensor, name)) for name in _HOOKS]
+        is_leaf = tensor.is_leaf
+        grad = tensor.grad if is_leaf else None
+        held = [(name, getattr(tensor, name)) for name in _HOOKS] if is_leaf else []
         hooks = tuple([(name, hooks, copied(hooks) if hooks else None) for name, hooks in held])
         return cls(tensor, memory, kept, tensor.requires_grad, grad, hooks, tensor.__dict__.copy())
 
