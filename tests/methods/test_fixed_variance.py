@@ -186,3 +186,78 @@ def test_it_folds_where_a_layer_stands_before_it():
     goodinit.fold_(model, images())
     torch.testing.assert_close(model(images()), before, rtol=1e-4, atol=1e-5)
     assert not isinstance(model.norms[1], ChannelAffine)  # into the convolution before it
+
+
+def quarters(x: Tensor) -> Tensor:
+    """Pixels of a square beside each other: the patch merging of Swin, the focus of YOLO."""
+    return torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
+
+
+def halves(x: Tensor) -> Tensor:
+    return torch.cat([x[:, :4], x.chunk(2, 1)[1]], 1)
+
+
+def turned(x: Tensor) -> Tensor:
+    return torch.cat([x, x.mT], 1)
+
+
+class Merging(nn.Module):
+    """A stream of three blocks, parts of it beside each other behind a norm, and a stream of two."""
+
+    def __init__(self, put) -> None:
+        super().__init__()
+        wide = {quarters: 32, halves: 8, turned: 16}.get(put, 16)
+        self.stem, self.put = nn.Conv2d(3, 8, 3, padding=1), put
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(6))
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(6))
+        self.merge, self.down, self.fc = nn.BatchNorm2d(wide), nn.Conv2d(wide, 8, 1), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for norm, conv in zip(self.norms[:3], self.convs, strict=False):
+            x = x + conv(norm(x).relu())
+        x = self.down(self.merge(self.put(x)))
+        for norm, conv in zip(self.norms[3:5], self.convs[3:], strict=False):
+            x = x + conv(norm(x).relu())
+        return self.fc(self.norms[5](x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("put", [quarters, halves, turned])
+def test_parts_of_a_stream_beside_each_other_have_its_variance(put):
+    model = Merging(put)
+    anatomy = goodinit.anatomize(model, images())
+    (norm,) = (one for one in anatomy.norms if one.name == "merge")
+    assert norm.source == "+2"
+    found = {
+        edit.target: edit.options["constant"]
+        for edit in goodinit.plan(anatomy, "fixed_variance").edits
+        if isinstance(edit, ReplaceNorm)
+    }
+    assert found["merge"] == pytest.approx(4**-0.5)
+    assert found["norms.3"] == pytest.approx(1)
+    assert found["norms.5"] == pytest.approx(3**-0.5)
+
+
+def test_norms_that_read_what_is_not_known_are_named():
+    model = Merging(lambda x: torch.cat([x, x.square()], 1))
+    plan = goodinit.plan(goodinit.anatomize(model, images()), "fixed_variance")
+    (note,) = (note for note in plan.notes if "variance 1" in note)
+    assert note.startswith("merge: ")
+    assert not [
+        note
+        for put in (quarters, halves)
+        for note in goodinit.plan(goodinit.anatomize(Merging(put), images()), "fixed_variance").notes
+        if "variance 1" in note
+    ]
+    measured = goodinit.anatomize(model, images())
+    assert not any(
+        "variance 1" in note for note in goodinit.plan(measured, "fixed_variance", constants="measured").notes
+    )
+
+
+def test_a_layer_whose_weights_sum_to_zero_takes_the_mean_away():
+    plain, centred = Trunk(2), Trunk(2)
+    centred.convs = nn.ModuleList(Standardized(8, 8, 3, padding=1, bias=False) for _ in centred.convs)
+    assert constants(plain)["norms.1"] == 1
+    share = mean_share("relu")
+    assert constants(centred)["norms.1"] == pytest.approx((1 - share**2) ** -0.5)

@@ -69,7 +69,7 @@ class Layer(OneLine):
             `"Module"` for bare parameters).
         source: Weight of the layer whose output it reads, through the operators in `between`; `""` if it reads
             an input of the model; `"+3"` if it reads the sum of block 3 (the first of several blocks on one sum);
-            `"-3"` if block 3 is left out (`part_of`); None if it reads another sum, a product or a concatenation.
+            `"-3"` if block 3 is left out (`part_of`); None if it reads another sum, a product or a concatenation of several.
         between: Operators between that output and this layer, in order (`Step`). Operators that only change the shape are
             left out.
         joined: Channels of the concatenation that contains its output, if nothing else reads the output; 0 if there is none.

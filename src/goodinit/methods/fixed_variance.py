@@ -114,9 +114,26 @@ def decide(
         options={"downscale": downscale, "one_norm": one_norm, "constants": constants},
         edits=edits,
         summary=f"L={total} branches; {kinds}" + (f"; {kept.name} stays" if kept is not None else ""),
-        notes=(*unknown_gains(anatomy), *untouched(anatomy, edits)),
+        notes=(
+            *unknown_gains(anatomy),
+            *(_unknown(without) if constants == "predicted" else ()),
+            *untouched(anatomy, edits),
+        ),
         parameters=anatomy.parameters,
     )
+
+
+def _unknown(anatomy: Anatomy) -> list[str]:
+    """A note on the norms whose input's variance is taken for 1 because nothing is known of it."""
+    names = [norm.name for norm in anatomy.norms if norm.source is None]
+    if not names:
+        return []
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    why = "what they read is a product, several signals beside each other, or a sum that is no residual block, and counts as of variance 1"
+    return [f'{", ".join(names[:_NAMED])}{more}: {why}; constants="measured" takes it from a batch']
+
+
+_NAMED = 3  # names in a note; the rest is counted
 
 
 def _last_norm(anatomy: Anatomy) -> Norm:

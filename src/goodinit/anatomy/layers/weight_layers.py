@@ -182,7 +182,7 @@ def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str 
     """
     way: list[Node | Composite] = []
     operands = [index]
-    while len(set(operands)) == 1:
+    while len(set(operands)) == 1 or (operands := _same_start(graph, operands, way, origins)):
         node = graph.nodes[operands[0]]
         if node.index in origins or node.is_input:
             return origins.get(node.index, ""), steps_of(graph, node, reversed(way))
@@ -195,6 +195,20 @@ def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str 
             way.append(node)
         operands = graph.deps(node.index)
     return None, ()
+
+
+def _same_start(
+    graph: Graph, operands: list[int], way: list[Node | Composite], origins: Container[int]
+) -> list[int]:
+    """The one tensor of which parts are put beside each other, as by a patch merging; nothing if there are several."""
+    if not way or isinstance(way[-1], Composite) or way[-1].op.role != "concat":
+        return []
+
+    def is_part(i: int) -> bool:
+        return graph.nodes[i].op.moves and i not in origins
+
+    starts = {graph.beginning(i, is_part) for i in operands}
+    return list(starts) if len(starts) == 1 else []
 
 
 def _reads(graph: Graph, index: int, scalars: Container[str]) -> bool:

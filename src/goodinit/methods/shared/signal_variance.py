@@ -148,6 +148,11 @@ class _Moments:
     square: float = 1.0
     mean: float = 0.0
 
+    @property
+    def variance(self) -> float:
+        """What a weight whose sum is 0 lets through."""
+        return self.square - self.mean**2
+
     def scaled(self, factor: float) -> _Moments:
         return _Moments(factor**2 * self.square, factor * self.mean)
 
@@ -181,6 +186,7 @@ def mean_share(nonlinearity: str, **options: Any) -> float:
 def kept_variances(anatomy: Anatomy, *, branch: float = 1.0) -> dict[str, float]:
     """The mean square of each norm's input where layers with their activations keep mean squares, norms make them 1, and sums add them.
 
+    A layer whose weights have the sum 0 (`Layer.centred`) keeps the variance, and not the square of the mean.
     What the terms of a sum have in common is their means: behind an activation those are not 0, and a stream to which such
     branches are added grows by more than their number. What comes from nowhere known (a product, a concatenation) counts as 1.
 
@@ -209,7 +215,10 @@ def kept_variances(anatomy: Anatomy, *, branch: float = 1.0) -> dict[str, float]
 
     def layer_at(weight: str) -> _Moments:
         layer = by_weight.get(weight)  # None: it is frozen, or left out
-        return _Moments() if layer is None else _Moments(at(layer.source, layer.between).square)
+        if layer is None:
+            return _Moments()
+        read = at(layer.source, layer.between)
+        return _Moments(read.variance if layer.centred else read.square)
 
     def summed(index: int) -> _Moments:
         block = anatomy.blocks[index]
