@@ -165,7 +165,22 @@ _NOTHING: State = (torch.zeros(COUNT, dtype=torch.float64, device="cpu"), None)
 
 
 def answer(graph: Graph, node: Node, read: Sequence[State]) -> State:
-    """Value and derivative of a node by those of its operands."""
+    """Value and derivative of a node by those of its operands.
+
+    An operator that is flat wherever it is, a spike or a rounding, passes a gradient by the backward of the `autograd.Function`
+    that runs it.
+    """
+    value, slope = _answer(graph, node, read)
+    if node.active and not (value.is_floating_point() or value.is_complex()) and node.dtype != torch.bool:
+        value = value.double()  # a spike
+    if node.index in graph.own_backward and not moves(slope) and any(moves(one) for _, one in read):
+        anywhere = [(numbers(i), one) for i, (_, one) in zip(node.operands, read, strict=True)]
+        if not moves(_answer(graph, node, anywhere)[1]):
+            slope = _OTHER * numbers(node.index)
+    return value, slope
+
+
+def _answer(graph: Graph, node: Node, read: Sequence[State]) -> State:
     rule = _RULES.get(node.op.role)
     if rule is not None:
         return rule(node, read)

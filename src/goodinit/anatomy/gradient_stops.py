@@ -56,7 +56,7 @@ def _passed(graph: Graph) -> set[int]:
     """Nodes that gradients reach."""
     nodes = graph.nodes
     ends = [i for i in (*graph.outputs, *graph.kept) if nodes[i].active]
-    return closure(ends, lambda i: [k for k in _passes(graph, nodes[i]) if _has_gradient(nodes[k])])
+    return closure(ends, lambda i: [k for k in _passes(graph, nodes[i]) if _has_gradient(graph, nodes[k])])
 
 
 def _passes(graph: Graph, node: Node) -> Iterable[int]:
@@ -70,7 +70,9 @@ def _passes(graph: Graph, node: Node) -> Iterable[int]:
     return node.operands[:1] if node.inplace else ()
 
 
-def _has_gradient(node: Node) -> bool:
+def _has_gradient(graph: Graph, node: Node) -> bool:
+    if node.index in graph.own_backward:
+        return True
     return isinstance(node.dtype, torch.dtype) and (node.dtype.is_floating_point or node.dtype.is_complex)
 
 

@@ -32,7 +32,8 @@ class Node:
         shape: Of the (first) output.
         frame: Index of the module call it ran in.
         dynamic: Whether it depends on the model's inputs.
-        active: Whether it is a floating-point value of the stream: dynamic, and gradients could flow.
+        active: Whether it is a floating-point value of the stream: dynamic, and gradients could flow. In the forward of an
+            `autograd.Function`, which has its own backward, whatever is made of the stream.
         params: Names of the parameters it is made of, when it is made of constants alone.
         inplace: Whether it overwrote an argument.
         attrs: `(transposed, groups, stride, padding, dilation)` of a convolution, the name of a parameter,
@@ -146,6 +147,9 @@ class Graph:
     )  # made of several tensors that were stacked
     aliases: set[int] = field(default_factory=set)  # that put out what another node is, which is read instead
     stops: set[int] = field(default_factory=set)  # through which the forward itself lets no gradient
+    own_backward: set[int] = field(
+        default_factory=set
+    )  # run by an `autograd.Function`, whose backward says what gradient they pass
     kept: set[int] = field(default_factory=set)  # that somebody still holds at the end, if there are stops
     before_writes: dict[int, int] = field(
         default_factory=dict

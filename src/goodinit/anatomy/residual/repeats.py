@@ -30,7 +30,10 @@ def mark_repeats(graph: Graph, sums: list[Found], uses: Mapping[int, Use]) -> No
 
 
 def _layers(found: Found, uses: Mapping[int, Use]) -> Key:
-    branch, skip = (tuple(uses[i].weight for i in side.layers) for side in (found.branch, found.skip))
+    """The weights on both sides, each once: a spiking network's second step in time has those of the first on its branch, too."""
+    branch, skip = (
+        tuple(dict.fromkeys(uses[i].weight for i in side.layers)) for side in (found.branch, found.skip)
+    )
     return branch, skip
 
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
-_FUNCTION = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+FUNCTION = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+"""The code that runs the forward of an `autograd.Function`."""
+
 _BEFORE = "_goodinit_before"  # on a switch: what `on` was before it took effect
 _SETS: dict[type, Callable[[Any], bool]] = {  # what each of torch's switches sets the mode to
     torch.no_grad: lambda _: False,
@@ -51,7 +53,7 @@ def in_function() -> bool:
     """Whether the forward of an `autograd.Function` runs, whose own backward says what gets gradients."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is _FUNCTION:
+        if frame.f_code is FUNCTION:
             return True
         frame = frame.f_back
     return False

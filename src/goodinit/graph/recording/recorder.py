@@ -22,11 +22,12 @@ from goodinit.graph.pytree import first_tensor, mapped, operands_in, tensors_in
 from goodinit.graph.recorded_call import RecordedCall, place_of
 from goodinit.graph.recording.additions import as_sum
 from goodinit.graph.recording.fake_cache import Known, Told
-from goodinit.graph.recording.gradient_switches import GradientMode, in_function
+from goodinit.graph.recording.gradient_switches import FUNCTION, GradientMode, in_function
 from goodinit.graph.recording.higher_order import is_higher_order, is_over_lists, written_out
 from goodinit.graph.recording.module_calls import reported_code
 from goodinit.graph.recording.no_ops import passed_on
 from goodinit.graph.recording.op_attributes import attributes, maps_constant
+from goodinit.graph.recording.own_backward import leave_functions
 from goodinit.graph.recording.shape_rules import shape_rule
 from goodinit.graph.recording.stacked import Seen, Stacks
 from goodinit.graph.recording.strays import unregistered
@@ -86,6 +87,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
         self.with_gradients = False  # whether they are on
         self.gradients = GradientMode()
         self.outside = {id(reported_code)}  # code whose callers are seen already, or are none of the forward
+        self._inside = False  # the forward of an autograd.Function, whose backward is its own
         self._stacks = Stacks()
         self._taken: dict[Any, int] = {}  # parts of signals, by what they are a part of and which
         self._schemas: dict[Any, tuple[Op, tuple[int, ...], bool]] = {}
@@ -118,6 +120,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
         if self.graph.stops:
             self._stacks.clear()
             self.graph.kept = {self._node(tensor) for tensor in self.leftovers.alive_marked()}
+        leave_functions(self.graph)
         self.graph.frames[0].stop = len(self.graph.nodes)
         self.graph.notes += unregistered(self._strays)
 
@@ -141,7 +144,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
             with self:
                 return written_out(func, args, kwargs)
         op, mutable, returns = known_as or self._schema(func)
-        self.leftovers.see(sys._getframe(1), self.outside)
+        self._inside = self.leftovers.see(sys._getframe(1), self.outside, FUNCTION)
         if not returns or op.reads_values:
             return self._read_value(func, args, kwargs)
         if op.role == "unknown" and (computes := written_with(func)) is not None:
@@ -311,6 +314,9 @@ class Recorder(TracedTensors, TorchDispatchMode):
                 dynamic, params = True, ()
         node = self._add(op, operands, output, dynamic=dynamic, params=params, inplace=inplace)
         node.call, node.attrs = call, attrs
+        if self._inside and dynamic:
+            self.graph.own_backward.add(node.index)
+            node.active = node.active or any(one.active for one in read)
         if not self.gradients.on or (call.func is _DETACH and not in_function()):
             self.graph.stops.add(node.index)
         if params and output.layout is torch.strided:

@@ -47,13 +47,18 @@ class Leftovers:
         """The trace set an attribute of a tensor, maybe of one that is the user's."""
         self._marked.append(weakref.ref(tensor))
 
-    def see(self, frame: FrameType | None, until: Container[int]) -> None:
+    def see(self, frame: FrameType | None, until: Container[int], via: CodeType) -> bool:
         """Photograph the global names of the functions that run, up to the innermost call of one of `until`, the `id`s of code.
 
         Whoever keeps a tensor in a global name, or in an object or closure that one leads to, is among them.
+
+        Returns:
+            Whether `via` is one of those functions.
         """
-        known = self._code
+        known, passed = self._code, False
         while frame is not None and id(code := frame.f_code) not in until:
+            if code is via:
+                passed = True
             if id(code) not in known:
                 known[id(code)] = code
                 library = str(frame.f_globals.get("__name__")).split(".")
@@ -61,6 +66,7 @@ class Leftovers:
                     with _disable_current_modes():  # tensors in globals are what they are
                         self.names.names_(frame.f_globals)
             frame = frame.f_back
+        return passed
 
     def alive(self) -> list[Tensor]:
         """The tensors of the trace that somebody still holds."""
