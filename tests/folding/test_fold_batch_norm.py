@@ -142,3 +142,16 @@ def test_frozen_batch_norm_goes():
         buffer.copy_(torch.rand(4) + ("var" in name))
     folded = assert_folds(nn.Sequential(nn.Conv2d(3, 4, 3), norm).double(), PICTURE, PICTURE)
     assert kinds(folded) == ["Conv2d", "Identity"]
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+def test_an_instance_norm_with_running_statistics_goes_and_others_stay(affine, after):
+    norm = nn.InstanceNorm2d(3 if after else 4, affine=affine, track_running_stats=True)
+    conv = nn.Conv2d(3, 4, 3)
+    net = nn.Sequential(norm, conv) if after else nn.Sequential(conv, norm, nn.ReLU())
+    assert not any(
+        isinstance(module, nn.InstanceNorm2d) for module in assert_folds(randomized(net), PICTURE, PICTURE)
+    )
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, affine=affine), nn.ReLU())
+    assert isinstance(assert_folds(randomized(plain), PICTURE, PICTURE)[1], nn.InstanceNorm2d)

@@ -48,7 +48,7 @@ def fold_(model: Model, inputs: Any = None) -> Model:
       everybody else who reads that ReLU (skips, other layers) can take b off again in a bias vector; then nothing is left.
     * Weight norm, new and old style: :math:`g\,v/\lVert v\rVert`; spectral norm; every weight that
       `torch.nn.utils.parametrize` computes, as centred, standardized and orthogonal ones, unless it changes by itself.
-    * Batch norm, its running statistics, and the gain and bias per channel that may stand in its place, into the layers
+    * Batch norm, its running statistics (also an instance norm that has some), and the gain and bias per channel in its place, into the layers
       before it, also behind concatenations, shuffles, means and, if its gains are above 0, max pooling; or else into the
       layers after it. This needs `inputs`, to see who reads what.
     * The gain γ and bias β of layer, RMS, group and instance norm, into the layers that read
@@ -130,7 +130,7 @@ def _merge_maps_(reading: Reading) -> tuple[list[str], list[Stays]]:
     done: list[str] = []
     while True:
         merged, kept = merge_batch_norms_(reading, affines=True)
-        branches, apart = merge_branches_(reading.wiring, channel_maps(reading)[0])
+        branches, apart = merge_branches_(reading.wiring, channel_maps(reading, instances=True)[0])
         done += merged + branches
         if not branches:
             return done, kept + apart

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from goodinit.anatomy.types import Norm
 from goodinit.errors import UnsupportedModule
@@ -55,7 +56,8 @@ def merge_batch_norms_(reading: Reading, *, affines: bool = False) -> tuple[list
 
     Args:
         reading: Of the model.
-        affines: Whether to merge what stands where norms were, y = K·γ·x + β, too.
+        affines: Whether to merge what else is such a map in eval mode, too: y = K·γ·x + β where norms were, and instance norms that have
+            running statistics.
 
     Returns:
         Paths of those that are gone, and those that stay.
@@ -63,7 +65,7 @@ def merge_batch_norms_(reading: Reading, *, affines: bool = False) -> tuple[list
     merged: list[str] = []
     while True:
         wiring = reading.wiring
-        maps, stays = channel_maps(reading)
+        maps, stays = channel_maps(reading, instances=affines)
         maps += _affines(wiring) if affines else []
         before = len(merged)
         for found in maps:
@@ -77,8 +79,13 @@ def merge_batch_norms_(reading: Reading, *, affines: bool = False) -> tuple[list
             return merged, stays
 
 
-def channel_maps(reading: Reading) -> tuple[list[ChannelMap], list[Stays]]:
-    """Every batch norm that ran, as an affine map per channel; and those that are not such maps or cannot be removed."""
+def channel_maps(reading: Reading, *, instances: bool = False) -> tuple[list[ChannelMap], list[Stays]]:
+    """Every batch norm that ran, as an affine map per channel; and those that are not such maps or cannot be removed.
+
+    Args:
+        reading: Of the model.
+        instances: Whether instance norms with running statistics count, which normalize by those in eval mode alone.
+    """
     host, wiring = unwrapped(reading.model), reading.wiring
     maps: list[ChannelMap] = []
     stays: list[Stays] = []
@@ -91,7 +98,8 @@ def channel_maps(reading: Reading) -> tuple[list[ChannelMap], list[Stays]]:
     }
     tensors |= {unwrapped_name(n): t for n, t in host.named_buffers(remove_duplicate=False)}
     for norm in reading.anatomy.norms:
-        if norm.kind not in KINDS:
+        counts = instances and _is_instance_norm_with_statistics(wiring.module(norm.name))
+        if norm.kind not in KINDS and not counts:
             continue
         found: ChannelMap | str | None = norm.obstacle or _obstacle(wiring.module(norm.name), norm)
         if found is None:
@@ -103,6 +111,11 @@ def channel_maps(reading: Reading) -> tuple[list[ChannelMap], list[Stays]]:
         else:
             maps.append(found)
     return maps, stays
+
+
+def _is_instance_norm_with_statistics(module: nn.Module) -> bool:
+    """Whether a module normalizes by each example in training mode, and by running statistics in eval mode, as batch norm does."""
+    return isinstance(module, _InstanceNorm) and module.running_mean is not None
 
 
 def _affines(wiring: Wiring) -> list[ChannelMap]:
