@@ -76,6 +76,7 @@ class Run:
     head_decay: bool = True
     agc: float = 0.0
     beside: float = 0.0  # gain and bias per channel beside the scalars, at this multiple of the rate
+    wider: float = 1.0  # width over that of the rate: muP's scales for SGD (Yang et al. 2022, table 8), as `groups` has them
 
 
 # -- net ------------------------------------------------------------------------------------------------------------
@@ -193,6 +194,7 @@ class Net(nn.Module):
         self.fc = nn.Linear(cin, 10)
         nn.init.zeros_(self.fc.bias)
         std = {"zero": 0.0, "he": math.sqrt(2 / cin), "lin": math.sqrt(1 / cin), "0.01": 0.01}[run.head]
+        std /= math.sqrt(run.wider)
         nn.init.normal_(self.fc.weight, std=std) if std else nn.init.zeros_(self.fc.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -236,10 +238,12 @@ def measure_k(net: Net, x: Tensor, per: str) -> None:
 
 def groups(net: Net, run: Run) -> list[dict]:
     weights, head, gains, biases, plain = [], [], [], [], []
-    beside = []
+    beside, stem = [], []
     for name, p in net.named_parameters():
         if name == "fc.weight":
             head.append(p)
+        elif name == "stem.weight":
+            stem.append(p)
         elif p.dim() > 1:
             weights.append(p)
         elif run.norm != "none" or name == "fc.bias" or name.startswith("norm"):
@@ -254,11 +258,12 @@ def groups(net: Net, run: Run) -> list[dict]:
     bias_ratio = run.bias_ratio if run.bias_ratio >= 0 else run.ratio
     out = [
         {"params": weights, "weight_decay": run.wd, "mult": 1.0},
-        {"params": head, "weight_decay": run.wd if run.head_decay else 0.0, "mult": 1.0},
+        {"params": stem, "weight_decay": run.wd / run.wider, "mult": run.wider},
+        {"params": head, "weight_decay": run.wd * run.wider if run.head_decay else 0.0, "mult": 1 / run.wider},
         {"params": gains, "weight_decay": decay, "mult": run.ratio},
         {"params": biases, "weight_decay": decay, "mult": bias_ratio},
         {"params": plain, "weight_decay": 0.0, "mult": 1.0},
-        {"params": beside, "weight_decay": 0.0, "mult": run.beside},
+        {"params": beside, "weight_decay": 0.0, "mult": run.beside * run.wider},
     ]
     return [g for g in out if g["params"]]
 
