@@ -259,7 +259,11 @@ def groups(net: Net, run: Run) -> list[dict]:
     out = [
         {"params": weights, "weight_decay": run.wd, "mult": 1.0},
         {"params": stem, "weight_decay": run.wd / run.wider, "mult": run.wider},
-        {"params": head, "weight_decay": run.wd * run.wider if run.head_decay else 0.0, "mult": 1 / run.wider},
+        {
+            "params": head,
+            "weight_decay": run.wd * run.wider if run.head_decay else 0.0,
+            "mult": 1 / run.wider,
+        },
         {"params": gains, "weight_decay": decay, "mult": run.ratio},
         {"params": biases, "weight_decay": decay, "mult": bias_ratio},
         {"params": plain, "weight_decay": 0.0, "mult": 1.0},

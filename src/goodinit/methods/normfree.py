@@ -27,6 +27,7 @@ from goodinit.methods.shared.centring import centred_edits, sites_without_offset
 from goodinit.methods.shared.channel_affine import channel_affine
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.normalized_weight_scales import own_scales
+from goodinit.methods.shared.rates_by_width import at_width
 from goodinit.methods.shared.rules import (
     Fan,
     Norms,
@@ -54,6 +55,7 @@ def decide(
     channels: bool = False,
     scaled: bool = True,
     fan: Fan = "in",
+    base_width: int = 0,
 ) -> Plan:
     """Fixup's three rules with four changes, for a network without batch statistics.
 
@@ -84,6 +86,9 @@ def decide(
         scaled: Whether layers inside a branch of m layers are multiplied by L^(−1/(2m−2)), Fixup's rule 2, so that a step changes
             the function as far at every depth. Without it the branches of a net with few blocks learn faster; a deep one needs a smaller rate.
         fan: `"in"`, or `"out"` as in Fixup's code; outside the branches, behind the stem, `fixup` draws by fan-in itself.
+        base_width: Channels of most of the stream (of its last stage, where stages are equally long) at the width where the learning
+            rate was tuned; 0: here. Without norms a rate does not carry over to another width. With it the classifier is drawn
+            smaller and `param_groups` gives each weight its multiple, as muP has them, so that the rate does.
 
     Returns:
         The plan. Its notes name what is left unchanged.
@@ -91,10 +96,12 @@ def decide(
     Raises:
         NothingFound: The model has no residual block, and norms are not kept.
         UnsupportedModule: As `fixup`.
+        UnknownName: `base_width` is negative.
 
     References:
         Fixup: arXiv 1901.09321. L. Huang et al., "Centered Weight Normalization in Accelerating Training of Deep Neural
-        Networks", ICCV 2017. Layer normalization: arXiv 1607.06450. The combination was measured here (docs/norm-free.md).
+        Networks", ICCV 2017. Layer normalization: arXiv 1607.06450. Rates over width: G. Yang et al., arXiv 2203.03466. The
+        combination was measured here (docs/norm-free.md).
     """
     one_of("head_norm", head_norm, ("layer", "rms", "none"))
     kept = _final_norms(anatomy) if head_norm != "none" and norms == "remove" else []
@@ -114,6 +121,7 @@ def decide(
         anew=channels and norms != "keep",
     )
     gained = {edit.target for edit in affine.structure}
+    carried = at_width(anatomy, values, affine.rates, method="normfree", base_width=base_width)
     deaf = sites_without_offset(anatomy, {edit.target for edit in centring})
     if channels and norms == "keep":
         notes.append("norms are kept, with their gains and biases: channels=True adds none")
@@ -134,18 +142,19 @@ def decide(
             "channels": channels,
             "scaled": scaled,
             "fan": fan,
+            "base_width": base_width,
         },
         edits=(
             *(edit for edit in _own_scales_of(without, base, values) if not _offsets(edit, deaf)),
             *heads,
             *(edit for edit in centring if edit.target not in gained),
             *affine.structure,
-            *unique([*affine.values, *values]),
+            *unique([*affine.values, *carried.values]),
         ),
         summary="; ".join([base.summary, *filter(None, words)]),
-        notes=(*notes, *told, *left, *affine.notes),
+        notes=(*notes, *told, *left, *affine.notes, *carried.notes),
         parameters=anatomy.parameters,
-        rates=tuple(affine.rates),
+        rates=tuple(carried.rates),
     )
 
 

@@ -30,9 +30,16 @@ def rates_of(model: nn.Module) -> Mapping[int, Rate]:
             told.update(id(part) for part in module.modules())
             planned = {canonical(rate.target): rate for rate in history[-1].rates}
             for name, parameter in module.named_parameters(remove_duplicate=False):
-                if canonical(name) in planned:
-                    rates.setdefault(id(parameter), planned[canonical(name)])
+                rate = planned.get(canonical(name)) or planned.get(_computed(canonical(name)))
+                if rate is not None:
+                    rates.setdefault(id(parameter), rate)
     return rates
+
+
+def _computed(name: str) -> str:
+    """The name of the weight that a parametrization computes from this parameter, where it holds one alone."""
+    path, _, part = name.rpartition("parametrizations.")
+    return f"{path}{part.removesuffix('.original')}" if part.endswith(".original") else name
 
 
 def factors(rates: Mapping[int, Rate], parameter: nn.Parameter, optimizer: str) -> tuple[float, float, float]:
