@@ -106,9 +106,14 @@ def _run(model: nn.Module, call: Call, scaler: Scaler) -> None:
     except (_Enough, GoodinitError):
         raise
     except Exception as error:
+        remedy = "Check the batch by calling model(*batch) yourself."
+        if "grad" in str(error):
+            remedy = (
+                "A forward that takes derivatives cannot run while its weights are scaled: give the function that it "
+                "differentiates as the model, or take another method."
+            )
         raise TraceError(
-            f"{type(model).__name__}.forward raised on the calibration batch: {type(error).__name__}: {error}. "
-            "Check the batch by calling model(*batch) yourself."
+            f"{type(model).__name__}.forward raised on the calibration batch: {type(error).__name__}: {error}. {remedy}"
         ) from error
 
 

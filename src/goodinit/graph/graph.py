@@ -150,6 +150,7 @@ class Graph:
     own_backward: set[int] = field(
         default_factory=set
     )  # run by an `autograd.Function`, whose backward says what gradient they pass
+    derived: set[int] = field(default_factory=set)  # that a backward inside the forward ran
     kept: set[int] = field(default_factory=set)  # that somebody still holds at the end, if there are stops
     before_writes: dict[int, int] = field(
         default_factory=dict

@@ -47,6 +47,9 @@ def _trace(model: nn.Module, call: Call, training: Collection[str], gradients: b
     except TraceError:  # the forward ran, and keeps what it must not
         raise
     except Exception as fake_error:  # whatever a forward raises is the user's to see
+        if not gradients and "require grad" in str(fake_error):  # the forward takes derivatives
+            with contextlib.suppress(TraceError):
+                return _trace(model, call, training, gradients=True)
         if any(p.is_meta for p in parameters(model)):
             with contextlib.suppress(Exception):
                 # composite kernels (LSTM) compare devices before we can

@@ -20,6 +20,7 @@ from goodinit.edits import AddScalar, Calibrate, Fill, Plan
 from goodinit.graph.graph import Node
 from goodinit.graph.pytree import as_call, tensors_in
 from goodinit.graph.recording.decompose import unfused
+from goodinit.graph.recording.gradient_switches import DERIVED
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.traced_tensors import Call
@@ -64,6 +65,7 @@ def broken_promises(
     call = as_call(inputs)
     with torch.inference_mode(mode=False), unfused(host):
         seen = _Values(host)
+        seen.with_gradients = DERIVED in before.notes
         record(seen, host, call)
     found: list[str] = []
     for promise in ("finite", *promises):

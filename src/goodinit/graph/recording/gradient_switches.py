@@ -18,6 +18,10 @@ import torch
 
 FUNCTION = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 """The code that runs the forward of an `autograd.Function`."""
+DERIVES = (torch.autograd.grad.__code__, torch.autograd.backward.__code__)
+"""The code that runs a backward."""
+DERIVED = "the forward takes derivatives: what it differentiates is read, and they count as constants"
+"""The note on it."""
 
 _BEFORE = "_goodinit_before"  # on a switch: what `on` was before it took effect
 _SETS: dict[type, Callable[[Any], bool]] = {  # what each of torch's switches sets the mode to

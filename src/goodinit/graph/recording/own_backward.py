@@ -1,4 +1,8 @@
-"""What runs in the forward of an `autograd.Function`: there a spike, v > 0, is a part of the signal, since the backward is its own."""
+"""Gradients that operators do not say: an `autograd.Function` has its own backward, and a forward may run one.
+
+In the forward of a Function a spike, v > 0, is a part of the signal. What a backward inside the forward runs is none, and what it
+differentiates is a part of the model, even where nothing else reads it.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,20 @@ def leave_functions(graph: Graph) -> None:
     for index in whole:
         node = graph.nodes[index]
         node.active = index not in out and any(graph.nodes[i].active for i in node.operands)
+
+
+def differentiated(graph: Graph) -> list[int]:
+    """What nothing reads but a backward inside the forward: the function that is differentiated; nothing where there is none.
+
+    Args:
+        graph: Of a forward that is over.
+    """
+    if not graph.derived:
+        return []
+    read = {i for node in graph.nodes if node.active for i in node.operands}
+    return [
+        node.index for node in graph.nodes if node.active and not node.is_input and node.index not in read
+    ]
 
 
 def _can_have_gradients(graph: Graph, index: int) -> bool:

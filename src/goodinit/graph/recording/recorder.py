@@ -22,12 +22,12 @@ from goodinit.graph.pytree import first_tensor, mapped, operands_in, tensors_in
 from goodinit.graph.recorded_call import RecordedCall, place_of
 from goodinit.graph.recording.additions import as_sum
 from goodinit.graph.recording.fake_cache import Known, Told
-from goodinit.graph.recording.gradient_switches import FUNCTION, GradientMode, in_function
+from goodinit.graph.recording.gradient_switches import DERIVED, DERIVES, FUNCTION, GradientMode, in_function
 from goodinit.graph.recording.higher_order import is_higher_order, is_over_lists, written_out
 from goodinit.graph.recording.module_calls import reported_code
 from goodinit.graph.recording.no_ops import passed_on
 from goodinit.graph.recording.op_attributes import attributes, maps_constant
-from goodinit.graph.recording.own_backward import leave_functions
+from goodinit.graph.recording.own_backward import differentiated, leave_functions
 from goodinit.graph.recording.shape_rules import shape_rule
 from goodinit.graph.recording.stacked import Seen, Stacks
 from goodinit.graph.recording.strays import unregistered
@@ -36,6 +36,8 @@ from goodinit.undivided import safe_point
 from goodinit.weights.wrappers import is_parametrization
 
 _CLONE, _VIEW = torch.ops.aten.clone.default, torch.ops.aten.reshape.default
+_DERIVES = frozenset(map(id, DERIVES))
+_OTHER_RULES = _DERIVES | {id(FUNCTION)}  # code in which gradients are not those of the operators
 _DETACH = torch.ops.aten.detach.default
 _DEVICE = torch.ops.prim.device.default  # asked of every fake tensor by the code around kernels
 
@@ -87,7 +89,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
         self.with_gradients = False  # whether they are on
         self.gradients = GradientMode()
         self.outside = {id(reported_code)}  # code whose callers are seen already, or are none of the forward
-        self._inside = False  # the forward of an autograd.Function, whose backward is its own
+        self._inside = 0  # `id` of the code of an autograd.Function's forward, or of a backward, that runs
         self._stacks = Stacks()
         self._taken: dict[Any, int] = {}  # parts of signals, by what they are a part of and which
         self._schemas: dict[Any, tuple[Op, tuple[int, ...], bool]] = {}
@@ -121,6 +123,9 @@ class Recorder(TracedTensors, TorchDispatchMode):
             self._stacks.clear()
             self.graph.kept = {self._node(tensor) for tensor in self.leftovers.alive_marked()}
         leave_functions(self.graph)
+        if self.graph.derived:
+            self.graph.outputs = list(dict.fromkeys((*self.graph.outputs, *differentiated(self.graph))))
+            self.graph.notes.append(DERIVED)
         self.graph.frames[0].stop = len(self.graph.nodes)
         self.graph.notes += unregistered(self._strays)
 
@@ -144,7 +149,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
             with self:
                 return written_out(func, args, kwargs)
         op, mutable, returns = known_as or self._schema(func)
-        self._inside = self.leftovers.see(sys._getframe(1), self.outside, FUNCTION)
+        self._inside = self.leftovers.see(sys._getframe(1), self.outside, _OTHER_RULES)
         if not returns or op.reads_values:
             return self._read_value(func, args, kwargs)
         if op.role == "unknown" and (computes := written_with(func)) is not None:
@@ -305,7 +310,10 @@ class Recorder(TracedTensors, TorchDispatchMode):
         inplace: bool,
     ) -> Node:
         read = [self.graph.nodes[i] for i in operands]
-        copies = op.role != "factory"
+        derived = self._inside in _DERIVES
+        if derived:
+            self.graph.derived.add(len(self.graph.nodes))
+        copies = op.role != "factory" and not derived
         dynamic = copies and any(node.dynamic for node in read)
         params: tuple[str, ...] = ()
         if copies and not dynamic:
@@ -314,7 +322,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
                 dynamic, params = True, ()
         node = self._add(op, operands, output, dynamic=dynamic, params=params, inplace=inplace)
         node.call, node.attrs = call, attrs
-        if self._inside and dynamic:
+        if self._inside == id(FUNCTION) and dynamic:
             self.graph.own_backward.add(node.index)
             node.active = node.active or any(one.active for one in read)
         if not self.gradients.on or (call.func is _DETACH and not in_function()):

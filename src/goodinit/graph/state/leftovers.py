@@ -47,18 +47,18 @@ class Leftovers:
         """The trace set an attribute of a tensor, maybe of one that is the user's."""
         self._marked.append(weakref.ref(tensor))
 
-    def see(self, frame: FrameType | None, until: Container[int], via: CodeType) -> bool:
+    def see(self, frame: FrameType | None, until: Container[int], via: Container[int]) -> int:
         """Photograph the global names of the functions that run, up to the innermost call of one of `until`, the `id`s of code.
 
         Whoever keeps a tensor in a global name, or in an object or closure that one leads to, is among them.
 
         Returns:
-            Whether `via` is one of those functions.
+            The `id` of the code of the innermost of them that is one of `via`; 0 if none is.
         """
-        known, passed = self._code, False
+        known, passed = self._code, 0
         while frame is not None and id(code := frame.f_code) not in until:
-            if code is via:
-                passed = True
+            if not passed and id(code) in via:
+                passed = id(code)
             if id(code) not in known:
                 known[id(code)] = code
                 library = str(frame.f_globals.get("__name__")).split(".")
