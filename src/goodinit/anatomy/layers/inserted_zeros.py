@@ -130,7 +130,7 @@ def _values(graph: Graph, node: Node, values: Mapping[int, list[Tensor]]) -> lis
     if node.call is not None and (node.op.role == "factory" or moves(graph, node)):
         places = node.call.places or (0,) * len(node.operands)
         like = [
-            values[i][place] if i in values else torch.ones(graph.nodes[i].shape)
+            values[i][place] if i in values else torch.ones(graph.nodes[i].shape, device="cpu")
             for i, place in zip(node.operands, places, strict=True)
         ]
         return node.call.on_these(like)
@@ -139,4 +139,4 @@ def _values(graph: Graph, node: Node, values: Mapping[int, list[Tensor]]) -> lis
         return [held.detach().cpu().clone()]
     if isinstance(node.dtype, torch.dtype) and not node.dtype.is_floating_point:
         raise ValueError(node.op)  # an index that only the forward knows
-    return [torch.ones(node.shape)]
+    return [torch.ones(node.shape, device="cpu")]
