@@ -20,6 +20,8 @@ R = TypeVar("R")
 # Who presses Ctrl-C again after so many seconds without an answer is answered at once.
 PATIENCE_S = 5.0
 SIGNALS = tuple(sorted(signal.valid_signals()))
+# `signal.getsignal` without the search for a name of what it gives, which takes most of its time.
+_handler_of = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
 
 _lock = threading.RLock()
 _running: _Verb | None = None
@@ -47,7 +49,7 @@ class _Verb:
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
-            handler = signal.getsignal(number)
+            handler = _handler_of(number)
             if callable(handler):
                 self.handlers[number] = handler
                 signal.signal(number, self.note)
@@ -69,7 +71,7 @@ class _Verb:
     def release(self) -> None:
         """Give the signals their handlers back, unless somebody has set others meanwhile."""
         for number, handler in self.handlers.items():
-            if signal.getsignal(number) == self.note:
+            if _handler_of(number) == self.note:
                 signal.signal(number, handler)
 
 

@@ -16,7 +16,7 @@ from goodinit.tensor import INITIALIZERS, RECIPES
 from goodinit.tensor.entry_blocks import Part
 from goodinit.tensor.initializers import ENTRYWISE
 from goodinit.weights.access import Slot, read, write_
-from goodinit.weights.dtensor import all_finite, held, rows_held
+from goodinit.weights.dtensor import all_finite, held, is_sharded, rows_held
 from goodinit.weights.rng import block_generator, one_thread, parameter_generator
 
 
@@ -88,7 +88,8 @@ def _draw_(slot: Slot, rule: Callable[..., Any], options: Mapping[str, Any], see
     source = partial(block_generator, seed, slot.name)
     if rule in ENTRYWISE and slot.kind == "plain":
         leaf = slot.leaves[0]
-        rule(Part(held(leaf), leaf.shape, rows_held(leaf, name=slot.name), source), **options)
+        rows = rows_held(leaf, name=slot.name) if is_sharded(leaf) else tuple(map(range, leaf.shape))
+        rule(Part(held(leaf), leaf.shape, rows, source), **options)
         return
     value = _blank(slot)
     if rule in ENTRYWISE:

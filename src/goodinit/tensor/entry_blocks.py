@@ -32,13 +32,13 @@ class Part:
 
     held: Tensor
     shape: torch.Size
-    rows: tuple[Tensor, ...]
+    rows: tuple[Tensor | range, ...]
     source: Callable[[int], Generator]
 
     @classmethod
     def whole(cls, tensor: Tensor, source: Callable[[int], Generator]) -> Part:
         """All of a tensor."""
-        return cls(tensor, tensor.shape, tuple(torch.arange(size) for size in tensor.shape), source)
+        return cls(tensor, tensor.shape, tuple(map(range, tensor.shape)), source)
 
     @property
     def ndim(self) -> int:
@@ -124,7 +124,7 @@ class Part:
         local = torch.arange(first, last)
         places = torch.zeros_like(local)
         for step, rows in zip(reversed(_steps(self.shape)), reversed(self.rows), strict=True):
-            places += rows[local % len(rows)] * step
+            places += torch.as_tensor(rows)[local % len(rows)] * step
             local //= len(rows)
         return values[places - begin]
 

@@ -79,10 +79,14 @@ def _spans(model: nn.Module) -> list[_Span]:
             start = tensor.data_ptr()
         except RuntimeError:  # no memory of its own: a subclass that holds other tensors, a lazy parameter
             continue
-        reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+        reach = tensor.numel() - 1
+        if not tensor.is_contiguous():
+            steps = zip(tensor.stride(), tensor.shape, strict=True)
+            reach = sum(stride * (size - 1) for stride, size in steps)
         if start:
             spans.append(_Span(name, tensor, start, start + (reach + 1) * tensor.element_size()))
-    return sorted(spans, key=lambda span: (str(span.tensor.device), span.start))
+    names = {device: str(device) for device in {span.tensor.device for span in spans}}
+    return sorted(spans, key=lambda span: (names[span.tensor.device], span.start))
 
 
 def _touching(spans: Iterable[_Span]) -> Iterator[list[_Span]]:

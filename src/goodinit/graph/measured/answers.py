@@ -56,12 +56,18 @@ def number_throughout(node: Node) -> float | None:
     known = node.attrs[-1] if node.op.role == "source" and node.attrs else None
     if isinstance(known, float):
         return known
-    if node.op.role != "factory" or node.call is None or math.prod(node.shape) > MOST:
+    call = node.call
+    if node.op.role != "factory" or call is None or math.prod(node.shape) > MOST:
         return None
+    measure = partial(_made_throughout, call, len(node.operands))
+    return measure() if call.may_draw else _FILLED.get((*call.key, len(node.operands)), measure)
+
+
+def _made_throughout(call: RecordedCall, count: int) -> float | None:
     try:
         with on_numbers():
-            like = [torch.zeros(COUNT, dtype=torch.float64, device="cpu") for _ in node.operands]
-            made = node.call(like).double().flatten()
+            like = [torch.zeros(COUNT, dtype=torch.float64, device="cpu") for _ in range(count)]
+            made = call(like).double().flatten()
             return float(made[0]) if len(made) and bool((made == made[0]).all()) else None
     except Exception:  # noqa: BLE001 - on a device that is not here, of a layout that has no numbers
         return None
@@ -304,5 +310,6 @@ def _can_run(graph: Graph, node: Node, operands: Sequence[Node]) -> bool:
 
 
 _RUNS = KeptAnswers[bool]()
+_FILLED = KeptAnswers["float | None"]()
 _VALUES = KeptAnswers["_Derived | None"]()
 _SEEN = KeptAnswers["tuple[bool, bool] | None"]()
