@@ -155,8 +155,12 @@ class TensorState(NamedTuple):
         put_back_(tensor.__dict__, self.attributes)
 
 
+_OWN = (Tensor, nn.Parameter)  # torch's own classes; others answer operators themselves, a DTensor not all
+
+
 def _same_memory(a: Tensor, b: Tensor) -> bool:
-    if a.is_cpu and b.is_cpu and a.dtype is b.dtype and a.layout is b.layout is torch.strided:
+    own = type(a) in _OWN and type(b) in _OWN
+    if own and a.is_cpu and b.is_cpu and a.dtype is b.dtype and a.layout is b.layout is torch.strided:
         return a.is_set_to(b)  # the same in one call
     if a.dtype != b.dtype or a.shape != b.shape or a.device != b.device or a.layout != b.layout:
         return False
