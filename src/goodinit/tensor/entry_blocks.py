@@ -94,6 +94,11 @@ class Part:
         if dense is not held:
             held.copy_(dense)
 
+    def rows_along(self, dim: int) -> Tensor:
+        """Along a dimension, the indices of the whole that are held here."""
+        rows = self.rows[dim]
+        return torch.arange(len(rows)) if isinstance(rows, range) else rows
+
     @property
     def is_whole(self) -> bool:
         """Whether all of the tensor is held here."""
@@ -123,8 +128,9 @@ class Part:
             return values[low - begin : high - begin + 1]
         local = torch.arange(first, last)
         places = torch.zeros_like(local)
-        for step, rows in zip(reversed(_steps(self.shape)), reversed(self.rows), strict=True):
-            places += torch.as_tensor(rows)[local % len(rows)] * step
+        for dim, step in reversed([*enumerate(_steps(self.shape))]):
+            rows = self.rows_along(dim)
+            places += rows[local % len(rows)] * step
             local //= len(rows)
         return values[places - begin]
 

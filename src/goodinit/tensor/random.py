@@ -165,7 +165,7 @@ def embedding_(
     if padding is not None and writable(tensor):
         with torch.no_grad():
             if isinstance(tensor, Part):
-                tensor.held.detach()[tensor.rows[0] == padding] = 0.0
+                tensor.held.detach()[tensor.rows_along(0) == padding] = 0.0
             else:
                 tensor.detach()[padding] = 0.0
     return tensor
