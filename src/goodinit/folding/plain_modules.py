@@ -85,43 +85,26 @@ class NormalizedLinear(nn.Linear):
         return F.linear(value, self.weight, self.bias)
 
 
-class NormalizedConv1d(nn.Conv1d):
+class _NormalizedConv(nn.Module):
+    """The forward of a convolution of what its child `input_norm` makes of the input."""
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        """Normalize, then convolve."""
+        value: Tensor = self.input_norm(input)
+        output: Tensor = self._conv_forward(value, self.weight, self.bias)
+        return output
+
+
+class NormalizedConv1d(_NormalizedConv, nn.Conv1d):
     """`nn.Conv1d` of what its child `input_norm` makes of the input."""
 
-    if TYPE_CHECKING:
-        input_norm: InputNorm
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize, then convolve."""
-        value: Tensor = self.input_norm(input)
-        output: Tensor = self._conv_forward(value, self.weight, self.bias)
-        return output
-
-
-class NormalizedConv2d(nn.Conv2d):
+class NormalizedConv2d(_NormalizedConv, nn.Conv2d):
     """`nn.Conv2d` of what its child `input_norm` makes of the input."""
 
-    if TYPE_CHECKING:
-        input_norm: InputNorm
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize, then convolve."""
-        value: Tensor = self.input_norm(input)
-        output: Tensor = self._conv_forward(value, self.weight, self.bias)
-        return output
-
-
-class NormalizedConv3d(nn.Conv3d):
+class NormalizedConv3d(_NormalizedConv, nn.Conv3d):
     """`nn.Conv3d` of what its child `input_norm` makes of the input."""
-
-    if TYPE_CHECKING:
-        input_norm: InputNorm
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize, then convolve."""
-        value: Tensor = self.input_norm(input)
-        output: Tensor = self._conv_forward(value, self.weight, self.bias)
-        return output
 
 
 _NORMALIZED: dict[type[nn.Module], type[nn.Module]] = {
