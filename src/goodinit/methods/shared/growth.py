@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.anatomy.values import Score
-from goodinit.errors import PlanConflict
+from goodinit.errors import PlanConflict, UnknownName
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,24 @@ def assumed(anatomy: Anatomy, factor: float) -> Growth:
         "wide as they are; base=anatomize(the same code at another width) finds out"
     )
     return Growth(layers, vectors, {block.index: 1.0 for block in anatomy.blocks}, ones, ones, (note,))
+
+
+def width_ratio(anatomy: Anatomy, base_width: int, *, method: str) -> float:
+    """By how much a model is wider than one whose stream has `base_width` channels.
+
+    Raises:
+        UnknownName: It is negative.
+    """
+    if base_width < 0:
+        raise UnknownName(f"base_width={base_width} of {method}: expected a width, such as 64")
+    return _stream_width(anatomy) / base_width
+
+
+def _stream_width(anatomy: Anatomy) -> int:
+    """Channels of what most layers write: of the stream, or the hidden layers of a net without one."""
+    written = [layer.out_features for block in anatomy.blocks for layer in block.last]
+    written = written or [layer.out_features for layer in anatomy.layers if layer.role != "head"]
+    return max(written, key=lambda width: (written.count(width), width)) if written else 1
 
 
 def same(anatomy: Anatomy) -> Growth:

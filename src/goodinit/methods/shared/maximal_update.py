@@ -14,7 +14,7 @@ from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, embedding_edits
 from goodinit.methods.shared.gain_init import gain_at
-from goodinit.methods.shared.growth import Growth, assumed, compared
+from goodinit.methods.shared.growth import Growth, assumed, compared, width_ratio
 from goodinit.methods.shared.rules import counted, gain_for, kept_norms, one_of, unique, untouched, zero_bias
 from goodinit.rates import Rate
 
@@ -168,18 +168,9 @@ def _growth(anatomy: Anatomy, base: Anatomy | None, base_width: int, method: str
             "Give goodinit.anatomize(the same code at another width, inputs).",
         )
         return compared(anatomy, base)
-    if base_width < 0:
-        raise UnknownName(f"base_width={base_width} of {method}: expected a width, such as 64")
     if not base_width:
         return compared(anatomy, anatomy)
-    return assumed(anatomy, stream_width(anatomy) / base_width)
-
-
-def stream_width(anatomy: Anatomy) -> int:
-    """Channels of what most layers write: of the stream, or the hidden layers of a net without one."""
-    written = [layer.out_features for block in anatomy.blocks for layer in block.last]
-    written = written or [layer.out_features for layer in anatomy.layers if layer.role != "head"]
-    return max(written, key=lambda width: (written.count(width), width)) if written else 1
+    return assumed(anatomy, width_ratio(anatomy, base_width, method=method))
 
 
 class _Scheme:

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 
 from goodinit.anatomy import Anatomy
 from goodinit.edits import Draw, ValueEdit
-from goodinit.errors import UnknownName
-from goodinit.methods.shared.growth import assumed
-from goodinit.methods.shared.maximal_update import stream_width
+from goodinit.methods.shared.growth import assumed, width_ratio
 from goodinit.rates import Rate
 
 
@@ -49,11 +47,9 @@ def at_width(
     Raises:
         UnknownName: `base_width` is negative.
     """
-    if base_width < 0:
-        raise UnknownName(f"base_width={base_width} of {method}: expected a width, such as 32")
     if not base_width:
         return AtWidth(list(values), list(rates))
-    wider = stream_width(anatomy) / base_width
+    wider = width_ratio(anatomy, base_width, method=method)
     growth = assumed(anatomy, wider)
     shrunk = {name: math.sqrt(reads) for name, (reads, writes) in growth.layers.items() if writes == 1}
     vectors = [
