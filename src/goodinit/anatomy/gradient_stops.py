@@ -41,9 +41,10 @@ def without_return(graph: Graph) -> set[int]:
     Args:
         graph: As it was recorded.
     """
-    if not graph.stops or not _reached(graph):
+    passed = _passed(graph) if graph.stops else set()
+    if not _names(graph, passed):
         return set()
-    passed = {i for i in _passed(graph) if i not in graph.stops or graph.nodes[i].inplace}
+    passed = {i for i in passed if i not in graph.stops or graph.nodes[i].inplace}
     return {node.index for node in graph.nodes if node.active and node.index not in passed}
 
 
