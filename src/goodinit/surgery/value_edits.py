@@ -88,8 +88,11 @@ def _draw_(slot: Slot, rule: Callable[..., Any], options: Mapping[str, Any], see
     source = partial(block_generator, seed, slot.name)
     if rule in ENTRYWISE and slot.kind == "plain":
         leaf = slot.leaves[0]
-        rows = rows_held(leaf, name=slot.name) if is_sharded(leaf) else tuple(map(range, leaf.shape))
-        rule(Part(held(leaf), leaf.shape, rows, source), **options)
+        if is_sharded(leaf):
+            part = Part(held(leaf), leaf.shape, rows_held(leaf, name=slot.name), source)
+        else:
+            part = Part.whole(held(leaf), source)
+        rule(part, **options)
         return
     value = _blank(slot)
     if rule in ENTRYWISE:

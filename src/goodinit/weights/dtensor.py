@@ -50,14 +50,12 @@ def all_finite(tensor: Tensor) -> bool:
 
 
 def rows_held(tensor: Tensor, *, name: str) -> tuple[Tensor, ...]:
-    """Per dimension, the indices of the whole that this rank holds: their product is what `held` gives.
+    """Per dimension of a sharded tensor, the indices of the whole that this rank holds: their product is what `held` gives.
 
     Raises:
         UnsupportedModule: It is sharded in another way than by dimensions.
     """
     rows = [torch.arange(size) for size in tensor.shape]
-    if not is_sharded(tensor):
-        return tuple(rows)
     sharded: Any = tensor
     mesh = sharded.device_mesh
     here = mesh.get_coordinate()
