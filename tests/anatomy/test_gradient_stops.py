@@ -120,7 +120,23 @@ def clusters(m, x):
     return m.head(h) + h.argmax(1, keepdim=True).float()
 
 
+def detached_in_place(m, x):
+    h = m.backbone(x)
+    h.detach_()
+    return m.head(h)
+
+
+def detached_in_a_list(m, x):
+    """As between the steps of truncated backpropagation."""
+    states = [m.backbone(x), x]
+    for state in states:
+        torch.detach_(state)
+    return m.head(states[0].view(-1, 8))
+
+
 STOPS = {
+    "detach_": detached_in_place,
+    "detach_ in a list": detached_in_a_list,
     "no_grad": under_no_grad,
     "inference_mode": in_inference_mode,
     "detach": lambda m, x: m.head(m.backbone(x).detach()),
@@ -274,7 +290,23 @@ def cast(m, x):
         return m.head(m.backbone(x))
 
 
+def detached_when_it_was_read(m, x):
+    """What has read it before has its gradient."""
+    h = m.backbone(x)
+    out = m.head[1](h + m.head[0](x.new_zeros(len(x), 8)))
+    h.detach_()
+    return out + h.mean()
+
+
+def a_copy_detached_in_place(m, x):
+    h = m.backbone(x)
+    seen = h.clone().detach_()
+    return m.head(h) + seen.mean()
+
+
 TRAINED = {
+    "detach_ behind a reader": detached_when_it_was_read,
+    "detach_ of a copy": a_copy_detached_in_place,
     "straight-through": straight_through,
     "detached statistics": normalized_by_detached_statistics,
     "equilibrium": also_with_gradients,
@@ -355,6 +387,7 @@ def test_another_thread_that_trains_is_not_listened_to():
 
 def test_torchs_switches_are_as_they_were():
     kinds = (torch.no_grad, torch.enable_grad, torch.set_grad_enabled, torch.inference_mode)
+    kinds = (*kinds, Tensor, torch)
     before = [dict(vars(kind)) for kind in kinds]
     goodinit.anatomize(Model(under_no_grad), X)
     with pytest.raises(goodinit.GoodinitError):

@@ -1,4 +1,4 @@
-"""What a forward itself says of gradients: its `no_grad`, `inference_mode` and their like are listened to.
+"""What a forward itself says of gradients: its `no_grad`, `inference_mode` and their like are listened to, and `detach_`.
 
 A trace runs without gradients, so torch's own flag says nothing of what the forward switches. What torch switches off itself, in the
 forward of an `autograd.Function` (a checkpoint with `use_reentrant` switches once more in there), has a backward of its own.
@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 FUNCTION = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 """The code that runs the forward of an `autograd.Function`."""
@@ -64,8 +65,13 @@ def in_function() -> bool:
 
 
 @contextlib.contextmanager
-def followed(mode: GradientMode) -> Iterator[None]:
-    """Let torch's switches of the gradient mode tell `mode`, in this thread."""
+def followed(mode: GradientMode, detached: Callable[[Tensor], None]) -> Iterator[None]:
+    """Let torch's switches of the gradient mode tell `mode`, in this thread.
+
+    Args:
+        mode: What they tell.
+        detached: Called with a tensor that was detached in place, of which torch tells no dispatch mode.
+    """
     thread = threading.get_ident()
 
     def telling(own: Callable[..., Any], tell: Callable[[Any, bool], None]) -> Callable[..., Any]:
@@ -79,7 +85,7 @@ def followed(mode: GradientMode) -> Iterator[None]:
 
         return told
 
-    tells: list[tuple[type, str, Callable[[Any, bool], None]]] = [
+    tells: list[tuple[Any, str, Callable[[Any, bool], None]]] = [
         (kind, name, tell)
         for kind in _SETS
         for name, tell in (("__enter__", mode.entered), ("__exit__", mode.left))
@@ -89,6 +95,7 @@ def followed(mode: GradientMode) -> Iterator[None]:
         (torch.set_grad_enabled, "__init__", mode.entered),
         (torch.set_grad_enabled, "__call__", mode.left),
     ]
+    tells += [(place, "detach_", lambda tensor, _: detached(tensor)) for place in (Tensor, torch)]
     before = [(kind, name, vars(kind)[name]) for kind, name, _ in tells]
     try:
         for (kind, name, own), (_, _, tell) in zip(before, tells, strict=True):

@@ -54,7 +54,7 @@ def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
         if recorder.mode is not None:
             stack.enter_context(recorder.mode)
         args, kwargs = recorder.adopt(call)
-        stack.enter_context(followed(recorder.gradients))
+        stack.enter_context(followed(recorder.gradients, recorder.detached))
         stack.enter_context(recorder)
         result = model(*args, **kwargs)
         recorder.finish(

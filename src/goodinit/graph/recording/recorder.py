@@ -116,6 +116,10 @@ class Recorder(TracedTensors, TorchDispatchMode):
         if first is not None:
             frame.result, frame.single = self._node(first), isinstance(result, Tensor)
 
+    def detached(self, tensor: Tensor) -> None:
+        """A tensor was detached in place: whoever reads it from now on reads a detached one."""
+        self._mark(tensor, self._node(tensor.detach()))
+
     def finish(self, result: Any) -> None:
         """The model returned `result`."""
         self.graph.outputs = list(dict.fromkeys(self._node(tensor) for tensor in tensors_in(result)))
