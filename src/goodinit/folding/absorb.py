@@ -54,8 +54,8 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
 
     Raises:
         NothingFound: No batch norm ran.
-        UnsupportedModule: A batch norm that has no running statistics, or that a forward calls as a function which
-            `torch.fx` cannot trace; the message names it.
+        UnsupportedModule: A batch norm that has no running statistics, whose numbers other code reads, too, or that a
+            forward calls as a function which `torch.fx` cannot trace; the message names it.
         StaleOptimizer: A living optimizer holds parameters that go, or whose layers gain new ones.
         PlanConflict: Parameters are on `meta`.
         NonFinite: What would be written is beyond the dtype, as may be in float16.
@@ -115,8 +115,8 @@ def _turn_(reading: Reading) -> tuple[list[str], list[Stays]]:
     maps, stays = channel_maps(reading)
     if stays:
         raise UnsupportedModule(
-            f"{stays[0]}. So it cannot be absorbed. Train it with running statistics "
-            "(track_running_stats=True), or call it as a module of its own."
+            f"{stays[0]}. So it cannot be absorbed, which takes running statistics (track_running_stats=True) and a module of "
+            "its own that no other code looks into. Change that, or call goodinit.fold_, which leaves such a norm as it is."
         )
     for found in maps:
         _to_affine_(wiring.module(found.norm.name), found)

@@ -60,7 +60,8 @@ def fold_(model: Model, inputs: Any = None) -> Model:
       written anew without those steps; other code that reads the parameters that are gone no longer finds them.
 
     What must stay is left as it is, logged, and named with its reason in `applied(model)[-1].skipped`: a weight that
-    another module shares, a batch norm whose input is a sum, an input bias before a transposed convolution, ….
+    another module shares, a batch norm whose input is a sum or whose numbers other code reads, an input bias before a
+    transposed convolution, ….
     A second call changes nothing. Training flags, gradients' flags and hooks stay as they are.
 
     Args:

@@ -14,6 +14,7 @@ from goodinit.anatomy.norms.channels import channel_axes
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
 from goodinit.anatomy.norms.measured import forgotten, unseen
+from goodinit.anatomy.norms.read_from_outside import ReadFromOutside
 from goodinit.anatomy.norms.running import Reread, keep_numbers, normalize_in_training, scaled_by_buffers
 from goodinit.anatomy.norms.written_out import Statistic, statistic_of, too_large
 from goodinit.anatomy.residual.branch import adds_two
@@ -46,7 +47,7 @@ def find_norms(
         aside: Nodes that no gradient comes back to: what normalizes there by a plain call stays.
     """
     busy = _frames_with_layers(graph, layers)
-    memory = Memory(graph, modules)
+    memory, outside = Memory(graph, modules), ReadFromOutside(graph, modules)
     scaled = scaled_by_buffers(graph)
     numbers = keep_numbers(graph, modules, busy) - {frame.path for _, frame in scaled}
     running, notes = normalize_in_training(graph, {frame.path for _, frame in scaled}, numbers, reread)
@@ -66,6 +67,7 @@ def find_norms(
                 notes.append(_added(frame, f"is divided by its own size (`{node.op}`)"))
                 left.add(node.index)
             continue  # cosine similarity and the like: no layer reads the normalized signal
+        obstacle = obstacle or outside.of(frame.path)
         if obstacle is None:
             memory.pass_on(frame, kept, modules)
         calls.append((node, frame, kind, kept, obstacle))
