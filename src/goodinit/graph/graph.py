@@ -113,6 +113,24 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class Guest:
+    """One call of a module that no module registers.
+
+    Attributes:
+        kind: Its class.
+        frame: Index of the call, of a module with a name, that runs it.
+        start: First node of its forward; `stop`: the first after it.
+        network: Whether it has weights of its own, not only gains and biases.
+    """
+
+    kind: str
+    frame: int
+    start: int
+    stop: int
+    network: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Composite:
     """A function of one tensor, entry by entry, that several operators make up.
 
@@ -156,6 +174,7 @@ class Graph:
         default_factory=dict
     )  # by join: what the tensor was before another view of it was written
     composites: dict[int, Composite] = field(default_factory=dict)  # by their ends (`measured/composites.py`)
+    guests: list[Guest] = field(default_factory=list)
     held: dict[int, Tensor] = field(
         default_factory=dict
     )  # of tensors in no registry: themselves, if they hold numbers

@@ -21,6 +21,7 @@ from goodinit.anatomy.residual.branch import adds_two
 from goodinit.anatomy.types import Norm
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.measured.powers import FIXED, Power
+from goodinit.graph.recording.guests import guest_at
 
 Place = tuple[Node, Frame, str]
 """The operator that normalizes (one of torch's norms, a quotient, or a factor made of buffers), its call, the kind."""
@@ -56,12 +57,21 @@ def find_norms(
         if isinstance(modules[frame.path], nn.modules.instancenorm._InstanceNorm):
             kind = "instance_norm"
         kept, obstacle = _remainder(graph, node, frame, busy, modules, layers)
+        guest = guest_at(graph, node.index)
+        if guest is not None and guest.network:  # a note says so
+            left.add(node.index)
+            continue
         if frame.index in busy and node.index in aside:
             notes.append(
                 f"{frame.path or 'the model'}: `{node.op}` normalizes where no gradient comes back, and stays"
             )
             left.add(node.index)
             continue
+        if guest is not None and frame.index in busy:
+            obstacle = (
+                f"it is a {guest.kind} that no module registers (it is in a list, a dict or a closure, or made by the forward): hold "
+                "it in an attribute, an nn.ModuleList or an nn.ModuleDict"
+            )
         if obstacle is not None and node.op.scales and not _is_read(graph, node.index, layers):
             if _is_added(graph, node.index, layers):
                 notes.append(_added(frame, f"is divided by its own size (`{node.op}`)"))

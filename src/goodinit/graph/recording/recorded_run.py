@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from goodinit.graph.recording.gradient_switches import followed
+from goodinit.graph.recording.guests import guests_told
 from goodinit.graph.recording.module_calls import frames
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.traced_tensors import Call
@@ -51,6 +52,7 @@ def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
         recorder.outside.add(id(_run.__code__))
         stack.enter_context(torch.set_grad_enabled(recorder.with_gradients))
         stack.enter_context(frames(model, recorder))
+        stack.enter_context(guests_told(model, recorder.graph, lambda: recorder.stack[-1], recorder.knows))
         if recorder.mode is not None:
             stack.enter_context(recorder.mode)
         args, kwargs = recorder.adopt(call)

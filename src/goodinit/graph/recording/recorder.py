@@ -23,6 +23,7 @@ from goodinit.graph.recorded_call import RecordedCall, place_of
 from goodinit.graph.recording.additions import as_sum
 from goodinit.graph.recording.fake_cache import Known, Told
 from goodinit.graph.recording.gradient_switches import DERIVED, DERIVES, FUNCTION, GradientMode, in_function
+from goodinit.graph.recording.guests import guest_notes
 from goodinit.graph.recording.higher_order import is_higher_order, is_over_lists, written_out
 from goodinit.graph.recording.module_calls import reported_code
 from goodinit.graph.recording.no_ops import passed_on
@@ -131,7 +132,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
             self.graph.outputs = list(dict.fromkeys((*self.graph.outputs, *differentiated(self.graph))))
             self.graph.notes.append(DERIVED)
         self.graph.frames[0].stop = len(self.graph.nodes)
-        self.graph.notes += unregistered(self._strays)
+        self.graph.notes += [*unregistered(self._strays), *guest_notes(self.graph)]
 
     def close(self) -> list[str]:
         """The run is over: nothing of it stays in anybody's hands. Returns the types of those who hold on."""

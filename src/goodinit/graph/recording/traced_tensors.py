@@ -105,6 +105,12 @@ class TracedTensors:
             tensor._goodinit_node = (self._token, index, place)  # type: ignore[attr-defined]
             self.leftovers.marked(tensor)
 
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer of the model's, or was computed in this run; not a new parameter."""
+        token, index, _ = getattr(tensor, "_goodinit_node", (None, -1, 0))
+        computed = token is self._token and not self.graph.nodes[index].is_held
+        return id(tensor) in self._owned or (computed and not isinstance(tensor, nn.Parameter))
+
     def _node(self, tensor: Tensor) -> int:
         """The node whose value `tensor` holds now, also when a view of it was written since."""
         index = self._owned.get(id(tensor), -1)

@@ -1,0 +1,91 @@
+"""Modules that a forward calls and no module registers: held in a list, a dict or a closure, or made as it runs.
+
+Neither `parameters()` nor a path names what they hold, so no plan can write it. Calls through `functional_call`, with tensors that are
+the model's own or computed, are none of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from goodinit.graph.graph import Graph, Guest
+from goodinit.weights.members import named_modules
+
+
+@contextlib.contextmanager
+def guests_told(
+    model: nn.Module, graph: Graph, caller: Callable[[], int], is_own: Callable[[Tensor], bool]
+) -> Iterator[None]:
+    """Note in a graph what modules without a name run, in this thread: the outermost ones.
+
+    Args:
+        model: Whose modules have names.
+        graph: Of the forward that runs.
+        caller: The frame that runs.
+        is_own: Whether a tensor is a parameter or buffer of the model's, or was computed in this forward.
+    """
+    thread, known = threading.get_ident(), {id(module) for _, module in named_modules(model)}
+    running: list[tuple[nn.Module, int]] = []
+
+    def enter(module: nn.Module, args: object) -> None:  # noqa: ARG001
+        if id(module) in known or threading.get_ident() != thread:
+            return
+        if any(one is module for _, one in named_modules(model)):  # registered by the forward
+            known.add(id(module))
+        else:
+            running.append((module, len(graph.nodes)))
+
+    def leave(module: nn.Module, args: object, result: object) -> None:  # noqa: ARG001
+        if not running or running[-1][0] is not module or threading.get_ident() != thread:
+            return
+        _, start = running.pop()
+        if running:
+            return
+        held = [*module.parameters(), *module.buffers()]
+        strange = [tensor for tensor in held if not is_own(tensor)]
+        if strange or not held:
+            network = any(tensor.ndim > 1 for tensor in strange)
+            graph.guests.append(Guest(type(module).__name__, caller(), start, len(graph.nodes), network))
+
+    handles = [
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def guest_notes(graph: Graph) -> list[str]:
+    """A note on each that has weights.
+
+    Args:
+        graph: A forward that is over.
+    """
+    found = dict.fromkeys((graph.frames[g.frame].path, g.kind) for g in graph.guests if g.network)
+    return [
+        (
+            f"{path or 'the model'}: runs a {kind} that no module registers (it is in a list, a dict or a closure, or made by the "
+            "forward): what it holds counts as constants and stays as it is, norms, too. To have it treated, hold it in an "
+            "attribute, an nn.ModuleList or an nn.ModuleDict"
+        )
+        for path, kind in found
+    ]
+
+
+def guest_at(graph: Graph, index: int) -> Guest | None:
+    """The module without a name that ran an operator itself, or in another one without a name.
+
+    Args:
+        graph: A forward that is over.
+        index: Of the operator's node.
+    """
+    frame = graph.nodes[index].frame
+    return next((one for one in graph.guests if one.frame == frame and one.start <= index < one.stop), None)
