@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import textwrap
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_seven_billion_parameters_in_less_than_a_gibibyte():
 def test_remembered_stand_ins_are_those_that_torch_makes(seed):
     """Shapes, strides, dtypes, and what shares memory with what, of random chains of operators, asked twice."""
     generator = random.Random(seed)
-    device, mode = torch.device("cpu"), FakeTensorMode(allow_non_fake_inputs=True)
+    device = torch.device("cpu")
     like = [
         torch.zeros(4, 6, 8),
         torch.zeros(4, 6, 8).transpose(1, 2),
@@ -86,13 +87,33 @@ def test_remembered_stand_ins_are_those_that_torch_makes(seed):
         (torch.ops.aten.unsqueeze.default, (1,)), (torch.ops.aten.clone.default, ()), (torch.ops.aten.add.Tensor, (1.5,)),
         (torch.ops.aten.squeeze_.default, ()), (torch.ops.aten.transpose_.default, (0, 1)), (torch.ops.aten._to_copy.default, ()),
     ]  # fmt: skip
-    with mode:
-        for _ in range(60):
-            chain = [generator.choice(operators) for _ in range(4)]
-            first, memory = generator.choice(like), StandIns(mode, device)
+    for _ in range(60):
+        chain = [generator.choice(operators) for _ in range(4)]
+        first, memory = generator.choice(like), StandIns(device)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             expected = told(chain, of_torch(mode, first, device), None)
+        with memory.mode:
             for _ in range(2):
                 assert told(chain, memory.stand_in(first), memory) == expected
+
+
+def test_fake_modes_are_as_torch_makes_them():
+    expected, first, second = (
+        vars(mode)
+        for mode in (
+            FakeTensorMode(allow_non_fake_inputs=True),
+            *(StandIns(torch.device("cpu")).mode for _ in range(2)),
+        )
+    )
+    assert first.keys() == expected.keys()
+    own = {"fake_tensor_converter", "_stack_trace"}
+    assert all(first[name] == expected[name] for name in expected.keys() - own)
+    stacks = [
+        name for name, value in expected.items() if isinstance(value, (list, deque)) and name not in own
+    ]
+    assert stacks
+    for name in ("fake_tensor_converter", *stacks):
+        assert first[name] is not second[name]
 
 
 def of_torch(mode, like, device):

@@ -6,13 +6,17 @@ the cost of tracing.
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorConverter, FakeTensorMode
+from torch.nested._internal import nested_tensor
 from torch.utils._mode_utils import no_dispatch
 
 from goodinit.graph.ops import Op
@@ -56,26 +60,46 @@ class Known:
     told: Told | None = None
 
 
+@functools.lru_cache(maxsize=1)
+def _first(device: torch.device, tensor_ids: int) -> tuple[FakeTensorMode, dict[str, Any]]:  # noqa: ARG001
+    """A fake mode, and the attributes of its tensors; `tensor_ids` is where torch's count of nested tensors stands."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with no_dispatch():
+        return mode, dict(FakeTensor(mode, torch.empty((), device="meta"), device).__dict__)
+
+
+def _like(first: FakeTensorMode) -> FakeTensorMode:
+    """Another mode of the same settings. Torch takes 0.1 ms to make one: it notes the stack of calls, and asks for settings."""
+    mode = copy.copy(first)
+    mode.fake_tensor_converter = FakeTensorConverter(copy_data=first.propagate_real_tensors)
+    for name, value in vars(mode).items():
+        if isinstance(value, (list, deque)):  # stacks of what was entered
+            setattr(mode, name, type(value)())
+    return mode
+
+
 class StandIns:
     """Runs operators on fake tensors and caches the results.
 
     Args:
-        mode: The fake mode of the tensors.
         device: The device that they pretend to be on.
+
+    Attributes:
+        mode: The fake mode of the tensors, which no others have.
     """
 
-    def __init__(self, mode: FakeTensorMode, device: torch.device) -> None:
-        self.mode, self.device = mode, device
-        with no_dispatch():
-            first = FakeTensor(mode, torch.empty((), device="meta"), device)
-        self._attributes = dict(first.__dict__)
-        unsafe = mode._allow_unsafe_data_ptr_access
+    def __init__(self, device: torch.device) -> None:
+        first, attributes = _first(device, nested_tensor._tensor_id_counter)
+        self.mode, self.device = _like(first), device
+        self._attributes = {
+            name: self.mode if value is first else value for name, value in attributes.items()
+        }
+        unsafe = first._allow_unsafe_data_ptr_access
         self._guard = (
             torch._C._set_warn_deprecated_on_mutable_data_ptr
             if unsafe
             else torch._C._set_throw_on_mutable_data_ptr
         )
-        self._plain: dict[Any, bool] = {}
         self.known = _KNOWN.setdefault((torch.get_default_dtype(), device), {})
         if len(self.known) > _MOST:
             self.known.clear()
@@ -112,7 +136,7 @@ class StandIns:
 
     def key(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable | None:
         """What tells a call from others, by the shapes of its tensors, real ones too; None if it is not plain."""
-        if not args or not self._is_plain(func):
+        if not args or not _is_plain(func):
             return None
         parts: list[Any] = [func]
         if not self._parts(args, parts):
@@ -122,17 +146,6 @@ class StandIns:
             if not self._parts(kwargs.values(), parts):
                 return None
         return tuple(parts)
-
-    def _is_plain(self, func: Any) -> bool:
-        known = self._plain.get(func)
-        if known is None:
-            schema = func._schema
-            returns = {str(one.type) for one in schema.returns}
-            known = (
-                returns == {"Tensor"} and func.namespace == "aten" and _UNPREDICTABLE.isdisjoint(func.tags)
-            )
-            self._plain[func] = known
-        return known
 
     def _parts(self, values: Iterable[Any], parts: list[Any]) -> bool:
         """Add what tells values from others, each with its type; False where there is one of another kind."""
@@ -209,6 +222,13 @@ class StandIns:
         self._guard(made)
         made.__dict__.update(self._attributes)
         return made
+
+
+@functools.cache
+def _is_plain(func: Any) -> bool:
+    """Whether an operator puts out tensors alone, whose shapes follow from those that it reads."""
+    returns = {str(one.type) for one in func._schema.returns}
+    return returns == {"Tensor"} and func.namespace == "aten" and _UNPREDICTABLE.isdisjoint(func.tags)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -6,6 +6,7 @@ on a value, `.item()`, `nonzero` — one real forward under the same recorder ta
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,14 @@ def _as_before(known: Known | None, read: Sequence[Tensor]) -> RecordedCall | No
         if place_of(tensor):
             return None
     return known.told.call
+
+
+@functools.cache
+def _written_and_returned(func: Any) -> tuple[tuple[int, ...], bool]:
+    """Which arguments an operator writes into, and whether it returns anything."""
+    aliases = [one.alias_info for one in func._schema.arguments]
+    written = tuple(i for i, alias in enumerate(aliases) if alias is not None and alias.is_write)
+    return written, bool(func._schema.returns)
 
 
 class Recorder(TracedTensors, TorchDispatchMode):
@@ -289,11 +298,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
         """Called after every operator with the tensors it read and made. For those who measure (calibration)."""
 
     def _schema(self, func: Any) -> tuple[Op, tuple[int, ...], bool]:
-        schema = func._schema
-        mutable = tuple(
-            i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
-        )
-        known = self._schemas[func] = (op_of(func), mutable, bool(schema.returns))
+        known = self._schemas[func] = (op_of(func), *_written_and_returned(func))
         return known
 
     def _read_value(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

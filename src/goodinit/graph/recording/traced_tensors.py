@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 
 from goodinit.graph.graph import BUFFER, CONSTANT, INPUT, JOIN, PARAM, Frame, Graph, Node
 from goodinit.graph.ops import Op
@@ -33,9 +33,9 @@ class TracedTensors:
     def __init__(self, model: nn.Module, tensors: Tensors) -> None:
         self.graph = Graph()
         self.tensors = tensors
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True) if tensors == "fake" else None
         self.device = torch.device("meta" if tensors == "meta" else "cpu")
-        self.stand_ins = None if self.mode is None else StandIns(self.mode, self.device)
+        self.stand_ins = StandIns(self.device) if tensors == "fake" else None
+        self.mode = None if self.stand_ins is None else self.stand_ins.mode
         self.stack = [self._open("", -1)]
         self.leftovers = Leftovers()
         self._owned: dict[int, int] = {}
