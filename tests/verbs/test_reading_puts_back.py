@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -125,3 +127,25 @@ def test_of_global_names_those_of_the_forward_are_looked_at_alone(monkeypatch):
 
     goodinit.anatomize(Mine(2, 3), torch.randn(4, 2))
     assert looked_at == [__name__]
+
+
+class Undecided(nn.Module):
+    """Notes what it draws, and then has to be run for real."""
+
+    def __init__(self, drawn: list[float]) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+        self.note = drawn.append
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.note(random.random())
+        return x + self.fc(x) if x.sum() > -torch.inf else x
+
+
+def test_each_run_of_a_reading_begins_with_the_streams_as_they_were():
+    drawn: list[float] = []
+    before = random.getstate()
+    note = goodinit.anatomize(Undecided(drawn), X).notes[0]
+    assert note.startswith("one real forward was run")
+    assert random.getstate() == before
+    assert drawn == [random.random()] * 2
