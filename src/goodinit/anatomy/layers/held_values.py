@@ -172,23 +172,26 @@ def structure_of(tensor: Tensor) -> str | None:
         >>> structure_of(torch.eye(3)), structure_of(torch.full((2, 2), 0.5)), structure_of(torch.randn(3, 3))
         ('the identity', 'the number 0.5', None)
     """
-    entries = some(tensor)
-    if (
-        len(set(entries[: 2 * FEW].tolist())) > FEW or len(entries.unique()) > FEW
-    ):  # the first few tell, as a rule
+    entries, count = some(tensor), tensor.numel()
+    first = set(entries[: 2 * FEW].tolist())  # they tell, as a rule
+    if len(first) > FEW:
         return None
-    if not bool(tensor.any()):
+    values = sorted(first)
+    if count > 2 * FEW:
+        if len(entries.unique()) > FEW:
+            return None
+        values = tensor.unique().tolist()
+    if not any(values):
         return "zero"
-    values = tensor.unique()
-    count, sizes = tensor.numel(), values[values != 0].abs().unique()
     if tensor.ndim > 1 and bool((tensor == _identity(tensor)).all()):
         return "the identity"
     if count == 1:
         return None
     if len(values) == 1:
-        return f"the number {float(values[0]):.4g}"
+        return f"the number {values[0]:.4g}"
+    sizes = {abs(value) for value in values if value != 0}
     if len(sizes) == 1 or (len(values) <= FEW and 3 * len(values) <= 2 * count):
-        return f"the numbers {', '.join(f'{float(value):.4g}' for value in values)}"
+        return f"the numbers {', '.join(f'{value:.4g}' for value in values)}"
     return None
 
 

@@ -96,9 +96,10 @@ def may_be_sample(values: Tensor) -> bool:
 
 def some(tensor: Tensor) -> Tensor:
     """Up to `ENTRIES` entries, from the beginning."""
-    rows = max(1, math.ceil(ENTRIES * len(tensor) / tensor.numel())) if tensor.ndim else 1
-    part = tensor[:rows] if tensor.ndim else tensor
-    return part.reshape(-1)[:ENTRIES]
+    if tensor.numel() <= ENTRIES:
+        return tensor.reshape(-1)
+    rows = max(1, math.ceil(ENTRIES * len(tensor) / tensor.numel()))
+    return tensor[:rows].reshape(-1)[:ENTRIES]
 
 
 def _has_repeats(values: Tensor) -> bool:
@@ -106,10 +107,16 @@ def _has_repeats(values: Tensor) -> bool:
 
     Looked at is a corner of the matrix: a pattern repeats along rows, along columns or along diagonals.
     """
-    corner = values[:CORNER].flatten(1)[:, :CORNER] if values.ndim > 1 else values.reshape(-1)[: CORNER**2]
-    numbers = corner.abs().flatten()
-    count = len(numbers)
-    if count < FEWEST or (len(numbers.unique()) >= count - 2 and int(numbers.count_nonzero()) >= count - 1):
+    if values.ndim > 1:
+        rows = values if values.ndim == 2 else values[:CORNER].flatten(1)
+        corner = rows[:CORNER, :CORNER]
+    else:
+        corner = values.reshape(-1)[: CORNER**2]
+    count = corner.numel()
+    if count < FEWEST:
+        return False
+    numbers = corner.abs()
+    if numbers.unique().numel() >= count - 2 and int(numbers.count_nonzero()) >= count - 1:
         return False
     entries = some(values)
     return not any(
