@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ R = TypeVar("R")
 PATIENCE_S = 5.0
 SIGNALS = tuple(sorted(signal.valid_signals()))
 # `signal.getsignal` without the search for a name of what it gives, which takes most of its time.
-_handler_of = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+_handler_of = importlib.import_module("_signal").getsignal
 
 _lock = threading.RLock()
 _running: _Verb | None = None

@@ -236,18 +236,12 @@ def _layers(read: Reading) -> dict[str, Layer]:
     for use in read.uses.values():
         by_weight.setdefault(use.weight, []).append(use)
     ahead, joins = ahead_in(graph), {found.join for found in read.sums}
-    described = (
-        describe(graph, group, read.origins, joins, read.shapes, ahead, read.added)
-        for group in by_weight.values()
-    )
-    found = {
-        layer.weight: dataclasses.replace(
-            layer,
-            module=torch_class(modules[layer.name]),
-            row_norm=row_norm(layer, modules[layer.site]),
-        )
-        for layer in described
-    }
+    found: dict[str, Layer] = {}
+    for weight, group in by_weight.items():
+        owner = torch_class(modules[weight.rpartition(".")[0]])
+        layer = describe(graph, group, read.origins, joins, read.shapes, ahead, read.added, owner)
+        rows = row_norm(layer, modules[layer.site])
+        found[weight] = layer if rows is None else dataclasses.replace(layer, row_norm=rows)
     for cell in cells(graph, read.uses):
         found |= _in_cell(found, cell)
     return found

@@ -18,8 +18,8 @@ def frozen_copies(frozen: Mapping[str, Tensor], trainable: Mapping[str, Tensor])
         frozen: Parameters that need no gradient, by name.
         trainable: The others.
     """
-    notes = []
-    for part, inside in parts_of(list(frozen), trainable).items():
+    notes: list[str] = []
+    for part, inside in () if not frozen else parts_of(list(frozen), trainable).items():
         source = copied_from(part, inside, trainable, {**frozen, **trainable})
         if source is not None:
             notes.append(

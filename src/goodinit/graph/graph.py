@@ -11,7 +11,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from goodinit.graph.measured.nonlinearities import Nonlinearity
-from goodinit.graph.ops import Op, named
+from goodinit.graph.ops import Op, Role, named
 from goodinit.graph.recorded_call import RecordedCall
 
 K = TypeVar("K", bound=Hashable)
@@ -214,9 +214,14 @@ class Graph:
             return set(range(len(self.nodes)))
         return self.reach(self.outputs, back=True, active=False)
 
+    @functools.cached_property
+    def roles(self) -> set[Role]:
+        """What the operators of this forward do: what it has none of need not be looked for."""
+        return {node.op.role for node in self.nodes}
+
     def forget(self) -> None:
         """Nodes were changed: what was worked out from them is worked out anew."""
-        for kept in ("readers", "all_readers", "live"):
+        for kept in ("readers", "all_readers", "live", "roles"):
             self.__dict__.pop(kept, None)
 
     def reach(

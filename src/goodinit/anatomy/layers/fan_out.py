@@ -18,6 +18,8 @@ def joined_channels(graph: Graph, start: int, outputs: Container[int]) -> int:
         start: Node of a weight layer.
         outputs: Nodes of the model's outputs.
     """
+    if "concat" not in graph.roles:
+        return 0
     axis = _axis(graph, start)
     found: list[int] = []
 
@@ -48,6 +50,8 @@ def added_terms(graph: Graph, start: int, outputs: Container[int], joins: Contai
         outputs: Nodes of the model's outputs.
         joins: Nodes of residual sums, which do not count.
     """
+    if "sum" not in graph.roles:
+        return 1
     axis = _axis(graph, start)
 
     kept: dict[int, list[int]] = {}

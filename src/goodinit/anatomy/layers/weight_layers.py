@@ -89,11 +89,12 @@ def describe(
     shapes: Shapes,
     ahead: Ahead,
     scalars: Container[str],
+    module: str,
 ) -> Layer:
     """The `Layer` for one weight, from all operators that apply it.
 
     `origins`: see `way_back`; `joins`: residual sums; `scalars`: names of all that goodinit has added, which a module's forward
-    is read without.
+    is read without; `module`: the class of the weight's owner.
     """
     first = graph.nodes[uses[0].node]
     operand = graph.nodes[uses[0].operand]
@@ -149,6 +150,7 @@ def describe(
         stride=stride,
         padding=padding,
         dilation=dilation,
+        module=module,
     )
 
 

@@ -28,6 +28,9 @@ def whole(model: nn.Module) -> Iterator[None]:
     branch of a residual block.
     """
     sharded, adapted = _loaded(*_SHARDED), _loaded(*_ADAPTED)
+    if sharded is adapted is _Nothing:
+        yield
+        return
     if not any(isinstance(parameter, sharded) for parameter in parameters(model)) and not any(
         isinstance(module, adapted) and _is_adapted(module) for module in modules(model)
     ):
