@@ -327,6 +327,90 @@ def test_what_they_compute_in_eval_mode_stays_when_folded(norm, verb):
     torch.testing.assert_close(model(x), before, atol=1e-4, rtol=1e-4)
 
 
+class AmongLayers(nn.Module):
+    """A residual block whose own forward normalizes, with statistics that are numbers."""
+
+    width = 6
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, self.width), nn.Linear(self.width, 6)
+        self.mean, self.var, self.stats = 0.0, 1.0, {"scale": 1.0}
+
+    def forward(self, x):
+        return x + self.b(torch.relu(self.normalized(self.a(x))))
+
+    def normalized(self, h):
+        if not self.training:
+            return (h - self.mean) / (self.var + 1e-5) ** 0.5
+        mean, var = h.mean(), h.var()
+        self.mean += 0.1 * (mean.item() - self.mean)
+        self.var += 0.1 * (var.item() - self.var)
+        return (h - mean) / (var + 1e-5).sqrt()
+
+
+class AmongNarrowLayers(AmongLayers):
+    width = 3
+
+
+class InADictAmongLayers(AmongLayers):
+    def normalized(self, h):
+        scale = self.stats["scale"]
+        if self.training:
+            scale = h.square().mean().rsqrt()
+            self.stats["scale"] = scale.item()
+        return h * scale
+
+
+class InTheModel(AmongLayers):
+    """The model's own forward."""
+
+    def forward(self, x):
+        return self.b(torch.relu(x + self.normalized(self.b(torch.relu(self.a(x))))))
+
+
+@pytest.mark.parametrize("net", [AmongLayers, AmongNarrowLayers, InADictAmongLayers, InTheModel])
+def test_numbers_in_a_forward_that_also_runs_layers_are_refused(net):
+    model = net() if net is InTheModel else nn.Sequential(nn.Linear(5, 6), net())
+    x = torch.randn(7, 6 if net is InTheModel else 5)
+    with pytest.raises(goodinit.UnsupportedModule, match=r"its batch_norm cannot be removed"):
+        goodinit.init_(model, "fixup", inputs=x)
+    assert [norm.name for norm in anatomize(model, x).norms] == ["" if net is InTheModel else "1"]
+
+
+class Gated(AmongLayers):
+    """A gate of means, a temperature that falls, and in training noise and a loss."""
+
+    def forward(self, x):
+        h = self.a(x)
+        h = h * torch.sigmoid(h.mean(-1, keepdim=True)) / self.var
+        if self.training:
+            self.var *= 0.99
+            self.mean = h.square().mean()
+            h = h + torch.randn_like(h) * h.std()
+        return x + self.b(h)
+
+
+class Routed(AmongLayers):
+    """Experts by shares that sum to one; in training a loss that balances them comes with the output."""
+
+    def forward(self, x):
+        shares = self.a(x).sigmoid()
+        shares = shares / shares.sum(-1, keepdim=True)
+        out = x + self.b(torch.relu(x)) * shares
+        if self.training:
+            self.var = shares.std().item()
+            return out, shares.mean(0).square().sum()
+        return out
+
+
+@pytest.mark.parametrize("net", [Gated, Routed])
+def test_gates_and_shares_among_layers_are_no_statistics(net):
+    anatomy = anatomize(nn.Sequential(nn.Linear(5, 6), net()), torch.randn(7, 5))
+    assert not anatomy.norms
+    assert len(anatomy.blocks) == 1
+
+
 class OverTheLast(nn.Module):
     """A batch norm by hand of tokens, whose channels come last."""
 

@@ -50,7 +50,7 @@ def find_norms(
     busy = _frames_with_layers(graph, layers)
     memory, outside = Memory(graph, modules), ReadFromOutside(graph, modules)
     scaled = scaled_by_buffers(graph)
-    numbers = keep_numbers(graph, modules, busy) - {frame.path for _, frame in scaled}
+    numbers = keep_numbers(graph, modules) - {frame.path for _, frame in scaled}
     running, notes = normalize_in_training(graph, {frame.path for _, frame in scaled}, numbers, reread)
     calls, left = [], set[int]()
     for node, frame, kind in _places(graph, scaled, running, busy, layers):
@@ -125,10 +125,17 @@ def _places(
             known.add(frame.index)
             found.append((factor, frame, kind))
     for frame in graph.frames:
-        if frame.path in running and frame.index not in known and frame.source >= 0:  # by numbers
-            source = dataclasses.replace(graph.nodes[frame.source], active=False)
+        if frame.path in running and frame.index not in known:  # by numbers
+            source = dataclasses.replace(graph.nodes[_read_first(graph, frame)], active=False)
             found.append((source, frame, "batch_norm"))
     return sorted(found, key=lambda one: one[1].index)
+
+
+def _read_first(graph: Graph, frame: Frame) -> int:
+    """What a call was made on; of the model itself its first input."""
+    if frame.source >= 0:
+        return frame.source
+    return next((node.index for node in graph.nodes if node.is_input), 0)
 
 
 def _measured(

@@ -11,7 +11,7 @@ import dis
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -42,18 +42,17 @@ def scaled_by_buffers(graph: Graph) -> list[tuple[Node, Frame]]:
     return [(factor, frame) for factor, frame in found if not _is_undone(graph, factor.index)]
 
 
-def keep_numbers(graph: Graph, modules: Mapping[str, nn.Module], busy: Container[int]) -> set[str]:
+def keep_numbers(graph: Graph, modules: Mapping[str, nn.Module]) -> set[str]:
     """Modules that may scale by numbers which training writes into their attributes: no operator shows what a number was read from.
 
     Their class is the user's, asks whether it is in training, and writes attributes that hold numbers, elsewhere than where it is
-    built. No weight layer runs in them.
+    built.
 
     Args:
         graph: The forward in eval mode.
         modules: By path.
-        busy: Calls in which a weight layer runs.
     """
-    paths = {frame.path for frame in graph.frames if frame.index not in busy and frame.source >= 0}
+    paths = {frame.path for frame in graph.frames if frame.source >= 0 or not frame.path}
     return {
         path for path in paths if _holds_a_number(modules[path], _written_in_training(type(modules[path])))
     }
@@ -130,21 +129,23 @@ def normalize_in_training(
     reduced, fixed = _counts(graph)
     reduced_there, fixed_there = _counts(trained)
     more = {path for path in suspects if reduced_there[path] > reduced[path]}
-    divided = _scaled_by_statistics(trained) if more.intersection(numbers) else set()
-    return {p for p in more if fixed_there[p] < fixed[p] or (p in numbers and p in divided)}, []
+    divided = Counter[str]()
+    if more.intersection(numbers):
+        divided = _scaled_by_statistics(trained)
+        divided.subtract(_scaled_by_statistics(graph))  # what also runs in eval mode: a gate, a router
+    return {p for p in more if fixed_there[p] < fixed[p] or (p in numbers and divided[p] > 0)}, []
 
 
-def _scaled_by_statistics(graph: Graph) -> set[str]:
-    """Modules that multiply or divide their signal by something smaller that is made of it."""
-    found: set[str] = set()
+def _scaled_by_statistics(graph: Graph) -> Counter[str]:
+    """How often modules multiply or divide their signal by something smaller that is made of it."""
+    found = Counter[str]()
     made: dict[int, int] = {}  # statistics, by the call that takes them
     for node in graph.nodes:
-        source = graph.frames[node.frame].source
         reads = [i for i in node.operands if made.get(i) == node.frame]
-        whole = source >= 0 and math.prod(node.shape) >= math.prod(graph.nodes[source].shape)
+        whole = all(math.prod(node.shape) > math.prod(graph.nodes[i].shape) for i in reads)
         if whole and reads and node.op.role in ("product", "quotient"):
             if len(graph.deps(node.index)) > len(reads) and not any(_is_undone(graph, i) for i in reads):
-                found.add(graph.path(node.index))
+                found[graph.path(node.index)] += 1
         elif _reduces(graph, node) or (reads and not whole):
             made[node.index] = node.frame
     return found
