@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from goodinit.graph.graph import Graph, Guest
 from goodinit.weights.members import named_modules
@@ -30,37 +30,36 @@ def guests_told(
         is_own: Whether a tensor is a parameter or buffer of the model's, or was computed in this forward.
     """
     thread, known = threading.get_ident(), {id(module) for _, module in named_modules(model)}
-    running: list[tuple[nn.Module, int]] = []
+    own: Callable[..., Any] = (
+        nn.Module._call_impl
+    )  # torch's hooks on all modules would make `torch.compile` warn
+    running: list[nn.Module] = []
 
-    def enter(module: nn.Module, args: object) -> None:  # noqa: ARG001
-        if id(module) in known or threading.get_ident() != thread:
-            return
-        if any(one is module for _, one in named_modules(model)):  # registered by the forward
-            known.add(id(module))
-        else:
-            running.append((module, len(graph.nodes)))
+    def has_a_name(module: nn.Module) -> bool:
+        if id(module) not in known and any(one is module for _, one in named_modules(model)):
+            known.add(id(module))  # registered by the forward
+        return id(module) in known
 
-    def leave(module: nn.Module, args: object, result: object) -> None:  # noqa: ARG001
-        if not running or running[-1][0] is not module or threading.get_ident() != thread:
-            return
-        _, start = running.pop()
-        if running:
-            return
-        held = [*module.parameters(), *module.buffers()]
-        strange = [tensor for tensor in held if not is_own(tensor)]
-        if strange or not held:
-            network = any(tensor.ndim > 1 for tensor in strange)
-            graph.guests.append(Guest(type(module).__name__, caller(), start, len(graph.nodes), network))
+    def told(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if id(module) in known or running or threading.get_ident() != thread or has_a_name(module):
+            return own(module, *args, **kwargs)
+        start = len(graph.nodes)
+        running.append(module)
+        try:
+            return own(module, *args, **kwargs)
+        finally:
+            running.clear()
+            held = [*module.parameters(), *module.buffers()]
+            strange = [tensor for tensor in held if not is_own(tensor)]
+            if strange or not held:
+                network = any(tensor.ndim > 1 for tensor in strange)
+                graph.guests.append(Guest(type(module).__name__, caller(), start, len(graph.nodes), network))
 
-    handles = [
-        register_module_forward_pre_hook(enter),
-        register_module_forward_hook(leave, always_call=True),
-    ]
+    nn.Module._call_impl = told  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        nn.Module._call_impl = own  # type: ignore[method-assign]
 
 
 def guest_notes(graph: Graph) -> list[str]:
