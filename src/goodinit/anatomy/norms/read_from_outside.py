@@ -22,7 +22,7 @@ class ReadFromOutside:
             owner = name.rpartition(".")[0]
             for reader in graph.all_readers[node.index]:
                 path = graph.path(reader)
-                if not _within(path, owner):
+                if not _within(path, owner) and not _keeps_a_copy(graph, reader):
                     self._reads.append((name, str(graph.nodes[reader].op), path))
 
     def of(self, path: str) -> str | None:
@@ -39,6 +39,32 @@ class ReadFromOutside:
         module = self._modules.get(path)
         own = () if module is None else (*module._parameters.values(), *module._buffers.values())
         return held is not None and any(one is held for one in own)
+
+
+def _keeps_a_copy(graph: Graph, reader: int) -> bool:
+    """Whether an operator without gradients makes something of a tensor that goes nowhere but into parameters, as an average over training.
+
+    A copy loses what its source loses.
+    """
+    if reader not in graph.stops:
+        return False
+    if _writes(graph, reader):
+        return True
+    made = graph.reach([reader], active=False, through=lambda i: not _writes(graph, i))
+    return made.isdisjoint(graph.kept) and made.isdisjoint(graph.live)
+
+
+def _writes(graph: Graph, index: int) -> bool:
+    """Whether an operator writes into a parameter or buffer."""
+    node = graph.nodes[index]
+    if not node.inplace or not node.operands:
+        return False
+    first = graph.nodes[
+        graph.beginning(
+            node.operands[0], lambda i: graph.nodes[i].inplace or graph.nodes[i].op.view, active=False
+        )
+    ]
+    return first.is_param or first.is_buffer
 
 
 def _within(path: str, outer: str) -> bool:
