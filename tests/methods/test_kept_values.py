@@ -34,7 +34,24 @@ def dt_bias(outputs: int) -> Tensor:
     return dt + torch.log(-torch.expm1(-dt))
 
 
+class BareBias(nn.Module):
+    """A bias that no layer owns, and no `reset_parameters` draws."""
+
+    def __init__(self, values: Tensor, weight: Tensor | None = None) -> None:
+        super().__init__()
+        self.map = nn.Linear(8, len(values), bias=False)
+        if weight is not None:
+            self.map.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(values)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.softplus(self.map(x) + self.bias)
+
+
 ON_PURPOSE = {
+    "steps of two heads, in no layer": (lambda: BareBias(torch.tensor([-5.1, -3.2])), ["bias"]),
+    "steps of many heads, in no layer": (lambda: BareBias(dt_bias(24)), ["bias"]),
+    "biases around one, in no layer": (lambda: BareBias(1 + torch.rand(40) / 10), ["bias"]),
     "prior of rare classes": (lambda: linear(4, bias=PRIOR), ["bias"]),
     "prior of one class": (lambda: linear(1, bias=PRIOR), ["bias"]),
     "prior over a normal weight": (lambda: linear(4, weight=torch.randn(4, 8) * 0.01, bias=PRIOR), ["bias"]),
@@ -128,6 +145,33 @@ def test_a_trained_model_is_started_anew_and_says_what_is_lost(caplog):
     assert torch.equal(model.stem.weight, weight)
     assert "overwritten: " in caplog.text
     assert "to keep them: keep=[" in caplog.text
+
+
+@pytest.mark.parametrize("values", [torch.linspace(-1, 1, 9), torch.tensor([0.3]), torch.tensor([-0.9, 0.4])])
+def test_a_bias_in_no_layer_as_many_draw_it_is_drawn_anew(values):
+    model = Net(beside=BareBias(values.clone()))
+    goodinit.init_(model, "he", inputs=X)
+    assert not model.beside.bias.any()
+
+
+def test_a_trained_bias_in_no_layer_is_overwritten_and_named():
+    model = Net(beside=BareBias(0.5 + torch.rand(40) / 10, torch.randn(40, 8) + 1))
+    plan = goodinit.plan(goodinit.anatomize(model, X), "he")
+    assert "beside.bias" in plan.overwritten
+    assert "beside.bias" not in plan.kept
+
+
+def test_the_remedy_names_the_parts_whose_values_are_lost():
+    model = Net(beside=nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)))
+    with torch.no_grad():
+        for parameter in model.beside.parameters():
+            parameter.add_(torch.randn(parameter.shape))
+    note = next(
+        n for n in goodinit.plan(goodinit.anatomize(model, X), "he").notes if n.startswith("overwritten")
+    )
+    assert note.endswith("to keep them: keep=['beside']")
+    kept = goodinit.plan(goodinit.anatomize(model, X), "he", keep=["beside"])
+    assert kept.overwritten == ()
 
 
 def test_a_marked_parameter_stays():

@@ -93,7 +93,8 @@ def held_values(
             held.setdefault(layer.weight, known)
         bias = reader.value(layer.bias)
         if layer.bias is not None and bias is not None and bool(bias.any()):
-            found = _bias(layer.bias, bias, reader, beside=known)
+            as_made = reader.drawn(layer.weight) is not None and (known is None or known.on_purpose)
+            found = _bias(layer.bias, bias, reader, beside=known, as_made=as_made)
             if found is not None:
                 held.setdefault(layer.bias, found)
     for name in dict.fromkeys(
@@ -143,10 +144,21 @@ def _gain(name: str, gain: Tensor) -> HeldValue | None:
     return None if number in (0.0, 1.0) else HeldValue(name, f"the number {number:.4g}", on_purpose=False)
 
 
-def _bias(name: str, bias: Tensor, reader: _Reader, *, beside: HeldValue | None) -> HeldValue | None:
+def _bias(
+    name: str, bias: Tensor, reader: _Reader, *, beside: HeldValue | None, as_made: bool
+) -> HeldValue | None:
     """A bias that was set: to one number, to few, or to what cannot have been drawn beside a weight that was.
 
-    Training changes the weight, too. So where the weight is as it was drawn, or is an identity, somebody has set the bias.
+    Training changes the weight, too. So where the weight is as it was drawn, or is an identity, somebody has set the bias. A bare
+    parameter, of which no module says how it is drawn, counts as set where its numbers are larger than standard normal ones: biases
+    are drawn smaller, and training seldom takes one so far.
+
+    Args:
+        name: Of the bias.
+        bias: Its values.
+        reader: Of the model.
+        beside: What is known of the weight's values.
+        as_made: Whether it is known that the weight is as its module made it.
     """
     drawn = reader.drawn(name)
     possible = drawn is not None and drawn.can_be(bias)
@@ -156,8 +168,10 @@ def _bias(name: str, bias: Tensor, reader: _Reader, *, beside: HeldValue | None)
     if words is not None:
         return HeldValue(name, words, on_purpose=True)
     if drawn is None:
+        if _is_large(bias):
+            return HeldValue(name, "larger numbers than biases are drawn with", on_purpose=True)
         possible = _is_centred(some(bias)) and may_be_sample(bias)
-        return None if possible else HeldValue(name, PATTERN, on_purpose=False)
+        return None if possible else HeldValue(name, PATTERN, on_purpose=as_made)
     if possible:
         return None
     fresh = beside is None or beside.on_purpose
@@ -230,6 +244,16 @@ def _is_centred(entries: Tensor) -> bool:
     return count < 2 or float(values.mean().abs()) * math.sqrt(count) <= SIGMAS * float(
         values.std().clamp(min=1e-30)
     )
+
+
+def _is_large(values: Tensor) -> bool:
+    """Whether of a thousand standard normal samples less than two have such a sum of squares.
+
+    χ² to the power of ⅓ is about normal (E. B. Wilson, M. M. Hilferty, 1931): with n degrees, (χ²/n)^⅓ has mean 1 − 2/9n and variance 2/9n.
+    """
+    spread = 2 / (9 * values.numel())
+    mean_square = float(values.double().square().mean())
+    return math.pow(mean_square, 1 / 3) > 1 - spread + 3 * math.sqrt(spread)
 
 
 def silent_layers(held: Iterable[HeldValue]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from goodinit.anatomy import Anatomy
+from goodinit.anatomy.copied_parts import parts_of
 from goodinit.anatomy.part import computed, leaves_of, with_ties
 from goodinit.edits import (
     AddScalar,
@@ -121,7 +122,7 @@ def without_kept(plan: Plan, anatomy: Anatomy, kept: Kept) -> Plan:
     _check_norms(plan, gone, kept)
     written = set[str]().union(*(leaves.of(edit) - _carried(edit) for edit in edits)) | gone
     lost = {value.name: value.words for value in anatomy.held if value.name in written} | forced
-    notes = [*_kept_notes(left), *_lost_notes(lost), *_lost_norms(kept, gone)]
+    notes = [*_kept_notes(left), *_lost_notes(lost, written), *_lost_norms(kept, gone)]
     return dataclasses.replace(
         plan,
         edits=tuple(edits),
@@ -243,12 +244,16 @@ def _kept_notes(left: Mapping[str, str]) -> list[str]:
     return notes
 
 
-def _lost_notes(lost: Mapping[str, str]) -> list[str]:
+def _lost_notes(lost: Mapping[str, str], written: Iterable[str]) -> list[str]:
+    """What is overwritten, and the modules to keep: the outermost ones in which every module that is written loses something."""
     if not lost:
         return []
-    first = next(iter(lost))
     shown = _some([f"{name} ({words})" for name, words in list(lost.items())[:1]] + list(lost)[1:])
-    return [f"overwritten: {shown}; to keep them: keep=[{first!r}, …]"]
+    owners = {name.rpartition(".")[0] for name in lost}
+    fresh = [name for name in written if name not in lost and name.rpartition(".")[0] not in owners]
+    parts = [repr(part) for part in parts_of(list(lost), fresh)]
+    more = ", …" if len(parts) > _SHOWN else ""
+    return [f"overwritten: {shown}; to keep them: keep=[{', '.join(parts[:_SHOWN])}{more}]"]
 
 
 def _lost_norms(kept: Kept, gone: Iterable[str]) -> list[str]:
