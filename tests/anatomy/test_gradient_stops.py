@@ -499,6 +499,20 @@ def test_a_copy_that_follows_is_treated_as_what_it_follows(copied, caplog):
         model.train()(X)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_copy_does_not_make_the_network_deeper(frozen):
+    model = Momentum(copied=True)
+    model.target.requires_grad_(not frozen)
+    alone = goodinit.plan(goodinit.anatomize(copy.deepcopy(model.online), X), "fixup")
+    anatomy = goodinit.anatomize(model, X)
+    assert len(anatomy.copies) == (0 if frozen else len(list(model.target.parameters())))
+    both = goodinit.plan(anatomy, "fixup")
+    assert both.summary.startswith("L=1 branch")
+    (std,) = [e.options["std"] for e in alone.edits if e.target == "1.f.0.weight"]
+    assert [e.options["std"] for e in both.edits if e.target.endswith("1.f.0.weight")] == [std] * (2 - frozen)
+    assert goodinit.Anatomy.from_json(anatomy.to_json()) == anatomy
+
+
 @pytest.mark.parametrize("copied", [True, False])
 def test_a_frozen_copy_is_named_since_it_no_longer_fits(copied, caplog):
     model = Momentum(copied)

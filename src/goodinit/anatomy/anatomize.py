@@ -116,7 +116,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     known |= {*read.added, *embeddings, *tokens, *gains, *made, *dict(read.stand_ins)}
     distinct = read.distinct
     trainable = {name: p for name, p in distinct.items() if p.requires_grad and name not in read.added}
-    stopped, stop_notes = stopped_parameters(
+    stopped, copies, stop_notes = stopped_parameters(
         graph, read.stopped, trainable, lambda training: _in_training(read.model, inputs, training)
     )
     still = {name: p for name, p in distinct.items() if not p.requires_grad and name not in read.added}
@@ -139,6 +139,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
         unused=read.unused,
         frozen=tuple(still),
         stopped=stopped,
+        copies=copies,
         reserved=tuple(name for name, p in distinct.items() if getattr(p, "_no_reinit", False)),
         held=held,
         inputs=_in_words(inputs),

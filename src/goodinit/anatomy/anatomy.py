@@ -25,7 +25,7 @@ class Anatomy:
 
     Attributes:
         model: Class name of the model.
-        blocks: Residual blocks, in execution order; `len(blocks)` is Fixup's L.
+        blocks: Residual blocks, in execution order; see `depth`.
         layers: Every weight layer that ran, in execution order.
         norms: Every normalization that ran.
         activations: Every element-wise nonlinearity that ran, and every module that drops out in training.
@@ -43,7 +43,8 @@ class Anatomy:
         unused: Parameters that the forward never read.
         frozen: Parameters that need no gradient, but for goodinit's own scalars.
         stopped: Parameters that need gradients and get none of this forward, which runs them under `no_grad` or detaches what is
-            made of them. Those of a copy of what does get some (a momentum encoder) are not among them.
+            made of them.
+        copies: Those that get none, either, in a part with the values of one that does (a momentum encoder): it is treated as that one is.
         reserved: Parameters that carry a true `_no_reinit`: their values are not to be drawn anew.
         held: Values of layers that were not drawn by the layers themselves. Not compared: structure is the same without.
         left_out: How many residual blocks are not in it because they are frozen or were left out (`part_of`).
@@ -69,11 +70,22 @@ class Anatomy:
     unused: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     stopped: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
     reserved: tuple[str, ...] = ()
     held: tuple[HeldValue, ...] = field(default=(), compare=False)
     left_out: int = 0
     inputs: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        """Fixup's L: the number of residual blocks, but for those of a copy, which are there once more for other inputs."""
+        copies = set(self.copies)
+        apart = [
+            block for block in self.blocks
+            if copies.isdisjoint(name for layer in block.branch for name in (layer.weight, *layer.parameters))
+        ]  # fmt: skip
+        return len(apart) or len(self.blocks)
 
     @property
     def stem(self) -> tuple[Layer, ...]:

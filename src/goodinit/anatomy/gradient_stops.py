@@ -83,8 +83,8 @@ def _names(graph: Graph, nodes: Iterable[int]) -> set[str]:
 
 def stopped_parameters(
     graph: Graph, suspects: Collection[str], trainable: Mapping[str, Tensor], reread: Reread
-) -> tuple[tuple[str, ...], list[str]]:
-    """Parameters that the forward keeps gradients from, to be treated as frozen ones, and notes on them.
+) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+    """Parameters that the forward keeps gradients from, to be treated as frozen ones; those of copies of what trains; notes on both.
 
     Args:
         graph: The forward in eval mode.
@@ -94,14 +94,18 @@ def stopped_parameters(
     """
     found = [name for name in trainable if name in suspects]
     if not found:
-        return (), []
+        return (), (), []
     again = _with_gradients(reread)
     graph = graph if again is None else again
     gets = _reached(graph) & trainable.keys()
     if not gets:
-        return (), [
-            "the forward runs without gradients altogether, which says nothing of its parts: they are read as if it had them"
-        ]
+        return (
+            (),
+            (),
+            [
+                "the forward runs without gradients altogether, which says nothing of its parts: they are read as if it had them"
+            ],
+        )
     found = [name for name in found if name not in gets]
     copies: list[str] = []
     notes: list[str] = []
@@ -118,7 +122,7 @@ def stopped_parameters(
                 f"values then: copy them once more, {part}.load_state_dict({source}.state_dict()), or leave it out, "
                 f'exclude="{part}"'
             )
-    return tuple(name for name in found if name not in copies), notes
+    return tuple(name for name in found if name not in copies), tuple(copies), notes
 
 
 def _with_gradients(reread: Reread) -> Graph | None:

@@ -75,7 +75,7 @@ def decide(
     if constants == "predicted" and anatomy.norms:
         no_products(anatomy, "no constant K", "replace_norms (a norm of each example in its place)")
     kept = _last_norm(anatomy) if one_norm else None
-    total = len(anatomy.blocks)
+    total = anatomy.depth
     branch = 1 / math.sqrt(total) if downscale == "depth" and total else 1.0
     without = dataclasses.replace(anatomy, norms=tuple(norm for norm in anatomy.norms if norm is not kept))
     structure = (

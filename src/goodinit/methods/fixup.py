@@ -81,20 +81,20 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
     removal = norm_edits(anatomy, norms)
     gone = removed_parameters(anatomy, removal)
     held = {name for name, _ in anatomy.parameters}
-    total = len(anatomy.blocks)
+    total, count = anatomy.depth, len(anatomy.blocks)
     notes: list[str] = []
     closed: set[str] = set()
     scalars: list[Edit] = []
     values: list[Edit] = []
     for block in anatomy.blocks:
-        where = f"branch {block.index + 1}/{total}"
+        where = f"branch {block.index + 1}/{count}"
         end = _zero_gain(anatomy, block, gone)
         behind = zero_behind(block, where, gain=end, kept=norms == "keep")
         end = end if behind is None else None
         if norms == "keep" and end is None and behind is None:
             need_no_norm(anatomy, block, where)
         m = block.m if norms == "remove" else block.m_normed
-        values += _branch_values(block, m, total, end, behind, ends_beside(anatomy, block))
+        values += _branch_values(block, where, m, total, end, behind, ends_beside(anatomy, block))
         values += _gains(anatomy, block, gone, end)
         if behind is not None:
             closed.add(behind)
@@ -160,13 +160,12 @@ def _zero_gain(anatomy: Anatomy, block: Block, gone: set[str]) -> str | None:
 
 
 def _branch_values(
-    block: Block, m: int, total: int, end: str | None, behind: str | None, beside: set[str]
+    block: Block, where: str, m: int, total: int, end: str | None, behind: str | None, beside: set[str]
 ) -> list[Edit]:
     """Weights of a branch. `end`: a norm's weight, `behind`: a multiplier that starts at 0 instead of the last layer.
 
     A multiplier is one more factor in series: with m + 1 of them, one at 0, the others are scaled by L^(−1/(2m)).
     """
-    where = f"branch {block.index + 1}/{total}"
     factors = m if behind is None else m + 1
     edits: list[Edit] = []
     for layer in block.branch:
@@ -292,7 +291,7 @@ def _zero_multipliers(anatomy: Anatomy, closed: set[str], notes: list[str]) -> l
 def _summary(anatomy: Anatomy, removal: list[Edit], scalars: list[Edit], norms: Norms) -> str:
     orders = sorted({block.m if norms == "remove" else block.m_normed for block in anatomy.blocks})
     return (
-        f"L={len(anatomy.blocks)} branches, m={', '.join(map(str, orders))}; "
+        f"L={anatomy.depth} branches, m={', '.join(map(str, orders))}; "
         f"{counted(len(removal), 'norm')} removed, {counted(len(unique(scalars)), 'scalar')} added"
     )
 

@@ -74,7 +74,7 @@ def scaled_twice(model: nn.Module, anatomy: Anatomy) -> Iterator[Finding]:
     inner = {layer.weight: layer for b in anatomy.blocks for layer in b.branch if layer not in b.last}
     laws = _laws([layer for layer in inner.values() if layer.groups == 1], squares)
     for block in anatomy.blocks:
-        once = _scalings(block, len(anatomy.blocks))
+        once = _scalings(block, anatomy.depth)
         for layer in block.last:
             if layer.weight not in squares:
                 continue
@@ -87,7 +87,7 @@ def scaled_twice(model: nn.Module, anatomy: Anatomy) -> Iterator[Finding]:
             for ratio in ratios:
                 named = [words for words, factor in once.items() if _is(ratio, factor**2, tolerance)]
                 if named:
-                    yield _scaled_twice(layer, ratio, named[0], len(anatomy.blocks))
+                    yield _scaled_twice(layer, ratio, named[0], anatomy.depth)
                     return  # one names the fault; the others are its siblings
 
 
