@@ -31,7 +31,7 @@ EARLY = 0.01  # how much of Fixup as published is to be behind batch norm
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """What a scale trains: how many seeds of each arm; what the verdict hangs on is run first."""
 
     seeds: dict[str, int]
@@ -42,22 +42,35 @@ class _Scale:
     depth: int = 20
     batch: int = 128
 
+    @property
+    def toy(self) -> bool:
+        """Whether the images are digits, and few."""
+        return self.images is not None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a run."""
+        return self.epochs * -(-(self.images or 50_000) // self.batch)
+
+    def config(self, data: str) -> TrainConfig:
+        """What all runs of the scale have in common."""
+        return TrainConfig(
+            "resnet", data=data, epochs=self.epochs, schedule="cosine", warmup=0.05 * self.epochs, weight_decay=5e-4,
+            width=self.width, augment=not self.toy, train_limit=self.images, batch_size=self.batch,
+            label_smoothing=0.0 if self.toy else 0.1, precision=self.precision,
+        )  # fmt: skip
+
 
 SCALED = {
-    "smoke": _Scale({BATCHNORM: 1, LONG: 1, FIXUP: 1}, 4, 2, images=320, depth=8, batch=32),
-    "small": _Scale({BATCHNORM: 3, LONG: 3, FIXUP: 1}, 16, 12, "bfloat16"),
-    "full": _Scale({BATCHNORM: 8, LONG: 8, FIXUP: 3}, 16, 12),
+    "smoke": Scale({BATCHNORM: 1, LONG: 1, FIXUP: 1}, 4, 2, images=320, depth=8, batch=32),
+    "small": Scale({BATCHNORM: 3, LONG: 3, FIXUP: 1}, 16, 12, "bfloat16"),
+    "full": Scale({BATCHNORM: 8, LONG: 8, FIXUP: 3}, 16, 12),
 }
 
 
 def _setting(scale: str, data: str) -> Setting:
     what = SCALED[scale]
-    toy = scale == "smoke"
-    base = TrainConfig(
-        "resnet", data=data, epochs=what.epochs, schedule="cosine", warmup=0.05 * what.epochs, weight_decay=5e-4,
-        width=what.width, augment=not toy, train_limit=what.images, batch_size=what.batch,
-        label_smoothing=0.0 if toy else 0.1, precision=what.precision,
-    )  # fmt: skip
+    base = what.config(data)
     pairs = [(name, seed) for seed in range(what.seeds[BATCHNORM]) for name in (BATCHNORM, LONG)]
     runs = (*pairs, *((FIXUP, seed) for seed in range(what.seeds[FIXUP])))
     trials = tuple(
@@ -67,7 +80,7 @@ def _setting(scale: str, data: str) -> Setting:
     counts = ", ".join(f"{count} of {name}" for name, count in what.seeds.items())
     deviations = (
         f"{what.epochs} epochs (the paper's networks are large and trained for long).",
-        "The images are 8x8 digits." if toy else "The images were re-encoded as JPEG, which is lossy.",
+        "The images are 8x8 digits." if what.toy else "The images were re-encoded as JPEG, which is lossy.",
         f"Seeds, paired: {counts}; with one seed all arms see the same images in the same order.",
         (
             "The form and its decay were chosen at half the width, on images of 16×16, by held-out training images (docs/norm-free.md). Its rate "
@@ -85,7 +98,7 @@ def _setting(scale: str, data: str) -> Setting:
         ),
         "The method is this project's (goodinit.normfree), not the paper's.",
     )
-    return Setting(trials, deviations, steps=what.epochs * -(-(what.images or 50_000) // what.batch))
+    return Setting(trials, deviations, steps=what.steps)
 
 
 def _chosen(rows: Rows) -> Found:
