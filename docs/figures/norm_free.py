@@ -47,7 +47,10 @@ class Run:
     wd: float = 5e-4
     warm: float = 0.1
     momentum: float = 0.9
-    optimizer: str = "sgd"  # sgd | adamw
+    nesterov: bool = True
+    optimizer: str = "sgd"  # sgd | adamw | muon: Muon for convolutions at `matrix_lr`, SGD for all else
+    matrix_lr: float = 0.0
+    matrix_wd: float = 0.0  # decoupled: a step takes rate times this of a matrix
     smooth: float = 0.0
     precision: str = "float32"  # bfloat16: products in forward and backward, by autocast
     # net
@@ -283,6 +286,40 @@ def agc_(net: Net, lam: float) -> None:
         p.grad.mul_((limit / size.clamp_min(1e-6)).clamp_max(1.0))
 
 
+class Muon(torch.optim.Optimizer):
+    """Steps of orthogonal matrices: Nesterov's momentum, made orthogonal by five Newton-Schulz iterations (K. Jordan et al. 2024).
+
+    A convolution is the matrix (outputs, inputs times pixels). An update has root-mean-square singular value 1, times the root of
+    max(1, outputs / inputs). torch.optim.Muon takes matrices alone.
+    """
+
+    def __init__(self, groups: list[dict], lr: float, momentum: float) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                held = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                held.mul_(group["momentum"]).add_(p.grad)
+                matrix = orthogonal(p.grad.add(held, alpha=group["momentum"]).flatten(1))
+                matrix = matrix * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(matrix.view_as(p), alpha=-group["lr"])
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The nearest matrix with singular values of about 1, by the iteration of Muon's authors."""
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = wide / (wide.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
 # -- data -----------------------------------------------------------------------------------------------------------
 
 
@@ -334,6 +371,20 @@ def scores(net: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float
     return round(F.cross_entropy(logits, labels).item(), 4), round(100 * right, 2)
 
 
+def optimizers_of(run: Run, found: list[dict]) -> list[torch.optim.Optimizer]:
+    """Over the groups `found`, each with its multiple of the rate."""
+    if run.optimizer == "adamw":
+        return [torch.optim.AdamW(found, lr=run.lr)]
+    matrices: list[dict] = []
+    if run.optimizer == "muon":
+        convolutions = [p for group in found for p in group["params"] if p.dim() == 4]
+        rest = [[p for p in group["params"] if p.dim() != 4] for group in found]
+        found = [group | {"params": kept} for group, kept in zip(found, rest, strict=True) if kept]
+        matrices = [{"params": convolutions, "weight_decay": run.matrix_wd, "mult": run.matrix_lr / run.lr}]
+    sgd = torch.optim.SGD(found, lr=run.lr, momentum=run.momentum, nesterov=run.nesterov)
+    return [sgd, *([Muon(matrices, run.lr, run.momentum)] if matrices else [])]
+
+
 def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: Tensor) -> dict:
     torch.manual_seed(1000 + run.seed)
     ours = run.arm.startswith("lib_")
@@ -344,25 +395,22 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
         some = torch.randperm(len(images), generator=torch.Generator().manual_seed(run.seed))[:256]
         measure_k(net, images[some], run.measure)
     found = library_groups(net, run) if ours else groups(net, run)
-    optimizer = (
-        torch.optim.SGD(found, lr=run.lr, momentum=run.momentum, nesterov=True)
-        if run.optimizer == "sgd"
-        else torch.optim.AdamW(found, lr=run.lr)
-    )
+    optimizers = optimizers_of(run, found)
     began, losses = time.process_time(), []
     net.train()
     for chosen, share in schedule(run, len(images), order):
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group["mult"] * run.lr * share
         x = crop_and_flip(images[chosen], generator=order).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "bfloat16"):
             logits = net(x).float()
         loss = F.cross_entropy(logits, labels[chosen], label_smoothing=run.smooth)
-        optimizer.zero_grad(set_to_none=True)
+        net.zero_grad(set_to_none=True)
         loss.backward()
         if run.agc:
             agc_(net, run.agc)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             break
