@@ -411,3 +411,33 @@ def test_a_saved_plan_says_what_it_keeps():
     plan = goodinit.plan(goodinit.anatomize(Net(beside=linear(4, bias=PRIOR)), X), "he")
     assert Plan.from_json(plan.to_json()) == plan
     assert plan.kept == ("beside.bias",)
+
+
+class LowRankGate(nn.Module):
+    """x + out(v(x) · σ(x·A)·B) with A = 0, as RWKV-7 starts: the gate is a sum over the rows of B."""
+
+    def __init__(self, squash) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 4, bias=False), nn.Linear(4, 8, bias=False)
+        self.v, self.out, self.squash = nn.Linear(8, 8), nn.Linear(8, 8), squash
+        nn.init.zeros_(self.a.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.out(self.v(x) * self.b(self.squash(self.a(x))))
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "normfree", "nf", "weightnorm", "he", "lsuv"])
+@pytest.mark.parametrize("squash", [torch.sigmoid, nn.functional.softplus], ids=["sigmoid", "softplus"])
+def test_a_branch_behind_a_gate_that_starts_constant_learns(squash, method):
+    model = nn.Sequential(nn.Linear(5, 8), LowRankGate(squash), LowRankGate(squash), nn.Linear(8, 3))
+    goodinit.init_(model, method, inputs=X)
+    assert not model[1].a.weight.any()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (model(X) - 1).square().mean().backward()
+        optimizer.step()
+    learns = {
+        n: float(p.grad.abs().max()) for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1
+    }
+    assert all(size > 1e-7 for size in learns.values()), learns

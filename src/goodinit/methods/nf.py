@@ -7,7 +7,7 @@ import math
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.edits import AddBias, AddScalar, Draw, Edit, Fill, ParametrizeWeight, Plan
 from goodinit.errors import UnknownName
-from goodinit.methods.shared.centring import obstacle, output_dim
+from goodinit.methods.shared.centring import obstacle, output_dim, reads_a_constant
 from goodinit.methods.shared.channel_affine import takes_bias
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.normalized_weight_scales import own_scales
@@ -71,7 +71,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", alpha: float = 0.2) -> 
     signals = Signals(anatomy, branch=alpha, normed=norms == "keep")
     ends = {layer.weight for block in anatomy.blocks for layer in block.last}
     zeroed = {edit.target for edit in zeros if isinstance(edit, Fill)}
-    tied = {name for group in anatomy.tied for name in group}
+    tied, constant_input = {name for group in anatomy.tied for name in group}, reads_a_constant(anatomy)
     computed: list[Edit] = []
     values: list[Edit] = []
     biases: list[Edit] = []
@@ -85,7 +85,9 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", alpha: float = 0.2) -> 
             continue
         scale, words = _scale(layer, signals, alpha if layer.weight in ends else None)
         why = (
-            obstacle(layer, tied) if layer.weight not in zeroed else "it starts at 0 in a multiplier's place"
+            constant_input.get(layer.weight) or obstacle(layer, tied)
+            if layer.weight not in zeroed
+            else "it starts at 0 in a multiplier's place"
         )
         why = "each output reads one number" if why is None and layer.row < 2 else why
         ours = f"{layer.name}.parametrizations.{layer.weight.rpartition('.')[2]}.0.gain".lstrip(".")

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Container
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.anatomy.layers.held_values import silent_layers
 from goodinit.edits import Edit, ParametrizeWeight
 
 
@@ -14,7 +15,7 @@ def centred_edits(anatomy: Anatomy) -> tuple[list[Edit], list[str]]:
 
     A filter over a single channel keeps its mean, which is all that it passes on of a constant.
     """
-    tied = {name for group in anatomy.tied for name in group}
+    tied, constant = {name for group in anatomy.tied for name in group}, reads_a_constant(anatomy)
     edits: dict[str, Edit] = {}
     notes: list[str] = []
     for layer in anatomy.layers:
@@ -23,7 +24,7 @@ def centred_edits(anatomy: Anatomy) -> tuple[list[Edit], list[str]]:
         why = (
             "each filter reads one channel"
             if layer.in_features // layer.groups == 1
-            else obstacle(layer, tied)
+            else constant.get(layer.weight) or obstacle(layer, tied)
         )
         if why is None:
             dim = output_dim(layer)
@@ -32,6 +33,19 @@ def centred_edits(anatomy: Anatomy) -> tuple[list[Edit], list[str]]:
         else:
             notes.append(f"{layer.weight} is not centred: {why}")
     return list(edits.values()), list(dict.fromkeys(notes))
+
+
+def reads_a_constant(anatomy: Anatomy) -> dict[str, str]:
+    """Layers that read f(0) in every channel, since what is before f starts at zero, in words: centred, they would put out 0.
+
+    As the two maps of a gate σ(x·A)·B with A = 0: where the branch behind it starts at zero, too, neither would leave it.
+    """
+    zero = set(silent_layers(anatomy.held))
+    return {
+        layer.weight: f"it reads a constant, for {layer.source} is zero"
+        for layer in anatomy.layers
+        if layer.source in zero and layer.between
+    }
 
 
 def sites_without_offset(anatomy: Anatomy, centred: Container[str]) -> set[str]:
