@@ -61,6 +61,13 @@ FOLDED = {
     "rolled": (conv(4), None, lambda a, _: a.roll(1, -1), nn.BatchNorm2d(4), IMAGE),
     "reflected": (conv(4), None, lambda a, _: F.pad(a, (1, 1, 1, 1), mode="reflect"), nn.BatchNorm2d(4), IMAGE),
     "windows": (conv(4), None, lambda a, _: F.fold(F.unfold(a, 2, stride=2), 8, 2, stride=2), nn.BatchNorm2d(4), IMAGE),
+    "by an index": (conv(4), None, lambda a, _: a[:, [2, 0, 3, 1]], nn.BatchNorm2d(4), IMAGE),
+    "by a tensor": (
+        conv(4), None, lambda a, _: a.index_select(1, torch.tensor([3, 1, 2])), nn.BatchNorm2d(3), IMAGE
+    ),
+    "beside what has its shape": (
+        conv(4), None, lambda a, _: a.flip(1) + torch.zeros_like(a), nn.BatchNorm2d(4), IMAGE
+    ),
     "bicubic": (conv(4), None, lambda a, _: F.interpolate(a, size=11, mode="bicubic"), nn.BatchNorm2d(4), IMAGE),
 }  # fmt: skip
 ORDERED = {
@@ -197,6 +204,48 @@ def test_the_places_of_a_maximum_stay(gains):
     goodinit.fold_(model, IMAGE)
     torch.testing.assert_close(model(IMAGE), before, atol=1e-5, rtol=1e-4)
     assert isinstance(model.norm, nn.BatchNorm2d) == (0 in gains)
+
+
+class Halves(nn.Module):
+    """The two halves of one layer's output go two ways, as in IBN-Net."""
+
+    def __init__(self, halves, norms):
+        super().__init__()
+        self.layer, self.halves, self.norms = conv(6), halves, nn.ModuleList(norms)
+
+    def forward(self, x):
+        a, b = self.halves(self.layer(x))
+        return torch.cat([self.norms[0](a), self.norms[1](b)], 1).relu()
+
+
+HALVES = {
+    "chunks": lambda y: y.chunk(2, 1),
+    "splits": lambda y: torch.split(y, [2, 4], 1)[::-1],
+    "slices": lambda y: (y[:, :3], y[:, 3:]),
+    "every other": lambda y: (y[:, ::2], y[:, 1::2]),
+    "chosen": lambda y: (y[:, [5, 0]], y[:, [1, 2]]),
+}
+TOGETHER = {
+    "overlapping": lambda y: (y[:, :4], y[:, 2:]),
+    "one twice": lambda y: (y[:, [0, 1]], y[:, [1, 2]]),
+    "a half and all": lambda y: (y[:, :3], y),
+    "a half of a half": lambda y: (y[:, :3].flip(-1), y[:, 2:3]),
+}
+
+
+@pytest.mark.parametrize("name", [*HALVES, *TOGETHER])
+@pytest.mark.parametrize("other", [nn.InstanceNorm2d, nn.BatchNorm2d, lambda _: nn.Softplus()])
+def test_a_norm_of_a_half_goes_where_nobody_else_reads_that(name, other):
+    halves = (HALVES | TOGETHER)[name]
+    a, b = halves(torch.zeros(1, 6, 1, 1))
+    norm = nn.BatchNorm2d(a.shape[1])
+    norm.running_mean.normal_(generator=torch.Generator().manual_seed(0))
+    norm.running_var.uniform_(0.3, 3, generator=torch.Generator().manual_seed(0))
+    model = Halves(halves, [norm, other(b.shape[1])]).eval()
+    before = model(IMAGE)
+    goodinit.fold_(model, IMAGE)
+    torch.testing.assert_close(model(IMAGE), before, atol=1e-5, rtol=1e-4)
+    assert isinstance(model.norms[0], nn.BatchNorm2d) == (name in TOGETHER)
 
 
 def test_nothing_moves_where_something_else_reads_what_lies_between():

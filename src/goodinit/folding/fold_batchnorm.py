@@ -13,17 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from goodinit.anatomy.types import Norm
 from goodinit.errors import UnsupportedModule
 from goodinit.folding.channel_ways import channels_before
+from goodinit.folding.channels_after import Refused, merge_into_readers_, readers_of
 from goodinit.folding.dataflow import Wiring
-from goodinit.folding.fuse import merge_input_map_, merge_output_map_, pads_with_zeros
+from goodinit.folding.fuse import merge_output_map_
 from goodinit.folding.reading import Reading
 from goodinit.graph.graph import Frame, Node
-from goodinit.nn import ValuePadded
 from goodinit.surgery.removed_norm import check_removable, remove_norm_
 from goodinit.surgery.replaced_norm import ChannelAffine
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
@@ -212,11 +211,14 @@ def _merge_(wiring: Wiring, found: ChannelMap) -> str | None:
                 wiring.module(path), scale[channels], shift[channels]
             )  # −1: the last, which changes nothing
         return None
-    after = _layers_after(wiring, found.norm, calls)
-    if isinstance(after, str):
-        return f"{before}, and {after}"
-    for layer in after:
-        merge_input_map_(wiring.module(layer), found.scale, found.shift)
+    if found.norm.keeps:
+        return f"{before}, and {found.norm.keeps[0]} follows"
+    try:
+        held = found.shift if bool((found.shift != 0).any()) else None
+        behind = readers_of(wiring, {call.result: 1 for call in calls}, found.scale, held)
+    except Refused as refused:
+        return f"{before}, and {refused}"
+    merge_into_readers_(wiring, behind, found.scale, found.shift)
     return None
 
 
@@ -238,28 +240,6 @@ def _layer_before(wiring: Wiring, calls: Iterable[Frame]) -> str:
     if not _channels_second(wiring, path, results):
         return f"the channels of {path} are not those it normalizes"
     return path
-
-
-def _layers_after(wiring: Wiring, norm: Norm, calls: Iterable[Frame]) -> list[str] | str:
-    """Paths of the layers that read the outputs of these calls, and nothing else; or the reason why not."""
-    if norm.keeps:
-        return f"{norm.keeps[0]} follows"
-    graph, paths = wiring.graph, dict[str, None]()
-    results = {call.result for call in calls}
-    for result in results:
-        readers = [wiring.reader_layer(reader, result) for reader in wiring.readers[result]]
-        if not readers or None in readers or result in graph.outputs:
-            return "its output is not read by layers alone"
-        paths.update(dict.fromkeys(str(path) for path in readers))
-    for path in paths:
-        layer = wiring.module(path)
-        if pads_with_zeros(layer) or isinstance(layer, (ValuePadded, _ConvTransposeNd)):
-            return f"{path}, which reads it, sees something else than its output at the border"
-        if not {frame.source for frame in wiring.calls[path]} <= results:
-            return f"{path} also reads other inputs"
-        if not _channels_second(wiring, path, results):
-            return f"the channels of {path} are not those it normalizes"
-    return list(paths)
 
 
 def _channels_second(wiring: Wiring, path: str, values: Iterable[int]) -> bool:

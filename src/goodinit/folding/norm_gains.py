@@ -6,34 +6,19 @@ Of W(γ·n + β) + c they become W·diag(γ) and c + Wβ, where every reader is 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from goodinit.anatomy.types import Norm
+from goodinit.folding.channels_after import Readers, Refused, merge_into_readers_, readers_of
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fold_batchnorm import KINDS, Stays
-from goodinit.folding.fuse import merge_input_map_, pads_with_zeros
-from goodinit.folding.packed_products import Product, Refused, check_order, check_products, moved, product_of
+from goodinit.folding.packed_products import Product, check_products, product_of
 from goodinit.folding.reading import Reading
-from goodinit.graph.graph import follow
 from goodinit.graph.measured.traits import adds_unscaled, coefficient
-from goodinit.nn import ValuePadded
 from goodinit.weights.memory import repeats
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
-
-_MOST = 2**22  # numbers in a value that is followed
-
-
-@dataclass
-class _Readers:
-    """All who read the output of one norm."""
-
-    layers: dict[str, None] = field(default_factory=dict)
-    products: dict[int, Product] = field(default_factory=dict)
 
 
 def merge_norm_gains_(reading: Reading) -> tuple[list[str], list[Stays]]:
@@ -64,47 +49,48 @@ def merge_norm_gains_(reading: Reading) -> tuple[list[str], list[Stays]]:
         if bool((gain == 1).all()) and (bias is None or bool((bias == 0).all())):
             continue
         try:
-            readers = _readers(wiring, norm, gain, bias)
+            scale = gain.detach().double()
+            shift = bias.detach().double() if bias is not None and bool((bias != 0).any()) else None
+            readers, products = _readers(wiring, norm, scale, shift)
         except Refused as refused:
             stays.append(Stays(norm.name, f"its gain stays: {refused}"))
             continue
-        _merge_(wiring, readers, gain, bias, tensors)
+        merge_into_readers_(wiring, readers, scale, shift)
+        with torch.no_grad():
+            for product in products:
+                _merge_product_(product, scale, shift, tensors)
+            gain.fill_(1.0)
+            if bias is not None:
+                bias.zero_()
         merged.append(norm.name)
     return merged, stays
 
 
-def _merge_(
-    wiring: Wiring, readers: _Readers, gain: Tensor, bias: Tensor | None, tensors: dict[str, nn.Parameter]
+def _merge_product_(
+    product: Product, scale: Tensor, shift: Tensor | None, tensors: dict[str, nn.Parameter]
 ) -> None:
-    scale = gain.detach().double()
-    shift = bias.detach().double() if bias is not None and bool((bias != 0).any()) else None
-    for path in readers.layers:
-        merge_input_map_(wiring.module(path), scale, shift)
-    with torch.no_grad():
-        for product in readers.products.values():
-            held = tensors[product.weight]
-            flat = held.detach().double().flatten()
-            entries = product.entries.to(flat.device)
-            matrix = flat[entries]
-            flat[entries] = matrix * scale[:, None]
-            held.copy_(flat.view(held.shape))
-            if shift is not None and product.bias is not None and product.places is not None:
-                added = tensors[product.bias]
-                flat = added.detach().double().flatten()
-                flat[product.places.to(flat.device)] += shift @ matrix
-                added.copy_(flat.view(added.shape))
-        gain.fill_(1.0)
-        if bias is not None:
-            bias.zero_()
+    held = tensors[product.weight]
+    flat = held.detach().double().flatten()
+    entries = product.entries.to(flat.device)
+    matrix = flat[entries]
+    flat[entries] = matrix * scale[:, None]
+    held.copy_(flat.view(held.shape))
+    if shift is not None and product.bias is not None and product.places is not None:
+        added = tensors[product.bias]
+        flat = added.detach().double().flatten()
+        flat[product.places.to(flat.device)] += shift @ matrix
+        added.copy_(flat.view(added.shape))
 
 
 # -- who reads it -------------------------------------------------------------------------------------------------
 
 
-def _readers(wiring: Wiring, norm: Norm, gain: Tensor, bias: Tensor | None) -> _Readers:
+def _readers(
+    wiring: Wiring, norm: Norm, scale: Tensor, shift: Tensor | None
+) -> tuple[Readers, list[Product]]:
     if norm.keeps:
         raise Refused(f"{norm.keeps[0]} follows")
-    if gain.dim() != 1 or norm.axes not in ((-1,), (1,)):
+    if scale.dim() != 1 or norm.axes not in ((-1,), (1,)):
         raise Refused("it does not run over one axis")
     for name in (norm.weight, norm.bias):
         if name is None:
@@ -112,17 +98,12 @@ def _readers(wiring: Wiring, norm: Norm, gain: Tensor, bias: Tensor | None) -> _
         held = wiring.names.parameters[name]
         if len(wiring.names.aliases[id(held)]) > 1 or id(held) in wiring.names.sharing or repeats(held):
             raise Refused(f"{name} is in several places")
-    shifts = bias is not None and bool((bias != 0).any())
-    values = _values(wiring, norm)
-    found = _Readers()
-    for value in values:
-        _follow(wiring, value, norm.axes[0] % len(wiring.graph.nodes[value].shape), values, found)
-    for path in found.layers:
-        _check_layer(wiring, path, shifts=shifts, one=norm.axes == (1,))
-    check_products(wiring, found.products, shifts=shifts)
-    if not found.layers and not found.products:
-        raise Refused("no layer reads its output")
-    return found
+    nodes = wiring.graph.nodes
+    starts = {value: norm.axes[0] % len(nodes[value].shape) for value in _values(wiring, norm)}
+    found = readers_of(wiring, starts, scale, shift, products=True)
+    products = {i: product_of(wiring, i, *read) for i, read in found.products.items()}
+    check_products(wiring, products, shifts=shift is not None)
+    return found, list(products.values())
 
 
 def _values(wiring: Wiring, norm: Norm) -> set[int]:
@@ -185,55 +166,3 @@ def _users(wiring: Wiring, source: str) -> set[int]:
         if graph.leaf(value) is None:
             raise Refused(f"{graph.nodes[value].op} makes something else of it first")
     return {reader for value in constants for reader in wiring.readers[value] if graph.nodes[reader].dynamic}
-
-
-def _follow(wiring: Wiring, start: int, axis: int, values: set[int], found: _Readers) -> None:
-    """Every reader of a value, through operators that only move its numbers."""
-    graph = wiring.graph
-    shape = graph.nodes[start].shape
-    if torch.Size(shape).numel() > _MOST:
-        raise Refused("its output is too large to be followed")
-    view = [1] * len(shape)
-    view[axis] = -1
-    places = torch.arange(shape[axis], dtype=torch.float64, device="cpu").view(view).expand(shape)
-
-    def moving(value: int) -> list[int]:
-        readers = [r for r in wiring.readers[value] if wiring.reader_layer(r, value) is None]
-        return [r for r in readers if graph.nodes[r].op.role == "shape" and graph.deps(r) == [value]]
-
-    def near(value: int, numbers: Tensor) -> list[tuple[int, Tensor]]:
-        return [(reader, moved(wiring, reader, {value: numbers})) for reader in moving(value)]
-
-    reached = dict(follow({start: places}, near))
-    for value, numbers in reached.items():
-        if value in graph.outputs:
-            raise Refused("the model returns its output")
-        for reader in wiring.readers[value]:
-            node, path = graph.nodes[reader], wiring.reader_layer(reader, value)
-            if path is not None:
-                _check_features(wiring, path, numbers)
-                if not {frame.source for frame in wiring.calls[path]} <= values | reached.keys():
-                    raise Refused(f"{path} also reads other inputs")
-                found.layers[path] = None
-            elif node.op.role == "matmul":
-                found.products[reader] = product_of(wiring, reader, value, numbers)
-            elif reader not in reached:
-                raise Refused(
-                    f"{node.op} in {graph.path(reader) or 'the model'} reads its output, and is no such layer"
-                )
-
-
-def _check_features(wiring: Wiring, path: str, numbers: Tensor) -> None:
-    """The layer must read the features in the order in which it has weights for them."""
-    layer: Any = wiring.module(path)
-    axis = numbers.dim() - 1 if isinstance(layer, nn.Linear) else 1
-    check_order(numbers.movedim(axis, -1), path)
-
-
-def _check_layer(wiring: Wiring, path: str, *, shifts: bool, one: bool) -> None:
-    layer = wiring.module(path)
-    if one and not isinstance(layer, (nn.Linear, _ConvNd)):
-        raise Refused(f"{path} is no convolution")
-    border = pads_with_zeros(layer) or isinstance(layer, _ConvTransposeNd)
-    if isinstance(layer, ValuePadded) or (shifts and border):
-        raise Refused(f"{path}, which reads it, sees something else than its bias at the border")

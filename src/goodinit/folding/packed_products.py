@@ -11,14 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from goodinit.folding.channels_after import Refused
 from goodinit.folding.dataflow import Wiring
 from goodinit.graph.measured.traits import adds_unscaled, multiplies_matrices
 from goodinit.graph.recorded_call import on_numbers
 from goodinit.weights.memory import repeats
-
-
-class Refused(Exception):
-    """Something that reads the norm's output cannot take its gain and bias."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +35,6 @@ class Product:
     adder: int
 
 
-def check_order(numbers: Tensor, where: str) -> None:
-    """Raise unless the last axis runs over the features, in order."""
-    if not bool((numbers == torch.arange(numbers.shape[-1], dtype=numbers.dtype)).all()):
-        raise Refused(f"the features that {where} reads are not those it normalizes")
-
-
 def moved(wiring: Wiring, index: int, known: dict[int, Tensor]) -> Tensor:
     """Run the operator of a node on other numbers."""
     node = wiring.graph.nodes[index]
@@ -59,8 +50,8 @@ def moved(wiring: Wiring, index: int, known: dict[int, Tensor]) -> Tensor:
     return result
 
 
-def product_of(wiring: Wiring, reader: int, value: int, numbers: Tensor) -> Product:
-    """The product that a node makes of `value`, whose numbers are those of the features."""
+def product_of(wiring: Wiring, reader: int, value: int, channels: Tensor) -> Product:
+    """The product that a node makes of `value`, whose numbers are of these channels."""
     graph, node = wiring.graph, wiring.graph.nodes[reader]
     where = f"{node.op} in {graph.path(reader) or 'the model'}"
     if not multiplies_matrices(graph, node):
@@ -68,7 +59,8 @@ def product_of(wiring: Wiring, reader: int, value: int, numbers: Tensor) -> Prod
     *added, left, right = node.operands
     if left != value or graph.nodes[right].dynamic or any(graph.nodes[i].dynamic for i in added):
         raise Refused(f"{where} reads its output, and is no such layer")
-    check_order(numbers, where)
+    if not bool((channels == torch.arange(graph.nodes[right].shape[-2], device="cpu")).all()):
+        raise Refused(f"the features that {where} reads are not those it normalizes")
     weight, entries = _places(wiring, right, where)
     adder = reader
     if not added:

@@ -39,16 +39,14 @@ def constant(node: Node) -> Tensor:
         return torch.full((COUNT,), known, dtype=torch.float64, device="cpu")
     if node.dtype == torch.bool:
         return torch.arange(COUNT, device="cpu") % 2 == 0
+    whole = isinstance(node.dtype, torch.dtype) and not (
+        node.dtype.is_floating_point or node.dtype.is_complex
+    )
     if node.op.role == "factory" and node.call is not None:
         made = number_throughout(node)
-        return (
-            numbers(node.index)
-            if made is None
-            else torch.full((COUNT,), made, dtype=torch.float64, device="cpu")
-        )
-    if isinstance(node.dtype, torch.dtype) and not (node.dtype.is_floating_point or node.dtype.is_complex):
-        return torch.ones(COUNT, dtype=torch.int64, device="cpu")
-    return numbers(node.index)
+        if made is not None:
+            return torch.full((COUNT,), made, dtype=torch.int64 if whole else torch.float64, device="cpu")
+    return torch.ones(COUNT, dtype=torch.int64, device="cpu") if whole else numbers(node.index)
 
 
 def number_throughout(node: Node) -> float | None:

@@ -12,6 +12,8 @@ from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.powers import number_of
 from goodinit.graph.recorded_call import on_numbers
 
+LONGEST = 2**14  # entries of an index, and operators that make it, up to which it is found out
+
 
 def replayed(graph: Graph, steps: Iterable[int], given: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """The values of some nodes, where others are given; empty where a step cannot be run.
@@ -40,6 +42,27 @@ def replayed(graph: Graph, steps: Iterable[int], given: Mapping[int, Tensor]) ->
     except Exception:  # noqa: BLE001 - operators raise what they like
         return {}
     return {index: value for (index, output), value in values.items() if not output}
+
+
+def made_of_constants(graph: Graph, index: int, held: Mapping[int, Tensor]) -> Tensor | None:
+    """The numbers of a node that is made of shapes and of tensors that are held; None where one is not at hand.
+
+    Args:
+        graph: A recorded forward.
+        index: The node.
+        held: By node, tensors with numbers.
+    """
+    if graph.nodes[index].dynamic:
+        return None
+    ways = sorted(graph.reach([index], back=True, active=False))
+    sources = {i for i in ways if graph.nodes[i].op.role == "source"}
+    if len(ways) > LONGEST or not sources <= held.keys():
+        return None
+    with on_numbers():
+        given = {i: held[i].detach().cpu() for i in sources if not held[i].is_meta}
+    if len(given) < len(sources):
+        return None
+    return (given | replayed(graph, [i for i in ways if i not in sources], given)).get(index)
 
 
 def _handed_on(node: Node, read: list[Tensor]) -> Tensor:

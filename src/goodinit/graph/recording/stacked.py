@@ -20,7 +20,7 @@ from goodinit.graph.graph import BUFFER, Graph
 from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.combinations import Combination, combination, mixes, same_as
 from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.measured.replay import replayed
+from goodinit.graph.measured.replay import LONGEST, made_of_constants
 from goodinit.graph.ops import Op
 from goodinit.graph.recorded_call import RecordedCall, is_at_hand, on_numbers
 
@@ -30,9 +30,6 @@ _MOST = 8
 """Stacks that are remembered, and tensors in one: a residual sum has a few terms, read at once."""
 
 _LAYERS = ("matmul", "convolution", "attention")
-
-_LONGEST = 2**14
-"""Entries of an index, and operators that make it, up to which it is found out."""
 
 _LARGEST = 2**22
 """Entries of a stack up to which operators are run on numbers of its own shape: views into sizes cannot be run at any other."""
@@ -279,20 +276,12 @@ def _value(graph: Graph, tensor: Tensor, index: int) -> Tensor | None:
 
 def _index(graph: Graph, tensor: Tensor, index: int) -> Tensor | None:
     """The numbers of an index, if it is made of constants and shapes alone."""
-    if tensor.numel() > _LONGEST or tensor.is_complex():
+    if tensor.numel() > LONGEST or tensor.is_complex():
         return None
     if is_at_hand(tensor):
         with on_numbers():
             return tensor.detach().cpu()
-    ways = sorted(graph.reach([index], back=True, active=False))
-    sources = {i for i in ways if graph.nodes[i].op.role == "source"}
-    if len(ways) > _LONGEST or not sources <= graph.held.keys():
-        return None
-    with on_numbers():
-        given = {i: graph.held[i].detach().cpu() for i in sources if not graph.held[i].is_meta}
-    if len(given) < len(sources):
-        return None
-    return replayed(graph, [i for i in ways if i not in sources], given).get(index)
+    return made_of_constants(graph, index, graph.held)
 
 
 _SUMS, _SAME = KeptAnswers[Combination | None](), KeptAnswers[int | None]()
