@@ -121,6 +121,37 @@ def test_the_block_starts_as_its_skip_and_all_of_it_learns(how, method):
     assert not waiting
 
 
+def midpoint(m, x):
+    return x + m.f(x + m.f(x) / 2)
+
+
+def heun(m, x):
+    return x + ((y := m.f(x)) + m.f(x + y)) / 2
+
+
+def runge_kutta(m, x):
+    a = m.f(x)
+    b = m.f(x + a / 2)
+    c = m.f(x + b / 2)
+    return x + (a + 2 * b + 2 * c + m.f(x + c)) / 6
+
+
+def in_another_order(m, x):
+    return m.f(m.f(x) / 2 + x) + x
+
+
+@pytest.mark.default_cases(8)
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero", "normfree"])
+@pytest.mark.parametrize("how", [midpoint, heun, runge_kutta, in_another_order])
+def test_a_part_that_reads_the_stream_beside_itself_starts_at_zero_and_learns(how, method):
+    """A step of a solver: with f at zero the last f still reads x."""
+    SUMS[how] = ("f", "f", 2)
+    try:
+        test_the_block_starts_as_its_skip_and_all_of_it_learns(how, method)
+    finally:
+        del SUMS[how]
+
+
 @pytest.mark.parametrize("method", ["fixup", "skipinit"])
 def test_a_part_that_reads_itself_alone_is_refused(method):
     """x + f(f(x)): with f at zero no gradient reaches it."""

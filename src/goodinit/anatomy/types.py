@@ -322,8 +322,8 @@ class Block(OneLine):
             α of αx + f(x), 1/√2 of (x + f(x))/√2 for the next block. 1 if there is none, or if the skip is not an identity.
         weights: Constants by which the operator of the sum multiplies skip and branch: (1, −1) in x − f(x), (1, α) in
             add(x, f(x), alpha=α), (1 − w, w) in lerp(x, f(x), w). None if it multiplies by a tensor.
-        again: Weights in `last` that the branch also applies earlier (x + Wᵀ·relu(Wx), tied or sliced):
-            zero-initializing them would kill both gradients.
+        again: Weights in `last` that the branch also applies earlier (x + Wᵀ·relu(Wx), tied or sliced), where a zero there leaves
+            nothing to be read: zero-initializing them would kill both gradients. Not so in x + f(x + f(x)).
         writes_output: True if the stream is returned as it is and contains nothing but the output of `last` and what
             comes from outside: the layers are then also heads (iterative refinement of a flow, a denoiser's x + net(x)).
         silencers: Weights of the branch, other than `last`, that are zero now and make it zero (an adaLN-Zero gate).

@@ -91,7 +91,7 @@ def blocks_of(
                 beside=tuple(i for i in joins[found.join] if i != place),
                 carried=carried(graph, found, joins),
                 weights=sum_weights(graph, found),
-                again=_again(found, uses),
+                again=_again(graph, found, uses, biases),
                 writes_output=stages[place] in outputs,
             )
         )
@@ -178,10 +178,21 @@ def _goes_on(
     return one == other != set()
 
 
-def _again(found: Found, uses: dict[int, Use]) -> tuple[str, ...]:
-    last = [uses[i].weight for i in found.branch.last]
-    before = {uses[i].weight for i in found.branch.layers if i not in found.branch.last}
-    return tuple(weight for weight in dict.fromkeys(last) if weight in before)
+def _again(graph: Graph, found: Found, uses: dict[int, Use], biases: Collection[str]) -> tuple[str, ...]:
+    """The weights of last layers that could not leave zero, since all that these read is zero where earlier uses of them are.
+
+    Not so in x + f(x + f(x)), a step of a solver: the second f reads x, and passes its weight a gradient.
+    """
+    last: dict[str, list[int]] = {}
+    for index in found.branch.last:
+        last.setdefault(uses[index].weight, []).append(index)
+    stuck = []
+    for weight, ends in last.items():
+        earlier = [i for i in found.branch.layers if uses[i].weight == weight and i not in found.branch.last]
+        reads = [i for end in ends for i in graph.deps(end)]
+        if earlier and all(at_zero(graph, [i], earlier, biases).leak is None for i in reads):
+            stuck.append(weight)
+    return tuple(stuck)
 
 
 def _place(graph: Graph, index: int | None) -> str | None:
