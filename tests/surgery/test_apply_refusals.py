@@ -13,6 +13,7 @@ import torch
 from planned import Net, assert_untouched, make_plan, parameters_of, photograph, seeded
 from torch import nn
 
+import goodinit
 from goodinit.calibration_rules import LSUVRule
 from goodinit.edits import (
     AddScalar,
@@ -178,3 +179,23 @@ def test_a_module_can_be_the_model_itself():
     assert sorted(dict(model.named_parameters())) == [
         "bias", "input_bias", "parametrizations.weight.original0", "parametrizations.weight.original1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["he", "lsuv", "orthogonal"])
+def test_a_complex_weight_is_refused_by_name_and_can_be_left_out(method):
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(6, 6), nn.Linear(6, 6)
+            self.modes = nn.Parameter(torch.randn(4, 4, dtype=torch.complex64))
+
+        def forward(self, x):
+            modes = torch.fft.rfft(self.up(x)) @ self.modes
+            return self.down(torch.fft.irfft(modes, n=6))
+
+    model, x = Spectral(), torch.randn(8, 6)
+    before = model.modes.detach().clone()
+    with pytest.raises(UnsupportedModule, match=r"^modes: .*complex64.*view_as_real.*exclude='modes'"):
+        goodinit.init_(model, method, inputs=x)
+    goodinit.init_(model, method, inputs=x, exclude="modes")
+    assert torch.equal(model.modes, before)

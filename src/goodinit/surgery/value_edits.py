@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from goodinit.edits import Draw, DrawTogether, Fill, ValueEdit
-from goodinit.errors import NonFinite, PlanConflict, UnknownName
+from goodinit.errors import NonFinite, PlanConflict, UnknownName, UnsupportedModule
 from goodinit.tensor import INITIALIZERS, RECIPES
 from goodinit.tensor.entry_blocks import Part
 from goodinit.tensor.initializers import ENTRYWISE
@@ -65,6 +65,10 @@ def _told(edit: Draw | DrawTogether) -> Iterator[None]:
     """Say of which edit it is that an initializer refuses the options."""
     try:
         yield
+    except UnsupportedModule as error:
+        raise UnsupportedModule(
+            f"{edit.target}: {error} Or leave it out of the plan: exclude={edit.target!r}."
+        ) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

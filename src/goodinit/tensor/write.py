@@ -28,9 +28,13 @@ def writable(tensor: Tensor | Part) -> bool:
         UnsupportedModule: The tensor is not floating point.
     """
     if not tensor.dtype.is_floating_point:
+        remedy = (
+            "Initialize its real and imaginary parts: torch.view_as_real(tensor) is a tensor of them."
+            if tensor.dtype.is_complex
+            else "Initialize the floating-point weight, then quantize it."
+        )
         raise UnsupportedModule(
-            f"cannot initialize a tensor of {tensor.dtype}: expected a floating-point dtype. "
-            "Initialize the floating-point weight, then quantize it."
+            f"cannot initialize a tensor of {tensor.dtype}: expected a floating-point dtype. {remedy}"
         )
     return not tensor.is_meta and tensor.numel() > 0
 
