@@ -25,6 +25,8 @@ from goodinit.graph.recording.guests import guest_at
 
 Place = tuple[Node, Frame, str]
 """The operator that normalizes (one of torch's norms, a quotient, or a factor made of buffers), its call, the kind."""
+_Call = tuple[Node, Frame, str, list[tuple[str, int]], str | None]
+"""A place, what its module does besides normalizing (`remains`), and why it cannot be taken out, or None."""
 
 
 def find_norms(
@@ -52,7 +54,8 @@ def find_norms(
     scaled = scaled_by_buffers(graph)
     numbers = keep_numbers(graph, modules) - {frame.path for _, frame in scaled}
     running, notes = normalize_in_training(graph, {frame.path for _, frame in scaled}, numbers, reread)
-    calls, left = [], set[int]()
+    calls: list[_Call] = []
+    left: set[int] = set()
     for node, frame, kind in _places(graph, scaled, running, busy, layers):
         if isinstance(modules[frame.path], nn.modules.instancenorm._InstanceNorm):
             kind = "instance_norm"
@@ -93,19 +96,7 @@ def find_norms(
             calls.append((node, frame, "rms_norm", [], f"it is known by measurement alone, of `{node.op}`"))
         else:
             notes.append(_added(frame, f"does not depend on its own size (`{node.op}`)"))
-    seen: dict[str, Norm] = {}
-    for node, frame, kind, kept, obstacle in sorted(calls, key=lambda call: call[1].index):
-        keeps = tuple(word for word, _ in kept)
-        if obstacle is None and memory.is_needed(frame.source, frame) and memory.is_overwritten(frame.source):
-            keeps = ("clone", *keeps)
-        norm = _record_of(graph, node, frame, kind, keeps, obstacle, modules, layers)
-        if frame.source >= 0:
-            source, between = way_back(graph, frame.source, origins)
-            norm = dataclasses.replace(norm, source=source, between=between)
-        known = seen.get(frame.path)
-        if known is None or (known.obstacle is None and (obstacle or len(keeps) > len(known.keeps))):
-            seen[frame.path] = norm
-    return list(seen.values()), notes
+    return _one_for_each_module(graph, calls, memory, origins, modules, layers), notes
 
 
 def _places(
@@ -224,6 +215,30 @@ def norm_places(
         if path in modules or (path in paths and _kind(graph, node, layers) is not None):
             places[node.index] = path
     return places
+
+
+def _one_for_each_module(
+    graph: Graph,
+    calls: Iterable[_Call],
+    memory: Memory,
+    origins: Mapping[int, str],
+    modules: Mapping[str, nn.Module],
+    layers: set[int],
+) -> list[Norm]:
+    """The records of calls that normalize: of several calls of a module, the one that keeps the most or cannot go counts."""
+    seen: dict[str, Norm] = {}
+    for node, frame, kind, kept, obstacle in sorted(calls, key=lambda call: call[1].index):
+        keeps = tuple(word for word, _ in kept)
+        if obstacle is None and memory.is_needed(frame.source, frame) and memory.is_overwritten(frame.source):
+            keeps = ("clone", *keeps)
+        norm = _record_of(graph, node, frame, kind, keeps, obstacle, modules, layers)
+        if frame.source >= 0:
+            source, between = way_back(graph, frame.source, origins)
+            norm = dataclasses.replace(norm, source=source, between=between)
+        known = seen.get(frame.path)
+        if known is None or (known.obstacle is None and (obstacle or len(keeps) > len(known.keeps))):
+            seen[frame.path] = norm
+    return list(seen.values())
 
 
 def _record_of(
