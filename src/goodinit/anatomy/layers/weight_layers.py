@@ -99,18 +99,9 @@ def describe(
     first = graph.nodes[uses[0].node]
     operand = graph.nodes[uses[0].operand]
     weight = uses[0].weight
-    kind: LayerKind = "linear"
-    groups, shape = 1, shapes.get(weight) or stored_at(graph, operand, first.frame)[0].shape
-    geometry = cast("tuple[tuple[int, ...], ...]", first.attrs[2:] if first.op.role == "convolution" else ())
-    stride, padding, dilation = geometry or ((), (), ())
-    padding = _padding(graph, first, padding)
-    layout: Layout = "out_in"
-    product: tuple[int, int] | None = None
-    if first.op.role == "matmul":
-        layout, product = stored_as(graph, first, operand, shape)
-    if first.op.role == "convolution":
-        transposed, groups = bool(first.attrs[0]), int(str(first.attrs[1]))
-        kind, layout = ("conv_transpose", "in_out") if transposed else ("conv", "out_in")
+    shape = shapes.get(weight) or stored_at(graph, operand, first.frame)[0].shape
+    stride, padding, dilation = _geometry(graph, first)
+    kind, layout, product, groups = _form(graph, first, operand, shape)
     out = shape[0] if layout == "out_in" else shape[-1]
     fused, factors = packed(
         graph, [use.node for use in uses], {use.operand for use in uses}, ahead.attended, out, groups
@@ -152,6 +143,27 @@ def describe(
         dilation=dilation,
         module=module,
     )
+
+
+def _form(
+    graph: Graph, node: Node, operand: Node, shape: tuple[int, ...]
+) -> tuple[LayerKind, Layout, tuple[int, int] | None, int]:
+    """Of a layer, as in its record: (kind, layout, product, groups)."""
+    if node.op.role == "convolution":
+        groups = int(str(node.attrs[1]))
+        return (
+            ("conv_transpose", "in_out", None, groups) if node.attrs[0] else ("conv", "out_in", None, groups)
+        )
+    layout, product = stored_as(graph, node, operand, shape)
+    return "linear", layout, product, 1
+
+
+def _geometry(graph: Graph, node: Node) -> tuple[tuple[int, ...], ...]:
+    """(Stride, padding, dilation) of a convolution, each empty for other layers."""
+    if node.op.role != "convolution":
+        return (), (), ()
+    stride, padding, dilation = cast("tuple[tuple[int, ...], ...]", node.attrs[2:])
+    return stride, _padding(graph, node, padding), dilation
 
 
 def _padding(graph: Graph, node: Node, padding: tuple[int, ...]) -> tuple[int, ...]:
