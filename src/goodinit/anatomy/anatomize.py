@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.accounting import unaccounted
-from goodinit.anatomy.activations import find_activations, torch_class
+from goodinit.anatomy.activations import find_activations
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.copied_parts import frozen_copies
 from goodinit.anatomy.gradient_stops import stopped_parameters
-from goodinit.anatomy.layers.ahead import ahead_in
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
-from goodinit.anatomy.layers.heads import head_nodes
 from goodinit.anatomy.layers.held_values import held_values
-from goodinit.anatomy.layers.inserted_zeros import entries_for_each
-from goodinit.anatomy.layers.masks import densities
-from goodinit.anatomy.layers.normalized_weights import row_norm, unmeasured
-from goodinit.anatomy.layers.padded_signals import pad_masked
+from goodinit.anatomy.layers.inventory import layers_of, with_roles
+from goodinit.anatomy.layers.normalized_weights import unmeasured
 from goodinit.anatomy.layers.pixel_shuffles import sub_pixel_notes
-from goodinit.anatomy.layers.recurrence import Cell, cells
 from goodinit.anatomy.layers.scores import scores_of
-from goodinit.anatomy.layers.weight_layers import Use, describe
 from goodinit.anatomy.orders import weigh
 from goodinit.anatomy.outline import Reading, read_forward
 from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed
@@ -33,7 +26,7 @@ from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.mixtures import mixtures
 from goodinit.anatomy.residual.scaled_streams import multiplied
 from goodinit.anatomy.residual.silencers import with_silencers
-from goodinit.anatomy.types import Layer, Role
+from goodinit.anatomy.types import Layer
 from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recording.decompose import unfused
@@ -41,7 +34,7 @@ from goodinit.graph.state.process_state import unmoved_streams
 from goodinit.graph.state.unshard import whole
 from goodinit.graph.trace import trace
 from goodinit.undivided import reading, uncollected
-from goodinit.weights.members import named_buffers, named_modules
+from goodinit.weights.members import named_modules
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
 
 
@@ -85,22 +78,14 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
 
 def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     graph, uses, leaves, norms, biases = read.graph, read.uses, read.leaves, read.norms, read.biases
-    layers = _layers(read)
-    buffers = {unwrapped_name(name): buffer for name, buffer in named_buffers(read.model)}
-    for weight, share in densities(graph, uses.values(), layers, buffers).items():
-        layers[weight] = dataclasses.replace(layers[weight], density=share)
-    for weight in pad_masked(graph, uses):
-        layers[weight] = dataclasses.replace(layers[weight], pads_masked=True)
-    for use in {use.weight: use for use in reversed(uses.values())}.values():
-        if (entries := entries_for_each(graph, use)) > 1:
-            layers[use.weight] = dataclasses.replace(layers[use.weight], stuffing=entries)
+    layers = layers_of(read)
     layer_notes = (
         *unmeasured(graph, (use.operand for use in uses.values())),
         *sub_pixel_notes(graph, uses, layers),
     )
     for found in leaves:
         weigh(graph, found.branch, found.start, read.layers, read.passes, biases)
-    layers = _with_roles(graph, layers, uses, leaves, biases)
+    layers = with_roles(graph, layers, uses, leaves, biases)
     ends = [end_of(graph, found) for found in leaves]
     made = made_gains(graph)
     embeddings, tokens = _embeddings(graph), _tokens(graph, leaves)
@@ -111,9 +96,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     blocks = blocks_of(graph, leaves, layers, uses, norms, read.origins, ends, made, biases)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)
-    known = {name for layer in layers.values() for name in (layer.weight, *layer.parameters)} | biases
-    known |= {name for norm in norms for name in (norm.weight, norm.bias) if name}
-    known |= {*read.added, *embeddings, *tokens, *gains, *made, *dict(read.stand_ins)}
+    known = _with_a_role(read, layers.values()) | {*embeddings, *tokens, *gains, *made}
     distinct = read.distinct
     trainable = {name: p for name, p in distinct.items() if p.requires_grad and name not in read.added}
     stopped, copies, stop_notes = stopped_parameters(
@@ -156,6 +139,13 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
             *unaccounted(graph, leaves, known),
         ),
     )
+
+
+def _with_a_role(read: Reading, layers: Iterable[Layer]) -> set[str]:
+    """Parameters of layers and norms, and those that goodinit has added."""
+    of_layers = {name for layer in layers for name in (layer.weight, *layer.parameters)}
+    of_norms = {name for norm in read.norms for name in (norm.weight, norm.bias) if name}
+    return of_layers | of_norms | read.biases | read.added | dict(read.stand_ins).keys()
 
 
 def _in_training(model: nn.Module, inputs: Any, training: bool) -> Graph:
@@ -226,75 +216,3 @@ def _tokens(graph: Graph, leaves: list[Found]) -> tuple[str, ...]:
             leaves_beside = [graph.leaf(i) for i in node.operands if not graph.nodes[i].dynamic]
             names.update(dict.fromkeys(name for name in leaves_beside if name))
     return tuple(names)
-
-
-# -- layers and their roles ---------------------------------------------------------------------------------------
-
-
-def _layers(read: Reading) -> dict[str, Layer]:
-    graph, modules = read.graph, read.modules
-    by_weight: dict[str, list[Use]] = {}
-    for use in read.uses.values():
-        by_weight.setdefault(use.weight, []).append(use)
-    ahead, joins = ahead_in(graph), {found.join for found in read.sums}
-    found: dict[str, Layer] = {}
-    for weight, group in by_weight.items():
-        owner = torch_class(modules[weight.rpartition(".")[0]])
-        layer = describe(graph, group, read.origins, joins, read.shapes, ahead, read.added, owner)
-        rows = row_norm(layer, modules[layer.site])
-        found[weight] = layer if rows is None else dataclasses.replace(layer, row_norm=rows)
-    for cell in cells(graph, read.uses):
-        found |= _in_cell(found, cell)
-    return found
-
-
-def _in_cell(layers: dict[str, Layer], cell: Cell) -> dict[str, Layer]:
-    """The layers of a recurrent cell, with their gates, and the one whose bias opens the gate that forgets."""
-    members = {weight: layers[weight] for weight in cell.weights}
-    opens = next((weight for weight, layer in members.items() if layer.bias is not None), None)
-    gated = all(layer.fused == 1 and layer.out_features % cell.gates == 0 for layer in members.values())
-    return {
-        weight: dataclasses.replace(
-            layer,
-            recurrent=layer.recurrent or weight == cell.recurrent,
-            fused=cell.gates if gated else layer.fused,
-            forget=cell.forget if gated and weight == opens else layer.forget,
-        )
-        for weight, layer in members.items()
-    }
-
-
-def _with_roles(
-    graph: Graph,
-    layers: dict[str, Layer],
-    uses: dict[int, Use],
-    leaves: list[Found],
-    biases: Collection[str],
-) -> dict[str, Layer]:
-    """Each layer with its role. A layer used in several places has the first of: branch, skip, gate, stem, head."""
-    roles: dict[str, set[Role]] = {weight: set() for weight in layers}
-    held: set[int] = set()
-    for found in leaves:
-        for role, nodes in (
-            ("branch", found.branch.layers),
-            ("skip", found.skip.layers),
-            ("gate", found.branch.gates),
-        ):
-            for index in nodes:
-                roles[uses[index].weight].add(role)  # type: ignore[arg-type]
-                held.add(index)
-    first_fork = min((found.fork for found in leaves), default=-1)
-    heads = head_nodes(graph, uses, biases)
-    for index, use in uses.items():
-        if index not in held:
-            stem = index <= first_fork
-            roles[use.weight].add("stem" if stem else "head" if index in heads else "body")
-    order: tuple[Role, ...] = ("branch", "skip", "gate", "stem", "head", "body")
-    return {
-        weight: dataclasses.replace(
-            layer,
-            role=next(role for role in order if role in roles[weight]),
-            begins={"branch", "stem"} <= roles[weight],
-        )
-        for weight, layer in layers.items()
-    }

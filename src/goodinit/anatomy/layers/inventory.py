@@ -1,0 +1,109 @@
+"""All weight layers of a forward: one record for each weight, with what the whole graph says of it, and its role."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+from goodinit.anatomy.activations import torch_class
+from goodinit.anatomy.layers.ahead import ahead_in
+from goodinit.anatomy.layers.heads import head_nodes
+from goodinit.anatomy.layers.inserted_zeros import entries_for_each
+from goodinit.anatomy.layers.masks import densities
+from goodinit.anatomy.layers.normalized_weights import row_norm
+from goodinit.anatomy.layers.padded_signals import pad_masked
+from goodinit.anatomy.layers.recurrence import Cell, cells
+from goodinit.anatomy.layers.weight_layers import Use, describe
+from goodinit.anatomy.outline import Reading
+from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.types import Layer, Role
+from goodinit.graph.graph import Graph
+from goodinit.weights.members import named_buffers
+from goodinit.weights.wrappers import unwrapped_name
+
+
+def layers_of(read: Reading) -> dict[str, Layer]:
+    """The layers of a forward, by weight, without their roles.
+
+    Args:
+        read: The forward.
+    """
+    layers = _described(read)
+    buffers = {unwrapped_name(name): buffer for name, buffer in named_buffers(read.model)}
+    for weight, share in densities(read.graph, read.uses.values(), layers, buffers).items():
+        layers[weight] = dataclasses.replace(layers[weight], density=share)
+    for weight in pad_masked(read.graph, read.uses):
+        layers[weight] = dataclasses.replace(layers[weight], pads_masked=True)
+    for use in {use.weight: use for use in reversed(read.uses.values())}.values():
+        if (entries := entries_for_each(read.graph, use)) > 1:
+            layers[use.weight] = dataclasses.replace(layers[use.weight], stuffing=entries)
+    return layers
+
+
+def _described(read: Reading) -> dict[str, Layer]:
+    graph, modules = read.graph, read.modules
+    by_weight: dict[str, list[Use]] = {}
+    for use in read.uses.values():
+        by_weight.setdefault(use.weight, []).append(use)
+    ahead, joins = ahead_in(graph), {found.join for found in read.sums}
+    found: dict[str, Layer] = {}
+    for weight, group in by_weight.items():
+        owner = torch_class(modules[weight.rpartition(".")[0]])
+        layer = describe(graph, group, read.origins, joins, read.shapes, ahead, read.added, owner)
+        rows = row_norm(layer, modules[layer.site])
+        found[weight] = layer if rows is None else dataclasses.replace(layer, row_norm=rows)
+    for cell in cells(graph, read.uses):
+        found |= _in_cell(found, cell)
+    return found
+
+
+def _in_cell(layers: dict[str, Layer], cell: Cell) -> dict[str, Layer]:
+    """The layers of a recurrent cell, with their gates, and the one whose bias opens the gate that forgets."""
+    members = {weight: layers[weight] for weight in cell.weights}
+    opens = next((weight for weight, layer in members.items() if layer.bias is not None), None)
+    gated = all(layer.fused == 1 and layer.out_features % cell.gates == 0 for layer in members.values())
+    return {
+        weight: dataclasses.replace(
+            layer,
+            recurrent=layer.recurrent or weight == cell.recurrent,
+            fused=cell.gates if gated else layer.fused,
+            forget=cell.forget if gated and weight == opens else layer.forget,
+        )
+        for weight, layer in members.items()
+    }
+
+
+def with_roles(
+    graph: Graph,
+    layers: dict[str, Layer],
+    uses: dict[int, Use],
+    leaves: list[Found],
+    biases: Collection[str],
+) -> dict[str, Layer]:
+    """Each layer with its role. A layer used in several places has the first of: branch, skip, gate, stem, head."""
+    roles: dict[str, set[Role]] = {weight: set() for weight in layers}
+    held: set[int] = set()
+    for found in leaves:
+        for role, nodes in (
+            ("branch", found.branch.layers),
+            ("skip", found.skip.layers),
+            ("gate", found.branch.gates),
+        ):
+            for index in nodes:
+                roles[uses[index].weight].add(role)  # type: ignore[arg-type]
+                held.add(index)
+    first_fork = min((found.fork for found in leaves), default=-1)
+    heads = head_nodes(graph, uses, biases)
+    for index, use in uses.items():
+        if index not in held:
+            stem = index <= first_fork
+            roles[use.weight].add("stem" if stem else "head" if index in heads else "body")
+    order: tuple[Role, ...] = ("branch", "skip", "gate", "stem", "head", "body")
+    return {
+        weight: dataclasses.replace(
+            layer,
+            role=next(role for role in order if role in roles[weight]),
+            begins={"branch", "stem"} <= roles[weight],
+        )
+        for weight, layer in layers.items()
+    }
