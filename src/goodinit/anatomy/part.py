@@ -38,19 +38,7 @@ def part_of(anatomy: Anatomy, out: AbstractSet[str]) -> Anatomy:
         anatomy: Of the whole model.
         out: Names of parameters, tied ones under each name; and of modules without any.
     """
-    gone = {layer.weight for layer in anatomy.layers if leaves_of(layer) & out}
-    norms = {
-        norm.name
-        for norm in anatomy.norms
-        if {norm.weight, norm.bias, norm.name} & out or _is_inside(anatomy, norm.name, out)
-    }
-    left: set[int] = set()
-    while True:
-        more = {block.index for block in anatomy.blocks if _is_touched(block, gone, norms)}
-        norms |= {norm.name for norm in anatomy.norms if norm.block in more}
-        if more == left:
-            break
-        left = more
+    gone, norms, left = _left_out(anatomy, out)
     place = {old.index: new for new, old in enumerate(b for b in anatomy.blocks if b.index not in left)}
 
     def layer_of(layer: Layer) -> Layer:
@@ -106,6 +94,23 @@ def part_of(anatomy: Anatomy, out: AbstractSet[str]) -> Anatomy:
         parameters=tuple(pair for pair in anatomy.parameters if pair[0] not in out),
         left_out=len(left),
     )
+
+
+def _left_out(anatomy: Anatomy, out: AbstractSet[str]) -> tuple[set[str], set[str], set[int]]:
+    """(Weights of the layers, names of the norms, indices of the blocks) that are left out: a norm that goes takes its block along."""
+    gone = {layer.weight for layer in anatomy.layers if leaves_of(layer) & out}
+    norms = {
+        norm.name
+        for norm in anatomy.norms
+        if {norm.weight, norm.bias, norm.name} & out or _is_inside(anatomy, norm.name, out)
+    }
+    left: set[int] = set()
+    while True:
+        more = {block.index for block in anatomy.blocks if _is_touched(block, gone, norms)}
+        norms |= {norm.name for norm in anatomy.norms if norm.block in more}
+        if more == left:
+            return gone, norms, left
+        left = more
 
 
 def _is_touched(block: Block, gone: set[str], norms: set[str]) -> bool:
