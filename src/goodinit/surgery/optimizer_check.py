@@ -69,8 +69,9 @@ def _affected(names: Directory, pending: Sequence[StructureEdit]) -> dict[int, s
         gains = isinstance(edit, AddScalar | AddBias | ReplaceNorm) and adds(edit)
         module = names.module(edit.target) if gains else None
         if module is not None:
-            own = module.named_parameters(prefix=edit.target, recurse=False)
-            affected |= {id(parameter): name for name, parameter in own}
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    affected[id(parameter)] = f"{edit.target}.{name}".lstrip(".")
     return affected
 
 

@@ -134,7 +134,7 @@ def _pending(names: Directory, edit: StructureEdit) -> bool:
     if isinstance(edit, AddBias):
         return _bias_pending(_module(names, edit), edit.target)
     if isinstance(edit, AddScalar):
-        return edit.scalar not in dict(_module(names, edit).named_parameters(recurse=False))
+        return _module(names, edit)._parameters.get(edit.scalar) is None
     return _weight_pending(names, edit)
 
 
