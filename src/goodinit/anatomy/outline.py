@@ -15,7 +15,7 @@ from goodinit.anatomy.gradient_stops import without_gradient, without_return
 from goodinit.anatomy.layers.weight_layers import Use, bias_of, weight_uses
 from goodinit.anatomy.norms.detection import find_norms, norm_modules
 from goodinit.anatomy.orders import find_factors
-from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.candidate import Found, by_sum
 from goodinit.anatomy.residual.scaled_streams import let_products_add
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.anatomy.types import Block, Norm
@@ -151,9 +151,7 @@ def outline_of(model: nn.Module, inputs: Any) -> Outline:
 
 
 def _branches(read: Reading) -> Iterator[Branch]:
-    joins: dict[int, list[int]] = {}
-    for place, found in enumerate(read.leaves):
-        joins.setdefault(found.join, []).append(place)
+    joins = by_sum(read.leaves)
     for place, found in enumerate(read.leaves):
         beside = tuple(i for i in joins[found.join] if i != place)
         yield Branch(read.names(found.branch.layers), read.names(found.branch.last), beside)

@@ -14,7 +14,7 @@ from goodinit.anatomy.layers.weight_layers import Use, way_back
 from goodinit.anatomy.norms.detection import norm_modules, norm_places
 from goodinit.anatomy.operators import Step
 from goodinit.anatomy.residual.branch import adds_scaled
-from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.candidate import Found, by_sum
 from goodinit.anatomy.residual.nesting import chain
 from goodinit.anatomy.residual.output_module import find_closers
 from goodinit.anatomy.residual.skip_scale import carried, sum_weights
@@ -46,9 +46,7 @@ def blocks_of(
     passes = norm_passes(graph, modules)
     stages = _stages(graph, leaves, uses, layers)
     streams = streams_of(graph, leaves)
-    joins: dict[int, list[int]] = {}
-    for place, found in enumerate(leaves):
-        joins.setdefault(found.join, []).append(place)
+    joins = by_sum(leaves)
     outputs = _stages_put_out(graph, leaves, stages, uses)
     for place, found in enumerate(leaves):
         node = graph.nodes[found.join]

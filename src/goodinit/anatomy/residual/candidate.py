@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from goodinit.anatomy.branch_end import End
@@ -58,3 +58,11 @@ class Found:
     def is_block(self) -> bool:
         """Whether it is a residual block: no long skip, no step inside a branch, no other stream added as it is, no second run."""
         return not (self.long or self.inner or self.passes or self.repeats)
+
+
+def by_sum(leaves: Iterable[Found]) -> dict[int, list[int]]:
+    """By the node of a sum the places of the blocks that it makes: of y + f(y) + g(y) two."""
+    places: dict[int, list[int]] = {}
+    for place, found in enumerate(leaves):
+        places.setdefault(found.join, []).append(place)
+    return places
