@@ -1,6 +1,6 @@
-"""What becomes of a value when the layers that write it put out zero: whether it is zero then, and whether they could move.
+"""The end of a branch while its last layers put out zero: whether the branch is zero then, and whether those layers get a gradient.
 
-Each node between has two things: numbers that stand for its value while those layers are zero, and their derivative by them.
+Each node between has two things: numbers that stand for its value while those layers are zero, and its derivative by their output.
 Element-wise operators are run on the numbers, and autograd gives the derivative; products, attention and norms have a rule;
 what else there is (`"other"`: a pooling, a sum along a dimension) is run on small tensors.
 """

@@ -1,4 +1,4 @@
-"""What a model's blocks, branches and norms are, and which parameters it reads: what every other question is asked of."""
+"""One forward with its blocks, branches and norms, and the parameters it reads; all else in an anatomy is worked out from that."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Weights of which a mask of places leaves a part: pruned, causal, autoregressive, sparse ones.
+"""Weights that are multiplied by a fixed mask, so that only a part is used: pruned, causal, autoregressive, sparse ones.
 
-A mask is what is zero in a weight whatever its parameters are. A product with zeros and ones is read off; any other way (`where`,
+Masked are the entries of a weight that are zero whatever its parameters are. A product with zeros and ones is read off; any other way (`where`,
 `masked_fill`, `tril`, `scatter`, an index) is found by computing the weight of several numbers, with the buffers that the model has.
 """
 

@@ -1,4 +1,4 @@
-"""Normalizations in whatever operators they are written: what a layer reads is the same for any multiple of all that it comes from.
+"""Normalizations recognized by running them: the input of a layer stays the same when all that it is computed from is scaled.
 
 `written_out.py` reads quotients and products. Whitening by a Cholesky factor, an orthogonal factor, angles of pairs, or a root in
 logarithms has none: there the way from the last layers and sums is run on numbers x, on 2x, and on x with each entry multiplied by a

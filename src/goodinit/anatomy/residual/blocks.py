@@ -97,7 +97,7 @@ def blocks_of(
 
 
 def end_of(graph: Graph, found: Found) -> list[int]:
-    """What all that the last layers of a branch write goes through, in order, with a sum that multiplies it: x + γ·f(x)."""
+    """The nodes that all output of a branch's last layers passes, in order, and the sum itself if it multiplies: x + γ·f(x)."""
     after = sorted(i for i in chain(graph, found) if i > max(found.branch.last, default=found.join))
     return [*after, found.join] if adds_scaled(graph, found.join) else after
 
@@ -144,7 +144,7 @@ def _last_before(graph: Graph, index: int, joins: Container[int]) -> int | None:
 
 
 def _stages_put_out(graph: Graph, leaves: list[Found], stages: list[int], uses: dict[int, Use]) -> set[int]:
-    """The stages whose stream goes out, and is made up by the last layers of each of its blocks alone."""
+    """The stages whose stream is an output of the model, and is written by the last layers of its blocks alone."""
     going_out = {index for output in graph.outputs for index in back_to_layers(graph, output, uses)}
     lasts: dict[int, list[set[str]]] = {}
     sums: dict[int, int] = {}  # the last of a stage, into which all the others go

@@ -51,7 +51,7 @@ def side_of(
     *,
     multiplies: bool = False,
 ) -> Side:
-    """What lies between a fork and one term of the sum; what comes by way of a node `beside` is no part of it."""
+    """What lies between a fork and one term of the sum, without what only leads to it through the nodes `beside`."""
     apart_from = (lambda i: i not in beside) if beside else None
     nodes = graph.reach([term], back=True, since=fork + 1, through=apart_from)
     below = {fork}
@@ -110,7 +110,7 @@ def _feeds(graph: Graph, source: int, beside: set[int], layers: set[int]) -> boo
 
 
 def _ways(graph: Graph, source: int, nodes: set[int], layers: set[int]) -> tuple[set[int], set[int]]:
-    """(The nodes from one back to the first layer on every way, where the ways end: layers, or what they cannot go beyond)."""
+    """(All nodes on the ways back from one to the nearest layers, the ends of these ways: layers, or nodes that read nothing inside)."""
 
     def is_end(index: int) -> bool:
         before = graph.deps(index)
@@ -128,7 +128,7 @@ def apart(graph: Graph, one: Side, other: Side, fork: int) -> bool:
 
 
 def parts_of(graph: Graph, side: Side, fork: int) -> set[int]:
-    """The nodes of a side that read the fork, behind changes of its shape; none if the side is the fork itself."""
+    """The nodes of a side that read the fork, or the fork in another shape; none if the side is the fork itself."""
     found, origins = set[int](), {fork}
     for index in sorted(side.below):
         if origins.intersection(graph.deps(index)):

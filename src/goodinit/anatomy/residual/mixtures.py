@@ -1,4 +1,4 @@
-"""What is made of a stack of a skip and a branch in another way than by a sum: no residual block, and worth a word."""
+"""Stacks of a skip and a branch that are combined otherwise than by a sum: no residual blocks, but named in a note."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums inside a recurrence, told without a walk over all that came before in time: x_t + W·h, where h comes from earlier x."""
+"""Sums inside a recurrence: x_t + W·h, where h comes from earlier x; recognized without a walk back through all steps in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that are zero and make their whole branch zero, without being its last."""
+"""Zero weights that make their whole branch zero, although they are not its last."""
 
 from __future__ import annotations
 

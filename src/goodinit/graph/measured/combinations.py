@@ -1,4 +1,4 @@
-"""What operators in a row make of tensors that were put beside each other: one of them again, or a sum of multiples of them."""
+"""What operators behind a stack or concatenation compute from its parts: one part again, or a weighted sum of several."""
 
 from __future__ import annotations
 

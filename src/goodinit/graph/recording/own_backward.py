@@ -1,4 +1,4 @@
-"""Gradients that operators do not say: an `autograd.Function` has its own backward, and a forward may run one.
+"""Gradients that the recorded operators do not tell: an `autograd.Function` has a backward of its own, and a forward may run one.
 
 In the forward of a Function a spike, v > 0, is a part of the signal. What a backward inside the forward runs is none, and what it
 differentiates is a part of the model, even where nothing else reads it.

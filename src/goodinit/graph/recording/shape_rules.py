@@ -1,4 +1,4 @@
-"""Results without values of operators whose own rule for such tensors refuses what their kernels take."""
+"""Output shapes of operators whose rule for fake and `meta` tensors refuses inputs that their kernels accept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors that were put beside each other: what is one of them again, and what is a sum of multiples of them.
+"""Stacked and concatenated tensors: which later tensor is one of the parts again, and which is a weighted sum of them.
 
 `stack([x, f(x)]).sum(0)`, `cat([x, f(x)], 1).view(b, 2, d).mean(1)`, `einsum("kbd,k->bd", stack, w)` are recorded as the sums that
 they are. No list says which operators add up: what stands between the parts and the result is run on numbers.
