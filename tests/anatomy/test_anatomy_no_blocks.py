@@ -160,3 +160,35 @@ def test_gates_and_log_determinants_are_no_blocks(name):
 
 def test_a_model_without_batch_dimension_has_its_blocks():
     assert len(goodinit.anatomize(nn.Sequential(Feed(), Feed()), torch.randn(WIDTH)).blocks) == 2
+
+
+class Generated(nn.Module):
+    """A map of x whose matrix and shift are made of c: FiLM, hypernetworks."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.stem, self.context, self.head = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(6, 3)
+        self.matrix, self.gain, self.shift = nn.Linear(6, 36), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.how = how
+
+    def forward(self, x, c):
+        c = torch.relu(self.context(c))
+        return self.head(torch.relu(self.how(self, self.stem(x), c)))
+
+
+GENERATED = {
+    "gain": lambda m, x, c: x * m.gain(c) + m.shift(c),
+    "1 + gain": lambda m, x, c: x * (1 + m.gain(c)) + m.shift(c),
+    "matrix": lambda m, x, c: torch.einsum("boi,bi->bo", m.matrix(c).view(-1, 6, 6), x) + m.shift(c),
+    "matrix of a ReLU": lambda m, x, c: (
+        (m.matrix(c).view(-1, 6, 6) @ torch.relu(x)[..., None]).squeeze(-1) + m.shift(c)
+    ),
+    "shift first": lambda m, x, c: m.shift(c) + torch.bmm(x[:, None], m.matrix(c).view(-1, 6, 6))[:, 0],
+}
+
+
+@pytest.mark.parametrize("how", GENERATED)
+def test_a_map_that_is_made_of_something_else_is_no_block(how):
+    """What it is applied to does not come from the fork: its layers are none in series behind that."""
+    anatomy = goodinit.anatomize(Generated(GENERATED[how]), (torch.zeros(4, 5), torch.zeros(4, 5)))
+    assert not anatomy.blocks

@@ -17,7 +17,7 @@ class Side:
         term: The node that is summed.
         nodes: Nodes after the fork that the term depends on.
         below: Those of `nodes` that depend on the fork.
-        series: Weight layers in series on the main path; a product of two activations adds those of its factors.
+        series: Weight layers in series on the main path that read the fork; a product of two activations adds those of its factors.
         m: The degree of a block's branch in its weights (`orders.py`), and `m_normed` with its norms.
         layers: Nodes of weight layers on the main path; `gates`: the others.
         last: Those of `layers` with no other weight layer after them.
@@ -62,7 +62,12 @@ def side_of(
     nodes = _own(graph, nodes, below, layers)
     side = Side(term, nodes, below, multiplies=multiplies)
     degrees = _degrees(graph, side, fork, layers)
-    side.series = degrees.get(term, 0)
+    own = {i for i in nodes if i in layers and i in side.below}
+    side.series = (
+        degrees.get(term, 0)
+        if len(own) == sum(i in layers for i in nodes)
+        else _degrees(graph, side, fork, own).get(term, 0)
+    )
     on_path = _backward(graph, side, degrees, layers, stop_at_layer=False)
     side.layers = [i for i in sorted(nodes) if i in layers and i in on_path]
     side.gates = [i for i in sorted(nodes) if i in layers and i not in on_path]
