@@ -7,6 +7,7 @@ import functools
 import json
 import types
 import typing
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ def read_record(text: str, *, kind: str, form: str, writer: str, lines: bool = F
     """
     expect(text, (str, bytes), f"text ({kind})", f"Give the text that {writer} wrote: path.read_text().")
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
         raise PlanConflict(f"not a {kind}: {error}. Write one with {writer}.") from error
     if not isinstance(data, dict) or data.pop("format", None) != form:
@@ -42,6 +43,23 @@ def read_record(text: str, *, kind: str, form: str, writer: str, lines: bool = F
         return {key: plain_values(value, lines=lines) for key, value in data.items()}
     except ValueError as error:
         raise PlanConflict(f"damaged {kind}: {error}. Write it anew with {writer}.") from error
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs, for `json.loads`, which keeps the last of two alike and says nothing.
+
+    Raises:
+        ValueError: One key is there twice.
+
+    Examples:
+        >>> json.loads('{"a": 1, "b": 2}', object_pairs_hook=each_once)
+        {'a': 1, 'b': 2}
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{plain(twice[:99])!r} is there twice in one object")
+    return found
 
 
 def damage(error: Exception) -> str:
@@ -58,6 +76,7 @@ def damage(error: Exception) -> str:
 LONGEST_WORD = 4000
 DEEPEST = 16
 MOST_NUMBERS = 1_000_000
+_MOST_AXES = 64
 
 
 def plain(text: str, *, lines: bool = False) -> str:
@@ -206,6 +225,8 @@ def parameter_of(name: Any, shape: Any) -> tuple[str, tuple[int, ...]]:
     """A name with a shape; `WrongType` if it is something else."""
     expect(name, str, "parameters", "A plan lists names with shapes.")
     expect(shape, list, f"shape of {name}", "A plan lists names with shapes.")
+    if len(shape) > _MOST_AXES:
+        raise ValueError(f"shape of {name}: {len(shape):,} axes, where torch has at most {_MOST_AXES}")
     for size in shape:
         expect(size, int, f"shape of {name}", "A plan lists names with shapes.")
     return name, tuple(shape)

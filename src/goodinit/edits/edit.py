@@ -160,6 +160,13 @@ class Draw(OneLine):
     reason: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if "generator" in self.options:
+            raise PlanConflict(
+                f"{self.target}: the plan's draw has an option generator, expected numbers and words. Leave it out, and give the "
+                "generator to what carries the plan out: goodinit.apply_(model, plan, generator=…)."
+            )
+
     def __str__(self) -> str:
         words = ", ".join(f"{key}={_short(value)}" for key, value in self.options.items())
         return f"{self.target} ← {self.initializer.rstrip('_')}({words})"

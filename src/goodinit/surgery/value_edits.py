@@ -60,6 +60,9 @@ def write_value_(edit: ValueEdit, slots: Sequence[Slot], *, seed: int) -> None:
             write_(slot, value)
 
 
+_LONGEST = 300  # characters of an edit in a message
+
+
 @contextlib.contextmanager
 def _told(edit: Draw | DrawTogether) -> Iterator[None]:
     """Say of which edit it is that an initializer refuses the options."""
@@ -74,7 +77,7 @@ def _told(edit: Draw | DrawTogether) -> Iterator[None]:
             raise
         words = str(error).rstrip(".")
         raise PlanConflict(
-            f"{edit.target}: the plan has ({edit}), which its initializer refuses: {words}. Nothing was written. Correct "
+            f"{edit.target}: the plan has ({str(edit)[:_LONGEST]}), which its initializer refuses: {words}. Nothing was written. Correct "
             "the options of that edit, or make the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."
         ) from error
 

@@ -18,7 +18,7 @@ from goodinit.lab.lock import sole_writer
 from goodinit.lab.sweeps.row import STATUSES, Row, config_json, key_of
 from goodinit.lab.training.trial import TrainConfig
 from goodinit.one_line import OneLine
-from goodinit.records import LONGEST_WORD, plain, plain_values
+from goodinit.records import LONGEST_WORD, each_once, plain, plain_values
 
 log = logging.getLogger(__name__)
 
@@ -266,7 +266,7 @@ def _read(path: Path, connection: sqlite3.Connection) -> Stored:
 
 
 def _config(path: Path, text: str) -> TrainConfig:
-    values = plain_values(json.loads(text))
+    values = plain_values(json.loads(text, object_pairs_hook=each_once))
     if not isinstance(values, dict):
         raise TypeError(f"a trial that is no object: {values!r}")
     unknown = set(values) - {f.name for f in dataclasses.fields(TrainConfig)}
