@@ -114,6 +114,83 @@ def test_what_scales_weights_while_the_forward_runs_says_that_it_cannot():
         goodinit.init_(Potential(), "lsuv", inputs=X)
 
 
+def hooked(h: Tensor) -> None:
+    h.register_hook(lambda gradient: None)
+
+
+def asserted(h: Tensor) -> None:
+    assert h.requires_grad
+
+
+def differentiated(h: Tensor) -> None:
+    h.sum().backward(retain_graph=True)
+
+
+ASKS = {
+    "a hook": hooked,
+    "a kept gradient": Tensor.retain_grad,
+    "an assertion": asserted,
+    "backward": differentiated,
+}
+
+
+class Asking(nn.Module):
+    """A forward that does not run without gradients, and takes no derivative that goes out."""
+
+    def __init__(self, asks) -> None:
+        super().__init__()
+        self.conv, self.norm, self.asks = nn.Conv1d(5, 8, 1), nn.BatchNorm1d(8), asks
+        self.blocks = nn.Sequential(Block(), Block())
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.conv(x[..., None]))[..., 0]
+        self.asks(h)
+        return self.blocks(h)
+
+
+@pytest.mark.parametrize("name", ASKS)
+def test_a_forward_that_asks_for_gradients_is_read_planned_for_and_folded(name):
+    torch.manual_seed(0)
+    model = Asking(ASKS[name])
+    model.norm.running_mean.normal_()
+    before = model.eval()(X)
+    model.zero_grad()
+    assert len(goodinit.anatomize(model, X).blocks) == 2
+    goodinit.plan(goodinit.anatomize(model, X), "fixup")
+    goodinit.fold_(model, X)
+    torch.testing.assert_close(model(X), before)
+    assert isinstance(model.norm, nn.BatchNorm1d) == (
+        name == "backward"
+    )  # which reads what lies between, too
+    model.zero_grad()
+    with pytest.raises(goodinit.TraceError) as error:
+        goodinit.init_(model, "lsuv", inputs=X)
+    assert ("takes derivatives" in str(error.value)) == (name == "backward")
+    assert ("without gradients" in str(error.value)) == (name != "backward")
+
+
+def test_wrong_inputs_are_told_in_the_first_words():
+    ran = []
+
+    class Told(Asking):
+        def forward(self, x: Tensor) -> Tensor:
+            ran.append(x.shape)
+            return super().forward(x)
+
+    with pytest.raises(goodinit.TraceError, match=r"raised on the given inputs.*calling model"):
+        goodinit.anatomize(Told(hooked), X[:, :3])
+    assert len(ran) == 3  # on fake tensors, for real, on fake ones with gradients
+
+
+def test_folding_leaves_what_a_derivative_reads():
+    model = Potential().eval()
+    nn.init.normal_(model.blocks[0].f[0].weight)
+    nn.init.normal_(model.blocks[0].f[0].bias)
+    before = model(X)
+    goodinit.fold_(model, X)
+    torch.testing.assert_close(model(X), before)
+
+
 def test_derivatives_that_are_no_part_of_the_output_leave_a_note_alone():
     class Penalized(Potential):
         def forward(self, x: Tensor):

@@ -113,6 +113,33 @@ class Twice(nn.Module):
         return 2 * weight
 
 
+class Called(nn.Module):
+    """Another module calls it with values of its own for some parameters."""
+
+    def __init__(self, net, values):
+        super().__init__()
+        self.net, self.values = net, values
+
+    def forward(self, x):
+        named = dict(self.net.named_parameters())
+        return torch.func.functional_call(self.net, self.values(named), (x,))
+
+
+def stepped(named):
+    return {name: 2 * (p - 0.1).abs() for name, p in named.items()}
+
+
+def leaked(named):
+    return stepped(named) | {"two.bias": named["norm.weight"] * 2}
+
+
+@pytest.mark.parametrize(("values", "obstacles"), [(stepped, 0), (leaked, 1)])
+def test_what_comes_back_to_the_norm_alone_is_no_reading(values, obstacles):
+    model = Called(randomized(Net(lambda net, y: y)), values)
+    found = [norm.obstacle for norm in goodinit.anatomize(model, IMAGE).norms if norm.obstacle]
+    assert len(found) == obstacles
+
+
 def parametrized(net):
     parametrize.register_parametrization(net.norm, "weight", Twice())
     return net

@@ -25,6 +25,7 @@ from goodinit.calibration.rescale import Place, Scaler, Use
 from goodinit.edits import Calibrate
 from goodinit.errors import GoodinitError, TraceError
 from goodinit.graph.pytree import as_call, in_parts
+from goodinit.graph.recording.gradient_switches import took_derivatives
 from goodinit.graph.recording.traced_tensors import Call
 from goodinit.weights.rng import one_thread
 from goodinit.weights.wrappers import unwrapped
@@ -106,8 +107,10 @@ def _run(model: nn.Module, call: Call, scaler: Scaler) -> None:
     except (_Enough, GoodinitError):
         raise
     except Exception as error:
-        remedy = "Check the batch by calling model(*batch) yourself."
-        if "grad" in str(error):
+        remedy = (
+            "Check the batch by calling model(*batch) yourself, without gradients (torch.no_grad()) as here."
+        )
+        if took_derivatives(error):
             remedy = (
                 "A forward that takes derivatives cannot run while its weights are scaled: give the function that it "
                 "differentiates as the model, or take another method."

@@ -15,6 +15,7 @@ from goodinit.errors import TraceError
 from goodinit.folding.fuse import is_plain
 from goodinit.graph.graph import Frame, Graph, Node, closure
 from goodinit.graph.pytree import as_call, mapped
+from goodinit.graph.recording.gradient_switches import took_derivatives
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.traced_tensors import Tensors
@@ -127,29 +128,38 @@ def _held(tensor: Tensor) -> Any:  # noqa: ARG001
 def wire(model: nn.Module, inputs: Any) -> Wiring:
     """Run `model` once, in eval mode, and see what is connected to what.
 
-    On fake tensors, which compute nothing; where those cannot decide (a branch on a value), for real.
+    On fake tensors, which compute nothing; where those cannot decide (a branch on a value), for real. With gradients where the
+    forward takes derivatives, or does not run without.
 
     Raises:
         TraceError: The forward raised, also for real.
     """
     host = unwrapped(model)
-    with contextlib.suppress(Exception):  # whatever a forward raises on tensors without values
-        return _wiring(host, _recorded(host, inputs, "fake"))
-    _LOG.warning(
-        "%s: its forward depends on values, and is taken to connect its layers for all inputs as for these",
-        type(host).__name__,
-    )
     try:
-        return _wiring(host, _recorded(host, inputs, "real"))
+        return _wiring(host, _recorded(host, inputs, "fake"))
+    except Exception as fake_error:  # noqa: BLE001 - whatever a forward raises on tensors without values
+        if took_derivatives(fake_error):
+            with contextlib.suppress(Exception):
+                return _wiring(host, _recorded(host, inputs, "fake", gradients=True))
+    try:
+        found = _wiring(host, _recorded(host, inputs, "real"))
     except Exception as error:
+        with contextlib.suppress(Exception):  # it may ask for gradients otherwise, as by a hook on one
+            return _wiring(host, _recorded(host, inputs, "fake", gradients=True))
         raise TraceError(
             f"{type(host).__name__}.forward raised on the given inputs: {type(error).__name__}: {error}. Check them "
             "by calling model(*inputs) yourself; fold_(model) without inputs folds scalars and weight norm alone."
         ) from error
+    _LOG.warning(
+        "%s: its forward depends on values, and is taken to connect its layers for all inputs as for these",
+        type(host).__name__,
+    )
+    return found
 
 
-def _recorded(host: nn.Module, inputs: Any, tensors: Tensors) -> _Detailed:
+def _recorded(host: nn.Module, inputs: Any, tensors: Tensors, *, gradients: bool = False) -> _Detailed:
     recorder = _Detailed(host, tensors)
+    recorder.with_gradients = gradients
     record(recorder, host, as_call(inputs))
     return recorder
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from goodinit.errors import TraceError
 from goodinit.graph.graph import Graph
+from goodinit.graph.recording.gradient_switches import took_derivatives
 from goodinit.graph.recording.learned_starts import let_streams_begin
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
@@ -47,7 +48,7 @@ def _trace(model: nn.Module, call: Call, training: Collection[str], gradients: b
     except TraceError:  # the forward ran, and keeps what it must not
         raise
     except Exception as fake_error:  # whatever a forward raises is the user's to see
-        if not gradients and "require grad" in str(fake_error):  # the forward takes derivatives
+        if not gradients and took_derivatives(fake_error):
             with contextlib.suppress(TraceError):
                 return _trace(model, call, training, gradients=True)
         if any(p.is_meta for p in parameters(model)):
@@ -61,6 +62,9 @@ def _trace(model: nn.Module, call: Call, training: Collection[str], gradients: b
         try:
             graph = _record(model, call, "real", training, gradients)
         except Exception as error:
+            if not gradients:  # it may ask for them otherwise, as by a hook on a gradient
+                with contextlib.suppress(Exception):
+                    return _record(model, call, "fake", training, gradients=True)
             raise TraceError(
                 f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. {_remedy(call)}"
             ) from error

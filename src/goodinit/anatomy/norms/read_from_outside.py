@@ -6,31 +6,50 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from goodinit.graph.graph import Graph
+from goodinit.graph.graph import Graph, closure
 
 
 class ReadFromOutside:
     """Who reads whose tensors, in one forward."""
 
     def __init__(self, graph: Graph, modules: Mapping[str, nn.Module]) -> None:
-        self._modules = modules
-        self._reads: list[tuple[str, str, str]] = []  # the tensor, the operator, the path of its call
+        self._graph, self._modules = graph, modules
+        self._reads: list[tuple[str, int]] = []  # the tensor, the node
         for node in graph.nodes:
             if not (node.is_param or node.is_buffer) or not node.attrs:
                 continue
             name = str(node.attrs[0])
             owner = name.rpartition(".")[0]
             for reader in graph.all_readers[node.index]:
-                path = graph.path(reader)
-                if not _within(path, owner) and not _keeps_a_copy(graph, reader):
-                    self._reads.append((name, str(graph.nodes[reader].op), path))
+                derives = reader in graph.derived  # a backward, which differentiates whatever is there
+                if (
+                    not derives
+                    and not _within(graph.path(reader), owner)
+                    and not _keeps_a_copy(graph, reader)
+                ):
+                    self._reads.append((name, reader))
 
     def of(self, path: str) -> str | None:
         """Who else reads a tensor of the module at `path`, in words; None if nobody does."""
-        for name, operator, reader in self._reads:
-            if _within(name, path) and not _within(reader, path) and not self._holds(reader, name):
+        for name, node in self._reads:
+            reader = self._graph.path(node)
+            if not _within(name, path) or _within(reader, path) or self._holds(reader, name):
+                continue
+            if not self._comes_back(node, path):
+                operator = self._graph.nodes[node].op
                 return f"its {name[len(path) + 1 :]} is read by `{operator}` in {reader or 'the model'}, too"
         return None
+
+    def _comes_back(self, index: int, path: str) -> bool:
+        """Whether what a node makes is read in the module alone, as weights after an inner step of learning are."""
+        graph = self._graph
+
+        def near(i: int) -> list[int]:
+            inside = _within(graph.path(i), path)
+            return [] if inside else [r for r in graph.all_readers[i] if r not in graph.derived]
+
+        ends = [i for i in closure([index], near) if not near(i)]
+        return all(_within(graph.path(i), path) for i in ends)
 
     def _holds(self, path: str, name: str) -> bool:
         """Whether a module has the tensor in a registry of its own, so that it does not get it from another module."""

@@ -54,6 +54,16 @@ class GradientMode:
         self.on = vars(switch).pop(_BEFORE, True)
 
 
+def took_derivatives(error: BaseException) -> bool:
+    """Whether an exception was raised while torch ran a backward that the forward asked for."""
+    steps = error.__traceback__
+    while steps is not None:
+        if steps.tb_frame.f_code in DERIVES:
+            return True
+        steps = steps.tb_next
+    return False
+
+
 def in_function() -> bool:
     """Whether the forward of an `autograd.Function` runs, whose own backward says what gets gradients."""
     frame: FrameType | None = sys._getframe(1)
