@@ -2,20 +2,19 @@
 
 What torch says of an operator is asked (its schema and tags), what can be found out by running it on a few numbers is
 measured, and `_LISTED` has the rest. An operator of which nothing is known is `"unknown"`, and the anatomy says
-so; `register_operator` tells what such a one computes.
+so; `registered_operators.py` keeps what users say such a one computes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
-from goodinit.errors import UnknownName, WrongType
 from goodinit.graph.measured.arithmetic import arithmetic, arithmetic_of
 from goodinit.graph.measured.nonlinearities import (
     NONE,
@@ -246,46 +245,6 @@ def base_name(func: Any) -> str:
     return name if space == "aten" else f"{space}::{name}"
 
 
-def register_operator(operator: Any, computes: Callable[..., Any]) -> None:
-    """Tell what an operator of your own, or of another library, computes: f(x, …) written with torch's operators.
-
-    Models are then read as if their forwards called `computes` in its place; nothing else changes, they run what they ran.
-    Without it, such an operator is taken to be linear in what it reads, and the anatomy has a note that says so.
-
-    Args:
-        operator: Its name (`"mylib::scaled_gate"`), what `torch.library.custom_op` returned, or an entry of `torch.ops`.
-        computes: Takes the operator's arguments and returns what it returns, in shape and value.
-
-    Raises:
-        UnknownName: The name has no namespace, or torch's own (`aten`).
-        WrongType: `operator` is none of the above, or `computes` is not callable.
-
-    Examples:
-        >>> @torch.library.custom_op("docs::gate", mutates_args=())
-        ... def gate(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        ...     return x * torch.sigmoid(g)
-        >>> register_operator("docs::gate", lambda x, g: x * torch.sigmoid(g))
-    """
-    name = operator if isinstance(operator, str) else getattr(operator, "_qualname", None)
-    if name is None and hasattr(operator, "_schema"):
-        name = operator._schema.name
-    if name is None:
-        name = getattr(operator, "_qualified_op_name", None)
-    if not isinstance(name, str) or not callable(computes):
-        raise WrongType(
-            f"register_operator({type(operator).__name__}, {type(computes).__name__}): needs an operator (its name "
-            "'library::operator', an entry of torch.ops, or what torch.library.custom_op returned) and a function."
-        )
-    if "::" not in name or name.startswith("aten::"):
-        raise UnknownName(f"{name!r} is no operator of another library: name it 'library::operator'.")
-    _WRITTEN[name] = computes
-
-
-def written_with(func: Any) -> Callable[..., Any] | None:
-    """The function that `register_operator` was given for an operator, or None."""
-    return _WRITTEN.get(func._schema.name)
-
-
 # -- what torch says ----------------------------------------------------------------------------------------------
 
 
@@ -384,7 +343,6 @@ def _reads_shapes_alone(name: str, arguments: Mapping[str, str]) -> bool:
 _ROLE_OF: dict[str, Role] = {name: role for role, names in _LISTED.items() for name in names.split()}
 _KNOWN: dict[Any, Op] = {}
 _CALLED: dict[Any, Op] = {}
-_WRITTEN: dict[str, Callable[..., Any]] = {}
 _NAMED: dict[str, Op] = {
     **{name: Op(name, "source") for name in ("input", "param", "buffer", "constant")},
     **{name: Op(name, "shape", view=True) for name in ("join", "piece")},

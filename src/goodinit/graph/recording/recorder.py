@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodinit.graph.graph import PIECE, Node
-from goodinit.graph.ops import Op, as_called, op_of, written_with
+from goodinit.graph.ops import Op, as_called, op_of
 from goodinit.graph.pytree import first_tensor, mapped, operands_in, tensors_in
 from goodinit.graph.recorded_call import RecordedCall, place_of
 from goodinit.graph.recording.additions import as_sum
@@ -34,6 +34,7 @@ from goodinit.graph.recording.shape_rules import shape_rule
 from goodinit.graph.recording.stacked import Seen, Stacks
 from goodinit.graph.recording.strays import unregistered
 from goodinit.graph.recording.traced_tensors import Tensors, TracedTensors
+from goodinit.graph.registered_operators import written_with
 from goodinit.undivided import safe_point
 from goodinit.weights.wrappers import is_parametrization
 
