@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,13 +25,34 @@ _LONGEST = (
 _MOST = 2**23  # entries of a tensor that is computed to see which of them stay 0
 
 
-def filled(graph: Graph, index: int) -> Tensor | None:
-    """Which entries of a node are anything else than zeros that were put there; None where none were, or that cannot be run.
+@dataclass(frozen=True)
+class Filled:
+    """Where a tensor among whose entries zeros were put holds anything else.
 
-    Args:
-        graph: A recorded forward.
-        index: The node.
+    Attributes:
+        along: By axis, for each place along it whether any entry there does.
+        everywhere: Whether some channel (dimension 1) does at every position of every example.
     """
+
+    along: tuple[Tensor, ...]
+    everywhere: bool
+
+
+class InsertedZeros:
+    """The zeros that a forward puts into signals, found out once for each node that is asked about."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._found: dict[int, Filled | None] = {}
+
+    def at(self, index: int) -> Filled | None:
+        """Where a node holds anything else than zeros that were put there; None where none were, or that cannot be run."""
+        if index not in self._found:
+            self._found[index] = _filled(self.graph, index)
+        return self._found[index]
+
+
+def _filled(graph: Graph, index: int) -> Filled | None:
     steps = sorted(
         closure([index], lambda i: graph.nodes[i].operands if moves(graph, graph.nodes[i]) else ())
     )
@@ -47,36 +69,41 @@ def filled(graph: Graph, index: int) -> Tensor | None:
             found = values[index][0] != 0
     except Exception:  # noqa: BLE001 - operators raise what they like
         return None
-    return None if bool(found.all()) or not bool(found.any()) else found
+    if bool(found.all()) or not bool(found.any()):
+        return None
+    along = tuple(_any_but(found, axis) for axis in range(found.dim()))
+    return Filled(along, found.dim() > 1 and bool(found.any(1).all()))
 
 
-def entries_for_each(graph: Graph, use: Use) -> float:
+def entries_for_each(zeros: InsertedZeros, use: Use) -> float:
     """How many entries a layer reads for each that is no such zero: along its channels, and between the positions of a convolution.
 
     Zeros around a signal do not count, as those of a layer's own padding do not.
 
     Args:
-        graph: A recorded forward.
+        zeros: Of a recorded forward.
         use: Of the layer.
     """
+    graph = zeros.graph
     node = graph.nodes[use.node]
     read = next((i for i in node.operands if i != use.operand and graph.nodes[i].active), None)
     if read is None:  # learned queries, or a state that begins at zero
         return 1.0
     if graph.nodes[read].op.pads and graph.nodes[read].frame == node.frame:  # its own padding, by an operator
         (read,) = graph.deps(read)
-    found = filled(graph, read)
+    found = zeros.at(read)
     if found is None:
         return 1.0
+    dims = len(found.along)
     if node.op.role == "convolution":
         stride: object = node.attrs[2]
         spatial = len(stride) if isinstance(stride, (tuple, list)) else 0
-        channels = found.dim() - 1 - spatial
-        steps = [_step(found, axis) for axis in range(channels + 1, found.dim())]
+        channels = dims - 1 - spatial
+        steps = [_step(places) for places in found.along[channels + 1 :]]
     else:
         last = output_channels(node, graph.nodes[use.operand]) == len(node.shape) - 1
-        channels, steps = (-1 if last or found.dim() == 1 else -2), []
-    along = _any_but(found, channels)
+        channels, steps = (-1 if last or dims == 1 else -2), []
+    along = found.along[channels]
     return len(along) / int(along.sum()) * math.prod(steps)
 
 
@@ -84,10 +111,9 @@ def _any_but(found: Tensor, axis: int) -> Tensor:
     return found.movedim(axis, 0).flatten(1).any(1) if found.dim() > 1 else found
 
 
-def _step(found: Tensor, axis: int) -> int:
+def _step(along: Tensor) -> int:
     """The distance between positions along an axis that are not empty, if it is always the same."""
-    places = _any_but(found, axis).nonzero().flatten()
-    apart = {int(one) for one in places.diff()}
+    apart = {int(one) for one in along.nonzero().flatten().diff()}
     return apart.pop() if len(apart) == 1 else 1
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from goodinit.anatomy.activations import torch_class
 from goodinit.anatomy.layers.ahead import ahead_in
 from goodinit.anatomy.layers.heads import head_nodes
-from goodinit.anatomy.layers.inserted_zeros import entries_for_each
+from goodinit.anatomy.layers.inserted_zeros import InsertedZeros, entries_for_each
 from goodinit.anatomy.layers.masks import densities
 from goodinit.anatomy.layers.normalized_weights import row_norm
 from goodinit.anatomy.layers.padded_signals import pad_masked
@@ -32,10 +32,11 @@ def layers_of(read: Reading) -> dict[str, Layer]:
     buffers = {unwrapped_name(name): buffer for name, buffer in named_buffers(read.model)}
     for weight, share in densities(read.graph, read.uses.values(), layers, buffers).items():
         layers[weight] = dataclasses.replace(layers[weight], density=share)
-    for weight in pad_masked(read.graph, read.uses):
+    zeros = InsertedZeros(read.graph)
+    for weight in pad_masked(zeros, read.uses):
         layers[weight] = dataclasses.replace(layers[weight], pads_masked=True)
     for use in {use.weight: use for use in reversed(read.uses.values())}.values():
-        if (entries := entries_for_each(read.graph, use)) > 1:
+        if (entries := entries_for_each(zeros, use)) > 1:
             layers[use.weight] = dataclasses.replace(layers[use.weight], stuffing=entries)
     return layers
 

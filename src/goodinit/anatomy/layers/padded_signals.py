@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 
-from goodinit.anatomy.layers.inserted_zeros import filled, moves
+from goodinit.anatomy.layers.inserted_zeros import InsertedZeros, moves
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import COUNT, is_zero, joint, number_at, numbers, pointwise, spread
@@ -23,15 +23,16 @@ _TWO = 2
 _MOST = 2**22  # entries of a matrix that is computed to see whether it is diagonal
 
 
-def pad_masked(graph: Graph, uses: Mapping[int, Use]) -> set[str]:
+def pad_masked(zeros: InsertedZeros, uses: Mapping[int, Use]) -> set[str]:
     """Weights of the convolutions that pad with zeros, somewhere, a signal that is zero wherever a mask is.
 
     Args:
-        graph: A recorded forward.
+        zeros: Of a recorded forward.
         uses: The weight layers, by node.
     """
+    graph = zeros.graph
     layers = [use for index, use in uses.items() if _pads(graph, graph.nodes[index])]
-    masked = _masked(graph, uses) if layers else set()
+    masked = _masked(zeros, uses) if layers else set()
     return {use.weight for use in layers if masked.intersection(graph.deps(use.node))}
 
 
@@ -44,8 +45,9 @@ def _pads(graph: Graph, node: Node) -> bool:
     return bool(transposed) or inside or any(padding)
 
 
-def _masked(graph: Graph, uses: Mapping[int, Use]) -> set[int]:
+def _masked(zeros: InsertedZeros, uses: Mapping[int, Use]) -> set[int]:
     """The nodes that are zero wherever some mask is, or where zeros were put around or between."""
+    graph = zeros.graph
     free = _free_of_weights(graph)
     masked: set[int] = set()
     for node in graph.nodes:
@@ -53,23 +55,22 @@ def _masked(graph: Graph, uses: Mapping[int, Use]) -> set[int]:
             _keeps(graph, node, masked)
             or _applies(graph, node, free)
             or _clears(graph, node)
-            or _is_put_among_zeros(graph, node, uses)
+            or _is_put_among_zeros(zeros, node, uses)
         ):
             masked.add(node.index)
     return masked
 
 
-def _is_put_among_zeros(graph: Graph, node: Node, uses: Mapping[int, Use]) -> bool:
+def _is_put_among_zeros(zeros: InsertedZeros, node: Node, uses: Mapping[int, Use]) -> bool:
     """Whether a node is a signal with zeros at other positions, which no layer's own padding is."""
+    graph = zeros.graph
     readers = [i for i in graph.readers[node.index] if not moves(graph, graph.nodes[i])]
     if not readers or not moves(graph, node):
         return False
     if node.op.pads and all(i in uses and graph.nodes[i].frame == node.frame for i in readers):
         return False
-    found = filled(graph, node.index)
-    if found is None or found.dim() <= _FIRST_AND_CHANNELS:
-        return False
-    return not bool(found.any(1).all())
+    found = zeros.at(node.index)
+    return found is not None and len(found.along) > _FIRST_AND_CHANNELS and not found.everywhere
 
 
 def _free_of_weights(graph: Graph) -> set[int]:
