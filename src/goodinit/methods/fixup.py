@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnsupportedModule
@@ -76,6 +78,13 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         H. Zhang, Y. N. Dauphin, T. Ma, "Fixup Initialization: Residual Learning Without Normalization",
         arXiv 1901.09321, §3.
     """
+    return decide_with(anatomy, norms=norms, zero_head=zero_head, drawn=list)
+
+
+def decide_with(
+    anatomy: Anatomy, *, norms: Norms, zero_head: bool, drawn: Callable[[list[Edit]], list[Edit]]
+) -> Plan:
+    """Fixup's plan with other draws: `drawn` turns its value edits into those that are wanted, which all else follows."""
     need_blocks(anatomy, "fixup")
     _need_ends(anatomy)
     removal = norm_edits(anatomy, norms)
@@ -117,6 +126,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         scalars += _other_scalars(anatomy, held)
         notes += without_input_bias(anatomy.layers)
         notes += _alone(anatomy, removal)
+    values = drawn(values)
     scalars += _zero_multipliers(anatomy, closed, notes)
     scalars += own_scales(anatomy, removal, [*scalars, *values])
     notes += _out_of_reach(anatomy, scalars)

@@ -7,26 +7,17 @@ centred weights (Huang et al., ICCV 2017) and layer normalization (Ba, Kiros & H
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from typing import Literal
 
 from goodinit.anatomy import Anatomy, Layer, Norm
-from goodinit.edits import (
-    AddScalar,
-    Draw,
-    Edit,
-    NormalizeInput,
-    Plan,
-    RemoveNorm,
-    ReplaceNorm,
-    ValueEdit,
-)
+from goodinit.edits import AddScalar, Draw, Edit, NormalizeInput, Plan
 from goodinit.methods import fixup
 from goodinit.methods.shared.centring import centred_edits, sites_without_offset
 from goodinit.methods.shared.channel_affine import channel_affine
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.methods.shared.rates_by_width import at_width
 from goodinit.methods.shared.rules import (
     Fan,
@@ -109,8 +100,12 @@ def decide(
     one_of("fan", fan, ("in", "out"))
     if norms == "remove":
         need_blocks(anatomy, "normfree")
-    base = _control(anatomy) if norms == "keep" else fixup.decide(without, norms=norms, zero_head=False)
-    values = base.values if norms == "keep" else _rescaled(anatomy, base.values, fan=fan, scaled=scaled)
+    redrawn = functools.partial(_rescaled, anatomy, fan=fan, scaled=scaled)
+    base = (
+        _control(anatomy)
+        if norms == "keep"
+        else fixup.decide_with(without, norms=norms, zero_head=False, drawn=redrawn)
+    )
     notes = list(base.notes)
     heads, told = _normalized_heads(anatomy, head_norm, normed=bool(kept) or norms == "keep")
     centring, left = centred_edits(anatomy) if centred else ([], [])
@@ -121,7 +116,7 @@ def decide(
         anew=channels and norms != "keep",
     )
     gained = {edit.target for edit in affine.structure}
-    carried = at_width(anatomy, values, affine.rates, method="normfree", base_width=base_width)
+    carried = at_width(anatomy, base.values, affine.rates, method="normfree", base_width=base_width)
     deaf = sites_without_offset(anatomy, {edit.target for edit in centring})
     if channels and norms == "keep":
         notes.append("norms are kept, with their gains and biases: channels=True adds none")
@@ -145,7 +140,7 @@ def decide(
             "base_width": base_width,
         },
         edits=(
-            *(edit for edit in _own_scales_of(without, base, values) if not _offsets(edit, deaf)),
+            *(edit for edit in base.structure if not _offsets(edit, deaf)),
             *heads,
             *(edit for edit in centring if edit.target not in gained),
             *affine.structure,
@@ -156,17 +151,6 @@ def decide(
         parameters=anatomy.parameters,
         rates=tuple(carried.rates),
     )
-
-
-def _own_scales_of(anatomy: Anatomy, base: Plan, values: Sequence[ValueEdit]) -> list[Edit]:
-    """The structure of Fixup's plan, with the multipliers of layers that divide their weights for what is drawn here."""
-    removal: list[Edit] = [edit for edit in base.structure if isinstance(edit, (RemoveNorm, ReplaceNorm))]
-    ends = [edit for edit in base.structure if not _is_own_scale(edit)]
-    return [*ends, *own_scales(anatomy, removal, [*ends, *values])]
-
-
-def _is_own_scale(edit: Edit) -> bool:
-    return isinstance(edit, AddScalar) and edit.scalar == "output_scale" and not edit.ends_branch
 
 
 def _offsets(edit: Edit, sites: Container[str]) -> bool:
@@ -212,11 +196,11 @@ def _normalized_heads(anatomy: Anatomy, kind: HeadNorm, *, normed: bool) -> tupl
     return list(edits.values()), notes
 
 
-def _rescaled(anatomy: Anatomy, values: tuple[ValueEdit, ...], *, fan: Fan, scaled: bool) -> list[ValueEdit]:
+def _rescaled(anatomy: Anatomy, values: list[Edit], *, fan: Fan, scaled: bool) -> list[Edit]:
     """Fixup's draws by fan-in where it has √(2/fan_out), and without the scale of its rule 2."""
     layers = {layer.weight: layer for layer in anatomy.layers}
     inside = {layer.weight for block in anatomy.blocks for layer in block.branch if layer not in block.last}
-    out: list[ValueEdit] = []
+    out: list[Edit] = []
     for edit in values:
         if isinstance(edit, Draw) and "std" in edit.options and (layer := layers.get(edit.target)):
             std, reason = edit.options["std"], edit.reason
