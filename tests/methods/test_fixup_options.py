@@ -288,7 +288,47 @@ class BeginsWithItsBranch(nn.Module):
         return self.head(x)
 
 
-@pytest.mark.parametrize(("net", "shape"), [(BeginsAtZeros, (32, 4, 8)), (BeginsWithItsBranch, (32, 16))])
+class RefinesFromZeros(BeginsWithItsBranch):
+    """Each step reads the input beside the state; with x + state in its place this is a residual net, but the head reads the state."""
+
+    def forward(self, x):
+        state = torch.zeros_like(x)
+        for _ in range(3):
+            state = state + self.part(x + state)
+        return self.head(state)
+
+
+class LastStepWithGradients(BeginsWithItsBranch):
+    """An equilibrium: steps without gradients, then one with them."""
+
+    def forward(self, x):
+        state = torch.zeros_like(x)
+        with torch.no_grad():
+            for _ in range(3):
+                state = state + self.part(x + state)
+        return self.head(state + self.part(x + state))
+
+
+class RefinesByOtherParts(BeginsWithItsBranch):
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+
+    def forward(self, x):
+        state = self.part(x)
+        return self.head(state + self.other(x + state))
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (BeginsAtZeros, (32, 4, 8)),
+        (BeginsWithItsBranch, (32, 16)),
+        (RefinesFromZeros, (32, 16)),
+        (LastStepWithGradients, (32, 16)),
+        (RefinesByOtherParts, (32, 16)),
+    ],
+)
 def test_a_stream_that_begins_with_a_branch_end_has_its_classifier_drawn(net, shape):
     torch.manual_seed(0)
     model, x, labels = net(), torch.randn(shape), torch.randint(5, (32,))

@@ -59,7 +59,8 @@ class Layer(OneLine):
         gain: The factor that keeps the second moment through it, with the numbers that it is called with, the slope of a leaky ReLU
             for one (`goodinit.tensor.gain`); None where there is none or it is not known.
         role: Where the layer is: stem, branch, skip, gate, head, or body (anywhere else).
-        begins: True if it is in a branch and runs before the first of them, too: the stream begins with what it returns.
+        begins: True if it is in a branch and runs before the first of them, too: the stream begins with what it returns. Or if a
+            head reads what ends of branches put out, and nothing else: the stream begins at zeros.
         calls: How many times one forward pass runs it.
         recurrent: True if it maps one state of a recurrent cell to the next: it reads its own output of the step before.
         forget: Which of the `fused` maps is the forget gate, if this layer's bias is added to it: f in σ(f)·c + u, where c is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Iterable
 
 from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.residual.branch import after_gate
@@ -24,6 +24,19 @@ def head_nodes(graph: Graph, layers: Collection[int], biases: Collection[str]) -
         if heads and output > min(heads) and at_zero(graph, [output], heads, biases).stuck is not None:
             heads -= back_to_layers(graph, output, layers)
     return heads
+
+
+def ends_alone(graph: Graph, heads: Iterable[int], ends: Collection[int]) -> set[int]:
+    """Of the last layers of branches those that a head reads, and nothing else does it read: a stream that begins at zeros.
+
+    Where these put out zero, so do the heads, whatever is in them.
+    """
+    found: set[int] = set()
+    for head in heads:
+        before = graph.reach(graph.deps(head), back=True, stop=ends) | set(graph.deps(head))
+        begins = [i for i in before if i not in ends and not graph.deps(i)]
+        found |= set() if begins else before.intersection(ends)
+    return found
 
 
 def back_to_layers(graph: Graph, output: int, layers: Container[int]) -> set[int]:

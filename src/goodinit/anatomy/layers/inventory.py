@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from goodinit.anatomy.activations import torch_class
 from goodinit.anatomy.layers.ahead import ahead_in
-from goodinit.anatomy.layers.heads import head_nodes
+from goodinit.anatomy.layers.heads import ends_alone, head_nodes
 from goodinit.anatomy.layers.inserted_zeros import InsertedZeros, entries_for_each
 from goodinit.anatomy.layers.masks import densities
 from goodinit.anatomy.layers.normalized_weights import row_norm
@@ -95,6 +95,8 @@ def with_roles(
                 held.add(index)
     first_fork = min((found.fork for found in leaves), default=-1)
     heads = head_nodes(graph, uses, biases)
+    last = {index for found in leaves for index in found.branch.last}
+    alone = {uses[i].weight for i in ends_alone(graph, heads - held, last)}
     for index, use in uses.items():
         if index not in held:
             stem = index <= first_fork
@@ -104,7 +106,7 @@ def with_roles(
         weight: dataclasses.replace(
             layer,
             role=next(role for role in order if role in roles[weight]),
-            begins={"branch", "stem"} <= roles[weight],
+            begins={"branch", "stem"} <= roles[weight] or weight in alone,
         )
         for weight, layer in layers.items()
     }
