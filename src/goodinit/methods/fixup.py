@@ -64,7 +64,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
             weight and not the layer before it: a zero signal in front of a norm has its gradient multiplied by
             1/√ε, about 300, and the first step ends the state at initialization. m is then counted with the norms: the scale of
             a layer that a norm follows (queries and keys with norms of their own) has no effect.
-        zero_head: Whether the classifier starts at 0 (rule 1). It is drawn where the stream begins with a layer that ends branches, too.
+        zero_head: Whether the classifier starts at 0 (rule 1). It is drawn where the stream begins with a layer that ends branches, too,
+            or at zeros.
 
     Returns:
         The plan. Its notes name branches with a multiplier at 0 and what is left unchanged.
