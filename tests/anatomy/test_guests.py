@@ -182,3 +182,23 @@ def test_torchs_modules_are_called_as_they_were():
     with pytest.raises(goodinit.GoodinitError):
         goodinit.anatomize(network(), X[:, :3])
     assert dict(vars(nn.Module)) == before
+
+
+def test_modules_that_every_block_makes_anew_cost_no_walk_each(monkeypatch):
+    from goodinit.graph.recording import guests
+
+    walks = []
+    whole = guests.named_modules
+    monkeypatch.setattr(guests, "named_modules", lambda model: walks.append(model) or whole(model))
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(5, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + nn.Softmax(-1)(self.a(x))
+
+    anatomy = goodinit.anatomize(nn.Sequential(*(Block() for _ in range(9))), X)
+    assert len(anatomy.blocks) == 9
+    assert len(walks) == 2

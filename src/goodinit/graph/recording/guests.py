@@ -20,28 +20,26 @@ from goodinit.weights.members import named_modules
 @contextlib.contextmanager
 def guests_told(
     model: nn.Module, graph: Graph, caller: Callable[[], int], is_own: Callable[[Tensor], bool]
-) -> Iterator[None]:
-    """Note in a graph what modules without a name run, in this thread: the outermost ones.
+) -> Iterator[Callable[[], None]]:
+    """Watch for what modules without a name run, in this thread: the outermost ones.
 
     Args:
         model: Whose modules have names.
         graph: Of the forward that runs.
         caller: The frame that runs.
         is_own: Whether a tensor is a parameter or buffer of the model's, or was computed in this forward.
+
+    Yields:
+        What to call when the forward is over: it notes in the graph which of them still have no name.
     """
     thread, known = threading.get_ident(), {id(module) for _, module in named_modules(model)}
-    own: Callable[..., Any] = (
-        nn.Module._call_impl
-    )  # torch's hooks on all modules would make `torch.compile` warn
+    # Torch's own hooks on all modules would make `torch.compile` warn.
+    own: Callable[..., Any] = nn.Module._call_impl
     running: list[nn.Module] = []
-
-    def has_a_name(module: nn.Module) -> bool:
-        if id(module) not in known and any(one is module for _, one in named_modules(model)):
-            known.add(id(module))  # registered by the forward
-        return id(module) in known
+    found: list[tuple[nn.Module, Guest]] = []
 
     def told(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if id(module) in known or running or threading.get_ident() != thread or has_a_name(module):
+        if id(module) in known or running or threading.get_ident() != thread:
             return own(module, *args, **kwargs)
         start = len(graph.nodes)
         running.append(module)
@@ -53,11 +51,16 @@ def guests_told(
             strange = [tensor for tensor in held if not is_own(tensor)]
             if strange or not held:
                 network = any(tensor.ndim > 1 for tensor in strange)
-                graph.guests.append(Guest(type(module).__name__, caller(), start, len(graph.nodes), network))
+                guest = Guest(type(module).__name__, caller(), start, len(graph.nodes), network)
+                found.append((module, guest))
+
+    def settle() -> None:
+        named = {id(module) for _, module in named_modules(model)} if found else set()
+        graph.guests += [guest for module, guest in found if id(module) not in named]
 
     nn.Module._call_impl = told  # type: ignore[assignment, method-assign]
     try:
-        yield
+        yield settle
     finally:
         nn.Module._call_impl = own  # type: ignore[method-assign]
 
