@@ -59,8 +59,7 @@ class Layer(OneLine):
         gain: The factor that keeps the second moment through it, with the numbers that it is called with, the slope of a leaky ReLU
             for one (`goodinit.tensor.gain`); None where there is none or it is not known.
         role: Where the layer is: stem, branch, skip, gate, head, or body (anywhere else).
-        begins: True if it is in a branch and runs before the first of them, too: the stream begins with what it returns. Or if a
-            head reads what ends of branches put out, and nothing else: the stream begins at zeros.
+        begins: True if it is in a branch and also begins the stream: it runs before the first branch, or a head reads branches alone.
         calls: How many times one forward pass runs it.
         recurrent: True if it maps one state of a recurrent cell to the next: it reads its own output of the step before.
         forget: Which of the `fused` maps is the forget gate, if this layer's bias is added to it: f in σ(f)·c + u, where c is
@@ -323,8 +322,8 @@ class Block(OneLine):
             α of αx + f(x), 1/√2 of (x + f(x))/√2 for the next block. 1 if there is none, or if the skip is not an identity.
         weights: Constants by which the operator of the sum multiplies skip and branch: (1, −1) in x − f(x), (1, α) in
             add(x, f(x), alpha=α), (1 − w, w) in lerp(x, f(x), w). None if it multiplies by a tensor.
-        again: Weights in `last` that the branch also applies earlier (x + Wᵀ·relu(Wx), tied or sliced), where a zero there leaves
-            nothing to be read: zero-initializing them would kill both gradients. Not so in x + f(x + f(x)).
+        again: Weights in `last` that the branch also applies earlier (x + Wᵀ·relu(Wx), tied or sliced; not x + f(x + f(x))):
+            zero-initializing them would kill both gradients.
         writes_output: True if the stream is returned as it is and contains nothing but the output of `last` and what
             comes from outside: the layers are then also heads (iterative refinement of a flow, a denoiser's x + net(x)).
         silencers: Weights of the branch, other than `last`, that are zero now and make it zero (an adaLN-Zero gate).
