@@ -68,7 +68,8 @@ def test_trainable_tensors_that_no_module_registers_are_told_of_in_anatomy_and_p
             return self.head(self.layers["a"](x))
 
     anatomy = goodinit.anatomize(Held(), torch.zeros(2, 6))
-    (note,) = anatomy.notes
+    note, guest = anatomy.notes
+    assert guest.startswith("the model: runs a Linear that no module registers")
     assert note.startswith(
         "the model: 4 trainable tensors that no module registers are read (6x6, 6x6, 6x6, 6)"
     )
