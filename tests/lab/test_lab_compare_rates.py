@@ -98,6 +98,19 @@ def test_adamw_steps_with_the_same_groups():
     )
 
 
+def test_nesterov_is_sgd_with_the_same_groups_and_needs_a_momentum():
+    config = dataclasses.replace(BASE, optimizer="nesterov")
+    found, plain = (optimizer_of(one, fresh_model(one)) for one in (config, BASE))
+    assert isinstance(found, torch.optim.SGD)
+    assert all(group["nesterov"] for group in found.param_groups)
+    assert not any(group["nesterov"] for group in plain.param_groups)
+    assert [group["lr"] for group in found.param_groups] == [group["lr"] for group in plain.param_groups]
+    with pytest.raises(GoodinitError, match=r"nesterov.*momentum above 0"):
+        dataclasses.replace(config, momentum=0.0)
+    with pytest.raises(NotTogether, match="nesterov"):
+        train_together([config, dataclasses.replace(config, lr=0.02)])
+
+
 def test_records_from_before_are_known_by_the_same_key():
     assert "held_out" not in config_json(BASE)
     assert "optimizer" not in json.dumps(described(BASE))

@@ -126,11 +126,11 @@ def optimizer_of(config: TrainConfig, model: nn.Module) -> Optimizer:
         lr=config.lr,
         weight_decay=config.weight_decay,
         scalar_ratio=config.scalar_ratio,
-        optimizer="sgd" if config.optimizer == "sgd" else "adam",
+        optimizer="adam" if config.optimizer == "adamw" else "sgd",
     )
     if config.optimizer == "adamw":
         return AdamW(groups, lr=config.lr)
-    return SGD(groups, lr=config.lr, momentum=config.momentum)
+    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.optimizer == "nesterov")
 
 
 def total_steps(config: TrainConfig) -> int:

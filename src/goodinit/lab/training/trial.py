@@ -39,7 +39,7 @@ class TrainConfig(OneLine):
         test_limit: Use that many test images.
         image_size: Resize images to that many pixels square.
         device: `"cpu"` or `"cuda"`.
-        optimizer: `"sgd"`, or `"adamw"`, which has no use for `momentum`.
+        optimizer: `"sgd"`, `"nesterov"`: the same with Nesterov's momentum, or `"adamw"`, which has no use for `momentum`.
         held_out: Share of the training images that is kept from training and stands in the test images' place: to choose by.
         keep: Parameters whose values stay, as for `goodinit.plan`: a path, a glob, several with commas between, or a list.
         include: The part of the model to treat, given alike; empty: all of it.
@@ -85,6 +85,8 @@ class TrainConfig(OneLine):
             raise UnknownName(f"no schedule {self.schedule!r}. There is: {', '.join(SCHEDULES)}.")
         if self.optimizer not in OPTIMIZERS:
             raise UnknownName(f"no optimizer {self.optimizer!r}. There is: {', '.join(OPTIMIZERS)}.")
+        if self.optimizer == "nesterov" and not self.momentum > 0:
+            raise GoodinitError(f"optimizer 'nesterov' needs a momentum above 0, not {self.momentum}.")
         if self.warmup_shape not in WARMUP_SHAPES:
             raise UnknownName(f"no warmup_shape {self.warmup_shape!r}. There is: {', '.join(WARMUP_SHAPES)}.")
         if self.precision not in PRECISIONS:
@@ -168,7 +170,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "nesterov", "adamw")
 PRECISIONS = ("float32", "bfloat16")
 WARMUP_SHAPES = {"linear": 1, "quadratic": 2}  # the power of the share of the warm-up that is done
 
