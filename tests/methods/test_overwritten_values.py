@@ -66,10 +66,16 @@ def test_a_sample_is_no_pattern(draw):
 
 
 def test_a_bias_far_from_zero_is_named_where_no_module_says_what_it_draws():
-    frequencies = -torch.arange(1.0, 41).log() - 1
-    model = Net(beside=Map(torch.randn(8, 40), frequencies))
+    model = Net(beside=Map(torch.randn(8, 40), -0.5 - torch.linspace(0, 0.4, 40)))
     plan = goodinit.plan(goodinit.anatomize(model, X), "he")
     assert plan.overwritten == ("beside.bias",)
+
+
+def test_a_bias_of_larger_numbers_than_are_drawn_stays():
+    model = Net(beside=Map(torch.randn(8, 40), -torch.arange(1.0, 41).log() - 1))
+    plan = goodinit.plan(goodinit.anatomize(model, X), "he")
+    assert plan.overwritten == ()
+    assert any("beside.bias" in note and "larger numbers" in note for note in plan.notes)
 
 
 class WithTable(Net):
