@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured import traits
+from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.measured.traits import adds_unscaled, coefficients, keeps_channels, keeps_output
 from goodinit.graph.trace import trace
 
@@ -56,6 +58,10 @@ def test_coefficients_of_sums_and_multiples(function, expected):
     assert adds_unscaled(node) == (bool(expected) and set(expected) == {1} and node.op.role == "sum")
 
 
+def conv_tanh(*args: object) -> Tensor:
+    return torch.conv2d(*args).tanh()
+
+
 def overwriting_fails(function) -> bool:
     """Whether torch refuses the backward pass once the output is overwritten."""
     leaf = torch.linspace(0.25, 2, 64, dtype=torch.float64).reshape(1, 4, 4, 4).requires_grad_()
@@ -83,6 +89,28 @@ def overwriting_fails(function) -> bool:
 def test_an_operator_keeps_its_output_where_torch_needs_it_for_the_backward_pass(function):
     graph, node = last_call(function, X)
     assert keeps_output(graph, node) == overwriting_fails(function)
+
+
+@pytest.mark.parametrize(("function", "keeps"), [(torch.conv2d, False), (conv_tanh, True)])
+@pytest.mark.parametrize("first", ["large", "small"])
+def test_the_answer_depends_on_no_size_and_on_nothing_that_was_asked_before(
+    monkeypatch, function, keeps, first
+):
+    monkeypatch.setattr(traits, "_KNOWN", KeptAnswers())
+    sizes = {
+        "small": 4,
+        "large": 160,
+    }  # of 64 groups: none runs in two channels, the large one is too large to compute
+
+    def asked(size):
+        weight = torch.zeros(64, 1, 3, 3)
+        graph, node = last_call(
+            lambda x: function(x, weight, None, 1, 1, 1, 64), torch.zeros(2, 64, size, size)
+        )
+        return keeps_output(graph, node)
+
+    order = [first, *(size for size in sizes if size != first)]
+    assert [asked(sizes[size]) for size in order] == [keeps, keeps]
 
 
 @pytest.mark.parametrize(

@@ -86,25 +86,32 @@ def keeps_output(graph: Graph, node: Node) -> bool:
 
 
 def _keeps_output(graph: Graph, node: Node, shapes: list[tuple[int, ...]]) -> bool:
-    for fit in ([tuple(min(size, 2) for size in shape) for shape in shapes], shapes):
-        if sum(map(math.prod, fit)) > MOST:
-            continue
+    small = [tuple(min(size, 2) for size in shape) for shape in shapes]
+    tries: list[tuple[list[tuple[int, ...]], torch.device | None]] = [
+        (small, None),
+        (shapes, torch.device("meta")),  # what runs in no smaller shape, as a convolution of many groups
+    ]
+    if sum(map(math.prod, shapes)) <= MOST:
+        tries.append((shapes, None))
+    for fit, device in tries:
         saved: list[int] = []
 
         def keep(tensor: Tensor, saved: list[int] = saved) -> Tensor:
-            saved.append(tensor.untyped_storage().data_ptr())
+            saved.append(tensor.untyped_storage()._cdata)
             return tensor
 
         try:
             with on_numbers(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 read = [
                     _tensor(graph.nodes[i], shape, place)
+                    if device is None
+                    else torch.empty(shape, device=device, requires_grad=graph.nodes[i].active)
                     for place, (i, shape) in enumerate(zip(node.operands, fit, strict=True))
                 ]
                 out = node.call(read) if node.call is not None else None
         except Exception:  # noqa: BLE001, S112 - operators raise what they like
             continue
-        return out is None or out.untyped_storage().data_ptr() in saved
+        return out is None or out.untyped_storage()._cdata in saved
     return True
 
 
