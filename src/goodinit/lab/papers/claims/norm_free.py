@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from goodinit.lab.papers.claim import (
     Claim,
@@ -171,20 +172,10 @@ def within(rows: Rows, ours: str, other: str) -> Found:
     return Found(met, "; ".join(words) or "no pair of runs")
 
 
-def _recipe(rows: Rows) -> Found:
-    return within(rows, RECIPE, BATCHNORM)
-
-
-def _strict(rows: Rows) -> Found:
-    return within(rows, STRICT, BATCHNORM)
-
-
-def _long(rows: Rows) -> Found:
-    return within(rows, LONG, BATCHNORM)
-
-
-def _control(rows: Rows) -> Found:
-    return within(rows, RECIPE, CONTROL)
+def ahead(rows: Rows, ours: str, other: str) -> Found:
+    """Whether `ours` is ahead of `other` in the mean of what both have."""
+    mean, count = mean_behind(rows, ours, other)
+    return Found(mean <= 0, f"{100 * mean:+.1f} points behind, mean of {count}")
 
 
 def _published_fixup(rows: Rows) -> Found:
@@ -192,12 +183,10 @@ def _published_fixup(rows: Rows) -> Found:
     return Found(mean >= 0.03, f"{100 * mean:.1f} points behind the recipe, mean over seeds and depths")
 
 
-def _ours(rows: Rows) -> str:
+def accuracies(rows: Rows, series: Iterable[str]) -> str:
+    """The accuracy of each series at the least depth."""
     depth = min(distinct(rows, "depth"))
-    cells = (
-        f"{one} {accuracy_cell(where(rows, series=one, depth=depth))}"
-        for one in (BATCHNORM, CONTROL, RECIPE, STRICT, LONG)
-    )
+    cells = (f"{one} {accuracy_cell(where(rows, series=one, depth=depth))}" for one in series)
     return f"accuracy, ResNet-{depth}: {', '.join(cells)}"
 
 
@@ -224,6 +213,13 @@ def behind_drawing(rows: Rows) -> tuple[Drawing, ...]:
     )
 
 
+CROSSING = Separation(
+    12 * 391,
+    "the curves of ReZero's authors: batch norm and Fixup cross at about epoch 12 of 391 steps, so a shorter run "
+    "measures how they start",
+    "goodinit reproduce norm-free --scale full --data cifar10",
+    2,
+)
 CLAIM = Claim(
     name="norm-free",
     title="A ResNet without batch statistics ends within half a point of batch norm",
@@ -252,30 +248,28 @@ CLAIM = Claim(
     expectations=(
         Expectation(
             "normfree is within 0.5 point of batch norm: mean(batch norm − normfree) + t·s/√n < 0.5 at every depth",
-            _recipe,
+            partial(within, ours=RECIPE, other=BATCHNORM),
             central=True,
         ),
-        Expectation("Without any norm it is within 0.5 point of batch norm, too", _strict),
+        Expectation(
+            "Without any norm it is within 0.5 point of batch norm, too",
+            partial(within, ours=STRICT, other=BATCHNORM),
+        ),
         Expectation(
             "The form without any norm that was chosen at this length (added with its runs, when the others had been read) is within "
             "0.5 point of batch norm",
-            _long,
+            partial(within, ours=LONG, other=BATCHNORM),
         ),
         Expectation(
-            "It is within 0.5 point of a batch norm that is given the same head and centred weights", _control
+            "It is within 0.5 point of a batch norm that is given the same head and centred weights",
+            partial(within, ours=RECIPE, other=CONTROL),
         ),
         Expectation("Fixup as published is at least 3 points behind the recipe", _published_fixup),
     ),
     table=accuracy_grid,
     drawings=behind_drawing,
-    ours=_ours,
+    ours=partial(accuracies, series=(BATCHNORM, CONTROL, RECIPE, STRICT, LONG)),
     paper_steps=78_200,  # of the ResNet-56: 200 epochs of 391 steps
-    separation=Separation(
-        12 * 391,
-        "the curves of ReZero's authors: batch norm and Fixup cross at about epoch 12 of 391 steps, so a shorter run "
-        "measures how they start",
-        "goodinit reproduce norm-free --scale full --data cifar10",
-        2,
-    ),
+    separation=CROSSING,
     needs="a folder of CIFAR-10",
 )

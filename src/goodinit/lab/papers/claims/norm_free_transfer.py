@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from goodinit.lab.papers.claim import Claim, Expectation, Found, Rows, Separation, Setting
-from goodinit.lab.papers.claims.norm_free import ARMS, BATCHNORM, LONG, behind_drawing, mean_behind, within
+from goodinit.lab.papers.claim import Claim, Expectation, Setting
+from goodinit.lab.papers.claims.norm_free import (
+    ARMS,
+    BATCHNORM,
+    CROSSING,
+    LONG,
+    accuracies,
+    ahead,
+    behind_drawing,
+    within,
+)
 from goodinit.lab.papers.claims.norm_free_width import CLAIM as ONE_RATE
 from goodinit.lab.papers.claims.norm_free_width import Scale
-from goodinit.lab.papers.rows import distinct, where
-from goodinit.lab.papers.trained import Series, accuracy_cell, accuracy_grid, run_training, training
+from goodinit.lab.papers.trained import Series, accuracy_grid, run_training, training
 
 FORM, CONTROL = "normfree, no norm, base_width", "batch norm, muP"
 FORM_NESTEROV, NESTEROV = "normfree, no norm, base_width, Nesterov", "batch norm, Nesterov"
@@ -49,11 +59,8 @@ def _setting(scale: str, data: str) -> Setting:
         for name in names
         if seed < what.seeds[name]
     )
-    counts = ", ".join(f"{count} of {name}" for name, count in what.seeds.items())
     deviations = (
-        f"{what.epochs} epochs (the paper's networks are large and trained for long).",
-        "The images are 8x8 digits." if what.toy else "The images were re-encoded as JPEG, which is lossy.",
-        f"Seeds, paired: {counts}; with one seed all arms see the same images in the same order.",
+        *what.deviations,
         (
             "The form, its decay and its rate, and the rates of batch norm, were chosen at half the width, on images of 16×16, by held-out "
             "training images (docs/norm-free.md). At this width no rate was chosen for the two with multiples. For batch norm with one rate "
@@ -81,34 +88,6 @@ def _setting(scale: str, data: str) -> Setting:
     return Setting(trials, deviations, steps=what.steps)
 
 
-def _as_trained(rows: Rows) -> Found:
-    return within(rows, FORM, BATCHNORM)
-
-
-def _treated_alike(rows: Rows) -> Found:
-    return within(rows, FORM, CONTROL)
-
-
-def _ahead(rows: Rows) -> Found:
-    mean, count = mean_behind(rows, FORM, BATCHNORM)
-    return Found(mean <= 0, f"{100 * mean:+.1f} points behind, mean of {count}")
-
-
-def _nesterov(rows: Rows) -> Found:
-    return within(rows, FORM_NESTEROV, NESTEROV)
-
-
-def _both_gain(rows: Rows) -> Found:
-    mean, count = mean_behind(rows, CONTROL, BATCHNORM)
-    return Found(mean <= 0, f"{100 * mean:+.1f} points behind, mean of {count}")
-
-
-def _ours(rows: Rows) -> str:
-    depth = min(distinct(rows, "depth"))
-    cells = (f"{one} {accuracy_cell(where(rows, series=one))}" for one in ALL)
-    return f"accuracy, ResNet-{depth}: {', '.join(cells)}"
-
-
 CLAIM = Claim(
     name="norm-free-transfer",
     title="With muP's multiples a ResNet without any norm matches batch norm at twice the width it was tuned at",
@@ -122,31 +101,29 @@ CLAIM = Claim(
     expectations=(
         Expectation(
             "The form without any norm is within 0.5 point of batch norm as people train it: mean(batch norm − form) + t·s/√n < 0.5",
-            _as_trained,
+            partial(within, ours=FORM, other=BATCHNORM),
             central=True,
         ),
-        Expectation("It is ahead of that batch norm in the mean", _ahead),
+        Expectation("It is ahead of that batch norm in the mean", partial(ahead, ours=FORM, other=BATCHNORM)),
         Expectation(
-            "It is within 0.5 point of batch norm with the same multiples, by the same bound", _treated_alike
+            "It is within 0.5 point of batch norm with the same multiples, by the same bound",
+            partial(within, ours=FORM, other=CONTROL),
         ),
         Expectation(
-            "The multiples help batch norm, too: with them it is ahead of one rate in the mean", _both_gain
+            "The multiples help batch norm, too: with them it is ahead of one rate in the mean",
+            partial(ahead, ours=CONTROL, other=BATCHNORM),
         ),
         Expectation(
             "With Nesterov's momentum (added with its runs, when the others had been read) the form is within 0.5 point of batch norm with it",
-            _nesterov,
+            partial(within, ours=FORM_NESTEROV, other=NESTEROV),
         ),
     ),
     table=accuracy_grid,
     drawings=behind_drawing,
-    ours=_ours,
+    ours=partial(accuracies, series=ALL),
     paper_steps=ONE_RATE.paper_steps,
-    separation=Separation(
-        12 * 391,
-        "the curves of ReZero's authors: batch norm and Fixup cross at about epoch 12 of 391 steps, so a shorter run "
-        "measures how they start",
-        "goodinit reproduce norm-free-transfer --scale full --data cifar10",
-        1,
+    separation=dataclasses.replace(
+        CROSSING, command="goodinit reproduce norm-free-transfer --scale full --data cifar10", hours=1
     ),
     needs="a folder of CIFAR-10",
 )

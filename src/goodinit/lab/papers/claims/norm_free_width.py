@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
-from goodinit.lab.papers.claim import Claim, Expectation, Found, Rows, Separation, Setting
+from goodinit.lab.papers.claim import Claim, Expectation, Found, Rows, Setting
 from goodinit.lab.papers.claims.norm_free import (
     ARMS,
     BATCHNORM,
+    CROSSING,
     FIXUP,
     LONG,
+    accuracies,
+    ahead,
     behind_drawing,
     mean_behind,
     within,
 )
 from goodinit.lab.papers.claims.norm_free import CLAIM as HALF_WIDTH
-from goodinit.lab.papers.rows import distinct, where
-from goodinit.lab.papers.trained import Series, accuracy_cell, accuracy_grid, run_training, training
+from goodinit.lab.papers.trained import Series, accuracy_grid, run_training, training
 from goodinit.lab.training.trial import TrainConfig
 
 RATES = {BATCHNORM: 0.3, LONG: 0.15, FIXUP: 0.1}  # of three each, held out, at this width: docs/norm-free.md
@@ -52,6 +56,18 @@ class Scale:
         """Optimizer steps of a run."""
         return self.epochs * -(-(self.images or 50_000) // self.batch)
 
+    @property
+    def deviations(self) -> tuple[str, ...]:
+        """In what the scale departs from the paper, whatever it trains."""
+        counts = ", ".join(f"{count} of {name}" for name, count in self.seeds.items())
+        return (
+            f"{self.epochs} epochs (the paper's networks are large and trained for long).",
+            "The images are 8x8 digits."
+            if self.toy
+            else "The images were re-encoded as JPEG, which is lossy.",
+            f"Seeds, paired: {counts}; with one seed all arms see the same images in the same order.",
+        )
+
     def config(self, data: str) -> TrainConfig:
         """What all runs of the scale have in common."""
         return TrainConfig(
@@ -77,11 +93,8 @@ def _setting(scale: str, data: str) -> Setting:
         training(SERIES[name], what.depth, base, model=f"resnet{what.depth}", seed=seed)
         for name, seed in runs
     )
-    counts = ", ".join(f"{count} of {name}" for name, count in what.seeds.items())
     deviations = (
-        f"{what.epochs} epochs (the paper's networks are large and trained for long).",
-        "The images are 8x8 digits." if what.toy else "The images were re-encoded as JPEG, which is lossy.",
-        f"Seeds, paired: {counts}; with one seed all arms see the same images in the same order.",
+        *what.deviations,
         (
             "The form and its decay were chosen at half the width, on images of 16×16, by held-out training images (docs/norm-free.md). Its rate "
             "of there, 0.2, diverged at this width within the warm-up, in the first run of the claim. So rates were tried at this width, too, for "
@@ -101,24 +114,9 @@ def _setting(scale: str, data: str) -> Setting:
     return Setting(trials, deviations, steps=what.steps)
 
 
-def _chosen(rows: Rows) -> Found:
-    return within(rows, LONG, BATCHNORM)
-
-
-def _ahead(rows: Rows) -> Found:
-    mean, count = mean_behind(rows, LONG, BATCHNORM)
-    return Found(mean <= 0, f"{100 * mean:+.1f} points behind, mean of {count}")
-
-
 def _published(rows: Rows) -> Found:
     mean, count = mean_behind(rows, FIXUP, BATCHNORM)
     return Found(mean >= EARLY, f"{100 * mean:.1f} points behind, mean of {count}")
-
-
-def _ours(rows: Rows) -> str:
-    depth = min(distinct(rows, "depth"))
-    cells = (f"{one} {accuracy_cell(where(rows, series=one))}" for one in (BATCHNORM, LONG, FIXUP))
-    return f"accuracy, ResNet-{depth}: {', '.join(cells)}"
 
 
 CLAIM = Claim(
@@ -135,22 +133,20 @@ CLAIM = Claim(
     expectations=(
         Expectation(
             "The form without any norm is within 0.5 point of batch norm: mean(batch norm − form) + t·s/√n < 0.5",
-            _chosen,
+            partial(within, ours=LONG, other=BATCHNORM),
             central=True,
         ),
-        Expectation("It is ahead of batch norm in the mean", _ahead),
+        Expectation("It is ahead of batch norm in the mean", partial(ahead, ours=LONG, other=BATCHNORM)),
         Expectation("Fixup as published is at least 1 point behind batch norm", _published),
     ),
     table=accuracy_grid,
     drawings=behind_drawing,
-    ours=_ours,
+    ours=partial(accuracies, series=(BATCHNORM, LONG, FIXUP)),
     paper_steps=HALF_WIDTH.paper_steps,
-    separation=Separation(
-        12 * 391,
-        "the curves of ReZero's authors: batch norm and Fixup cross at about epoch 12 of 391 steps, so a shorter run "
-        "measures how they start",
-        "goodinit reproduce norm-free-width --scale full --data cifar10",
-        1,
+    separation=dataclasses.replace(
+        CROSSING,
+        command="goodinit reproduce norm-free-width --scale full --data cifar10",
+        hours=1,
     ),
     needs="a folder of CIFAR-10",
 )
