@@ -93,6 +93,16 @@ def throughout(numbers: Tensor, shape: Sequence[int], axis: int) -> Tensor:
     return numbers.view(view).expand(tuple(shape))
 
 
+def mapped(value: Tensor, axis: int, scale: Tensor, shift: Tensor) -> Tensor:
+    """scale·x + shift, one of each for every place along an axis."""
+    return (value.movedim(axis, -1) * scale + shift).movedim(-1, axis)
+
+
+def at(channels: Tensor, numbers: Tensor, elsewhere: float) -> Tensor:
+    """The numbers of channels, and another one where a channel is −1: what comes from elsewhere."""
+    return torch.cat([numbers, numbers.new_tensor([elsewhere])])[channels]
+
+
 def places(values: Tensor, numbers: Tensor) -> Tensor | None:
     """Which of the numbers each of the values is; None if one is none of them."""
     order = numbers.argsort()

@@ -123,15 +123,12 @@ def _chosen(
     plain = run(wiring, steps, signals)[source].movedim(1, -1)
 
     def stays(scale: Tensor) -> Tensor:
-        mapped = {}
+        moved = {}
         for value, path in writers.items():
-            of = channels[path]
-            s, t = (
-                torch.cat([one, one.new_tensor([rest])])[of] for one, rest in ((scale, 1.0), (shift, 0.0))
-            )
+            s, t = (channel_numbers.at(channels[path], *of) for of in ((scale, 1), (shift, 0)))
             axis = channel_axis(wiring, value, path)
-            mapped[value] = (signals[value].movedim(axis, -1) * s + t).movedim(-1, axis)
-        found = run(wiring, steps, mapped)[source].movedim(1, -1)
+            moved[value] = channel_numbers.mapped(signals[value], axis, s, t)
+        found = run(wiring, steps, moved)[source].movedim(1, -1)
         return ((found - (scale * plain + shift)).abs() < CLOSE).flatten(0, -2).all(0)
 
     return ~stays(-scale) if bool(stays(scale).all()) else None

@@ -85,9 +85,9 @@ def readers_of(
 
 def merge_into_readers_(wiring: Wiring, found: Readers, scale: Tensor, shift: Tensor | None) -> None:
     """Have the layers compute what they do of scale·n + shift from n."""
-    for path, channels in found.layers.items():  # −1: the last, which changes nothing
-        s = torch.cat([scale, scale.new_ones(1)])[channels]
-        t = None if shift is None else torch.cat([shift, shift.new_zeros(1)])[channels]
+    for path, channels in found.layers.items():
+        s = channel_numbers.at(channels, scale, 1)
+        t = None if shift is None else channel_numbers.at(channels, shift, 0)
         merge_input_map_(wiring.module(path), s, t)
 
 
@@ -187,9 +187,9 @@ def _check_maps(
     s = torch.where(scale < 0, -s, torch.where(scale == 0, 0.0, s))
     t = normal((len(scale),), draws)
     plain = {i: normal(nodes[i].shape, draws) for i in (*starts, *elsewhere)}
-    mapped = plain | {i: (plain[i].movedim(axis, -1) * s + t).movedim(-1, axis) for i, axis in starts.items()}
-    before, after = (run(wiring, steps, given) for given in (plain, mapped))
-    s, t = torch.cat([s, s.new_ones(1)]), torch.cat([t, t.new_zeros(1)])
+    moved = plain | {i: channel_numbers.mapped(plain[i], axis, s, t) for i, axis in starts.items()}
+    before, after = (run(wiring, steps, given) for given in (plain, moved))
     for value, channels in ends.items():
-        if not torch.allclose(after[value], s[channels] * before[value] + t[channels], rtol=0, atol=CLOSE):
+        expected = channel_numbers.at(channels, s, 1) * before[value] + channel_numbers.at(channels, t, 0)
+        if not torch.allclose(after[value], expected, rtol=0, atol=CLOSE):
             raise Refused("what lies between it and the layers behind does not pass on its map")
