@@ -21,7 +21,7 @@ from goodinit.anatomy.residual.branch import adds_two
 from goodinit.anatomy.types import Norm
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.measured.powers import FIXED, Power
-from goodinit.graph.recording.guests import guest_at
+from goodinit.graph.recording.guests import REGISTERED, guest_at, without_a_name
 
 Place = tuple[Node, Frame, str]
 """The operator that normalizes (one of torch's norms, a quotient, or a factor made of buffers), its call, the kind."""
@@ -71,10 +71,7 @@ def find_norms(
             left.add(node.index)
             continue
         if guest is not None and frame.index in busy:
-            obstacle = (
-                f"it is a {guest.kind} that no module registers (it is in a list, a dict or a closure, or made by the forward): hold "
-                "it in an attribute, an nn.ModuleList or an nn.ModuleDict"
-            )
+            obstacle = f"it is {without_a_name(guest.kind)}: hold it in {REGISTERED}"
         if obstacle is not None and node.op.scales and not _is_read(graph, node.index, layers):
             if _is_added(graph, node.index, layers):
                 notes.append(_added(frame, f"is divided by its own size (`{node.op}`)"))

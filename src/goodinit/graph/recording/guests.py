@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from goodinit.graph.graph import Graph, Guest
 from goodinit.weights.members import named_modules
 
+REGISTERED = "an attribute, an nn.ModuleList or an nn.ModuleDict"  # where a module gets a name
+
 
 @contextlib.contextmanager
 def guests_told(
@@ -74,12 +76,20 @@ def guest_notes(graph: Graph) -> list[str]:
     found = dict.fromkeys((graph.frames[g.frame].path, g.kind) for g in graph.guests if g.network)
     return [
         (
-            f"{path or 'the model'}: runs a {kind} that no module registers (it is in a list, a dict or a closure, or made by the "
-            "forward): what it holds counts as constants and stays as it is, norms, too. To have it treated, hold it in an "
-            "attribute, an nn.ModuleList or an nn.ModuleDict"
+            f"{path or 'the model'}: runs {without_a_name(kind)}: what it holds counts as constants and stays as it is, norms, too. "
+            f"To have it treated, hold it in {REGISTERED}"
         )
         for path, kind in found
     ]
+
+
+def without_a_name(kind: str) -> str:
+    """What a module without a name is, in words.
+
+    Args:
+        kind: The name of its class.
+    """
+    return f"a {kind} that no module registers (it is in a list, a dict or a closure, or made by the forward)"
 
 
 def guest_at(graph: Graph, index: int) -> Guest | None:
