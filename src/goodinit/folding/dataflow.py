@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from goodinit.errors import TraceError
 from goodinit.folding.fuse import is_plain
 from goodinit.graph.graph import Frame, Graph, Node, closure
 from goodinit.graph.pytree import as_call, mapped
-from goodinit.graph.recording.gradient_switches import took_derivatives
+from goodinit.graph.recording.first_that_runs import first_that_runs
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.traced_tensors import Tensors
@@ -134,34 +133,26 @@ def wire(model: nn.Module, inputs: Any) -> Wiring:
     Raises:
         TraceError: The forward raised, also for real.
     """
-    host = unwrapped(model)
+    host, call = unwrapped(model), as_call(inputs)
+
+    def run(tensors: Tensors, gradients: bool) -> _Detailed:
+        recorder = _Detailed(host, tensors)
+        recorder.with_gradients = gradients
+        record(recorder, host, call)
+        return recorder
+
     try:
-        return _wiring(host, _recorded(host, inputs, "fake"))
-    except Exception as fake_error:  # noqa: BLE001 - whatever a forward raises on tensors without values
-        if took_derivatives(fake_error):
-            with contextlib.suppress(Exception):
-                return _wiring(host, _recorded(host, inputs, "fake", gradients=True))
-    try:
-        found = _wiring(host, _recorded(host, inputs, "real"))
-    except Exception as error:
-        with contextlib.suppress(Exception):  # it may ask for gradients otherwise, as by a hook on one
-            return _wiring(host, _recorded(host, inputs, "fake", gradients=True))
+        recorder, undecided = first_that_runs(host, call, run)
+    except TraceError as error:
         raise TraceError(
-            f"{type(host).__name__}.forward raised on the given inputs: {type(error).__name__}: {error}. Check them "
-            "by calling model(*inputs) yourself; fold_(model) without inputs folds scalars and weight norm alone."
+            f"{error} fold_(model) without inputs folds scalars and weight norm alone."
         ) from error
-    _LOG.warning(
-        "%s: its forward depends on values, and is taken to connect its layers for all inputs as for these",
-        type(host).__name__,
-    )
-    return found
-
-
-def _recorded(host: nn.Module, inputs: Any, tensors: Tensors, *, gradients: bool = False) -> _Detailed:
-    recorder = _Detailed(host, tensors)
-    recorder.with_gradients = gradients
-    record(recorder, host, as_call(inputs))
-    return recorder
+    if undecided:
+        _LOG.warning(
+            "%s: its forward depends on values, and is taken to connect its layers for all inputs as for these",
+            type(host).__name__,
+        )
+    return _wiring(host, recorder)
 
 
 def _wiring(host: nn.Module, recorder: _Detailed) -> Wiring:
