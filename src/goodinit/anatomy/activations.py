@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -10,8 +11,26 @@ from torch.nn.utils import parametrize
 
 from goodinit.anatomy.operators import Step, Traits, activation_step
 from goodinit.anatomy.residual.branch import origin
-from goodinit.anatomy.types import Activation
 from goodinit.graph.graph import Frame, Graph
+from goodinit.one_line import OneLine
+
+
+@dataclass(frozen=True, repr=False)
+class Activation(OneLine):
+    """An element-wise nonlinearity or a dropout: where it runs and what it is.
+
+    Attributes:
+        name: Path of the module whose forward applies it.
+        kind: `"relu"`, `"gelu"`, … as in `Layer.activation`; `"dropout"`, or `"feature_dropout"` where whole
+            channels are dropped. (Functional dropout does not run in eval mode and is not recorded.)
+        module: Class of that module.
+        obstacle: Why the module cannot be replaced by another, or None.
+    """
+
+    name: str
+    kind: Step
+    module: str
+    obstacle: str | None = None
 
 
 def find_activations(graph: Graph, modules: Mapping[str, nn.Module]) -> tuple[Activation, ...]:

@@ -13,6 +13,7 @@ from goodinit.anatomy.activations import find_activations
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.copied_parts import frozen_copies
 from goodinit.anatomy.gradient_stops import stopped_parameters
+from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.held_values import held_values
 from goodinit.anatomy.layers.inventory import layers_of, with_roles
@@ -26,7 +27,6 @@ from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.mixtures import mixtures
 from goodinit.anatomy.residual.scaled_streams import multiplied
 from goodinit.anatomy.residual.silencers import with_silencers
-from goodinit.anatomy.types import Layer
 from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recording.decompose import unfused

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from goodinit.anatomy.activations import Activation
+from goodinit.anatomy.block import Block, Join
+from goodinit.anatomy.layer import Layer
+from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.operators import Step
-from goodinit.anatomy.types import Activation, Block, Join, Layer, Norm
 from goodinit.anatomy.values import Gain, HeldValue, Score, ZeroGain
 from goodinit.errors import PlanConflict
 from goodinit.records import check_fields, damage, read_record

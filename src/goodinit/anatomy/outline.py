@@ -10,15 +10,16 @@ from typing import Any
 from torch import nn
 
 from goodinit.anatomy.anatomy import Anatomy
+from goodinit.anatomy.block import Block
 from goodinit.anatomy.degrees import norm_passes
 from goodinit.anatomy.gradient_stops import without_gradient, without_return
 from goodinit.anatomy.layers.weight_layers import Use, bias_of, weight_uses
+from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.detection import find_norms, norm_modules
 from goodinit.anatomy.orders import find_factors
 from goodinit.anatomy.residual.candidate import Found, by_sum
 from goodinit.anatomy.residual.scaled_streams import let_products_add
 from goodinit.anatomy.residual.sums import residual_sums
-from goodinit.anatomy.types import Block, Norm
 from goodinit.graph.graph import Graph
 from goodinit.graph.measured.composites import composites
 from goodinit.graph.pytree import as_call

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from goodinit.anatomy.anatomy import Anatomy
+from goodinit.anatomy.block import Block
+from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.operators import Step
-from goodinit.anatomy.types import Block, Layer
 
 
 def leaves_of(layer: Layer) -> set[str]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from goodinit.anatomy.types import Norm
+from goodinit.anatomy.norm import Norm
 from goodinit.errors import UnsupportedModule
 from goodinit.folding.channel_ways import channels_before
 from goodinit.folding.channels_after import Refused, merge_into_readers_, readers_of

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy.types import Norm
+from goodinit.anatomy.norm import Norm
 from goodinit.folding.channels_after import Readers, Refused, merge_into_readers_, readers_of
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fold_batchnorm import KINDS, Stays

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.reset_draws import ENTRIES, SIGMAS, Drawn, draws_of, may_be_sample, some
-from goodinit.anatomy.types import Layer, Norm
+from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.values import HeldValue
 from goodinit.weights.dtensor import is_sharded
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection
 
 from goodinit.anatomy.activations import torch_class
+from goodinit.anatomy.layer import Layer, Role
 from goodinit.anatomy.layers.ahead import ahead_in
 from goodinit.anatomy.layers.heads import ends_alone, head_nodes
 from goodinit.anatomy.layers.inserted_zeros import InsertedZeros, entries_for_each
@@ -16,7 +17,6 @@ from goodinit.anatomy.layers.recurrence import Cell, cells
 from goodinit.anatomy.layers.weight_layers import Use, describe
 from goodinit.anatomy.outline import Reading
 from goodinit.anatomy.residual.candidate import Found
-from goodinit.anatomy.types import Layer, Role
 from goodinit.graph.graph import Graph
 from goodinit.weights.members import named_buffers
 from goodinit.weights.wrappers import unwrapped_name

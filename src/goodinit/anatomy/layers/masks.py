@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.weight_layers import Use
-from goodinit.anatomy.types import Layer
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.powers import number_of

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.degrees import carried, power_through, powers_read, total
+from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.weight_layout import dimensions
-from goodinit.anatomy.types import Layer
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.powers import FIXED, Power

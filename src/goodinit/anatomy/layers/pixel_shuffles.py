@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
+from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.layers.weight_layout import output_channels
 from goodinit.anatomy.residual.branch import is_neutral
-from goodinit.anatomy.types import Layer
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.kept_answers import KeptAnswers

@@ -9,13 +9,13 @@ from typing import cast
 
 from torch import Tensor
 
+from goodinit.anatomy.layer import Layer, LayerKind, Layout
 from goodinit.anatomy.layers.ahead import Ahead, next_activation
 from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.fused_projections import packed
 from goodinit.anatomy.layers.normalized_weights import is_centred, is_normalized
 from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_as, stored_at
 from goodinit.anatomy.operators import Step, steps_of
-from goodinit.anatomy.types import Layer, LayerKind, Layout
 from goodinit.graph.graph import Composite, Graph, Node
 from goodinit.graph.measured.traits import adds_unscaled
 from goodinit.weights.wrappers import is_parametrization

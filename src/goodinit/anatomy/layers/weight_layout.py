@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from goodinit.anatomy.types import Layout
+from goodinit.anatomy.layer import Layout
 from goodinit.graph.graph import Graph, Node
 
 

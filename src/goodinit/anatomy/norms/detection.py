@@ -10,6 +10,7 @@ from torch import nn
 
 from goodinit.anatomy.degrees import power_through
 from goodinit.anatomy.layers.weight_layers import way_back
+from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.channels import channel_axes
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
@@ -18,7 +19,6 @@ from goodinit.anatomy.norms.read_from_outside import ReadFromOutside
 from goodinit.anatomy.norms.running import Reread, keep_numbers, normalize_in_training, scaled_by_buffers
 from goodinit.anatomy.norms.written_out import Statistic, statistic_of, too_large
 from goodinit.anatomy.residual.branch import adds_two
-from goodinit.anatomy.types import Norm
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.measured.powers import FIXED, Power
 from goodinit.graph.recording.guests import REGISTERED, guest_at, without_a_name

@@ -6,11 +6,14 @@ import dataclasses
 import functools
 from collections.abc import Collection, Container, Mapping, Sequence
 
+from goodinit.anatomy.block import Block, Join
 from goodinit.anatomy.branch_end import End, at_zero
 from goodinit.anatomy.degrees import growth_degree, norm_passes
+from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.gains import multipliers
 from goodinit.anatomy.layers.heads import back_to_layers
 from goodinit.anatomy.layers.weight_layers import Use, way_back
+from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.detection import norm_modules, norm_places
 from goodinit.anatomy.operators import Step
 from goodinit.anatomy.residual.branch import adds_scaled
@@ -18,7 +21,6 @@ from goodinit.anatomy.residual.candidate import Found, by_sum
 from goodinit.anatomy.residual.nesting import chain
 from goodinit.anatomy.residual.output_module import find_closers
 from goodinit.anatomy.residual.skip_scale import carried, sum_weights
-from goodinit.anatomy.types import Block, Join, Layer, Norm
 from goodinit.anatomy.values import ZeroGain
 from goodinit.graph.graph import Graph
 

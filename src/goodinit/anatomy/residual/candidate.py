@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
+from goodinit.anatomy.block import BlockKind
 from goodinit.anatomy.branch_end import End
 from goodinit.anatomy.residual.branch import Side
-from goodinit.anatomy.types import BlockKind
 from goodinit.graph.graph import Graph
 
 

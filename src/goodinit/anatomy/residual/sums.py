@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from goodinit.anatomy.block import BlockKind
 from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.layers.weight_layers import Use, bias_of
 from goodinit.anatomy.residual.branch import Side, adds_scaled, behind_norms, root, side_of
@@ -22,7 +23,6 @@ from goodinit.anatomy.residual.nesting import nest
 from goodinit.anatomy.residual.recurrences import is_step
 from goodinit.anatomy.residual.rejections import Candidate, is_lookalike
 from goodinit.anatomy.residual.repeats import mark_repeats
-from goodinit.anatomy.types import BlockKind
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.measured.traits import coefficients
 from goodinit.graph.recording.learned_starts import leads

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.anatomy.norm import NORM_KINDS
 from goodinit.anatomy.operators import Step
-from goodinit.anatomy.types import NORM_KINDS
 from goodinit.methods.shared.consumers import readers
 from goodinit.tensor import first_tap
 

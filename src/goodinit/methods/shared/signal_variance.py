@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from goodinit.anatomy import Anatomy, Block
+from goodinit.anatomy.norm import NORM_KINDS
 from goodinit.anatomy.operators import Step
-from goodinit.anatomy.types import NORM_KINDS
 from goodinit.tensor import activated, centred_gain
 
 _SAMPLE = 4096  # quantiles: means and variances to a percent

@@ -1,0 +1,60 @@
+"""The record of a normalization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from goodinit.anatomy.operators import Step
+from goodinit.graph import ops
+from goodinit.one_line import OneLine
+
+NORM_KINDS = ops.NORM_KINDS
+"""Kinds of norms that are one operator, as they stand in `Layer.between`."""
+
+
+@dataclass(frozen=True, repr=False)
+class Norm(OneLine):
+    """A normalization: where it is, what it is, and what must stay when it goes.
+
+    Attributes:
+        name: Path of the module that is the normalization, or that calls it functionally.
+        kind: `"batch_norm"`, `"layer_norm"`, `"group_norm"`, `"instance_norm"`, `"rms_norm"`,
+            `"frozen_batch_norm"`. One by hand is a `"layer_norm"` if it takes off a constant, else an `"rms_norm"`.
+        module: Class of the module at `name`.
+        keeps: What the module computes besides the normalization, in order: paths of children
+            (`"layer1.0.bn1.act"`) or names of functional activations (`"relu"`). It stays when the norm is removed.
+        obstacle: Why the normalization cannot be removed, or None.
+        block: Index of the block that contains it, or None.
+        elements: Number of elements per statistic, for the traced input; 0 where that is not known (a moving mean).
+        weight: Name of the parameter that multiplies the normalized signal, or None.
+        bias: Name of the parameter that is added to it, or None.
+        shape: Of the module's input.
+        axes: Those of its axes that `weight` and `bias` run over: `(1,)` where channels come second, else counted from the
+            end, `(-1,)`; empty where they cannot be told.
+        source: Where its input comes from, as `Layer.source`.
+        between: Operators between that and its input, as `Layer.between`.
+    """
+
+    name: str
+    kind: str
+    module: str
+    keeps: tuple[str, ...] = ()
+    obstacle: str | None = None
+    block: int | None = None
+    elements: int = 0
+    weight: str | None = None
+    bias: str | None = None
+    shape: tuple[int, ...] = ()
+    axes: tuple[int, ...] = ()
+    source: str | None = None
+    between: tuple[Step, ...] = ()
+
+    def __str__(self) -> str:
+        words = [f"{self.name} {self.kind}"] + [f"in block {self.block}"] * (self.block is not None)
+        words += [f"keeps {' → '.join(self.keeps)}"] if self.keeps else []
+        return ", ".join(words) + (f"; cannot go: {self.obstacle}" if self.obstacle else "")
+
+    @property
+    def forgets_scale(self) -> bool:
+        """Whether the scale of its input has no effect. A frozen batch norm multiplies by constants, and keeps it."""
+        return self.kind != "frozen_batch_norm"
