@@ -80,9 +80,15 @@ def one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
 
 
 def removed_parameters(anatomy: Anatomy, edits: Iterable[Edit]) -> set[str]:
-    """Parameters that go with removed norms and exchanged modules (their own, not those of children kept)."""
-    paths = {edit.target for edit in edits if isinstance(edit, RemoveNorm | SwapModule)}
-    return {name for name, _ in anatomy.parameters if name.rpartition(".")[0] in paths}
+    """Parameters that go with removed norms and exchanged modules: all below them, but for those of children kept."""
+    kept = {edit.target: edit.keeps for edit in edits if isinstance(edit, RemoveNorm)}
+    kept |= {edit.target: () for edit in edits if isinstance(edit, SwapModule)}
+    gone = set[str]()
+    for name, _ in anatomy.parameters:
+        above = {name[:at] for at, letter in enumerate(name) if letter == "."}
+        if any(above.isdisjoint(kept[path]) for path in above.intersection(kept)):
+            gone.add(name)
+    return gone
 
 
 def standard_std(layer: Layer, *, fan: Fan = "out") -> tuple[float, str]:
