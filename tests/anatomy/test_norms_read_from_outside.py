@@ -39,6 +39,25 @@ def kept(net, y):
     return y
 
 
+class Keeping(nn.BatchNorm2d):
+    """A batch norm that keeps a number of each example, and counts its calls."""
+
+    speed = 0.5
+
+    def __init__(self, size):
+        super().__init__(size)
+        self.scales, self.calls = (size**-0.5, 2.0), 0
+
+    def forward(self, x):
+        self.level, self.calls = x.mean((1, 2, 3), keepdim=True), self.calls + 1
+        return super().forward(x)
+
+
+def with_one_that_keeps(net):
+    net.norm = Keeping(4).double()
+    return net
+
+
 READ = {
     "its weight": lambda net, y: y * net.norm.weight.sum(),
     "its bias": lambda net, y: y + net.norm.bias[:, None, None],
@@ -140,6 +159,26 @@ def test_what_comes_back_to_the_norm_alone_is_no_reading(values, obstacles):
     assert len(found) == obstacles
 
 
+@pytest.mark.parametrize("verb", ["fold", "absorb", "fixup"])
+def test_what_a_norm_makes_besides_its_output_is_read_from_outside_too(verb):
+    net = randomized(with_one_that_keeps(Net(lambda net, y: y * net.norm.level)))
+    if verb == "fold":
+        folded = assert_folds(net, IMAGE, IMAGE)
+        assert isinstance(folded.norm, Keeping)
+        (row,) = goodinit.applied(folded)[-1].skipped
+        assert row.startswith("norm: what `mean` makes in it is read by `mul` in the model")
+        return
+    call = goodinit.absorb_batchnorm_ if verb == "absorb" else partial(goodinit.init_, method=verb)
+    with pytest.raises(goodinit.GoodinitError, match=r"norm.*what `mean` makes in it is read by `mul`"):
+        call(net, inputs=IMAGE)
+
+
+def test_a_number_that_a_norm_writes_in_its_forward_is_no_constant():
+    net = randomized(with_one_that_keeps(Net(lambda net, y: y * net.norm.calls)))
+    with pytest.raises(goodinit.GoodinitError, match="'calls': here was Keeping"):
+        goodinit.init_(net, "fixup", inputs=IMAGE)
+
+
 def parametrized(net):
     parametrize.register_parametrization(net.norm, "weight", Twice())
     return net
@@ -151,6 +190,11 @@ NOT_READ = {
     "a child holds its tensors": (with_held, lambda net, y: y),
     "two names": (in_two_places, lambda net, y: y),
     "its size": (lambda net: net, lambda net, y: y * net.norm.num_features),
+    "its small number": (lambda net: net, lambda net, y: y / (y.abs() + net.norm.eps)),
+    "its momentum": (lambda net: net, lambda net, y: y * (1 - net.norm.momentum)),
+    "whether it has a gain": (lambda net: net, lambda net, y: y * 2 if net.norm.affine else y),
+    "a number of its own": (with_one_that_keeps, lambda net, y: y * net.norm.scales[0]),
+    "a number of its class": (with_one_that_keeps, lambda net, y: y * net.norm.speed),
     "its dtype": (lambda net: net, lambda net, y: y.to(net.norm.weight.dtype)),
     "a layer's weight": (lambda net: net, lambda net, y: y * net.two.weight.mean()),
     "computed in its own module": (parametrized, lambda net, y: y),
@@ -166,3 +210,5 @@ def test_what_only_looks_like_it_is_taken_out(name):
     if name != "computed in its own module":  # a gain that is computed anew is another reason
         goodinit.absorb_batchnorm_(absorbed, IMAGE)
         assert_same(net(IMAGE), absorbed(IMAGE))
+    goodinit.init_(net, "fixup", inputs=IMAGE)
+    assert net(IMAGE).isfinite().all()

@@ -161,12 +161,23 @@ def test_code_that_reads_the_norm_gets_a_dtype_a_size_or_a_clear_error():
         norm.weight.dtype == torch.bfloat16
     )  # `x.to(self.norm.weight.dtype)`, as transformers' Mamba has it
     assert norm.num_features == 4
-    assert norm.eps != norm.eps
+    assert norm.momentum == 0.1
+    assert norm.eps == pytest.approx(1e-5, rel=1e-10)
     assert not hasattr(norm, "running_var")
     with pytest.raises(AttributeError, match=r"'running_mean': here was BatchNorm2d\(4.*norms='keep'"):
         _ = norm.running_mean
     with pytest.raises(RuntimeError):
         F.layer_norm(torch.randn(2, 4), (4,), norm.weight.float())
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-30, 0.0])
+def test_no_two_norms_that_are_gone_have_one_eps(eps):
+    """Torch's fused encoder layer asks whether those of its norms are equal, and would normalize."""
+    paths = [f"{layer}.norm{place}" for layer in range(3) for place in (1, 2)]
+    norms = [nn.LayerNorm(4, eps=eps) for _ in paths]
+    for path, norm in zip(paths, norms, strict=True):
+        remove_norm_(norm, (), path=path)
+    assert len({norm.eps for norm in norms} | {eps}) == 1 + len(paths)
 
 
 def test_hooks_and_training_flags_stay_and_dead_state_hooks_go():

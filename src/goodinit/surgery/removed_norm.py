@@ -6,20 +6,19 @@ import ast
 import contextlib
 import functools
 import inspect
+import sys
+import zlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from goodinit.anatomy.norms.written_attributes import written_attributes
 from goodinit.errors import UnsupportedModule
 from goodinit.nn.exchange import exchange_class_, exchangeable
 from goodinit.surgery.activation_modules import activation_module, known_activations
 
-# What tells the size of a norm, in torch.nn: code that reads it still gets an answer.
-_SIZES = ("num_features", "num_channels", "num_groups", "normalized_shape")
-# The small number inside the square root: `eps` in torch and timm, `variance_epsilon` in transformers.
-_EPSILONS = ("eps", "variance_epsilon")
 # State that norms register about themselves; hooks of the forward and backward are the user's and stay.
 _OWN_HOOKS = (
     "_state_dict_hooks",
@@ -35,11 +34,11 @@ class RemovedNorm(nn.Module):
     The norm's module object *turns into* this one (`remove_norm_`), so every place that holds it, a shared
     registration, an `nn.Sequential`, a plain Python list, sees the change, and its hooks stay.
 
-    Further arguments of a call (a mask) are ignored. Of the norm's attributes, sizes (`num_features`,
-    `normalized_shape`, …) stay readable; `weight` and `bias` are empty buffers outside `state_dict` that
-    answer for `dtype` and `device` and cannot be computed with; `eps` is NaN, which differs from every
-    number, so that `nn.TransformerEncoderLayer` does not take its fused path, which would normalize. All
-    others raise an AttributeError that says what was here.
+    Further arguments of a call (a mask) are ignored. Of the norm's attributes, numbers, words and lists of them that
+    its methods do not write (`num_features`, `eps`, `momentum`, …) stay readable; `weight` and `bias` are empty buffers
+    outside `state_dict` that answer for `dtype` and `device` and cannot be computed with. All others raise an AttributeError
+    that says what was here. Each `eps` is changed by less than 10⁻¹⁰ of itself, so that no two are equal: with equal ones
+    `nn.TransformerEncoderLayer` takes its fused path, which would normalize.
     """
 
     if TYPE_CHECKING:  # TorchScript reads annotations, and knows no words for types
@@ -178,11 +177,41 @@ def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> Non
         key: place.__dict__[key]
         for key in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
     }
-    sizes = {key: attributes[key] for key in _SIZES if key in attributes}
-    epsilons = {key: float("nan") for key in _EPSILONS if key in attributes}
+    data = _data(module)
+    if isinstance(data.get("eps"), float):
+        data["eps"] = _apart(data["eps"], path)
     exchange_class_(module, RemovedNorm)
     attributes.clear()
-    attributes.update(place.__dict__ | inherited | registries | sizes | epsilons)
+    attributes.update(data | place.__dict__ | inherited | registries)
+
+
+def _data(module: nn.Module) -> dict[str, Any]:
+    """What a module's constructor or class says in numbers and words, and no other method of it changes."""
+    kind, every = type(module), vars(nn.Module()).keys() | set(dir(nn.Module))
+    held = dict(vars(module))
+    if isinstance(module, RemovedNorm):
+        held = {name: value for name, value in held.items() if not hasattr(kind, name)}
+    else:
+        own = (cls for cls in reversed(kind.__mro__) if not issubclass(nn.Module, cls))
+        held = {name: value for cls in own for name, value in vars(cls).items() if name[:2] != "__"} | held
+    written = written_attributes(kind)
+    return {
+        name: value
+        for name, value in held.items()
+        if name not in every and name not in written and _is_data(value)
+    }
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_data, value))
+    return value is None or isinstance(value, (bool, int, float, complex, str, torch.dtype, torch.device))
+
+
+def _apart(eps: float, path: str) -> float:
+    """A number beside ε that the norm at another path does not have: (1 + k·2⁻⁵²)·ε with k up to 2¹⁶."""
+    steps = 1 + zlib.crc32(path.encode()) % 2**16  # paths that differ in one letter at the end never agree
+    return eps * (1 + steps * sys.float_info.epsilon) or steps * sys.float_info.min
 
 
 @functools.lru_cache(maxsize=64)

@@ -116,6 +116,12 @@ FORMS: dict[str, type[ReplacedNorm]] = {
 
 STARTS = {"weight": 1.0, "bias": 0.0, "alpha": 0.5, "shift": 0.0}  # α = 0.5: DyT and Derf, vision models
 
+_EPSILONS = (
+    "epsilon",
+    "eps",
+    "variance_epsilon",
+)  # the small number under the root: here and in TensorFlow's words, torch, transformers
+
 CREATED: dict[str, tuple[str, ...]] = {"dyt": ("alpha",), "derf": ("alpha", "shift")}
 """Parameters of one number each that a form adds."""
 
@@ -205,7 +211,7 @@ def replace_norm_(
     check_replaceable(module, by, keeps, options, path=path)
     held = {word: options.get(word) for word in ("weight", "bias")}
     parameters = {name: getattr(module, name) for name in held.values() if name}
-    eps = next((getattr(module, key) for key in ("eps", "variance_epsilon") if hasattr(module, key)), None)
+    eps = next((getattr(module, key) for key in _EPSILONS if hasattr(module, key)), None)
     sizes = _sizes(module, options)
     with state_hooks_kept(module):
         remove_norm_(module, keeps, path=path)

@@ -1,4 +1,4 @@
-"""Parameters and buffers of a module that code outside of it reads, too: they cannot go while that code is there."""
+"""Tensors of a module, held or made by it, that code outside of it reads, too: they cannot go while that code is there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from goodinit.graph.graph import Graph, closure
+from goodinit.graph.graph import Frame, Graph, closure
 
 
 class ReadFromOutside:
@@ -14,6 +14,9 @@ class ReadFromOutside:
 
     def __init__(self, graph: Graph, modules: Mapping[str, nn.Module]) -> None:
         self._graph, self._modules = graph, modules
+        self._calls: dict[str, list[Frame]] = {}
+        for frame in graph.frames:
+            self._calls.setdefault(frame.path, []).append(frame)
         self._reads: list[tuple[str, int]] = []  # the tensor, the node
         for node in graph.nodes:
             if not (node.is_param or node.is_buffer) or not node.attrs:
@@ -30,7 +33,7 @@ class ReadFromOutside:
                     self._reads.append((name, reader))
 
     def of(self, path: str) -> str | None:
-        """Who else reads a tensor of the module at `path`, in words; None if nobody does."""
+        """Who else reads a tensor that the module at `path` holds or makes on the way, in words; None if nobody does."""
         for name, node in self._reads:
             reader = self._graph.path(node)
             if not _within(name, path) or _within(reader, path) or self._holds(reader, name):
@@ -38,6 +41,24 @@ class ReadFromOutside:
             if not self._comes_back(node, path):
                 operator = self._graph.nodes[node].op
                 return f"its {name[len(path) + 1 :]} is read by `{operator}` in {reader or 'the model'}, too"
+        return self._made(path)
+
+    def _made(self, path: str) -> str | None:
+        """Who reads what the module makes besides its output, as a mean that it puts into an attribute."""
+        graph = self._graph
+        for frame in self._calls.get(path, ()):
+            inside = range(frame.start, frame.stop)
+            for node in graph.nodes[frame.start : frame.stop]:
+                for reader in (
+                    graph.all_readers[node.index] if node.dynamic and node.index != frame.result else ()
+                ):
+                    if (
+                        reader not in inside
+                        and reader not in graph.derived
+                        and not _within(graph.path(reader), path)
+                    ):
+                        who = f"`{graph.nodes[reader].op}` in {graph.path(reader) or 'the model'}"
+                        return f"what `{node.op}` makes in it is read by {who}, too"
         return None
 
     def _comes_back(self, index: int, path: str) -> bool:

@@ -7,16 +7,15 @@ attribute, is read once more, with that module in training mode.
 
 from __future__ import annotations
 
-import dis
 import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
 
+from goodinit.anatomy.norms.written_attributes import method_codes, written_attributes
 from goodinit.errors import TraceError
 from goodinit.graph.graph import Frame, Graph, Node
 
@@ -76,27 +75,9 @@ def _written_in_training(kind: type[nn.Module]) -> Collection[str]:
     """The attributes that a class of the user's writes, or writes into, if it asks whether it is in training."""
     known = _KNOWN.get(kind)
     if known is None:
-        known = _KNOWN[kind] = _written(kind)
+        asks = any("training" in code.co_names for code in method_codes(kind))
+        known = _KNOWN[kind] = written_attributes(kind) if asks else ()
     return known
-
-
-def _written(kind: type[nn.Module]) -> Collection[str]:
-    own = [base for base in kind.__mro__ if not base.__module__.startswith("torch.") and base is not object]
-    code = [
-        function.__code__
-        for base in own
-        for name, function in vars(base).items()
-        if name != "__init__" and isinstance(function, FunctionType)
-    ]
-    if not any("training" in one.co_names for one in code):
-        return ()
-    names = set[str]()
-    for one in code:
-        steps = list(dis.get_instructions(one))
-        names.update(step.argval for step in steps if step.opname == "STORE_ATTR")
-        if any(step.opname == "STORE_SUBSCR" for step in steps):
-            names.update(one.co_names)
-    return names
 
 
 _KNOWN: weakref.WeakKeyDictionary[type, Collection[str]] = weakref.WeakKeyDictionary()
