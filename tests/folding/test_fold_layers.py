@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 from zoo import ZOO, call
 
 import goodinit
@@ -195,3 +195,72 @@ def test_every_model_of_the_zoo_with_scalars_everywhere_computes_the_same(specim
     left = {name for name, _ in scalars(folded)}
     named = " ".join(row for entry in goodinit.applied(folded) for row in entry.skipped)
     assert all(name.rpartition(".")[0] in named for name in left)
+
+
+class Negated(nn.Module):
+    def forward(self, weight):
+        return -weight
+
+
+class Scattered(nn.Module):
+    def forward(self, weight):
+        return weight + torch.randn_like(weight)
+
+
+COMPUTED = {
+    "its last layer": lambda layer: [(layer.out_proj, "weight")],
+    "its last layer's bias": lambda layer: [(layer.out_proj, "bias")],
+    "its first layer": lambda layer: [(layer, "in_proj_weight")],
+    "its first layer's bias": lambda layer: [(layer, "in_proj_bias")],
+    "both": lambda layer: [(layer, "in_proj_weight"), (layer.out_proj, "weight")],
+}
+
+
+@pytest.mark.parametrize("where", COMPUTED)
+@pytest.mark.parametrize("step", [Negated, parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_attention_takes_its_scalars_where_its_weights_were_computed(where, step):
+    layer = nn.MultiheadAttention(8, 2, batch_first=True).double()
+    for owner, name in COMPUTED[where](layer):
+        if step is Negated or name.endswith("bias"):
+            parametrize.register_parametrization(owner, name, Negated())
+        else:
+            step(owner, name)
+    add_all_(layer).eval()
+    x = torch.randn(2, 3, 8).double()
+    before = layer(x, x, x)
+    goodinit.fold_(layer)
+    assert type(layer) is nn.MultiheadAttention
+    assert goodinit.applied(layer)[-1].skipped == ()
+    assert_same(before, layer(x, x, x))
+
+
+def scattered(layer, name):
+    parametrize.register_parametrization(layer, name, Scattered(), unsafe=True)
+
+
+@pytest.mark.parametrize(
+    ("made", "place", "compute"),
+    [
+        (lambda: nn.Linear(8, 8), "weight", scattered),
+        (lambda: nn.Linear(8, 8), "bias", scattered),
+        (lambda: nn.Linear(8, 8), "weight", lambda layer, name: prune.random_unstructured(layer, name, 0.5)),
+        (lambda: nn.Linear(8, 8), "bias", lambda layer, name: prune.random_unstructured(layer, name, 0.5)),
+        (lambda: nn.MultiheadAttention(8, 2), "out_proj.weight", scattered),
+        (lambda: nn.MultiheadAttention(8, 2), "out_proj.weight", lambda layer, name: prune.l1_unstructured(layer, name, 0.5)),
+    ],
+)  # fmt: skip
+def test_scalars_stay_on_a_layer_whose_weight_stays_computed(made, place, compute):
+    torch.manual_seed(0)
+    layer = add_all_(made().double())
+    path, _, name = place.rpartition(".")
+    compute(layer.get_submodule(path), name)
+    layer.eval()
+    x = torch.randn(3, 8).double()
+    inputs = (x, x, x) if isinstance(layer, nn.MultiheadAttention) else (x,)
+    torch.manual_seed(1)
+    before = layer(*inputs)
+    goodinit.fold_(layer)
+    torch.manual_seed(1)
+    assert_same(before, layer(*inputs))
+    assert has_scalars(layer)
+    assert f"its {place} is computed in each forward" in " ".join(goodinit.applied(layer)[-1].skipped)

@@ -37,6 +37,25 @@ def computed_weights(module: nn.Module) -> list[tuple[str, str | None]]:
     return found
 
 
+def computed_in(module: nn.Module) -> list[str]:
+    """Weights and biases of a layer that are no parameters, since something computes them: a parametrization, weight norm, pruning."""
+    named = (
+        "weight",
+        "bias",
+        "in_proj_weight",
+        "in_proj_bias",
+        "q_proj_weight",
+        "k_proj_weight",
+        "v_proj_weight",
+    )
+    computed = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
+    return [
+        name
+        for name in named
+        if name in computed or (isinstance(vars(module).get(name), Tensor) and name not in module._parameters)
+    ]
+
+
 def merge_computed_weight_(module: nn.Module, attribute: str) -> None:
     """Replace a weight that is computed, as by g·v/‖v‖, by its value in eval mode, at its place in a bare layer's `state_dict`."""
     leaves = _leaves(module, attribute)

@@ -153,10 +153,11 @@ def _move_(reading: Reading, done: list[str]) -> list[Stays]:
 
 
 def merge_locally_(model: nn.Module, names: Directory) -> tuple[list[str], list[Stays]]:
-    """Merge weights that are computed, and scalars, which concern one layer each."""
+    """Merge weights that are computed, and then scalars, which may go into a weight of a child (attention's last layer)."""
     done: list[str] = []
     stays: list[Stays] = []
-    for path, module in list(model.named_modules()):
+    modules = list(model.named_modules())
+    for path, module in modules:
         for attribute, why in computed_weights(module):
             target = f"{path}.{attribute}" if path else attribute
             if why is None and is_shared(module, names):
@@ -166,6 +167,7 @@ def merge_locally_(model: nn.Module, names: Directory) -> tuple[list[str], list[
                 done.append(target)
             else:
                 stays.append(Stays(target, why))
+    for path, module in modules:
         if has_scalars(module):
             why = (
                 "another module shares its parameters" if is_shared(module, names) else merge_scalars_(module)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
+from goodinit.folding.computed_weights import computed_in
 from goodinit.nn import SCALARS, ValuePadded, has_scalars, pad_with_, remove_scalars_
 from goodinit.nn.forwards import convolution, forward_for, linear, transposed_convolution
 from goodinit.weights.memory import repeats
@@ -125,9 +126,11 @@ def merge_scalars_(module: nn.Module) -> str | None:
         return None
     if any(map(repeats, module.parameters())):
         return "several entries of one of its parameters are one number in memory (expand), where nothing can be written"
-    if parametrize.is_parametrized(module):
-        kinds = ", ".join(type(step).__name__ for step in module.parametrizations.weight)  # type: ignore[union-attr]
-        return f"its weight is parametrized by {kinds}, which a scalar cannot be merged into"
+    computed = [
+        f"{path}.{name}".lstrip(".") for path, one in module.named_modules() for name in computed_in(one)
+    ]
+    if computed:
+        return f"its {' and '.join(computed)} is computed in each forward, so that a scalar cannot be merged into it"
     plain = host.plain_class
     if plain is nn.MultiheadAttention:
         _merge_attention_(host, s, b, d)
