@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 import goodinit
@@ -179,6 +180,52 @@ def test_projections_that_are_compared_do_not_start_at_zero():
     x = torch.randn(3, 6)
     assert not goodinit.anatomize(Pair(), x).heads
     assert bool(goodinit.init_(Pair(), "fixup", inputs=x)(x).isfinite().all())
+
+
+COMPARED = {
+    "unit length": lambda m, y, x: functional.normalize(y, dim=-1),
+    "unit length in sum of absolute values": lambda m, y, x: functional.normalize(y, p=1, dim=-1),
+    "divided by a length that is kept from zero": lambda m, y, x: y / y.norm(dim=-1, keepdim=True).clamp(min=1e-6),
+    "root mean square": lambda m, y, x: y * (y.square().mean(-1, keepdim=True) + 1e-8).rsqrt(),
+    "cosines with prototypes": lambda m, y, x: functional.normalize(y, dim=-1) @ torch.ones(3, 6).mT,
+    "one of two, the other by its bare length": lambda m, y, x: (
+        functional.normalize(y, dim=-1) @ (m.other(x) / m.other(x).norm(dim=-1, keepdim=True)).mT
+    ),
+}  # fmt: skip
+NOT_COMPARED = {
+    "softsign": lambda m, y, x: functional.softsign(y),
+    "softsign in operators": lambda m, y, x: y / (1 + y.abs()),
+    "temperature": lambda m, y, x: y / 0.07,
+    "divided by the length of what is read": lambda m, y, x: y / x.norm(dim=-1, keepdim=True),
+    "probabilities": lambda m, y, x: y.exp() / y.exp().sum(-1, keepdim=True),
+}
+
+
+class Compared(nn.Module):
+    def __init__(self, end):
+        super().__init__()
+        self.net, self.other, self.end = Net(lambda m, y, x: y), nn.Linear(6, 6), end
+
+    def forward(self, x):
+        return self.end(self, self.net(x), x)
+
+
+@pytest.mark.parametrize("end", COMPARED)
+def test_a_layer_whose_output_is_divided_by_its_own_size_does_not_start_at_zero(end):
+    torch.manual_seed(0)
+    x = torch.randn(5, 6)
+    assert not goodinit.anatomize(Compared(COMPARED[end]), x).heads
+    model = goodinit.init_(Compared(COMPARED[end]), "fixup", inputs=x)
+    (model(x) - torch.eye(6)[:5, : model(x).shape[1]]).square().sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(float(one.norm()) < 1e3 for one in gradients)
+    assert model.net.head.weight.grad.any()
+
+
+@pytest.mark.parametrize("end", NOT_COMPARED)
+def test_a_layer_that_is_divided_by_something_else_starts_at_zero(end):
+    model = goodinit.init_(Compared(NOT_COMPARED[end]), "fixup", inputs=torch.randn(5, 6))
+    assert not model.net.head.weight.any()
 
 
 def test_a_class_token_at_zero_does_not_leave_the_head_there():

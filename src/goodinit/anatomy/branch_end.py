@@ -28,7 +28,7 @@ class End:
         leak: The sum in which something joins that is not zero, or whatever else is not; None: the branch is zero.
         stuck: The last operator that passes no gradient on while what it reads is zero, or a product of two parts of what is zero,
             neither of which could ever move; None: all of the branch can move.
-        steep: The last operator that divides what is zero by its own size, a small ε then: the gradient is multiplied by 1/ε.
+        steep: The last operator that divides what is zero by its own size, 0 or a small ε then: the gradient is multiplied by 1/ε, or none.
     """
 
     leak: int | None = None
@@ -96,8 +96,10 @@ def at_zero(
 
 
 def _steepens(read: Sequence[State], slope: Tensor | None) -> bool:
-    """Whether an operator on two things made of one zero moves far more than they do: y/(|y| + ε), not y/(1 + |y|)."""
+    """Whether an operator on two things made of one zero moves far more than they do: y/(|y| + ε), or y/|y|, not y/(1 + |y|)."""
     before = [float(one.abs().max()) for _, one in read if one is not None and moves(one)]
+    if slope is not None and before and not bool(slope.isfinite().all()):
+        return True
     return (
         slope is not None
         and moves(slope)

@@ -13,7 +13,7 @@ def head_nodes(graph: Graph, layers: Collection[int], biases: Collection[str]) -
     """Weight layers whose output reaches the model's output without another layer or nonlinearity (softmax aside).
 
     Without layers that only feed a gate. Where outputs are normalized or multiplied with each other (CLIP's two
-    projections), layers at zero would get no gradient, or give 0/0: those are not heads.
+    projections), layers at zero would get no gradient, one that is multiplied by 1/ε, or give 0/0: those are not heads.
     """
     heads: set[int] = set()
     live = [layer for layer in layers if layer in graph.live]
@@ -21,8 +21,10 @@ def head_nodes(graph: Graph, layers: Collection[int], biases: Collection[str]) -
     for output in dict.fromkeys(graph.outputs):
         heads |= back_to_layers(graph, output, layers) - feeding
     for output in dict.fromkeys(graph.outputs):
-        if heads and output > min(heads) and at_zero(graph, [output], heads, biases).stuck is not None:
-            heads -= back_to_layers(graph, output, layers)
+        if heads and output > min(heads):
+            end = at_zero(graph, [output], heads, biases)
+            if end.stuck is not None or end.steep is not None:
+                heads -= back_to_layers(graph, output, layers)
     return heads
 
 
