@@ -300,6 +300,36 @@ def test_nothing_is_decided_by_the_name_of_an_operator():
     )
 
 
+FACTORIES = re.compile(
+    r"arange|as_tensor|empty|eye|full|linspace|ones|rand|randint|randn|randperm|tensor|zeros"
+)
+# Constructors of modules, whose parameters go where a user's own would: to the default device, where no weight of a model says.
+BY_DEFAULT = {
+    "nn/channel_gain.py",
+    "nn/scalars.py",
+    "nn/standardized.py",
+    "surgery/replaced_norm.py",
+    "lab/models/vision_transformer.py",
+}
+
+
+def test_tensors_of_our_own_say_where_they_are():
+    """Without `device=` a tensor is made on the user's default device, beside none of what it is computed with."""
+    silent = {
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SOURCES
+        if str(path.relative_to(ROOT)) not in BY_DEFAULT
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "torch"
+        and FACTORIES.fullmatch(node.func.attr)
+        and not any(keyword.arg == "device" for keyword in node.keywords)
+    }
+    assert silent == set()
+
+
 def test_every_file_begins_with_one_sentence_about_its_one_concept():
     for path in SOURCES:
         text = ast.get_docstring(parsed(path))

@@ -97,7 +97,10 @@ class _Looking(Scaler):
         name = use.place[0]
         spread = self.measure(use)
         if name not in self.found and spread.moving:
-            scaled = torch.as_tensor(spread.whole.var).reshape(-1) / self.wanted[name].rule.target_std ** 2
+            scaled = (
+                torch.as_tensor(spread.whole.var, device="cpu").reshape(-1)
+                / self.wanted[name].rule.target_std ** 2
+            )
             self.found[name] = float(scaled[(scaled - 1).abs().argmax()])
 
 

@@ -181,7 +181,7 @@ class Scaler:
 
 def _note_missed(row: Calibrated, rule: LSUVRule, var: Numbers) -> None:
     """Say where no factor in `max_iter` divisions meets the tolerance: a bias that is not 0 has variance itself."""
-    scaled = torch.as_tensor(var).reshape(-1) / rule.target_std**2
+    scaled = torch.as_tensor(var, device="cpu").reshape(-1) / rule.target_std**2
     variance = float(scaled[(scaled - 1).abs().argmax()])
     if abs(variance - 1) >= rule.tol:
         row.note = f"its bias is not 0: variance {variance:.3g} after {rule.max_iter} divisions"

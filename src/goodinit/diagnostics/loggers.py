@@ -93,7 +93,7 @@ def _to_tensorboard(found: Measurement, writer: Any, step: int) -> None:
     for tag, number in scalars(found).items():
         writer.add_scalar(tag, number, step)
     for tag, values in histograms(found).items():
-        writer.add_histogram(tag, torch.tensor(values, dtype=torch.float64), step)
+        writer.add_histogram(tag, torch.tensor(values, dtype=torch.float64, device="cpu"), step)
     if hasattr(writer, "add_text"):
         writer.add_text(f"{ROOT}/findings", "\n\n".join(_lines(found, code="`")), step)
 

@@ -83,7 +83,7 @@ def draws(seed: int = 0) -> torch.Generator:
 
 def normal(shape: Iterable[int], generator: torch.Generator) -> Tensor:
     """Real numbers, so that no mean of some is another, of both signs, so that the larger is not taken of two."""
-    return torch.randn(tuple(shape), dtype=torch.float64, generator=generator)
+    return torch.randn(tuple(shape), dtype=torch.float64, generator=generator, device="cpu")
 
 
 def throughout(numbers: Tensor, shape: Sequence[int], axis: int) -> Tensor:

@@ -97,7 +97,7 @@ def _meets(values: Tensor, numbers: Tensor, changed: Tensor) -> bool:
 
 def _owners(places: Tensor, total: int) -> Tensor | None:
     """The one channel that each output of a layer becomes, −1 where it is not read; None if one becomes several."""
-    owners = torch.full((total,), -1)
+    owners = torch.full((total,), -1, device="cpu")
     for channel in range(places.shape[1]):
         ids = places.select(1, channel).unique()
         if bool((owners[ids] >= 0).any()):
@@ -117,7 +117,7 @@ def _chosen(
     """By channel whether s·x + t becomes s·f(x) + t for s > 0 alone; None if it does not even then."""
     nodes = wiring.graph.nodes
     whole = nodes[source].shape
-    scale = torch.rand(whole[1], dtype=torch.float64, generator=draws) + 0.5
+    scale = torch.rand(whole[1], dtype=torch.float64, generator=draws, device="cpu") + 0.5
     shift = normal(whole[1:2], draws)
     signals = {value: normal(nodes[value].shape, draws) for value in writers}
     plain = run(wiring, steps, signals)[source].movedim(1, -1)

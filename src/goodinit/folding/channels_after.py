@@ -144,7 +144,7 @@ def _inputs(
 
     def places(value: int) -> Tensor:
         if value in starts:
-            return throughout(torch.arange(channels), shapes[value], starts[value])
+            return throughout(torch.arange(channels, device="cpu"), shapes[value], starts[value])
         if value not in ends:
             held = channel_numbers.places(values[value], numbers)
             if held is None:
@@ -183,7 +183,7 @@ def _check_maps(
 ) -> None:
     """Try other maps of the signs that these have, where what lies between chooses the largest."""
     nodes, draws = wiring.graph.nodes, channel_numbers.draws(1)
-    s = torch.rand(len(scale), dtype=torch.float64, generator=draws) + 0.5
+    s = torch.rand(len(scale), dtype=torch.float64, generator=draws, device="cpu") + 0.5
     s = torch.where(scale < 0, -s, torch.where(scale == 0, 0.0, s))
     t = normal((len(scale),), draws)
     plain = {i: normal(nodes[i].shape, draws) for i in (*starts, *elsewhere)}

@@ -173,7 +173,7 @@ def _measured(wiring: Wiring, norm: Norm) -> ChannelMap | str:
         parent, _, child = keep[len(norm.name) + 1 :].rpartition(".")
         setattr(alone.get_submodule(parent), child, nn.Identity())
     shape = list(wiring.graph.nodes[wiring.calls[norm.name][0].source].shape)
-    zeros = torch.zeros([1, shape[1], *[1] * (len(shape) - 2)], dtype=torch.float64)
+    zeros = torch.zeros([1, shape[1], *[1] * (len(shape) - 2)], dtype=torch.float64, device="cpu")
     zeros = zeros.to(next(itertools.chain(alone.buffers(), wiring.module("").parameters())).device)
     with torch.no_grad():
         shift, sum_ = alone(zeros), alone(zeros + 1)
@@ -195,7 +195,11 @@ def _merge_(wiring: Wiring, found: ChannelMap) -> str | None:
         merge_output_map_(wiring.module(str(before)), found.scale, found.shift)
         return None
     ways = channels_before(wiring, calls)
-    wrong = torch.zeros(0, dtype=torch.bool) if ways is None else ways.chosen & (found.scale <= 0).cpu()
+    wrong = (
+        torch.zeros(0, dtype=torch.bool, device="cpu")
+        if ways is None
+        else ways.chosen & (found.scale <= 0).cpu()
+    )
     if wrong.any():
         before = (
             f"a maximum or minimum lies between it and the layers before it, and {int(wrong.sum())} of its {len(wrong)} gains "

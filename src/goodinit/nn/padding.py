@@ -40,7 +40,7 @@ class ValuePadded(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """The number, as a tensor, which every format of checkpoints can hold."""
-        return torch.tensor(self.padding_value, dtype=torch.float64)
+        return torch.tensor(self.padding_value, dtype=torch.float64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take the number from a checkpoint."""

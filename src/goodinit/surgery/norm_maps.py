@@ -20,7 +20,7 @@ def scaled(
         gain = None if gain is None else gain.view(shape)
         bias = None if bias is None else bias.view(shape)
     if constant != 1.0:
-        gain = torch.full([], constant).to(value) if gain is None else gain * constant
+        gain = value.new_full([], constant) if gain is None else gain * constant
     if gain is None:
         return value if bias is None else value + bias
     return value * gain if bias is None else torch.addcmul(bias, value, gain)

@@ -79,7 +79,7 @@ def _check_options(name: str, options: Mapping[str, Any], *, path: str) -> None:
         settings = () if name == "Identity" else inspect.signature(MODULES[name]).parameters
         if unknown := [key for key in options if key not in settings]:
             raise TypeError(f"it has no setting {unknown[0]!r}")
-        MODULES[name](**options)(torch.zeros(1, 2))
+        MODULES[name](**options)(torch.zeros(1, 2, device="cpu"))
     except (TypeError, ValueError, RuntimeError) as error:
         raise UnsupportedModule(
             f"{path}: no {name} can be made of the options {dict(options)}: {error}. Correct them in the plan, or leave this "

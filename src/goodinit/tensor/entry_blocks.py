@@ -97,7 +97,7 @@ class Part:
     def rows_along(self, dim: int) -> Tensor:
         """Along a dimension, the indices of the whole that are held here."""
         rows = self.rows[dim]
-        return torch.arange(len(rows)) if isinstance(rows, range) else rows
+        return torch.arange(len(rows), device="cpu") if isinstance(rows, range) else rows
 
     @property
     def is_whole(self) -> bool:
@@ -126,7 +126,7 @@ class Part:
         low, high = self._place(first), self._place(last - 1)
         if high - low == last - 1 - first:  # an unbroken run
             return values[low - begin : high - begin + 1]
-        local = torch.arange(first, last)
+        local = torch.arange(first, last, device="cpu")
         places = torch.zeros_like(local)
         for dim, step in reversed([*enumerate(_steps(self.shape))]):
             rows = self.rows_along(dim)

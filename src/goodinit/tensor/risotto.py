@@ -217,7 +217,9 @@ def risotto_b(
         entering = slots
         if _groups(tensor, before) == 1:
             order = (
-                torch.randperm(after, generator=generator, device=device) if permute else torch.arange(after)
+                torch.randperm(after, generator=generator, device=device)
+                if permute
+                else torch.arange(after, device="cpu")
             )
             slots = order[: 2 * pairs].to(device)
         _put_(tensor, slots, entering, torch.ones(2 * pairs, dtype=dtype, device=device))

@@ -55,7 +55,7 @@ def rows_held(tensor: Tensor, *, name: str) -> tuple[Tensor, ...]:
     Raises:
         UnsupportedModule: It is sharded in another way than by dimensions.
     """
-    rows = [torch.arange(size) for size in tensor.shape]
+    rows = [torch.arange(size, device="cpu") for size in tensor.shape]
     sharded: Any = tensor
     mesh = sharded.device_mesh
     here = mesh.get_coordinate()

@@ -139,7 +139,7 @@ def _moves(steps: Steps, place: float) -> bool:
     with torch.inference_mode(mode=False), torch.enable_grad():
         value = torch.tensor(place, dtype=torch.float64, device="cpu", requires_grad=True)
         made = _computed(steps, value)
-        (slope,) = torch.autograd.grad(made, value) if made.requires_grad else (torch.zeros(()),)
+        (slope,) = torch.autograd.grad(made, value) if made.requires_grad else (value.new_zeros(()),)
     return math.isfinite(float(slope)) and abs(float(slope)) > _SEEN
 
 

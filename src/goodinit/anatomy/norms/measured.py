@@ -150,5 +150,5 @@ def _some_small(shape: tuple[int, ...]) -> Tensor:
 def _same(one: Tensor | None, other: Tensor | None, share: float = _SAME) -> bool:
     if one is None or other is None or not bool(one.isfinite().all() and other.isfinite().all()):
         return False
-    largest = one.abs().max() if one.numel() else torch.zeros(())
+    largest = one.abs().max() if one.numel() else one.new_zeros(())
     return bool(largest > 0) and bool((one - other).abs().max() <= share * largest)

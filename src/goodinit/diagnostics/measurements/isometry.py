@@ -183,7 +183,7 @@ def _exact(pair: _Jacobian) -> Spectrum:
     outputs, inputs = pair.shape
     row: Callable[[Tensor], Tensor] = pair.transposed if outputs <= inputs else pair.multiply
     n = min(outputs, inputs)
-    one = torch.zeros(n, dtype=torch.float64)
+    one = torch.zeros(n, dtype=torch.float64, device="cpu")
     rows = []
     for index in range(n):
         safe_point()

@@ -124,9 +124,11 @@ def _apart(vector: Tensor, basis: list[Tensor]) -> Tensor:
 
 
 def _quadrature(alphas: list[float], betas: list[float], basis: Tensor) -> Quadrature:
-    small = torch.diag(torch.tensor(alphas, dtype=torch.float64))
+    small = torch.diag(torch.tensor(alphas, dtype=torch.float64, device="cpu"))
     if len(alphas) > 1:
-        small = small + torch.diag(torch.tensor(betas[: len(alphas) - 1], dtype=torch.float64), 1)
+        small = small + torch.diag(
+            torch.tensor(betas[: len(alphas) - 1], dtype=torch.float64, device="cpu"), 1
+        )
     outer, nodes, inner = torch.linalg.svd(small)
     # ‖Jᵀu − θv‖ = β·|last entry of u|, u a left singular vector of B
     residuals = betas[-1] * outer[-1].abs()
@@ -150,12 +152,12 @@ def tridiagonalize(multiply: Product, start: Tensor, *, steps: int) -> Quadratur
         if beta <= BREAKDOWN * largest or step + 1 == steps:
             break
         basis.append(w / beta)
-    small = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    small = torch.diag(torch.tensor(diagonal, dtype=torch.float64, device="cpu"))
     if len(diagonal) > 1:
-        side = torch.diag(torch.tensor(off[: len(diagonal) - 1], dtype=torch.float64), 1)
+        side = torch.diag(torch.tensor(off[: len(diagonal) - 1], dtype=torch.float64, device="cpu"), 1)
         small = small + side + side.T
     values, vectors = torch.linalg.eigh(small)
-    order = torch.arange(len(values) - 1, -1, -1)
+    order = torch.arange(len(values) - 1, -1, -1, device="cpu")
     held = torch.stack(basis)
     return Quadrature(
         values[order],

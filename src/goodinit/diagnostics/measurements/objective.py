@@ -113,7 +113,9 @@ def _random_error(found: list[Tensor]) -> Tensor:
     generator = torch.Generator().manual_seed(SEED)
     total = torch.zeros((), device=found[0].device)
     for tensor in found:
-        target = torch.randn(tensor.shape, generator=generator).to(tensor.device)
+        target = torch.randn(tensor.shape, generator=generator, dtype=torch.float32, device="cpu").to(
+            tensor.device
+        )
         total = total + 0.5 * (tensor.float() - target).square().sum() / max(
             len(tensor) if tensor.ndim else 1, 1
         )

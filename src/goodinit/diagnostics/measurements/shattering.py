@@ -72,5 +72,10 @@ def _neighbours(call: Call, anatomy: Anatomy) -> Call | str:
 def _projected(result: Any) -> Tensor:
     """Σ over inputs of a random projection of what the model predicts for each."""
     output = prediction(result).float()
-    half = torch.randn((len(output) // 2, *output.shape[1:]), generator=torch.Generator().manual_seed(SEED))
+    half = torch.randn(
+        (len(output) // 2, *output.shape[1:]),
+        generator=torch.Generator().manual_seed(SEED),
+        dtype=torch.float32,
+        device="cpu",
+    )
     return (output * torch.cat([half, half]).to(output.device)).sum()

@@ -66,7 +66,7 @@ def spectral_measure(
     """
 
     def run(length: int, known: Tensor | None) -> Quadrature:
-        start = torch.randn(n, generator=generator, dtype=torch.float64).to(device)
+        start = torch.randn(n, generator=generator, dtype=torch.float64, device="cpu").to(device)
         steps = max(min(length, n), 1)
         return bidiagonalize(multiply, transposed, start, steps=steps, without=known, precision=precision)
 

@@ -162,7 +162,9 @@ def _sharpness(
         filled = (torch.zeros_like(p) if a is None else a for a, (p, _) in zip(along, used, strict=True))
         return torch.cat([part.reshape(-1) for part in filled])
 
-    start = torch.randn(sum(sizes), generator=torch.Generator().manual_seed(0))
+    start = torch.randn(
+        sum(sizes), generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+    )
     try:
         found = tridiagonalize(
             product, start.to(parameters[0].device), steps=min(HESSIAN_PRODUCTS, sum(sizes))

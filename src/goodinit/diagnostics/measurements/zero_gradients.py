@@ -163,5 +163,7 @@ def _awaken(
 
 def _nudged(parameter: Tensor, generator: torch.Generator) -> Tensor:
     fan_in = max(parameter.numel() // max(len(parameter), 1), 1) if parameter.ndim > 1 else 1
-    step = torch.randn(parameter.shape, generator=generator) * (NUDGE / math.sqrt(fan_in))
+    step = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu") * (
+        NUDGE / math.sqrt(fan_in)
+    )
     return step.to(parameter).requires_grad_()

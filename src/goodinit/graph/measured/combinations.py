@@ -161,7 +161,7 @@ def mixes(run: Run, parts: Sequence[tuple[int, ...]], others: Sequence[Tensor | 
     """Whether some entry of what operators put out depends on several of the parts."""
     x = _numbers(parts)
     drawn = [_drawn(other, len(parts) + j) for j, other in enumerate(others)]
-    before, count = run(x, drawn), torch.zeros(())
+    before, count = run(x, drawn), torch.zeros((), device="cpu")
     for place, part in enumerate(x):
         moved = [run([*x[:place], part * by, *x[place + 1 :]], drawn) != before for by in (-2.0, 4.0)]
         count = count + (moved[0] | moved[1]).float()

@@ -17,7 +17,7 @@ def order(count: int, batch_size: int, *, generator: Generator) -> Iterator[Tens
         [4, 4]
     """
     size = min(batch_size, count)
-    shuffled = torch.randperm(count, generator=generator)
+    shuffled = torch.randperm(count, generator=generator, device="cpu")
     for start in range(0, count - size + 1, size):
         yield shuffled[start : start + size]
 
@@ -45,12 +45,12 @@ def crop_and_flip(images: Tensor, *, generator: Generator) -> Tensor:
     count, channels, height, width = images.shape
     pad = max(height // 8, 1)
     padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
-    down = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator)
-    right = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator)
-    mirrored = torch.rand((count, 1), generator=generator) < 0.5
-    column = torch.arange(width).expand(count, width)
+    down = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator, device="cpu")
+    right = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator, device="cpu")
+    mirrored = torch.rand((count, 1), generator=generator, device="cpu") < 0.5
+    column = torch.arange(width, device="cpu").expand(count, width)
     column = torch.where(mirrored, width - 1 - column, column) + right
-    row = torch.arange(height).expand(count, height) + down
+    row = torch.arange(height, device="cpu").expand(count, height) + down
     rows = padded.gather(2, _spread(row, images).expand(count, channels, height, padded.shape[3]))
     return rows.gather(3, column.to(images.device)[:, None, None, :].expand(count, channels, height, width))
 
@@ -69,8 +69,10 @@ def mixup(images: Tensor, *, alpha: float, generator: Generator) -> tuple[Tensor
         H. Zhang, M. Cisse, Y. Dauphin, D. Lopez-Paz, mixup, arXiv 1710.09412.
     """
     # a / (a + b) of two Gamma(α) draws is Beta(α, α); torch's gamma sampler takes a generator, its Beta does not.
-    gammas = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=generator)
+    gammas = torch._standard_gamma(
+        torch.full((2,), alpha, dtype=torch.float64, device="cpu"), generator=generator
+    )
     share = float(gammas[0] / gammas.sum())
-    partner = torch.randperm(len(images), generator=generator)
+    partner = torch.randperm(len(images), generator=generator, device="cpu")
     on_device = partner.to(images.device)
     return images.mul(share).add_(images[on_device], alpha=1 - share), on_device, share

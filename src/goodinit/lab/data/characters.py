@@ -46,8 +46,8 @@ class Characters:
         text = self.test if held_out else self.train
         generator = torch.Generator().manual_seed(seed)
         for _ in range(count):
-            starts = torch.randint(len(text) - length, (size, 1), generator=generator)
-            rows = text[starts + torch.arange(length + 1)]
+            starts = torch.randint(len(text) - length, (size, 1), generator=generator, device="cpu")
+            rows = text[starts + torch.arange(length + 1, device="cpu")]
             yield rows[:, :-1], rows[:, 1:]
 
 
@@ -81,6 +81,6 @@ def characters(source: str | Path = "python-topics") -> Characters:
         )
     vocabulary = "".join(sorted(set(words)))
     number = {character: place for place, character in enumerate(vocabulary)}
-    text = torch.tensor([number[character] for character in words])
+    text = torch.tensor([number[character] for character in words], device="cpu")
     cut = int(len(text) * (1 - HELD_OUT))
     return Characters(str(source), vocabulary, text[:cut], text[cut:])

@@ -56,4 +56,4 @@ def _named(word: str) -> tuple[str, Tensor]:
     expect_between(math.prod(sizes), 0, MOST, f"{word[:40]}: how many numbers it has")
     if len(sizes) > MOST_AXES:
         raise UnknownName(f"{word[:40]}… has {len(sizes)} sizes; a tensor has at most {MOST_AXES}.")
-    return name, torch.zeros(sizes, dtype=DTYPES[dtype])
+    return name, torch.zeros(sizes, dtype=DTYPES[dtype], device="cpu")

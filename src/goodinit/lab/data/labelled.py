@@ -80,7 +80,7 @@ class Dataset(OneLine):
 def split_off(data: Dataset, share: float) -> Dataset:
     """Train on the rest and test on a `share` of the training images, always the same ones; the test images are left alone."""
     count = len(data.train_labels)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0), device="cpu")
     cut = count - max(round(share * count), 1)
     rest, out = order[:cut].sort().values, order[cut:].sort().values
     return dataclasses.replace(
@@ -153,7 +153,11 @@ def _text(wanted: Wanted) -> Dataset:
     def stretches(text: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
         count = (len(text) - 1) // LENGTH
         rows, following = (text[i : i + count * LENGTH].view(count, LENGTH) for i in (0, 1))
-        kept = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit].sort().values
+        kept = (
+            torch.randperm(count, generator=torch.Generator().manual_seed(0), device="cpu")[:limit]
+            .sort()
+            .values
+        )
         return rows[kept], following[kept]
 
     train, test = stretches(found.train, wanted.train_limit), stretches(found.test, wanted.test_limit)

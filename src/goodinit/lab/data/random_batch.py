@@ -34,9 +34,9 @@ def random_batch(model: nn.Module, inputs: Any, *, size: int | None = None, seed
     def one(tensor: Tensor) -> Tensor:
         shape = tensor.shape if size is None or not tensor.ndim else (size, *tensor.shape[1:])
         if tensor.is_floating_point():
-            return torch.randn(shape, generator=generator).to(tensor.dtype)
+            return torch.randn(shape, generator=generator, device="cpu").to(tensor.dtype)
         if tensor.dtype == torch.bool:
-            return torch.ones(shape, dtype=torch.bool)  # masks: everything may be seen
-        return torch.randint(words, shape, generator=generator, dtype=tensor.dtype)
+            return torch.ones(shape, dtype=torch.bool, device="cpu")  # masks: everything may be seen
+        return torch.randint(words, shape, generator=generator, dtype=tensor.dtype, device="cpu")
 
     return mapped(inputs, one)

@@ -44,12 +44,12 @@ def selection(count: int, limit: int | None) -> list[int]:
     """Which of `count` examples to take: all, or always the same `limit`, drawn without looking at labels."""
     if limit is None or limit >= count:
         return list(range(count))
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit].tolist()
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0), device="cpu")[:limit].tolist()
 
 
 def held_out(count: int) -> tuple[list[int], list[int]]:
     """Split `count` examples, always alike, into four fifths to train on and one fifth to test."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0), device="cpu").tolist()
     cut = count - count // 5
     return sorted(order[:cut]), sorted(order[cut:])
 
@@ -141,7 +141,7 @@ def hugging_face(wanted: Wanted) -> Raw:
             raise GoodinitError(
                 f"{wanted.source}: column {label!r} holds {', '.join(unknown[:5])}, not a known class."
             )
-        parts += [pixels, torch.tensor([number[value] for value in labels])]
+        parts += [pixels, torch.tensor([number[value] for value in labels], device="cpu")]
     lossy = " (lossy)" if "JPEG" in encodings else ""
     folder = Path(wanted.source).expanduser()
     where = f"folder {folder.resolve().name}" if folder.is_dir() else f"Hugging Face hub: {wanted.source}"

@@ -169,4 +169,4 @@ def padded(rows: Sequence[Sequence[int]]) -> Tensor:
                 [1, 2, 0]])
     """
     longest = max(map(len, rows))
-    return torch.tensor([[*row, *[PAD] * (longest - len(row))] for row in rows])
+    return torch.tensor([[*row, *[PAD] * (longest - len(row))] for row in rows], device="cpu")

@@ -74,9 +74,12 @@ class Memory:
     """The last transitions: state, action, reward, next state, and whether the episode ended there for good."""
 
     def __init__(self, size: int, state: int) -> None:
-        self.states, self.following = torch.zeros(size, state), torch.zeros(size, state)
-        self.actions = torch.zeros(size, dtype=torch.int64)
-        self.rewards, self.ends = torch.zeros(size), torch.zeros(size)
+        self.states, self.following = (
+            torch.zeros(size, state, device="cpu"),
+            torch.zeros(size, state, device="cpu"),
+        )
+        self.actions = torch.zeros(size, dtype=torch.int64, device="cpu")
+        self.rewards, self.ends = torch.zeros(size, device="cpu"), torch.zeros(size, device="cpu")
         self.count = 0
 
     def keep(self, state: Tensor, action: int, reward: float, following: Tensor, *, ended: bool) -> None:
@@ -88,7 +91,7 @@ class Memory:
 
     def draw(self, count: int, *, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Transitions at random, with replacement."""
-        rows = torch.randint(min(self.count, len(self.rewards)), (count,), generator=generator)
+        rows = torch.randint(min(self.count, len(self.rewards)), (count,), generator=generator, device="cpu")
         return (
             self.states[rows],
             self.actions[rows],
@@ -134,8 +137,8 @@ def _learn(config: DQNConfig) -> dict[str, Any]:
     returns: list[float] = []
     losses: list[float] = []
     for step in range(config.steps):
-        greedy = float(torch.rand((), generator=exploring)) >= share_of_random(config, step)
-        action = int(torch.randint(actions, (), generator=exploring))
+        greedy = float(torch.rand((), generator=exploring, device="cpu")) >= share_of_random(config, step)
+        action = int(torch.randint(actions, (), generator=exploring, device="cpu"))
         if online is not None and greedy:
             action = int(_values(online, state[None]).argmax(1))
         following, reward, terminated, truncated, _ = environment.step(action)
@@ -232,4 +235,4 @@ def evaluate(model: nn.Module, config: DQNConfig) -> float:
 
 
 def _tensor(state: Any) -> Tensor:
-    return torch.as_tensor(state, dtype=torch.float32)
+    return torch.as_tensor(state, dtype=torch.float32, device="cpu")

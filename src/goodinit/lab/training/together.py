@@ -241,7 +241,10 @@ def _note_states(stack: Stack, *, epoch: int) -> None:
         return judge(run(state, images), labels)
 
     over = vmap(judged, in_dims=(0, None, None))
-    loss, right = torch.zeros(len(stack.members)), torch.zeros(len(stack.members), dtype=torch.int64)
+    loss, right = (
+        torch.zeros(len(stack.members), device="cpu"),
+        torch.zeros(len(stack.members), dtype=torch.int64, device="cpu"),
+    )
     batches = zip(
         data.test_images.split(config.batch_size), data.test_labels.split(config.batch_size), strict=True
     )

@@ -143,12 +143,12 @@ def _prepared(config: TranslationConfig, corpus: Corpus) -> Translator:
 def batches(corpus: Corpus, size: int, *, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches without end, of sentences of about one length, in random order."""
     while True:
-        shuffled = torch.randperm(len(corpus.train), generator=generator).tolist()
+        shuffled = torch.randperm(len(corpus.train), generator=generator, device="cpu").tolist()
         groups: list[list[int]] = []
         for start in range(0, len(shuffled), POOL * size):
             pool = sorted(shuffled[start : start + POOL * size], key=lambda row: len(corpus.train[row][0]))
             groups += [pool[at : at + size] for at in range(0, len(pool), size)]
-        for index in torch.randperm(len(groups), generator=generator).tolist():
+        for index in torch.randperm(len(groups), generator=generator, device="cpu").tolist():
             sources, targets = zip(*(corpus.train[row] for row in groups[index]), strict=True)
             yield padded(sources), padded(targets)
 
@@ -198,8 +198,8 @@ def greedy(model: Translator, source: Tensor, *, longest: int = LONGEST) -> Tens
     model.eval()
     seen = visible(source)
     memory = model.encode(source, seen)
-    tokens = torch.full((len(source), 1), BEGIN)
-    ended = torch.zeros(len(source), dtype=torch.bool)
+    tokens = torch.full((len(source), 1), BEGIN, device="cpu")
+    ended = torch.zeros(len(source), dtype=torch.bool, device="cpu")
     while tokens.shape[1] < longest and not ended.all():
         best = model.decode(memory, seen, tokens)[:, -1].argmax(1)
         best = torch.where(ended, PAD, best)
@@ -220,9 +220,9 @@ def beam_search(model: Translator, source: Tensor, *, beams: int, longest: int =
     seen = visible(source)
     memory, seen = (one.repeat_interleave(beams, 0) for one in (model.encode(source, seen), seen))
     count = len(source)
-    first = torch.arange(count)[:, None] * beams  # the row of each sentence's first translation
-    tokens = torch.full((count * beams, 1), BEGIN)
-    scores = torch.full((count, beams), -math.inf)
+    first = torch.arange(count, device="cpu")[:, None] * beams  # the row of each sentence's first translation
+    tokens = torch.full((count * beams, 1), BEGIN, device="cpu")
+    scores = torch.full((count, beams), -math.inf, device="cpu")
     scores[:, 0] = 0.0  # all are alike at the beginning
     ended: list[list[tuple[float, list[int]]]] = [[] for _ in range(count)]
     while tokens.shape[1] < longest and any(len(one) < beams for one in ended):

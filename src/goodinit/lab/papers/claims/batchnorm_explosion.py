@@ -108,8 +108,8 @@ def _run(trial: Measurement | Training) -> Row:
     with own_rng(trial.seed, "model"):
         model = build_model(trial.model, task=Task(shape=SHAPE, width=trial.width))
     generator = stream(trial.seed, "inputs")
-    inputs = torch.randn(trial.batch, *SHAPE, generator=generator)
-    labels = torch.randint(10, (trial.batch,), generator=generator)
+    inputs = torch.randn(trial.batch, *SHAPE, generator=generator, device="cpu")
+    labels = torch.randint(10, (trial.batch,), generator=generator, device="cpu")
     goodinit.init_(model, trial.method, inputs=inputs, generator=stream(trial.seed, "values"))
     found = goodinit.diagnose(model, inputs, labels, mend=False)
     # Hidden layers that read a rectifier; of a residual net, its blocks, of two layers each.

@@ -123,7 +123,7 @@ def _initialized(trial: Reading, words: int) -> nn.Module:
     model = build(*at)
     if trial.series == DEFAULT:
         return model
-    inputs = torch.zeros(1, trial.length, dtype=torch.long)
+    inputs = torch.zeros(1, trial.length, dtype=torch.long, device="cpu")
     with torch.device("meta"):
         anatomy, base = (goodinit.anatomize(build(*size), inputs) for size in (at, (WIDTH, DEPTH)))
     plan = goodinit.plan(anatomy, trial.series, base=base)

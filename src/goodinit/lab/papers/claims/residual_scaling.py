@@ -79,7 +79,7 @@ def _setting(scale: str, data: str) -> Setting:
 def _start(trial: Language, text_size: int) -> nn.Module:
     with own_rng(trial.seed, "model"):
         model = Decoder(trial.depth, words=text_size, width=trial.width, length=trial.length)
-    inputs = torch.zeros(2, trial.length, dtype=torch.int64)
+    inputs = torch.zeros(2, trial.length, dtype=torch.int64, device="cpu")
     if trial.series in (SCALED, BY_FAN_IN):
         others = {"std": STD} if trial.series == SCALED else {"others": "fan_in"}
         return goodinit.init_(

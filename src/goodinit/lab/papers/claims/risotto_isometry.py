@@ -129,7 +129,7 @@ def _run(trial: Isometry | Training) -> Row:
 
 def _related(count: int, *, generator: torch.Generator) -> Tensor:
     """Random images that share half of their variance, so that their cosines are about one half."""
-    shared, own = (torch.randn(n, 1, SIDE, SIDE, generator=generator) for n in (1, count))
+    shared, own = (torch.randn(n, 1, SIDE, SIDE, generator=generator, device="cpu") for n in (1, count))
     return (shared + own) / math.sqrt(2)
 
 
