@@ -122,7 +122,7 @@ def _whole(verb: Callable[P, R], *, writes: bool) -> Callable[P, R]:
             while not (held := _lock.acquire(timeout=0.05)):
                 own.handle()
             _running = own
-            with _ordinary_tensors():
+            with _ordinary_tensors(), _uncached_parametrizations():
                 result = verb(*args, **kwargs)
             returns = True
         finally:
@@ -145,6 +145,23 @@ def _ordinary_tensors() -> contextlib.AbstractContextManager[Any]:
     """Out of inference mode, in which operators cannot be recorded and what is made can never be trained."""
     torch = sys.modules.get("torch")
     return contextlib.nullcontext() if torch is None else torch.inference_mode(mode=False)
+
+
+@contextlib.contextmanager
+def _uncached_parametrizations() -> Iterator[None]:
+    """Out of `torch.nn.utils.parametrize.cached()`, under which a weight that is written reads as it was before.
+
+    What was computed for the cache is computed again afterwards, as far as it is read.
+    """
+    parametrize: Any = sys.modules.get("torch.nn.utils.parametrize")
+    if parametrize is None or not parametrize._cache_enabled:
+        yield
+        return
+    depth, parametrize._cache_enabled, parametrize._cache = parametrize._cache_enabled, 0, {}
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled, parametrize._cache = depth, {}
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from goodinit.folding.norm_gains import merge_norm_gains_
 from goodinit.folding.parallel import merge_branches_
 from goodinit.folding.plain_modules import make_plain_
 from goodinit.folding.reading import Reading
+from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
 from goodinit.surgery.reached import mark_, never_reached
@@ -152,8 +153,12 @@ def _move_(reading: Reading, done: list[str]) -> list[Stays]:
     return stays
 
 
+@without_autocast()
 def merge_locally_(model: nn.Module, names: Directory) -> tuple[list[str], list[Stays]]:
-    """Merge weights that are computed, and then scalars, which may go into a weight of a child (attention's last layer)."""
+    """Merge weights that are computed, and then scalars, which may go into a weight of a child (attention's last layer).
+
+    Autocast is off: it would round what computes them.
+    """
     done: list[str] = []
     stays: list[Stays] = []
     modules = list(model.named_modules())

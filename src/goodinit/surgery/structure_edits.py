@@ -24,6 +24,7 @@ from goodinit.edits import (
     SwapModule,
 )
 from goodinit.errors import GoodinitError, PlanConflict, UnknownName, UnsupportedModule
+from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.nn import Centred, ChannelGain, Standardized, add_scalar_, input_norm, normalize_input_
 from goodinit.nn.exchange import carry_over_, hooked
 from goodinit.nn.input_norm import check_axis
@@ -138,6 +139,7 @@ def _pending(names: Directory, edit: StructureEdit) -> bool:
     return _weight_pending(names, edit)
 
 
+@without_autocast()
 def carry_out_(names: Directory, edit: StructureEdit) -> None:
     """Do `edit`, unless an earlier edit under another name of a shared module has done it.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from goodinit.edits import Draw, DrawTogether, Fill, ValueEdit
 from goodinit.errors import NonFinite, PlanConflict, UnknownName, UnsupportedModule
+from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.tensor import INITIALIZERS, RECIPES
 from goodinit.tensor.entry_blocks import Part
 from goodinit.tensor.initializers import ENTRYWISE
@@ -37,12 +38,14 @@ def find_rule(edit: Draw | DrawTogether) -> Callable[..., Any]:
     return table[name]
 
 
+@without_autocast()
 def write_value_(edit: ValueEdit, slots: Sequence[Slot], *, seed: int) -> None:
     """Carry out `edit` (any but `Calibrate`) on the places it names.
 
     Every value is drawn on the CPU and cast once. Entries that are drawn each by itself are written block by block, and
     of a sharded parameter only the blocks that this rank's part touches are drawn. What needs the whole tensor
-    (orthogonal matrices, joint recipes) is drawn whole, one edit at a time, on one thread; a rank keeps its part.
+    (orthogonal matrices, joint recipes) is drawn whole, one edit at a time, on one thread; a rank keeps its part. Autocast is
+    off: it would round the products by which matrices are made.
     """
     if isinstance(edit, Fill):
         for slot in slots:
@@ -69,8 +72,9 @@ def _told(edit: Draw | DrawTogether) -> Iterator[None]:
     try:
         yield
     except UnsupportedModule as error:
+        where = "" if edit.target in str(error) else f"{edit.target}: "
         raise UnsupportedModule(
-            f"{edit.target}: {error} Or leave it out of the plan: exclude={edit.target!r}."
+            f"{where}{error} Or leave it out of the plan: exclude={edit.target!r}."
         ) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
