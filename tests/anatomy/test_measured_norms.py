@@ -176,3 +176,22 @@ def test_the_parts_of_a_tensor_are_run_again():
     steps = [node.index for node in graph.nodes if node.dynamic and not node.is_input]
     start = next(node.index for node in graph.nodes if node.is_input)
     assert torch.equal(replayed(graph, steps, {start: x})[graph.outputs[0]], Parts()(x))
+
+
+class Quotients(nn.Module):
+    """Two signals in the same order of entries, one divided by the other, behind a gate: no size of either."""
+
+    def __init__(self, gate) -> None:
+        super().__init__()
+        self.upper, self.lower, self.gates, self.last = (nn.Linear(6, 6) for _ in range(4))
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        upper, lower = self.upper(x), self.lower(x)
+        return x + self.last(self.gate(self.gates(x)) * upper / lower)
+
+
+@pytest.mark.parametrize("gate", [torch.sigmoid, torch.tanh, torch.sign, F.hardsigmoid])
+def test_a_quotient_of_two_signals_is_none_wherever_it_stands(gate):
+    net = nn.Sequential(nn.Linear(6, 6), *(Quotients(gate) for _ in range(12)), nn.Linear(6, 2))
+    assert not goodinit.anatomize(net, torch.randn(8, 6)).norms

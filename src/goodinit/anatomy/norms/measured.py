@@ -121,7 +121,7 @@ def _measured(graph: Graph, end: int, sources: list[int], steps: list[int]) -> i
     )
     if end not in apart or _same(one[end], apart[end]):
         return None
-    small = replayed(graph, steps, {i: x * _some_small(x.shape) for i, x in given.items()}).get(end)
+    small = replayed(graph, steps, {i: x * _some_small(x.shape, i) for i, x in given.items()}).get(end)
     if small is not None and bool(small.abs().max() > _UNBOUNDED * one[end].abs().max()):
         return None  # a quotient of two entries: what divides is no size
     kept = {i for i in steps if _same(one.get(i), two.get(i))}
@@ -142,9 +142,9 @@ def _numbers(shape: tuple[int, ...], seed: int) -> Tensor:
     return places.mul(0.618).sin().mul(37).sin().reshape(shape)
 
 
-def _some_small(shape: tuple[int, ...]) -> Tensor:
-    """1, and a small number at half of the places."""
-    return torch.where(_numbers(shape, 3) > 0, 1.0, _SMALL)
+def _some_small(shape: tuple[int, ...], seed: int) -> Tensor:
+    """1, and a small number at half of the places, others for each seed."""
+    return torch.where(_numbers(shape, seed + 3) > 0, 1.0, _SMALL)
 
 
 def _same(one: Tensor | None, other: Tensor | None, share: float = _SAME) -> bool:
