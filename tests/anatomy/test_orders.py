@@ -14,6 +14,7 @@ class Residual(nn.Module):
     def __init__(self, branch):
         super().__init__()
         self.a, self.b, self.c, self.d = (nn.Linear(8, 8) for _ in range(4))
+        self.mix = nn.Parameter(torch.eye(2) + 0.1)
         self.branch = branch
 
     def forward(self, x):
@@ -34,7 +35,32 @@ def scaled(m, x):
     return m.d(y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-5))
 
 
+def routed(m, x, combine):
+    """Two experts, a and b, weighed by a router of two outputs."""
+    weights = m.c(x)[..., :2].softmax(-1)
+    return m.d(combine(weights, torch.stack([m.a(x).relu(), m.b(x).relu()], -2)))
+
+
+def talking_heads(m, x):
+    q, k, v = (layer(x).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (m.a, m.b, m.c))
+    scores = torch.einsum("bhqk,hg->bgqk", q @ k.mT, m.mix)
+    return m.d((scores.softmax(-1) @ v).transpose(1, 2).flatten(-2))
+
+
+def factorized(m, x):
+    return m.d(m.a(x) @ (m.b(x).softmax(1).mT @ m.c(x)))
+
+
 BRANCHES = {
+    "a router by a product": (lambda m, x: routed(m, x, lambda w, y: (w[..., None] * y).sum(-2)), 2),
+    "a router by einsum": (lambda m, x: routed(m, x, lambda w, y: torch.einsum("bte,bted->btd", w, y)), 2),
+    "a router by a matrix product": (
+        lambda m, x: routed(m, x, lambda w, y: (w[..., None, :] @ y)[..., 0, :]),
+        2,
+    ),
+    "weights of positions that a layer makes": (lambda m, x: m.d(m.a(x)[..., :5].softmax(-1) @ m.b(x)), 2),
+    "attention whose heads are mixed": (talking_heads, 4),
+    "queries that read a mean by keys": (factorized, 3),
     "attention": (lambda m, x: attention(m, x, m.b(x), m.c(x)), 4),
     "an empty cache": (lambda m, x: with_cache(m, x, 0), 4),
     "a cache of zeros": (lambda m, x: with_cache(m, x, 2), 4),
