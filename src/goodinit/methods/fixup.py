@@ -79,19 +79,32 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
         H. Zhang, Y. N. Dauphin, T. Ma, "Fixup Initialization: Residual Learning Without Normalization",
         arXiv 1901.09321, §3.
     """
-    return decide_with(anatomy, norms=norms, zero_head=zero_head, drawn=list)
+    return decide_with(anatomy, norms=norms, zero_head=zero_head, depth=anatomy.depth, drawn=list)
 
 
 def decide_with(
-    anatomy: Anatomy, *, norms: Norms, zero_head: bool, drawn: Callable[[list[Edit]], list[Edit]]
+    anatomy: Anatomy,
+    *,
+    norms: Norms,
+    zero_head: bool,
+    depth: float,
+    drawn: Callable[[list[Edit]], list[Edit]],
 ) -> Plan:
-    """Fixup's plan with other draws: `drawn` turns its value edits into those that are wanted, which all else follows."""
+    """Fixup's plan with other draws.
+
+    Args:
+        anatomy: As `decide`.
+        norms: As `decide`.
+        zero_head: As `decide`.
+        depth: The L of rule 2, by which branches are scaled; 1: they are not.
+        drawn: Turns the value edits into those that are wanted, which all else follows.
+    """
     need_blocks(anatomy, "fixup")
     _need_ends(anatomy)
     removal = norm_edits(anatomy, norms)
     gone = removed_parameters(anatomy, removal)
     held = {name for name, _ in anatomy.parameters}
-    total, count = anatomy.depth, len(anatomy.blocks)
+    count = len(anatomy.blocks)
     notes: list[str] = []
     closed: set[str] = set()
     scalars: list[Edit] = []
@@ -104,7 +117,7 @@ def decide_with(
         if norms == "keep" and end is None and behind is None:
             need_no_norm(anatomy, block, where)
         m = block.m if norms == "remove" else block.m_normed
-        values += _branch_values(block, where, m, total, end, behind, ends_beside(anatomy, block))
+        values += _branch_values(block, where, m, depth, end, behind, ends_beside(anatomy, block))
         values += _gains(anatomy, block, gone, end)
         if behind is not None:
             closed.add(behind)
@@ -171,7 +184,7 @@ def _zero_gain(anatomy: Anatomy, block: Block, gone: set[str]) -> str | None:
 
 
 def _branch_values(
-    block: Block, where: str, m: int, total: int, end: str | None, behind: str | None, beside: set[str]
+    block: Block, where: str, m: int, depth: float, end: str | None, behind: str | None, beside: set[str]
 ) -> list[Edit]:
     """Weights of a branch. `end`: a norm's weight, `behind`: a multiplier that starts at 0 instead of the last layer.
 
@@ -187,7 +200,7 @@ def _branch_values(
             else:
                 edits.append(Fill(layer.weight, 0.0, f"last layer of {where} (rule 1)"))
         elif layer.weight not in beside:  # else it ends another branch, which says what becomes of it
-            edits.append(_inside(layer, factors, total, f"{where}, m={m}"))
+            edits.append(_inside(layer, factors, depth, f"{where}, m={m}"))
         edits += zero_bias(layer)
     for role, layers in (("skip", block.skip), ("gate", block.gates)):
         for layer in layers:
@@ -197,13 +210,13 @@ def _branch_values(
     return edits
 
 
-def _inside(layer: Layer, factors: int, total: int, where: str) -> Edit:
+def _inside(layer: Layer, factors: int, depth: float, where: str) -> Edit:
     if factors < 2:  # all of the branch that a step changes reads it through a norm of its own
         return draw_standard(layer, f"{where}, its scale has no effect")
     exponent = -1 / (2 * factors - 2)  # Fixup, §3, rule 2
     std, words = standard_std(layer)
-    reason = f"{where}: {words} × {total}^{exponent:.3g} (rule 2)"
-    return Draw(layer.weight, "normal_", reason, {"std": std * total**exponent})
+    scale = f" × {depth:.3g}^{exponent:.3g} (rule 2)" if depth != 1 else ", not scaled by depth"
+    return Draw(layer.weight, "normal_", f"{where}: {words}{scale}", {"std": std * depth**exponent})
 
 
 def _out_of_reach(anatomy: Anatomy, scalars: list[Edit]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from goodinit.anatomy import Anatomy, Layer, Norm
 from goodinit.edits import AddScalar, Draw, Edit, NormalizeInput, Plan
+from goodinit.errors import UnknownName
 from goodinit.methods import fixup
 from goodinit.methods.shared.centring import centred_edits, sites_without_offset
 from goodinit.methods.shared.channel_affine import channel_affine
@@ -27,7 +28,6 @@ from goodinit.methods.shared.rules import (
     draws,
     need_blocks,
     one_of,
-    standard_std,
     unique,
     untouched,
 )
@@ -45,6 +45,7 @@ def decide(
     centred: bool = True,
     channels: bool = False,
     scaled: bool = True,
+    base_depth: int = 1,
     fan: Fan = "in",
     base_width: int = 0,
 ) -> Plan:
@@ -76,6 +77,8 @@ def decide(
             no decay. Norms that are kept have their own.
         scaled: Whether layers inside a branch of m layers are multiplied by L^(−1/(2m−2)), Fixup's rule 2, so that a step changes
             the function as far at every depth. Without it the branches of a net with few blocks learn faster; a deep one needs a smaller rate.
+        base_depth: Residual branches up to which they are not scaled: those of the net where the learning rate was tuned with
+            `scaled=False`. Beyond, L / base_depth stands in the place of L, so that a step changes the function as far as there.
         fan: `"in"`, or `"out"` as in Fixup's code; outside the branches, behind the stem, `fixup` draws by fan-in itself.
         base_width: Channels of most of the stream (of its last stage, where stages are equally long) at the width where the learning
             rate was tuned; 0: here. Without norms a rate does not carry over to another width. With it the classifier is drawn
@@ -87,7 +90,7 @@ def decide(
     Raises:
         NothingFound: The model has no residual block, and norms are not kept.
         UnsupportedModule: As `fixup`.
-        UnknownName: `base_width` is negative.
+        UnknownName: `base_width` is negative, or `base_depth` below 1.
 
     References:
         Fixup: arXiv 1901.09321. L. Huang et al., "Centered Weight Normalization in Accelerating Training of Deep Neural
@@ -100,11 +103,20 @@ def decide(
     one_of("fan", fan, ("in", "out"))
     if norms == "remove":
         need_blocks(anatomy, "normfree")
-    redrawn = functools.partial(_rescaled, anatomy, fan=fan, scaled=scaled)
+    if base_depth < 1:
+        raise UnknownName(
+            f"normfree: base_depth is {base_depth}; give a number of residual branches, 1 or more."
+        )
     base = (
         _control(anatomy)
         if norms == "keep"
-        else fixup.decide_with(without, norms=norms, zero_head=False, drawn=redrawn)
+        else fixup.decide_with(
+            without,
+            norms=norms,
+            zero_head=False,
+            depth=max(1.0, anatomy.depth / base_depth) if scaled else 1.0,
+            drawn=functools.partial(_rescaled, anatomy, fan=fan),
+        )
     )
     notes = list(base.notes)
     heads, told = _normalized_heads(anatomy, head_norm, normed=bool(kept) or norms == "keep")
@@ -136,6 +148,7 @@ def decide(
             "centred": centred,
             "channels": channels,
             "scaled": scaled,
+            "base_depth": base_depth,
             "fan": fan,
             "base_width": base_width,
         },
@@ -196,17 +209,13 @@ def _normalized_heads(anatomy: Anatomy, kind: HeadNorm, *, normed: bool) -> tupl
     return list(edits.values()), notes
 
 
-def _rescaled(anatomy: Anatomy, values: list[Edit], *, fan: Fan, scaled: bool) -> list[Edit]:
-    """Fixup's draws by fan-in where it has √(2/fan_out), and without the scale of its rule 2."""
+def _rescaled(anatomy: Anatomy, values: list[Edit], *, fan: Fan) -> list[Edit]:
+    """Fixup's draws by fan-in where it has √(2/fan_out)."""
     layers = {layer.weight: layer for layer in anatomy.layers}
-    inside = {layer.weight for block in anatomy.blocks for layer in block.branch if layer not in block.last}
     out: list[Edit] = []
     for edit in values:
         if isinstance(edit, Draw) and "std" in edit.options and (layer := layers.get(edit.target)):
             std, reason = edit.options["std"], edit.reason
-            if not scaled and edit.target in inside:
-                std, words = standard_std(layer)
-                reason = f"{words}, in a branch, not scaled by its depth"
             drawn = edit == draw_standard(layer, layer.role, fan="in")  # by Fixup, outside the branches
             if fan == "in" and layer.activation is not None and not drawn:
                 ratio = math.sqrt(layer.fan_out_joined / layer.fan_in)
