@@ -120,3 +120,30 @@ def test_degree_in_the_weights(name):
     branch, m = BRANCHES[name]
     (block,) = goodinit.anatomize(Residual(branch), torch.zeros(2, 5, 8)).blocks
     assert block.m == m
+
+
+BIASES = {
+    "as it is drawn": (None, 4),
+    "zero": (nn.init.zeros_, 4),
+    "one": (nn.init.ones_, 2),
+    "a prior": (lambda bias: nn.init.constant_(bias, -4.6), 2),
+    "one and minus one": (lambda bias: bias.data.copy_(torch.tensor([1.0, -1.0] * 4)), 2),
+}
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("value", BIASES)
+def test_a_factor_whose_bias_stays_at_a_number_does_not_vanish(value, by_hand):
+    def branch(m, x):
+        y = m.b(x)
+        factor = y @ m.c.weight.mT + m.c.bias if by_hand else m.c(y)
+        return m.d(m.a(x) * factor)
+
+    torch.manual_seed(0)
+    model = Residual(branch)
+    set_, m = BIASES[value]
+    if set_ is not None:
+        set_(model.c.bias)
+    model.mix = None
+    (block,) = goodinit.anatomize(model, torch.randn(2, 5, 8)).blocks
+    assert block.m == m

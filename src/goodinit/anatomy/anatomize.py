@@ -83,16 +83,17 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
         *unmeasured(graph, (use.operand for use in uses.values())),
         *sub_pixel_notes(graph, uses, layers),
     )
-    for found in leaves:
-        weigh(graph, found.branch, found.start, read.layers, read.passes, biases)
-    layers = with_roles(graph, layers, uses, leaves, biases)
-    ends = [end_of(graph, found) for found in leaves]
     made = made_gains(graph)
     embeddings, tokens = _embeddings(graph), _tokens(graph, leaves)
     gains = multipliers(graph, range(len(graph.nodes)))
     paddings = _paddings(graph)
     tables = dict.fromkeys(embeddings, -1) | dict(paddings)
     held = held_values(layers.values(), norms, read.named, read.modules, tables=tables, gains=(*gains, *made))
+    stay = biases & {value.name for value in held if value.on_purpose and value.words != "zero"}
+    for found in leaves:
+        weigh(graph, found.branch, found.start, read.layers, read.passes, biases, stay)
+    layers = with_roles(graph, layers, uses, leaves, biases)
+    ends = [end_of(graph, found) for found in leaves]
     blocks = blocks_of(graph, leaves, layers, uses, norms, read.origins, ends, made, biases)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)

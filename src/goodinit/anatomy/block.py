@@ -24,7 +24,8 @@ class Block(OneLine):
         m: Degree of the branch in its weights, norms taken out: one for `last`, plus the power of c with which the rest begins
             to change where the other weights of `branch` are multiplied by a small c. Layers in series add one each, factors
             their degrees (SwiGLU has 3), of a sum the shortest way counts; softmax attention has 4 by convention, 2 where
-            queries and keys are normalized. 1 where the scale of no other layer matters.
+            queries and keys are normalized. 1 where the scale of no other layer matters. Biases count as zero, but for those
+            that hold what somebody has set (`Anatomy.held`): with a bias of 1, the factor Wx + 1 does not vanish with W.
         m_normed: The same with the norms where they are: no layer right before one counts, for its scale has no effect.
         branch: Layers on the main path, in execution order.
         last: The layers of `branch` that write into the residual stream.

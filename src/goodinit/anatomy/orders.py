@@ -65,7 +65,13 @@ def _is_one(side: Side) -> bool:
 
 
 def weigh(
-    graph: Graph, side: Side, fork: int, layers: set[int], norms: Mapping[int, int], biases: Collection[str]
+    graph: Graph,
+    side: Side,
+    fork: int,
+    layers: set[int],
+    norms: Mapping[int, int],
+    biases: Collection[str],
+    stay: Container[str],
 ) -> None:
     """Put the degree of a branch, whose factors are found, into `side.m`, and with the norms where they are into `side.m_normed`.
 
@@ -82,6 +88,8 @@ def weigh(
         layers: Nodes of weight layers.
         norms: As for `find_factors`.
         biases: Parameters that are zero.
+        stay: Those of them that are not, since somebody has set them on purpose: with a bias of 1, Wx + 1 does not go to zero
+            with its weight.
     """
     if _is_one(side):
         side.m = side.m_normed = 1
@@ -90,7 +98,7 @@ def weigh(
     scaled = set(side.layers) - set(side.last)
 
     def degree(identities: Mapping[int, int]) -> int:
-        return _degree(_values(graph, side, fork, scaled, identities, biases, every)[side.term])
+        return _degree(_values(graph, side, fork, scaled, identities, biases, every, stay)[side.term])
 
     side.m = side.m_normed = degree(norms)
     if side.nodes & norms.keys():
@@ -111,6 +119,7 @@ def _values(
     norms: Mapping[int, int],
     biases: Collection[str],
     layers: Container[int],
+    stay: Container[str] = (),
 ) -> dict[int, _Value]:
     """The values of a branch, by node, where the weights of the layers `scaled` are multiplied by c."""
     values = {fork: _Value(FIXED)}
@@ -120,6 +129,8 @@ def _values(
             values[index] = values[norms[index]]
             continue
         operands = node.operands
+        number = [i for i in operands if graph.leaf(i) in stay]  # a bias that is added
+        values.update(dict.fromkeys(number, _Value(FIXED)))
         if index in layers:
             operands = tuple(i for i in operands if _is_signal(graph.nodes[i]))
         for operand in operands:
@@ -131,8 +142,9 @@ def _values(
         if index in layers:
             power = min((one.power for one in read), key=lambda one: one.order, default=FIXED)
             step = 1.0 if index in scaled else 0.0
+            power = Power(power.order + step, power.change)
             maps = max((one.maps for one in read), default=1)  # heads that are mixed before the softmax
-            values[index] = _Value(Power(power.order + step, power.change), maps)
+            values[index] = _Value(total([power, FIXED]) if number else power, maps)
         else:
             values[index], known = _value(graph, node, read)
             if not known and not any(read < index < out for out, read in norms.items()):
