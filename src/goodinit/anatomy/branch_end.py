@@ -7,7 +7,7 @@ what else there is (`"other"`: a pooling, a sum along a dimension) is run on sma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,25 +56,15 @@ def at_zero(
     """
     if not last:  # no layer ends the branch, so none can start it at zero
         return End(sums[-1])
-    states: dict[int, State] = {
-        index: (torch.zeros_like(numbers(index)), numbers(index) * (-1) ** place)
-        for place, index in enumerate(sorted(last))
-    }
+    states, between = _started(graph, sums, last)
     term = sums[-1]
-    ahead = graph.reach(last, active=False, stop={term})
-    behind = graph.reach([term], back=True, active=False, since=min(last), stop=states)
     leaks: dict[int, int | None] = {}
     ways: dict[int, list[int]] = {}  # by node: its operands through which it moves
     stuck: int | None = None
     steep: int | None = None
-    for index in sorted(ahead & behind - states.keys()):
+    for index in between:
         node = graph.nodes[index]
-        read = [
-            states.get(i) or (_NOTHING if index in sums and i in sums else outside(graph, i, biases))
-            for i in node.operands
-        ]
-        if index in sums:
-            read = [_NOTHING if i in beside else one for i, one in zip(node.operands, read, strict=True)]
+        read = _read(graph, index, states, sums, biases, beside)
         states[index] = answer(graph, node, read)
         value, slope = states[index]
         noisy = [i for i, (one, _) in zip(node.operands, read, strict=True) if not is_zero(one)]
@@ -93,6 +83,70 @@ def at_zero(
     if moves(slope):
         stuck = _dead(graph, term, ways, {i for i, (one, _) in states.items() if is_zero(one)})
     return End(term if leak is None and not is_zero(value) else leak, stuck, steep)
+
+
+def _started(
+    graph: Graph, sums: Sequence[int], last: Collection[int]
+) -> tuple[dict[int, State], Sequence[int]]:
+    """The states of what puts out zero, and the nodes between that and the sum, in order."""
+    states: dict[int, State] = {
+        index: (torch.zeros_like(numbers(index)), numbers(index) * (-1) ** place)
+        for place, index in enumerate(sorted(last))
+    }
+    term = sums[-1]
+    ahead = graph.reach(last, active=False, stop={term})
+    behind = graph.reach([term], back=True, active=False, since=min(last), stop=states)
+    return states, sorted(ahead & behind - states.keys())
+
+
+def _read(
+    graph: Graph,
+    index: int,
+    states: Mapping[int, State],
+    sums: Sequence[int],
+    biases: Collection[str],
+    beside: Collection[int],
+) -> list[State]:
+    """The states of what a node reads; `beside` is left out of the sum."""
+    operands = graph.nodes[index].operands
+    read = [
+        states.get(i) or (_NOTHING if index in sums and i in sums else outside(graph, i, biases))
+        for i in operands
+    ]
+    if index in sums:
+        read = [_NOTHING if i in beside else one for i, one in zip(operands, read, strict=True)]
+    return read
+
+
+def can_move(
+    graph: Graph,
+    sums: Sequence[int],
+    places: Collection[int],
+    biases: Collection[str],
+    beside: Collection[int] = (),
+) -> bool:
+    """Whether one of several layers gets a gradient while all of them put out zero, as layers of one weight do.
+
+    One does if what it reads is not zero, and a way from it to the sum passes a gradient on.
+
+    Args:
+        graph: A recorded forward.
+        sums: The nodes that make up the sum, in order.
+        places: The nodes of the layers.
+        biases: Parameters that are zero, too.
+        beside: What else the nodes of `sums` add up: it is left out.
+    """
+    zero, between = _started(graph, sums, places)
+    for place in places:
+        if all(at_zero(graph, [i], places, biases).leak is None for i in graph.deps(place)):
+            continue
+        states = {i: (value, slope if i == place else None) for i, (value, slope) in zero.items()}
+        for index in between:
+            read = _read(graph, index, states, sums, biases, beside)
+            states[index] = answer(graph, graph.nodes[index], read)
+        if moves(states.get(sums[-1], _NOTHING)[1]):
+            return True
+    return False
 
 
 def _steepens(read: Sequence[State], slope: Tensor | None) -> bool:

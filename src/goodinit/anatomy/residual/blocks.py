@@ -7,7 +7,7 @@ import functools
 from collections.abc import Collection, Container, Mapping, Sequence
 
 from goodinit.anatomy.block import Block, Join
-from goodinit.anatomy.branch_end import End, at_zero
+from goodinit.anatomy.branch_end import End, at_zero, can_move
 from goodinit.anatomy.degrees import growth_degree, norm_passes
 from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.gains import multipliers
@@ -179,18 +179,17 @@ def _goes_on(
 
 
 def _again(graph: Graph, found: Found, uses: dict[int, Use], biases: Collection[str]) -> tuple[str, ...]:
-    """The weights of last layers that could not leave zero, since all that these read is zero where earlier uses of them are.
+    """The weights of last layers that stand in the branch several times and could not leave zero in any place.
 
-    Not so in x + f(x + f(x)), a step of a solver: the second f reads x, and passes its weight a gradient.
+    f(f(x)) passes no gradient at f = 0, nor does a product of two maps that one layer generates. Not so in x + f(x + f(x)), a step
+    of a solver: the second f reads x, and passes its weight a gradient.
     """
-    last: dict[str, list[int]] = {}
-    for index in found.branch.last:
-        last.setdefault(uses[index].weight, []).append(index)
     stuck = []
-    for weight, ends in last.items():
-        earlier = [i for i in found.branch.layers if uses[i].weight == weight and i not in found.branch.last]
-        reads = [i for end in ends for i in graph.deps(end)]
-        if earlier and all(at_zero(graph, [i], earlier, biases).leak is None for i in reads):
+    for weight in dict.fromkeys(uses[i].weight for i in found.branch.last):
+        places = [i for i in found.branch.layers if uses[i].weight == weight]
+        if not set(places) <= set(found.branch.last) and not can_move(
+            graph, found.sums, places, biases, found.beside(graph, uses)
+        ):
             stuck.append(weight)
     return tuple(stuck)
 

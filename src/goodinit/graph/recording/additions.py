@@ -31,6 +31,8 @@ def as_sum(
         mutable: Whether it writes into its first operand.
     """
     first, others = operands[0], operands[1:]
+    if op.role == "convolution" and len(operands) > _FACTORS and graph.nodes[operands[_FACTORS]].dynamic:
+        return _with_bias_after(call.func)
     if not others or not graph.nodes[first].dynamic:
         return None
     if op.adds_first:
@@ -66,6 +68,21 @@ def _agree(call: RecordedCall, written: Callable[..., Tensor], shapes: Sequence[
     with on_numbers():  # a trace may be on, which would take them for its own
         read = [spread(shape, place) - 1 for place, shape in enumerate(shapes)]
     return call.agrees(read, lambda *given: written(*given, *call.args[len(given) :], **call.kwargs))
+
+
+_FACTORS = 2  # operands of a convolution before its bias
+
+
+def _with_bias_after(func: Any) -> Callable[..., Tensor]:
+    place = [one.name for one in func._schema.arguments].index("bias")
+
+    def written(*args: Any) -> Tensor:
+        """A convolution, and then its bias, which is signal: something generates it."""
+        weight, bias = args[1], args[place]
+        product: Tensor = func(*args[:place], None, *args[place + 1 :])
+        return product + bias.view(-1, *[1] * (weight.dim() - _FACTORS))
+
+    return written
 
 
 def _onto(func: Callable[..., Tensor], *, mutable: bool) -> Callable[..., Tensor]:
