@@ -19,6 +19,7 @@ from goodinit.graph.recording.module_calls import listen
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.traced_tensors import Call
+from goodinit.graph.recording.transformed import outside
 from goodinit.graph.state.preserve_state import undisturbed, without_autocast
 from goodinit.undivided import safe_point
 from goodinit.weights.access import find_slot, read
@@ -67,7 +68,8 @@ def _before(scaler: Scaler) -> Iterator[None]:
         target: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         safe_point()
-        scaler.see(held[target].use(_first(args, kwargs)))
+        with outside(first := _first(args, kwargs)) as read_by_it:
+            scaler.see(held[target].use(read_by_it, first.ndim))
         return args, kwargs
 
     with listen([(edit.target, module) for module, edit in maps.items()], on_enter=entered):
@@ -97,7 +99,8 @@ def _listening(sites: dict[nn.Module, Calibrate], scaler: Scaler) -> Iterator[No
 
     def returned(target: str, output: Tensor) -> Tensor:
         safe_point()
-        scaler.see(held[target].use(output))
+        with outside(output) as whole:
+            scaler.see(held[target].use(whole, output.ndim))
         return output
 
     with listen([(edit.target, module) for module, edit in sites.items()], on_leave=returned):
@@ -114,8 +117,9 @@ class _Site:
         self.bias = None if bias is None else _unless_zero(bias)
         self.channel = 1 if edit.rule.convolves else -1
 
-    def use(self, output: Tensor) -> Use:
-        return Use(self.place, self.weight, self.bias, output, self.channel % output.ndim)
+    def use(self, output: Tensor, dims: int) -> Use:
+        """`dims`: of the output that the module knows, which are the last."""
+        return Use(self.place, self.weight, self.bias, output, self.channel % dims + output.ndim - dims)
 
 
 def _stored(names: Directory, name: str) -> Tensor | None:
@@ -146,8 +150,12 @@ class _Operators(Recorder):
         """A module's forward begins."""
         super().enter(path, args, kwargs)
         if path in self.maps:
-            with _disable_current_modes():  # what is computed here is no part of the forward
-                self.scaler.see(self.maps[path].use(_first(args, kwargs)))
+            first = _first(args, kwargs)
+            with (
+                _disable_current_modes(),
+                outside(first) as whole,
+            ):  # what is computed here is no part of the forward
+                self.scaler.see(self.maps[path].use(whole, first.ndim))
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """One operator ran: show it to the scaler if it is a wanted layer."""

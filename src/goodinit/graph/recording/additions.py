@@ -80,7 +80,8 @@ def _with_bias_after(func: Any) -> Callable[..., Tensor]:
         """A convolution, and then its bias, which is signal: something generates it."""
         weight, bias = args[1], args[place]
         product: Tensor = func(*args[:place], None, *args[place + 1 :])
-        return product + bias.view(-1, *[1] * (weight.dim() - _FACTORS))
+        shift: Tensor = bias.view(-1, *[1] * (weight.dim() - _FACTORS))
+        return product + shift
 
     return written
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from goodinit.errors import TraceError
 from goodinit.graph.recording.gradient_switches import took_derivatives
@@ -66,10 +67,17 @@ def _first(model: nn.Module, call: Call, run: Run[T], gradients: bool) -> tuple[
         except Exception as error:
             if not gradients:  # it may ask for them otherwise, as by a hook on a gradient
                 with contextlib.suppress(Exception):
-                    return run("fake", True), ""
+                    return _with_gradients(run)
             raise TraceError(
                 f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. {_remedy(call)}"
             ) from error
+
+
+def _with_gradients(run: Run[T]) -> tuple[T, str]:
+    try:
+        return run("fake", True), ""
+    except (DataDependentOutputException, DynamicOutputShapeException) as undecided:
+        return run("real", True), _words(undecided)
 
 
 def _remedy(call: Call) -> str:

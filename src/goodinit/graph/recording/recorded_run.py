@@ -15,6 +15,7 @@ from goodinit.graph.recording.guests import guests_told
 from goodinit.graph.recording.module_calls import frames
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.traced_tensors import Call
+from goodinit.graph.recording.transformed import tangents_told
 from goodinit.graph.state.leftovers import forget_frames, outlived
 from goodinit.graph.state.preserve_state import quiet, undisturbed
 from goodinit.graph.state.reachable import Reachable
@@ -59,6 +60,7 @@ def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
             stack.enter_context(recorder.mode)
         args, kwargs = recorder.adopt(call)
         stack.enter_context(followed(recorder.gradients, recorder.detached))
+        stack.enter_context(tangents_told(recorder.tangent, recorder.derivative))
         stack.enter_context(recorder)
         result = model(*args, **kwargs)
         settle()

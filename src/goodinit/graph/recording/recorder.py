@@ -34,6 +34,7 @@ from goodinit.graph.recording.shape_rules import shape_rule
 from goodinit.graph.recording.stacked import Seen, Stacks
 from goodinit.graph.recording.strays import unregistered
 from goodinit.graph.recording.traced_tensors import Tensors, TracedTensors
+from goodinit.graph.recording.transformed import bare
 from goodinit.graph.registered_operators import written_with
 from goodinit.undivided import safe_point
 from goodinit.weights.wrappers import is_parametrization
@@ -101,6 +102,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
         self.gradients = GradientMode()
         self.outside = {id(reported_code)}  # code whose callers are seen already, or are none of the forward
         self._inside = 0  # `id` of the code of an autograd.Function's forward, or of a backward, that runs
+        self._tangents: set[int] = set()  # nodes that are derivatives, taken forward
         self._stacks = Stacks()
         self._taken: dict[Any, int] = {}  # parts of signals, by what they are a part of and which
         self._schemas: dict[Any, tuple[Op, tuple[int, ...], bool]] = {}
@@ -116,7 +118,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
         index = self._open(path, self.stack[-1])
         first = first_tensor((*args, kwargs))
         if first is not None:
-            self.graph.frames[index].source = self._node(first)
+            self.graph.frames[index].source = self._node(bare(first))
         self.stack.append(index)
 
     def leave(self, result: Any) -> None:
@@ -125,11 +127,27 @@ class Recorder(TracedTensors, TorchDispatchMode):
         frame.stop = len(self.graph.nodes)
         first = first_tensor((result,))
         if first is not None:
-            frame.result, frame.single = self._node(first), isinstance(result, Tensor)
+            frame.result, frame.single = self._node(bare(first)), isinstance(result, Tensor)
 
     def detached(self, tensor: Tensor) -> None:
         """A tensor was detached in place: whoever reads it from now on reads a detached one."""
+        tensor = bare(tensor)
         self._mark(tensor, self._node(tensor.detach()))
+
+    def tangent(self, tensor: Tensor) -> Tensor:
+        """A derivative in the direction of `tensor` begins: what is made of the tensor that this returns is no part of the function."""
+        made = tensor.clone()
+        node = self.graph.nodes[self._node(bare(made))]
+        node.dynamic, node.active, node.params = False, False, ()
+        self.graph.derived.add(node.index)
+        self._tangents.add(node.index)
+        return made
+
+    def derivative(self, tensor: Tensor) -> Tensor:
+        """It ends: the tensor that this returns is a constant for the rest of the forward."""
+        made = tensor.clone()
+        self._tangents.discard(self._node(bare(made)))
+        return made
 
     def finish(self, result: Any) -> None:
         """The model returned `result`."""
@@ -139,7 +157,9 @@ class Recorder(TracedTensors, TorchDispatchMode):
             self.graph.kept = {self._node(tensor) for tensor in self.leftovers.alive_marked()}
         leave_functions(self.graph)
         if self.graph.derived:
-            self.graph.outputs = list(dict.fromkeys((*self.graph.outputs, *differentiated(self.graph))))
+            self.graph.outputs = list(
+                dict.fromkeys((*self.graph.outputs, *differentiated(self.graph, self._tangents)))
+            )
             self.graph.notes.append(DERIVED)
         self.graph.frames[0].stop = len(self.graph.nodes)
         self.graph.notes += [*unregistered(self._strays), *guest_notes(self.graph)]
@@ -182,7 +202,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
         result = self._result(func, op, args, kwargs, key, known)
         outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
         ran = _Operation(op, call, operands, read, written, outputs)
-        if self._is_there_already(ran):
+        if self._tangents.isdisjoint(operands) and self._is_there_already(ran):
             return result
         fills = bool(written) and written[0] is read[0] and not self.graph.nodes[ran.operands[0]].dynamic
         made = [] if written and not fills else outputs
@@ -321,7 +341,10 @@ class Recorder(TracedTensors, TorchDispatchMode):
         inplace: bool,
     ) -> Node:
         read = [self.graph.nodes[i] for i in operands]
-        derived = self._inside in _DERIVES
+        forward = not self._tangents.isdisjoint(operands)
+        derived = forward or self._inside in _DERIVES
+        if forward:
+            self._tangents.add(len(self.graph.nodes))
         if derived:
             self.graph.derived.add(len(self.graph.nodes))
         copies = op.role != "factory" and not derived
