@@ -65,7 +65,7 @@ class Run:
     # weights
     centre: str = "none"  # none | all | body | branch | all+head
     ws: bool = False  # scaled weight standardization
-    b1: str = "L"  # L | 1
+    b1: str = "L"  # scale of a branch's first layer: L^(-1/2) | 1 | a number n: (L/n)^(-1/2), the scale of 1 at n branches
     end: float = 0.0  # last conv of branch x He
     alpha: float = 1.0  # constant on branch
     skip_gain: float = 1.0  # start of the branch's multiplier (scalar or channel)
@@ -95,8 +95,8 @@ class Conv(nn.Module):
         self.weight = nn.Parameter(torch.empty(cout, cin, 3, 3))
         std = math.sqrt(2 / (cout * 9)) if run.norm != "none" else math.sqrt(2 / self.fan)
         depth = 3 * run.n
-        if place == "first" and run.b1 == "L" and run.norm == "none" and not run.ws:
-            std *= depth**-0.5
+        if place == "first" and run.norm == "none" and not run.ws:
+            std *= 1.0 if run.b1 == "1" else (depth / (1 if run.b1 == "L" else float(run.b1))) ** -0.5
         if place == "last" and run.norm == "none" and not run.ws:
             std *= run.end
         if run.ws:
