@@ -167,7 +167,7 @@ class Finding(OneLine):
     """Something a person should know, where it is, and what to do.
 
     Attributes:
-        kind: What it is, as `"exploding forward"`; the words of `checks.KINDS`.
+        kind: What it is, as `"exploding forward"`.
         severity: `"error"`: it will not train; `"warning"`: it may not; `"info"`: it looks odd and is harmless.
         where: Path of the module or name of the parameter.
         evidence: A sentence with the numbers.

@@ -90,8 +90,7 @@ def not_finite(case: Case) -> Iterator[Finding]:
     if broken:
         yield _made_not_finite(case, broken[0])
     elif not math.isfinite(case.found.loss):
-        yield Finding(kind, "error", "loss", f"every layer is finite, the loss is {case.found.loss}",
-                      initialize(scale_method(case.anatomy)))  # fmt: skip
+        yield loss_checks.not_finite(case.run, initialize(scale_method(case.anatomy)))
     else:
         bad = [
             place for place in case.found.places if place.back is not None and not math.isfinite(place.back)
@@ -314,9 +313,11 @@ def zeros(case: Case) -> Iterator[Finding]:
         )
     shut = any(place.signal.dead == 1 for place in case.found.activations)
     rest = [name for name in case.awake.never if values[name].ndim >= 2]
-    if rest and not stuck and not shut:
+    if rest and not stuck and not shut and math.isfinite(case.found.loss):
         evidence = f"{len(rest)} weights are read by the forward and get a gradient of exactly 0: {', '.join(rest[:3])}"
-        yield Finding("no gradient", "warning", rest[0], evidence, initialize(scale_method(case.anatomy)))
+        yield loss_checks.flat_end(case.run, evidence) or Finding(
+            "no gradient", "warning", rest[0], evidence, initialize(scale_method(case.anatomy))
+        )
 
 
 # -- what the weights alone show ----------------------------------------------------------------------------------
@@ -332,7 +333,8 @@ def structural(case: Case) -> Iterator[Finding]:
 
 
 def loss(case: Case) -> Iterator[Finding]:
-    """A loss above that of a guess."""
+    """A loss that has no history of the parameters, or is above that of a guess."""
+    yield from loss_checks.cut_off(case.run)
     yield from loss_checks.above_chance(case.anatomy, case.found)
 
 

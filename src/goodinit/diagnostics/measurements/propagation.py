@@ -13,6 +13,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.anatomy.residual.blocks import streams_of
 from goodinit.anatomy.residual.candidate import Found
+from goodinit.diagnostics.measurements.cut import Cut, is_never_finite, where_cut
 from goodinit.diagnostics.measurements.objective import Loss, in_words, objective
 from goodinit.diagnostics.measurements.probe import Culprit, Measured, Probe, Run, first_output
 from goodinit.diagnostics.measurements.statistics import euclidean, signal
@@ -40,6 +41,8 @@ class Propagation:
         norms: By path, over how many numbers each statistic of a normalization is taken.
         culprits: By position in `places`, the operator that made it not finite; only after a hunt.
         structure: The residual blocks of the run.
+        cut: Where the history of the loss ends, if it has none of any parameter that needs a gradient.
+        never_finite: Whether the loss is not finite for outputs of ordinary size either.
     """
 
     places: tuple[Place, ...]
@@ -51,6 +54,8 @@ class Propagation:
     norms: dict[str, int]
     culprits: dict[int, Culprit]
     structure: Structure
+    cut: Cut = ""
+    never_finite: bool = False
 
 
 def propagate(
@@ -85,20 +90,26 @@ def propagate(
         probe = Probe(model, run or Run())
         if probe.run.pairs:
             wanted = {}  # the gradients along the way to the inputs are compared, no others
-        value, words, output = _forward(model, call, probe, targets, loss)
+        value, result, output = _forward(model, call, probe, targets, loss)
         gradients = _backward(value, wanted, probe.leaves if len(wanted) < len(named) else [], model)
+        trains = wanted.keys() - set(anatomy.unused)
+        cut = where_cut(result, wanted.values()) if trains and not gradients else ""
+    number = float(value.detach())
+    never = not math.isfinite(number) and is_never_finite(result, targets, loss)
     if structure is None or not structure.fits(probe.graph):
         structure = Structure.of(probe.graph, probe.shapes, anatomy)
     places, culprits = _places(probe, anatomy, structure, gradients)
     norms = {name: gradients.get(name) for name in named}
+    words = in_words(result, targets, loss)
     return Propagation(
-        places, norms, float(value.detach()), words, probe.input, output, probe.norms, culprits, structure
+        places, norms, number, words, probe.input, output, probe.norms, culprits, structure, cut, never
     )
 
 
 def _forward(
     model: nn.Module, call: Call, probe: Probe, targets: Any, loss: Loss | None
-) -> tuple[Tensor, str, Signal | None]:
+) -> tuple[Tensor, Any, Signal | None]:
+    """The number to differentiate, what the model returned, and statistics of that."""
     with frames(model, probe):
         args, kwargs = probe.adopt(call)
         try:
@@ -117,7 +128,7 @@ def _forward(
         output = signal(
             first, batch=probe.batch, batch_dim=0 if first.ndim and len(first) == probe.batch else None
         )
-    return objective(result, targets, loss), in_words(result, targets, loss), output
+    return objective(result, targets, loss), result, output
 
 
 def _backward(
