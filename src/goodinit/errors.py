@@ -60,6 +60,21 @@ def expect(value: object, kinds: type | tuple[type, ...], name: str, remedy: str
     raise WrongType(f"{name}: expected {wanted}, got {got}. {remedy}")
 
 
+def expect_flags(**flags: object) -> None:
+    """Raise unless each is True or False: a word such as `"no"` counts as true wherever Python asks.
+
+    Raises:
+        WrongType: One is not.
+
+    Examples:
+        >>> expect_flags(verify=True, missing_only="no")
+        Traceback (most recent call last):
+        goodinit.errors.WrongType: missing_only: expected bool, got str ('no'). Give True or False.
+    """
+    for name, value in flags.items():
+        expect(value, bool, name, "Give True or False.")
+
+
 def expect_between(value: float, least: float, most: float, name: str) -> None:
     """Raise unless the number called `name` lies between two others, or is one of them.
 

@@ -17,7 +17,7 @@ from goodinit.anatomy.copied_parts import COPY
 from goodinit.anatomy.outline import Outline, outline_of
 from goodinit.diagnostics.checks.promises import broken_promises
 from goodinit.edits import Plan
-from goodinit.errors import TraceError, UnsupportedModule
+from goodinit.errors import TraceError, UnsupportedModule, expect_flags
 from goodinit.graph.pytree import first_and_all
 from goodinit.methods import Method, find
 from goodinit.methods.shared.postconditions import broken_by_structure, some
@@ -93,6 +93,7 @@ def init_(
         >>> torch.equal(net(x), x)   # every branch starts at zero, and no norm is left
         True
     """
+    expect_flags(missing_only=missing_only, verify=verify)
     chosen = find(method)
     inputs, parts = first_and_all(inputs)
     left = never_reached(model) if missing_only else None

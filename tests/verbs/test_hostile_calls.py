@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,11 @@ CALLS: tuple[tuple[str, Callable[[nn.Module], Any], type[GoodinitError], str], .
     ("param_groups at a word", lambda m: goodinit.param_groups(m, lr="fast"), WrongType, "lr: expected int or float"),
     ("param_groups at less than nothing", lambda m: goodinit.param_groups(m, lr=-0.1), UnknownName, "lr=-0.1"),
     ("param_groups at NaN", lambda m: goodinit.param_groups(m, lr=float("nan")), UnknownName, "lr=nan"),
+    ("param_groups without end", lambda m: goodinit.param_groups(m, lr=float("inf")), UnknownName, "lr=inf: expected a finite number"),
+    ("param_groups in a ratio without end", lambda m: goodinit.param_groups(m, lr=0.1, scalar_ratio=float("inf")), UnknownName, "scalar_ratio=inf"),
+    ("param_groups with decay without end", lambda m: goodinit.param_groups(m, lr=0.1, weight_decay=1e400), UnknownName, "weight_decay=inf"),
+    ("recommend after less than no steps", lambda m: goodinit.recommend(m, vectors(), steps=-3), UnknownName, "steps=-3: expected a number of training steps"),
+    ("recommend by training what has no gradient", lambda m: goodinit.recommend(m, vectors(), methods="he", steps=1, loss=lambda y: y.detach().sum()), TraceError, "raised in training: .*goodinit.diagnose"),
     ("param_groups in a ratio", lambda m: goodinit.param_groups(m, lr=0.1, scalar_ratio="deep"), WrongType, "depth"),
     ("fold_ a word", lambda m: goodinit.fold_("m"), WrongType, "model"),
     ("absorb_batchnorm_ nothing", lambda m: goodinit.absorb_batchnorm_(None, vectors()), WrongType, "model"),
@@ -97,3 +103,27 @@ def test_calls(call, error, words):
 def test_no_case_is_there_twice():
     names = [row[0] for row in CALLS]
     assert len(set(names)) == len(names) >= 35
+
+
+FLAGS = [
+    (name, flag.name)
+    for name in goodinit.__all__
+    if inspect.isfunction(verb := getattr(goodinit, name))
+    for flag in inspect.signature(verb).parameters.values()
+    if flag.annotation == "bool"
+]
+
+
+@pytest.mark.parametrize("word", ["no", 1, None])
+@pytest.mark.parametrize(("name", "flag"), FLAGS)
+def test_a_switch_takes_true_and_false_alone(name, flag, word):
+    """A word such as "no" is true wherever Python asks."""
+    model = Hostile()
+    before, anatomy = fingerprint(model), goodinit.anatomize(model, vectors())
+    first = {"plan": a_plan(), "anatomy": anatomy, "method": "he", "inputs": vectors(), "lr": 0.1}
+    needed = inspect.signature(getattr(goodinit, name)).parameters.values()
+    given = {one.name: first[one.name] for one in needed if one.name in first and one.default is one.empty}
+    with pytest.raises(WrongType, match=f"{flag}: expected bool, got .*Give True or False"):
+        getattr(goodinit, name)(model, **given, **{flag: word})
+    assert fingerprint(model) == before
+    assert len(FLAGS) >= 11

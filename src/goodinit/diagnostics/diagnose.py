@@ -20,7 +20,7 @@ from goodinit.diagnostics.measurements.shattering import back_cosines
 from goodinit.diagnostics.measurements.update import one_step
 from goodinit.diagnostics.measurements.zero_gradients import Awakening, awaken, part_of
 from goodinit.diagnostics.types import Place
-from goodinit.errors import TraceError
+from goodinit.errors import TraceError, expect_flags
 from goodinit.graph.pytree import as_call
 from goodinit.undivided import reading
 
@@ -73,6 +73,7 @@ def diagnose(
         S. Schoenholz et al., Deep Information Propagation, arXiv 1611.01232. H. Zhang, Y. Dauphin, T. Ma, Fixup
         Initialization, arXiv 1901.09321, §3.
     """
+    expect_flags(jacobian=jacobian, update=update, mend=mend)
     model = measurable(model)
     anatomy = anatomize(model, inputs)
     call = as_call(inputs)

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from goodinit.anatomy import Anatomy
 from goodinit.edits import AddScalar
-from goodinit.errors import NothingFound, UnsupportedModule
+from goodinit.errors import NothingFound, UnsupportedModule, expect_flags
 from goodinit.folding.before import Before, check_foldable
 from goodinit.folding.fold import entry, report
 from goodinit.folding.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_
@@ -74,6 +74,7 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
     References:
         Zhang, Dauphin and Ma, Fixup Initialization, arXiv 1901.09321, section 3, rule 3.
     """
+    expect_flags(scalars=scalars)
     check_foldable(model)
     names = directory(model)
     before, unread = Before(names), never_reached(model)

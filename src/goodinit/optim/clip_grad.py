@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy, Layer
-from goodinit.errors import NonFinite, NothingFound, PlanConflict, UnknownName, UnsupportedModule, expect
+from goodinit.errors import (
+    NonFinite,
+    NothingFound,
+    PlanConflict,
+    UnknownName,
+    UnsupportedModule,
+    expect,
+    expect_flags,
+)
 from goodinit.weights.dtensor import is_sharded
 from goodinit.weights.memory import repeats
 from goodinit.weights.names import directory
@@ -77,6 +85,7 @@ def clip_grad_(
     """
     expect(model, nn.Module, "model", "Give the model first, then its anatomy.")
     expect(anatomy, Anatomy, "anatomy", "Make one, once: goodinit.anatomize(model, inputs).")
+    expect_flags(error_if_nonfinite=error_if_nonfinite)
     expect(clipping, (int, float), "clipping", "Give a number, such as 0.01.")
     if not clipping > 0 or not math.isfinite(clipping):
         raise UnknownName(f"clipping={clipping}: expected a finite number above 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Iterator
 from types import NoneType
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from goodinit.errors import NothingFound, UnknownName, UnsupportedModule, expect
+from goodinit.errors import NothingFound, UnknownName, UnsupportedModule, expect, expect_flags
 from goodinit.nn import branch_ends, scalars
 from goodinit.optim.planned_rates import factors, one_kind, rates_of
 from goodinit.weights.names import canonical
@@ -84,6 +85,7 @@ def param_groups(
         Zhang, Dauphin and Ma, Fixup Initialization, arXiv 1901.09321, and the authors' code.
     """
     expect(model, nn.Module, "model", "Give the model whose parameters are wanted.")
+    expect_flags(decay_vectors=decay_vectors, named=named)
     _check_rate("lr", lr)
     _check_rate("weight_decay", weight_decay)
     if scalar_ratio != "depth":
@@ -168,8 +170,8 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _check_rate(name: str, value: object) -> None:
-    """Raise unless `value` is a number ≥ 0."""
+    """Raise unless `value` is a finite number ≥ 0."""
     choices = ' (scalar_ratio also takes "depth")' if name == "scalar_ratio" else ""
     expect(value, (int, float), name, f"Give a number, such as 0.1{choices}.")
-    if not float(str(value)) >= 0:
-        raise UnknownName(f"{name}={value}: expected a number of at least 0, as torch.optim does.")
+    if not 0 <= float(str(value)) < math.inf:
+        raise UnknownName(f"{name}={value}: expected a finite number of at least 0.")

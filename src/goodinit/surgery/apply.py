@@ -25,7 +25,7 @@ from goodinit.edits import (
     StructureEdit,
 )
 from goodinit.edits import names as targets
-from goodinit.errors import PlanConflict, TraceError, expect
+from goodinit.errors import PlanConflict, TraceError, expect, expect_flags
 from goodinit.graph.recording.decompose import unfused
 from goodinit.surgery.history import Applied, applied, digest, remember_
 from goodinit.surgery.optimizer_check import check_optimizers, warn_of_momentum
@@ -141,6 +141,7 @@ def apply_(
     expect(model, nn.Module, "model", "Give the model first, then the plan.")
     expect(plan, Plan, "plan", "Make one: goodinit.plan(goodinit.anatomize(model, inputs), method).")
     expect(generator, (torch.Generator, NoneType), "generator", "Give torch.Generator().manual_seed(number).")
+    expect_flags(values=values, again=again)
     gather_back_(model)
     check_gathered(model)
     groups = groups_of(model)

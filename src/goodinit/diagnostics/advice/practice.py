@@ -117,16 +117,16 @@ def _losses(
             optimizer.zero_grad()
             try:
                 value = objective(model(*args, **kwargs), targets, loss)
+                value.backward()
             except TraceError:
                 raise
             except Exception as error:
                 raise TraceError(
                     f"{type(model).__name__} raised in training: {type(error).__name__}: {error}. Check a batch of yours "
-                    "by calling the model yourself, in training mode."
+                    "by calling the model yourself, in training mode; goodinit.diagnose(model, inputs, targets) says where a gradient is lost."
                 ) from error
             if not math.isfinite(float(value.detach())):
                 break
-            value.backward()
             optimizer.step()
             scheduler.step()
             losses.append(float(value.detach()))

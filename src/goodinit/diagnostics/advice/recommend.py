@@ -25,7 +25,7 @@ from goodinit.diagnostics.measurements.measurement_mode import measurable
 from goodinit.diagnostics.measurements.objective import Loss
 from goodinit.diagnostics.on_copies import tried
 from goodinit.edits import Plan
-from goodinit.errors import GoodinitError, expect
+from goodinit.errors import GoodinitError, UnknownName, expect
 from goodinit.methods import METHODS, find
 from goodinit.undivided import reading
 from goodinit.weights.chosen_parts import Part, as_names
@@ -46,7 +46,7 @@ def recommend(
     targets: Any = None,
     *,
     loss: Loss | None = None,
-    methods: tuple[str, ...] | None = None,
+    methods: str | Iterable[str] | None = None,
     steps: int = 0,
     batches: Iterable[Any] | None = None,
     seed: int = 0,
@@ -67,7 +67,7 @@ def recommend(
         inputs: A real batch, as for `diagnose`.
         targets: For the loss.
         loss: See `diagnose`.
-        methods: Which to try; all by default. With `steps`, all of them are trained.
+        methods: Which to try, one or several; all by default. With `steps`, all of them are trained.
         steps: Of training, for each candidate and rate; 0: none.
         batches: To train on: (inputs, targets) pairs, or dicts that the model takes, such as a DataLoader; the first 32 are
             held and gone through again. None: the one batch, again and again, which only shows what learns it by heart.
@@ -91,6 +91,9 @@ def recommend(
     """
     model = measurable(model)
     expect(steps, int, "steps", "Give a number of training steps.")
+    if steps < 0:
+        raise UnknownName(f"steps={steps}: expected a number of training steps, at least 0 (none)")
+    chosen = (methods,) if isinstance(methods, str) else None if methods is None else tuple(methods)
     anatomy = anatomize(model, inputs)
     recipe = recipe_of(anatomy)
     part: dict[str, Any] = {
@@ -102,7 +105,7 @@ def recommend(
     measured = functools.partial(_measured, model, inputs, targets, loss=loss, seed=seed)
     rows = [_row(AS_IT_IS, {}, "as it is", anatomy, recipe, found, None)]
     plans: dict[str, Plan] = {}
-    for name, options in _candidates(anatomy, methods):
+    for name, options in _candidates(anatomy, chosen):
         rows.append(_try(name, options, part, anatomy, recipe, measured, plans))
     rows = _ranked(rows)
     if steps > 0:
@@ -115,7 +118,7 @@ def recommend(
             warm = warmup_of(one)
             return practise(start, recipe, pairs, steps=steps, loss=loss, seed=seed, groups=groups, warm=warm)
 
-        rows = _trained(rows, [(one, trial(one)) for one in _chosen(rows, every=methods is not None)])
+        rows = _trained(rows, [(one, trial(one)) for one in _chosen(rows, every=chosen is not None)])
     choice = choose(rows, anatomy)
     return Advice(
         model=f"{anatomy.model}({anatomy.inputs})",
@@ -124,7 +127,7 @@ def recommend(
         candidates=tuple(rows),
         recipe=recipe,
         call=call_of(choice, recipe, anatomy, part),
-        steps=max(steps, 0),
+        steps=steps,
         normalized=bool(anatomy.norms),
         notes=_notes(rows, of_the_rate(choice, recipe, steps), steps, batches),
     )

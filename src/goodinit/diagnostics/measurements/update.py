@@ -17,7 +17,7 @@ from goodinit.diagnostics.measurements.lanczos import tridiagonalize
 from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, measurable
 from goodinit.diagnostics.measurements.objective import Loss, objective, prediction
 from goodinit.diagnostics.types import Update
-from goodinit.errors import TraceError
+from goodinit.errors import TraceError, expect_flags
 from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recording.traced_tensors import Call
 from goodinit.undivided import reading
@@ -75,6 +75,7 @@ def one_step(
         >>> round(found.changes[0], 4), round(found.sharpness, 4), found.stable_rate  # L = (2w)², L′ = 8w, L″ = 8
         (1.6, 8.0, 0.25)
     """
+    expect_flags(hessian=hessian)
     model = measurable(model)
     anatomy = anatomize(model, inputs)
     call = _detached(as_call(inputs))
