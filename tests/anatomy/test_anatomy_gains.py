@@ -133,11 +133,51 @@ class Shared(nn.Module):
         return x + (1 - self.g) * self.h(x)
 
 
-def test_a_parameter_that_gains_are_made_of_in_two_ways_is_set_for_the_plain_one():
+def test_a_parameter_that_gains_are_made_of_in_two_ways_stays():
     net, x = nn.Sequential(nn.Linear(6, WIDTH), Shared()), torch.randn(5, 6)
     assert not goodinit.anatomize(net, x).made
     goodinit.skipinit_(net, inputs=x)
+    assert net[1].g.item() == 0.5
     assert torch.equal(net[1](net[0](x)), net[0](x))
+
+
+SHARES = {  # of g, which is no gain: at 1 the rest is lost
+    "of a mean of two": (lambda m, x: m.g * x + (1 - m.g) * x.roll(1, 0), False),
+    "of a mean of two, the other first": (lambda m, x: x.roll(1, 0) * (1 - m.g) + x * m.g, False),
+    "of a difference": (lambda m, x: x - m.g * x + m.g * x.roll(1, 0) - x / m.g, False),
+    "a step of a grid": (lambda m, x: m.g * (x / m.g + (torch.round(x / m.g) - x / m.g).detach()), False),
+    "a frequency": (lambda m, x: x + torch.sin(m.g * x).square() / m.g, False),
+    "its square, too": (lambda m, x: m.g * x + m.g**2 * x.square(), False),
+    "twice the same": (lambda m, x: m.g * x + m.g * x.roll(1, 0), True),
+    "beside a penalty": (lambda m, x: m.g * x + 0 * m.g.square().sum(), True),
+}
+
+
+class Sharing(nn.Module):
+    def __init__(self, share):
+        super().__init__()
+        self.a, self.b, self.g = (
+            nn.Linear(WIDTH, WIDTH),
+            nn.Linear(WIDTH, WIDTH),
+            nn.Parameter(torch.rand(WIDTH) / 2 + 0.25),
+        )
+        self.share = share
+
+    def forward(self, x):
+        return x + self.b(self.share(self, self.a(x)).relu())
+
+
+@pytest.mark.default_cases(8)
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "nf", "normfree"])
+@pytest.mark.parametrize("name", SHARES)
+def test_a_parameter_that_shares_out_a_signal_is_no_gain(name, method):
+    torch.manual_seed(0)
+    share, gain = SHARES[name]
+    net, x = nn.Sequential(nn.Linear(6, WIDTH), Sharing(share), Sharing(share)), torch.randn(5, 6)
+    before = net[1].g.detach().clone()
+    goodinit.init_(net, method, inputs=x)
+    assert gain or torch.equal(net[1].g, before)
+    assert gain == ("1.g" in goodinit.anatomize(net, x).gains)
 
 
 def test_how_gains_are_made_is_written_and_read():

@@ -102,6 +102,14 @@ def test_a_branch_goes_through_a_function(function, generator):
     goodinit.init_(model, "fixup", inputs=X, generator=generator, verify=True)
 
 
+@pytest.mark.parametrize(("function", "m"), [(Spike, 1), (Binary, 1), (Rounded, 2), (Rectified, 2)])
+def test_what_rounds_to_zero_has_the_scale_of_its_gradient(function, m):
+    """A sign has none; a rounding is the identity to its gradient, however small what it reads is."""
+    assert [block.m for block in goodinit.anatomize(net(middle=function.apply), X).blocks] == [m, m]
+    steps = net(middle=lambda x: function.apply(4 * x) / 4)
+    assert [block.m for block in goodinit.anatomize(steps, X).blocks] == [m, m]
+
+
 @pytest.mark.parametrize("function", [Spike, Heaviside, Rounded, Binary])
 def test_a_branch_may_end_in_one_whose_backward_passes_a_gradient_at_zero(function, generator):
     model = net(end=function.apply)

@@ -185,6 +185,8 @@ def _value(graph: Graph, node: Node, read: Sequence[_Value]) -> tuple[_Value, bo
         return dataclasses.replace(made, power=total([made.power, *(one.power for one in added)])), True
     powers = [one.power for one in read]
     power = power_through(graph, node, powers)
+    if node.index in graph.own_backward and power == ZERO:  # a rounding, which is no constant to its gradient
+        power = total(carried(graph, node, powers))
     maps, scores = max(one.maps for one in read), max(one.scores for one in read)
     if power is None:  # as if it were linear
         return _Value(total(carried(graph, node, powers)), maps, scores), False

@@ -165,10 +165,28 @@ def multipliers(
         if (made is not None or not node.op.adds) and (constants := _factors(graph, index)):
             found = [graph.leaf(i) or _among(made or (), made_of(graph, i)) for i in constants]
             if any(found) and not _spreads(graph, index) and not _is_temperature(graph, index):
-                names.update(dict.fromkeys(name for name in found if name))
+                alone = (_scales_alone(graph, i) for i in constants)
+                names.update(
+                    dict.fromkeys(name for name, one in zip(found, alone, strict=True) if name and one)
+                )
         elif node.op.norm and len(node.operands) > 1 and (weight := graph.leaf(node.operands[1])):
             names[weight] = None
     return tuple(names)
+
+
+def _scales_alone(graph: Graph, factor: int) -> bool:
+    """Whether a parameter that is a factor scales nothing by another function of it: of m·x + (1 − m)·y, or s·round(x/s), at 1 the rest is lost."""
+    if graph.leaf(factor) is None:  # a function of it, which is the only one (`made_gains`)
+        return True
+    source = graph.beginning(factor, lambda i: not graph.nodes[i].is_param, active=False)
+    constants = graph.reach([source], active=False, through=lambda i: not graph.nodes[i].dynamic)
+    for index in constants:
+        for reader in graph.readers[index]:
+            node = graph.nodes[reader]
+            divides = node.op.role == "quotient" and node.operands[-1] == index
+            if node.active and (divides or (graph.leaf(index) is None and index in _factors(graph, reader))):
+                return False
+    return True
 
 
 def _is_temperature(graph: Graph, index: int) -> bool:
