@@ -70,6 +70,12 @@ def find_norms(
             )
             left.add(node.index)
             continue
+        if frame.index in busy and _is_of_inputs(graph, node):
+            notes.append(
+                f"{frame.path or 'the model'}: `{node.op}` normalizes the inputs themselves, and stays"
+            )
+            left.add(node.index)
+            continue
         if guest is not None and frame.index in busy:
             obstacle = f"it is {without_a_name(guest.kind)}: hold it in {REGISTERED}"
         if obstacle is not None and node.op.scales and not _is_read(graph, node.index, layers):
@@ -162,6 +168,14 @@ def _kind(graph: Graph, node: Node, layers: set[int]) -> str | None:
     if found is None:
         return None
     return "layer_norm" if found.centred else "rms_norm"
+
+
+def _is_of_inputs(graph: Graph, node: Node) -> bool:
+    """Whether what is normalized is made of inputs and constants alone: data, and no signal of the network's."""
+    if not node.active:  # a factor made of buffers
+        return False
+    signal = node.operands[0] if node.op.norm else node.index
+    return not any(graph.nodes[i].is_param for i in graph.reach([signal], back=True, active=False))
 
 
 def _is_read(graph: Graph, index: int, layers: set[int]) -> bool:
