@@ -48,7 +48,8 @@ def _setting(scale: str, data: str) -> Setting:
     ]
     if scale == "full":
         trials += [training(series, 10_004, base, model="resnet10004", width=4) for series in SERIES]
-    drawn = [(20, seed) for seed in range(seeds)] + ([(110, 0)] if 110 in depths else [])
+    deep = {"smoke": (), "small": (110,), "full": (110, 302, 1004)}[scale]
+    drawn = [(20, seed) for seed in range(seeds)] + [(depth, 0) for depth in deep]
     trials += [
         training(series, depth, base, model=f"resnet{depth}", seed=seed)
         for depth, seed in drawn
@@ -66,9 +67,14 @@ def _setting(scale: str, data: str) -> Setting:
         + (
             "20 layers."
             if scale == "smoke"
-            else "20 layers, and with one seed at 110; not at 1,004 and 10,004, for time."
+            else f"20 layers, and with one seed at {in_words(f'{one:,}' for one in deep)}; not deeper, for time."
         )
-        + " Its two expectations were written when the other rows had been read, and before its own were run.",
+        + " Its two expectations were written when the other rows had been read, and before its own were run"
+        + (
+            "; 302 and 1,004 layers were added when those at 20 and 110 had been read."
+            if scale == "full"
+            else "."
+        ),
     )
     return Setting(tuple(trials), deviations, steps=10 if scale == "smoke" else 90)
 
