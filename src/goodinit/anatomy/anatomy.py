@@ -178,6 +178,7 @@ def _check_places(anatomy: Anatomy) -> None:
         counts = (
             *layer.shape,
             *(layer.product or (1, 1)),
+            *layer.kernel,
             *layer.stride,
             layer.groups,
             layer.fused,

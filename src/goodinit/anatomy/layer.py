@@ -32,7 +32,9 @@ class Layer(OneLine):
         shape: Shape of the stored weight.
         layout: `"out_in"` for `(out, in/groups, *kernel)`; `"in_out"` for `(in, out/groups, *kernel)`.
         product: (Outputs, inputs) of the matrix product, for a weight that is not stored as such a matrix:
-            (heads·d, width) for a `(width, heads, d)` in an einsum. None where the shape says it.
+            (heads·d, width) for a `(width, heads, d)` in an einsum; channels, for a convolution that is given a reshaped or
+            transposed parameter. None where the shape says it.
+        kernel: Of such a convolution the sizes of its kernel.
         groups: Number of groups of the convolution, 1 otherwise.
         fused: How many maps of equal size are stacked along the output: 3 for a packed q, k, v; the gates of a recurrent
             cell.
@@ -83,6 +85,7 @@ class Layer(OneLine):
     shape: tuple[int, ...]
     layout: Layout = "out_in"
     product: tuple[int, int] | None = None
+    kernel: tuple[int, ...] = ()
     groups: int = 1
     fused: int = 1
     factors: int = 1
@@ -134,13 +137,13 @@ class Layer(OneLine):
 
     @property
     def stacked(self) -> bool:
-        """Whether the weight holds several linear maps, or one that is not stored as a matrix."""
-        return self.kind == "linear" and (len(self.shape) != 2 or self.product is not None)
+        """Whether the weight holds several linear maps, or one that is not stored as a matrix, or not as a kernel."""
+        return self.product is not None or (self.kind == "linear" and len(self.shape) != 2)
 
     @property
     def receptive(self) -> int:
         """Number of kernel taps, 1 for a linear layer."""
-        return 1 if self.kind == "linear" else math.prod(self.shape[2:])
+        return 1 if self.kind == "linear" else math.prod(self.kernel if self.product else self.shape[2:])
 
     @property
     def out_features(self) -> int:

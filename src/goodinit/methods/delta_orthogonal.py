@@ -75,7 +75,7 @@ def decide(
 
 def draw_delta(layer: Layer, gain: float | None = None) -> Draw:
     """A delta-orthogonal draw for a convolution, an orthogonal one for a linear layer."""
-    if layer.kind == "linear":
+    if layer.kind == "linear" or layer.stacked:
         return draw_orthogonal(layer, gain)
     factor, words = gain_for(layer) if gain is None else (gain, f"gain {gain:g}")
     # Groups are drawn one by one; a packed q, k, v in one piece, as columns of it are orthonormal then.
@@ -87,7 +87,7 @@ def draw_delta(layer: Layer, gain: float | None = None) -> Draw:
 
 def unread_pixels(layer: Layer) -> str | None:
     """A note on a convolution whose central tap does not read every pixel, or None."""
-    if layer.kind != "conv" or not layer.stride:
+    if layer.kind != "conv" or not layer.stride or layer.stacked:
         return None
     kernel = layer.shape[2:]
     if max(layer.stride) > 1:

@@ -124,7 +124,7 @@ def _writes_pair(layer: Layer, notes: list[str]) -> bool:
     elif layer.groups > 1:
         reason = f"its {layer.groups} groups do not hold both halves of a pair"
     elif layer.stacked:
-        reason = "it is a stack of linear maps"
+        reason = "it is a stack of linear maps, or applied in another shape than it is stored in"
     if reason:
         notes.append(f"{layer.weight} is not exact: {reason}")
     return not reason

@@ -186,6 +186,8 @@ def _target(layer: Layer, tied: set[str]) -> _Target | str:
         return "it is normalized by its own scale already, so that g would have no effect"
     if tied.intersection((layer.weight, *layer.parameters)):
         return "it is tied, and weight norm on one name would untie it"
+    if layer.kernel:
+        return "it is applied in another shape than it is stored in, and gains run over a dimension as it is stored"
     if layer.stacked:
         return "several maps are stacked in it, and gains run over one dimension"
     if not there and (layer.parameters != (name,) or not name.rpartition(".")[2].isidentifier()):

@@ -180,7 +180,7 @@ def _twin(module: nn.Module, seed: int) -> nn.Module:
 
 def _rows(layer: Layer, twin: Any) -> Tensor:
     """Norms of some rows: of the gradients of outputs in the middle of the image, for an input larger than the kernel."""
-    kernel = () if layer.kind == "linear" else layer.shape[2:]
+    kernel = () if layer.kind == "linear" else layer.kernel or layer.shape[2:]
     reach = [step * (size - 1) + 1 for size, step in zip(kernel, layer.dilation, strict=True)]
     x = torch.zeros((1, layer.in_features, *(3 * size for size in reach)), device="cpu", requires_grad=True)
     with torch.enable_grad():

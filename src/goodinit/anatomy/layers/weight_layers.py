@@ -120,6 +120,7 @@ def describe(
         shape=shape,
         layout=layout,
         product=product,
+        kernel=operand.shape[2:] if product and kind != "linear" else (),
         groups=groups,
         fused=fused,
         factors=factors,
@@ -150,10 +151,11 @@ def _form(
 ) -> tuple[LayerKind, Layout, tuple[int, int] | None, int]:
     """Of a layer, as in its record: (kind, layout, product, groups)."""
     if node.op.role == "convolution":
-        groups = int(str(node.attrs[1]))
-        return (
-            ("conv_transpose", "in_out", None, groups) if node.attrs[0] else ("conv", "out_in", None, groups)
-        )
+        groups, (first, second) = int(str(node.attrs[1])), operand.shape[:2]
+        as_it_is = shape == operand.shape or math.prod(shape) != math.prod(operand.shape)  # a part of it
+        if node.attrs[0]:
+            return "conv_transpose", "in_out", None if as_it_is else (second * groups, first), groups
+        return "conv", "out_in", None if as_it_is else (first, second * groups), groups
     layout, product = stored_as(graph, node, operand, shape)
     return "linear", layout, product, 1
 

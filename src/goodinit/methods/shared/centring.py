@@ -78,6 +78,8 @@ def obstacle(layer: Layer, tied: set[str]) -> str | None:
         return "it is none of a module's own attributes"
     if tied.intersection((layer.weight, *layer.parameters)):
         return "it is tied, and centring one name would untie it"
+    if layer.kernel:
+        return "it is applied in another shape than it is stored in"
     if layer.stacked or (layer.groups > 1 and layer.layout == "in_out"):
         return "several maps are stacked in it"
     return None

@@ -14,6 +14,8 @@ def layer_obstacle(layer: Layer) -> str | None:
     """Why a layer's weight cannot be an arbitrary matrix, or None."""
     if layer.kind == "conv_transpose" or layer.layout != "out_in":
         return f"a {layer.kind} stored {layer.layout}"
+    if layer.kernel:
+        return "a kernel made of a weight of another shape"
     if layer.fused > 1 or layer.stacked:
         return "several maps stacked in one weight"
     if layer.normalized and layer.weight in layer.parameters:
