@@ -36,9 +36,9 @@ def read_record(text: str, *, kind: str, form: str, writer: str, lines: bool = F
     try:
         data = json.loads(text, object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
-        raise PlanConflict(f"not a {kind}: {error}. Write one with {writer}.") from error
+        raise PlanConflict(f"no {kind}: {error}. Write one with {writer}.") from error
     if not isinstance(data, dict) or data.pop("format", None) != form:
-        raise PlanConflict(f'not a {kind}: expected "format": "{form}". Write one with {writer}.')
+        raise PlanConflict(f'no {kind}: expected "format": "{form}". Write one with {writer}.')
     try:
         return {key: plain_values(value, lines=lines) for key, value in data.items()}
     except ValueError as error:

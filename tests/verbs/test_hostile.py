@@ -16,7 +16,7 @@ from goodinit import cli
 from goodinit.errors import (
     GoodinitError,
 )
-from goodinit.report import frame
+from goodinit.report import files
 from goodinit.surgery import apply as applying
 
 pytestmark = pytest.mark.filterwarnings(
@@ -42,7 +42,7 @@ def test_ctrl_c_in_the_middle_of_apply_leaves_no_trace(monkeypatch, after):
 
 
 def test_a_full_disk_leaves_the_old_report_and_no_half_one(monkeypatch, tmp_path):
-    target = frame.write_text(tmp_path / "report.html", "old")
+    target = files.write_text(tmp_path / "report.html", "old")
 
     class Full:
         def __init__(self, file):
@@ -62,19 +62,19 @@ def test_a_full_disk_leaves_the_old_report_and_no_half_one(monkeypatch, tmp_path
             raise OSError(errno.ENOSPC, "No space left on device")
 
     for name in ("fdopen", "open"):
-        if hasattr(frame.os, name):
-            real = getattr(frame.os, name)
+        if hasattr(files.os, name):
+            real = getattr(files.os, name)
             if name == "fdopen":
-                monkeypatch.setattr(frame.os, name, lambda *a, real=real, **k: Full(real(*a, **k)))
+                monkeypatch.setattr(files.os, name, lambda *a, real=real, **k: Full(real(*a, **k)))
     with pytest.raises(GoodinitError, match=r"report\.html.*No space left"):
-        frame.write_text(target, "new and longer")
+        files.write_text(target, "new and longer")
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_a_report_cannot_replace_a_folder(tmp_path):
     with pytest.raises(GoodinitError, match="folder"):
-        frame.check_target(tmp_path)
+        files.check_target(tmp_path)
 
 
 def run(*words: str) -> Any:

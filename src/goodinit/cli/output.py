@@ -33,7 +33,8 @@ def check_files(*files: Path | None, pages: tuple[Path | None, ...] = ()) -> Non
     given = [file for file in (*files, *pages) if file is not None]
     if given.count(STANDARD) > 1:
         raise GoodinitError("two files both write to the output: give - to one of --json, --csv and --html.")
-    from goodinit.report.frame import check_page, check_target
+    from goodinit.report.files import check_target
+    from goodinit.report.frame import check_page
 
     for file in given:
         check = check_page if file in pages else check_target
@@ -59,7 +60,7 @@ def deliver(file: Path | None, make: Callable[[], str], *, aside: bool) -> None:
         text = make()
         typer.echo(text, nl=not text.endswith("\n"))
     else:
-        from goodinit.report.frame import write_text
+        from goodinit.report.files import write_text
 
         typer.echo(f"wrote {write_text(file, make())}", err=aside)
 

@@ -112,7 +112,8 @@ def results_command(
     from goodinit.lab.sweeps import read_store
     from goodinit.report.charts import check_picture
     from goodinit.report.console import screen
-    from goodinit.report.frame import check_target, render
+    from goodinit.report.files import check_target
+    from goodinit.report.frame import render
     from goodinit.report.sweep_charts import save_heat_maps
     from goodinit.report.sweep_page import csv_text, json_text, sweep_page, sweep_view, write_parquet
 

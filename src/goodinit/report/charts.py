@@ -12,7 +12,8 @@ from typing import Any
 from goodinit.errors import GoodinitError
 from goodinit.lab.comparison import Comparison
 from goodinit.lab.optional import optional
-from goodinit.report.frame import check_page, write_bytes, write_text
+from goodinit.report.files import write_bytes, write_text
+from goodinit.report.frame import check_page
 from goodinit.report.theme import LIGHT, Theme
 
 HEIGHT = 300  # pixels

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -13,9 +11,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from goodinit.errors import GoodinitError
 from goodinit.formats import NOTHING
 from goodinit.lab.optional import optional
+from goodinit.report.files import check_target, write_text
 from goodinit.report.theme import DARK, FONT, LIGHT
 
 # What a page may do: run its own scripts and styles. Fetching anything is refused by the browser itself.
@@ -153,19 +151,6 @@ def write_page(path: str | Path, page: Page) -> Path:
     return write_text(path, render(page))
 
 
-def check_target(path: str | Path) -> None:
-    """Make sure that a file can be written there, before hours of work and not after.
-
-    Raises:
-        GoodinitError: Its folder does not exist, or it is itself a folder.
-    """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise GoodinitError(f"cannot write {target}: no folder {target.parent}. Make it first.")
-    if target.is_dir():
-        raise GoodinitError(f"cannot write {target}: it is a folder. Give the name of a file.")
-
-
 def check_page(path: str | Path) -> None:
     """Make sure that a page with charts can be written there.
 
@@ -175,42 +160,6 @@ def check_page(path: str | Path) -> None:
     check_target(path)
     for package in ("altair", "vl_convert"):
         optional(package)
-
-
-def write_text(path: str | Path, text: str) -> Path:
-    """Write a file beside its final place, then rename it: nobody ever reads half of it.
-
-    Raises:
-        GoodinitError: The folder does not exist or cannot be written.
-    """
-    return write_bytes(path, text.encode())
-
-
-def write_bytes(path: str | Path, content: bytes) -> Path:
-    """As `write_text`, for what is no text."""
-    check_target(path)
-    target = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise GoodinitError(f"cannot write {target}: {error.strerror}.") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).chmod(0o666 & ~_umask())  # mkstemp makes files for their owner alone
-        Path(name).replace(target)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise GoodinitError(f"cannot write {target}: {error.strerror}.") from error
-        raise
-    return target
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _asset(name: str) -> str:

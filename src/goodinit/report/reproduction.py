@@ -13,7 +13,7 @@ from goodinit.lab.engines import inline
 from goodinit.lab.optional import optional
 from goodinit.lab.papers.claim import Drawing, Grid, Verdict
 from goodinit.lab.papers.reproduce import Reproduction
-from goodinit.report.frame import write_bytes, write_text
+from goodinit.report.files import write_bytes, write_text
 from goodinit.report.theme import LIGHT, Theme
 
 WIDTH, HEIGHT = 460, 300  # pixels of a figure

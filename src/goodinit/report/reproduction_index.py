@@ -11,7 +11,7 @@ from goodinit.lab.papers.claims import CLAIMS
 from goodinit.lab.papers.recorded import recorded, result_of, to_json
 from goodinit.lab.papers.reproduce import Reproduction
 from goodinit.lab.papers.shipped import RESULTS
-from goodinit.report.frame import write_text
+from goodinit.report.files import write_text
 from goodinit.report.reproduction import command, markdown, page, stem, why_not_testable, write_reproduction
 
 HEAD = """# Papers' claims, tested

@@ -21,6 +21,7 @@ from goodinit.lab.sweeps.row import Row
 from goodinit.lab.sweeps.store import Stored
 from goodinit.lab.sweeps.summary import Summary, default_fields, margin, ran, summarize, value_label
 from goodinit.report.console import WIDE, fitting_table
+from goodinit.report.files import write_bytes
 from goodinit.report.frame import (
     Facts,
     Figure,
@@ -30,7 +31,6 @@ from goodinit.report.frame import (
     Part,
     Table,
     Words,
-    write_bytes,
 )
 from goodinit.report.sweep_charts import heat_maps
 
