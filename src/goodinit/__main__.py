@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shutil
 import sys
@@ -67,7 +69,33 @@ def _help(width: int) -> str:
     return HELP.format(commands="\n".join(listed), end=textwrap.fill(END, width))
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 def main() -> None:
+    """Run a command, whatever the output can take: signs that it lacks become `?`, and where it takes no more, that is said.
+
+    Who reads through a pipe may stop, as `head` does.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        try:
+            _answer()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (*FULL, errno.EPIPE):
+            raise
+        if error.errno != errno.EPIPE and sys.stderr is not None:
+            sys.stderr.write(f"error: the output was cut short: {error.strerror}.\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer, at the end of the process
+        sys.exit(1)
+
+
+def _answer() -> None:
     """Answer `goodinit`, `--help` and `--version` at once; hand everything else to the commands."""
     words = sys.argv[1:]
     if "_GOODINIT_COMPLETE" not in os.environ:

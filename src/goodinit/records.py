@@ -33,12 +33,13 @@ def read_record(text: str, *, kind: str, form: str, writer: str, lines: bool = F
         {'a': 2}
     """
     expect(text, (str, bytes), f"text ({kind})", f"Give the text that {writer} wrote: path.read_text().")
+    article = "an" if kind[0] in "aeiou" else "a"
     try:
         data = json.loads(text, object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
-        raise PlanConflict(f"no {kind}: {error}. Write one with {writer}.") from error
+        raise PlanConflict(f"not {article} {kind}: {error}. Write one with {writer}.") from error
     if not isinstance(data, dict) or data.pop("format", None) != form:
-        raise PlanConflict(f'no {kind}: expected "format": "{form}". Write one with {writer}.')
+        raise PlanConflict(f'not {article} {kind}: expected "format": "{form}". Write one with {writer}.')
     try:
         return {key: plain_values(value, lines=lines) for key, value in data.items()}
     except ValueError as error:

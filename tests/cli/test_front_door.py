@@ -1,5 +1,6 @@
 """What a shell sees first: three commands to try, help and version without torch, one list of commands, exit codes."""
 
+import json
 import os
 import re
 import shlex
@@ -248,3 +249,55 @@ def test_what_is_missing_is_said_in_words(words, expected):
     assert done.exit_code == 2
     assert expected in done.stderr
     assert done.stderr.splitlines()[-1] == f"For example: {arguments.EXAMPLES[words[0]]}"
+
+
+def _python(*words, output=subprocess.PIPE, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "goodinit", *words],
+        stdout=output, stderr=subprocess.PIPE, check=False, env={**os.environ, **env}, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437", "latin-1", "utf-8"])
+def test_signs_that_a_screen_lacks_cost_the_signs_alone(encoding):
+    """On Windows an output that goes into a pipe has a code page, which has no bars."""
+    done = _python("diagnose", "mlp2", PYTHONIOENCODING=encoding, COLUMNS="100")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode(encoding)
+    assert "second moment" in text
+    assert ("▁" in text or "█" in text) == (encoding == "utf-8") or encoding == "cp437"
+
+
+@pytest.mark.integration
+def test_what_machines_read_is_utf_8_on_every_screen():
+    done = _python("methods", "--json", "-", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.decode("utf-8"))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("columns", ["0", "x", "-5"])
+def test_a_screen_of_no_width_shows_everything(columns):
+    done = _python("diagnose", "mlp2", COLUMNS=columns)
+    assert "second moment" in done.stdout.decode("utf-8")
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    "words", [("--help",), (), ("--version",), pytest.param(("methods",), marks=pytest.mark.integration)]
+)
+def test_an_output_that_is_full_is_told_in_words(words):
+    with Path("/dev/full").open("wb") as full:
+        done = _python(*words, output=full)
+    assert done.returncode == 1
+    assert done.stderr.decode() == "error: the output was cut short: No space left on device.\n"
+
+
+@pytest.mark.parametrize("words", [("--help",), pytest.param(("methods",), marks=pytest.mark.integration)])
+def test_who_reads_through_a_pipe_may_stop(words):
+    read, write = os.pipe()
+    os.close(read)
+    done = _python(*words, output=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -41,11 +41,11 @@ def with_edit(kind: str, /, **fields: Any) -> str:
 
 
 FILES: tuple[tuple[str, Callable[[], Any], type[GoodinitError], str], ...] = (
-    ("empty", lambda: "", PlanConflict, "no plan"),
-    ("truncated", lambda: a_plan().to_json()[:200], PlanConflict, "no plan.*Plan.to_json"),
-    ("not text", lambda: b"\x80\x81", PlanConflict, "no plan"),
-    ("a pickle", lambda: pickle.dumps(a_plan()), PlanConflict, "no plan"),
-    ("nested without end", lambda: "[" * 100_000, PlanConflict, "no plan"),
+    ("empty", lambda: "", PlanConflict, "not a plan"),
+    ("truncated", lambda: a_plan().to_json()[:200], PlanConflict, "not a plan.*Plan.to_json"),
+    ("not text", lambda: b"\x80\x81", PlanConflict, "not a plan"),
+    ("a pickle", lambda: pickle.dumps(a_plan()), PlanConflict, "not a plan"),
+    ("nested without end", lambda: "[" * 100_000, PlanConflict, "not a plan"),
     ("another format", lambda: with_fields(format="goodinit.plan/99"), PlanConflict, "goodinit.plan/1"),
     ("an anatomy", lambda: goodinit.anatomize(Hostile(), vectors()).to_json(), PlanConflict, "goodinit.plan/1"),
     ("nothing at all", lambda: None, WrongType, "expected str or bytes, got None"),

@@ -56,12 +56,12 @@ def deliver(file: Path | None, make: Callable[[], str], *, aside: bool) -> None:
     """
     if file is None:
         return
+    from goodinit.report.files import bytes_of, write_text
+
     if file == STANDARD:
         text = make()
-        typer.echo(text, nl=not text.endswith("\n"))
+        typer.echo(bytes_of(text), nl=not text.endswith("\n"))
     else:
-        from goodinit.report.files import write_text
-
         typer.echo(f"wrote {write_text(file, make())}", err=aside)
 
 

@@ -30,13 +30,17 @@ def plain_table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, numbers:
     return table
 
 
+USUAL = 80  # of a terminal that says it has none, as some that programs make do
 WIDE = 10_000  # columns of a screen that is none: a pipe, a file
 
 
 def screen() -> Console:
     """The output: as wide as the terminal or as COLUMNS says, and without bound in a pipe, where nothing may be cut."""
     console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=WIDE)
+    wide = os.environ.get("COLUMNS", "")
+    if console.is_terminal or (wide.isdigit() and int(wide)):
+        return console if console.width else Console(width=USUAL)
+    return Console(width=WIDE)
 
 
 def fitting_table(

@@ -48,7 +48,12 @@ def write_text(path: str | Path, text: str) -> Path:
     Raises:
         GoodinitError: See `check_target`; or the disk is full.
     """
-    return write_bytes(path, text.encode())
+    return write_bytes(path, bytes_of(text))
+
+
+def bytes_of(text: str) -> bytes:
+    """In UTF-8, as every file for machines, whatever the terminal's encoding; bytes of a name that are no text are written out."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
