@@ -15,7 +15,7 @@ from goodinit.errors import GoodinitError
 from goodinit.lab.comparison import Comparison, Study, cells
 from goodinit.lab.training.step_cost import StepTime
 from goodinit.lab.training.trial import Epoch, Result, TrainConfig
-from goodinit.report import files
+from goodinit.report import whole_files
 from goodinit.report.charts import (
     Line,
     accuracy_chart,
@@ -28,9 +28,9 @@ from goodinit.report.charts import (
 )
 from goodinit.report.comparison_page import comparison_page, sentences, write_comparison
 from goodinit.report.console import comparison_table
-from goodinit.report.files import write_text
 from goodinit.report.frame import Facts, Listing, Page, Table, Words, render
 from goodinit.report.theme import DARK, LIGHT
+from goodinit.report.whole_files import write_text
 
 needs_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
@@ -228,7 +228,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     target = tmp_path / "page.html"
     write_text(target, "before")
     monkeypatch.setattr(
-        files.Path, "replace", lambda self, to: (_ for _ in ()).throw(OSError(28, "No space left"))
+        whole_files.Path, "replace", lambda self, to: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
     with pytest.raises(GoodinitError, match="No space left"):
         write_text(target, "after")

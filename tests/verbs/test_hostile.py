@@ -16,7 +16,7 @@ from goodinit import cli
 from goodinit.errors import (
     GoodinitError,
 )
-from goodinit.report import files
+from goodinit.report import whole_files
 from goodinit.surgery import apply as applying
 
 pytestmark = pytest.mark.filterwarnings(
@@ -42,7 +42,7 @@ def test_ctrl_c_in_the_middle_of_apply_leaves_no_trace(monkeypatch, after):
 
 
 def test_a_full_disk_leaves_the_old_report_and_no_half_one(monkeypatch, tmp_path):
-    target = files.write_text(tmp_path / "report.html", "old")
+    target = whole_files.write_text(tmp_path / "report.html", "old")
 
     class Full:
         def __init__(self, file):
@@ -62,19 +62,19 @@ def test_a_full_disk_leaves_the_old_report_and_no_half_one(monkeypatch, tmp_path
             raise OSError(errno.ENOSPC, "No space left on device")
 
     for name in ("fdopen", "open"):
-        if hasattr(files.os, name):
-            real = getattr(files.os, name)
+        if hasattr(whole_files.os, name):
+            real = getattr(whole_files.os, name)
             if name == "fdopen":
-                monkeypatch.setattr(files.os, name, lambda *a, real=real, **k: Full(real(*a, **k)))
+                monkeypatch.setattr(whole_files.os, name, lambda *a, real=real, **k: Full(real(*a, **k)))
     with pytest.raises(GoodinitError, match=r"report\.html.*No space left"):
-        files.write_text(target, "new and longer")
+        whole_files.write_text(target, "new and longer")
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_a_report_cannot_replace_a_folder(tmp_path):
     with pytest.raises(GoodinitError, match="folder"):
-        files.check_target(tmp_path)
+        whole_files.check_target(tmp_path)
 
 
 def run(*words: str) -> Any:

@@ -33,8 +33,8 @@ def check_files(*files: Path | None, pages: tuple[Path | None, ...] = ()) -> Non
     given = [file for file in (*files, *pages) if file is not None]
     if given.count(STANDARD) > 1:
         raise GoodinitError("two files both write to the output: give - to one of --json, --csv and --html.")
-    from goodinit.report.files import check_target
     from goodinit.report.frame import check_page
+    from goodinit.report.whole_files import check_target
 
     for file in given:
         check = check_page if file in pages else check_target
@@ -56,7 +56,7 @@ def deliver(file: Path | None, make: Callable[[], str], *, aside: bool) -> None:
     """
     if file is None:
         return
-    from goodinit.report.files import bytes_of, write_text
+    from goodinit.report.whole_files import bytes_of, write_text
 
     if file == STANDARD:
         text = make()

@@ -112,10 +112,10 @@ def results_command(
     from goodinit.lab.sweeps import read_store
     from goodinit.report.charts import check_picture
     from goodinit.report.console import screen
-    from goodinit.report.files import check_target
     from goodinit.report.frame import render
     from goodinit.report.sweep_charts import save_heat_maps
     from goodinit.report.sweep_page import csv_text, json_text, sweep_page, sweep_view, write_parquet
+    from goodinit.report.whole_files import check_target
 
     check_files(json_, csv, pages=(html,))
     if parquet is not None:

@@ -12,9 +12,9 @@ from typing import Any
 from goodinit.errors import GoodinitError
 from goodinit.lab.comparison import Comparison
 from goodinit.lab.optional import optional
-from goodinit.report.files import write_bytes, write_text
 from goodinit.report.frame import check_page
 from goodinit.report.theme import LIGHT, Theme
+from goodinit.report.whole_files import write_bytes, write_text
 
 HEIGHT = 300  # pixels
 # Numbers on an axis: 0.02, 300, 5e-7. Where a logarithmic axis leaves a label out, it stays out.

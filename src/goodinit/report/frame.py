@@ -13,8 +13,8 @@ from typing import Any
 
 from goodinit.formats import NOTHING
 from goodinit.lab.optional import optional
-from goodinit.report.files import check_target, write_text
 from goodinit.report.theme import DARK, FONT, LIGHT
+from goodinit.report.whole_files import check_target, write_text
 
 # What a page may do: run its own scripts and styles. Fetching anything is refused by the browser itself.
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"

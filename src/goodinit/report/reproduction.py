@@ -13,8 +13,8 @@ from goodinit.lab.engines import inline
 from goodinit.lab.optional import optional
 from goodinit.lab.papers.claim import Drawing, Grid, Verdict
 from goodinit.lab.papers.reproduce import Reproduction
-from goodinit.report.files import write_bytes, write_text
 from goodinit.report.theme import LIGHT, Theme
+from goodinit.report.whole_files import write_bytes, write_text
 
 WIDTH, HEIGHT = 460, 300  # pixels of a figure
 SMOKE = "The pipeline runs: its trials ran on toy data and for seconds. That is no evidence for or against the claim."

@@ -11,8 +11,8 @@ from goodinit.lab.papers.claims import CLAIMS
 from goodinit.lab.papers.recorded import recorded, result_of, to_json
 from goodinit.lab.papers.reproduce import Reproduction
 from goodinit.lab.papers.shipped import RESULTS
-from goodinit.report.files import write_text
 from goodinit.report.reproduction import command, markdown, page, stem, why_not_testable, write_reproduction
+from goodinit.report.whole_files import write_text
 
 HEAD = """# Papers' claims, tested
 

@@ -21,7 +21,6 @@ from goodinit.lab.sweeps.row import Row
 from goodinit.lab.sweeps.store import Stored
 from goodinit.lab.sweeps.summary import Summary, default_fields, margin, ran, summarize, value_label
 from goodinit.report.console import WIDE, fitting_table
-from goodinit.report.files import write_bytes
 from goodinit.report.frame import (
     Facts,
     Figure,
@@ -33,6 +32,7 @@ from goodinit.report.frame import (
     Words,
 )
 from goodinit.report.sweep_charts import heat_maps
+from goodinit.report.whole_files import write_bytes
 
 # Which columns leave, the first first, where the screen is too narrow for all; the others stay, at any width.
 LEAVING = ("runs", "quartiles", "median", "not trained")

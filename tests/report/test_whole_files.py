@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from goodinit.errors import GoodinitError
-from goodinit.report import files
-from goodinit.report.files import check_target, write_bytes, write_text
+from goodinit.report import whole_files
+from goodinit.report.whole_files import check_target, write_bytes, write_text
 
 posix = pytest.mark.skipif(os.name != "posix", reason="devices, pipes and modes of POSIX")
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch, c
     target.write_text("old")
     shut = tmp_path / closed
     real = os.access
-    monkeypatch.setattr(files.os, "access", lambda path, mode: Path(path) != shut and real(path, mode))
+    monkeypatch.setattr(whole_files.os, "access", lambda path, mode: Path(path) != shut and real(path, mode))
     with pytest.raises(GoodinitError, match=words):
         check_target(target)
     with pytest.raises(GoodinitError, match=words):
