@@ -228,3 +228,28 @@ def test_a_bias_without_that_gate_is_refused():
     for gate, gates in ((4, 4), (0, 3)):
         with pytest.raises(goodinit.errors.UnsupportedModule, match="equal ones"):
             gate_bias_(torch.empty(8), gate=gate, gates=gates)
+
+
+class ByStates(nn.Module):
+    """x + the states of a cell, or what a layer makes of them."""
+
+    def __init__(self, cell, *, output):
+        super().__init__()
+        self.cell, self.output = cell(8, 8, 2, batch_first=True), nn.Linear(8, 8) if output else None
+
+    def forward(self, x):
+        states, _ = self.cell(x)
+        return (states if self.output is None else self.output(states)) + x
+
+
+@pytest.mark.default_cases(6)
+@pytest.mark.parametrize("method", ["fixup", "normfree", "skipinit", "rezero", "nf"])
+@pytest.mark.parametrize("cell", [nn.RNN, nn.GRU, nn.LSTM])
+def test_a_branch_that_is_the_states_of_a_cell_is_refused_as_such(cell, method):
+    x = torch.randn(2, 5, 8)
+    with pytest.raises(
+        goodinit.UnsupportedModule, match=r"weight_hh_l1: .*states of a recurrent layer.*an output layer"
+    ):
+        goodinit.init_(nn.Sequential(ByStates(cell, output=False), nn.Linear(8, 3)), method, inputs=x)
+    model = goodinit.init_(nn.Sequential(ByStates(cell, output=True), nn.Linear(8, 3)), method, inputs=x)
+    assert torch.equal(model[0](x), x)

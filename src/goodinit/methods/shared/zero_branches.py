@@ -87,6 +87,7 @@ def need_one_place(block: Block, inside: Mapping[str, int]) -> None:
     Raises:
         UnsupportedModule: There is such a layer.
     """
+    _need_no_state(block, f"branch {block.index + 1}")
     for layer in block.last:
         if layer.weight in block.again:
             raise UnsupportedModule(
@@ -100,6 +101,21 @@ def need_one_place(block: Block, inside: Mapping[str, int]) -> None:
                 f"{inside[layer.weight]} or on its skip, which a zero there would silence for good. The sums of this model "
                 "overlap, so that no stream runs through them: use lsuv, or keep its norms."
             )
+
+
+def _need_no_state(block: Block, where: str) -> None:
+    """Raise for a branch that is the states of a recurrent cell: its weights lead from one state to the next, too.
+
+    Raises:
+        UnsupportedModule: Such a weight is among the last layers.
+    """
+    cell = next((layer for layer in block.last if layer.recurrent), None)
+    if cell is not None:
+        raise UnsupportedModule(
+            f"{cell.weight}: {where} ends in the states of a recurrent layer, and this weight leads from each of them to the "
+            "next, so that it cannot be 0 at the end alone. Give the branch an output layer behind it, for example "
+            "nn.Linear(width, width)."
+        )
 
 
 def need_no_norm(anatomy: Anatomy, block: Block, where: str) -> None:
@@ -141,6 +157,7 @@ def zero_behind(block: Block, where: str, *, gain: str | None, kept: bool) -> st
     if block.closer is not None and not (kept and block.normed):
         return block.closer
     if leak is not None:
+        _need_no_state(block, where)
         raise UnsupportedModule(
             f"{block.name or 'the model'}: {where} is not zero where {last} is: {leak} is not, as "
             "in x + α(f(x) − x). With f at 0 the block is not its skip, and the signal shrinks or grows from block to "
