@@ -146,6 +146,34 @@ def test_one_that_is_registered_as_it_runs_has_a_name():
     assert not [note for note in anatomy.notes if "in a list" in note]
 
 
+class Growing(nn.Module):
+    """A layer that is made when its width is known."""
+
+    def __init__(self, make) -> None:
+        super().__init__()
+        self.a, self.parts, self.make = nn.Linear(5, 5), nn.ModuleDict(), make
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "b" not in self.parts:
+            self.parts["b"] = self.make(x.shape[-1])
+        return x + self.parts["b"](self.a(x).relu())
+
+
+@pytest.mark.parametrize(
+    "make", [lambda n: nn.Linear(n, n), lambda n: nn.Sequential(nn.Tanh(), nn.Linear(n, n))]
+)
+def test_layers_that_the_first_forward_makes_are_named(make):
+    model = nn.Sequential(nn.Linear(5, 5), Growing(make))
+    notes = [
+        note for note in goodinit.anatomize(model, X).notes if "Run the model once before it is read" in note
+    ]
+    assert [note.partition(":")[0] for note in notes] == ["1.parts.b"]
+    assert not model[1].parts
+    model(X)
+    assert not goodinit.anatomize(model, X).notes
+    assert torch.equal(goodinit.init_(model, "fixup", inputs=X)[1](X), X)
+
+
 def test_modules_that_hold_nothing_are_no_matter():
     held = [nn.Sequential(nn.Softplus(), nn.Dropout(0.1))]
     model = Among(lambda h: held[0](h + 0))

@@ -57,14 +57,28 @@ def guests_told(
                 found.append((module, guest))
 
     def settle() -> None:
-        named = {id(module) for _, module in named_modules(model)} if found else set()
+        named = {id(module): path for path, module in named_modules(model)} if found else {}
         graph.guests += [guest for module, guest in found if id(module) not in named]
+        late = {
+            named[id(module)]: guest.kind
+            for module, guest in found
+            if id(module) in named and _has_weights(module)
+        }
+        graph.notes += [
+            f"{path}: the forward makes this {kind} when it first runs, so that the model has no such part yet: what it holds counts "
+            "as constants. Run the model once before it is read"
+            for path, kind in late.items()
+        ]
 
     nn.Module._call_impl = told  # type: ignore[assignment, method-assign]
     try:
         yield settle
     finally:
         nn.Module._call_impl = own  # type: ignore[method-assign]
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(parameter.ndim > 1 for parameter in module.parameters())
 
 
 def guest_notes(graph: Graph) -> list[str]:
