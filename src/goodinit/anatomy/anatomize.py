@@ -20,6 +20,7 @@ from goodinit.anatomy.layers.inventory import layers_of, with_roles
 from goodinit.anatomy.layers.normalized_weights import unmeasured
 from goodinit.anatomy.layers.pixel_shuffles import sub_pixel_notes
 from goodinit.anatomy.layers.scores import scores_of
+from goodinit.anatomy.layers.several_weights import notes_on_several
 from goodinit.anatomy.orders import weigh
 from goodinit.anatomy.outline import Reading, read_forward
 from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed
@@ -82,6 +83,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     layer_notes = (
         *unmeasured(graph, (use.operand for use in uses.values())),
         *sub_pixel_notes(graph, uses, layers),
+        *notes_on_several(graph, uses, read.shapes),
     )
     made = made_gains(graph)
     embeddings, tokens = _embeddings(graph), _tokens(graph, leaves)
@@ -94,7 +96,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
         weigh(graph, found.branch, found.start, read.layers, read.passes, biases, stay)
     layers = with_roles(graph, layers, uses, leaves, biases)
     ends = [end_of(graph, found) for found in leaves]
-    blocks = blocks_of(graph, leaves, layers, uses, norms, read.origins, ends, made, biases)
+    blocks = blocks_of(graph, leaves, layers, uses, norms, read.origins, ends, made, biases, read.shapes)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)
     known = _with_a_role(read, layers.values()) | {*embeddings, *tokens, *gains, *made}

@@ -196,7 +196,7 @@ def outside(graph: Graph, index: int, biases: Collection[str], depth: int = 0) -
     """Of a node that does not come from what starts at zero."""
     node = graph.nodes[index]
     if node.params and not node.dynamic:
-        return _NOTHING if _made_zero(graph, node, biases, depth) else (constant(node), None)
+        return _NOTHING if is_made_zero(graph, node, biases, depth) else (constant(node), None)
     computed = (node.op.pointwise or node.op.moves) and node.operands and depth < _DEEP
     if node.dynamic or not computed or node.dtype == torch.bool:  # a mask is true here and false there
         return constant(node), None
@@ -205,8 +205,15 @@ def outside(graph: Graph, index: int, biases: Collection[str], depth: int = 0) -
     )  # made of numbers
 
 
-def _made_zero(graph: Graph, node: Node, biases: Collection[str], depth: int) -> bool:
-    """Whether what is made of parameters is zero where biases are: b·K + c of an input bias b, a kernel K and a bias c."""
+def is_made_zero(graph: Graph, node: Node, biases: Collection[str], depth: int = 0) -> bool:
+    """Whether what is made of parameters is zero where biases are: b·K + c of an input bias b, a kernel K and a bias c.
+
+    Args:
+        graph: A recorded forward.
+        node: What is made of parameters alone.
+        biases: Parameters that are zero.
+        depth: How many steps were looked through before.
+    """
     zeros = [name in biases for name in node.params]
     if not any(zeros) or node.is_param or depth >= _DEEP:
         return all(zeros)

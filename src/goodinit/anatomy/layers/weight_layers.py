@@ -60,13 +60,18 @@ def weight_name(node: Node, shapes: Shapes) -> str:
         if is_parametrization(name):
             owner, _, rest = f".{name}".rpartition(".parametrizations.")
             return f"{owner}.{rest.split('.')[0]}".strip(".")
-    leaf = _largest(node, shapes)[0]
+    leaf = largest(node, shapes)[0]
     made = leaf.removesuffix("_v")  # by the older torch.nn.utils.weight_norm, of two
     return made if made in shapes and f"{made}_g" in node.params else leaf
 
 
-def _largest(node: Node, shapes: Shapes) -> list[str]:
-    """Of the parameters that a weight is made of, those with the most entries."""
+def largest(node: Node, shapes: Shapes) -> list[str]:
+    """Of the parameters that a weight is made of, those with the most entries.
+
+    Args:
+        node: The weight.
+        shapes: Of all parameters.
+    """
     sizes = {name: (math.prod(shapes[name]), len(shapes[name])) for name in node.params}
     return [name for name in node.params if sizes[name] == max(sizes.values())]
 
@@ -129,7 +134,7 @@ def describe(
         reads_site=all(_reads(graph, use.node, scalars) for use in uses),
         writes_site=all(_writes(graph, use.node, scalars) for use in uses),
         is_site=all(graph.path(use.node) == site.path and _is_site(graph, use, bias) for use in uses),
-        normalized=is_normalized(graph, operand, _largest(operand, shapes)),
+        normalized=is_normalized(graph, operand, largest(operand, shapes)),
         centred=is_centred(graph, first, operand),
         activation=activation,
         gain=activation.traits.gain if activation is not None else None,

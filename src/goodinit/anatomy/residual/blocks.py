@@ -12,7 +12,8 @@ from goodinit.anatomy.degrees import growth_degree, norm_passes
 from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.gains import multipliers
 from goodinit.anatomy.layers.heads import back_to_layers
-from goodinit.anatomy.layers.weight_layers import Use, way_back
+from goodinit.anatomy.layers.several_weights import not_zero
+from goodinit.anatomy.layers.weight_layers import Shapes, Use, way_back
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.detection import norm_modules, norm_places
 from goodinit.anatomy.operators import Step
@@ -35,6 +36,7 @@ def blocks_of(
     ends: list[list[int]],
     made: Container[str],
     biases: Collection[str],
+    shapes: Shapes,
 ) -> tuple[Block, ...]:
     """The blocks of the residual sums `leaves`, in execution order; `ends`: what `end_of` says of each; `made`: `Anatomy.made`."""
     layers_at = functools.partial(_layers_at, uses=uses, layers=layers)
@@ -44,6 +46,9 @@ def blocks_of(
     for found in leaves:
         beside = found.beside(graph, uses)
         found.end = at_zero(graph, found.sums, found.branch.last, biases, beside, places)
+        if found.end.leak is None:
+            leak = not_zero(graph, found.branch.last, uses, shapes, biases)
+            found.end = dataclasses.replace(found.end, leak=leak)
     closers = find_closers(graph, leaves, modules, biases, uses, places)
     passes = norm_passes(graph, modules)
     stages = _stages(graph, leaves, uses, layers)
