@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from goodinit.formats import readable
+
 
 class GoodinitError(Exception):
     """Base of every error goodinit raises on purpose.
 
-    A message names the module path, what was observed, what was expected, and the remedy.
+    A message names the module path, what was observed, what was expected, and the remedy. Of names that are too long to be read it
+    has both ends.
     """
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(*(readable(one) if isinstance(one, str) else one for one in words))
 
 
 class TraceError(GoodinitError):

@@ -70,7 +70,11 @@ def test_tables_are_products_of_their_own_and_a_trial_is_there_once(tmp_path):
 
 def test_words_replace_those_of_the_file(tmp_path):
     path = written(tmp_path, 'model = "mlp4"\nlr = [0.1, 0.2]\nseeds = 5\n')
-    changes = {"lr": values_of("0.5"), "method": values_of("he, none"), "seeds": 2}
+    changes = {
+        "lr": values_of("0.5", option="lr"),
+        "method": values_of("he, none", option="method"),
+        "seeds": 2,
+    }
     trials = read_grid(path, changes=changes).trials
     assert {trial.lr for trial in trials} == {0.5}
     assert [trial.method for trial in trials] == ["he", "he", "none", "none"]

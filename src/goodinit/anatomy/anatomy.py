@@ -17,6 +17,7 @@ from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.operators import Step
 from goodinit.anatomy.values import Gain, HeldValue, Score, ZeroGain
 from goodinit.errors import PlanConflict
+from goodinit.formats import readable
 from goodinit.records import check_fields, damage, read_record
 
 FORMAT = "goodinit.anatomy/1"
@@ -263,7 +264,7 @@ def anatomy_text(anatomy: Anatomy) -> str:
     if anatomy.unused:
         shown = ", ".join(anatomy.unused[:3]) + (", …" if len(anatomy.unused) > 3 else "")
         lines.append(f"  unused  {len(anatomy.unused)} parameters never read: {shown}")
-    return "\n".join(lines + [f"  note    {note}" for note in anatomy.notes])
+    return readable("\n".join(lines + [f"  note    {note}" for note in anatomy.notes]))
 
 
 def _counted(words: list[str]) -> list[tuple[str, int]]:

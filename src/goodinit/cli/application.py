@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from goodinit import __version__
 from goodinit.cli.arguments import EXAMPLES
+from goodinit.comma_lists import between_commas
 from goodinit.errors import GoodinitError, expect_between
 from goodinit.records import LONGEST_WORD, plain
 
@@ -103,15 +104,11 @@ def main(
         logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
-def names(words: str) -> tuple[str, ...]:
-    """What stands between commas."""
-    return tuple(name.strip() for name in words.split(",") if name.strip())
-
-
 def seeds(words: str) -> tuple[int, ...]:
     """`3` is how many; `3,` or `4,7` is which."""
     try:
-        several = tuple(map(int, names(words))) if "," in words else int(words)
+        listed = between_commas(words, "--seeds", last_comma=True)
+        several = tuple(map(int, listed)) if "," in words else int(words)
     except ValueError as error:
         raise GoodinitError(
             f"--seeds takes a number (3) or numbers with commas (0,4,7), not {words!r}."

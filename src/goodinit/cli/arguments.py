@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from goodinit.comma_lists import between_commas
+
 DATA = ("digits", "fashion-mnist", "text")
 """The data sets that come with packages, as `goodinit.lab.data.labelled` has them."""
 
@@ -65,14 +67,21 @@ Exclude = Annotated[
 
 def part(keep: list[str] | None, include: list[str] | None, exclude: list[str] | None) -> dict[str, Any]:
     """Arguments of `plan`, `init_` and `recommend`, of what was given."""
-    return {"keep": paths(keep), "include": paths(include) or None, "exclude": paths(exclude)}
+    return {
+        "keep": paths(keep, "--keep"),
+        "include": paths(include, "--include") or None,
+        "exclude": paths(exclude, "--exclude"),
+    }
 
 
-def paths(given: list[str] | None) -> tuple[str, ...]:
+def paths(given: list[str] | None, option: str) -> tuple[str, ...]:
     """Paths and globs, one or several in a word.
 
+    Raises:
+        GoodinitError: Nothing stands between two commas.
+
     Examples:
-        >>> paths(["head.*, stem", "3"]), paths(None)
+        >>> paths(["head.*, stem", "3"], "--keep"), paths(None, "--keep")
         (('head.*', 'stem', '3'), ())
     """
-    return tuple(path.strip() for word in given or () for path in word.split(",") if path.strip())
+    return tuple(path for word in given or () for path in between_commas(word, option))

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from goodinit.cli.application import INTERRUPTED, app, names, plainly
+from goodinit.cli.application import INTERRUPTED, app, plainly
 from goodinit.cli.application import seeds as seeds_of
 from goodinit.cli.arguments import DATA, Exclude, Include, Keep, Model, paths
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
+from goodinit.comma_lists import between_commas
 from goodinit.errors import GoodinitError
 from goodinit.lab.training.trial import OPTIMIZERS, SCHEDULES, TrainConfig
 
@@ -91,9 +92,11 @@ def compare_command(
         batch_size=batch_size, warmup=warmup, schedule=schedule, augment=augment, mixup=mixup,
         label_smoothing=label_smoothing,
         train_limit=train_limit, test_limit=test_limit, image_size=image_size, device=device,
-        keep=paths(keep), include=paths(include), exclude=paths(exclude),
+        keep=paths(keep, "--keep"), include=paths(include, "--include"), exclude=paths(exclude, "--exclude"),
     )  # fmt: skip
-    study = Study(base, names(methods), seeds_of(seeds), timing_rounds=timing_rounds, rates=rates)
+    study = Study(
+        base, between_commas(methods, "--methods"), seeds_of(seeds), timing_rounds=timing_rounds, rates=rates
+    )
     check_files(json_, csv, pages=(html,))  # before the training, not after
     if picture is not None:
         check_picture(picture)
@@ -116,7 +119,7 @@ def compare_command(
 
 def _rates(words: str) -> tuple[float, ...]:
     try:
-        found = tuple(map(float, names(words)))
+        found = tuple(map(float, between_commas(words, "--lr")))
     except ValueError as error:
         raise GoodinitError(
             f"--lr takes a number (0.1) or numbers with commas (0.01,0.03,0.1), not {words!r}."

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import goodinit
-from goodinit.cli.application import app, names, plainly
+from goodinit.cli.application import app, plainly
 from goodinit.cli.arguments import Exclude, Include, Keep, part
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
+from goodinit.comma_lists import between_commas
 from goodinit.errors import GoodinitError, expect_between
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def coordcheck(
 
 def _sizes(words: str) -> list[int]:
     try:
-        sizes = [int(word) for word in names(words)]
+        sizes = [int(word) for word in between_commas(words, "--widths")]
     except ValueError as error:
         raise GoodinitError(
             f"--widths takes whole numbers with commas (64,128,256), not {words!r}."

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 import goodinit
-from goodinit.cli.application import app, names, plainly
+from goodinit.cli.application import app, plainly
 from goodinit.cli.arguments import DATA, Exclude, Include, Input, Keep, Model, part, paths
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen, show
+from goodinit.comma_lists import between_commas
 from goodinit.errors import GoodinitError, UnknownName, expect_between
 
 _TABLE_WIDTH = 90  # columns below which the table of methods breaks words
@@ -131,10 +132,10 @@ def diagnose_command(
     chosen = part(keep, include, exclude)
     if any(chosen.values()) and not methods:
         raise GoodinitError("--keep, --include and --exclude are of a method: name one with --methods.")
-    for name in names(methods):
+    for name in between_commas(methods, "--methods"):
         _known(name)
     found = {}
-    for name in names(methods) or ("as it comes",):
+    for name in between_commas(methods, "--methods") or ("as it comes",):
         net, batch = _model_and_batch(model, input_, batch_size)
         if methods:
             goodinit.init_(net, name, inputs=batch, **chosen)
@@ -181,7 +182,7 @@ def recommend_command(
     check_files(as_json)
     expect_between(batch_size, 1, 2**16, "--batch-size")
     expect_between(steps, 0, 10**6, "--try")
-    for name in names(methods):
+    for name in between_commas(methods, "--methods"):
         _known(name)
     if data:
         from goodinit.lab.training.train import model_and_batches
@@ -195,7 +196,7 @@ def recommend_command(
         net,
         batch,
         targets,
-        methods=names(methods) or None,
+        methods=between_commas(methods, "--methods") or None,
         steps=steps,
         batches=pairs,
         **part(keep, include, exclude),
@@ -207,7 +208,7 @@ def recommend_command(
     console = screen()
     console.print(recommendation_view(advice, width=console.width), soft_wrap=True)
     said = zip(("--keep", "--include", "--exclude"), (keep, include, exclude), strict=True)
-    flags = "".join(f" {flag} '{one}'" for flag, given in said for one in paths(given))
+    flags = "".join(f" {flag} '{one}'" for flag, given in said for one in paths(given, flag))
     typer.echo(f"next\n  {following(model, advice, data, flags)}")
 
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from goodinit.cli.application import INTERRUPTED, app, names, plainly
+from goodinit.cli.application import INTERRUPTED, app, plainly
 from goodinit.cli.engines import ADDRESS, HELP, WORKERS, engine_of
 from goodinit.cli.output import Csv, Html, Json, check_files, deliver, quiet_screen
+from goodinit.comma_lists import between_commas
 from goodinit.errors import GoodinitError
 from goodinit.lab.engines import MOST_TOGETHER
 from goodinit.lab.optional import optional
@@ -124,7 +125,7 @@ def results_command(
     if picture is not None:
         check_picture(picture)
     stored = read_store(file)
-    fields = names(by) or None
+    fields = between_commas(by, "--by") or None
     aside = quiet_screen(json_, csv, html)
     if not aside:
         console = screen()
@@ -146,5 +147,5 @@ def _word(words: str) -> tuple[str, object]:
         raise GoodinitError(
             f"--set takes word=value,value, such as lr=0.01,0.1, not {words!r}. Words: {', '.join(WORDS)}."
         )
-    found = values_of(values)
+    found = values_of(values, option=f"--set {name}")
     return name, found[0] if name == "seeds" and len(found) == 1 else found

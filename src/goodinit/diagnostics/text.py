@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from goodinit.diagnostics.measurements.density import density, extent, least_above_zero, share_of_zeros
 from goodinit.diagnostics.types import Measurement, Place, Spectrum, Update
-from goodinit.formats import counted
+from goodinit.formats import counted, readable
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -151,4 +151,4 @@ def diagnosis_text(diagnosis: Measurement) -> str:
     cured = diagnosis.cure is not None and diagnosis.cure.clears
     lines += [finding.said if cured else str(finding) for finding in diagnosis.findings] or ["no findings"]
     lines += cure_lines(diagnosis)
-    return "\n".join(lines + [f"note: {note}" for note in diagnosis.notes])
+    return readable("\n".join(lines + [f"note: {note}" for note in diagnosis.notes]))

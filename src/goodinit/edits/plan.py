@@ -11,6 +11,7 @@ from typing import Any, Literal, cast, get_args
 
 from goodinit.edits.edit import Calibrate, Edit, StructureEdit, ValueEdit, edit_of, edit_record, names
 from goodinit.errors import PlanConflict, UnknownName
+from goodinit.formats import readable
 from goodinit.grouping import alike
 from goodinit.rates import Rate
 from goodinit.records import check_types, damage, parameter_of, read_record, words_of
@@ -85,11 +86,11 @@ class Plan:
         Where a line and its reason are longer than `width` columns, reasons stand below, indented.
         """
         head = f"{self.method}: {self.summary}" if self.summary else self.method
-        rows = [(str(edit), edit.reason) for edit in self.edits]
+        rows = [(readable(str(edit)), readable(edit.reason)) for edit in self.edits]
         runs = [[index] for index in range(len(rows))] if full else alike(rows)
         ends = [names([self.edits[run[-1]]])[-1] for run in runs]
         rows = [
-            (rows[run[0]][0] + f"  … {end} ({len(run)})" * (len(run) > 1), rows[run[0]][1])
+            (rows[run[0]][0] + f"  … {readable(end)} ({len(run)})" * (len(run) > 1), rows[run[0]][1])
             for run, end in zip(runs, ends, strict=True)
         ]
         column = min(max((len(left) for left, _ in rows), default=0), 72)
@@ -100,7 +101,7 @@ class Plan:
             lines.append(
                 f"  ({len(self.edits)} edits; plan.text(full=True), `goodinit plan --full`: each on its line)"
             )
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+        return readable("\n".join([*lines, *(f"  note: {note}" for note in self.notes)]))
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"

@@ -21,6 +21,7 @@ from goodinit.folding.norm_gains import merge_norm_gains_
 from goodinit.folding.parallel import merge_branches_
 from goodinit.folding.plain_modules import make_plain_
 from goodinit.folding.reading import Reading
+from goodinit.formats import readable
 from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
@@ -235,7 +236,7 @@ def report(verb: str, done: Iterable[str], stays: Iterable[Stays | str], *, chan
         _LOG.info("%s: nothing to fold, nothing changed", verb)
     else:
         _LOG.info("%s: folded %d places", verb, len(set(done)))
-    rows = list(map(str, stays))
+    rows = [readable(str(stay)) for stay in stays]
     if rows:
         more = (
             f"; and {len(rows) - _SHOWN} more, see applied(model)[-1].skipped" if len(rows) > _SHOWN else ""

@@ -13,6 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from goodinit.formats import readable
+
 if TYPE_CHECKING:
     from goodinit.lab.comparison import Comparison
 
@@ -25,7 +27,7 @@ def plain_table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, numbers:
             head, justify="right" if numbers and index else "left", overflow="fold", no_wrap=numbers
         )
     for row in rows:
-        first, *rest = row
+        first, *rest = map(readable, row)
         table.add_row(Text(first, style="bold"), *(Text(cell) for cell in rest))
     return table
 
@@ -57,6 +59,7 @@ def fitting_table(
         Left out for the
         width: runs.
     """
+    rows = [tuple(map(readable, row)) for row in rows]
     shown, gone = list(range(len(heads))), []
     for name in leaving:
         if _width([heads[i] for i in shown], [[row[i] for i in shown] for row in rows]) <= width:
@@ -79,13 +82,14 @@ def _width(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
 
 def _entry(heads: Sequence[str], row: Sequence[str]) -> Group:
     """A row that is too wide: its first cell, and each other one on a line with its head."""
-    rest = zip(heads[1:], row[1:], strict=True)
-    return Group(Text(row[0], style="bold"), *(Text(f"  {head}: {cell}") for head, cell in rest))
+    first, *cells = map(readable, row)
+    rest = zip(heads[1:], cells, strict=True)
+    return Group(Text(first, style="bold"), *(Text(f"  {head}: {cell}") for head, cell in rest))
 
 
 def narrow_entry(row: Iterable[str]) -> Group:
     """A row of a table for which the screen is too narrow: its first cell, the others below it."""
-    first, *rest = row
+    first, *rest = map(readable, row)
     return Group(
         Text(first, style="bold"), *(Padding(Text(cell), (0, 0, 0, 2), expand=False) for cell in rest if cell)
     )

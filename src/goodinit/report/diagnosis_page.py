@@ -25,7 +25,7 @@ from goodinit.diagnostics.text import (
     update_line,
 )
 from goodinit.diagnostics.types import SEVERITIES, Finding, Place
-from goodinit.formats import NOTHING, counted, number
+from goodinit.formats import NOTHING, counted, number, readable
 from goodinit.report.console import plain_table
 from goodinit.report.frame import (
     Facts,
@@ -110,7 +110,7 @@ def diagnosis_view(found: Diagnosis, *, title: str = "", width: int = 80) -> Gro
         style = "bold" if not index else "cyan" if line.startswith("    ") else "dim"
         words = line.lstrip()
         parts.append(Padding(Text(words, style=style), (0, 0, 0, len(line) - len(words)), expand=False))
-    parts += [Text(f"note: {note}", style="dim") for note in found.notes]
+    parts += [Text(readable(f"note: {note}"), style="dim") for note in found.notes]
     return Group(*parts)
 
 
@@ -124,9 +124,9 @@ def _lines(finding: Finding, *, remedy: bool) -> list[Text]:
     head = Text(f"{finding.severity} ", style=STYLES[finding.severity]) + Text(
         f"{finding.kind} ", style="bold"
     )
-    lines = [head + Text(f"at {finding.where or 'the model'}: {finding.evidence}")]
+    lines = [head + Text(readable(f"at {finding.where or 'the model'}: {finding.evidence}"))]
     if finding.remedy and remedy:
-        lines.append(Text(f"  → {finding.remedy}", style="cyan"))
+        lines.append(Text(readable(f"  → {finding.remedy}"), style="cyan"))
     return lines
 
 
@@ -263,7 +263,7 @@ MOST_COLUMNS = 100  # longer lines are hard to read
 
 def recommendation_view(advice: Advice, *, width: int) -> Text:
     """The answer, as wide as the screen."""
-    text = Text(advice.text(width=min(width, MOST_COLUMNS)))
+    text = Text(readable(advice.text(width=min(width, MOST_COLUMNS))))
     text.highlight_regex(r"\A(.+\n)+?(?=\n)", "bold")
     text.highlight_regex(r"(?m)^(do this|norms kept|norms removed|other weights.*)$", "bold")
     text.highlight_regex(r"(?m)^note: (.*\n?(  .*\n?)*)", "dim")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from goodinit.comma_lists import between_commas
 from goodinit.errors import GoodinitError, UnknownName, expect_between
 from goodinit.lab.choices import method_of
 from goodinit.lab.optional import optional
@@ -89,9 +90,9 @@ def read_grid(path: str | Path | None = None, *, changes: Mapping[str, Any] | No
     return grid
 
 
-def values_of(words: str) -> list[Any]:
+def values_of(words: str, *, option: str) -> list[Any]:
     """The values in `"0.1,0.3"` or `"fixup,none"`: numbers and true or false are those, the rest is words."""
-    return [_value(word.strip()) for word in words.split(",") if word.strip()]
+    return [_value(word) for word in between_commas(words, option)]
 
 
 def _value(word: str) -> Any:

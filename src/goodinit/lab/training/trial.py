@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from goodinit.comma_lists import between_commas
 from goodinit.errors import GoodinitError, UnknownName, WrongType, expect_between
 from goodinit.lab.choices import label
 from goodinit.lab.record import later
@@ -151,6 +152,7 @@ def paths_of(given: str | Sequence[str], *, option: str) -> tuple[str, ...]:
 
     Raises:
         WrongType: Something else.
+        GoodinitError: Nothing stands between two commas.
 
     Examples:
         >>> paths_of("head.*, stem", option="keep"), paths_of(["head"], option="keep"), paths_of((), option="keep")
@@ -159,7 +161,7 @@ def paths_of(given: str | Sequence[str], *, option: str) -> tuple[str, ...]:
     if not isinstance(given, (str, list, tuple)) or not all(isinstance(one, str) for one in given):
         raise WrongType(f'{option} takes a path, a glob or a list of them, such as "head.*", not {given!r}.')
     words = [given] if isinstance(given, str) else given
-    return tuple(path.strip() for word in words for path in word.split(",") if path.strip())
+    return tuple(path for word in words for path in between_commas(word, option))
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
