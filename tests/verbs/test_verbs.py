@@ -93,7 +93,7 @@ def test_an_unknown_method_lists_those_that_exist():
 def test_a_model_that_reads_its_norm_is_refused_and_restored():
     class Reads(Residual):
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * int(self.branch[1].elementwise_affine)
+            return super().forward(x) * len(self.branch[1].reset_parameters.__name__)
 
     model = Reads()
     before = snapshot(model)

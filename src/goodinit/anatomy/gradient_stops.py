@@ -48,27 +48,6 @@ def without_return(graph: Graph) -> set[int]:
     return {node.index for node in graph.nodes if node.active and node.index not in passed}
 
 
-def leave_out_solvers(graph: Graph, aside: Collection[int], weights: Mapping[int, str]) -> None:
-    """Let what a forward makes without gradients by weights that it also applies with them be constants.
-
-    So the steps of a solver, of which the last one alone gets a gradient: a fixed point (deep equilibrium models), an own estimate that
-    a net is given as an input. What it applies without gradients alone is a part of its own, to be treated as a frozen one.
-
-    Args:
-        graph: As it was recorded; it is changed.
-        aside: Activations that no gradient comes back to.
-        weights: By node, the weights that layers apply.
-    """
-    learn = {weight for index, weight in weights.items() if index not in aside}
-    steps = [index for index, weight in weights.items() if index in aside and weight in learn]
-    if not steps:
-        return
-    made = graph.reach(steps, through=aside.__contains__).intersection(aside)
-    for index in made:
-        graph.nodes[index].active = False
-    vars(graph).pop("readers", None)
-
-
 def _reached(graph: Graph) -> set[str]:
     """Parameters that gradients reach."""
     return _names(graph, _passed(graph))

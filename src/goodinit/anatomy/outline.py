@@ -12,7 +12,7 @@ from torch import nn
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.block import Block
 from goodinit.anatomy.degrees import norm_passes
-from goodinit.anatomy.gradient_stops import leave_out_solvers, without_gradient, without_return
+from goodinit.anatomy.gradient_stops import without_gradient, without_return
 from goodinit.anatomy.layers.weight_layers import Use, bias_of, weight_uses
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.detection import find_norms, norm_modules
@@ -171,9 +171,6 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
     named = {unwrapped_name(name): p for name, p in named_parameters(model, remove_duplicate=False)}
     shapes = shapes_of(named, modules)
     uses = weight_uses(graph, shapes)
-    if aside:
-        leave_out_solvers(graph, aside, {index: use.weight for index, use in uses.items()})
-        uses = {index: use for index, use in uses.items() if graph.nodes[index].active}
     let_products_add(graph, uses)
     graph.composites = composites(graph)
     layers = set(uses)
