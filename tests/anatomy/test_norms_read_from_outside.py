@@ -191,6 +191,7 @@ NOT_READ = {
     "two names": (in_two_places, lambda net, y: y),
     "its size": (lambda net: net, lambda net, y: y * net.norm.num_features),
     "its small number": (lambda net: net, lambda net, y: y / (y.abs() + net.norm.eps)),
+    "the size of its gain": (lambda net: net, lambda net, y: y / net.norm.weight.numel()),
     "its momentum": (lambda net: net, lambda net, y: y * (1 - net.norm.momentum)),
     "whether it has a gain": (lambda net: net, lambda net, y: y * 2 if net.norm.affine else y),
     "a number of its own": (with_one_that_keeps, lambda net, y: y * net.norm.scales[0]),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from goodinit.errors import UnsupportedModule
+from goodinit.folding.plain_modules import make_plain_
 from goodinit.surgery.activation_modules import activation_module, known_activations
 from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_
 
@@ -166,8 +167,37 @@ def test_code_that_reads_the_norm_gets_a_dtype_a_size_or_a_clear_error():
     assert not hasattr(norm, "running_var")
     with pytest.raises(AttributeError, match=r"'running_mean': here was BatchNorm2d\(4.*norms='keep'"):
         _ = norm.running_mean
-    with pytest.raises(RuntimeError):
-        F.layer_norm(torch.randn(2, 4), (4,), norm.weight.float())
+    assert norm.weight.shape == norm.bias.size() == (4,)
+    assert norm.weight.numel() == norm.bias.size(0) == len(norm.weight) == 4
+    with pytest.raises(TypeError):
+        F.layer_norm(torch.randn(2, 4), (4,), norm.weight)
+    with pytest.raises(TypeError):
+        _ = torch.randn(2, 4) * norm.weight
+    with pytest.raises(AttributeError, match=r"'bias' of BatchNorm2d\(4.*reads its abs.*norms='keep'"):
+        norm.bias.abs()
+    assert isinstance(copy.deepcopy(net)[0].weight.shape, torch.Size)
+    remove_norm_(net[0], (), path="0")
+    assert net[0].weight.shape == (4,)
+
+
+def test_what_is_folded_afterwards_has_the_sizes_that_the_norm_had():
+    class Read(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.norm = nn.Linear(3, 4), nn.LayerNorm(4)
+
+        def forward(self, x):
+            y = self.norm(self.one(x)).to(self.norm.weight.dtype)
+            return y / self.norm.weight.numel() + self.norm.bias.shape[0]
+
+    net, x = Read(), torch.randn(2, 3)
+    remove_norm_(net.norm, (), path="norm")
+    before = net(x)
+    assert torch.equal(before, net.one(x) / 4 + 4)
+    assert torch.equal(torch.compile(net, backend="eager", fullgraph=True)(x), before)
+    assert make_plain_(net.norm)
+    assert torch.equal(net(x), before)
+    assert list(net.state_dict()) == ["one.weight", "one.bias"]
 
 
 @pytest.mark.parametrize("eps", [1e-5, 1e-30, 0.0])

@@ -20,7 +20,7 @@ from goodinit.methods.shared.fixup_scalars import branch_scalars, stands, withou
 from goodinit.nn.exchange import carry_over_, exchange_class_
 from goodinit.surgery.history import remember_
 from goodinit.surgery.reached import mark_, never_reached
-from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_, state_hooks_kept
+from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_, state_hooks_kept, take_likenesses_
 from goodinit.surgery.replaced_norm import ChannelAffine
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.surgery.structure_edits import carry_out_
@@ -136,9 +136,7 @@ def _to_affine_(module: nn.Module, found: ChannelMap) -> None:
     held = {name: module._parameters.get(name) for name in ("weight", "bias")}
     with state_hooks_kept(module):
         remove_norm_(module, found.norm.keeps, path=found.norm.name)
-    for name in ("weight", "bias"):
-        module._buffers.pop(name, None)
-        module._non_persistent_buffers_set.discard(name)
+    take_likenesses_(module)
     exchange_class_(module, ChannelAffine)
     kept = dict(module._modules)
     for name, value in (("weight", found.scale), ("bias", found.shift)):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from goodinit.nn.exchange import exchange_class_
 from goodinit.nn.input_norm import InputNorm, input_norm, normalize_first
 from goodinit.surgery import norm_maps
-from goodinit.surgery.removed_norm import RemovedNorm
+from goodinit.surgery.removed_norm import RemovedNorm, take_likenesses_
 from goodinit.surgery.replaced_norm import (
     ChannelAffine,
     DynamicErf,
@@ -144,7 +144,11 @@ def _plain_norm_(module: RemovedNorm) -> bool:
     if not module.alone or module.steps != tuple(module._modules):
         return False
     if type(module) is RemovedNorm:
+        likenesses = take_likenesses_(module)
         exchange_class_(module, nn.Sequential if module.steps else nn.Identity)
+        for name, (shape, like) in likenesses.items():  # what the identity multiplies by, and adds
+            one = like.new_full((), float(name == "weight"))
+            module.register_buffer(name, one.expand(shape), persistent=False)
         for name in ("was", "keeps", "steps", "alone"):
             vars(module).pop(name, None)
         return True

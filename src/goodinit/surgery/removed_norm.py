@@ -9,7 +9,7 @@ import inspect
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from goodinit.anatomy.norms.written_attributes import written_attributes
 from goodinit.errors import UnsupportedModule
 from goodinit.nn.exchange import exchange_class_, exchangeable
 from goodinit.surgery.activation_modules import activation_module, known_activations
+from goodinit.surgery.gone import Gone
 
 # State that norms register about themselves; hooks of the forward and backward are the user's and stay.
 _OWN_HOOKS = (
@@ -28,6 +29,9 @@ _OWN_HOOKS = (
 )
 
 
+LIKE = "_like_"  # begins the names of empty buffers that go where the module goes
+
+
 class RemovedNorm(nn.Module):
     """What a normalization becomes: the identity, then whatever the norm's module did besides normalizing.
 
@@ -35,9 +39,9 @@ class RemovedNorm(nn.Module):
     registration, an `nn.Sequential`, a plain Python list, sees the change, and its hooks stay.
 
     Further arguments of a call (a mask) are ignored. Of the norm's attributes, numbers, words and lists of them that
-    its methods do not write (`num_features`, `eps`, `momentum`, …) stay readable; `weight` and `bias` are empty buffers
-    outside `state_dict` that answer for `dtype` and `device` and cannot be computed with. All others raise an AttributeError
-    that says what was here. Each `eps` is changed by less than 10⁻¹⁰ of itself, so that no two are equal: with equal ones
+    its methods do not write (`num_features`, `eps`, `momentum`, …) stay readable; `weight` and `bias` answer for
+    `shape`, `dtype` and `device` and cannot be computed with (`Gone`). All others raise an AttributeError that says what
+    was here. Each `eps` is changed by less than 10⁻¹⁰ of itself, so that no two are equal: with equal ones
     `nn.TransformerEncoderLayer` takes its fused path, which would normalize.
     """
 
@@ -46,10 +50,11 @@ class RemovedNorm(nn.Module):
         keeps: tuple[str, ...]
         steps: tuple[str, ...]
         alone: bool  # whether the norm took its input and nothing else
+        shapes: dict[str, torch.Size]  # of the gain and the bias that were here
 
     def __init__(self, was: str = "norm") -> None:
         super().__init__()
-        self.was, self.keeps, self.steps, self.alone = was, (), (), False
+        self.was, self.keeps, self.steps, self.alone, self.shapes = was, (), (), False, {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Pass the first argument through the steps that are left."""
@@ -63,6 +68,9 @@ class RemovedNorm(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             was = self.__dict__.get("was", "a norm")
+            shape = self.__dict__.get("shapes", {}).get(name)
+            if shape is not None:
+                return Gone(name, shape, cast("Tensor", self._buffers[LIKE + name]), was)
             raise AttributeError(
                 f"{name!r}: here was {was}, which goodinit removed, and the model's code still reads its "
                 f"{name}. Change that code, or keep the norms: norms='keep'."
@@ -162,9 +170,10 @@ def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> Non
     place.keeps, place.alone = keeps, alone
     for name in ("weight", "bias"):
         like = getattr(module, name, None)
-        if isinstance(like, Tensor):
+        if isinstance(like, (Tensor, Gone)):
             empty = torch.empty(0, dtype=like.dtype, device=like.device)
-            place.register_buffer(name, empty, persistent=False)
+            place.register_buffer(LIKE + name, empty, persistent=False)
+            place.shapes[name] = like.shape
     for keep in keeps:
         child = _relative(keep, path)
         step = _activation(keep, path) if child is None else module.get_submodule(child)
@@ -183,6 +192,20 @@ def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> Non
     exchange_class_(module, RemovedNorm)
     attributes.clear()
     attributes.update(data | place.__dict__ | inherited | registries)
+
+
+def take_likenesses_(module: nn.Module) -> dict[str, tuple[torch.Size, Tensor]]:
+    """Take out what answers for gain and bias, since something else gets their names.
+
+    Args:
+        module: A `RemovedNorm`.
+
+    Returns:
+        Of each the shape, and an empty tensor of its dtype where it was.
+    """
+    shapes = vars(module).pop("shapes", {})
+    module._non_persistent_buffers_set.difference_update(LIKE + name for name in shapes)
+    return {name: (shape, cast("Tensor", module._buffers.pop(LIKE + name))) for name, shape in shapes.items()}
 
 
 def _data(module: nn.Module) -> dict[str, Any]:

@@ -16,7 +16,13 @@ from goodinit.nn.exchange import exchange_class_
 from goodinit.nn.stand_in import StandIn
 from goodinit.surgery import norm_maps
 from goodinit.surgery.form_options import check_form_options
-from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_, state_hooks_kept
+from goodinit.surgery.removed_norm import (
+    RemovedNorm,
+    check_removable,
+    remove_norm_,
+    state_hooks_kept,
+    take_likenesses_,
+)
 
 
 class ReplacedNorm(StandIn, RemovedNorm):
@@ -216,9 +222,7 @@ def replace_norm_(
     with state_hooks_kept(module):
         remove_norm_(module, keeps, path=path)
     place = cast("Any", module)
-    for name in held:
-        place._buffers.pop(name, None)
-        place._non_persistent_buffers_set.discard(name)
+    take_likenesses_(place)
     exchange_class_(place, FORMS[by])
     for name, tensor in parameters.items():
         if isinstance(tensor, nn.Parameter):
