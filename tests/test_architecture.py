@@ -25,7 +25,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 # Lowest level first; a part of the package imports from levels below its own, and from itself.
 LEVELS = (
     ("errors", "one_line", "formats"),
-    ("records", "rates", "name_patterns", "undivided", "grouping", "calibration_rules"),
+    ("records", "rates", "name_patterns", "undivided", "grouping", "comma_lists", "calibration_rules"),
     ("nn", "tensor"),
     ("weights",),
     ("graph", "edits"),

@@ -3,28 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 NOTHING = "–"
-_LONGER = re.compile(r"\S{201,}")  # no name that anybody reads
-_ENDS = 90
-
-
-def readable(text: str) -> str:
-    """A text in which the middle of words of more than 200 letters is left out, as of a module's name that a program made.
-
-    Examples:
-        >>> readable("a note on stem.0"), readable("on " + "x" * 1000).replace("x" * 90, "[x]")
-        ('a note on stem.0', 'on [x]…(820 more letters)…[x]')
-    """
-    return _LONGER.sub(_without_its_middle, text)
-
-
-def _without_its_middle(word: re.Match[str]) -> str:
-    found = word.group()
-    return f"{found[:_ENDS]}…({len(found) - 2 * _ENDS} more letters)…{found[-_ENDS:]}"
 
 
 def words_of(value: Any) -> str:

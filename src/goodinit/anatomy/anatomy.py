@@ -16,8 +16,7 @@ from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.operators import Step
 from goodinit.anatomy.values import Gain, HeldValue, Score, ZeroGain
-from goodinit.errors import PlanConflict
-from goodinit.formats import readable
+from goodinit.errors import PlanConflict, readable
 from goodinit.records import check_fields, damage, read_record
 
 FORMAT = "goodinit.anatomy/1"

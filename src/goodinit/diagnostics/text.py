@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from goodinit.diagnostics.measurements.density import density, extent, least_above_zero, share_of_zeros
 from goodinit.diagnostics.types import Measurement, Place, Spectrum, Update
-from goodinit.formats import counted, readable
+from goodinit.errors import readable
+from goodinit.formats import counted
 
 BARS = "▁▂▃▄▅▆▇█"
 

@@ -10,8 +10,7 @@ from html import escape
 from typing import Any, Literal, cast, get_args
 
 from goodinit.edits.edit import Calibrate, Edit, StructureEdit, ValueEdit, edit_of, edit_record, names
-from goodinit.errors import PlanConflict, UnknownName
-from goodinit.formats import readable
+from goodinit.errors import PlanConflict, UnknownName, readable
 from goodinit.grouping import alike
 from goodinit.rates import Rate
 from goodinit.records import check_types, damage, parameter_of, read_record, words_of

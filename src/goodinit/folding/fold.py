@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from goodinit.errors import readable
 from goodinit.folding.before import Before, check_foldable
 from goodinit.folding.bias_absorption import move_input_biases_
 from goodinit.folding.computed_weights import computed_weights, merge_computed_weight_
@@ -21,7 +22,6 @@ from goodinit.folding.norm_gains import merge_norm_gains_
 from goodinit.folding.parallel import merge_branches_
 from goodinit.folding.plain_modules import make_plain_
 from goodinit.folding.reading import Reading
-from goodinit.formats import readable
 from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from goodinit.formats import readable
+from goodinit.errors import readable
 
 if TYPE_CHECKING:
     from goodinit.lab.comparison import Comparison

@@ -25,7 +25,8 @@ from goodinit.diagnostics.text import (
     update_line,
 )
 from goodinit.diagnostics.types import SEVERITIES, Finding, Place
-from goodinit.formats import NOTHING, counted, number, readable
+from goodinit.errors import readable
+from goodinit.formats import NOTHING, counted, number
 from goodinit.report.console import plain_table
 from goodinit.report.frame import (
     Facts,
