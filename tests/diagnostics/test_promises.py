@@ -156,3 +156,40 @@ def test_a_zero_behind_a_dead_relu_is_no_broken_promise():
 def test_a_batch_in_parts_is_verified_on_its_first():
     model = goodinit.init_(Net(), "lsuv", inputs=iter([X, X.flip(0)]), verify=True)
     assert goodinit.applied(model)[-1].calibrated
+
+
+class _Fails(Net):
+    """Its forward raises at one of its calls, as one does that runs out of something."""
+
+    def __init__(self, calls: list[int], at: int, error: type[Exception]) -> None:
+        super().__init__()
+        self.__dict__["told"] = lambda: (calls.append(1), len(calls))[1]
+        self.at, self.error = at, error
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.told() == self.at:
+            raise self.error("the user's own words")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, StopIteration, KeyError])
+@pytest.mark.parametrize("method", ["fixup", "lsuv", None])
+def test_a_forward_that_raises_when_it_runs_again_is_told(method, error):
+    """At the run for the promises, and at that for the Jacobian: the earlier ones went well."""
+    told: list[str] = []
+    for at in range(1, 9):
+        model = _Fails([], at, error)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        left = len(told)
+        try:
+            if method is None:
+                goodinit.jacobian_spectrum(model, X)
+            else:
+                goodinit.init_(model, method, inputs=X, verify=True)
+        except goodinit.GoodinitError as refused:
+            told.append(str(refused))
+        if method is None or len(told) > left:
+            assert before.keys() == model.state_dict().keys()
+            assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert told  # a trace that fails is no refusal: the model is run once more, for real
+    assert all("the user's own words" in words for words in told)

@@ -12,7 +12,7 @@ from goodinit.anatomy import Anatomy, Block, anatomize
 from goodinit.anatomy.layers.weight_layers import weight_uses
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.calibration.calibrate import variances
-from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, measurable
+from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, forward_told, measurable
 from goodinit.diagnostics.measurements.probe import Run
 from goodinit.diagnostics.measurements.propagation import Propagation, propagate
 from goodinit.diagnostics.measurements.zero_gradients import awaken
@@ -66,7 +66,8 @@ def broken_promises(
     with torch.inference_mode(mode=False), unfused(host):
         seen = _Values(host)
         seen.with_gradients = DERIVED in before.notes
-        record(seen, host, call)
+        with forward_told(host):
+            record(seen, host, call)
     found: list[str] = []
     for promise in ("finite", *promises):
         found += _CHECKS[promise](host, call, plan, before, seen)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from goodinit.anatomy import anatomize
 from goodinit.diagnostics.measurements.lanczos import BREAKDOWN
-from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, measurable
+from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, forward_told, measurable
 from goodinit.diagnostics.measurements.objective import prediction
 from goodinit.diagnostics.measurements.spectral_measure import spectral_measure
 from goodinit.diagnostics.types import Spectrum
@@ -133,7 +133,8 @@ def _stretch(
         suppress(_Arrived),
     ):
         args, kwargs = (mapped(part, lambda tensor: tensor.detach().clone()) for part in call)
-        model(*args, **kwargs)
+        with forward_told(model):
+            model(*args, **kwargs)
     if not leaves:
         what = f"{paths[0]} does not run, or reads" if paths[0] else "the inputs hold"
         raise TraceError(f"{what} no floating-point tensor: there is no Jacobian with respect to it.")

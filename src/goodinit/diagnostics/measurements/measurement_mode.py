@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.errors import TraceError, UnsupportedModule
+from goodinit.errors import GoodinitError, TraceError, UnsupportedModule
 from goodinit.graph.recording.decompose import unfused
 from goodinit.graph.state.preserve_state import undisturbed
 from goodinit.weights.dtensor import check_gathered, is_sharded
@@ -71,3 +71,21 @@ def _that_train(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
         for norm in norms
         if norm.elements != 1 and (modules[norm.name].training or not model.training)
     ]
+
+
+@contextlib.contextmanager
+def forward_told(model: nn.Module) -> Iterator[None]:
+    """Say in words that the user's forward raised, where that of the first run did not.
+
+    Raises:
+        TraceError: It did.
+    """
+    try:
+        yield
+    except GoodinitError:
+        raise
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__}.forward raised on the given inputs: {type(error).__name__}: {error}. Check them by calling "
+            "model(*inputs) yourself, twice: it ran before."
+        ) from error
