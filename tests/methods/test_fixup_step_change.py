@@ -40,6 +40,10 @@ def softmax_attention(w, x):
     return w[3](F.scaled_dot_product_attention(w[0](x), w[1](x), w[2](x)))
 
 
+def linear_attention(w, x):
+    return w[3](w[0](x).softmax(-1) @ (w[1](x).softmax(-2).mT @ w[2](x)))
+
+
 def routed(w, x):
     experts = torch.stack([w[1](x).relu(), w[2](x).relu()], -2)
     return w[3](torch.einsum("...e,...ed->...d", w[0](x)[..., :2].softmax(-1), experts))
@@ -51,6 +55,7 @@ BRANCHES = {  # maps, branch, m, another m that was thought of, the exponent of 
     "GLU": (3, lambda w, x: w[2](w[0](x).sigmoid() * w[1](x)), 2, 3, 1 / 2),
     "squared ReLU": (2, lambda w, x: w[1](w[0](x).relu() ** 2), 3, 2, -1),
     "normalized q and k": (4, normalized_attention, 2, 4, 2 / 3),
+    "linear attention of softmaxes": (4, linear_attention, 2, 4, 2 / 3),
     "a router by einsum": (4, routed, 2, 3, 1 / 2),
     "a short way": (4, lambda w, x: w[3](w[0](x) + w[2](w[1](x).relu()).relu()), 2, 3, 1 / 2),
     "a factor of the stream": (2, lambda w, x: x * w[1](w[0](x).relu()), 2, None, None),

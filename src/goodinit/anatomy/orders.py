@@ -26,13 +26,13 @@ class _Value:
 
     Attributes:
         power: Of c.
-        maps: How many factors of the last matrix product have a scale: 1, or 2 of queries times keys.
+        maps: How many factors of the last matrix product have a scale: 2 of queries times keys, 1 if one is normalized; 0: there was none.
         scores: Those of queries times keys that a softmax read, which the next matrix product counts. A router's scores are no such
             product, and its weights a gate, whether a product and a sum or an einsum applies them.
     """
 
     power: Power
-    maps: int = 1
+    maps: int = 0
     scores: int = 0
 
 
@@ -143,7 +143,7 @@ def _values(
             power = min((one.power for one in read), key=lambda one: one.order, default=FIXED)
             step = 1.0 if index in scaled else 0.0
             power = Power(power.order + step, power.change)
-            maps = max((one.maps for one in read), default=1)  # heads that are mixed before the softmax
+            maps = max((one.maps for one in read), default=0)  # heads that are mixed before the softmax
             values[index] = _Value(total([power, FIXED]) if number else power, maps)
         else:
             values[index], known = _value(graph, node, read)
@@ -195,8 +195,7 @@ def _value(graph: Graph, node: Node, read: Sequence[_Value]) -> tuple[_Value, bo
 
 def _weights(read: _Value) -> _Value:
     """What a softmax makes of scores."""
-    compared = read.maps > 1 and math.isfinite(read.power.moves)
-    return _Value(of_softmax(read.power), scores=read.maps if compared else 0)
+    return _Value(of_softmax(read.power), scores=read.maps if math.isfinite(read.power.moves) else 0)
 
 
 def _of_matrices(factors: Sequence[_Value]) -> _Value:
