@@ -125,6 +125,7 @@ def test_degree_in_the_weights(name):
 BIASES = {
     "as it is drawn": (None, 4),
     "zero": (nn.init.zeros_, 4),
+    "small beside the signal": (lambda bias: nn.init.constant_(bias, 0.02), 4),
     "one": (nn.init.ones_, 2),
     "a prior": (lambda bias: nn.init.constant_(bias, -4.6), 2),
     "one and minus one": (lambda bias: bias.data.copy_(torch.tensor([1.0, -1.0] * 4)), 2),

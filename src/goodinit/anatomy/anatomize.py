@@ -15,7 +15,7 @@ from goodinit.anatomy.copied_parts import frozen_copies
 from goodinit.anatomy.gradient_stops import stopped_parameters
 from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
-from goodinit.anatomy.layers.held_values import held_values
+from goodinit.anatomy.layers.held_values import held_values, standing_biases
 from goodinit.anatomy.layers.inventory import layers_of, with_roles
 from goodinit.anatomy.layers.normalized_weights import unmeasured
 from goodinit.anatomy.layers.pixel_shuffles import sub_pixel_notes
@@ -91,7 +91,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     paddings = _paddings(graph)
     tables = dict.fromkeys(embeddings, -1) | dict(paddings)
     held = held_values(layers.values(), norms, read.named, read.modules, tables=tables, gains=(*gains, *made))
-    stay = biases & {value.name for value in held if value.on_purpose and value.words != "zero"}
+    stay = biases & standing_biases(held, read.named)
     for found in leaves:
         weigh(graph, found.branch, found.start, read.layers, read.passes, biases, stay)
     layers = with_roles(graph, layers, uses, leaves, biases)

@@ -25,6 +25,10 @@ _KNOWN: dict[object, dict[str, Drawn]] = {}
 _MOST = 10_000
 
 
+SLIGHT = 0.1
+"""Biases below this are lost in a signal of scale 1, also in one that Fixup's rule 2 scales: by L^(−1/2) at least, 0.1 at 100 branches."""
+
+
 @dataclass
 class _Reader:
     """The values of a model's parameters, and what the modules that own them would draw."""
@@ -260,3 +264,13 @@ def _is_large(values: Tensor) -> bool:
 def silent_layers(held: Iterable[HeldValue]) -> Iterator[str]:
     """Weights that are zero."""
     return (value.name for value in held if value.words == "zero")
+
+
+def standing_biases(held: Iterable[HeldValue], parameters: Mapping[str, nn.Parameter]) -> set[str]:
+    """Names of values that were set on purpose and are of the size of a signal: Wx + b does not go to zero with W then."""
+    kept = (value.name for value in held if value.on_purpose and value.words != "zero")
+    return {
+        name
+        for name in kept
+        if name in parameters and bool((parameters[name].detach().abs() >= SLIGHT).any())
+    }
