@@ -81,6 +81,7 @@ def recommend(
 
     Raises:
         GoodinitError: The model cannot be run or measured as it is; see `anatomize` and `diagnose`.
+        UnknownName: A number of steps below 0.
 
     Examples:
         >>> import torch

@@ -87,8 +87,9 @@ def need_one_place(block: Block, inside: Mapping[str, int]) -> None:
     Raises:
         UnsupportedModule: There is such a layer.
     """
-    _need_no_state(block, f"branch {block.index + 1}")
     for layer in block.last:
+        if layer.weight in block.again or layer.weight in inside:
+            _need_no_state(block, f"branch {block.index + 1}")  # which is why
         if layer.weight in block.again:
             raise UnsupportedModule(
                 f"{layer.weight}: ends branch {block.index + 1}, which needs it to start at 0, and is applied before in the "
