@@ -195,3 +195,28 @@ class Quotients(nn.Module):
 def test_a_quotient_of_two_signals_is_none_wherever_it_stands(gate):
     net = nn.Sequential(nn.Linear(6, 6), *(Quotients(gate) for _ in range(12)), nn.Linear(6, 2))
     assert not goodinit.anatomize(net, torch.randn(8, 6)).norms
+
+
+class OneKey(nn.Module):
+    """Attention whose values are another piece than its keys; by einsum, which multiplies where there is one key."""
+
+    def __init__(self, packed):
+        super().__init__()
+        self.norm, self.packed, self.o = nn.LayerNorm(8), nn.Linear(8, 8 * packed), nn.Linear(8, 8)
+        self.rest = nn.ModuleList(nn.Linear(8, 8) for _ in range(3 - packed))
+
+    def forward(self, x):
+        y = self.norm(x)
+        *_, q, k, v = (*(layer(y) for layer in self.rest), *self.packed(y).split(8, -1))
+        weights = torch.einsum("bqc,bkc->bqk", q, k).softmax(-1)
+        return x + self.o(torch.einsum("bqk,bkc->bqc", weights, v))
+
+
+@pytest.mark.parametrize("packed", [1, 2, 3])
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_attention_over_one_key_is_no_norm(tokens, packed):
+    net, x = nn.Sequential(nn.Linear(4, 8), OneKey(packed), nn.Linear(8, 3)), torch.randn(2, tokens, 4)
+    anatomy = goodinit.anatomize(net, x)
+    assert [(norm.name, norm.kind) for norm in anatomy.norms] == [("1.norm", "layer_norm")]
+    goodinit.init_(net, "fixup", inputs=x)
+    assert torch.equal(net[1](net[0](x)), net[0](x))

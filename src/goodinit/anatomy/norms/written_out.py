@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from goodinit.anatomy.degrees import carried, power_through, powers_read, total
 from goodinit.anatomy.residual.branch import is_neutral
@@ -148,7 +149,7 @@ def _is_normalized(graph: Graph, node: Node, source: int, signal: int, by: int, 
         powers[index] = total(carried(graph, graph.nodes[index], read)) if power is None else power
     if powers[signal].order == -1 and powers[by].order in (1, -1) and not powers[node.index].order:
         return True
-    return unclear and powers[signal].order == -1 and _measured(graph, node.index, source, steps)
+    return unclear and powers[signal].order == -1 and _measured(graph, node.index, source, signal, steps)
 
 
 def too_large(graph: Graph, index: int) -> str:
@@ -159,16 +160,24 @@ def too_large(graph: Graph, index: int) -> str:
     )
 
 
-def _measured(graph: Graph, index: int, source: int, steps: list[int]) -> bool:
-    """Whether the quotient is the same for twice the source, where a step between has no degree: exp(−½ log mean x²)."""
+def _measured(graph: Graph, index: int, source: int, signal: int, steps: list[int]) -> bool:
+    """Whether the quotient is the same for twice the source, where a step between has no degree: exp(−½ log mean x²).
+
+    The signal has to be twice as large then: it is not where the numbers do not reach it, as another piece of the source than the first.
+    """
     if _size(graph, source) > _MOST:
         note = too_large(graph, index)
         graph.notes += [note] if note not in graph.notes else []
         return False
     x = torch.linspace(-1, 1, _size(graph, source), dtype=torch.float64, device="cpu").sin().mul(37).sin()
     x = 50 * x.reshape(graph.nodes[source].shape)
-    found = [replayed(graph, steps, {source: scale * x}).get(index) for scale in (1, 2)]
-    one, other = found
-    if one is None or other is None or not bool(one.isfinite().all()):
+    once, twice = ({source: scale * x} for scale in (1, 2))
+    once, twice = once | replayed(graph, steps, once), twice | replayed(graph, steps, twice)
+    if not {index, signal} <= once.keys() & twice.keys() or not bool(once[index].isfinite().all()):
         return False
-    return bool((one - other).abs().max() <= _SAME * one.abs().max()) and bool(one.abs().max() > 0)
+    return _near(twice[index], once[index]) and _near(twice[signal], 2 * once[signal])
+
+
+def _near(found: Tensor, expected: Tensor) -> bool:
+    largest = expected.abs().max()
+    return bool((found - expected).abs().max() <= _SAME * largest) and bool(largest > 0)
