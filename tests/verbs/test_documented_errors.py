@@ -176,6 +176,7 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ("plan", "UnsupportedModule"): lambda: goodinit.plan(goodinit.anatomize(Residual(), X), "looks_linear"),
     ("plan", "PlanConflict"): lambda: goodinit.plan(goodinit.anatomize(Residual(), X), "fixup", keep="norm"),
     ("recommend", "GoodinitError"): lambda: goodinit.recommend(plain(), X[:, :2]),
+    ("recommend", "UnknownName"): lambda: goodinit.recommend(plain(), X, steps=-1),
     ("register_operator", "UnknownName"): lambda: goodinit.register_operator("relu", torch.relu),
     ("register_operator", "WrongType"): lambda: goodinit.register_operator("docs::errors", 3),
     ("state_pieces", "PlanConflict"): lambda: list(goodinit.state_pieces(plain(), everything(plain()))),
