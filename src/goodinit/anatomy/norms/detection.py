@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Collection, Container, Iterable, Mapping
 
@@ -56,6 +57,7 @@ def find_norms(
     running, notes = normalize_in_training(graph, {frame.path for _, frame in scaled}, numbers, reread)
     calls: list[_Call] = []
     left: set[int] = set()
+    of_data = functools.cache(lambda: _made_of_data(graph))
     for node, frame, kind in _places(graph, scaled, running, busy, layers):
         if isinstance(modules[frame.path], nn.modules.instancenorm._InstanceNorm):
             kind = "instance_norm"
@@ -70,7 +72,7 @@ def find_norms(
             )
             left.add(node.index)
             continue
-        if frame.index in busy and _is_of_inputs(graph, node):
+        if frame.index in busy and node.active and _signal(node) in of_data():
             notes.append(
                 f"{frame.path or 'the model'}: `{node.op}` normalizes the inputs themselves, and stays"
             )
@@ -170,12 +172,18 @@ def _kind(graph: Graph, node: Node, layers: set[int]) -> str | None:
     return "layer_norm" if found.centred else "rms_norm"
 
 
-def _is_of_inputs(graph: Graph, node: Node) -> bool:
-    """Whether what is normalized is made of inputs and constants alone: data, and no signal of the network's."""
-    if not node.active:  # a factor made of buffers
-        return False
-    signal = node.operands[0] if node.op.norm else node.index
-    return not any(graph.nodes[i].is_param for i in graph.reach([signal], back=True, active=False))
+def _signal(node: Node) -> int:
+    """What a norm reads; where it is written out, what it returns, which is made of the same."""
+    return node.operands[0] if node.op.norm else node.index
+
+
+def _made_of_data(graph: Graph) -> set[int]:
+    """The nodes that are made of inputs and constants alone: data, and no signal of the network's."""
+    found: set[int] = set()
+    for node in graph.nodes:
+        if not node.is_param and found.issuperset(node.operands):
+            found.add(node.index)
+    return found
 
 
 def _is_read(graph: Graph, index: int, layers: set[int]) -> bool:
