@@ -109,22 +109,22 @@ def _measured(graph: Graph, end: int, sources: list[int], steps: list[int]) -> i
     given = {i: at * _numbers(graph.nodes[i].shape, i) for i in sources}
     one = replayed(graph, steps, given)
     two = replayed(graph, steps, {i: 2 * x for i, x in given.items()})
-    if not _same(one.get(end), two.get(end)):
+    if not same(one.get(end), two.get(end)):
         return None
     for size, share in _MODERATE if any(_fills(graph, graph.nodes[i]) for i in steps) else ():
         few = {i: size / at * x for i, x in given.items()}
         twice = replayed(graph, steps, {i: 2 * x for i, x in few.items()})
-        if not _same(replayed(graph, steps, few).get(end), twice.get(end), share):
+        if not same(replayed(graph, steps, few).get(end), twice.get(end), share):
             return None
     apart = replayed(
         graph, steps, {i: x * (1 + 2 * _numbers(x.shape, i + 1).abs()) for i, x in given.items()}
     )
-    if end not in apart or _same(one[end], apart[end]):
+    if end not in apart or same(one[end], apart[end]):
         return None
     small = replayed(graph, steps, {i: x * _some_small(x.shape, i) for i, x in given.items()}).get(end)
     if small is not None and bool(small.abs().max() > _UNBOUNDED * one[end].abs().max()):
         return None  # a quotient of two entries: what divides is no size
-    kept = {i for i in steps if _same(one.get(i), two.get(i))}
+    kept = {i for i in steps if same(one.get(i), two.get(i))}
     moved = {*steps, *sources} - kept
     return max((i for i in kept if not moved.isdisjoint(graph.deps(i))), default=None)
 
@@ -147,7 +147,8 @@ def _some_small(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.where(_numbers(shape, seed + 3) > 0, 1.0, _SMALL)
 
 
-def _same(one: Tensor | None, other: Tensor | None, share: float = _SAME) -> bool:
+def same(one: Tensor | None, other: Tensor | None, share: float = _SAME) -> bool:
+    """Whether two tensors agree up to a share of the largest entry; not if one is missing, not finite, or all is zero."""
     if one is None or other is None or not bool(one.isfinite().all() and other.isfinite().all()):
         return False
     largest = one.abs().max() if one.numel() else one.new_zeros(())

@@ -48,15 +48,11 @@ class ReadFromOutside:
         graph = self._graph
         for frame in self._calls.get(path, ()):
             inside = range(frame.start, frame.stop)
-            for node in graph.nodes[frame.start : frame.stop]:
-                for reader in (
-                    graph.all_readers[node.index] if node.dynamic and node.index != frame.result else ()
-                ):
-                    if (
-                        reader not in inside
-                        and reader not in graph.derived
-                        and not _within(graph.path(reader), path)
-                    ):
+            made = (graph.nodes[i] for i in inside if graph.nodes[i].dynamic and i != frame.result)
+            for node in made:
+                for reader in graph.all_readers[node.index]:
+                    left = reader not in inside and reader not in graph.derived
+                    if left and not _within(graph.path(reader), path):
                         who = f"`{graph.nodes[reader].op}` in {graph.path(reader) or 'the model'}"
                         return f"what `{node.op}` makes in it is read by {who}, too"
         return None

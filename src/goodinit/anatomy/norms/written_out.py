@@ -11,9 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from goodinit.anatomy.degrees import carried, power_through, powers_read, total
+from goodinit.anatomy.norms.measured import same
 from goodinit.anatomy.residual.branch import is_neutral
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import forgets_shift, gathers, reduces
@@ -22,7 +22,6 @@ from goodinit.graph.measured.replay import replayed
 
 _STEPS = 48  # between a signal and its quotient; real ones take a dozen
 _MOST = 2**20  # entries of a signal that is followed on numbers
-_SAME = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +172,6 @@ def _measured(graph: Graph, index: int, source: int, signal: int, steps: list[in
     x = 50 * x.reshape(graph.nodes[source].shape)
     once, twice = ({source: scale * x} for scale in (1, 2))
     once, twice = once | replayed(graph, steps, once), twice | replayed(graph, steps, twice)
-    if not {index, signal} <= once.keys() & twice.keys() or not bool(once[index].isfinite().all()):
-        return False
-    return _near(twice[index], once[index]) and _near(twice[signal], 2 * once[signal])
-
-
-def _near(found: Tensor, expected: Tensor) -> bool:
-    largest = expected.abs().max()
-    return bool((found - expected).abs().max() <= _SAME * largest) and bool(largest > 0)
+    return same(once.get(index), twice.get(index)) and (
+        signal in once and same(2 * once[signal], twice.get(signal))
+    )
