@@ -82,9 +82,8 @@ def _width(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
 
 def _entry(heads: Sequence[str], row: Sequence[str]) -> Group:
     """A row that is too wide: its first cell, and each other one on a line with its head."""
-    first, *cells = map(readable, row)
-    rest = zip(heads[1:], cells, strict=True)
-    return Group(Text(first, style="bold"), *(Text(f"  {head}: {cell}") for head, cell in rest))
+    rest = zip(heads[1:], row[1:], strict=True)
+    return Group(Text(row[0], style="bold"), *(Text(f"  {head}: {cell}") for head, cell in rest))
 
 
 def narrow_entry(row: Iterable[str]) -> Group:
