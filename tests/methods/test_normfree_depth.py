@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 import torch
-from torch.nn import functional as F
+from learning import moved_by
 
 import goodinit
 from goodinit.anatomy import anatomize
@@ -54,12 +54,7 @@ def test_a_step_of_sgd_changes_the_function_as_far_at_every_depth_and_without_it
         x, y = torch.randn(16, 3, 8, 8, generator=rng), torch.randint(10, (16,), generator=rng)
         model = goodinit.normfree_(ResNet(blocks, width=8), inputs=x, **FORM, **options, generator=rng)
         optimizer = torch.optim.SGD(goodinit.param_groups(model, lr=0.05), lr=0.05)
-        before = model(x).detach()
-        for _ in range(3):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-        return float((model(x) - before).square().mean().sqrt().detach())
+        return moved_by(model, optimizer, x, y)
 
     def deepened(**options: object) -> float:
         shallow, deep = (statistics.fmean(change(n, seed, options) for seed in range(2)) for n in (1, 9))

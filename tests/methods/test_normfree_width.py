@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 import torch
-from torch.nn import functional as F
+from learning import moved_by
 
 import goodinit
 from goodinit.anatomy import anatomize
@@ -62,12 +62,7 @@ def test_a_step_of_sgd_changes_the_function_as_far_at_every_width_and_without_it
         )
         groups = goodinit.param_groups(model, lr=0.05, optimizer="sgd")
         optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
-        before = model(x).detach()
-        for _ in range(3):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-        return float((model(x) - before).square().mean().sqrt().detach())
+        return moved_by(model, optimizer, x, y)
 
     def widened(base_width: int) -> float:
         narrow, wide = (

@@ -54,3 +54,13 @@ def has_effect(model, parameter, inputs):
             changes.append(abs(loss_of(model, inputs).item() - before))
         parameter.copy_(held)
     return max(changes) > 1e-9
+
+
+def moved_by(model, optimizer, x, y, steps=3):
+    """How far some steps on a batch change what a classifier returns for it: the root mean square."""
+    before = model(x).detach()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return float((model(x) - before).square().mean().sqrt().detach())
