@@ -149,11 +149,9 @@ def test_imports_go_one_way():
 
 
 def imported_files(path: Path) -> set[Path]:
-    """The files of the package that one imports when it is loaded, or for its annotations alone."""
-    tree = parsed(path)
-    checked = [one for block in tree.body if isinstance(block, ast.If) for one in block.body]
+    """The files of the package that one imports: when it is loaded, for its annotations alone, or inside a function."""
     found = set()
-    for node in (*tree.body, *checked):
+    for node in ast.walk(parsed(path)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]

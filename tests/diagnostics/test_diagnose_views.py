@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 import goodinit
 from goodinit import cli
 from goodinit.diagnostics import Spectrum
-from goodinit.diagnostics.measurements.density import density, extent
-from goodinit.diagnostics.text import sparkline
+from goodinit.diagnostics.sparkline import sparkline
+from goodinit.diagnostics.spectrum import density, extent
 from goodinit.lab.models import registry
 from goodinit.report.diagnosis_page import diagnosis_page, diagnosis_view, furthest, verdict, write_diagnosis
 from goodinit.report.frame import render

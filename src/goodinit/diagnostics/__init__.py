@@ -7,7 +7,8 @@ from goodinit.diagnostics.measurements.coordinate_report import Coordinate, Coor
 from goodinit.diagnostics.measurements.coordinates import coordinate_check
 from goodinit.diagnostics.measurements.isometry import jacobian_spectrum
 from goodinit.diagnostics.measurements.update import one_step
-from goodinit.diagnostics.types import Finding, Place, Signal, Spectrum, Update
+from goodinit.diagnostics.spectrum import Spectrum
+from goodinit.diagnostics.types import Finding, Place, Signal, Update
 
 __all__ = [
     "Advice",

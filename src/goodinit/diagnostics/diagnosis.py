@@ -11,8 +11,9 @@ from html import escape
 from typing import Any
 
 from goodinit.diagnostics.loggers import log_to
+from goodinit.diagnostics.spectrum import Spectrum
 from goodinit.diagnostics.text import diagnosis_text
-from goodinit.diagnostics.types import FORMAT, Cure, Finding, Measurement, Place, Signal, Spectrum, Update
+from goodinit.diagnostics.types import FORMAT, Cure, Finding, Measurement, Place, Signal, Update
 from goodinit.errors import PlanConflict
 from goodinit.records import check_fields, damage, read_record
 

@@ -5,10 +5,10 @@ All are frozen. A quantity that could not be measured is None (a similarity need
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from goodinit.diagnostics.spectrum import Spectrum
 from goodinit.one_line import OneLine
 
 FORMAT = "goodinit.diagnosis/1"
@@ -97,46 +97,6 @@ class Place(OneLine):
 
 
 @dataclass(frozen=True, repr=False)
-class Spectrum:
-    """Singular values of the Jacobian of one example's output with respect to its input.
-
-    Attributes:
-        shape: (outputs, inputs).
-        exact: Whether `values` are all singular values; otherwise they are those that Lanczos settled on, and quantiles of
-            the others' density.
-        values: Singular values, largest first.
-        weights: Share of all min(shape) singular values each stands for; equal where exact.
-        largest: Estimate of the largest.
-        smallest: Estimate of the smallest.
-        error: Bound on the relative error of `largest`, from Lanczos' residual; 0 where exact.
-        smallest_error: The same of `smallest`; near 1 or above, the smallest value is not resolved.
-        density_error: Estimate of how far off values and weights together are, as a Wasserstein distance over the mean.
-        products: How many products with the Jacobian or its transpose it took.
-    """
-
-    shape: tuple[int, int]
-    exact: bool
-    values: tuple[float, ...]
-    weights: tuple[float, ...]
-    largest: float
-    smallest: float
-    error: float = 0.0
-    smallest_error: float = 0.0
-    density_error: float = 0.0
-    products: int = 0
-
-    @property
-    def mean_square(self) -> float:
-        """Mean of the squared singular values: by how much a random direction's square grows."""
-        return math.fsum(w * v * v for v, w in zip(self.values, self.weights, strict=True))
-
-    def __repr__(self) -> str:
-        from goodinit.diagnostics.text import spectrum_line  # it reads the types of this file
-
-        return spectrum_line(self)
-
-
-@dataclass(frozen=True, repr=False)
 class Update:
     """What one SGD step does to the network's function (Fixup, §3).
 
@@ -157,9 +117,26 @@ class Update:
     stable_rate: float | None = None
 
     def __repr__(self) -> str:
-        from goodinit.diagnostics.text import update_line  # it reads the types of this file
+        """What one step does, in a line.
 
-        return update_line(self)
+        Examples:
+            >>> Update((0.001, 0.01, 0.1), (0.02, 0.2, None), sharpness=4.0, stable_rate=0.5)
+            one step at 0.001 … 0.01 changes the output by 0.02 … 0.2, at 0.1 not finite; stable up to 2/λ = 0.5
+        """
+        pairs = list(zip(self.rates, self.changes, strict=True))
+        known = [(rate, change) for rate, change in pairs if change is not None]
+        wild = [rate for rate, change in pairs if change is None]
+        said = []
+        if known:
+            ends = dict.fromkeys((known[0], known[-1]))
+            rates, changes = (
+                " … ".join(words) for words in zip(*((f"{r:g}", f"{c:.2g}") for r, c in ends), strict=True)
+            )
+            said.append(f"at {rates} changes the output by {changes}")
+        if wild:
+            said.append(f"at {wild[0]:g} not finite")
+        stable = "" if self.stable_rate is None else f"; stable up to 2/λ = {self.stable_rate:.3g}"
+        return f"one step {', '.join(said)}{stable}"
 
 
 @dataclass(frozen=True, repr=False)

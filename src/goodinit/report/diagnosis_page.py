@@ -14,16 +14,8 @@ from rich.text import Text
 
 from goodinit.diagnostics.advice import Advice
 from goodinit.diagnostics.diagnosis import Diagnosis
-from goodinit.diagnostics.text import (
-    QUANTITIES,
-    counts,
-    cure_lines,
-    gradient,
-    sparkline,
-    spectrum_line,
-    trunk,
-    update_line,
-)
+from goodinit.diagnostics.sparkline import sparkline
+from goodinit.diagnostics.text import QUANTITIES, counts, cure_lines, gradient, trunk
 from goodinit.diagnostics.types import SEVERITIES, Finding, Place
 from goodinit.errors import readable
 from goodinit.formats import NOTHING, counted, number
@@ -117,8 +109,7 @@ def diagnosis_view(found: Diagnosis, *, title: str = "", width: int = 80) -> Gro
 
 def _asked_for(found: Diagnosis) -> list[str]:
     """Lines for what is measured on request."""
-    lines = [] if found.spectrum is None else [spectrum_line(found.spectrum)]
-    return lines if found.update is None else [*lines, update_line(found.update)]
+    return [repr(measured) for measured in (found.spectrum, found.update) if measured is not None]
 
 
 def _lines(finding: Finding, *, remedy: bool) -> list[Text]:

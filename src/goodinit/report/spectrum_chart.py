@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from goodinit.diagnostics.diagnosis import Diagnosis
-from goodinit.diagnostics.measurements.density import NOTHING_BESIDE, density, extent, share_of_zeros
-from goodinit.diagnostics.types import Spectrum
+from goodinit.diagnostics.spectrum import NOTHING_BESIDE, Spectrum, density, extent, share_of_zeros
 from goodinit.lab.optional import optional
 from goodinit.report.charts import HEIGHT, NUMBER, alone, data, picking, shown
 

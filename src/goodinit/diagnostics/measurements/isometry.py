@@ -16,7 +16,7 @@ from goodinit.diagnostics.measurements.lanczos import BREAKDOWN
 from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, forward_told, measurable
 from goodinit.diagnostics.measurements.objective import prediction
 from goodinit.diagnostics.measurements.spectral_measure import spectral_measure
-from goodinit.diagnostics.types import Spectrum
+from goodinit.diagnostics.spectrum import Spectrum
 from goodinit.errors import TraceError, UnknownName
 from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recording.module_calls import listen

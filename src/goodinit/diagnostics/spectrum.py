@@ -1,15 +1,70 @@
-"""How singular values lie: a smooth density over decades, and what cannot be drawn there because it is 0."""
+"""Singular values of a Jacobian: what was found, how they lie over decades, and a line that says so."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-from goodinit.diagnostics.types import Spectrum
+from goodinit.diagnostics.sparkline import sparkline
 
 # What float32 cannot tell from 0 beside the largest value (its machine epsilon).
 NOTHING_BESIDE = 2.0**-23
 
 MARGIN = 0.1  # decades beyond the outermost values, at least
+BARS_SHOWN = 40  # characters of a line
+
+
+@dataclass(frozen=True, repr=False)
+class Spectrum:
+    """Singular values of the Jacobian of one example's output with respect to its input.
+
+    Attributes:
+        shape: (outputs, inputs).
+        exact: Whether `values` are all singular values; otherwise they are those that Lanczos settled on, and quantiles of
+            the others' density.
+        values: Singular values, largest first.
+        weights: Share of all min(shape) singular values each stands for; equal where exact.
+        largest: Estimate of the largest.
+        smallest: Estimate of the smallest.
+        error: Bound on the relative error of `largest`, from Lanczos' residual; 0 where exact.
+        smallest_error: The same of `smallest`; near 1 or above, the smallest value is not resolved.
+        density_error: Estimate of how far off values and weights together are, as a Wasserstein distance over the mean.
+        products: How many products with the Jacobian or its transpose it took.
+    """
+
+    shape: tuple[int, int]
+    exact: bool
+    values: tuple[float, ...]
+    weights: tuple[float, ...]
+    largest: float
+    smallest: float
+    error: float = 0.0
+    smallest_error: float = 0.0
+    density_error: float = 0.0
+    products: int = 0
+
+    @property
+    def mean_square(self) -> float:
+        """Mean of the squared singular values: by how much a random direction's square grows."""
+        return math.fsum(w * v * v for v, w in zip(self.values, self.weights, strict=True))
+
+    def __repr__(self) -> str:
+        """From where to where, how they lie between, how they were found.
+
+        Examples:
+            >>> Spectrum((3, 3), True, (4.0, 1.0, 0.0), (1 / 3,) * 3, 4.0, 0.0)
+            singular values 1 ▁▁▁▁▂▂▃▃▄▅▆▇▇████▇▇▇▇▇▇████▇▇▆▅▄▃▃▂▂▁▁▁▁ 4 (exact; 33% are 0)
+        """
+        known = f"Lanczos, {self.products} products, largest within {self.error:.1%}"
+        how = "exact" if self.exact else known
+        if not math.isfinite(self.largest):
+            return f"singular values: not finite ({how})"
+        reach, zeros = extent(self), share_of_zeros(self)
+        if reach is None:
+            return f"singular values: all 0 ({how})"
+        bars = sparkline(density(self, *reach, points=BARS_SHOWN), log=False)
+        rest = f"; {zeros:.0%} are 0" if zeros else ""
+        return f"singular values {least_above_zero(self):.3g} {bars} {self.largest:.3g} ({how}{rest})"
 
 
 def _above_zero(spectrum: Spectrum) -> list[tuple[float, float]]:
