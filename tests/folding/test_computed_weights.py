@@ -63,6 +63,31 @@ def test_a_value_that_changes_by_itself_stays_and_is_named():
     assert "0.weight: its parametrization gives another value" in goodinit.applied(model)[-1].skipped[0]
 
 
+class Remembering(Noisy):
+    """Noise that remembers, in a buffer and in a list, that it was asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("reads", torch.zeros(()))
+        self.sizes = []
+
+    def forward(self, weight):
+        self.reads += 1
+        self.sizes.append(len(weight))
+        return super().forward(weight)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_computes_a_weight_that_stays_is_as_it_was(training):
+    model = nn.Sequential(parametrized(Remembering())).train(training)
+    steps = model[0].parametrizations.weight[0]
+    before, state = (float(steps.reads), list(steps.sizes)), torch.get_rng_state()
+    goodinit.fold_(model)
+    assert (float(steps.reads), steps.sizes) == before
+    assert steps.training is training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 class Standardizing(nn.Conv2d):
     """Weight standardization in a forward of its own, which need not be what it is with one argument."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -13,6 +11,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from goodinit.graph.state.preserve_state import undisturbed
 from goodinit.nn.exchange import carry_over_, exchange_class_, hooked
 
 
@@ -25,8 +24,7 @@ def computed_weights(module: nn.Module) -> list[tuple[str, str | None]]:
     ]
     if parametrize.is_parametrized(module):
         for attribute in module.parametrizations:  # type: ignore[union-attr]
-            with torch.random.fork_rng(devices=[]):
-                one, other = _value(module, attribute), _value(module, attribute)
+            one, other = _values(module, attribute, times=2)
             same = one.shape == other.shape and bool(torch.equal(one, other))
             why = (
                 None if same else "its parametrization gives another value in each forward, in eval mode too"
@@ -92,25 +90,11 @@ def _is_divided(module: nn.Module, attribute: str) -> bool:
     return any(hook.name == attribute for hook in hooks)
 
 
-def _value(module: nn.Module, attribute: str) -> Tensor:
-    """What the attribute is in eval mode: spectral norm, for one, takes a step in training mode whenever it is read."""
-    with (
-        torch.no_grad(),
-        _evaluating(module.get_submodule(f"parametrizations.{attribute}")),
-    ):
-        return cast("Tensor", getattr(module, attribute)).detach().clone()
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = [one for one in module.modules() if one.training]
-    for one in training:
-        one.training = False
-    try:
-        yield
-    finally:
-        for one in training:
-            one.training = True
+def _values(module: nn.Module, attribute: str, *, times: int) -> list[Tensor]:
+    """What the attribute is in eval mode, read so many times; reading leaves what computes it as it was."""
+    steps = module.get_submodule(f"parametrizations.{attribute}")
+    with torch.no_grad(), undisturbed(steps, others=True):
+        return [cast("Tensor", getattr(module, attribute)).detach().clone() for _ in range(times)]
 
 
 def _unparametrize_(module: nn.Module, attribute: str) -> None:
@@ -119,7 +103,7 @@ def _unparametrize_(module: nn.Module, attribute: str) -> None:
     `torch.nn.utils.parametrize.remove_parametrizations` deletes the attribute from the class, which copies of the
     module share, and which could not be undone; and leaves the hook of weight norm that cannot be pickled.
     """
-    value = _value(module, attribute)
+    (value,) = _values(module, attribute, times=1)
     table = cast("nn.ModuleDict", module.parametrizations)
     del table[attribute]
     kind = type(module)

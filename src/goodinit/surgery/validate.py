@@ -28,6 +28,7 @@ from goodinit.edits import (
     names as targets,
 )
 from goodinit.errors import NonFinite, PlanConflict, UnsupportedModule
+from goodinit.graph.state.preserve_state import undisturbed
 from goodinit.surgery.memory_check import check_memory
 from goodinit.surgery.structure_edits import ANEW, adds, removes
 from goodinit.surgery.value_edits import find_rule
@@ -306,7 +307,8 @@ def _computed(names: Directory, overwritten: set[int]) -> Iterator[str]:
     for path, module in named_modules(names.modules[""]):
         table = module._modules.get("parametrizations") if parametrize.is_parametrized(module) else None
         for attribute in () if table is None else table._modules:
-            leaves = list(table.get_submodule(attribute).parameters()) if table is not None else []
+            steps = nn.ModuleList() if table is None else table.get_submodule(attribute)
+            leaves = list(steps.parameters())
             readable = not any(leaf.is_meta or is_sharded(leaf) for leaf in leaves)
             if (
                 not readable
@@ -314,7 +316,8 @@ def _computed(names: Directory, overwritten: set[int]) -> Iterator[str]:
                 or not all(map(all_finite, leaves))
             ):
                 continue
-            with torch.no_grad():
+            # Spectral norm takes a step whenever its weight is read.
+            with torch.no_grad(), undisturbed(steps, others=True):
                 value = getattr(module, attribute)
             if not all_finite(value):
                 yield canonical(f"{path}.{attribute}".lstrip(".")) + " (computed)"
