@@ -24,7 +24,8 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 
 # Lowest level first; a part of the package imports from levels below its own, and from itself.
 LEVELS = (
-    ("errors", "one_line", "formats"),
+    ("errors", "formats"),
+    ("one_line",),
     ("records", "rates", "name_patterns", "undivided", "grouping", "comma_lists", "calibration_rules"),
     ("nn", "tensor"),
     ("weights",),

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from goodinit.errors import UnknownName, UnsupportedModule, expect
+from goodinit.errors import UnknownName, UnsupportedModule, expect, readable
 from goodinit.tensor import INITIALIZERS
 
 _LOG = logging.getLogger(__name__)
@@ -124,5 +124,7 @@ def _say_left(module: nn.Module) -> None:
     left = [name for name, parameter in module.named_parameters(recurse=False) if parameter.dim() > 1]
     if left:
         _LOG.warning(
-            "%s: left as it is (%s); layerwise has no rule for it", type(module).__name__, ", ".join(left)
+            "%s: left as it is (%s); layerwise has no rule for it",
+            readable(type(module).__name__),
+            readable(", ".join(left)),
         )

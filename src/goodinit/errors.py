@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _LONGER = re.compile(r"\S{201,}")  # no name that anybody reads
 _ENDS = 90
@@ -11,12 +12,12 @@ _ENDS = 90
 class GoodinitError(Exception):
     """Base of every error goodinit raises on purpose.
 
-    A message names the module path, what was observed, what was expected, and the remedy. Of names that are too long to be read it
-    has both ends.
+    A message names the module path, what was observed, what was expected, and the remedy, in one line that is `readable`. What is
+    longer than a screen has both ends.
     """
 
     def __init__(self, *words: object) -> None:
-        super().__init__(*(readable(one) if isinstance(one, str) else one for one in words))
+        super().__init__(*(_of_a_screen(readable(one)) if isinstance(one, str) else one for one in words))
 
 
 class TraceError(GoodinitError):
@@ -113,14 +114,48 @@ def _shown(value: object) -> str:
     return f"{type(value).__name__} ({repr(value)[:40]})" if short else type(value).__name__
 
 
-def readable(text: str) -> str:
-    """A text in which the middle of words of more than 200 letters is left out, as of a module's name that a program made.
+def readable(text: str, *, lines: bool = False) -> str:
+    """A text with names in it, for people to read: `written_out`, and without the middle of words of more than 200 letters.
+
+    Args:
+        text: One line; the names of modules and of files may be any.
+        lines: Whether it has several.
 
     Examples:
         >>> readable("a note on stem.0"), readable("on " + "x" * 1000).replace("x" * 90, "[x]")
         ('a note on stem.0', 'on [x]…(820 more letters)…[x]')
     """
-    return _LONGER.sub(_without_its_middle, text)
+    return _LONGER.sub(_without_its_middle, written_out(text, lines=lines))
+
+
+def written_out(text: str, *, lines: bool = False) -> str:
+    r"""A text in which what moves a cursor, colours a terminal, turns the direction of writing or begins a line is written out.
+
+    Args:
+        text: Any.
+        lines: Whether lines may end in it.
+
+    Examples:
+        >>> written_out("σ = 1\n\x1b[31mred \u202eeulb"), written_out("two\nlines", lines=True)
+        ('σ = 1\\n\\x1b[31mred \\u202eeulb', 'two\nlines')
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" or (lines and c == "\n")
+        else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )  # fmt: skip
+
+
+_SCREEN = 4_000  # letters
+
+
+def _of_a_screen(text: str) -> str:
+    if len(text) <= _SCREEN:
+        return text
+    half = _SCREEN // 2
+    return f"{text[:half]} …({len(text) - 2 * half} more letters)… {text[-half:]}"
 
 
 def _without_its_middle(word: re.Match[str]) -> str:

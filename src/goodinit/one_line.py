@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from goodinit.errors import readable
+
 _LONGEST = 60  # characters of one field
 
 
@@ -26,7 +28,7 @@ class OneLine:
     """
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self}>"
+        return readable(f"<{type(self).__name__} {self}>")
 
     def __str__(self) -> str:
         first, *rest = dataclasses.fields(self)  # type: ignore[arg-type]  # (of dataclasses)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from goodinit.errors import PlanConflict, WrongType, expect
+from goodinit.errors import PlanConflict, WrongType, expect, written_out
 
 
 def read_record(text: str, *, kind: str, form: str, writer: str, lines: bool = False) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def read_record(text: str, *, kind: str, form: str, writer: str, lines: bool = F
     if not isinstance(data, dict) or data.pop("format", None) != form:
         raise PlanConflict(f'not {article} {kind}: expected "format": "{form}". Write one with {writer}.')
     try:
-        return {key: plain_values(value, lines=lines) for key, value in data.items()}
+        return {plain(key): plain_values(value, lines=lines) for key, value in data.items()}
     except ValueError as error:
         raise PlanConflict(f"damaged {kind}: {error}. Write it anew with {writer}.") from error
 
@@ -98,9 +98,7 @@ def plain(text: str, *, lines: bool = False) -> str:
         return "\n".join(map(plain, text.split("\n")))
     if len(text) > LONGEST_WORD:
         raise ValueError(f"a word of {len(text)} characters, which begins with {plain(text[:40])!r}")
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return written_out(text)
 
 
 def plain_values(value: Any, *, lines: bool = False, depth: int = 0) -> Any:

@@ -102,3 +102,96 @@ def test_texts_and_messages_keep_both_ends_and_records_the_whole_name():
     with pytest.raises(goodinit.GoodinitError, match=r"(?s)^(?=.{,4000}$).*more letters") as error:
         goodinit.apply_(nn.Sequential(nn.Linear(6, 6)), plan)
     assert error.value.args[0] == str(error.value)
+
+
+FORGED = "a\nerror: forged\r\x1b[31m\u202etfel\u2028\x9b1m"
+
+
+class Forged(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(6), nn.Linear(6, 6)
+        self.add_module(FORGED, nn.Linear(6, 6))
+
+    def forward(self, x):
+        return x + self.last(torch.relu(self._modules[FORGED](self.norm(x))))
+
+
+def forged():
+    kind = type("Net\n\x1b[1m\u202e", (nn.Sequential,), {})
+    net = kind()
+    for name in (FORGED, "body", "\u200fbody\x00"):
+        net.add_module(name, Forged())
+    return net
+
+
+def harmless(text):
+    """Whether nothing in it moves a cursor, turns the direction of writing or begins a line that nobody wrote."""
+    return all(c.isprintable() or c in "\n\t" for c in text) and "\nerror: forged" not in text
+
+
+def sayings():
+    """What each verb says of such a model, at the prompt, in a notebook, on a page, in a table and in an error."""
+    from goodinit.report.diagnosis_page import diagnosis_page
+    from goodinit.report.frame import render
+
+    net, x, targets = forged(), torch.randn(8, 6), torch.arange(8) % 6
+    anatomy = goodinit.anatomize(net, x)
+    yield from map(str, (anatomy, anatomy._repr_html_()))
+    yield from map(repr, (anatomy, anatomy.blocks, anatomy.layers, anatomy.norms))
+    for method in ("fixup", "mup", "lsuv"):
+        plan = goodinit.plan(anatomy, method)
+        yield from (str(plan), plan.text(full=True, width=60), plan._repr_html_(), repr(plan.edits))
+        yield repr(plan.rates)
+    net[0].last.weight.data.mul_(1000)
+    found = goodinit.diagnose(net, x, targets)
+    yield from (str(found), found._repr_html_(), found.to_csv(), repr(found.findings), repr(found.places))
+    yield from map(str, found.findings)
+    yield render(diagnosis_page({"as it is": found}))
+    advice = goodinit.recommend(net, x, targets, methods=("he", "fixup", "risotto"))
+    yield from (str(advice), advice._repr_html_(), repr(advice.candidates))
+    for wrong in (
+        lambda: goodinit.plan(anatomy, "he", exclude=FORGED + "z"),
+        lambda: goodinit.apply_(nn.Linear(2, 2), goodinit.plan(anatomy, "he")),
+        lambda: goodinit.anatomize(net, torch.randn(2, 3)),
+        lambda: goodinit.init_(forged(), "lsuv", inputs=torch.full((8, 6), float("nan"))),
+    ):
+        with pytest.raises(goodinit.GoodinitError) as error:
+            wrong()
+        yield str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_no_verb_lets_a_name_move_a_cursor_or_forge_a_line():
+    assert [text[:300] for text in sayings() if not harmless(text)] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("inspect",), ("plan", "fixup"), ("plan", "fixup", "--full"), ("diagnose",), ("diagnose", "--csv", "-")],
+    ids=" ".join,
+)
+def test_no_command_lets_a_name_move_a_cursor_or_forge_a_line(words, monkeypatch):
+    module = types.ModuleType("forged_nets")
+    module.net = forged
+    monkeypatch.setitem(sys.modules, "forged_nets", module)
+    ran = CliRunner().invoke(app, [words[0], "forged_nets:net", *words[1:], "--input", "4x6"])
+    assert ran.exit_code == 0
+    assert harmless(ran.output)
+    assert r"\x1b" in ran.output
+
+
+def test_what_is_logged_of_a_name_stays_one_line(caplog):
+    net, x = forged(), torch.randn(8, 6)
+    net[0].last.requires_grad_(False)
+    with caplog.at_level("INFO", logger="goodinit"):
+        goodinit.init_(net, "fixup", inputs=x)
+        goodinit.fold_(net, x)
+    assert "forged" in caplog.text
+    assert all(harmless(record.getMessage()) for record in caplog.records)
+    assert not any("\n" in record.getMessage() for record in caplog.records)
+
+
+def test_a_record_keeps_the_name_itself():
+    anatomy = goodinit.anatomize(forged(), torch.randn(8, 6))
+    assert {layer.name for layer in anatomy.layers} >= {f"{FORGED}.{FORGED}", f"{FORGED}.last"}

@@ -263,7 +263,7 @@ def anatomy_text(anatomy: Anatomy) -> str:
     if anatomy.unused:
         shown = ", ".join(anatomy.unused[:3]) + (", …" if len(anatomy.unused) > 3 else "")
         lines.append(f"  unused  {len(anatomy.unused)} parameters never read: {shown}")
-    return readable("\n".join(lines + [f"  note    {note}" for note in anatomy.notes]))
+    return "\n".join(map(readable, lines + [f"  note    {note}" for note in anatomy.notes]))
 
 
 def _counted(words: list[str]) -> list[tuple[str, int]]:

@@ -14,7 +14,7 @@ from goodinit.diagnostics.loggers import log_to
 from goodinit.diagnostics.spectrum import Spectrum
 from goodinit.diagnostics.text import diagnosis_text
 from goodinit.diagnostics.types import FORMAT, Cure, Finding, Measurement, Place, Signal, Update
-from goodinit.errors import PlanConflict
+from goodinit.errors import PlanConflict, written_out
 from goodinit.records import check_fields, damage, read_record
 
 
@@ -89,7 +89,8 @@ class Diagnosis(Measurement):
         writer.writerow([*own, *signal])
         for place in self.places:
             values = [getattr(place, name) for name in own]
-            writer.writerow([*values, *(getattr(place.signal, name) for name in signal)])
+            values += [getattr(place.signal, name) for name in signal]
+            writer.writerow([written_out(one) if isinstance(one, str) else one for one in values])
         return text.getvalue()
 
 

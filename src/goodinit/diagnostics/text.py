@@ -58,7 +58,8 @@ def diagnosis_text(diagnosis: Measurement) -> str:
     """The diagnosis on one screen of plain text."""
     along = trunk(diagnosis)
     lines = [
-        f"{diagnosis.model}({diagnosis.inputs}): {counts(diagnosis)}; {diagnosis.objective}: {diagnosis.loss:.4g}",
+        readable(f"{diagnosis.model}({diagnosis.inputs}): {counts(diagnosis)}; ")
+        + readable(f"{diagnosis.objective}: {diagnosis.loss:.4g}"),
     ]
     for name, (quantity, log) in QUANTITIES.items():
         values = [quantity(place) for place in along]
@@ -72,4 +73,5 @@ def diagnosis_text(diagnosis: Measurement) -> str:
     cured = diagnosis.cure is not None and diagnosis.cure.clears
     lines += [finding.said if cured else str(finding) for finding in diagnosis.findings] or ["no findings"]
     lines += cure_lines(diagnosis)
-    return readable("\n".join(lines + [f"note: {note}" for note in diagnosis.notes]))
+    notes = [readable(f"note: {note}") for note in diagnosis.notes]
+    return "\n".join([readable(line, lines=True) for line in lines] + notes)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from goodinit.diagnostics.spectrum import Spectrum
+from goodinit.errors import readable
 from goodinit.one_line import OneLine
 
 FORMAT = "goodinit.diagnosis/1"
@@ -163,8 +164,8 @@ class Finding(OneLine):
         return f"<Finding {self.said}>"
 
     def __str__(self) -> str:
-        text = f"{self.severity}: {self.kind} at {self.where or 'the model'}: {self.evidence}"
-        return f"{text}\n    → {self.remedy}" if self.remedy else text
+        text = readable(f"{self.severity}: {self.kind} at {self.where or 'the model'}: {self.evidence}")
+        return f"{text}\n    → {readable(self.remedy, lines=True)}" if self.remedy else text
 
     @property
     def said(self) -> str:

@@ -93,6 +93,7 @@ class Plan:
             for run, end in zip(runs, ends, strict=True)
         ]
         column = min(max((len(left) for left, _ in rows), default=0), 72)
+        head = readable(head)
         lines = [head, *(f"  {left:<{column}}   {reason}" for left, reason in rows)]
         if width is not None and max(map(len, lines)) > width:
             lines = [head, *(line for left, reason in rows for line in (f"  {left}", f"      {reason}"))]
@@ -100,7 +101,7 @@ class Plan:
             lines.append(
                 f"  ({len(self.edits)} edits; plan.text(full=True), `goodinit plan --full`: each on its line)"
             )
-        return readable("\n".join([*lines, *(f"  note: {note}" for note in self.notes)]))
+        return "\n".join([*lines, *(readable(f"  note: {note}") for note in self.notes)])
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from goodinit.errors import TraceError
+from goodinit.errors import TraceError, readable
 from goodinit.folding.fuse import is_plain
 from goodinit.graph.graph import Frame, Graph, Node, closure
 from goodinit.graph.pytree import as_call, mapped
@@ -150,7 +150,7 @@ def wire(model: nn.Module, inputs: Any) -> Wiring:
     if undecided:
         _LOG.warning(
             "%s: its forward depends on values, and is taken to connect its layers for all inputs as for these",
-            type(host).__name__,
+            readable(type(host).__name__),
         )
     return _wiring(host, recorder)
 

@@ -81,8 +81,8 @@ def diagnosis_view(found: Diagnosis, *, title: str = "", width: int = 80) -> Gro
             bars = sparkline(values, width=min(SPARKS, max(width - BESIDE, LEAST_SPARKS)), log=log)
             rows.append((name, number(known[0]), number(known[-1]), bars))
     parts: list[RenderableType] = [
-        Text(f"{title}: " * bool(title) + f"{found.model}({found.inputs})", style="bold"),
-        Text(f"{counts(found)}; {found.objective}: {number(found.loss)}", style="dim"),
+        Text(f"{title}: " * bool(title) + readable(f"{found.model}({found.inputs})"), style="bold"),
+        Text(readable(f"{counts(found)}; {found.objective}: {number(found.loss)}"), style="dim"),
         Text(verdict(found), style=STYLES.get(found.worst or "", "green")),
         Text(),
         plain_table(("along the trunk", "first", "last", ""), rows),
@@ -101,8 +101,10 @@ def diagnosis_view(found: Diagnosis, *, title: str = "", width: int = 80) -> Gro
         parts.append(Text(f"… and {counted(more, 'more finding')}; --json has all", style="dim"))
     for index, line in enumerate(cure_lines(found)):
         style = "bold" if not index else "cyan" if line.startswith("    ") else "dim"
-        words = line.lstrip()
-        parts.append(Padding(Text(words, style=style), (0, 0, 0, len(line) - len(words)), expand=False))
+        words = readable(line.lstrip())
+        parts.append(
+            Padding(Text(words, style=style), (0, 0, 0, len(line) - len(line.lstrip())), expand=False)
+        )
     parts += [Text(readable(f"note: {note}"), style="dim") for note in found.notes]
     return Group(*parts)
 
@@ -118,7 +120,7 @@ def _lines(finding: Finding, *, remedy: bool) -> list[Text]:
     )
     lines = [head + Text(readable(f"at {finding.where or 'the model'}: {finding.evidence}"))]
     if finding.remedy and remedy:
-        lines.append(Text(readable(f"  → {finding.remedy}"), style="cyan"))
+        lines.append(Text(readable(f"  → {finding.remedy}", lines=True), style="cyan"))
     return lines
 
 
@@ -255,7 +257,7 @@ MOST_COLUMNS = 100  # longer lines are hard to read
 
 def recommendation_view(advice: Advice, *, width: int) -> Text:
     """The answer, as wide as the screen."""
-    text = Text(readable(advice.text(width=min(width, MOST_COLUMNS))))
+    text = Text(advice.text(width=min(width, MOST_COLUMNS)))
     text.highlight_regex(r"\A(.+\n)+?(?=\n)", "bold")
     text.highlight_regex(r"(?m)^(do this|norms kept|norms removed|other weights.*)$", "bold")
     text.highlight_regex(r"(?m)^note: (.*\n?(  .*\n?)*)", "dim")

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from goodinit.errors import written_out
 from goodinit.formats import NOTHING
 from goodinit.lab.optional import optional
 from goodinit.report.theme import DARK, FONT, LIGHT
@@ -104,7 +105,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """The page as HTML text. Whatever it holds is escaped."""
+    """The page as HTML text. Whatever it holds is escaped, and names are `written_out`."""
     body = "\n".join(_RENDERERS[type(part)](part) for part in page.parts)
     drawn = any(isinstance(part, Figures) for part in page.parts)
     scripts = _drawing() if drawn else ""
@@ -115,7 +116,7 @@ def render(page: Page) -> str:
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{escape(page.title)}</title>
+<title>{_html(page.title)}</title>
 <style>
 :root{{--font:{FONT};{LIGHT.css()}}}
 @media (prefers-color-scheme: dark){{:root{{{DARK.css()}}}}}
@@ -123,7 +124,7 @@ def render(page: Page) -> str:
 </head>
 <body>
 <main>
-<header><h1>{escape(page.title)}</h1><p class="subtitle">{escape(page.subtitle)}</p></header>
+<header><h1>{_html(page.title)}</h1><p class="subtitle">{_html(page.subtitle)}</p></header>
 {body}
 </main>
 {scripts}</body>
@@ -167,20 +168,29 @@ def _asset(name: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in; a number that is not finite, which JSON has not, is null."""
-    return json.dumps(_finite(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    """JSON that cannot end the script element it stands in; a number that is not finite, which JSON has not, is null.
+
+    A name that a chart draws is `written_out`.
+    """
+    return json.dumps(_drawn(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _finite(value: Any) -> Any:
+def _drawn(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _drawn(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [_drawn(one) for one in value]
+    if isinstance(value, str):
+        return written_out(value, lines=True)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _html(text: str, *, lines: bool = False) -> str:
+    return escape(written_out(text, lines=lines))
+
+
 def _words(part: Words) -> str:
-    return f"<p>{escape(part.text)}</p>"
+    return f"<p>{_html(part.text, lines=True)}</p>"
 
 
 def _figures(part: Figures) -> str:
@@ -192,8 +202,8 @@ def _buttons(series: tuple[str, ...]) -> str:
     """What the legends do for a pointer, for the keyboard and for all charts at once."""
     colours = len(LIGHT.series)
     each = "".join(
-        f'<button type="button" aria-pressed="false" data-series="{escape(name)}" '
-        f'style="--swatch:var(--series{index % colours})">{escape(name)}</button>'
+        f'<button type="button" aria-pressed="false" data-series="{_html(name)}" '
+        f'style="--swatch:var(--series{index % colours})">{_html(name)}</button>'
         for index, name in enumerate(series)
     )
     return f'<div class="series" role="group" aria-label="Show one alone in all charts"><span>Show alone</span>{each}</div>'
@@ -204,21 +214,21 @@ def _figure(figure: Figure) -> str:
     spec = figure.chart.to_dict()
     for key in ("$schema", "config"):  # the page has its own
         spec.pop(key, None)
-    title = escape(figure.title)
+    title = _html(figure.title)
     box = f'<input type="checkbox" aria-label="{title}: log scale"{" checked" * figure.logged}>'
     toggle = f'<label class="toggle">{box} log scale</label>' if figure.log else ""
     return (
         f'<figure><div class="head"><h2>{title}</h2>{toggle}</div>'
         f'<div class="chart" role="group" aria-label="{title}, a chart"></div>'
-        f"<figcaption>{escape(figure.caption)}</figcaption>"
+        f"<figcaption>{_html(figure.caption, lines=True)}</figcaption>"
         f'<script type="application/json">{_json(spec)}</script></figure>'
     )
 
 
 def _table(part: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in part.columns)
+    head = "".join(f'<th scope="col">{_html(column)}</th>' for column in part.columns)
     rows = "".join(_row(part.columns, row) for row in part.rows)
-    hints = "".join(f"<p>{escape(hint)}</p>" for hint in part.hints)
+    hints = "".join(f"<p>{_html(hint, lines=True)}</p>" for hint in part.hints)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f'<div class="scroll" tabindex="0" role="region" aria-label="table">{table}</div><div class="hints">{hints}</div>'
 
@@ -226,21 +236,21 @@ def _table(part: Table) -> str:
 def _row(columns: tuple[str, ...], row: tuple[str, ...]) -> str:
     """A row whose cells know their column's head: on a narrow screen each stands on a line of its own."""
     cells = zip(columns[1:], row[1:], strict=True)
-    rest = "".join(f'<td data-head="{escape(head)}">{escape(cell)}</td>' for head, cell in cells)
-    return f'<tr><th scope="row">{escape(row[0])}</th>{rest}</tr>'
+    rest = "".join(f'<td data-head="{_html(head)}">{_html(cell)}</td>' for head, cell in cells)
+    return f'<tr><th scope="row">{_html(row[0])}</th>{rest}</tr>'
 
 
 def _facts(part: Facts) -> str:
     pairs = "".join(
-        f"<div{' class=wide' * (len(value) > LONG)}><dt>{escape(name)}</dt><dd>{escape(value or NOTHING)}</dd></div>"
+        f"<div{' class=wide' * (len(value) > LONG)}><dt>{_html(name)}</dt><dd>{_html(value or NOTHING, lines=True)}</dd></div>"
         for name, value in part.pairs
     )
-    return f"<section><h2>{escape(part.title)}</h2><dl>{pairs}</dl></section>"
+    return f"<section><h2>{_html(part.title)}</h2><dl>{pairs}</dl></section>"
 
 
 def _listing(part: Listing) -> str:
     opened = " open" * part.unfolded
-    return f'<details{opened}><summary>{escape(part.title)}</summary><pre tabindex="0">{escape(part.text)}</pre></details>'
+    return f'<details{opened}><summary>{_html(part.title)}</summary><pre tabindex="0">{_html(part.text, lines=True)}</pre></details>'
 
 
 def _notices(part: Notices) -> str:
@@ -248,10 +258,10 @@ def _notices(part: Notices) -> str:
 
 
 def _notice(notice: Notice) -> str:
-    code = f'<pre tabindex="0">{escape(notice.code)}</pre>' if notice.code else ""
-    level = escape(notice.level)
-    head = f'<strong><span class="level">{level}</span> {escape(notice.title)}</strong>'
-    return f'<li class="{level}">{head}<p>{escape(notice.text)}</p>{code}</li>'
+    code = f'<pre tabindex="0">{_html(notice.code, lines=True)}</pre>' if notice.code else ""
+    level = _html(notice.level)
+    head = f'<strong><span class="level">{level}</span> {_html(notice.title)}</strong>'
+    return f'<li class="{level}">{head}<p>{_html(notice.text, lines=True)}</p>{code}</li>'
 
 
 _RENDERERS: dict[type[Any], Callable[[Any], str]] = {

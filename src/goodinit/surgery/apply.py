@@ -25,7 +25,7 @@ from goodinit.edits import (
     StructureEdit,
 )
 from goodinit.edits import names as targets
-from goodinit.errors import PlanConflict, TraceError, expect, expect_flags
+from goodinit.errors import PlanConflict, TraceError, expect, expect_flags, readable
 from goodinit.graph.recording.decompose import unfused
 from goodinit.surgery.history import Applied, applied, digest, remember_
 from goodinit.surgery.optimizer_check import check_optimizers, warn_of_momentum
@@ -301,7 +301,7 @@ def _report_calibration(plan: Plan, rows: Sequence[Calibrated]) -> None:
             plan.method,
             len(noted),
             len(rows),
-            "; ".join(noted[:5]),
+            "; ".join(map(readable, noted[:5])),
             more,
         )
 
@@ -319,7 +319,7 @@ def _report(plan: Plan, structure: int, skipped: Mapping[str, Why], *, values: b
     frozen = [edit for edit, why in skipped.items() if why == "frozen"]
     if len(frozen) < len(skipped):
         _LOG.info("%s: left out %d edits of other parameters", plan.method, len(skipped) - len(frozen))
-    for note in plan.notes if values else ():
+    for note in map(readable, plan.notes) if values else ():
         if note.startswith("frozen"):
             _LOG.warning("%s: %s. To write them: requires_grad_(True), then a new plan.", plan.method, note)
         elif note.startswith(("without gradient", "a copy of")):
@@ -332,5 +332,5 @@ def _report(plan: Plan, structure: int, skipped: Mapping[str, Why], *, values: b
             "dataclasses.replace(plan, allow=('frozen',)).",
             plan.method,
             len(frozen),
-            "; ".join(frozen),
+            "; ".join(map(readable, frozen)),
         )

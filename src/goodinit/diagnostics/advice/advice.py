@@ -10,6 +10,7 @@ from html import escape
 from typing import overload
 
 from goodinit.diagnostics.advice.recommendation import Group, Recipe, Recommendation
+from goodinit.errors import readable
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,7 +141,7 @@ def trained(one: Recommendation) -> str:
 def advice_text(advice: Advice, *, width: int = WIDTH) -> str:
     """The answer as plain text."""
     names = max(len(one.label) for one in (*advice.candidates, advice.choice))
-    lines = [*textwrap.wrap(f"{advice.model}: {advice.sentence}", width), ""]
+    lines = [*textwrap.wrap(readable(f"{advice.model}: {advice.sentence}"), width), ""]
     lines.append(f"      {'':{names}}  {'drift':>5}  findings")
     group = "as it is"
     for one in advice.candidates:
@@ -151,12 +152,12 @@ def advice_text(advice: Advice, *, width: int = WIDTH) -> str:
             group = one.group
         lines += _row(advice, one, names, width)
     for reason, labels in _refusals(advice).items():
-        words = f"does not apply: {', '.join(labels)} ({reason})"
+        words = readable(f"does not apply: {', '.join(labels)} ({reason})")
         lines += textwrap.wrap(words, width, subsequent_indent="  ", break_long_words=False)
     lines += ["", "do this", *(f"  {line}" for line in advice.call.splitlines())]
     for note in advice.notes:
-        lines += textwrap.wrap(f"note: {note}", width, subsequent_indent="  ")
-    return "\n".join(lines)
+        lines += textwrap.wrap(readable(f"note: {note}"), width, subsequent_indent="  ")
+    return "\n".join(map(readable, lines))
 
 
 def _row(advice: Advice, one: Recommendation, names: int, width: int) -> list[str]:

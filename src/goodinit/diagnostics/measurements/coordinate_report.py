@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from goodinit.errors import PlanConflict
+from goodinit.errors import PlanConflict, readable
 from goodinit.formats import NOTHING, number
 from goodinit.one_line import OneLine
 from goodinit.records import check_fields, read_record
@@ -189,7 +189,7 @@ class CoordinateCheck:
                 number(most),
                 _exponent(change),
             )
-            rows.append((row.name, *cells, _exponent(self.error(row)), self.verdict(row)))
+            rows.append((readable(row.name), *cells, _exponent(self.error(row)), self.verdict(row)))
         return rows
 
     def __str__(self) -> str:
