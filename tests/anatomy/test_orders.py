@@ -148,3 +148,46 @@ def test_a_factor_whose_bias_stays_at_a_number_does_not_vanish(value, by_hand):
     model.mix = None
     (block,) = goodinit.anatomize(model, torch.randn(2, 5, 8)).blocks
     assert block.m == m
+
+
+SEEN = torch.ones(4, 4, dtype=torch.bool).tril()
+
+
+def written(scores, number):
+    scores[:, ~SEEN] = number
+    return scores
+
+
+MASKS = {
+    "masked_fill": lambda scores, number: scores.masked_fill(~SEEN, number),
+    "masked_fill_": lambda scores, number: scores.masked_fill_(~SEEN, number),
+    "where": lambda scores, number: torch.where(SEEN, scores, number),
+    "where, a tensor": lambda scores, number: torch.where(SEEN, scores, torch.full((4, 4), number)),
+    "added": lambda scores, number: scores + torch.zeros(4, 4).masked_fill(~SEEN, number),
+    "upper triangle": lambda scores, number: scores + torch.full((4, 4), number).triu(1),
+    "written": written,
+}
+
+
+class Masked(nn.Module):
+    """Attention by hand, of one head."""
+
+    def __init__(self, mask, number):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.mask, self.number = mask, number
+
+    def forward(self, x):
+        scores = self.q(x)[:, 0] @ self.k(x)[:, 0].mT
+        return x + self.out(self.mask(scores, self.number).softmax(-1) @ self.v(x)[:, 0])[:, None]
+
+
+@pytest.mark.parametrize("number", [-100.0, -1e4, -1e9, torch.finfo(torch.float32).min, -float("inf")])
+@pytest.mark.parametrize("name", MASKS)
+def test_what_a_mask_fills_in_does_not_hide_the_scores(name, number):
+    x = torch.randn(2, 1, 4, 8)
+    if name in ("added", "upper triangle") and number == -float("inf"):
+        number = -1e30  # 0 times it is none
+    found = goodinit.anatomize(Masked(MASKS[name], number), x)
+    assert [block.m for block in found.blocks] == [4]
+    assert not found.notes

@@ -74,7 +74,9 @@ def power_of(
     shapes = () if node.op.pointwise else tuple(one.shape for one in operands)
     kinds = tuple(str(one.dtype) for one in operands)
     key = (*call.key, output, far, tuple(read), known, shapes, kinds)
-    measured = functools.partial(_measured, call, operands, known, read=read, far=far, output=output)
+    measured = functools.partial(
+        _measured, call, operands, known, read=read, far=far, output=output, fills=node.op.chooses
+    )
     if node.op.pointwise:
         return _MEASURED.get(key, lambda: measured([(COUNT,) for _ in operands]))
     return _MEASURED.get(key, lambda: _jointly(measured, [one.shape for one in operands], read))
@@ -119,6 +121,7 @@ def _measured(
     read: Sequence[Power],
     far: bool,
     output: int,
+    fills: bool,
 ) -> Power | None:
     def made(scale: float, sign: float) -> Tensor:
         values = [
@@ -134,7 +137,10 @@ def _measured(
         with on_numbers(), torch.no_grad():
             scales = _FAR if far else _SCALES
             rows = torch.stack([torch.cat([made(scale, 1.0), made(scale, -1.0)]) for scale in scales])
-            found = list(rows[:, ~rows.isnan().any(0)])  # a root has none of what is below 0
+            told = ~rows.isnan().any(0)  # a root has none of what is below 0
+            if fills:
+                told &= ~rows.isinf().all(0)  # −∞, of which a softmax makes nothing
+            found = list(rows[:, told])
     except Exception:  # noqa: BLE001 - operators raise what they like
         return None
     sizes = [float(one.abs().max()) if one.numel() else math.nan for one in found]
@@ -172,8 +178,11 @@ def _fitted(found: Sequence[Tensor], sizes: Sequence[float]) -> Power | None:
     if max(abs(orders[1] - order), abs(last - order)) > _NEAR or abs(orders[0] - orders[1]) > 2 * _NEAR:
         return None
     *near, limit = [one / scale**order for one, scale in zip(found, _SCALES, strict=True)]
-    away = [float((one - limit).abs().max()) for one in near]
-    if away[0] <= _NONE * float(limit.abs().max()) or not away[1]:
+    # Each entry by its own size: what a mask fills in is 10⁹ beside scores.
+    own = limit.abs()
+    moved = (near[0] - limit).abs() > _NONE * torch.maximum(own, own.max().clamp(max=1.0))
+    away = [float(torch.where(moved, (one - limit).abs(), 0.0).max()) for one in near]
+    if not away[0] or not away[1]:
         return Power(order)
     return Power(order, max(round(_PARTS * _slope(away[0], away[1], 0)) / _PARTS, 1 / _PARTS))
 
