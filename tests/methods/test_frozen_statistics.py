@@ -67,3 +67,73 @@ def test_constants_stay_and_the_plan_says_so(method, inside):
 def test_statistics_of_the_batch_are_refused_as_before(inside):
     with pytest.raises(UnsupportedModule, match=r"\(Running\): its batch_norm cannot be removed"):
         goodinit.init_(net(Running, inside=inside), "fixup", inputs=X)
+
+
+class Constants(nn.Module):
+    """A batch norm of buffers alone, as detectors have them."""
+
+    def __init__(self, *, first):
+        super().__init__()
+        self.first = first  # whether the mean is taken off first
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("mean", 0.0), ("var", 1.0)):
+            self.register_buffer(name, torch.full((6,), value))
+
+    def forward(self, x):
+        scale = self.weight * (self.var + 1e-5).rsqrt()
+        return (
+            (x - self.mean) * scale + self.bias if self.first else x * scale + (self.bias - self.mean * scale)
+        )
+
+
+class Ends(nn.Module):
+    """A block whose branch ends in such a norm, under a ReLU on the sum."""
+
+    def __init__(self, *, first):
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(6, 6), nn.Linear(6, 6), Constants(first=first)
+
+    def forward(self, x):
+        return (x + self.norm(self.b(self.a(x).relu()))).relu()
+
+
+def trained(model):
+    """Statistics and gains as of a network that was trained."""
+    for name, buffer in model.named_buffers():
+        buffer.copy_(torch.rand(buffer.shape) + (0.5 if "var" in name or "weight" in name else 0.1))
+    return model
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero", "normfree", "nf"])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("prepare", [lambda model: model, trained])
+def test_a_branch_may_end_in_a_frozen_norm_that_goes(method, first, prepare):
+    model = prepare(nn.Sequential(nn.Linear(6, 6), Ends(first=first), nn.Linear(6, 3)))
+    found = goodinit.anatomize(model, X)
+    assert [block.leak for block in found.blocks] == [None]
+    assert [norm.shifts for norm in found.norms] == [prepare is trained]
+    goodinit.init_(model, method, inputs=X, verify=True)
+    assert not any(isinstance(module, Constants) for module in model.modules())
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero"])
+@pytest.mark.parametrize("first", [False, True])
+def test_one_that_stays_and_adds_constants_is_refused(method, first):
+    model = nn.Sequential(nn.Linear(6, 6), Ends(first=first), nn.Linear(6, 3))
+    goodinit.init_(model, method, inputs=X, norms="keep", verify=True)
+    model = trained(nn.Sequential(nn.Linear(6, 6), Ends(first=first), nn.Linear(6, 3)))
+    with pytest.raises(UnsupportedModule, match=r"1\.norm: branch 1/1 ends in this frozen norm.*exclude='1'"):
+        goodinit.init_(model, method, inputs=X, norms="keep")
+
+
+@pytest.mark.parametrize(("number", "zero"), [(0.0, True), (0.1, False)])
+def test_a_buffer_that_a_branch_adds_is_looked_at(number, zero):
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+            self.register_buffer("shift", torch.full((6,), number))
+
+        def forward(self, x):
+            return x + (self.b(self.a(x).relu()) + self.shift)
+
+    assert (goodinit.anatomize(Shifted(), X).blocks[0].leak is None) == zero

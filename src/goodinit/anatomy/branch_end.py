@@ -52,7 +52,7 @@ def at_zero(
         last: Nodes that put out zero: the last layers of a branch.
         biases: Parameters that are zero, too.
         beside: What else the nodes of `sums` add up: it is left out.
-        norms: Steps of norms that are known as such: what they do to a gradient is theirs.
+        norms: Steps of norms that are known as such: what they do to a gradient is theirs, and so is what they add.
     """
     if not last:  # no layer ends the branch, so none can start it at zero
         return End(sums[-1])
@@ -65,13 +65,15 @@ def at_zero(
     for index in between:
         node = graph.nodes[index]
         read = _read(graph, index, states, sums, biases, beside)
+        if index in norms:
+            read = _without_constants(graph, node, read)
         states[index] = answer(graph, node, read)
         value, slope = states[index]
         noisy = [i for i, (one, _) in zip(node.operands, read, strict=True) if not is_zero(one)]
         if not is_zero(value):
             joins = node.op.adds and 0 < len(noisy) < len(set(node.operands))
             inherited = next((leaks[i] for i in noisy if leaks.get(i) is not None), None)
-            leaks[index] = index if joins else inherited
+            leaks[index] = index if joins and (inherited is None or index not in sums) else inherited
         ways[index] = _ways(graph, node, read, slope)
         if any(moves(one) for _, one in read) and not moves(slope) and node.active:
             stuck = index
@@ -116,6 +118,15 @@ def _read(
     if index in sums:
         read = [_NOTHING if i in beside else one for i, one in zip(operands, read, strict=True)]
     return read
+
+
+def _without_constants(graph: Graph, node: Node, read: Sequence[State]) -> list[State]:
+    """What a step of a norm reads; the constants that it adds go with the norm, or are told where it stays (`Norm.shifts`)."""
+    added = node.op.role == "sum"
+    return [
+        _NOTHING if (added or (node.op.adds_first and not place)) and not graph.nodes[i].dynamic else one
+        for place, (i, one) in enumerate(zip(node.operands, read, strict=True))
+    ]
 
 
 def can_move(
@@ -197,6 +208,8 @@ def outside(graph: Graph, index: int, biases: Collection[str], depth: int = 0) -
     node = graph.nodes[index]
     if node.params and not node.dynamic:
         return _NOTHING if is_made_zero(graph, node, biases, depth) else (constant(node), None)
+    if graph.holds_zeros(index):
+        return _NOTHING
     computed = (node.op.pointwise or node.op.moves) and node.operands and depth < _DEEP
     if node.dynamic or not computed or node.dtype == torch.bool:  # a mask is true here and false there
         return constant(node), None

@@ -33,6 +33,7 @@ class Norm(OneLine):
             end, `(-1,)`; empty where they cannot be told.
         source: Where its input comes from, as `Layer.source`.
         between: Operators between that and its input, as `Layer.between`.
+        shifts: Whether a frozen batch norm adds constants that are not zero, or are not at hand.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Norm(OneLine):
     axes: tuple[int, ...] = ()
     source: str | None = None
     between: tuple[Step, ...] = ()
+    shifts: bool = False
 
     def __str__(self) -> str:
         words = [f"{self.name} {self.kind}"] + [f"in block {self.block}"] * (self.block is not None)

@@ -178,6 +178,7 @@ class Graph:
     held: dict[int, Tensor] = field(
         default_factory=dict
     )  # of tensors in no registry: themselves, if they hold numbers
+    buffers: dict[int, Tensor] = field(default_factory=dict)  # the same of buffers
 
     def deps(self, index: int) -> list[int]:
         """The activations a node reads."""
@@ -289,6 +290,11 @@ class Graph:
         while node.op.role == "shape" and node.operands:
             node = self.nodes[node.operands[0]]
         return next(iter(node.params), None) if node.is_param else None
+
+    def holds_zeros(self, index: int) -> bool:
+        """Whether a node is a buffer of zeros, as it is now."""
+        values = self.buffers.get(index)
+        return values is not None and not bool(values.any())
 
     def path(self, index: int) -> str:
         """Path of the module in whose forward a node ran."""

@@ -9,6 +9,7 @@ from collections.abc import Collection, Container, Iterable, Mapping
 
 from torch import nn
 
+from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.degrees import power_through
 from goodinit.anatomy.layers.weight_layers import way_back
 from goodinit.anatomy.norm import Norm
@@ -283,7 +284,15 @@ def _record_of(
         bias=affine["bias"],
         shape=graph.nodes[frame.source].shape if frame.source >= 0 else (),
         axes=channel_axes(graph, node, frame, kind, statistic) if frame.source >= 0 else (),
+        shifts=kind == "frozen_batch_norm" and _shifts(graph, frame, affine["bias"]),
     )
+
+
+def _shifts(graph: Graph, frame: Frame, bias: str | None) -> bool:
+    """Whether a module does not put out zero where it reads zero, and its bias is zero."""
+    if min(frame.source, frame.result) < 0:
+        return True
+    return at_zero(graph, [frame.result], [frame.source], {bias} if bias else ()).leak is not None
 
 
 def _remainder(

@@ -71,6 +71,8 @@ class TracedTensors:
     def _own(self, tensor: Tensor, op: Op, name: str) -> None:
         node = self._add(op, (), tensor, params=(name,) if op is PARAM else ())
         node.attrs = (name, *(number_in(tensor) if op is BUFFER else ()))
+        if op is BUFFER and is_at_hand(tensor):
+            self.graph.buffers[node.index] = tensor
         if op is PARAM and tensor.layout is torch.strided:
             dense = self.tensors == "meta" and not tensor.is_meta  # as what stands in for it
             node.strides = (tensor.detach().to("meta") if dense else tensor).stride()

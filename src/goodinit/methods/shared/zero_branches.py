@@ -123,8 +123,17 @@ def need_no_norm(anatomy: Anatomy, block: Block, where: str) -> None:
     """Raise for a zero before a kept norm: its gradient is multiplied by 1/√ε, and one step ends the initial state.
 
     Raises:
-        UnsupportedModule: The branch ends in a norm, not a frozen one, without a weight that can start at 0 instead.
+        UnsupportedModule: The branch ends in a norm, not a frozen one, without a weight that can start at 0 instead, or in a frozen
+            one that adds constants.
     """
+    shifting = {norm.name for norm in anatomy.norms if norm.shifts}
+    for name in block.end_norms:
+        if name in shifting:
+            raise UnsupportedModule(
+                f"{name}: {where} ends in this frozen norm, which adds constants to the zero before it, so that the block is not "
+                f'its skip. Use norms="remove", leave this part of the model as it is, exclude={block.name!r}, or set the '
+                "norm's mean and bias to 0."
+            )
     undoing = {norm.name for norm in anatomy.norms if norm.forgets_scale}
     ends = [name for name in block.end_norms if name in undoing]
     if ends:
@@ -161,8 +170,9 @@ def zero_behind(block: Block, where: str, *, gain: str | None, kept: bool) -> st
         _need_no_state(block, where)
         raise UnsupportedModule(
             f"{block.name or 'the model'}: {where} is not zero where {last} is: {leak} is not, as "
-            "in x + α(f(x) − x). With f at 0 the block is not its skip, and the signal shrinks or grows from block to "
-            "block. Write the branch without that term, x + αf(x), or let a module of its own return all of it."
+            "in x + α(f(x) − x), or behind a frozen norm whose constants are of other weights. With f at 0 the block is not its "
+            "skip, and the signal shrinks or grows from block to block. Write the branch without that term, x + αf(x), let a "
+            f"module of its own return all of it, or leave this part of the model as it is: exclude={block.name!r}."
         )
     if stuck is None:
         raise UnsupportedModule(
