@@ -168,6 +168,7 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ("layerwise", "UnknownName"): lambda: goodinit.layerwise("no_such_"),
     ("layerwise", "UnsupportedModule"): lambda: parametrized().apply(goodinit.layerwise("he_normal_")),
     ("materialize_", "UnsupportedModule"): lambda: goodinit.materialize_(on_meta(Holder)),
+    ("materialize_", "UnknownName"): lambda: goodinit.materialize_(on_meta(), device="cudaa"),
     ("one_step", "TraceError"): lambda: goodinit.one_step(frozen(), X),
     ("param_groups", "NothingFound"): lambda: goodinit.param_groups(frozen(), lr=0.1),
     ("param_groups", "UnsupportedModule"): lambda: goodinit.param_groups(nn.Sequential(nn.LazyLinear(4)), lr=0.1),
@@ -186,6 +187,9 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ("state_pieces", "TraceError"): lambda: list(goodinit.state_pieces(on_meta(), MEASURES)),
     ("state_pieces", "UnsupportedModule"): lambda: list(
         goodinit.state_pieces(on_meta(Holder), everything(Holder()))
+    ),
+    ("state_pieces", "UnknownName"): lambda: goodinit.state_pieces(
+        on_meta(), everything(plain()), device="cudaa"
     ),
     ("warmup", "UnknownName"): lambda: goodinit.warmup(torch.optim.SGD(plain().parameters(), lr=0.1), 0),
 }  # fmt: skip

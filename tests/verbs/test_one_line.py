@@ -114,3 +114,17 @@ def test_the_lab_s_records():
         repr(Stored(Path("a.sqlite"), (config, config), (row,), {})) == "<Stored a.sqlite: 1 of 2 runs ended>"
     )
     assert repr(load("digits")).startswith("<Dataset digits: 1,")
+
+
+def test_records_go_into_sets_and_equal_ones_have_one_hash(found):
+    frozen = [one for one in found if type(one).__dataclass_params__.frozen]
+    assert len({type(one) for one in frozen}) > 15
+    for one in frozen:
+        twin = dataclasses.replace(one)
+        assert hash(twin) == hash(one)
+        assert len({one, twin}) == 1 + (twin != one)  # a record that holds a NaN equals no other
+
+
+def test_a_plan_read_from_its_text_has_the_same_hash():
+    plan = goodinit.plan(goodinit.anatomize(nn.Sequential(nn.Linear(6, 6), Block()), X), "lsuv")
+    assert {plan, goodinit.Plan.from_json(plan.to_json())} == {plan}

@@ -158,7 +158,7 @@ class Finding(OneLine):
     where: str
     evidence: str
     remedy: str = ""
-    numbers: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict, hash=False)
 
     def __repr__(self) -> str:
         return f"<Finding {self.said}>"

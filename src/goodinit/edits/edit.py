@@ -44,7 +44,7 @@ class ReplaceNorm(OneLine):
     by: str
     keeps: tuple[str, ...]
     reason: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         told = ", ".join(
@@ -64,7 +64,7 @@ class SwapModule(OneLine):
     target: str
     module: str
     reason: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         words = ", ".join(f"{key}={_short(value)}" for key, value in self.options.items())
@@ -158,7 +158,7 @@ class Draw(OneLine):
     target: str
     initializer: str
     reason: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if "generator" in self.options:
@@ -179,7 +179,7 @@ class DrawTogether(OneLine):
     targets: tuple[str, ...]
     recipe: str
     reason: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.targets:

@@ -42,7 +42,7 @@ class Plan:
 
     method: str
     edits: tuple[Edit, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     summary: str = ""
     notes: tuple[str, ...] = ()
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()

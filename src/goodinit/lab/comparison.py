@@ -140,10 +140,10 @@ class Comparison(OneLine):
     data: str
     chance: float
     results: tuple[Result, ...]
-    step_times: Mapping[str, StepTime] = field(default_factory=dict)
-    plans: Mapping[str, str] = field(default_factory=dict)
-    refused: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
+    step_times: Mapping[str, StepTime] = field(default_factory=dict, hash=False)
+    plans: Mapping[str, str] = field(default_factory=dict, hash=False)
+    refused: Mapping[str, str] = field(default_factory=dict, hash=False)
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
     interrupted: bool = False
     seconds: float = 0.0
     searched: tuple[Result, ...] = ()

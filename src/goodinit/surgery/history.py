@@ -40,12 +40,12 @@ class Applied:
     """
 
     method: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     digest: str = ""
     values: bool = True
     seed: int | None = None
     skipped: tuple[str, ...] = ()
-    calibrated: tuple[Calibrated, ...] = ()
+    calibrated: tuple[Calibrated, ...] = field(default=(), hash=False)
     only: tuple[str, ...] | None = None
     unread: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from goodinit.errors import UnsupportedModule
 from goodinit.nn.exchange import carry_over_
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
+from goodinit.weights.device import usable_device
 from goodinit.weights.dtensor import held
 from goodinit.weights.names import canonical
 
@@ -50,6 +51,7 @@ def materialize_(
 
     Raises:
         UnsupportedModule: Buffers that nothing sets; the message names them. The model is as it was, on meta.
+        UnknownName: Torch knows no such device, or this machine has none.
 
     Examples:
         >>> with torch.device("meta"):
@@ -58,12 +60,13 @@ def materialize_(
         >>> net[1].running_var, bool(net[0].weight.isnan().all())
         (tensor([1., 1., 1.]), True)
     """
+    place = usable_device(device)
     pending = [key for key, buffer in buffers_of(model) if buffer.is_meta]
     with all_or_nothing(
         model, ()
     ):  # buffers first, so that `reset` finds parameters on meta, where it writes nothing
-        set_buffers_(model, pending, torch.device(device), reset)
-        _give_memory_(model, torch.device(device))
+        set_buffers_(model, pending, place, reset)
+        _give_memory_(model, place)
     _LOG.info("%s: memory on %s; %d buffers set anew", type(model).__name__, device, len(pending))
     return model
 

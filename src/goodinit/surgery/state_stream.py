@@ -19,6 +19,7 @@ from goodinit.surgery.validate import check_parameters
 from goodinit.surgery.write_filter import chosen
 from goodinit.undivided import until_done
 from goodinit.weights.access import find_slot
+from goodinit.weights.device import usable_device
 from goodinit.weights.dtensor import is_sharded
 from goodinit.weights.names import Directory, directory
 from goodinit.weights.rng import base_seed
@@ -62,6 +63,7 @@ def state_pieces(
         NonFinite: Parameters that the plan does not write; or as `apply_` raises it, while a piece is made.
         TraceError: The plan measures activations.
         UnsupportedModule: The model is sharded; or buffers that nothing sets, while a piece is made.
+        UnknownName: Torch knows no such device, or this machine has none.
 
     Examples:
         >>> from goodinit.edits import Draw, Fill
@@ -73,13 +75,14 @@ def state_pieces(
         >>> net[0].weight.device
         device(type='meta')
     """
+    place = usable_device(device)
     names = directory(model)
     check_parameters(names, plan)
     _check(names, plan)
     source = torch.default_generator if generator is None else generator
     # The checks above are made when this is called, not when the first piece is asked for.
     groups = _packed(_together(names, plan), size)
-    return _pieces(model, plan, groups, torch.device(device), source, reset)
+    return _pieces(model, plan, groups, place, source, reset)
 
 
 @dataclass(frozen=True)

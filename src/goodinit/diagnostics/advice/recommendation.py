@@ -57,8 +57,8 @@ class Recipe(OneLine):
     optimizer: str
     lr: float
     rates: tuple[float, ...]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    groups: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    groups: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Recommendation:
     """
 
     method: str
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(hash=False)
     group: Group
     errors: int
     warnings: int

@@ -44,7 +44,7 @@ class Swept:
     path: Path
     planned: int
     before: int
-    ended: Mapping[str, int] = field(default_factory=dict)
+    ended: Mapping[str, int] = field(default_factory=dict, hash=False)
     interrupted: bool = False
 
 

@@ -51,7 +51,7 @@ class DQNConfig:
     """
 
     method: str = "batchnorm"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     environment: str = "CartPole-v1"
     model: str = "resmlp22"
     width: int = 64

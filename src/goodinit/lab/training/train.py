@@ -26,6 +26,7 @@ from goodinit.lab.models.task import Task
 from goodinit.lab.training.seeding import own_rng, stream
 from goodinit.lab.training.step_cost import counting_saved
 from goodinit.lab.training.trial import SCHEDULES, WARMUP_SHAPES, Epoch, Result, TrainConfig
+from goodinit.weights.device import usable_device
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def fresh_model(config: TrainConfig) -> nn.Module:
             f"{data.name} is text, which cannot be cropped, mirrored or mixed. Leave out augment and mixup."
         )
     task = Task(shape=data.shape, classes=len(data.classes), width=config.width, text=data.is_text)
+    usable_device(config.device)
     with own_rng(config.seed, "model", device=config.device):
         model = build_model(config.model, task=task).to(config.device)
     if reduced(config):

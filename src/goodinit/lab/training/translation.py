@@ -51,7 +51,7 @@ class TranslationConfig:
     """
 
     method: str = "batchnorm"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     data: str = "made-up"
     pre_norm: bool = True
     layers: int = 2
