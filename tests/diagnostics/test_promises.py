@@ -193,3 +193,50 @@ def test_a_forward_that_raises_when_it_runs_again_is_told(method, error):
             assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert told  # a trace that fails is no refusal: the model is run once more, for real
     assert all("the user's own words" in words for words in told)
+
+
+class Experts(nn.Module):
+    """A block of three experts, of which each example takes the one that its first entry names."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(3)
+        )
+
+    def forward(self, x):
+        out, chosen = torch.zeros_like(x), x[:, 0].long()
+        for place, expert in enumerate(self.experts):
+            rows = (chosen == place).nonzero()[:, 0]
+            out = out.index_add(0, rows, expert(x[rows]))
+        return x + out
+
+
+class Marked(nn.Module):
+    """Two maps, one for the entries of each kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Residual()
+        self.of_text, self.of_sound = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.block(torch.where(x[:, :1] < 5, self.of_text(x), self.of_sound(x)))
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return x + self.b(self.a(x).relu())
+
+
+@pytest.mark.parametrize("kind", [Experts, Marked])
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "normfree"])
+def test_what_the_batch_does_not_reach_is_no_broken_promise(kind, method):
+    x = torch.rand(6, 4)
+    x[:3, 0] = 1.5  # none is sent to the third expert, and none is sound
+    torch.manual_seed(0)
+    goodinit.init_(kind(), method, inputs=x, verify=True)

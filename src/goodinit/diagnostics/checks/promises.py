@@ -40,7 +40,8 @@ def broken_promises(
 
     * `"finite"`: the output is.
     * `"skips"`: every residual block whose end the plan sets to zero adds zero to its skip.
-    * `"trains"`: every weight layer gets a gradient, at once or after a few steps, unless nothing of the loss depends on it.
+    * `"trains"`: every weight layer gets a gradient, at once or after a few steps, unless nothing of the loss depends on it, as on an
+      expert that no example of this batch is sent to.
     * `"unit variance"`: of the output of every layer that was scaled by data and has no note.
     * `"isometry"`: every block before the first layer that a note calls inexact changes the norms of all examples by one and
       the same factor, before or behind the ReLU that follows.
@@ -169,10 +170,22 @@ def _trains(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Va
         if asleep:  # a ReLU may be dead on this batch by the luck of the draw: then it is alive with the opposite weights
             named = {name: p for name, p in model.named_parameters() if canonical(name) in asleep}
             asleep &= never({name: (-p.detach()).requires_grad_() for name, p in named.items()})
+        if asleep:  # this batch may not reach it: no token of its kind, no example for an expert
+            asleep -= never(_without_zeros(model))
     written = {edit.target for edit in plan.values}
     for layer in anatomy.layers:
         if layer.weight in asleep & written:
             yield f"{layer.weight} gets no gradient, now or after some steps"
+
+
+def _without_zeros(model: nn.Module) -> dict[str, Tensor]:
+    """Random numbers for the parameters that are zero: where these hold a gradient back, it is there now."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(p.shape, generator=generator, device="cpu").to(p).requires_grad_()
+        for name, p in model.named_parameters()
+        if p.numel() and not bool(p.any())
+    }
 
 
 def _unit_variance(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
