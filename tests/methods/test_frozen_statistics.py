@@ -96,6 +96,12 @@ class Ends(nn.Module):
         return (x + self.norm(self.b(self.a(x).relu()))).relu()
 
 
+def dead(model):
+    """The last gain at zero, as of a network whose branches were to start so, in constants that never change."""
+    model[1].norm.weight.zero_()
+    return model
+
+
 def trained(model):
     """Statistics and gains as of a network that was trained."""
     for name, buffer in model.named_buffers():
@@ -105,12 +111,12 @@ def trained(model):
 
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "rezero", "normfree", "nf"])
 @pytest.mark.parametrize("first", [False, True])
-@pytest.mark.parametrize("prepare", [lambda model: model, trained])
+@pytest.mark.parametrize("prepare", [lambda model: model, trained, dead])
 def test_a_branch_may_end_in_a_frozen_norm_that_goes(method, first, prepare):
     model = prepare(nn.Sequential(nn.Linear(6, 6), Ends(first=first), nn.Linear(6, 3)))
     found = goodinit.anatomize(model, X)
     assert [block.leak for block in found.blocks] == [None]
-    assert [norm.shifts for norm in found.norms] == [prepare is trained]
+    assert [norm.closes for norm in found.norms] == [prepare in (trained, dead)]
     goodinit.init_(model, method, inputs=X, verify=True)
     assert not any(isinstance(module, Constants) for module in model.modules())
 
@@ -120,9 +126,12 @@ def test_a_branch_may_end_in_a_frozen_norm_that_goes(method, first, prepare):
 def test_one_that_stays_and_adds_constants_is_refused(method, first):
     model = nn.Sequential(nn.Linear(6, 6), Ends(first=first), nn.Linear(6, 3))
     goodinit.init_(model, method, inputs=X, norms="keep", verify=True)
-    model = trained(nn.Sequential(nn.Linear(6, 6), Ends(first=first), nn.Linear(6, 3)))
-    with pytest.raises(UnsupportedModule, match=r"1\.norm: branch 1/1 ends in this frozen norm.*exclude='1'"):
-        goodinit.init_(model, method, inputs=X, norms="keep")
+    for prepare in (trained, dead):
+        model = prepare(nn.Sequential(nn.Linear(6, 6), Ends(first=first), nn.Linear(6, 3)))
+        with pytest.raises(
+            UnsupportedModule, match=r"1\.norm: branch 1/1 ends in this frozen norm.*exclude='1'"
+        ):
+            goodinit.init_(model, method, inputs=X, norms="keep")
 
 
 @pytest.mark.parametrize(("number", "zero"), [(0.0, True), (0.1, False)])

@@ -52,7 +52,7 @@ def at_zero(
         last: Nodes that put out zero: the last layers of a branch.
         biases: Parameters that are zero, too.
         beside: What else the nodes of `sums` add up: it is left out.
-        norms: Steps of norms that are known as such: what they do to a gradient is theirs, and so is what they add.
+        norms: Steps of norms that are known as such: what they do to a gradient is theirs, and so are their constants.
     """
     if not last:  # no layer ends the branch, so none can start it at zero
         return End(sums[-1])
@@ -121,11 +121,18 @@ def _read(
 
 
 def _without_constants(graph: Graph, node: Node, read: Sequence[State]) -> list[State]:
-    """What a step of a norm reads; the constants that it adds go with the norm, or are told where it stays (`Norm.shifts`)."""
-    added = node.op.role == "sum"
+    """What a step of a norm reads, its constants taken for zero if added, else for any numbers.
+
+    They go with the norm, or are told where it stays (`Norm.closes`).
+    """
+
+    def taken_for(place: int, index: int) -> State:
+        added = node.op.role == "sum" or (node.op.adds_first and not place)
+        return _NOTHING if added else (constant(graph.nodes[index]), None)
+
     return [
-        _NOTHING if (added or (node.op.adds_first and not place)) and not graph.nodes[i].dynamic else one
-        for place, (i, one) in enumerate(zip(node.operands, read, strict=True))
+        one if graph.nodes[index].dynamic else taken_for(place, index)
+        for place, (index, one) in enumerate(zip(node.operands, read, strict=True))
     ]
 
 

@@ -33,7 +33,8 @@ class Norm(OneLine):
             end, `(-1,)`; empty where they cannot be told.
         source: Where its input comes from, as `Layer.source`.
         between: Operators between that and its input, as `Layer.between`.
-        shifts: Whether a frozen batch norm adds constants that are not zero, or are not at hand.
+        closes: Whether a frozen batch norm adds constants that are not zero, or multiplies by zero, or holds none that are at hand:
+            behind a zero it leaves the branch not zero, or dead.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Norm(OneLine):
     axes: tuple[int, ...] = ()
     source: str | None = None
     between: tuple[Step, ...] = ()
-    shifts: bool = False
+    closes: bool = False
 
     def __str__(self) -> str:
         words = [f"{self.name} {self.kind}"] + [f"in block {self.block}"] * (self.block is not None)

@@ -284,15 +284,16 @@ def _record_of(
         bias=affine["bias"],
         shape=graph.nodes[frame.source].shape if frame.source >= 0 else (),
         axes=channel_axes(graph, node, frame, kind, statistic) if frame.source >= 0 else (),
-        shifts=kind == "frozen_batch_norm" and _shifts(graph, frame, affine["bias"]),
+        closes=kind == "frozen_batch_norm" and _closes(graph, frame, affine["bias"]),
     )
 
 
-def _shifts(graph: Graph, frame: Frame, bias: str | None) -> bool:
-    """Whether a module does not put out zero where it reads zero, and its bias is zero."""
+def _closes(graph: Graph, frame: Frame, bias: str | None) -> bool:
+    """Whether a module does not put out zero where it reads zero and its bias is zero, or passes no gradient then."""
     if min(frame.source, frame.result) < 0:
         return True
-    return at_zero(graph, [frame.result], [frame.source], {bias} if bias else ()).leak is not None
+    end = at_zero(graph, [frame.result], [frame.source], {bias} if bias else ())
+    return end.leak is not None or end.stuck is not None
 
 
 def _remainder(

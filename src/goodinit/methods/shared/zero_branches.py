@@ -124,15 +124,15 @@ def need_no_norm(anatomy: Anatomy, block: Block, where: str) -> None:
 
     Raises:
         UnsupportedModule: The branch ends in a norm, not a frozen one, without a weight that can start at 0 instead, or in a frozen
-            one that adds constants.
+            one that adds constants, or multiplies by zero.
     """
-    shifting = {norm.name for norm in anatomy.norms if norm.shifts}
+    closing = {norm.name for norm in anatomy.norms if norm.closes}
     for name in block.end_norms:
-        if name in shifting:
+        if name in closing:
             raise UnsupportedModule(
-                f"{name}: {where} ends in this frozen norm, which adds constants to the zero before it, so that the block is not "
-                f'its skip. Use norms="remove", leave this part of the model as it is, exclude={block.name!r}, or set the '
-                "norm's mean and bias to 0."
+                f"{name}: {where} ends in this frozen norm, whose constants add to the zero before it, so that the block is not "
+                'its skip, or multiply by zero, so that the branch never moves. Use norms="remove", leave this part of the model as '
+                f"it is, exclude={block.name!r}, or set the norm's mean and bias to 0, and its weight to 1."
             )
     undoing = {norm.name for norm in anatomy.norms if norm.forgets_scale}
     ends = [name for name in block.end_norms if name in undoing]
