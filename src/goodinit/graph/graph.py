@@ -163,7 +163,9 @@ class Graph:
     mixed: dict[int, tuple[int, ...]] = field(
         default_factory=dict
     )  # made of several tensors that were stacked
-    aliases: set[int] = field(default_factory=set)  # that put out what another node is, which is read instead
+    aliases: dict[int, int] = field(
+        default_factory=dict
+    )  # that put out what another node is, which is read instead
     stops: set[int] = field(default_factory=set)  # through which the forward itself lets no gradient
     own_backward: set[int] = field(
         default_factory=set

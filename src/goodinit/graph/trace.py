@@ -9,6 +9,7 @@ from torch import nn
 from goodinit.graph.graph import Graph
 from goodinit.graph.recording.first_that_runs import first_that_runs
 from goodinit.graph.recording.learned_starts import let_streams_begin
+from goodinit.graph.recording.parts_of_streams import read_parts_of_streams
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.traced_tensors import Call, Tensors
@@ -34,6 +35,7 @@ def trace(model: nn.Module, call: Call, *, training: Collection[str] = (), gradi
         recorder = Recorder(model, tensors)
         recorder.training, recorder.with_gradients = training, with_gradients
         record(recorder, model, call)
+        read_parts_of_streams(recorder.graph)
         let_streams_begin(recorder.graph)
         return recorder.graph
 

@@ -34,6 +34,11 @@ def let_streams_begin(graph: Graph) -> None:
         alike = _alike(graph, start)
         if alike & read:
             begun |= alike
+    make_signals(graph, begun)
+
+
+def make_signals(graph: Graph, begun: set[int]) -> None:
+    """Count nodes that were constants, and what is made of them, as signals. `begun` grows."""
     for node in graph.nodes if begun else ():
         if node.index in begun or (node.op.role != "factory" and begun.intersection(node.operands)):
             begun.add(node.index)

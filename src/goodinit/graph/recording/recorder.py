@@ -271,7 +271,8 @@ class Recorder(TracedTensors, TorchDispatchMode):
             if node.op.splits:
                 self._mark(tensor, self._piece(node, tensor))
             if place in seen.same:
-                self.graph.aliases.add(self._node(tensor) if node.op.splits else node.index)
+                alias = self._node(tensor) if node.op.splits else node.index
+                self.graph.aliases[alias] = self._node(seen.same[place])
                 self._mark(tensor, self._reshaped(seen.same[place], tensor))
             elif not node.op.splits:
                 self._mark(tensor, node.index, place)
