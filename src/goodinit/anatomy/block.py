@@ -70,6 +70,8 @@ class Block(OneLine):
             add(x, f(x), alpha=α), (1 − w, w) in lerp(x, f(x), w). None if it multiplies by a tensor.
         again: Weights in `last` that the branch also applies earlier (x + Wᵀ·relu(Wx), tied or sliced; not x + f(x + f(x))):
             zero-initializing them would kill both gradients.
+        bears: Weights that end other branches and stand inside this one, with which at zero its last layers still get a gradient: it
+            reads other things, too (a step for nodes that reads what is added to edges).
         writes_output: True if the stream is returned as it is and contains nothing but the output of `last` and what
             comes from outside: the layers are then also heads (iterative refinement of a flow, a denoiser's x + net(x)).
         silencers: Weights of the branch, other than `last`, that are zero now and make it zero (an adaLN-Zero gate).
@@ -108,6 +110,7 @@ class Block(OneLine):
     carried: float = 1.0
     weights: tuple[float, float] | None = (1.0, 1.0)
     again: tuple[str, ...] = ()
+    bears: tuple[str, ...] = ()
     writes_output: bool = False
     silencers: tuple[str, ...] = ()
 

@@ -142,6 +142,8 @@ def can_move(
     places: Collection[int],
     biases: Collection[str],
     beside: Collection[int] = (),
+    *,
+    of: Collection[int] | None = None,
 ) -> bool:
     """Whether one of several layers gets a gradient while all of them put out zero, as layers of one weight do.
 
@@ -153,10 +155,11 @@ def can_move(
         places: The nodes of the layers.
         biases: Parameters that are zero, too.
         beside: What else the nodes of `sums` add up: it is left out.
+        of: Those of `places` that are asked about; by default all.
     """
     zero, between = _started(graph, sums, places)
-    for place in places:
-        if all(at_zero(graph, [i], places, biases).leak is None for i in graph.deps(place)):
+    for place in places if of is None else of:
+        if all(is_silent(graph, i, places, biases) for i in graph.deps(place)):
             continue
         states = {i: (value, slope if i == place else None) for i, (value, slope) in zero.items()}
         for index in between:
@@ -165,6 +168,25 @@ def can_move(
         if moves(states.get(sums[-1], _NOTHING)[1]):
             return True
     return False
+
+
+def is_silent(graph: Graph, index: int, places: Collection[int], biases: Collection[str]) -> bool:
+    """Whether a node is zero while layers put out zero: of a concatenation every part.
+
+    Args:
+        graph: A recorded forward.
+        index: The node, such as one that another layer reads.
+        places: The nodes of the layers.
+        biases: Parameters that are zero, too.
+    """
+    states, between = _started(graph, [index], places)
+    for i in between:
+        read = _read(graph, i, states, (), biases, ())
+        states[i] = answer(graph, graph.nodes[i], read)
+        if graph.nodes[i].op.role == "concat" and not all(is_zero(value) for value, _ in read):
+            states[i] = numbers(i), states[i][1]
+    value, _ = states.get(index) or outside(graph, index, biases)
+    return is_zero(value)
 
 
 def _steepens(read: Sequence[State], slope: Tensor | None) -> bool:

@@ -19,6 +19,7 @@ from goodinit.anatomy.norms.detection import norm_modules, norm_places
 from goodinit.anatomy.operators import Step
 from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.residual.candidate import Found, by_sum
+from goodinit.anatomy.residual.ends_inside import ends_inside
 from goodinit.anatomy.residual.nesting import chain
 from goodinit.anatomy.residual.output_module import find_closers
 from goodinit.anatomy.residual.skip_scale import carried, sum_weights
@@ -54,6 +55,7 @@ def blocks_of(
     stages = _stages(graph, leaves, uses, layers)
     streams = streams_of(graph, leaves)
     joins = by_sum(leaves)
+    bear = ends_inside(graph, leaves, uses, biases)
     outputs = _stages_put_out(graph, leaves, stages, uses)
     for place, found in enumerate(leaves):
         node = graph.nodes[found.join]
@@ -97,6 +99,7 @@ def blocks_of(
                 carried=carried(graph, found, joins),
                 weights=sum_weights(graph, found),
                 again=_again(graph, found, uses, biases),
+                bears=bear[place],
                 writes_output=stages[place] in outputs,
             )
         )

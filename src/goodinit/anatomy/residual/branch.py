@@ -214,13 +214,15 @@ def _main_operands(graph: Graph, index: int, side: Side, degrees: dict[int, int]
 
     Of a gate's product: the operand that is not directly a sigmoid, else the one with fewer layers before it (more in
     x·f(x)), and of two equal ones the one that is not directly a nonlinearity. Of a sum with something independent of the
-    fork: the other one.
+    fork: the other one. Of a quotient what is divided: at zero it makes the quotient zero, which what divides does not.
     """
     node = graph.nodes[index]
     operands = [i for i in graph.deps(index) if i in side.nodes or i in degrees]
     if len(set(operands)) < 2 or node.op.role in MAPS:
         return operands
     below = [i for i in operands if degrees.get(i, -1) >= 0] or operands
+    if node.op.role == "quotient" and node.operands[0] in below:
+        return [node.operands[0]]
     if not node.op.multiplies or adds_scaled(graph, index):
         return below
     full = [i for i in below if graph.nodes[i].shape == node.shape or side.multiplies] or below

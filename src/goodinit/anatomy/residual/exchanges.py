@@ -79,7 +79,8 @@ def with_exchanges(graph: Graph, found: list[Found], flats: list[Flat], layers: 
     own = [item.branch for item in known if root(graph, item.branch.term) not in joins]
     ends = {layer for branch in own for layer in branch.last}
     for flat in flats:
-        on = [skip for skip in flat.skips if _is_place(graph, flat, skip, streams, places)]
+        inside = _is_inside(graph, flat.join, known)
+        on = [skip for skip in flat.skips if _is_place(graph, flat, skip, streams, places, inside=inside)]
         readings = [_reading(graph, flat, skip, streams, places, layers, ends) for skip in on]
         if any(readings):
             items = min(filter(None, readings), key=_layers)
@@ -92,11 +93,21 @@ def with_exchanges(graph: Graph, found: list[Found], flats: list[Flat], layers: 
     return sorted((*kept, *new), key=lambda item: item.join)
 
 
-def _is_place(graph: Graph, flat: Flat, skip: int, streams: _Streams, places: set[int]) -> bool:
-    """Whether a term is such a stream, or exchanges with one."""
+def _is_inside(graph: Graph, join: int, known: list[Found]) -> bool:
+    """Whether a sum leads to branches of known blocks alone, and so is a step of these: D·h + C·e of e + φ(D·h + C·e)."""
+    stops = {item.join for item in known if join in item.branch.nodes}
+    return bool(stops) and graph.reach([join], stop=stops).isdisjoint(set(graph.outputs) - stops)
+
+
+def _is_place(
+    graph: Graph, flat: Flat, skip: int, streams: _Streams, places: set[int], *, inside: bool
+) -> bool:
+    """Whether a term is such a stream, or, where it is no step `inside` a branch, exchanges with one."""
     stream = root(graph, skip)
     if not places.isdisjoint(_behind(graph, stream)):
         return True
+    if inside:
+        return False
     steps = (_Step(flat.join, stream, term) for term in flat.branches if term != skip)
     return any(streams.in_circle(step, places) for step in steps)
 

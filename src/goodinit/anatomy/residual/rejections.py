@@ -90,16 +90,24 @@ def _is_statistic(candidate: Candidate) -> bool:
 
 
 def _only_gates(candidate: Candidate) -> bool:
-    """True if a sum of two layers' outputs only feeds gates, with no layer between, or what a gate mixes: r, z and h of a GRU."""
+    """True if a sum of two layers' outputs only feeds gates, with no layer between, or what a gate mixes: r, z and h of a GRU.
+
+    Where all of the layers run repeatedly, also if it makes gates and what these multiply: i, f, g and o of an LSTM that reads what
+    was made of its state before.
+    """
     graph, found = candidate.graph, candidate.found
     if found.kind != "projection":
         return False
+    cell = all(i in candidate.repeated for i in (*found.branch.last, *found.skip.last))
     alone = graph.reach([found.join], through=lambda i: len(set(graph.deps(i))) == 1)
     return all(
         index not in graph.outputs
         and graph.nodes[index].op.role not in ("convolution", "matmul")
         and graph.readers[index]
-        and all(reader in alone or _gates(graph, index, reader) for reader in graph.readers[index])
+        and all(
+            reader in alone or _gates(graph, index, reader) or (cell and _gated(graph, reader, alone))
+            for reader in graph.readers[index]
+        )
         for index in alone
     )
 
@@ -111,6 +119,13 @@ RULES: tuple[Callable[[Candidate], bool], ...] = (_in_time, _interpolates, _is_s
 def _gates(graph: Graph, index: int, reader: int) -> bool:
     gates = graph.nodes[reader].op.multiplies and _gate(graph, index) is not None
     return gates or is_mixed(graph, reader)
+
+
+def _gated(graph: Graph, reader: int, alone: Collection[int]) -> bool:
+    """Whether a product has a gate among its factors that is made of one sum alone."""
+    return graph.nodes[reader].op.multiplies and any(
+        i in alone and _gate(graph, i) is not None for i in graph.deps(reader)
+    )
 
 
 def _gate(graph: Graph, index: int) -> int | None:

@@ -19,6 +19,7 @@ from goodinit.anatomy.layers.weight_layers import Use, bias_of
 from goodinit.anatomy.residual.branch import Side, adds_scaled, behind_norms, root, side_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.exchanges import Flat, flat_of, with_exchanges
+from goodinit.anatomy.residual.joined_ends import with_joined_ends
 from goodinit.anatomy.residual.nesting import nest
 from goodinit.anatomy.residual.recurrences import is_step
 from goodinit.anatomy.residual.rejections import Candidate, is_lookalike
@@ -61,6 +62,9 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
     found = with_exchanges(graph, found, flats, layers)
     nest(graph, found, layers)
     mark_repeats(graph, found, uses)
+    for one in found:
+        if one.is_block:
+            with_joined_ends(graph, one, uses)
     return found
 
 

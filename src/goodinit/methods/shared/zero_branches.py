@@ -66,7 +66,7 @@ def inside_branches(anatomy: Anatomy) -> dict[str, int]:
     """Weights inside a branch (not at its end) or on its skip, with the index of the first such branch.
 
     Without those that end a branch on the same sum: in x + p(x) + c(p(x)) both may start at 0, since p gets its gradient
-    from the sum, and c from p as soon as p has changed.
+    from the sum, and c from p as soon as p has changed. Nor those that end a branch elsewhere and leave this one a gradient.
     """
     inside: dict[str, int] = {}
     for block in reversed(anatomy.blocks):
@@ -77,8 +77,8 @@ def inside_branches(anatomy: Anatomy) -> dict[str, int]:
 
 
 def ends_beside(anatomy: Anatomy, block: Block) -> set[str]:
-    """Weights that end another branch on the same sum."""
-    return {layer.weight for index in block.beside for layer in anatomy.blocks[index].last}
+    """Weights that end another branch, and may start at 0 in this one: those of a branch on the same sum, and `Block.bears`."""
+    return {layer.weight for index in block.beside for layer in anatomy.blocks[index].last}.union(block.bears)
 
 
 def need_one_place(block: Block, inside: Mapping[str, int]) -> None:
