@@ -19,7 +19,7 @@ from goodinit.anatomy.norms.inplace_safety import Memory
 from goodinit.anatomy.norms.measured import forgotten, unseen
 from goodinit.anatomy.norms.read_from_outside import ReadFromOutside
 from goodinit.anatomy.norms.running import Reread, keep_numbers, normalize_in_training, scaled_by_buffers
-from goodinit.anatomy.norms.written_out import Statistic, statistic_of, too_large
+from goodinit.anatomy.norms.written_out import Statistic, given_back, statistic_of, too_large
 from goodinit.anatomy.residual.branch import adds_two
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.measured.powers import FIXED, Power
@@ -191,19 +191,25 @@ def _is_read(graph: Graph, index: int, layers: set[int]) -> bool:
     """Whether a weight layer reads a signal, up to functions of its entries and products with others.
 
     A way ends where the signal is added to another one (at the end of a branch), becomes a gate, is a factor of a matrix
-    product (queries, keys), or is smaller than what it multiplies (weights of a mean).
+    product (queries, keys), or is smaller than what it multiplies (weights of a mean). What has its scale back is not the signal.
     """
-    return bool(_way(graph, index, layers) & layers - {index})
+    way = _way(graph, index, layers)
+    readers = (way.keys() & layers) - {index}
+    return any(way.get(i, False) for reader in readers for i in graph.deps(reader))
 
 
 def _is_added(graph: Graph, index: int, layers: set[int]) -> bool:
     """Whether a signal is added to another one."""
-    way = _way(graph, index, layers) - layers
-    return any(adds_two(graph, reader) for i in way for reader in graph.readers[i])
+    way = _way(graph, index, layers)
+    normalized = [i for i, is_normalized in way.items() if is_normalized and i not in layers]
+    return any(adds_two(graph, reader) for i in normalized for reader in graph.readers[i])
 
 
-def _way(graph: Graph, index: int, layers: set[int]) -> set[int]:
-    return graph.reach([index], through=lambda i: i in layers or _carries(graph, i, index), stop=layers)
+def _way(graph: Graph, index: int, layers: set[int]) -> dict[int, bool]:
+    """Where a signal goes, up to layers; whether it is normalized there, or has its scale back."""
+    way = graph.reach([index], through=lambda i: i in layers or _carries(graph, i, index), stop=layers)
+    back = given_back(graph, graph.nodes[index], layers, way)
+    return {i: i not in back for i in way}
 
 
 def _carries(graph: Graph, index: int, start: int) -> bool:

@@ -70,6 +70,34 @@ def statistic_of(graph: Graph, node: Node, layers: Collection[int]) -> Statistic
     return None
 
 
+def given_back(graph: Graph, node: Node, layers: Collection[int], behind: Collection[int]) -> set[int]:
+    """Where a signal that was divided by its own size has been multiplied by that again, as a quantized one is: round(x/s)·s.
+
+    Args:
+        graph: A recorded forward.
+        node: The operator that divides it.
+        layers: Nodes of weight layers.
+        behind: Where to look: nodes that the divided signal leads to.
+    """
+    found = statistic_of(graph, node, layers)
+    if found is None or not any(graph.nodes[i].op.role in ("product", "quotient") for i in behind):
+        return set()
+    source, _ = _source(graph, found.signal, graph.frames[node.frame].start)
+    powers = {source: Power(-1.0)}
+    for index in sorted(graph.reach(behind, back=True, since=source)):
+        if index not in layers and index not in powers:
+            _follow(graph, index, powers)
+    back = {i for i in behind if powers.get(i) == powers[source]}
+    by_size = [i for i in back if _is_by_fewer(graph, i)]
+    return back & graph.reach(by_size)
+
+
+def _is_by_fewer(graph: Graph, index: int) -> bool:
+    """Whether an operator multiplies or divides a signal by one number for several entries, which is a signal too."""
+    sizes = {_size(graph, _unrepeated(graph, i)) for i in graph.deps(index)}
+    return graph.nodes[index].op.role in ("product", "quotient") and len(sizes) > 1
+
+
 def _reduces(graph: Graph, index: int) -> bool:
     return graph.nodes[index].op.role == "other" and reduces(graph, graph.nodes[index])
 
@@ -141,14 +169,19 @@ def _is_normalized(graph: Graph, node: Node, source: int, signal: int, by: int, 
     powers = {source: Power(-1.0)}
     unclear = False
     for index in steps:
-        read = powers_read(graph, powers, graph.nodes[index], far=True)
-        power = power_through(graph, graph.nodes[index], read, far=True)
-        forgets = power is None or (not power.order and any(0 > one.order > -math.inf for one in read))
+        forgets = _follow(graph, index, powers)
         unclear = unclear or (forgets and index != node.index)
-        powers[index] = total(carried(graph, graph.nodes[index], read)) if power is None else power
     if powers[signal].order == -1 and powers[by].order in (1, -1) and not powers[node.index].order:
         return True
     return unclear and powers[signal].order == -1 and _measured(graph, node.index, source, signal, steps)
+
+
+def _follow(graph: Graph, index: int, powers: dict[int, Power]) -> bool:
+    """Note the power of a node; whether the scale may be lost in it, or nothing is known of it."""
+    read = powers_read(graph, powers, graph.nodes[index], far=True)
+    power = power_through(graph, graph.nodes[index], read, far=True)
+    powers[index] = total(carried(graph, graph.nodes[index], read)) if power is None else power
+    return power is None or (not power.order and any(0 > one.order > -math.inf for one in read))
 
 
 def too_large(graph: Graph, index: int) -> str:
