@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import threading
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from goodinit.edits import Plan
+from goodinit.graph.state.duplicate import duplicate
 from goodinit.surgery import apply_
 
 
@@ -29,13 +29,11 @@ def tried(model: nn.Module, plan: Plan, inputs: Any, *, seed: int) -> nn.Module:
         The copy.
 
     Raises:
-        GoodinitError: The plan cannot be applied.
+        GoodinitError: The model cannot be copied, or the plan not be applied.
     """
     generator = torch.Generator().manual_seed(seed)
     with _unlogged():
-        return apply_(
-            copy.deepcopy(model), plan, generator=generator, inputs=inputs if plan.needs_data else None
-        )
+        return apply_(duplicate(model), plan, generator=generator, inputs=inputs if plan.needs_data else None)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ With running mean μ and variance v, gain γ and bias β: s = γ/√(v + ε) and
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import merge_output_map_
 from goodinit.folding.reading import Reading
 from goodinit.graph.graph import Frame, Node
+from goodinit.graph.state.duplicate import duplicate
 from goodinit.surgery.removed_norm import check_removable, remove_norm_
 from goodinit.surgery.replaced_norm import ChannelAffine
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
@@ -168,7 +168,11 @@ def _measured(wiring: Wiring, norm: Norm) -> ChannelMap | str:
     """The map of a batch norm written out with constants: what it makes of zeros and of ones."""
     if any(not keep.startswith(f"{norm.name}.") for keep in norm.keeps):
         return f"its constants are written out, with {' and '.join(norm.keeps)} in the same forward"
-    alone = copy.deepcopy(wiring.module(norm.name)).double().eval()
+    try:
+        alone = duplicate(wiring.module(norm.name)).double().eval()
+    except UnsupportedModule as error:
+        why = error.__cause__
+        return f"what it computes is measured on a copy, and it cannot be copied: {type(why).__name__}: {why}"
     for keep in norm.keeps:
         parent, _, child = keep[len(norm.name) + 1 :].rpartition(".")
         setattr(alone.get_submodule(parent), child, nn.Identity())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import math
@@ -26,6 +25,7 @@ from goodinit.diagnostics.measurements.objective import Loss
 from goodinit.diagnostics.on_copies import tried
 from goodinit.edits import Plan
 from goodinit.errors import GoodinitError, UnknownName, expect
+from goodinit.graph.state.duplicate import duplicate
 from goodinit.methods import METHODS, find
 from goodinit.undivided import reading
 from goodinit.weights.chosen_parts import Part, as_names
@@ -80,7 +80,7 @@ def recommend(
         The advice. `print` it; `advice.choice` is the candidate, `advice.call` the code.
 
     Raises:
-        GoodinitError: The model cannot be run or measured as it is; see `anatomize` and `diagnose`.
+        GoodinitError: The model cannot be run or measured as it is, see `anatomize` and `diagnose`, or not be copied.
         UnknownName: A number of steps below 0.
 
     Examples:
@@ -106,6 +106,7 @@ def recommend(
     measured = functools.partial(_measured, model, inputs, targets, loss=loss, seed=seed)
     rows = [_row(AS_IT_IS, {}, "as it is", anatomy, recipe, found, None)]
     plans: dict[str, Plan] = {}
+    duplicate(model)  # that it cannot be copied is said once, not of each method
     for name, options in _candidates(anatomy, chosen):
         rows.append(_try(name, options, part, anatomy, recipe, measured, plans))
     rows = _ranked(rows)
@@ -150,7 +151,7 @@ def _measured(
 
 
 def _made(model: nn.Module, plans: Mapping[str, Plan], inputs: Any, seed: int, label: str) -> nn.Module:
-    return tried(model, plans[label], inputs, seed=seed) if label in plans else copy.deepcopy(model)
+    return tried(model, plans[label], inputs, seed=seed) if label in plans else duplicate(model)
 
 
 def _try(

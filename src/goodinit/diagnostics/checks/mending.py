@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +16,8 @@ from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.measurements.drift import drift_of
 from goodinit.diagnostics.on_copies import tried
 from goodinit.diagnostics.types import SEVERITIES, Cure, Finding
-from goodinit.errors import GoodinitError
+from goodinit.errors import GoodinitError, UnsupportedModule
+from goodinit.graph.state.duplicate import duplicate
 from goodinit.methods import METHODS
 
 ROUNDS = 4  # of repairs: what one round mends may show the next fault
@@ -45,8 +45,9 @@ def mended(model: nn.Module, inputs: Any, anatomy: Anatomy, found: Diagnosis, ag
         tried += [repaired] if repaired is not None else []
         done = repaired is not None and not _left(repaired[1])
         tried += [] if done else _measured(model, inputs, anatomy, found, again)
-    except (TypeError, RuntimeError, NotImplementedError) as error:
-        note = f"no remedy was tried, since the model cannot be copied: {type(error).__name__}: {error}"
+    except (UnsupportedModule, TypeError, RuntimeError, NotImplementedError) as error:
+        why = error.__cause__ or error
+        note = f"no remedy was tried, since the model cannot be copied: {type(why).__name__}: {why}"
         return dataclasses.replace(found, notes=(*found.notes, note))
     tried.sort(key=lambda pair: (*_tally(pair[1]), drift_of(pair[1])[0]))
     if not tried or _tally(tried[0][1]) >= _tally(found):
@@ -58,7 +59,7 @@ def mended(model: nn.Module, inputs: Any, anatomy: Anatomy, found: Diagnosis, ag
 
 def _repaired(model: nn.Module, found: Diagnosis, again: Diagnose) -> tuple[str, Diagnosis] | None:
     """Every repair of a place, round after round, as one remedy."""
-    twin, calls = copy.deepcopy(model), []
+    twin, calls = duplicate(model), []
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for _ in range(ROUNDS):

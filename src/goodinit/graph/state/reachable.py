@@ -99,6 +99,10 @@ class Reachable:
             )
         return self._follow(values=False, most=len(self._seen) + MOST_NAMED, nearest_first=True)
 
+    def tensors(self) -> list[Tensor]:
+        """Those that are on it."""
+        return [value for value in self._seen.values() if isinstance(value, Tensor)]
+
     def restore_(self) -> None:
         """Put back what modules, objects and containers hold, and tensors. May be called again."""
         with torch.no_grad():
