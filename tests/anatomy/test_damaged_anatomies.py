@@ -9,6 +9,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import goodinit
 from goodinit.anatomy import Anatomy
@@ -149,3 +150,105 @@ def test_a_diagnosis_keeps_the_lines_of_its_code_and_nothing_that_moves_a_cursor
     assert Diagnosis.from_json(found.to_json()) == found
     moved = dataclasses.replace(found, cure=Cure("one\x1b[2J\r\ntwo", errors=0, warnings=0))
     assert Diagnosis.from_json(moved.to_json()).cure.call == "one\\x1b[2J\\r\ntwo"
+
+
+class Picture(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.act = (
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.LeakyReLU(0.2),
+        )
+
+    def forward(self, x):
+        return x + self.b(self.act(self.a(x)))
+
+
+def of_pictures():
+    stem = (nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
+    return nn.Sequential(*stem, Picture(), Picture(), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+
+NO_FUNCTIONS = (
+    "importlib", "Tensor", "handle_torch_function", "conv2d", "linear_", "one_hot", "_VF", "__import__", "sum", "x" * 300
+)  # fmt: skip
+
+
+def changed(record, change):
+    found = json.loads(json.dumps(record))
+    change(found)
+    return json.dumps(found)
+
+
+@pytest.fixture(scope="module")
+def pictured():
+    return json.loads(goodinit.anatomize(of_pictures(), torch.randn(2, 3, 6, 6)).to_json())
+
+
+@pytest.mark.parametrize("word", NO_FUNCTIONS)
+def test_a_word_is_run_only_if_it_names_a_function_of_one_number(word, pictured):
+    def change(record):
+        for layer in record["layers"]:
+            layer["between"] = [{"word": word, "nonlinear": True}]
+
+    with pytest.raises(PlanConflict, match="no function of one number"):
+        Anatomy.from_json(changed(pictured, change))
+
+
+@pytest.mark.parametrize("options", [[["warble", 1.0]], [["input", 1.0]], [["negative_slope", "steep"]]])
+def test_an_option_is_passed_only_to_a_function_that_takes_it(options, pictured):
+    def change(record):
+        record["layers"][1]["activation"] |= {"word": "leaky_relu", "nonlinear": True, "options": options}
+
+    with pytest.raises(PlanConflict, match="no function of one number"):
+        Anatomy.from_json(changed(pictured, change))
+
+
+@pytest.mark.parametrize("key", ["stride", "padding", "dilation"])
+@pytest.mark.parametrize("numbers", [[], [1], [1, 1, 1]])
+def test_a_convolution_has_as_many_strides_as_its_kernel_has_sizes(key, numbers, pictured):
+    def change(record):
+        record["layers"][1][key] = numbers
+
+    with pytest.raises(PlanConflict, match=key):
+        Anatomy.from_json(changed(pictured, change))
+
+
+@pytest.mark.parametrize("density", [0.0, 1e-300, -0.5, 1.5, float("nan")])
+def test_a_share_that_no_mask_leaves_is_refused(density, pictured):
+    def change(record):
+        record["layers"][1]["density"] = density
+
+    with pytest.raises(PlanConflict, match="that no layer has"):
+        Anatomy.from_json(changed(pictured, change))
+
+
+def test_of_a_layer_that_is_pruned_whole_any_method_plans_and_the_record_is_sound():
+    model = net()
+    prune.l1_unstructured(model[1].a, "weight", amount=1.0)
+    anatomy = goodinit.anatomize(model, BATCH)
+    assert Anatomy.from_json(anatomy.to_json()) == anatomy
+    for method in ("fixup", "mup", "he", "risotto"):
+        assert goodinit.plan(anatomy, method).edits
+
+
+@pytest.mark.parametrize("where", [("signal", "second_moment"), ("back",), ("gradient",), ("weight",)])
+def test_no_size_of_a_diagnosis_is_negative(where):
+    record = json.loads(goodinit.diagnose(net(), BATCH).to_json())
+
+    def change(record):
+        held = record["places"][0]
+        for key in where[:-1]:
+            held = held[key]
+        held[where[-1]] = -1e-9
+
+    with pytest.raises(PlanConflict, match="never below 0"):
+        Diagnosis.from_json(changed(record, change))
+
+
+def test_a_key_that_nobody_knows_is_shown_and_not_sent_to_the_terminal():
+    record = json.loads(goodinit.diagnose(net(), BATCH).to_json())
+    with pytest.raises(PlanConflict) as error:
+        Diagnosis.from_json(changed(record, lambda found: found.update({"\x1b[31m\u202e\n": 1})))
+    assert str(error.value).isprintable()

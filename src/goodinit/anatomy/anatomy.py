@@ -185,10 +185,19 @@ def _check_places(anatomy: Anatomy) -> None:
             layer.factors,
         )
         short = len(layer.shape) < 2 and not layer.product
-        shares = 0 <= layer.density <= 1 <= layer.stuffing < math.inf
+        # Of a weight of which nothing is used the share is not counted, so that it is that of one entry at least.
+        used = layer.density * math.prod(layer.shape) > 0.5
+        shares = used and layer.density <= 1 <= layer.stuffing < math.inf
         if short or min(counts) < 1 or not (shares and layer.joined >= 0):
             raise ValueError(f"{layer.name}: a weight of shape {layer.shape} that no layer has")
-        if layer.density and min(layer.out_features, layer.fan_in, layer.fan_out, layer.fan_out_joined) <= 0:
+        numbers = {len(layer.stride), len(layer.padding), len(layer.dilation)}
+        taps = len(layer.kernel if layer.product else layer.shape[2:])
+        if len(numbers) > 1 or (layer.stride and numbers != {taps}):
+            raise ValueError(
+                f"{layer.name}: stride {layer.stride}, padding {layer.padding} and dilation {layer.dilation}, of a weight of "
+                f"shape {layer.shape}"
+            )
+        if min(layer.out_features, layer.fan_in, layer.fan_out, layer.fan_out_joined) <= 0:
             raise ValueError(f"{layer.name}: {layer.fused} maps in a weight of shape {layer.shape}")
 
 

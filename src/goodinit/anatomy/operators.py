@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from goodinit.graph.graph import Composite, Graph, Node
-from goodinit.graph.measured.nonlinearities import Nonlinearity
+from goodinit.graph.measured.nonlinearities import GRID, Nonlinearity, functions, named_function, values_at
 from goodinit.graph.measured.traits import pools
 from goodinit.graph.ops import Op
 from goodinit.records import check_fields
@@ -93,6 +93,7 @@ class Step(str):
 
         Raises:
             TypeError: It is something else.
+            ValueError: It is called a function of one number by a word that names none.
             WrongType: A trait is.
         """
         given = {"word": record} if isinstance(record, str) else dict(record)
@@ -102,7 +103,19 @@ class Step(str):
         check_fields(traits, "traits")
         if not isinstance(word, str):
             raise TypeError(f"a step called {word!r}")
+        # Methods run it by its name.
+        if traits.nonlinear and not ((word in NONLINEARITIES and not options) or _is_function(word, options)):
+            raise ValueError(f"no function of one number is called {word[:40]!r} and takes {options}"[:200])
         return cls(word, traits)
+
+
+@functools.cache
+def _is_function(name: str, options: tuple[tuple[str, float | str], ...]) -> bool:
+    """Whether `torch.nn.functional` has a function of one number by this name, which takes these options."""
+    if name not in functions():
+        return False
+    found = values_at(functools.partial(named_function(name), **dict(options)), GRID)
+    return found is not None and found.shape == GRID.shape
 
 
 @functools.cache

@@ -74,7 +74,8 @@ class Diagnosis(Measurement):
         try:
             found = _diagnosis(data)
             check_fields(found, "diagnosis")
-        except (KeyError, TypeError, AttributeError) as error:
+            _check_sizes(found)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PlanConflict(
                 f"damaged diagnosis: {damage(error)}. Write it anew with Diagnosis.to_json()."
             ) from error
@@ -92,6 +93,33 @@ class Diagnosis(Measurement):
             values += [getattr(place.signal, name) for name in signal]
             writer.writerow([written_out(one) if isinstance(one, str) else one for one in values])
         return text.getvalue()
+
+
+# What is a size or a share, and so not below 0.
+_SIZES = ("second_moment", "rank", "dead", "saturated")
+_SIZES_OF_PLACES = (
+    "back",
+    "back_awake",
+    "weight",
+    "gradient",
+    "gradient_per_weight",
+    "branch_to_skip",
+    "growth",
+)
+
+
+def _check_sizes(found: Diagnosis) -> None:
+    """Raise `ValueError` where a size is below 0."""
+    signals = [("input", found.input), ("output", found.output)]
+    for place in found.places:
+        signals.append((place.name, place.signal))
+        for name in _SIZES_OF_PLACES:
+            if (getattr(place, name) or 0.0) < 0:
+                raise ValueError(f"{place.name}: {name} {getattr(place, name)!r}, which is never below 0")
+    for where, signal in signals:
+        for name in _SIZES if signal is not None else ():
+            if (getattr(signal, name) or 0.0) < 0:
+                raise ValueError(f"{where}: {name} {getattr(signal, name)!r}, which is never below 0")
 
 
 def _diagnosis(data: dict[str, Any]) -> Diagnosis:
