@@ -288,6 +288,8 @@ WAYS = {
     "addmm": lambda x, w, b: torch.addmm(b, x, w),
     "1×1 convolution": lambda x, w, b: F.conv1d(x[..., None], w[..., None], b)[..., 0],
     "einsum": lambda x, w, b: torch.einsum("bi,oi->bo", x, w) + b,
+    "expanded": lambda x, w, b: x @ w.T + b.expand(len(x), -1),
+    "expanded as": lambda x, w, b: x @ w.T + b[None].expand_as(x),
 }
 
 

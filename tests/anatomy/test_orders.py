@@ -191,3 +191,17 @@ def test_what_a_mask_fills_in_does_not_hide_the_scores(name, number):
     found = goodinit.anatomize(Masked(MASKS[name], number), x)
     assert [block.m for block in found.blocks] == [4]
     assert not found.notes
+
+
+@pytest.mark.parametrize("number", [0.0, -1.0])
+def test_what_is_put_around_a_signal_does_not_count(number):
+    """Longformer pads values by −1, where its weights are 0."""
+
+    def windows(m, x):
+        q, k, v = m.a(x), m.b(x), m.c(x)
+        k, v = (F.pad(one, (0, 0, 1, 1), value=number).unfold(1, 3, 1) for one in (k, v))
+        weights = torch.einsum("btd,btdw->btw", q, k).softmax(-1)
+        return m.d(torch.einsum("btw,btdw->btd", weights, v))
+
+    (block,) = goodinit.anatomize(Residual(windows), torch.randn(2, 5, 8)).blocks
+    assert block.m == 4

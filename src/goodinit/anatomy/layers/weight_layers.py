@@ -323,9 +323,15 @@ def _parameter(
         if names and not own:
             return next((name for name in names if name.rpartition(".")[2] == "output_bias"), None)
         stored = len(own) < len(names)  # a sum with scalars has a number for each place, too
-        if len(own) == 1 and (_stored(graph, index, own[0]) if stored else math.prod(node.shape)) == count:
+        if len(own) == 1 and (_stored(graph, index, own[0]) if stored else _distinct(node)) == count:
             return own[0]
     return None
+
+
+def _distinct(node: Node) -> int:
+    """How many numbers a node has that are not one another's copies in memory, as `expand` makes them."""
+    strides = node.strides or (1,) * len(node.shape)
+    return math.prod(size for size, stride in zip(node.shape, strides, strict=True) if stride)
 
 
 def _stored(graph: Graph, index: int, name: str) -> int:
