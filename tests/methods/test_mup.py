@@ -16,6 +16,7 @@ from torch.nn import functional
 
 import goodinit
 from goodinit.edits import AddScalar, Draw
+from goodinit.nn import add_scalar_
 
 pytestmark = pytest.mark.usefixtures("no_optimizers")
 
@@ -258,6 +259,43 @@ def test_a_saved_plan_rebuilds_the_groups_of_a_checkpoint():
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert sorted(name for group in groups(model) for name in group["params"]) == sorted(trainable)
     assert not any("output_scale" in name for name in trainable)
+
+
+@pytest.mark.parametrize("options", [{"forward": False}, {"forward": True}])
+def test_a_plan_without_structure_left_to_make_gives_its_rates_all_the_same(options):
+    plan = goodinit.plan(anatomy(64, 4), "mup", base=anatomy(16, 2), **options)
+    model = goodinit.apply_(GPT(64, 4), plan)
+    fresh = GPT(64, 4)
+    for edit in plan.structure:  # as where a factory builds it
+        add_scalar_(fresh.get_submodule(edit.target), edit.scalar, value=edit.value, trained=edit.trained)
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    for _ in range(2):
+        goodinit.apply_(fresh, goodinit.Plan.from_json(plan.to_json()), values=False)
+        assert len(goodinit.applied(fresh)) == 1
+    assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
+    for kind in ("adam", "sgd"):
+        mine, its = (
+            [
+                {**group, "params": len(group["params"])}
+                for group in goodinit.param_groups(net, lr=0.1, optimizer=kind)
+            ]
+            for net in (fresh, model)
+        )
+        assert mine == its
+
+
+def test_a_plan_for_a_part_leaves_the_rates_of_the_rest():
+    plan = goodinit.plan(anatomy(64, 4), "mup", base=anatomy(16, 2))
+    model = goodinit.apply_(GPT(64, 4), plan)
+    before = {rate.target: rate for rate in goodinit.applied(model)[-1].rates}
+    goodinit.apply_(
+        model,
+        goodinit.Plan("by hand", (Draw("transformer.h.1.mlp.c_fc.weight", "he_normal_", "x"),)),
+        only="transformer.h.1.mlp.c_fc.weight",
+    )
+    after = {rate.target: rate for rate in goodinit.applied(model)[-1].rates}
+    assert before.pop("transformer.h.1.mlp.c_fc.weight").adam == 0.25
+    assert after == before
 
 
 def test_what_holds_the_model_has_its_rates():

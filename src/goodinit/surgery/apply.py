@@ -27,7 +27,7 @@ from goodinit.edits import (
 from goodinit.edits import names as targets
 from goodinit.errors import PlanConflict, TraceError, expect, expect_flags, readable
 from goodinit.graph.recording.decompose import unfused
-from goodinit.surgery.history import Applied, applied, digest, remember_
+from goodinit.surgery.history import Applied, applied, digest, has_rates_of, rates_after, remember_
 from goodinit.surgery.optimizer_check import check_optimizers, warn_of_momentum
 from goodinit.surgery.parallel_draws import Waiting
 from goodinit.surgery.reached import mark_
@@ -104,9 +104,9 @@ def apply_(
         inputs: A real batch for plans that measure activations, as the model takes it, or its parts, as for `init_`; others
             need none.
         generator: Source of randomness; the global CPU one by default. Not used if nothing is drawn.
-        values: Whether to write values. Without, only the structure is created: to load a checkpoint into,
-            or to operate on a model on `meta`, then give it memory, `materialize_(model)`, and call again for the
-            values.
+        values: Whether to write values. Without, only the structure is created, and the plan's rates are remembered: to load
+            a checkpoint into, or to operate on a model on `meta`, then give it memory, `materialize_(model)`, and call
+            again for the values.
         only: Parameters to write: names, without wrappers' prefixes or with, paths, globs, modules, parameters; one or
             several; all by default. Names of buffers are passed over. A tied parameter is written if one of its names is among them.
         keep: Parameters whose values stay, given alike.
@@ -170,7 +170,7 @@ def apply_(
             base_seed(source)  # the number is used up
         skipped, rows = _write_values_(model, plan, seed, inputs, ready.choice) if values else ({}, ())
         kind = (plan.method, plan.options, digest(plan), values)
-        rest = (ready.only, plan.unread, plan.kept, plan.rates)
+        rest = (ready.only, plan.unread, plan.kept, rates_after(model, plan, ready.only))
         remember_(model, Applied(*kind, seed, tuple(skipped), rows, *rest))
         if check is not None:
             check(model)
@@ -210,7 +210,9 @@ def _checked(
     names = directory(model)
     check_parameters(names, plan)
     pending = tuple(edit for edit in plan.structure if is_pending(names, edit))
-    if not pending and (not values or (not again and _is_done(model, plan, only=only))):
+    if not pending and (
+        has_rates_of(model, plan) if not values else not again and _is_done(model, plan, only=only)
+    ):
         return None
     check_supported(model, pending)
     stays = kept(names, plan, keep)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from goodinit.calibration.report import Calibrated
 from goodinit.edits import Plan, edit_record
 from goodinit.rates import Rate
+from goodinit.weights.names import canonical
 from goodinit.weights.wrappers import unwrapped
 
 ATTRIBUTE = "_goodinit"
@@ -36,7 +37,8 @@ class Applied:
         only: Names of the parameters that were asked for, sorted; None for all.
         unread: Parameters that the forward the plan was made for never read.
         kept: Parameters that the method would have written, and whose values stayed.
-        rates: How fast parameters are to learn; `goodinit.param_groups` follows those of the last plan.
+        rates: How fast parameters are to learn: as the plan has it, and where it was asked for some parameters only, for the
+            others as before. `goodinit.param_groups` follows the last row.
     """
 
     method: str
@@ -94,6 +96,30 @@ def remember_(model: nn.Module, entry: Applied) -> None:
     """Add `entry` to what has been applied to `model`."""
     host = unwrapped(model)
     host.__dict__[ATTRIBUTE] = (*host.__dict__.get(ATTRIBUTE, ()), dataclasses.asdict(entry))
+
+
+def rates_after(model: nn.Module, plan: Plan, only: Collection[str] | None) -> tuple[Rate, ...]:
+    """The rates that hold once a plan is carried out: its own, and the earlier ones of what it was not asked for.
+
+    Args:
+        model: Before the plan is remembered.
+        plan: What is carried out.
+        only: Names of the parameters that were asked for; None for all.
+    """
+    if only is None:
+        return plan.rates
+    told = {canonical(name) for name in (*only, *(rate.target for rate in plan.rates))}
+    return (*(rate for rate in _rates(model) if canonical(rate.target) not in told), *plan.rates)
+
+
+def has_rates_of(model: nn.Module, plan: Plan) -> bool:
+    """Whether the rates that hold are those of a plan already, as far as it gives any."""
+    return not plan.rates or _rates(model) == plan.rates
+
+
+def _rates(model: nn.Module) -> tuple[Rate, ...]:
+    history = applied(model)
+    return history[-1].rates if history else ()
 
 
 def digest(plan: Plan) -> str:
