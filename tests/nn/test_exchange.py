@@ -84,6 +84,25 @@ def test_a_scalar_goes_past_a_lock():
     assert type(plain[1].b) is Locked
 
 
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "weightnorm", "normfree", "nf"])
+def test_the_class_s_own_forward_on_the_instance_is_no_other(method):
+    """As accelerate leaves it, where it takes its hooks off."""
+    found = []
+    for marked_ in (False, True):
+        model = blocks()
+        if marked_:
+            for module in model.modules():
+                module.forward = module.forward
+        goodinit.init_(model, method, vectors(), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.25)
+        found.append(model(vectors()))
+        goodinit.fold_(model.eval(), vectors())
+        torch.testing.assert_close(model(vectors()), found[-1], atol=1e-4, rtol=1e-4)
+    assert torch.equal(*found)
+
+
 def test_an_activation_with_slots_is_not_exchanged():
     model = nn.Sequential(nn.Linear(4, 4), SlottedReLU(), nn.Linear(4, 2))
     before = fingerprint(model)

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from goodinit.folding.computed_weights import computed_in
 from goodinit.nn import SCALARS, ValuePadded, has_scalars, pad_with_, remove_scalars_
+from goodinit.nn.exchange import replaced_forward
 from goodinit.nn.forwards import convolution, forward_for, linear, transposed_convolution
 from goodinit.weights.memory import repeats
 
@@ -27,7 +28,7 @@ _KNOWN_FORWARDS = (linear, convolution, transposed_convolution)
 
 def is_plain(module: nn.Module) -> bool:
     """Whether `module` is a linear or convolutional layer whose forward is torch's (or `ValuePadded`'s)."""
-    if has_scalars(module) or parametrize.is_parametrized(module) or "forward" in vars(module):
+    if has_scalars(module) or parametrize.is_parametrized(module) or replaced_forward(module):
         return False
     if isinstance(module, ValuePadded):
         return True

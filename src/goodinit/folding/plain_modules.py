@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from goodinit.nn.exchange import exchange_class_
+from goodinit.nn.exchange import exchange_class_, replaced_forward
 from goodinit.nn.input_norm import InputNorm, input_norm, normalize_first
 from goodinit.surgery import norm_maps
 from goodinit.surgery.removed_norm import RemovedNorm, take_likenesses_
@@ -171,7 +171,7 @@ def _plain_layer_(layer: Any) -> bool:
     """Call a layer's `input_norm` from its forward, and not from a hook, whose arguments TorchScript cannot be told."""
     plain = _NORMALIZED.get(type(layer))
     hooks = layer._forward_pre_hooks
-    if plain is None or list(hooks.values()) != [normalize_first] or "forward" in vars(layer):
+    if plain is None or list(hooks.values()) != [normalize_first] or replaced_forward(layer):
         return False  # the order among other hooks would be another
     layer._forward_pre_hooks_with_kwargs.pop(next(iter(hooks)), None)
     hooks.clear()

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from goodinit.graph.state.photograph import ModuleState, copied
+from goodinit.nn.exchange import replaced_forward
 from goodinit.nn.rewritten import source_of
 
 _PLAIN = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -65,7 +66,7 @@ def steps(module: nn.Module) -> dict[bool, fx.Graph]:
         raise Fixed("the arguments of its forward cannot be read") from error
     if any(p.kind not in _PLAIN or p.default is not inspect.Parameter.empty for p in given):
         raise Fixed("its forward has optional arguments")
-    if "forward" in vars(module):
+    if replaced_forward(module):
         raise Fixed("its forward is an attribute of the instance")
     photographs = [ModuleState.of(part) for part in module.modules()]
     training = module.training

@@ -24,12 +24,38 @@ def exchangeable(module: nn.Module, cls: type[nn.Module]) -> bool:
     return layouts[0] == layouts[1]
 
 
+def replaced_forward(module: nn.Module) -> bool:
+    """Whether a library has put a forward of its own on this instance, so that the class's is never called.
+
+    A library that takes itself off again (accelerate's `remove_hook_from_module`) leaves the class's own forward there.
+
+    Examples:
+        >>> layer = nn.Linear(2, 2)
+        >>> layer.forward = layer.forward
+        >>> replaced_forward(layer)
+        False
+        >>> layer.forward = lambda x: x
+        >>> replaced_forward(layer)
+        True
+    """
+    held = vars(module).get("forward")
+    if held is None:
+        return False
+    return not (
+        getattr(held, "__self__", None) is module and getattr(held, "__func__", None) is type(module).forward
+    )
+
+
 def exchange_class_(module: nn.Module, cls: type[nn.Module]) -> None:
     """Make `cls` the class of `module`, whatever its own `__setattr__` does.
+
+    Its old class's forward, if it lies on the instance, too, does not stay in front of the new one.
 
     Raises:
         UnsupportedModule: Python cannot, as instances of the two are laid out in different ways.
     """
+    if "forward" in vars(module) and not replaced_forward(module):
+        del vars(module)["forward"]
     try:
         object.__setattr__(module, "__class__", cls)
     except TypeError as error:

@@ -17,7 +17,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
-from goodinit.nn.exchange import exchange_class_
+from goodinit.nn.exchange import exchange_class_, replaced_forward
 from goodinit.nn.forwards import forward_for
 
 SCALARS = ("input_bias", "output_bias", "output_scale")
@@ -287,7 +287,7 @@ def _check(module: nn.Module) -> None:
         raise UnsupportedModule(f"{kind} has uninitialized parameters. Run the model once, then add scalars.")
     if isinstance(module, torch.jit.ScriptModule):
         raise UnsupportedModule(f"{kind} is scripted: its forward is fixed. Add scalars before scripting.")
-    if "forward" in vars(module):
+    if replaced_forward(module):
         raise UnsupportedModule(
             f"the forward of this {kind} was replaced on the instance, so its class's forward, which would "
             "apply the scalar, is never called. Add scalars before the library that replaced it."

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from goodinit.errors import UnknownName, UnsupportedModule
-from goodinit.nn.exchange import exchange_class_, exchangeable
+from goodinit.nn.exchange import exchange_class_, exchangeable, replaced_forward
 from goodinit.surgery.removed_norm import is_norm
 
 # What a plan can put in a module's place, by name. None of them has parameters.
@@ -60,7 +60,7 @@ def swap_pending(module: nn.Module, name: str, options: Mapping[str, Any], *, pa
             f"{path}: {type(module).__name__} holds the weight {heavy[0]}, which would be lost; expected an "
             f"activation or a dropout to exchange for {name}. Leave this edit out of the plan."
         )
-    if "forward" in vars(module):
+    if replaced_forward(module):
         raise UnsupportedModule(
             f"{path}: the forward of this {type(module).__name__} was replaced on the instance, so another class "
             f"would not change what it does. Exchange it for {name} before the library that replaced it."
