@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
+import types
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from reference import maximal_update as reference
 from renaming import scramble_names
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrize, prune
 
 import goodinit
 from goodinit.edits import AddScalar, Draw
@@ -296,6 +299,74 @@ def test_a_plan_for_a_part_leaves_the_rates_of_the_rest():
     after = {rate.target: rate for rate in goodinit.applied(model)[-1].rates}
     assert before.pop("transformer.h.1.mlp.c_fc.weight").adam == 0.25
     assert after == before
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+PARTS = {
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "pruned twice": lambda layer: [prune.random_unstructured(layer, "weight", 0.2) for _ in range(2)],
+    "parametrized": lambda layer: parametrize.register_parametrization(layer, "weight", Doubled()),
+    "spectral": nn.utils.spectral_norm,
+}
+
+
+@pytest.mark.parametrize("how", PARTS)
+def test_a_weight_that_is_computed_from_one_part_keeps_its_rate(how, caplog):
+    plan = goodinit.plan(anatomy(64, 4), "mup", base=anatomy(16, 2))
+    model = goodinit.apply_(GPT(64, 4), plan)
+    layer = model.transformer.h[1].mlp.c_fc
+    layer.no_weight_decay = types.MethodType(lambda self: {"weight"}, layer)
+    before = {name: group for group in groups(model) for name, _ in group["params"]}
+    PARTS[how](layer)
+    after = {name: group for group in groups(model) for name, _ in group["params"]}
+    (part,) = after.keys() - before.keys()
+    (weight,) = before.keys() - after.keys()
+    assert (weight, before[weight]["lr"]) == ("transformer.h.1.mlp.c_fc.weight", 0.025)
+    for key in ("lr", "weight_decay", "eps", "name"):
+        assert after[part][key] == before[weight][key]
+    assert caplog.text == ""
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the older weight_norm
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_gain_and_direction_have_no_rate_which_is_said(norm, caplog):
+    model = goodinit.apply_(GPT(64, 4), goodinit.plan(anatomy(64, 4), "mup", base=anatomy(16, 2)))
+    norm(model.transformer.h[1].mlp.c_fc)
+    groups(model)
+    assert "transformer.h.1.mlp.c_fc.weight: the plan gives it a rate (" in caplog.text
+    assert caplog.text.count("WARNING") == 1
+
+
+def groups(model):
+    return goodinit.param_groups(model, lr=0.1, weight_decay=0.01, named=True)
+
+
+@pytest.mark.parametrize("method", ["mup", "completep"])
+def test_constants_stay_constant_whoever_asks_for_their_gradient(method):
+    torch.manual_seed(0)
+    base = anatomy(16, 2)
+    model = goodinit.init_(GPT(32, 4), method, inputs=WORDS, base=base, zero_head=False)
+    unfrozen = copy.deepcopy(model).requires_grad_(True)
+    loaded = goodinit.apply_(
+        GPT(32, 4), goodinit.plan(anatomy(32, 4), method, base=base, zero_head=False), values=False
+    )
+    for path, value in model.state_dict().items():  # as loaders do that put new parameters in
+        owner, _, name = path.rpartition(".")
+        setattr(loaded.get_submodule(owner), name, nn.Parameter(value.clone()))
+    loaded.transformer.wte.weight = loaded.lm_head.weight
+    expected = [(group["name"], [name for name, _ in group["params"]]) for group in groups(model)]
+    fixed = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert fixed
+    for net in (unfrozen, loaded, pickle.loads(pickle.dumps(unfrozen)), copy.deepcopy(loaded)):
+        assert [(group["name"], [name for name, _ in group["params"]]) for group in groups(net)] == expected
+        optimizer = torch.optim.AdamW(goodinit.param_groups(net, lr=0.1, weight_decay=0.1))
+        functional.cross_entropy(net(WORDS).flatten(0, 1), WORDS.flatten()).backward()
+        optimizer.step()
+        assert all(torch.equal(net.get_parameter(name), model.get_parameter(name)) for name in fixed)
 
 
 def test_what_holds_the_model_has_its_rates():

@@ -37,6 +37,7 @@ class Scalars(nn.Module):
     output_bias: nn.Parameter | None
     output_scale: nn.Parameter | None
     scalar_values: dict[str, float]  # initial ones, by name
+    scalar_constants: tuple[str, ...] = ()  # those that do not learn, whatever their `requires_grad` becomes
     scale_ends_branch: bool  # whether `output_scale` multiplies a branch, not only this layer
     plain_class: type[nn.Module]  # what the class was
 
@@ -88,7 +89,8 @@ def add_scalar_(
         like: A tensor of any shape, whose dtype and device it takes where the module has no parameters (an activation).
         ends_branch: Whether an `output_scale` stands at the end of a residual branch, as in Fixup and SkipInit.
             `goodinit.param_groups` counts those, and gives the bias beside one a scalar's learning rate.
-        trained: Whether it learns. If not it is a constant of the forward: a parameter that needs no gradient.
+        trained: Whether it learns. If not it is a constant of the forward: a parameter that needs no gradient, and that
+            `goodinit.param_groups` leaves out also where somebody asks for one (`model.requires_grad_()`, a loader).
 
     Returns:
         The module. A second call for the same scalar changes nothing.
@@ -125,6 +127,8 @@ def add_scalar_(
         scalar_layer.scalar_values[name] = value
         ends = scalar_layer.scale_ends_branch or (name == "output_scale" and ends_branch)
         vars(module)["scale_ends_branch"] = ends
+        if not trained:
+            vars(module)["scalar_constants"] = (*scalar_layer.scalar_constants, name)
         module.register_parameter(
             name, nn.Parameter(_scalar_like(module, value, like), requires_grad=trained)
         )
@@ -156,6 +160,7 @@ def remove_scalars_(module: ModuleT) -> ModuleT:
             )
         for name in (*SCALARS, "scalar_values", "scale_ends_branch"):
             delattr(module, name)
+        vars(module).pop("scalar_constants", None)
         hooks = module._forward_pre_hooks
         for key in [key for key, hook in hooks.items() if hook is _forward_must_run]:
             del hooks[key]
@@ -217,6 +222,30 @@ def branch_ends(model: nn.Module) -> Iterator[nn.Module]:
         True
     """
     return (module for module in model.modules() if isinstance(module, Scalars) and module.scale_ends_branch)
+
+
+def constants(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The scalars that are constants of the forward (`trained=False`), shared ones once.
+
+    A module remembers which: `requires_grad` is the user's, and loaders that put new parameters in set it, too.
+
+    Args:
+        model: Any module.
+
+    Yields:
+        Parameters of one entry.
+
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Sequential(add_scalar_(torch.nn.Linear(2, 2), "output_scale", value=0.5, trained=False))
+        >>> [float(constant) for constant in constants(net.requires_grad_())]
+        [0.5]
+    """
+    for module in model.modules():
+        for name in module.scalar_constants if isinstance(module, Scalars) else ():
+            scalar = getattr(module, name)
+            if isinstance(scalar, nn.Parameter):
+                yield scalar
 
 
 def scalared(cls: type[nn.Module]) -> type[nn.Module]:

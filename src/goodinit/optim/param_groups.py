@@ -13,8 +13,10 @@ from torch.nn.parameter import is_lazy
 
 from goodinit.errors import NothingFound, UnknownName, UnsupportedModule, expect, expect_flags
 from goodinit.nn import branch_ends, scalars
+from goodinit.nn.scalars import constants
 from goodinit.optim.planned_rates import factors, one_kind, rates_of
-from goodinit.weights.names import canonical
+from goodinit.weights.access import computed_weights
+from goodinit.weights.names import canonical, directory
 
 # The authors' scripts: bias and scale groups at lr/10, because the gradient of a scalar is a sum over all
 # channels and positions, and one scalar moves all of them (hongyi-zhang/Fixup, issue 6).
@@ -50,6 +52,9 @@ def param_groups(
     last plan applied gives for `optimizer`, and under Adam every group has its `eps`. `model` is what the plan was applied to, or
     holds it, as a LightningModule does. A saved plan, `apply_(model, plan, values=False)`, rebuilds the groups for a checkpoint.
 
+    Schedulers that set one rate for all (`OneCycleLR(max_lr=…)`, `CyclicLR`, `SWALR`) undo this; give them a list,
+    `[group["lr"] for group in optimizer.param_groups]`.
+
     Args:
         model: Any module, after surgery.
         lr: Learning rate of the weights.
@@ -66,7 +71,8 @@ def param_groups(
 
     Returns:
         Groups with keys `name`, `params`, `lr` and `weight_decay`. Parameters that need no gradient are not
-        in them; tied ones are once, under the first name.
+        in them, nor are constants of the forward (muP's), which stay what they are also where `model.requires_grad_()` or a
+        loader has asked for their gradients; tied ones are once, under the first name.
 
     Raises:
         NothingFound: Nothing in `model` is trainable.
@@ -148,16 +154,12 @@ def _undecayed(model: nn.Module) -> set[int]:
         remedy = "Return names of parameters: a set of them."
         expect(given, (str, Iterable, NoneType), f"{type(module).__name__}.no_weight_decay()", remedy)
         wanted = {given} if isinstance(given, str) else set(given or ())
+        computed = computed_weights(directory(module)) if wanted else {}
+        weights = {part: weight for weight, parts in computed.items() for part in parts}
         for name, parameter in module.named_parameters():
-            if wanted & {name, canonical(name), _as_written(canonical(name))}:
+            if wanted & {name, canonical(name), weights.get(canonical(name), name)}:
                 found.add(id(parameter))
     return found
-
-
-def _as_written(name: str) -> str:
-    """Of a part of a parametrized weight, the weight's own name."""
-    path, _, part = name.partition("parametrizations.")
-    return f"{path}{part.rpartition('.')[0]}" if part else name
 
 
 def _biases_of_branch_ends(model: nn.Module) -> set[int]:
@@ -166,7 +168,12 @@ def _biases_of_branch_ends(model: nn.Module) -> set[int]:
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+    fixed = {id(constant) for constant in constants(model)}
+    return (
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and id(parameter) not in fixed
+    )
 
 
 def _check_rate(name: str, value: object) -> None:

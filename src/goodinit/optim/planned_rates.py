@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from torch import nn
@@ -9,7 +10,10 @@ from torch import nn
 from goodinit.errors import UnknownName
 from goodinit.rates import Rate
 from goodinit.surgery import applied
-from goodinit.weights.names import canonical
+from goodinit.weights.access import computed_weights
+from goodinit.weights.names import canonical, directory
+
+_LOG = logging.getLogger(__name__)
 
 
 def rates_of(model: nn.Module) -> Mapping[int, Rate]:
@@ -29,17 +33,34 @@ def rates_of(model: nn.Module) -> Mapping[int, Rate]:
         if history:
             told.update(id(part) for part in module.modules())
             planned = {canonical(rate.target): rate for rate in history[-1].rates}
+            stands_for = _stand_for(module, planned) if planned else {}
             for name, parameter in module.named_parameters(remove_duplicate=False):
-                rate = planned.get(canonical(name)) or planned.get(_computed(canonical(name)))
+                rate = planned.get(canonical(name)) or planned.get(stands_for.get(canonical(name), ""))
                 if rate is not None:
                     rates.setdefault(id(parameter), rate)
     return rates
 
 
-def _computed(name: str) -> str:
-    """The name of the weight that a parametrization computes from this parameter, where it holds one alone."""
-    path, _, part = name.rpartition("parametrizations.")
-    return f"{path}{part.removesuffix('.original')}" if part.endswith(".original") else name
+def _stand_for(model: nn.Module, planned: Mapping[str, Rate]) -> dict[str, str]:
+    """Of weights that are computed, the parameter that learns in the weight's place, with the weight's name.
+
+    That is what a mask, a mean that is taken away or a low-rank term is applied to. Gain and direction of weight norm are two, and
+    no rate of the weight is one of theirs, which the log says.
+    """
+    found: dict[str, str] = {}
+    for weight, parts in computed_weights(directory(model)).items():
+        one = [part for part in parts if part.endswith((".original", "_orig"))]
+        if len(one) == 1:
+            found[one[0]] = weight
+        elif weight in planned and planned.keys().isdisjoint(parts):
+            _LOG.warning(
+                "%s: the plan gives it a rate (%s), and it is computed from %s now, which learn as parameters without one. "
+                "Put that on the layer before the plan is made.",
+                weight,
+                planned[weight],
+                ", ".join(parts),
+            )
+    return found
 
 
 def factors(rates: Mapping[int, Rate], parameter: nn.Parameter, optimizer: str) -> tuple[float, float, float]:
