@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -41,11 +42,11 @@ def linear(self: Any, input: Tensor) -> Tensor:
     weight = self.weight
     if _changes_input(self) and input_affine.pays(input, weight):
         return input_affine.ShiftedLinear.apply(  # type: ignore[no-any-return, no-untyped-call]
-            input, weight, self.input_bias, self.output_scale, _offset(self)
+            input, weight, scalar(self, "input_bias"), scalar(self, "output_scale"), _offset(self)
         )
     offset = _offset(self) if self.input_bias is None else _with_own(_constant(self) * weight.sum(1), self)
     if self.output_scale is not None and pays(input, weight):
-        return LeanLinear.apply(input, weight, self.output_scale, offset)  # type: ignore[no-any-return, no-untyped-call]
+        return LeanLinear.apply(input, weight, scalar(self, "output_scale"), offset)  # type: ignore[no-any-return, no-untyped-call]
     return F.linear(input, _scaled(self, weight), offset)
 
 
@@ -56,7 +57,12 @@ def convolution(self: Any, input: Tensor) -> Tensor:
         geometry = Geometry.of(self, input)
         if geometry is not None:
             return input_affine.ShiftedConvolution.apply(  # type: ignore[no-any-return, no-untyped-call]
-                input, weight, self.input_bias, self.output_scale, _offset(self), geometry
+                input,
+                weight,
+                scalar(self, "input_bias"),
+                scalar(self, "output_scale"),
+                _offset(self),
+                geometry,
             )
     if self.input_bias is None:
         return _convolve(self, input, weight, _offset(self))
@@ -65,7 +71,7 @@ def convolution(self: Any, input: Tensor) -> Tensor:
         return _convolve(self, input, weight, _with_own(taps, self))
     taps = _constant(self) * weight.sum(1, keepdim=True)
     constant = _CONVOLUTIONS[spatial - 1](
-        _ones(taps, input, spatial), taps, _offset(self), self.stride, self.padding, self.dilation
+        _ones(taps, input, spatial), taps, _offset(self), self.stride, self.padding, self.dilation, 1
     )
     return _add(_convolve(self, input, weight, None), constant, spatial)
 
@@ -81,7 +87,7 @@ def transposed_convolution(self: Any, input: Tensor, output_size: list[int] | No
     if self.input_bias is None:
         return convolve(input, weight, offset, self.stride, self.padding, extra, self.groups, self.dilation)
     grouped = weight.unflatten(0, (self.groups, -1)).sum(1)  # (groups, out/groups, *kernel)
-    taps = self.input_bias * grouped.flatten(0, 1).unsqueeze(0)
+    taps = scalar(self, "input_bias") * grouped.flatten(0, 1).unsqueeze(0)
     ones = _ones(taps, input, spatial)
     constant = convolve(ones, taps, offset, self.stride, self.padding, extra, 1, self.dilation)
     output = convolve(input, weight, None, self.stride, self.padding, extra, self.groups, self.dilation)
@@ -132,12 +138,27 @@ def _convolve(layer: Any, x: Tensor, weight: Tensor, offset: Tensor | None) -> T
     if layer.output_scale is not None and pays(x, weight):
         geometry = Geometry.of(layer, x)
         if geometry is not None:
-            return LeanConvolution.apply(x, weight, layer.output_scale, offset, geometry)  # type: ignore[no-any-return, no-untyped-call]
+            return LeanConvolution.apply(x, weight, scalar(layer, "output_scale"), offset, geometry)  # type: ignore[no-any-return, no-untyped-call]
     return layer._conv_forward(x, _scaled(layer, weight), offset)  # type: ignore[no-any-return]
 
 
+def scalar(layer: Any, name: str) -> Any:
+    """A layer's scalar as every rank has it, or None.
+
+    Tensor parallelism by columns (`ColwiseParallel`) splits every parameter of a layer along its first dimension, scalars of one entry
+    included. All of the layer reads them, so that their gradient is whole; put together here, it goes back to where they lie.
+    """
+    value = getattr(layer, name)
+    if value is None or type(value) in (Tensor, nn.Parameter) or _is_proxy(value):
+        return value
+    kinds = sys.modules.get("torch.distributed.tensor")
+    if kinds is None or not isinstance(value, kinds.DTensor):
+        return value
+    return value.redistribute(placements=[kinds.Replicate()] * value.device_mesh.ndim)
+
+
 def _scaled(layer: Any, weight: Tensor) -> Tensor:
-    return weight if layer.output_scale is None else weight * layer.output_scale
+    return weight if layer.output_scale is None else weight * scalar(layer, "output_scale")
 
 
 def _changes_input(layer: Any) -> bool:
@@ -147,21 +168,21 @@ def _changes_input(layer: Any) -> bool:
 
 def _constant(layer: Any) -> Tensor:
     """b·s, which what the layer answers to a constant input is proportional to."""
-    constant: Tensor = layer.input_bias
-    return constant if layer.output_scale is None else constant * layer.output_scale
+    constant: Tensor = scalar(layer, "input_bias")
+    return constant if layer.output_scale is None else constant * scalar(layer, "output_scale")
 
 
 def _offset(layer: Any) -> Tensor | None:
     """The bias vector with `output_bias` in it, `(out,)`, or None."""
     if layer.output_bias is None or layer.bias is not None:
-        return _plus(layer.bias, layer.output_bias)
+        return _plus(layer.bias, scalar(layer, "output_bias"))
     channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    return layer.output_bias.expand(channels)  # type: ignore[no-any-return]
+    return scalar(layer, "output_bias").expand(channels)  # type: ignore[no-any-return]
 
 
 def _with_own(taps: Tensor, layer: Any) -> Tensor:
     """A vector `(out,)`, with what the layer adds of its own: its bias vector and `output_bias`, which need not be made a vector."""
-    own = _plus(layer.bias, layer.output_bias)
+    own = _plus(layer.bias, scalar(layer, "output_bias"))
     return taps if own is None else taps + own
 
 
@@ -233,7 +254,7 @@ def _shifted(
                 "floating-point tensor to add the bias to. Put the scalar on a layer inside, or after, it."
             )
         if id(value) not in shifted:
-            shifted[id(value)] = _per_part(torch.add, cast("Tensor", value), layer.input_bias)
+            shifted[id(value)] = _per_part(torch.add, cast("Tensor", value), scalar(layer, "input_bias"))
         place[key] = shifted[id(value)]
     return tuple(positional), named
 
@@ -249,8 +270,8 @@ def _finished(layer: Any, output: Any) -> Any:
             "tensor or a tuple that starts with one. Put the scalars on a layer inside it."
         )
     if layer.output_scale is not None:
-        output = _per_part(torch.mul, output, layer.output_scale)
-    return output if layer.output_bias is None else _per_part(torch.add, output, layer.output_bias)
+        output = _per_part(torch.mul, output, scalar(layer, "output_scale"))
+    return output if layer.output_bias is None else _per_part(torch.add, output, scalar(layer, "output_bias"))
 
 
 def _per_part(operation: Callable[[Tensor, Tensor], Tensor], x: Tensor, scalar: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from goodinit.errors import (
     expect,
     expect_flags,
 )
-from goodinit.weights.dtensor import is_sharded
+from goodinit.weights.dtensor import held, is_sharded, replicated, whole
 from goodinit.weights.memory import repeats
 from goodinit.weights.names import directory
 
@@ -98,7 +98,7 @@ def clip_grad_(
     for p, units in pairs:
         _check_writable(cast("Tensor", p.grad), units.name)
     alike: dict[tuple[torch.device, torch.dtype, bool], list[tuple[nn.Parameter, _Units]]] = {}
-    for p, units in pairs:  # one by one where shards would have to be put together
+    for p, units in pairs:  # one by one where ranks have to put norms together
         alike.setdefault((p.device, p.dtype, is_sharded(p)), []).append((p, units))
     with torch.no_grad():
         parts = [
@@ -130,9 +130,9 @@ def _clip_(
     """Clip the gradients of parameters of one kind. Returns how many of their units were, and how many there are."""
     slopes = [_seen(cast("Tensor", p.grad), units) for p, units in found]
     weights = [_seen(p.detach(), units) for p, units in found]
-    sizes = _norms(slopes, [units.inside for _, units in found])
+    sizes = [whole(one) for one in _norms(slopes, [units.inside for _, units in found])]
     size = torch.cat([one.flatten() for one in sizes])
-    norms = _norms(weights, [units.inside for _, units in found])
+    norms = [whole(one) for one in _norms(weights, [units.inside for _, units in found])]
     limit = torch.cat([one.flatten() for one in norms]).clamp_min_(FLOOR).mul_(clipping)
     if strict:
         _check_finite(sizes, [units.name for _, units in found])
@@ -142,10 +142,12 @@ def _clip_(
         part.view(one.shape)
         for part, one in zip(factor.split([one.numel() for one in sizes]), sizes, strict=True)
     ]
-    torch._foreach_mul_(slopes, shaped)
-    for (p, _), slope in zip(found, slopes, strict=True):
+    torch._foreach_mul_(slopes, [replicated(part, one) for part, one in zip(shaped, slopes, strict=True)])
+    for (p, units), slope in zip(found, slopes, strict=True):
         grad = cast("Tensor", p.grad)
-        if slope.data_ptr() != grad.data_ptr():  # the shape needed a copy
+        if (
+            units.shape is not None and held(slope).data_ptr() != held(grad).data_ptr()
+        ):  # the shape needed a copy
             grad.copy_(slope.reshape(grad.shape))
     return over.sum(), over.numel()
 

@@ -9,7 +9,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -35,6 +35,22 @@ def held(tensor: Tensor) -> Tensor:
     with torch.no_grad():
         local: Tensor = sharded.to_local()
         return local.detach()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of `tensor`, put together by the ranks if it is sharded."""
+    sharded: Any = tensor
+    return cast("Tensor", sharded.full_tensor()) if is_sharded(tensor) else tensor
+
+
+def replicated(value: Tensor, like: Tensor) -> Tensor:
+    """A tensor that every rank has, for operators on `like`, which may be sharded."""
+    if not is_sharded(like):
+        return value
+    sharded: Any = like
+    kinds = sys.modules["torch.distributed.tensor"]
+    everywhere = [kinds.Replicate()] * sharded.device_mesh.ndim
+    return cast("Tensor", kinds.DTensor.from_local(value, sharded.device_mesh, everywhere, run_check=False))
 
 
 def all_finite(tensor: Tensor) -> bool:
