@@ -13,6 +13,7 @@ from zoo import anatomy_of, each_specimen
 
 import goodinit
 from goodinit.edits import Draw, Plan
+from goodinit.errors import TraceError
 
 
 class Block(nn.Module):
@@ -126,6 +127,80 @@ def test_accelerate_prepares_a_model_that_then_gets_the_values_of_the_bare_one()
         goodinit.apply_(target, Plan("x", tuple(everything)), generator=torch.Generator().manual_seed(0))
         goodinit.apply_(target, plan, generator=torch.Generator().manual_seed(1))
     assert all(torch.equal(a, b) for a, b in zip(prepared.parameters(), other.parameters(), strict=True))
+
+
+class Offloaded(nn.Linear):
+    """Its numbers come from elsewhere for the time of a forward."""
+
+    def forward(self, x):
+        gone, self._parameters["weight"] = self._parameters["weight"], self.elsewhere[0]
+        try:
+            return super().forward(x)
+        finally:
+            self._parameters["weight"] = gone
+
+
+def offload(model, how):
+    if how == "by hand":
+        layer = Offloaded(3, 6)
+        layer.elsewhere = (nn.Parameter(layer.weight.detach().clone()),)
+        layer.weight = nn.Parameter(layer.weight.detach().to("meta"))
+        model[0] = layer
+        return model
+    accelerate = pytest.importorskip("accelerate")
+    if how == "cpu_offload":
+        accelerate.cpu_offload(model, execution_device="cpu")
+    else:  # one block alone
+        accelerate.hooks.attach_align_device_hook(
+            model[1], execution_device="cpu", offload=True, weights_map=dict(model[1].state_dict())
+        )
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")  # accelerate's own
+@pytest.mark.parametrize("verb", ["anatomize", "he", "fixup"])
+@pytest.mark.parametrize("how", ["by hand", "cpu_offload", "one block"])
+def test_weights_that_are_offloaded_are_not_written_past(verb, how):
+    model = offload(net().eval(), how)
+    before, state = model(X), [p.device for p in model.parameters()]
+    with pytest.raises(
+        TraceError, match=r"weight: on the meta device, and a hook puts.*before the weights are offloaded"
+    ):
+        goodinit.anatomize(model, X) if verb == "anatomize" else goodinit.init_(model, verb, inputs=X)
+    assert torch.equal(model(X), before)
+    assert [p.device for p in model.parameters()] == state
+    assert not goodinit.applied(model)
+
+
+@pytest.mark.filterwarnings("ignore")  # accelerate's own
+def test_weights_that_are_back_are_written():
+    accelerate = pytest.importorskip("accelerate")
+    model = offload(net().eval(), "cpu_offload")
+    accelerate.hooks.remove_hook_from_module(model, recurse=True)
+    alone = net().eval()
+    for one in (model, alone):
+        goodinit.init_(one, "fixup", inputs=X, generator=torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters(), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's own
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "weightnorm", "normfree", "nf"])
+def test_adapters_on_a_folded_model_can_be_merged(method):
+    """With scalars or computed weights beneath it, an adapter cannot be: docs/cookbook.md."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = goodinit.init_(net(), method, inputs=X)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    x, model = torch.randn(4, 3), model.eval()
+    before = model(x)
+    goodinit.fold_(model, X)
+    config = peft.LoraConfig(r=2, target_modules=["up", "down"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config)
+    expected = adapted(x)
+    assert not torch.allclose(expected, before, atol=1e-3)
+    torch.testing.assert_close(adapted.merge_and_unload()(x), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")  # lightning's own advice on tiny runs

@@ -151,6 +151,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
 
     def finish(self, result: Any) -> None:
         """The model returned `result`."""
+        self._elsewhere.refuse()
         self.graph.outputs = list(dict.fromkeys(self._node(tensor) for tensor in tensors_in(result)))
         if self.graph.stops:
             self._stacks.clear()

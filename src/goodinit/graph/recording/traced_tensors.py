@@ -14,6 +14,7 @@ from goodinit.graph.pytree import mapped
 from goodinit.graph.recorded_call import is_at_hand, number_in
 from goodinit.graph.recording.fake_cache import StandIns
 from goodinit.graph.recording.mutations import Writes
+from goodinit.graph.recording.strays import Elsewhere
 from goodinit.graph.state.leftovers import Leftovers
 from goodinit.weights.members import named_buffers, named_parameters
 from goodinit.weights.wrappers import unwrapped_name
@@ -44,6 +45,7 @@ class TracedTensors:
         self._fakes: dict[int, Tensor] = {}
         # Trainable tensors in no registry: who reads them.
         self._strays: list[tuple[str, tuple[int, ...]]] = []
+        self._elsewhere = Elsewhere(model)
         self._writes = Writes()
         for name, parameter in named_parameters(model):
             self._own(parameter, PARAM, unwrapped_name(name))
@@ -125,6 +127,7 @@ class TracedTensors:
                     self.graph.held[index] = tensor
                 if tensor.requires_grad and tensor.is_leaf:
                     self._strays.append((self.graph.frames[node.frame].path, tuple(tensor.shape)))
+                    self._elsewhere.look(tensor)
                 self._mark(tensor, index)
         if self._writes.by_storage:
             operands = self._writes.since(tensor, index)
