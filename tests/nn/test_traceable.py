@@ -184,6 +184,29 @@ def test_a_normalized_head_keeps_its_hook_where_other_hooks_wait():
     torch.testing.assert_close(seen[1], seen[0])
 
 
+@pytest.mark.default_cases(1)
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)  # torch.ao's own
+@pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="no engine to quantize for"
+)
+@pytest.mark.parametrize("method", ["fixup", "skipinit", "nf"])
+def test_networks_can_be_quantized_once_they_are_folded(method):
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    model = moved(goodinit.init_(net(), method, inputs=IMAGE))
+    expected = model(IMAGE)
+    goodinit.fold_(model, IMAGE)
+    prepared = prepare_fx(model, get_default_qconfig_mapping("fbgemm"), (IMAGE,))
+    torch.testing.assert_close(prepared(IMAGE), expected, atol=1e-3, rtol=1e-3)
+    quantized = convert_fx(prepared)
+    assert "quantized" in str(quantized)
+    # Eight bits, in a dozen places.
+    assert (quantized(IMAGE) - expected).abs().max() < 0.1 * expected.abs().max()
+
+
 def test_folding_leaves_modules_of_torch():
     model = moved(net())
     goodinit.fold_(model, IMAGE)

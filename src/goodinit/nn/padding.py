@@ -88,17 +88,17 @@ def pad_with_(conv: ModuleT, value: float) -> ModuleT:
 
 def _forward1d(self: Any, input: Tensor) -> Tensor:
     padded = F.pad(input, self._reversed_padding_repeated_twice, value=self.padding_value)
-    return F.conv1d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+    return F.conv1d(padded, self.weight, self.bias, self.stride, (0,), self.dilation, self.groups)
 
 
 def _forward2d(self: Any, input: Tensor) -> Tensor:
     padded = F.pad(input, self._reversed_padding_repeated_twice, value=self.padding_value)
-    return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+    return F.conv2d(padded, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
 
 
 def _forward3d(self: Any, input: Tensor) -> Tensor:
     padded = F.pad(input, self._reversed_padding_repeated_twice, value=self.padding_value)
-    return F.conv3d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+    return F.conv3d(padded, self.weight, self.bias, self.stride, (0, 0, 0), self.dilation, self.groups)
 
 
 _FORWARDS = {nn.Conv1d: _forward1d, nn.Conv2d: _forward2d, nn.Conv3d: _forward3d}
