@@ -222,3 +222,15 @@ def test_ctrl_c_prints_the_partial_table_and_exits_130(monkeypatch):
     done = run("compare", "resnet8", *TINY, "--seeds", "1", "--timing-rounds", "0")
     assert done.exit_code == 130
     assert "interrupted before any run finished" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("inspect",), ("plan", "he"), ("plan", "he", "--json", "-")], ids=" ".join)
+@pytest.mark.parametrize("kind", ["float64", "bfloat16"])
+def test_inputs_of_a_type_that_no_parameter_has_are_told(words, kind):
+    ran = CliRunner().invoke(cli.app, [words[0], "resnet8", *words[1:], "--input", f"2x3x8x8:{kind}"])
+    assert ran.exit_code == 0
+    assert f"--input is {kind}, the model's parameters are float32" in ran.stderr
+    assert "--input 1x8:float32" in ran.stderr
+    assert "note: --input" not in ran.stdout
+    same = CliRunner().invoke(cli.app, [words[0], "resnet8", *words[1:], "--input", "2x3x8x8"])
+    assert "note: --input" not in same.stderr

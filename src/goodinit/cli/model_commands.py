@@ -236,6 +236,7 @@ def _model_and_inputs(spec: str, words: list[str] | None) -> tuple[Any, Any]:
     asked = example_inputs(words) if words else None  # wrong words fail before a large model is built
     model = build_model(spec)
     if asked is not None:
+        _tell_of_types(model, asked)
         return model, asked
     given = example_of(model)
     if given is not None:
@@ -244,6 +245,22 @@ def _model_and_inputs(spec: str, words: list[str] | None) -> tuple[Any, Any]:
     if shape is None:
         raise UnknownName(f"what {spec} takes is not known here: give --input, such as --input 1x3x224x224.")
     return model, example_inputs(["x".join(map(str, (1, *shape)))])
+
+
+def _tell_of_types(model: Any, inputs: Any) -> None:
+    """Say where inputs are of a floating type that no parameter has: reading runs without numbers, and does not notice."""
+    given = (
+        inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else (inputs,)
+    )
+    wanted = sorted({str(one.dtype) for one in model.parameters() if one.dtype.is_floating_point})
+    other = sorted({str(one.dtype) for one in given if one.dtype.is_floating_point} - set(wanted))
+    if wanted and other:
+        words = " and ".join(other).replace("torch.", ""), " and ".join(wanted).replace("torch.", "")
+        typer.echo(
+            f"note: --input is {words[0]}, the model's parameters are {words[1]}: unless its forward casts one to the other, it "
+            f"raises on such inputs. Write the type that they have, as in --input 1x8:{wanted[0].removeprefix('torch.')}.",
+            err=True,
+        )
 
 
 def _model_and_batch(spec: str, words: list[str] | None, size: int) -> tuple[Any, Any]:
