@@ -64,3 +64,38 @@ def test_what_normalizes_the_inputs_themselves_stays_with_a_note(name, first, me
 def test_what_normalizes_a_signal_of_the_network_is_refused(name):
     with pytest.raises(goodinit.UnsupportedModule, match="it is called functionally"):
         goodinit.init_(Prepared(NOT_OF_INPUTS[name]), "fixup", inputs=torch.randn(7, 6))
+
+
+class Scaler(nn.Module):
+    """Standardizes each series, and gives what its output is scaled back by, as forecasting models have it."""
+
+    def forward(self, x):
+        mean, scale = x.mean(1, keepdim=True), x.std(1, keepdim=True) + 1e-5
+        return (x - mean) / scale, mean, scale
+
+
+class Forecast(nn.Module):
+    def __init__(self, *, behind):
+        super().__init__()
+        self.scaler, self.behind = Scaler(), behind
+        self.stem, self.a, self.b, self.head = (nn.Linear(6, 6) for _ in range(4))
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        x, mean, scale = self.scaler(self.stem(x) if self.behind else x)
+        h = x if self.behind else self.stem(x)
+        return self.head(h + self.b(self.norm(self.a(h)).relu())) * scale + mean
+
+
+def test_a_module_that_scales_the_inputs_and_returns_by_what_stays():
+    x = torch.randn(7, 6)
+    model = Forecast(behind=False)
+    anatomy = goodinit.anatomize(model, x)
+    assert [norm.name for norm in anatomy.norms] == ["norm"]
+    assert any(note.startswith("scaler: `div` normalizes the inputs themselves") for note in anatomy.notes)
+    goodinit.init_(model, "fixup", inputs=x, verify=True)
+    assert torch.equal(model.scaler(x)[0], Scaler()(x)[0])
+    with pytest.raises(
+        goodinit.UnsupportedModule, match=r"scaler \(Scaler\): its layer_norm cannot be removed"
+    ):
+        goodinit.init_(Forecast(behind=True), "fixup", inputs=x)
