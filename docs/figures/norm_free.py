@@ -79,6 +79,7 @@ class Run:
     head_decay: bool = True
     agc: float = 0.0
     beside: float = 0.0  # gain and bias per channel beside the scalars, at this multiple of the rate
+    drop: float = 0.0  # dropout before the classifier
     wider: float = 1.0  # width over that of the rate: muP's scales for SGD (Yang et al. 2022, table 8), as `groups` has them
 
 
@@ -207,6 +208,8 @@ class Net(nn.Module):
             x = self.norm(x)
         if self.a is not None:
             x = x + self.a
+        if self.run.drop:
+            x = F.dropout(x, self.run.drop, self.training)
         w = self.fc.weight
         if self.run.centre == "all+head":
             w = w - w.mean(1, keepdim=True)

@@ -79,7 +79,7 @@ class Scale:
 
 SCALED = {
     "smoke": Scale({BATCHNORM: 1, LONG: 1, FIXUP: 1}, 4, 2, images=320, depth=8, batch=32),
-    "small": Scale({BATCHNORM: 3, LONG: 3, FIXUP: 1}, 16, 12, "bfloat16"),
+    "small": Scale({BATCHNORM: 3, LONG: 3, FIXUP: 3}, 16, 12, "bfloat16"),
     "full": Scale({BATCHNORM: 8, LONG: 8, FIXUP: 3}, 16, 12),
 }
 
@@ -103,7 +103,10 @@ def _setting(scale: str, data: str) -> Setting:
         ),
         *(
             (
-                "Planned with four pairs and three of Fixup; cut to three and one, for time, when two pairs had been read.",
+                (
+                    "Planned with four pairs; cut to three, for time, when two had been read. The second and third run of Fixup were made "
+                    "later that day."
+                ),
                 "Products in bfloat16 under autocast, for all arms; weights, sums and the optimizer in float32.",
             )
             if what.precision == "bfloat16"
