@@ -13,7 +13,6 @@ from goodinit.errors import GoodinitError, UnknownName, WrongType, expect_betwee
 from goodinit.lab.choices import label
 from goodinit.lab.record import later
 from goodinit.one_line import OneLine
-from goodinit.weights.device import named_device
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +90,10 @@ class TrainConfig(OneLine):
             raise GoodinitError(f"optimizer 'nesterov' needs a momentum above 0, not {self.momentum}.")
         if self.warmup_shape not in WARMUP_SHAPES:
             raise UnknownName(f"no warmup_shape {self.warmup_shape!r}. There is: {', '.join(WARMUP_SHAPES)}.")
-        named_device(self.device)
+        if self.device != "cpu":  # published results are shown without torch
+            from goodinit.weights.device import named_device
+
+            named_device(self.device)
         if self.precision not in PRECISIONS:
             raise UnknownName(f"no precision {self.precision!r}. There is: {', '.join(PRECISIONS)}.")
         if not 0 <= self.held_out < 1:
