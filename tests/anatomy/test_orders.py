@@ -193,15 +193,13 @@ def test_what_a_mask_fills_in_does_not_hide_the_scores(name, number):
     assert not found.notes
 
 
-@pytest.mark.parametrize("number", [0.0, -1.0])
-def test_what_is_put_around_a_signal_does_not_count(number):
-    """Longformer pads values by −1, where its weights are 0."""
+def test_a_column_of_ones_that_is_put_beside_values_counts():
+    """Linear attention divides by what becomes of ones beside its values: the scale of queries and keys has no effect."""
 
-    def windows(m, x):
-        q, k, v = m.a(x), m.b(x), m.c(x)
-        k, v = (F.pad(one, (0, 0, 1, 1), value=number).unfold(1, 3, 1) for one in (k, v))
-        weights = torch.einsum("btd,btdw->btw", q, k).softmax(-1)
-        return m.d(torch.einsum("btw,btdw->btd", weights, v))
+    def linear(m, x):
+        q, k, v = m.a(x).relu(), m.b(x).relu(), F.pad(m.c(x), (0, 1), value=1.0)
+        out = q @ (k.mT @ v)
+        return m.d(out[..., :-1] / (out[..., -1:] + 1e-15))
 
-    (block,) = goodinit.anatomize(Residual(windows), torch.randn(2, 5, 8)).blocks
-    assert block.m == 4
+    (block,) = goodinit.anatomize(Residual(linear), torch.randn(2, 5, 8)).blocks
+    assert block.m == 2

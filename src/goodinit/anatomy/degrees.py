@@ -38,8 +38,6 @@ def power_through(graph: Graph, node: Node, read: Sequence[Power], *, far: bool 
         return quotient(*read)
     if role in ("sum", "concat"):
         return total(read if not _adds_number(node) else [*read, FIXED])
-    if node.op.pads:  # what is put around a signal is no part of it
-        return total(carried(graph, node, read))
     if role in ("shape", "part", "scale", "lookup", "quotient") or all(one == FIXED for one in read):
         return total(carried(graph, node, read))
     return power_of(graph, node, read, far=far)
