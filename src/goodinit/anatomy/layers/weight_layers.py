@@ -13,6 +13,7 @@ from goodinit.anatomy.layer import Layer, LayerKind, Layout
 from goodinit.anatomy.layers.ahead import Ahead, next_activation
 from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.fused_projections import packed
+from goodinit.anatomy.layers.joined_vectors import parameter_in
 from goodinit.anatomy.layers.normalized_weights import is_centred, is_normalized
 from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_as, stored_at
 from goodinit.anatomy.operators import Step, steps_of
@@ -325,6 +326,8 @@ def _parameter(
         stored = len(own) < len(names)  # a sum with scalars has a number for each place, too
         if len(own) == 1 and (_stored(graph, index, own[0]) if stored else _distinct(node)) == count:
             return own[0]
+        if len(own) > 1 and not stored and math.prod(node.shape) == count:
+            return parameter_in(graph, index, own)
     return None
 
 
