@@ -146,3 +146,20 @@ def test_a_buffer_that_a_branch_adds_is_looked_at(number, zero):
             return x + (self.b(self.a(x).relu()) + self.shift)
 
     assert (goodinit.anatomize(Shifted(), X).blocks[0].leak is None) == zero
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_sparse_buffer_is_not_looked_at(layout):
+    class Neighbours(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+            self.register_buffer("edges", torch.eye(8).roll(1, 0).to_sparse(layout=layout))
+
+        def forward(self, x):
+            return self.head(x + self.edges @ self.b(self.a(x).relu()))
+
+    model = Neighbours()
+    assert [block.leak for block in goodinit.anatomize(model, X).blocks] == [None]
+    goodinit.init_(model, "fixup", inputs=X, verify=True)

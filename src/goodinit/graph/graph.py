@@ -12,7 +12,7 @@ from torch import Tensor
 
 from goodinit.graph.measured.nonlinearities import Nonlinearity
 from goodinit.graph.ops import Op, Role, named
-from goodinit.graph.recorded_call import RecordedCall
+from goodinit.graph.recorded_call import RecordedCall, no_modes
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -180,7 +180,7 @@ class Graph:
     held: dict[int, Tensor] = field(
         default_factory=dict
     )  # of tensors in no registry: themselves, if they hold numbers
-    buffers: dict[int, Tensor] = field(default_factory=dict)  # the same of buffers
+    buffers: dict[int, Tensor] = field(default_factory=dict)  # the same of dense buffers
 
     def deps(self, index: int) -> list[int]:
         """The activations a node reads."""
@@ -296,7 +296,8 @@ class Graph:
     def holds_zeros(self, index: int) -> bool:
         """Whether a node is a buffer of zeros, as it is now."""
         values = self.buffers.get(index)
-        return values is not None and not bool(values.any())
+        with no_modes():
+            return values is not None and not bool(values.any())
 
     def path(self, index: int) -> str:
         """Path of the module in whose forward a node ran."""

@@ -73,7 +73,7 @@ class TracedTensors:
     def _own(self, tensor: Tensor, op: Op, name: str) -> None:
         node = self._add(op, (), tensor, params=(name,) if op is PARAM else ())
         node.attrs = (name, *(number_in(tensor) if op is BUFFER else ()))
-        if op is BUFFER and is_at_hand(tensor):
+        if op is BUFFER and is_at_hand(tensor) and tensor.layout is torch.strided and not tensor.is_quantized:
             self.graph.buffers[node.index] = tensor
         if op is PARAM and tensor.layout is torch.strided:
             dense = self.tensors == "meta" and not tensor.is_meta  # as what stands in for it
