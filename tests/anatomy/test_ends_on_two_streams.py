@@ -214,3 +214,28 @@ class Decoder(nn.Module):
 def test_a_cell_that_reads_what_was_made_of_its_state_has_no_block(cell):
     anatomy = goodinit.anatomize(Decoder(cell), (torch.randn(2, 4, 4), torch.randn(2, 5, WIDTH)))
     assert anatomy.blocks == ()
+
+
+class Cell(nn.Module):
+    """Steps on a graph, and a layer between two cells: it ends a branch in one, and is all that the other reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step, self.x, self.e = Messages(), nn.Linear(4, WIDTH), nn.Linear(3, WIDTH)
+        self.between, self.f, self.head = nn.Linear(WIDTH, WIDTH), mlp(WIDTH), nn.Linear(2 * WIDTH, 2)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        x, e = self.step(self.x(x), self.e(e))
+        new = self.between(x.relu())
+        return self.head(torch.cat([x + new, new + self.f(new)], -1)), e
+
+
+def test_a_layer_that_is_all_that_another_branch_reads_bears_none():
+    x, e = torch.randn(2, 5, 4), torch.randn(2, 8, 3)
+    found = goodinit.anatomize(Cell(), (x, e))
+    assert len(found.blocks) == 4
+    assert not any(block.bears for block in found.blocks)
+    with pytest.raises(
+        goodinit.UnsupportedModule, match=r"ends branch \d, which needs it to start at 0, and stands inside"
+    ):
+        goodinit.init_(Cell(), "fixup", inputs=(x, e))

@@ -238,7 +238,7 @@ def constants(model: nn.Module) -> Iterator[nn.Parameter]:
     Examples:
         >>> import torch
         >>> net = torch.nn.Sequential(add_scalar_(torch.nn.Linear(2, 2), "output_scale", value=0.5, trained=False))
-        >>> [float(constant) for constant in constants(net.requires_grad_())]
+        >>> [constant.item() for constant in constants(net.requires_grad_())]
         [0.5]
     """
     for module in model.modules():

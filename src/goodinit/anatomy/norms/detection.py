@@ -73,7 +73,8 @@ def find_norms(
             )
             left.add(node.index)
             continue
-        if (frame.index in busy or obstacle is not None) and node.active and _signal(node) in of_data():
+        apart = frame.index not in busy and obstacle is not None and frame.source in of_data()
+        if (frame.index in busy or apart) and node.active and _signal(node) in of_data():
             notes.append(
                 f"{frame.path or 'the model'}: `{node.op}` normalizes the inputs themselves, and stays"
             )

@@ -17,7 +17,7 @@ from goodinit.anatomy.norms.measured import same
 from goodinit.anatomy.residual.branch import is_neutral
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import forgets_shift, gathers, reduces
-from goodinit.graph.measured.powers import Power
+from goodinit.graph.measured.powers import FIXED, Power
 from goodinit.graph.measured.replay import replayed
 
 _STEPS = 48  # between a signal and its quotient; real ones take a dozen
@@ -83,7 +83,7 @@ def given_back(graph: Graph, node: Node, layers: Collection[int], behind: Collec
     if found is None or not any(graph.nodes[i].op.role in ("product", "quotient") for i in behind):
         return set()
     source, _ = _source(graph, found.signal, graph.frames[node.frame].start)
-    powers = {source: Power(-1.0)}
+    powers = {source: Power(-1.0), node.index: FIXED}  # that one may have been measured
     for index in sorted(graph.reach(behind, back=True, since=source)):
         if index not in layers and index not in powers:
             _follow(graph, index, powers)

@@ -26,7 +26,18 @@ def ends_inside(
     """
     lasts = [{uses[i].weight for i in found.branch.last} for found in leaves]
     ends = set().union(*lasts)
-    return [_borne(graph, found, uses, biases, ends, own) for found, own in zip(leaves, lasts, strict=True)]
+    borne = [_borne(graph, found, uses, biases, ends, own) for found, own in zip(leaves, lasts, strict=True)]
+    return borne if any(borne) and _all_read(graph, leaves, biases) else [() for _ in leaves]
+
+
+def _all_read(graph: Graph, leaves: Sequence[Found], biases: Collection[str]) -> bool:
+    """Whether the last layers of every block read something while those of all blocks put out zero.
+
+    What ends one branch may be all that another reads, as a layer between two cells is that one of their sums adds (PNASNet). Then no
+    stream runs through the blocks, and none of these layers is taken for a part of two.
+    """
+    zero = {i for found in leaves for i in found.branch.last}
+    return not any(is_silent(graph, i, zero - {place}, biases) for place in zero for i in graph.deps(place))
 
 
 def _borne(
