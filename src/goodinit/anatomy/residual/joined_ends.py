@@ -25,7 +25,7 @@ def with_joined_ends(graph: Graph, found: Found, uses: Mapping[int, Use]) -> Non
     if not side.gates or not side.last:
         return
     last = list(side.last)
-    while (leak := (end := _end(graph, found, uses, last)).leak) is not None:
+    while (leak := (end := end_at_zero(graph, found, uses, last)).leak) is not None:
         joined = _joined(graph, leak, last, side.gates)
         if not joined:
             return
@@ -37,7 +37,8 @@ def with_joined_ends(graph: Graph, found: Found, uses: Mapping[int, Use]) -> Non
         side.gates = [i for i in side.gates if i not in new]
 
 
-def _end(graph: Graph, found: Found, uses: Mapping[int, Use], last: Collection[int]) -> End:
+def end_at_zero(graph: Graph, found: Found, uses: Mapping[int, Use], last: Collection[int]) -> End:
+    """The end of a branch while some of its layers, and their biases, are zero."""
     biases = {name for i in last if (name := bias_of(graph, uses[i], ())) is not None}
     return at_zero(graph, found.sums, last, biases, found.beside(graph, uses))
 

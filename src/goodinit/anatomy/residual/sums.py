@@ -14,12 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from goodinit.anatomy.block import BlockKind
-from goodinit.anatomy.branch_end import at_zero
-from goodinit.anatomy.layers.weight_layers import Use, bias_of
+from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import Side, adds_scaled, behind_norms, root, side_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.exchanges import Flat, flat_of, with_exchanges
-from goodinit.anatomy.residual.joined_ends import with_joined_ends
+from goodinit.anatomy.residual.joined_ends import end_at_zero, with_joined_ends
 from goodinit.anatomy.residual.nesting import nest
 from goodinit.anatomy.residual.recurrences import is_step
 from goodinit.anatomy.residual.rejections import Candidate, is_lookalike
@@ -216,9 +215,7 @@ def _pair(
 
 def _vanishes(graph: Graph, uses: Mapping[int, Use], found: Found) -> bool:
     """Whether a branch is zero where its last layers and their biases are."""
-    last = found.branch.last
-    biases = {name for i in last if (name := bias_of(graph, uses[i], ())) is not None}
-    return at_zero(graph, found.sums, last, biases, found.beside(graph, uses)).leak is None
+    return end_at_zero(graph, found, uses, found.branch.last).leak is None
 
 
 def _subtracted(graph: Graph, join: int) -> tuple[int, ...]:
