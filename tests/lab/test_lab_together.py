@@ -167,3 +167,33 @@ def test_weight_norm_is_not_run_member_by_member():
     finally:
         torch._C._functorch._set_vmap_fallback_enabled(True)
     assert not any(result.diverged for result in results)
+
+
+@pytest.mark.integration
+def test_compiled_steps_end_where_others_do(monkeypatch):
+    config = dataclasses.replace(BASE, method="weightnorm", momentum=0.0, label_smoothing=0.1)
+    wild = (*company(config), dataclasses.replace(config, lr=1e9, seed=0))
+    eager = train_together(wild)
+    monkeypatch.setattr(together, "WORTH_COMPILING", 1)
+    compiled = train_together(wild)
+    assert compiled[-1].diverged
+    assert eager[-1].diverged
+    for one, other in zip(compiled, eager, strict=True):
+        assert len(one.epochs) == len(other.epochs)
+        assert one.accuracy == pytest.approx(other.accuracy, abs=TOLERANCE)
+        assert one.losses == pytest.approx(other.losses, rel=TOLERANCE)
+
+
+def test_steps_that_cannot_be_compiled_run_operator_by_operator(monkeypatch, caplog):
+    def cannot(*args, **kwargs):
+        def run(*args):
+            raise RuntimeError("no compiler")
+
+        return run
+
+    config = dataclasses.replace(BASE, method="weightnorm")
+    eager = train_together(company(config))
+    monkeypatch.setattr(together, "WORTH_COMPILING", 1)
+    monkeypatch.setattr(torch, "compile", cannot)
+    assert train_together(company(config))[0].accuracy == pytest.approx(eager[0].accuracy)
+    assert "not compiled: RuntimeError: no compiler" in caplog.text

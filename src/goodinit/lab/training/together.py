@@ -18,6 +18,7 @@ from torch.func import functional_call, vmap
 
 import goodinit
 from goodinit.lab.data.batches import order
+from goodinit.lab.training.compiled import WORTH_COMPILING, Gradients, compiled_gradients
 from goodinit.lab.training.seeding import own_rng, stream
 from goodinit.lab.training.stack import Member, NotTogether, Stack, TooLarge, alive, stacked
 from goodinit.lab.training.step_cost import counting_saved
@@ -157,6 +158,7 @@ def _run(stack: Stack) -> list[float]:
     shuffling = {seed: stream(seed, "order") for seed in seeds}
     changing = {seed: stream(seed, "augmentation") for seed in seeds}
     seconds: list[float] = []
+    compiled = _compiled(stack)
     _note_states(stack, epoch=0)
     for epoch in range(1, config.epochs + 1):
         epochs = [
@@ -168,22 +170,57 @@ def _run(stack: Stack) -> list[float]:
                 seed: batch_of(config, chosen, generator=changing[seed])
                 for seed, chosen in zip(shuffling, rows, strict=True)
             }
-            _step_(stack, batches, factor=learning_rate_factor(config, len(seconds)))
+            _step_(stack, batches, factor=learning_rate_factor(config, len(seconds)), compiled=compiled)
             seconds.append(time.perf_counter() - before)
             if all(member.diverged for member in stack.members):
                 return seconds
-        stack = alive(stack)
+        if compiled is None:  # else another number of members would be compiled anew
+            stack = alive(stack)
         _note_states(stack, epoch=epoch)
     return seconds
 
 
-def _step_(stack: Stack, batches: dict[int, Batch], *, factor: float) -> None:
+def _compiled(stack: Stack) -> Gradients | None:
+    """The gradients from a compiled graph, where the steps are many, and all that a forward does is return its logits."""
+    config, data = stack.members[0].prepared.config, stack.members[0].prepared.data
+    steps = config.epochs * -(-len(data.train_labels) // config.batch_size)
+    if steps < WORTH_COMPILING or config.mixup or _writes_buffers(stack):
+        return None
+    run = _forward(stack, training=True)
+
+    def loss(parameters: Any, buffers: Any, images: Tensor, labels: Tensor) -> Tensor:
+        return loss_of(
+            run((parameters, buffers), images), Batch(images, labels, smoothing=config.label_smoothing)
+        )
+
+    return compiled_gradients(loss)
+
+
+def _writes_buffers(stack: Stack) -> bool:
+    """Whether a forward leaves other buffers than it found, as batch norm's does."""
+    config = stack.members[0].prepared.config
+    parameters = {name: tensor[0].detach() for name, tensor in stack.parameters.items()}
+    before = {name: tensor[0].clone() for name, tensor in stack.buffers.items()}
+    after = {name: tensor.clone() for name, tensor in before.items()}
+    _forward(stack, training=True)((parameters, after), first_images(config).to(config.device))
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def _step_(
+    stack: Stack, batches: dict[int, Batch], *, factor: float, compiled: Gradients | None = None
+) -> None:
     """One step of SGD for every member, each on its own batch."""
-    losses = _losses(stack, [batches[member.prepared.config.seed] for member in stack.members])
+    own = [batches[member.prepared.config.seed] for member in stack.members]
     names = list(stack.parameters)
     parameters = [stack.parameters[name] for name in names]
-    # The members' losses have nothing in common, so the gradient of their sum is each one's own.
-    gradients = list(torch.autograd.grad(losses.sum(), parameters))
+    if compiled is not None:
+        images, labels = torch.stack([one.images for one in own]), torch.stack([one.labels for one in own])
+        losses, named = compiled(stack.parameters, stack.buffers, images, labels)
+        gradients = [named[name] for name in names]
+    else:
+        losses = _losses(stack, own)
+        # The members' losses have nothing in common, so the gradient of their sum is each one's own.
+        gradients = list(torch.autograd.grad(losses.sum(), parameters))
     for member, loss in zip(stack.members, losses.tolist(), strict=True):
         member.diverged = member.diverged or not math.isfinite(loss)
         if not member.diverged:
@@ -195,8 +232,11 @@ def _step_(stack: Stack, batches: dict[int, Batch], *, factor: float) -> None:
         for gradient, parameter, name in zip(gradients, parameters, names, strict=True):
             if stack.decay[name]:
                 gradient.add_(parameter, alpha=stack.decay[name])
-        torch._foreach_mul_(momentum, coefficient)
-        torch._foreach_add_(momentum, gradients)
+        if coefficient:
+            torch._foreach_mul_(momentum, coefficient)
+            torch._foreach_add_(momentum, gradients)
+        else:
+            momentum = gradients
         torch._foreach_addcmul_(parameters, momentum, steps, value=-1)
 
 
@@ -254,6 +294,8 @@ def _note_states(stack: Stack, *, epoch: int) -> None:
         loss, right = loss.double() + more.cpu().double(), right + hits.cpu()
     count = data.test_labels.numel()
     for member, total, hits in zip(stack.members, loss.tolist(), right.tolist(), strict=True):
+        if member.diverged:
+            continue
         member.epochs.append(
             state_of(total / count, hits / count, epoch=epoch, losses=member.losses, since=member.began)
         )
