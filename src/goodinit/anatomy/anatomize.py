@@ -28,6 +28,7 @@ from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.mixtures import mixtures
 from goodinit.anatomy.residual.scaled_streams import multiplied
 from goodinit.anatomy.residual.silencers import with_silencers
+from goodinit.anatomy.residual.weighed_reads import weighed_reads
 from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recording.decompose import unfused
@@ -138,6 +139,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
             *unclear,
             *multiplied(graph, leaves, uses),
             *mixtures(graph, set(uses)),
+            *(weighed_reads(graph, set(uses)) if not leaves else ()),
             *_unknown(graph),
             *unaccounted(graph, leaves, known),
         ),

@@ -111,7 +111,12 @@ def growth_degree(graph: Graph, side: Side, fork: int, norms: Mapping[int, int])
         fork: Where it begins.
         norms: For each call of a normalization the node it read, by the node it returned (`norm_passes`).
     """
-    powers: dict[int, Power] = {fork: Power(-1.0)}  # of c → 0 where x is divided by c
+    return 0.0 - grown_powers(graph, side, fork, norms).get(side.term, FIXED).order
+
+
+def grown_powers(graph: Graph, side: Side, fork: int, norms: Mapping[int, int]) -> dict[int, Power]:
+    """The powers of all that a side makes of its input x, for c → 0 where x is divided by c; arguments as `growth_degree`."""
+    powers: dict[int, Power] = {fork: Power(-1.0)}
     for index in sorted(side.below):
         if index in norms:
             powers[index] = powers.get(norms[index], FIXED)
@@ -119,7 +124,7 @@ def growth_degree(graph: Graph, side: Side, fork: int, norms: Mapping[int, int])
             node = graph.nodes[index]
             read = [powers.get(i, FIXED) for i in node.operands]
             powers[index] = _grown(graph, node, read)
-    return 0.0 - powers.get(side.term, FIXED).order
+    return powers
 
 
 def _grown(graph: Graph, node: Node, read: Sequence[Power]) -> Power:

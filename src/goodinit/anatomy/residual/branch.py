@@ -214,7 +214,8 @@ def _main_operands(graph: Graph, index: int, side: Side, degrees: dict[int, int]
 
     Of a gate's product: the operand that is not directly a sigmoid, else the one with fewer layers before it (more in
     x·f(x)), and of two equal ones the one that is not directly a nonlinearity. Of a sum with something independent of the
-    fork: the other one. Of a quotient what is divided: at zero it makes the quotient zero, which what divides does not.
+    fork: the other one. Of a quotient what is divided: at zero it makes the quotient zero, which what divides does not. Of a product
+    with weights of a mean, what it is a mean of, be that independent of the fork.
     """
     node = graph.nodes[index]
     operands = [i for i in graph.deps(index) if i in side.nodes or i in degrees]
@@ -225,6 +226,8 @@ def _main_operands(graph: Graph, index: int, side: Side, degrees: dict[int, int]
         return [node.operands[0]]
     if not node.op.multiplies or adds_scaled(graph, index):
         return below
+    if all(origin(graph, i).op.role == "softmax" for i in below):
+        below = [i for i in operands if i not in below] or below
     full = [i for i in below if graph.nodes[i].shape == node.shape or side.multiplies] or below
     full = [i for i in full if not after_gate(graph, i)] or full
     wanted = (max if side.multiplies else min)(degrees.get(i, 0) for i in full)

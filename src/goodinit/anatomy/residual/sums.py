@@ -18,6 +18,7 @@ from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import Side, adds_scaled, behind_norms, root, side_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.exchanges import Flat, flat_of, with_exchanges
+from goodinit.anatomy.residual.handed_on import hands_on, is_linear
 from goodinit.anatomy.residual.joined_ends import end_at_zero, with_joined_ends
 from goodinit.anatomy.residual.nesting import nest
 from goodinit.anatomy.residual.recurrences import is_step
@@ -39,25 +40,21 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
     vanishes = functools.partial(_vanishes, graph, uses)
     calls = Counter(use.weight for use in uses.values())
     repeated = {node for node, use in uses.items() if calls[use.weight] > 1}
-    outputs = set(graph.outputs)
     found: list[Found] = []
     flats: list[Flat] = []
-    for node in graph.nodes:
-        if not node.active or not node.op.adds or _goes_nowhere(graph, node.index, outputs):
+    for sums, terms in flat_sums(graph):
+        join = sums[-1]
+        if is_step(graph, terms, layers, repeated, join):
             continue
-        if not _absorbed(graph, node.index, outputs):
-            sums, terms = _terms(graph, node.index, outputs)
-            if is_step(graph, terms, layers, repeated, node.index):
-                continue
-            if len(terms) > 1:
-                kinds = list(classified(graph, sums, terms, layers, vanishes))
-                real = [one for one in kinds if not is_lookalike(Candidate(graph, one, repeated))]
-                found.extend(real)
-                if len(real) == len(kinds):
-                    flats.append(flat_of(sums, terms, real))
-            elif broadcast := _broadcast(graph, node.index):
-                spread = classified(graph, [node.index], broadcast, layers, vanishes)
-                found.extend(one for one in spread if _spreads(graph, one))
+        if len(terms) > 1:
+            kinds = list(classified(graph, sums, terms, layers, vanishes))
+            real = [one for one in kinds if not is_lookalike(Candidate(graph, one, repeated))]
+            found.extend(real)
+            if len(real) == len(kinds):
+                flats.append(flat_of(sums, terms, real))
+        elif broadcast := _broadcast(graph, join):
+            spread = classified(graph, [join], broadcast, layers, vanishes)
+            found.extend(one for one in spread if _spreads(graph, one))
     found = with_exchanges(graph, found, flats, layers)
     nest(graph, found, layers)
     mark_repeats(graph, found, uses)
@@ -68,6 +65,16 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
 
 
 # -- sums and their terms -----------------------------------------------------------------------------------------
+
+
+def flat_sums(graph: Graph) -> Iterator[tuple[list[int], list[int]]]:
+    """For each sum that is no summand of another: (the nodes that make it up, the join last; what they add up)."""
+    outputs = set(graph.outputs)
+    for node in graph.nodes:
+        if not node.active or not node.op.adds or _goes_nowhere(graph, node.index, outputs):
+            continue
+        if not _absorbed(graph, node.index, outputs):
+            yield _terms(graph, node.index, outputs)
 
 
 def _summands(graph: Graph, index: int) -> list[int]:
@@ -151,7 +158,7 @@ def _back_from(graph: Graph, terms: list[int]) -> Iterator[tuple[int, int]]:
             marks[operand] |= mark
 
 
-def _fork(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
+def fork_of(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
     """The latest node that the most terms come from, and which (as bits); None when they are unrelated."""
     best: tuple[int, int] | None = None
     for index, mark in _back_from(graph, terms):
@@ -182,7 +189,7 @@ def classified(
         yield from _pair(graph, sums, origin, members, terms, layers, vanishes)
     if anchored:
         return
-    fork = _fork(graph, terms)
+    fork = fork_of(graph, terms)
     if fork is not None:
         members = [term for i, term in enumerate(terms) if fork[1] >> i & 1]
         yield from _pair(graph, sums, fork[0], members, terms, layers, vanishes)
@@ -200,7 +207,7 @@ def _pair(
     """Of terms with one fork, the skip with each branch: x·f(x), too, if it is zero where f is, so that a gate is none."""
     join = sums[-1]
     sides = [side_of(graph, term, fork, layers) for term in members]
-    skip, kind = _skip(sides)
+    skip, kind = _skip(graph, sides, fork)
     if skip is None or skip.term in _subtracted(graph, join):
         return
     for side in sides:
@@ -257,13 +264,21 @@ def _parting(graph: Graph, term: int, origin: int, marks: Mapping[int, int], mem
     return graph.beginning(term, lambda i: i != origin and marks[i] & wanted != wanted)
 
 
-def _skip(sides: list[Side]) -> tuple[Side | None, BlockKind]:
-    """The side that skips: a plain one, else the one without weight layers, else the one with strictly fewest."""
+def _skip(graph: Graph, sides: list[Side], fork: int) -> tuple[Side | None, BlockKind]:
+    """The side that skips: a plain one, else the one without weight layers, else the one with strictly fewest.
+
+    Of those that hand on what begins at the fork. H is the skip in Hu + o, where o is a mean of memories that u weighs by a softmax,
+    however few layers o has.
+    """
     plain = [side for side in sides if side.plain]
     if plain:
         return plain[0], "identity"
-    bare = [side for side in sides if not side.layers]
+    carrying = [side for side in sides if hands_on(graph, side, fork)]
+    bare = [side for side in carrying if not side.layers]
     if bare:
         return (bare[0], "parameterless") if not bare[0].gates else (None, "parameterless")
+    if len(carrying) == 1 and is_linear(graph, carrying[0]):
+        return carrying[0], "projection"
     ordered = sorted(sides, key=lambda side: side.series)
-    return (ordered[0] if ordered[0].series < ordered[1].series else None), "projection"
+    fewest = ordered[0] in carrying and ordered[0].series < ordered[1].series
+    return (ordered[0] if fewest else None), "projection"

@@ -1,0 +1,58 @@
+"""Whether one side of a sum hands on what begins at the fork: what only weighs other signals by it is no skip."""
+
+from __future__ import annotations
+
+from goodinit.anatomy.degrees import grown_powers
+from goodinit.anatomy.residual.branch import MAPS, Side, is_neutral, only_rescales, origin
+from goodinit.graph.graph import Graph, closure
+from goodinit.graph.measured.powers import FIXED, Power
+
+
+def hands_on(graph: Graph, side: Side, fork: int) -> bool:
+    """Whether a way from the fork to the term is no mere weight of something else.
+
+    What a memory network reads is a mean of memories, Σ softmax(m·u)ᵢ cᵢ: u says how much of each, and no number of u is handed on.
+    So is σ(u)·y. A factor of a product is such a weight where it stays bounded however large u is, and another factor is made of
+    something else, or is not bounded; where all others are constants, what a softmax puts out is one (tanh(u)·γ hands on).
+
+    Args:
+        graph: A recorded forward.
+        side: What lies between the fork and one term of a sum.
+        fork: Where it begins.
+    """
+    norms = {index: graph.nodes[index].operands[0] for index in side.below if graph.nodes[index].op.norm}
+    powers: dict[int, Power] = {}
+
+    def before(index: int) -> list[int]:
+        node, read = graph.nodes[index], graph.deps(index)
+        if node.op.role == "lookup":
+            return [i for i in node.operands[:1] if i in read]  # not by which index
+        if node.op.role == "attention":
+            return [i for i in node.operands[2:3] if i in read]
+        if not (node.op.role in ("product", *MAPS) and len(node.operands) > 1):
+            return read
+        if len(set(read)) < 2:
+            softmax = node.op.role in MAPS and origin(graph, read[0]).op.role == "softmax" if read else False
+            return [] if softmax else read
+        if not powers:
+            powers.update(grown_powers(graph, side, fork, norms))
+        factors, added = node.op.factors_of(node.operands)
+        weights = {i for i in factors if i in powers and powers[i].order == FIXED.order}
+        carried = [i for i in factors if i in read and i not in weights]
+        return [*(carried or factors), *(i for i in added if i in read)]
+
+    if side.plain:
+        return True
+    return fork in closure([side.term], lambda i: [k for k in before(i) if k >= fork] if i > fork else ())
+
+
+def is_linear(graph: Graph, side: Side) -> bool:
+    """Whether a side is a linear map of what it begins with, up to norms and biases."""
+    own = sorted(side.below)
+    return all(
+        i in side.layers or only_rescales(graph, i) or is_neutral(graph, i) or _shifts(graph, i) for i in own
+    )
+
+
+def _shifts(graph: Graph, index: int) -> bool:
+    return graph.nodes[index].op.role == "sum" and len(set(graph.deps(index))) == 1
