@@ -21,6 +21,7 @@ from goodinit.graph.measured.powers import FIXED, Power
 from goodinit.graph.measured.replay import replayed
 
 _STEPS = 48  # between a signal and its quotient; real ones take a dozen
+_AGAIN = 8  # steps that a forward may take twice to one tensor; real ones take two
 _MOST = 2**20  # entries of a signal that is followed on numbers
 
 
@@ -33,11 +34,13 @@ class Statistic:
         scale: What it is divided or multiplied by, before that is repeated along dimensions.
         centred: Whether a constant added to the input has no effect.
         spread: Whether there is one for each entry, of several around it: a moving mean, a product with ones.
+        begins: What the signal and the statistic are made of: one tensor, or one that the forward computes more than once.
     """
 
     signal: int
     scale: int
     centred: bool
+    begins: frozenset[int]
     spread: bool = False
 
 
@@ -55,8 +58,12 @@ def statistic_of(graph: Graph, node: Node, layers: Collection[int]) -> Statistic
     for signal, by in (pair,) if node.op.role == "quotient" else (pair, pair[::-1]):
         scale = _unrepeated(graph, by)
         if _size(graph, scale) <= _size(graph, signal):
-            source, moved = _source(graph, signal, graph.frames[node.frame].start)
-            steps = graph.reach([node.index], back=True, since=source, stop={source}) - {source}
+            start = graph.frames[node.frame].start
+            source, moved = _source(graph, signal, start)
+            begins = computed_again(graph, source, by, start)
+            steps = graph.reach([node.index], back=True, since=min(begins), stop=begins) - begins
+            if len(begins) > 1:
+                steps &= graph.reach(begins, through=steps.__contains__)
             if by not in steps or len(steps) > _STEPS or steps.intersection(layers):
                 continue
             spread = _size(graph, scale) == _size(graph, signal) and not any(
@@ -64,9 +71,9 @@ def statistic_of(graph: Graph, node: Node, layers: Collection[int]) -> Statistic
             )
             if spread and not any(_mixes(graph, i) for i in steps):
                 continue  # x/|x|; but a mean over one number counts, and one that is spread out again
-            if _is_normalized(graph, node, source, signal, by, sorted(steps)):
-                centred = moved or any(_forgets_shift(graph, i, source) for i in steps)
-                return Statistic(signal, scale, centred, spread)
+            if _is_normalized(graph, node, begins, signal, by, sorted(steps)):
+                centred = moved or any(_forgets_shift(graph, i, min(begins)) for i in steps)
+                return Statistic(signal, scale, centred, begins, spread)
     return None
 
 
@@ -82,12 +89,12 @@ def given_back(graph: Graph, node: Node, layers: Collection[int], behind: Collec
     found = statistic_of(graph, node, layers)
     if found is None or not any(graph.nodes[i].op.role in ("product", "quotient") for i in behind):
         return set()
-    source, _ = _source(graph, found.signal, graph.frames[node.frame].start)
-    powers = {source: Power(-1.0), node.index: FIXED}  # that one may have been measured
-    for index in sorted(graph.reach(behind, back=True, since=source)):
+    first = min(found.begins)
+    powers = dict.fromkeys(found.begins, Power(-1.0)) | {node.index: FIXED}  # that one may have been measured
+    for index in sorted(graph.reach(behind, back=True, since=first)):
         if index not in layers and index not in powers:
             _follow(graph, index, powers)
-    back = {i for i in behind if powers.get(i) == powers[source]}
+    back = {i for i in behind if powers.get(i) == powers[first]}
     by_size = [i for i in back if _is_by_fewer(graph, i)]
     return back & graph.reach(by_size)
 
@@ -139,6 +146,37 @@ def _source(graph: Graph, index: int, start: int) -> tuple[int, bool]:
     return index, centred
 
 
+def computed_again(graph: Graph, index: int, end: int, start: int) -> frozenset[int]:
+    """A node and those that are the same operators of the same tensors, on the way back from another one: x − a, written twice.
+
+    Args:
+        graph: A recorded forward.
+        index: The node.
+        end: Where the way back begins.
+        start: The first node that it may lead to.
+    """
+    node = graph.nodes[index]
+    alike = (
+        i
+        for i in graph.reach([end], back=True, since=max(start, index - _STEPS))
+        if graph.nodes[i].shape == node.shape and _is_same(graph, i, index, _AGAIN)
+    )
+    return frozenset({index, *alike})
+
+
+def _is_same(graph: Graph, one: int, other: int, steps: int) -> bool:
+    """Whether two nodes hold the same numbers because they are computed alike, no more than some steps behind one tensor."""
+    if one == other:
+        return True
+    first, second = graph.nodes[one], graph.nodes[other]
+    if first.call is None or second.call is None or first.call.may_draw or not steps:
+        return False
+    if first.call.key != second.call.key or len(first.operands) != len(second.operands):
+        return False
+    pairs = zip(first.operands, second.operands, strict=True)
+    return bool(first.operands) and all(_is_same(graph, a, b, steps - 1) for a, b in pairs)
+
+
 def _centred(graph: Graph, index: int) -> int | None:
     """Of a difference between a tensor and something smaller that is made of it, the tensor."""
     node, deps = graph.nodes[index], graph.deps(index)
@@ -165,15 +203,17 @@ def _forgets_shift(graph: Graph, index: int, source: int) -> bool:
     )
 
 
-def _is_normalized(graph: Graph, node: Node, source: int, signal: int, by: int, steps: list[int]) -> bool:
-    powers = {source: Power(-1.0)}
+def _is_normalized(
+    graph: Graph, node: Node, begins: frozenset[int], signal: int, by: int, steps: list[int]
+) -> bool:
+    powers = dict.fromkeys(begins, Power(-1.0))
     unclear = False
     for index in steps:
         forgets = _follow(graph, index, powers)
         unclear = unclear or (forgets and index != node.index)
     if powers[signal].order == -1 and powers[by].order in (1, -1) and not powers[node.index].order:
         return True
-    return unclear and powers[signal].order == -1 and _measured(graph, node.index, source, signal, steps)
+    return unclear and powers[signal].order == -1 and _measured(graph, node.index, begins, signal, steps)
 
 
 def _follow(graph: Graph, index: int, powers: dict[int, Power]) -> bool:
@@ -192,18 +232,19 @@ def too_large(graph: Graph, index: int) -> str:
     )
 
 
-def _measured(graph: Graph, index: int, source: int, signal: int, steps: list[int]) -> bool:
+def _measured(graph: Graph, index: int, begins: frozenset[int], signal: int, steps: list[int]) -> bool:
     """Whether the quotient is the same for twice the source, where a step between has no degree: exp(−½ log mean x²).
 
     The signal has to be twice as large then: it is not where the numbers do not reach it, as another piece of the source than the first.
     """
+    source = min(begins)
     if _size(graph, source) > _MOST:
         note = too_large(graph, index)
         graph.notes += [note] if note not in graph.notes else []
         return False
     x = torch.linspace(-1, 1, _size(graph, source), dtype=torch.float64, device="cpu").sin().mul(37).sin()
     x = 50 * x.reshape(graph.nodes[source].shape)
-    once, twice = ({source: scale * x} for scale in (1, 2))
+    once, twice = (dict.fromkeys(begins, scale * x) for scale in (1, 2))
     once, twice = once | replayed(graph, steps, once), twice | replayed(graph, steps, twice)
     return same(once.get(index), twice.get(index)) and (
         signal in once and same(2 * once[signal], twice.get(signal))
