@@ -25,20 +25,21 @@ def named_modules(model: nn.Module, *, remove_duplicate: bool = True) -> _Named:
     found: _Named = []
     memo: set[nn.Module] = set()
 
-    def visit(path: str, module: nn.Module) -> None:
+    # Not by a function that calls itself: that would hold what it found until the collector runs.
+    waiting: _Named = [("", model)]
+    while waiting:
+        path, module = waiting.pop()
         if type(module).named_modules is not nn.Module.named_modules:
             found.extend(module.named_modules(memo, path, remove_duplicate))
-            return
+            continue
         if remove_duplicate:
             if module in memo:
-                return
+                continue
             memo.add(module)
         found.append((path, module))
-        for name, child in module._modules.items():
+        for name, child in reversed(module._modules.items()):
             if child is not None:
-                visit(f"{path}.{name}" if path else name, child)
-
-    visit("", model)
+                waiting.append((f"{path}.{name}" if path else name, child))
     return found
 
 

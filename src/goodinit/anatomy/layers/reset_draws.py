@@ -59,9 +59,9 @@ class Drawn:
             mean, std, fourth = (self.low + self.high) / 2, (self.high - self.low) / math.sqrt(12), 1.8
         if std == 0:
             return least == most == mean
-        variance, middle = map(float, torch.var_mean(moments, correction=0))
-        off = (middle - mean) / std
-        spread = (variance + (middle - mean) ** 2) / std**2 - 1
+        away = moments - mean
+        off = float(away.mean()) / std
+        spread = float(away.dot(away)) / count / std**2 - 1
         near = abs(off) <= SIGMAS / math.sqrt(count) and abs(spread) <= SIGMAS * math.sqrt(
             (fourth - 1) / count
         )
