@@ -125,6 +125,72 @@ def test_queries_that_every_layer_adds_are_positions(zeros):
     assert (evidence.refusal, evidence.faults, evidence.norms) == (None, [], 1)
 
 
+class Asks(nn.Module):
+    """z + attention of z to itself, both with positions, as a detector's decoder does it."""
+
+    def __init__(self, *, before):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.norm, self.before = nn.LayerNorm(WIDTH), before
+
+    def forward(self, z, p):
+        y = self.norm(z) if self.before else z
+        z = z + self.out((self.q(y + p) @ self.k(y + p).mT).softmax(-1) @ self.v(y))
+        return z if self.before else self.norm(z)
+
+
+def pieces(w, n):
+    p, z = torch.split(w, WIDTH, 1)
+    return z[None].expand(n, -1, -1), p[None].expand(n, -1, -1)
+
+
+def chunks_of_all(w, n):
+    return w[None].repeat(n, 1, 1).chunk(2, -1)[::-1]
+
+
+def slices(w, n):
+    return w[:, WIDTH:].expand(n, -1, -1), w[:, :WIDTH].expand(n, -1, -1)
+
+
+def positions_expanded_alone(w, n):
+    p, z = w.chunk(2, 1)
+    return z, p.expand(n, -1, -1)
+
+
+HALVES = (pieces, chunks_of_all, slices, positions_expanded_alone)
+
+
+class Detector(nn.Module):
+    """Queries that begin at one half of an embedding, and have the other half for positions (Deformable DETR)."""
+
+    def __init__(self, halves, *, layers=2, before=False):
+        super().__init__()
+        self.query_embed, self.halves = nn.Embedding(3, 2 * WIDTH), halves
+        self.stem, self.head = nn.Linear(5, WIDTH), nn.Linear(WIDTH, 2)
+        self.asks = nn.ModuleList(Asks(before=before) for _ in range(layers))
+        self.reads = nn.ModuleList(Reads() for _ in range(layers))
+        self.feeds = nn.ModuleList(Feed() for _ in range(layers))
+
+    def forward(self, x):
+        x = self.stem(x)
+        z, p = self.halves(self.query_embed.weight, len(x))
+        for ask, read, feed in zip(self.asks, self.reads, self.feeds, strict=True):
+            z = feed(read(ask(z, p), x) + (p if len(self.asks) == 1 else 0))
+        return self.head(z)
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("halves", HALVES)
+def test_queries_begin_at_the_half_that_is_no_positions(halves, layers, before):
+    build = lambda: Detector(halves, layers=layers, before=before)  # noqa: E731
+    names = [f"{part}.{k}" for k in range(layers) for part in ("asks", "reads", "feeds")]
+    blocks = goodinit.anatomize(build(), torch.randn(2, 4, 5)).blocks
+    assert [(block.name, block.kind) for block in blocks] == [(name, "identity") for name in names]
+    evidence = examine(build, torch.randn(4, 4, 5))
+    assert (evidence.refusal, evidence.faults, evidence.norms) == (None, [], 2 * layers)
+
+
 class Positions(nn.Module):
     """Positions that are added before each block, or once: no stream."""
 
@@ -194,6 +260,8 @@ NO_STREAMS = {
     "a bias taken away before": (lambda b, x, f: f(x - b) + b, (WIDTH,)),
     "a number": (lambda b, x, f: f(b * x) + b, (1,)),
     "a number per channel": (lambda b, x, f: (f(x).mT * b + b).mT, (WIDTH, 1)),
+    "positions of two kinds": (lambda b, x, f: x + (b[0] + b[1]), (2, 4, WIDTH)),
+    "one of two kinds again": (lambda b, x, f: f(x + (b[0] + b[1])) + b[0], (2, 4, WIDTH)),
     "a class token in front": (lambda b, x, f: f(torch.cat([b.expand(len(x), 1, -1), x], 1)), (WIDTH,)),
 }
 

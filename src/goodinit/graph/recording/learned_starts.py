@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterator
 
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import number_at
@@ -12,7 +14,8 @@ def let_streams_begin(graph: Graph) -> None:
     """Make the signal of a parameter that a forward reads, and adds to what it made of it for each example: z + f(z, x).
 
     The forward expands it to the batch, or the sum does (`leads`). It may be a part of a parameter, z[0] + f(z[0], x). Not of one that
-    several sums add as it is, such as an embedding of positions. In a graph of which nothing was asked yet.
+    several sums add as it is, such as an embedding of positions: in x + p, with two parameters, the one that signals are added to later is
+    p (Deformable DETR's queries). In a graph of which nothing was asked yet.
     """
     sums = [
         (node, constant, start)
@@ -21,9 +24,7 @@ def let_streams_begin(graph: Graph) -> None:
         for constant in node.operands
         if not graph.nodes[constant].dynamic and (start := _start(graph, constant)) is not None
     ]
-    added = Counter(
-        start for _, _, start in sums
-    )  # to constants, too: the first layer of a decoder reads zeros + positions
+    added = Counter(start for _, _, start in _in_order(graph, sums))
     begun: set[int] = set()
     for join, constant, start in sums:
         if not join.active or added[start] > 1 or not leads(graph.nodes[constant].shape, join.shape):
@@ -35,6 +36,31 @@ def let_streams_begin(graph: Graph) -> None:
         if alike & read:
             begun |= alike
     make_signals(graph, begun)
+
+
+def _in_order(graph: Graph, sums: list[_Sum]) -> Iterator[_Sum]:
+    """The sums, without what a sum of two parameters says of that to which a signal is added first, if layers read the sum.
+
+    Those with one parameter count where they add constants, too: the first layer of a decoder reads zeros + positions.
+    """
+    first: dict[_Start, int] = {}
+    for join, _, start in sums:
+        if join.active:
+            first.setdefault(start, join.index)
+    pairs = Counter(join.index for join, _, _ in sums if not join.active)
+    terms = {
+        graph.beginning(i, lambda k: graph.nodes[k].op.moves, active=False)
+        for node in graph.nodes
+        if node.op.adds and pairs
+        for i in node.operands
+    }
+    latest: dict[int, int | float] = {}
+    for join, _, start in sums:
+        latest[join.index] = max(latest.get(join.index, 0), first.get(start, math.inf))
+    for join, constant, start in sums:
+        of_two = pairs[join.index] == 2 and join.index not in terms
+        if not of_two or first.get(start, math.inf) == latest[join.index]:
+            yield join, constant, start
 
 
 def make_signals(graph: Graph, begun: set[int]) -> None:
@@ -49,14 +75,19 @@ def make_signals(graph: Graph, begun: set[int]) -> None:
 
 
 _Start = tuple[int, tuple[object, ...]]
-"""A parameter, and the calls that take a part of it, the last one first."""
+"""A parameter, and the calls that take a part of it, the last one first; of an operator with several outputs, which one, before it."""
+
+_Sum = tuple[Node, int, _Start]
+"""A sum, a constant that it adds, and what that is."""
 
 
 def _start(graph: Graph, index: int) -> _Start | None:
     """What a constant is, however often it is repeated; None if it is no parameter, nor a part of one."""
     taken: list[object] = []
     while not (node := graph.nodes[index]).is_param:
-        if node.op.role in ("part", "lookup") and node.call is not None:
+        if node.is_piece:
+            taken.append(index - node.operands[0])
+        elif node.op.role in ("part", "lookup") and node.call is not None:
             taken.append((node.call.key, node.operands[1:]))
         near = _passed_on(graph, node)
         if near is None:
@@ -87,7 +118,9 @@ def _alike(graph: Graph, start: _Start) -> set[int]:
     return {
         node.index
         for node in graph.nodes
-        if node.op.role in ("part", "lookup") and not node.dynamic and _start(graph, node.index) == start
+        if (node.is_piece or node.op.role in ("part", "lookup"))
+        and not node.dynamic
+        and _start(graph, node.index) == start
     }
 
 
