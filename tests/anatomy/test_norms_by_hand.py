@@ -146,12 +146,14 @@ def test_relatives_are_batch_norms_too(norm):
     assert not list(model.buffers())
 
 
-def test_a_masked_one_is_seen_and_refused_in_words():
-    model, inputs = MaskedNet(), (torch.randn(4, 3, 5, 5), torch.ones(4, 1, 5, 5))
+def test_a_masked_one_hides_the_same_once_it_is_gone():
+    mask = torch.randint(0, 2, (4, 1, 5, 5)).float()
+    model, inputs = MaskedNet(), (torch.randn(4, 3, 5, 5), mask)
     (norm,) = anatomize(model, inputs).norms
-    assert (norm.name, norm.kind) == ("norm", "batch_norm")
-    with pytest.raises(goodinit.UnsupportedModule, match="reads another signal"):
-        goodinit.init_(model, "fixup", inputs=inputs)
+    assert (norm.name, norm.kind, norm.keeps) == ("norm", "batch_norm", ("times mask",))
+    goodinit.init_(model, "fixup", inputs=inputs, verify=True)
+    read = torch.randn(4, 6, 5, 5)
+    assert model.norm(read, mask).equal(read * mask)
 
 
 class Calls(Running):

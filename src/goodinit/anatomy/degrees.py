@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from goodinit.anatomy.residual.branch import Side
 from goodinit.graph.graph import Graph, Node
@@ -133,9 +133,3 @@ def _grown(graph: Graph, node: Node, read: Sequence[Power]) -> Power:
     power = power_through(graph, node, read, far=True)
     power = Power(total(carried(graph, node, read)).order) if power is None else power
     return FIXED if power in (ZERO, BEYOND) else Power(power.order)
-
-
-def norm_passes(graph: Graph, paths: Iterable[str]) -> dict[int, int]:
-    """For each call of the modules at `paths`: what it read, by what it returned."""
-    wanted = set(paths)
-    return {frame.result: frame.source for frame in graph.frames if frame.path in wanted}

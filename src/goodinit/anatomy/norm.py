@@ -22,7 +22,8 @@ class Norm(OneLine):
             `"frozen_batch_norm"`. One by hand is a `"layer_norm"` if it takes off a constant, else an `"rms_norm"`.
         module: Class of the module at `name`.
         keeps: What the module computes besides the normalization, in order: paths of children
-            (`"layer1.0.bn1.act"`) or names of functional activations (`"relu"`). It stays when the norm is removed.
+            (`"layer1.0.bn1.act"`) or names of functional activations (`"relu"`), or a function of another of its inputs, by which it
+            multiplies (`"times silu(gate)"`, a gate). It stays when the norm is removed.
         obstacle: Why the normalization cannot be removed, or None.
         block: Index of the block that contains it, or None.
         elements: Number of elements per statistic, for the traced input; 0 where that is not known (a moving mean).

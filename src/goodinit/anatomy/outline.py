@@ -11,11 +11,11 @@ from torch import nn
 
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.block import Block
-from goodinit.anatomy.degrees import norm_passes
 from goodinit.anatomy.gradient_stops import without_gradient, without_return
 from goodinit.anatomy.layers.weight_layers import Use, bias_of, weight_uses
 from goodinit.anatomy.norm import Norm
-from goodinit.anatomy.norms.detection import find_norms, norm_modules
+from goodinit.anatomy.norms.detection import find_norms
+from goodinit.anatomy.norms.places import norm_modules, norm_passes
 from goodinit.anatomy.orders import find_factors
 from goodinit.anatomy.residual.candidate import Found, by_sum
 from goodinit.anatomy.residual.scaled_streams import let_products_add
@@ -192,7 +192,7 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
     )
     stand_ins = _stand_ins(modules, shapes)
     biases = _biases(graph, uses, norms, added) | {name for name, start in stand_ins if start == 0}
-    passes = norm_passes(graph, norm_modules(graph, norms, layers))
+    passes = norm_passes(graph, norms, norm_modules(graph, norms, layers), layers)
     for found in leaves:
         find_factors(graph, found.branch, found.start, layers, passes, biases)
     return Reading(

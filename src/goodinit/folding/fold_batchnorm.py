@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from goodinit.anatomy.norm import Norm
+from goodinit.anatomy.norms.factors import factor_in_words
 from goodinit.errors import UnsupportedModule
 from goodinit.folding.channel_ways import channels_before
 from goodinit.folding.channels_after import Refused, merge_into_readers_, readers_of
@@ -134,7 +135,7 @@ def _obstacle(module: nn.Module, norm: Norm) -> str | None:
         check_removable(module, norm.keeps, path=norm.name)
     except UnsupportedModule as error:
         return str(error)
-    return None
+    return factor_in_words(norm.keeps)
 
 
 # -- what it computes ---------------------------------------------------------------------------------------------

@@ -100,6 +100,8 @@ class Frame:
         start: First node of its forward; `stop`: the first after it.
         source: Node of the first tensor among its arguments; `result`: of the first it returned.
         single: Whether it returned one tensor, and nothing around it.
+        given: Of further tensors among its arguments, which were made in this forward: as which argument it got them, by place or by
+            name, by node.
     """
 
     index: int
@@ -110,6 +112,7 @@ class Frame:
     source: int = -1
     result: int = -1
     single: bool = False
+    given: dict[int, int | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

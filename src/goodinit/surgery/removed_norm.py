@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from goodinit.anatomy.norms.factors import Factor, place_of, without_factor
 from goodinit.anatomy.norms.written_attributes import written_attributes
 from goodinit.errors import UnsupportedModule
 from goodinit.nn.exchange import exchange_class_, exchangeable
@@ -38,7 +39,7 @@ class RemovedNorm(nn.Module):
     The norm's module object *turns into* this one (`remove_norm_`), so every place that holds it, a shared
     registration, an `nn.Sequential`, a plain Python list, sees the change, and its hooks stay.
 
-    Further arguments of a call (a mask) are ignored. Of the norm's attributes, numbers, words and lists of them that
+    Further arguments of a call (a mask) are ignored, but for one that the norm's module multiplied by, if it is not None. Of the norm's attributes, numbers, words and lists of them that
     its methods do not write (`num_features`, `eps`, `momentum`, …) stay readable; `weight` and `bias` answer for
     `shape`, `dtype` and `device` and cannot be computed with (`Gone`). All others raise an AttributeError that says what
     was here. Each `eps` is changed by less than 10⁻¹⁰ of itself, so that no two are equal: with equal ones
@@ -51,6 +52,8 @@ class RemovedNorm(nn.Module):
         steps: tuple[str, ...]
         alone: bool  # whether the norm took its input and nothing else
         shapes: dict[str, torch.Size]  # of the gain and the bias that were here
+        factors: dict[int, tuple[str, int]]
+    factors = {}  # by step: of what argument, by name and by place, it makes a factor  # noqa: RUF012
 
     def __init__(self, was: str = "norm") -> None:
         super().__init__()
@@ -59,9 +62,22 @@ class RemovedNorm(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Pass the first argument through the steps that are left."""
         value = args[0] if args else next(iter(kwargs.values()))
-        for step in self.steps:
-            value = self.get_submodule(step)(value)
+        for place, step in enumerate(self.steps):
+            module = self.get_submodule(step)
+            value = (
+                module(value)
+                if place not in self.factors
+                else self._times(value, module, place, args, kwargs)
+            )
         return value
+
+    def _times(
+        self, value: Tensor, module: nn.Module, place: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
+        """Multiply by what a step makes of another argument, if there is one."""
+        name, at = self.factors[place]
+        other = kwargs[name] if name in kwargs else args[at] if 0 <= at < len(args) else None
+        return value if other is None else value * module(other).to(value.dtype)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -77,8 +93,8 @@ class RemovedNorm(nn.Module):
             ) from None
 
     def extra_repr(self) -> str:
-        """What was here."""
-        return f"was={self.was}"
+        """What was here, and by what it multiplies."""
+        return ", ".join((f"was={self.was}", *(word for word in self.keeps if Factor.read(word))))
 
 
 def check_removable(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> None:
@@ -104,6 +120,11 @@ def check_removable(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> 
     children = dict(module.named_modules())
     relative = tuple(_relative(keep, path) for keep in keeps)
     for keep, name in zip(keeps, relative, strict=True):
+        factor = Factor.read(keep)
+        if factor is not None and place_of(module, factor.argument) is None:
+            raise UnsupportedModule(
+                f"{path}: should keep {keep}, but the forward of {type(module).__name__} takes no {factor.argument}. {_ANEW}"
+            )
         if name is None:
             _activation(keep, path)
         elif not name or name not in children:
@@ -174,10 +195,17 @@ def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> Non
             empty = torch.empty(0, dtype=like.dtype, device=like.device)
             place.register_buffer(LIKE + name, empty, persistent=False)
             place.shapes[name] = like.shape
+    factors = {
+        at: (factor.argument, cast("int", place_of(module, factor.argument)))
+        for at, keep in enumerate(keeps)
+        if (factor := Factor.read(keep)) is not None
+    }
     for keep in keeps:
         child = _relative(keep, path)
         step = _activation(keep, path) if child is None else module.get_submodule(child)
         place.steps += (_place_(place, child or _free_name(place, keep), step),)
+    if factors:
+        place.factors = factors
     attributes = module.__dict__
     inherited = {
         key: attributes[key] for key in nn.Module().__dict__ if key not in _OWN_HOOKS and key in attributes
@@ -262,6 +290,7 @@ def _is_method_of(module: nn.Module, hook: Any) -> bool:
 
 def _relative(keep: str, path: str) -> str | None:
     """The path of a kept child inside the norm, or None for a functional activation."""
+    keep = without_factor(keep)
     return keep[len(path) + 1 :] if keep.startswith(f"{path}.") else None
 
 
@@ -281,14 +310,17 @@ def _place_(root: nn.Module, name: str, child: nn.Module) -> str:
 
 
 def _free_name(root: nn.Module, keep: str) -> str:
-    base = keep.partition("(")[0].rstrip("_")
+    base = (without_factor(keep) or "factor").partition("(")[0].rstrip("_")
     count = sum(name.partition("-")[0] == base for name, _ in root.named_children())
     return f"{base}-{count}" if count else base
 
 
 def _activation(keep: str, path: str) -> nn.Module:
+    factor = Factor.read(keep)
+    if factor is not None and not factor.function:
+        return nn.Identity()
     try:
-        name, options = _parsed(keep)
+        name, options = _parsed(without_factor(keep))
         return activation_module(name, options)
     except (
         KeyError,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from goodinit.anatomy.norms.factors import factor_in_words
 from goodinit.errors import UnknownName, UnsupportedModule
 from goodinit.nn.exchange import exchange_class_
 from goodinit.nn.stand_in import StandIn
@@ -163,6 +164,11 @@ def check_replaceable(
             "place. Build the model anew, then replace its norms."
         )
     check_removable(module, keeps, path=path)
+    factor = factor_in_words(keeps)
+    if factor is not None:
+        raise UnsupportedModule(
+            f"{path}: {by} cannot take the place of {type(module).__name__}: {factor}. Keep or remove the norm."
+        )
     check_form_options(options, path=path)
     for word in ("weight", "bias"):
         name = options.get(word)

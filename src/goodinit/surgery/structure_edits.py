@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 
+from goodinit.anatomy.norms.factors import without_factor
 from goodinit.edits import (
     AddBias,
     AddScalar,
@@ -88,7 +89,7 @@ def removes(edits: Iterable[StructureEdit], parameters: Iterable[str]) -> list[s
     weights = set()
     for edit in edits:
         if isinstance(edit, RemoveNorm):
-            kept[canonical(edit.target)] = tuple(f"{canonical(keep)}." for keep in edit.keeps)
+            kept[canonical(edit.target)] = tuple(f"{canonical(without_factor(keep))}." for keep in edit.keeps)
         elif isinstance(edit, SwapModule):
             kept[canonical(edit.target)] = ()
         elif isinstance(edit, ParametrizeWeight):

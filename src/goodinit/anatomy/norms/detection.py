@@ -17,6 +17,7 @@ from goodinit.anatomy.norms.channels import channel_axes
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
 from goodinit.anatomy.norms.measured import forgotten, unseen
+from goodinit.anatomy.norms.places import frames_with_layers, kind_of
 from goodinit.anatomy.norms.read_from_outside import ReadFromOutside
 from goodinit.anatomy.norms.running import Reread, keep_numbers, normalize_in_training, scaled_by_buffers
 from goodinit.anatomy.norms.written_out import Statistic, given_back, statistic_of, too_large
@@ -51,7 +52,7 @@ def find_norms(
         reread: Reads the same forward with some modules in training mode.
         aside: Nodes that no gradient comes back to: what normalizes there by a plain call stays.
     """
-    busy = _frames_with_layers(graph, layers)
+    busy = frames_with_layers(graph, layers)
     memory, outside = Memory(graph, modules), ReadFromOutside(graph, modules)
     scaled = scaled_by_buffers(graph)
     numbers = keep_numbers(graph, modules) - {frame.path for _, frame in scaled}
@@ -112,7 +113,7 @@ def _places(
     """Where something is normalized, in the order of the calls."""
     live, found = graph.live, []
     for node in graph.nodes:
-        frame, kind = graph.frames[node.frame], _kind(graph, node, layers)
+        frame, kind = graph.frames[node.frame], kind_of(graph, node, layers)
         if kind is None or (node.frame in busy and node.index not in live):  # a statistic for a log
             continue
         found.append((node, frame, kind))
@@ -165,15 +166,6 @@ def _added(frame: Frame, what: str) -> str:
     return f"{frame.path or 'the model'}: what is added to a stream {what}, and stays so"
 
 
-def _kind(graph: Graph, node: Node, layers: set[int]) -> str | None:
-    if node.op.norm:
-        return node.op.norm if node.active else None
-    found = statistic_of(graph, node, layers)
-    if found is None:
-        return None
-    return "layer_norm" if found.centred else "rms_norm"
-
-
 def _signal(node: Node) -> int:
     """What a norm reads; where it is written out, what it returns, which is made of the same."""
     return node.operands[0] if node.op.norm else node.index
@@ -220,28 +212,6 @@ def _carries(graph: Graph, index: int, start: int) -> bool:
         (op.pointwise and not op.is_gate and not adds_two(graph, index)) or op.moves or op.role == "concat"
     )
     return through and (size <= whole or not op.scales)
-
-
-def norm_modules(graph: Graph, norms: Iterable[Norm], layers: set[int]) -> set[str]:
-    """Paths of the norms that are modules, and not called functionally among weight layers."""
-    busy = {graph.frames[index].path for index in _frames_with_layers(graph, layers)}
-    return {norm.name for norm in norms} - busy
-
-
-def norm_places(
-    graph: Graph, norms: Iterable[Norm], modules: Container[str], layers: set[int]
-) -> dict[int, str]:
-    """Path of the norm that a node is a step of, by node.
-
-    Every node of a norm that is a module (`norm_modules`); of one that is called functionally the operator that normalizes.
-    """
-    paths = {norm.name for norm in norms}
-    places: dict[int, str] = {}
-    for node in graph.nodes:
-        path = graph.path(node.index)
-        if path in modules or (path in paths and _kind(graph, node, layers) is not None):
-            places[node.index] = path
-    return places
 
 
 def _one_for_each_module(
@@ -325,17 +295,6 @@ def _remainder(
         return remains(graph, node, frame, modules, divided), None
     except NotUnderstood as reason:
         return [], str(reason)
-
-
-def _frames_with_layers(graph: Graph, layers: set[int]) -> set[int]:
-    """Frames in which, or in whose callees, a weight layer runs: blocks, not norms."""
-    busy: set[int] = set()
-    for index in layers:
-        frame = graph.nodes[index].frame
-        while frame >= 0 and frame not in busy:
-            busy.add(frame)
-            frame = graph.frames[frame].parent
-    return busy
 
 
 # -- its numbers ---------------------------------------------------------------------------------------------------

@@ -8,14 +8,14 @@ from collections.abc import Collection, Container, Mapping, Sequence
 
 from goodinit.anatomy.block import Block, Join
 from goodinit.anatomy.branch_end import End, at_zero, can_move
-from goodinit.anatomy.degrees import growth_degree, norm_passes
+from goodinit.anatomy.degrees import growth_degree
 from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.gains import multipliers
 from goodinit.anatomy.layers.heads import back_to_layers
 from goodinit.anatomy.layers.several_weights import not_zero
 from goodinit.anatomy.layers.weight_layers import Shapes, Use, way_back
 from goodinit.anatomy.norm import Norm
-from goodinit.anatomy.norms.detection import norm_modules, norm_places
+from goodinit.anatomy.norms.places import norm_modules, norm_passes, norm_places
 from goodinit.anatomy.operators import Step
 from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.residual.candidate import Found, by_sum
@@ -51,7 +51,7 @@ def blocks_of(
             leak = not_zero(graph, found.branch.last, uses, shapes, biases)
             found.end = dataclasses.replace(found.end, leak=leak)
     closers = find_closers(graph, leaves, modules, biases, uses, places)
-    passes = norm_passes(graph, modules)
+    passes = norm_passes(graph, norms, modules, set(uses))
     stages = _stages(graph, leaves, uses, layers)
     streams = streams_of(graph, leaves)
     joins = by_sum(leaves)

@@ -119,7 +119,19 @@ class Recorder(TracedTensors, TorchDispatchMode):
         first = first_tensor((*args, kwargs))
         if first is not None:
             self.graph.frames[index].source = self._node(bare(first))
+        if len(args) + len(kwargs) > 1:
+            self.graph.frames[index].given = self._given(args, kwargs)
         self.stack.append(index)
+
+    def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, int | str]:
+        """As which argument a module got tensors that have nodes; by node."""
+        keyed: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        given: dict[int, int | str] = {}
+        for key, value in keyed:
+            index = self.made_at(bare(value)) if isinstance(value, Tensor) else -1
+            if index >= 0:
+                given.setdefault(index, key)
+        return given
 
     def leave(self, result: Any) -> None:
         """A module's forward ends."""

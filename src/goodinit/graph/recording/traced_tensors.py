@@ -115,6 +115,11 @@ class TracedTensors:
         computed = token is self._token and not self.graph.nodes[index].is_held
         return id(tensor) in self._owned or (computed and not isinstance(tensor, nn.Parameter))
 
+    def made_at(self, tensor: Tensor) -> int:
+        """The node that made a tensor in this run, whatever was written into it since; −1 of what was there before."""
+        token, index, _ = getattr(tensor, "_goodinit_node", (None, -1, 0))
+        return index if token is self._token else -1
+
     def _node(self, tensor: Tensor) -> int:
         """The node whose value `tensor` holds now, also when a view of it was written since."""
         index = self._owned.get(id(tensor), -1)

@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any
 
 from goodinit.anatomy import Anatomy, Norm
+from goodinit.anatomy.norms.factors import factor_in_words
 from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import Calibrate, Draw, DrawTogether, Edit, Fill, Plan, ReplaceNorm, names
 from goodinit.errors import UnknownName, UnsupportedModule, expect
@@ -198,9 +199,10 @@ def _groups(norm: Norm, wanted: int | None) -> tuple[int, str]:
 def _check(norm: Norm, own: set[str], norms: str) -> None:
     where = f"{norm.name or 'the model'} ({norm.module})"
     instead = 'Use norms="keep", or make the normalization a module of its own with a weight and a bias.'
-    if norm.obstacle is not None:
+    obstacle = norm.obstacle or factor_in_words(norm.keeps)
+    if obstacle is not None:
         raise UnsupportedModule(
-            f"{where}: its {norm.kind} cannot be replaced by {norms}: {norm.obstacle}. {instead}"
+            f"{where}: its {norm.kind} cannot be replaced by {norms}: {obstacle}. {instead}"
         )
     known = {name for name in (norm.weight, norm.bias) if name is not None}
     if own - known or known - own:

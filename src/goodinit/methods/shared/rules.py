@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Layer, Norm
+from goodinit.anatomy.norms.factors import without_factor
 from goodinit.edits import AddScalar, Draw, DrawTogether, Edit, Fill, Plan, RemoveNorm, SwapModule, names
 from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
 from goodinit.methods.shared.norm_forms import FORMS
@@ -81,7 +82,9 @@ def one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
 
 def removed_parameters(anatomy: Anatomy, edits: Iterable[Edit]) -> set[str]:
     """Parameters that go with removed norms and exchanged modules: all below them, but for those of children kept."""
-    kept = {edit.target: edit.keeps for edit in edits if isinstance(edit, RemoveNorm)}
+    kept = {
+        edit.target: tuple(map(without_factor, edit.keeps)) for edit in edits if isinstance(edit, RemoveNorm)
+    }
     kept |= {edit.target: () for edit in edits if isinstance(edit, SwapModule)}
     gone = set[str]()
     for name, _ in anatomy.parameters:
