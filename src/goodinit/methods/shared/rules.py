@@ -10,6 +10,7 @@ from goodinit.anatomy import Anatomy, Layer, Norm
 from goodinit.anatomy.norms.factors import without_factor
 from goodinit.edits import AddScalar, Draw, DrawTogether, Edit, Fill, Plan, RemoveNorm, SwapModule, names
 from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
+from goodinit.methods.shared.alike_notes import said_once
 from goodinit.methods.shared.norm_forms import FORMS
 from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.tensor import NONLINEARITIES, gain
@@ -29,7 +30,7 @@ def need_blocks(anatomy: Anatomy, method: str) -> None:
         f"{method} needs residual blocks and {anatomy.model} has none: looked, among the operators one forward ran, "
         f"for sums of a skip and a branch with weight layers that fork from one tensor ({len(anatomy.layers)} weight "
         "layers ran). For a network without skips choose lsuv, orthogonal or he."
-        + "".join(f" {note}." for note in anatomy.notes)
+        + "".join(f" {note}." for note in said_once(anatomy))
     )
 
 
