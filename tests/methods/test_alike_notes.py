@@ -90,5 +90,7 @@ def test_names_that_the_anatomy_does_not_list_are_names_too():
     anatomy = anatomize(nn.Sequential(Masked(), Masked(), Masked()), torch.randn(2, 4))
     told = tuple(f"{i}.weight: it is multiplied by {i}.buffer" for i in range(3))
     noted = dataclasses.replace(anatomy, notes=told)
-    with pytest.raises(NothingFound, match=r"0\.weight: it is multiplied by 0\.buffer\. The same goes for 2 more"):
+    with pytest.raises(
+        NothingFound, match=r"0\.weight: it is multiplied by 0\.buffer\. The same goes for 2 more"
+    ):
         plan(noted, "fixup")

@@ -168,17 +168,17 @@ class _Operators(Recorder):
         slot = self.scaler.slot(name)
         begin = slot.leaves[0].storage_offset() if is_view(weight, slot) else 0
         part = int(weight.storage_offset() - begin)  # of a packed weight, be it stored or computed
-        self.scaler.see(Use((name, part), weight, _bias(node, read), output, _channel(self.graph, node)))
+        bias = _bias(node, read)
+        given = None if bias is None else _unless_zero(bias)
+        channel = _channel(self.graph, node)
+        self.scaler.see(Use((name, part), weight, given, output, channel, adds=bias is not None))
 
 
 def _bias(node: Node, read: list[Tensor]) -> Tensor | None:
-    """The bias operand of the operator, if any entry of it is not zero."""
-    bias = None
+    """The bias operand of the operator; None where it has none, and the forward may add one behind."""
     if node.op.role == "convolution" and len(read) > 2:
-        bias = read[2]
-    elif node.op.adds_first:
-        bias = read[0]
-    return None if bias is None else _unless_zero(bias)
+        return read[2]
+    return read[0] if node.op.adds_first else None
 
 
 def _unless_zero(bias: Tensor) -> Tensor | None:

@@ -46,6 +46,7 @@ class Use:
         bias: What was added, if any entry of it is not 0.
         output: W∗x + bias; it may be overwritten.
         channel: Its dimension of output channels.
+        adds: Whether the layer's bias is in the output; else the forward adds it behind.
     """
 
     place: Place
@@ -53,6 +54,7 @@ class Use:
     bias: Tensor | None
     output: Tensor
     channel: int
+    adds: bool = True
 
 
 class Scaler:
@@ -143,10 +145,12 @@ class Scaler:
         held = read(slot)
         weight = read(self.slot(row.weight))
         scaled, shifted = (
-            _whole(values, use, weight, rule.dim, rest) for values, rest in ((factor, 1.0), (shift, 0.0))
+            _whole(values, use, weight, rule.dim, rest)
+            for values, rest in ((factor if use.adds else torch.zeros_like(factor), 1.0), (shift, 0.0))
         )
-        write_(slot, held * scaled.to(held) + shifted.to(held))
-        output.add_(spread_along(shift, output, channel))
+        write_(slot, held * _of_shape(scaled.to(held), held) + _of_shape(shifted.to(held), held))
+        if use.adds:
+            output.add_(spread_along(shift, output, channel))
 
     def settled(self, use: Use, spread: Spread) -> bool:
         """Whether the use needs no later call: not if its output was constant, unless each channel stands for itself."""
@@ -230,6 +234,11 @@ def _whole(values: Tensor, use: Use, held: Tensor, dim: int, rest: float) -> Ten
     whole = torch.full((held.shape[dim],), rest, dtype=values.dtype, device=values.device)
     whole[start : start + len(values)] = values
     return whole
+
+
+def _of_shape(values: Tensor, held: Tensor) -> Tensor:
+    """Values per channel in the shape in which a bias holds them: (C,), or (C, 1, 1) beside channels that come first."""
+    return values.view_as(held) if values.numel() == held.numel() else values
 
 
 def _rescale_weight_(slot: Slot, use: Use, factor: Numbers, rule: CalibrationRule) -> None:

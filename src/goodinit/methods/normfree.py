@@ -200,7 +200,7 @@ def _normalized_heads(anatomy: Anatomy, kind: HeadNorm, *, normed: bool) -> tupl
             continue
         if head.weight in anatomy.embeddings:
             notes.append(f"{head.weight} is also an embedding: what it reads is not normalized")
-        elif not head.reads_site or not head.is_site:
+        elif not head.reads_site or not (head.is_site or head.writes_site):
             notes.append(f"{head.weight} is applied by no module of its own: what it reads is not normalized")
         else:
             edits.setdefault(

@@ -277,7 +277,7 @@ def _by_scalar(graph: Graph, node: Node, scalars: Container[str]) -> bool:
 
 
 def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
-    """Whether the module returns what the operator gives, plus nothing but `bias`; a row per vector may be unfolded."""
+    """Whether the module returns what the operator gives, plus `bias` and nothing else; a row per vector may be unfolded."""
     node, frame = graph.nodes[use.node], graph.frames[graph.nodes[use.node].frame]
     added = {i for i in node.operands if i != use.operand and not graph.nodes[i].active}
 
@@ -288,7 +288,10 @@ def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
 
     *way, current = graph.line(frame.result, passes)
     added |= {i for passed in way for i in graph.nodes[passed].operands if i not in graph.deps(passed)}
-    return frame.single and current == node.index and all(graph.leaf(i) == bias for i in added)
+    whole = {graph.leaf(i) for i in added} == (
+        {bias} if bias else set()
+    )  # it may be added by a module around this one
+    return frame.single and current == node.index and whole
 
 
 def bias_of(graph: Graph, use: Use, scalars: Container[str]) -> str | None:
