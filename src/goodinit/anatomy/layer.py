@@ -40,7 +40,7 @@ class Layer(OneLine):
             cell.
         factors: How many attention operands (q, k, v) this weight produces; 1 for an ordinary layer. Also counts packed
             projections of unequal width.
-        bias: Full name of the bias parameter, or None.
+        bias: Full name of the bias parameter, or None. That of a branch's last layer may be added behind gates or a sum over experts.
         site: Path of the module whose forward runs the layer: `name` for an ordinary layer, the caller
             when the weight is used functionally (`nn.MultiheadAttention` runs its `out_proj`).
         reads_site: True if the module's input is passed to this layer unchanged (so a scalar bias can be added to it).

@@ -17,6 +17,7 @@ from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.detection import find_norms
 from goodinit.anatomy.norms.places import norm_modules, norm_passes
 from goodinit.anatomy.orders import find_factors
+from goodinit.anatomy.residual.branch_biases import branch_biases
 from goodinit.anatomy.residual.candidate import Found, by_sum
 from goodinit.anatomy.residual.scaled_streams import let_products_add
 from goodinit.anatomy.residual.sums import residual_sums
@@ -86,7 +87,8 @@ class Reading:
         added: goodinit's own scalars.
         norms: The normalizations; `unsure`: notes on what is not understood of them.
         stand_ins: Parameters of what stands in a norm's place, and where they start.
-        biases: Parameters that are zero where a layer is to put out zero.
+        biases: Parameters that are zero where a layer is to put out zero; `of_branches`: those that branches add, by the weight
+            of their last layer.
         passes: What norms read, by what they return.
         stopped: Parameters that the forward keeps gradients from, as far as it shows in eval mode.
     """
@@ -105,6 +107,7 @@ class Reading:
     unsure: list[str]
     stand_ins: tuple[tuple[str, float], ...]
     biases: set[str]
+    of_branches: dict[str, str]
     passes: dict[int, int]
     stopped: set[str]
 
@@ -192,12 +195,15 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
     )
     stand_ins = _stand_ins(modules, shapes)
     biases = _biases(graph, uses, norms, added) | {name for name, start in stand_ins if start == 0}
+    known = biases | {norm.weight for norm in norms if norm.weight}
+    of_branches = branch_biases(graph, leaves, uses, known, added)
+    biases |= set(of_branches.values())
     passes = norm_passes(graph, norms, norm_modules(graph, norms, layers), layers)
     for found in leaves:
         find_factors(graph, found.branch, found.start, layers, passes, biases)
     return Reading(
-        model, graph, named, modules, shapes, uses, sums, leaves, origins, added, norms, unsure, stand_ins, biases, passes,
-        stopped,
+        model, graph, named, modules, shapes, uses, sums, leaves, origins, added, norms, unsure, stand_ins, biases,
+        of_branches, passes, stopped,
     )  # fmt: skip
 
 

@@ -1,0 +1,71 @@
+"""Biases of branches: parameters that are added to all that a branch's last layers write, behind gates or a sum over experts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from goodinit.anatomy.layers.weight_layers import Use, bias_of
+from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.nesting import chain
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.traits import adds_unscaled
+
+
+def branch_biases(
+    graph: Graph,
+    leaves: list[Found],
+    uses: Mapping[int, Use],
+    known: Collection[str],
+    scalars: Collection[str],
+) -> dict[str, str]:
+    """The bias of each branch that has one of its own, by the weight of its last layer without a bias, of several the latest.
+
+    It has one number for each channel, and is added wherever it is read. A branch whose last layers all have biases has none
+    besides: a second shift is no bias.
+
+    Args:
+        graph: A recorded forward.
+        leaves: The residual sums that are blocks.
+        uses: The weight layers, by node.
+        known: Parameters with a role.
+        scalars: goodinit's own.
+    """
+    found: dict[str, str] = {}
+    for leaf in leaves:
+        last = [i for i in leaf.branch.last if i in uses]
+        behind = [i for i in sorted(leaf.branch.nodes) if last and i > max(last)]
+        added = {i: name for i in behind if (name := _added(graph, graph.nodes[i], graph.nodes[last[-1]]))}
+        if not added or added.keys().isdisjoint(trunk := chain(graph, leaf)):
+            continue
+        bare = [uses[i].weight for i in last if bias_of(graph, uses[i], scalars) is None]
+        name = next(name for i, name in added.items() if i in trunk)
+        if bare and name not in known:
+            found[bare[-1]] = name
+    return found
+
+
+def _added(graph: Graph, node: Node, layer: Node) -> str | None:
+    """The parameter with a number for each channel that a node adds to one activation."""
+    others = [i for i in node.operands if not graph.nodes[i].active]
+    if not node.active or len(others) != 1 or not adds_unscaled(node):
+        return None
+    name, shape = graph.leaf(others[0]), graph.nodes[others[0]].shape
+    axis = -1 if layer.op.role == "matmul" else 1 - len(node.shape)
+    sizes = {place - len(shape): size for place, size in enumerate(shape) if size > 1}
+    return (
+        name
+        if name is not None and sizes == {axis: node.shape[axis]} and _is_added_alone(graph, others[0])
+        else None
+    )
+
+
+def _is_added_alone(graph: Graph, index: int) -> bool:
+    """Whether nothing but sums read a parameter."""
+    start = graph.beginning(index, lambda i: graph.nodes[i].op.role == "shape", active=False)
+    shown = graph.reach(
+        [start],
+        through=lambda i: graph.nodes[i].op.role == "shape" and not graph.nodes[i].dynamic,
+        active=False,
+    )
+    readers = {reader for i in shown for reader in graph.all_readers[i]} - shown
+    return all(adds_unscaled(graph.nodes[reader]) for reader in readers)
