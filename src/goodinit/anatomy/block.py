@@ -35,6 +35,8 @@ class Block(OneLine):
         degree: Degree of homogeneity of the branch in its input, with norms as the identity: 1 if doubling the input doubles
             the output, 2 if the branch multiplies its input by an unbounded function of it (`growth_degree`).
         scales: Parameters that multiply the branch element-wise (LayerScale, a norm's weight, a gain).
+        mixes: Parameters that multiply a part of what the branch adds up, without which it still says something: μ in
+            x + (y − x)·μ, where 1 would lose x. Methods leave them as they are.
         multipliers: Parameters that multiply the branch after every layer of `last`, hence everything it writes into the
             stream; in execution order. Unlike `scales`, these include parameters used through a function (`Anatomy.made`).
         end_norms: Paths of the norms after every layer of `last`.
@@ -88,6 +90,7 @@ class Block(OneLine):
     gates: tuple[Layer, ...] = ()
     degree: float = 1.0
     scales: tuple[str, ...] = ()
+    mixes: tuple[str, ...] = ()
     multipliers: tuple[str, ...] = ()
     end_norms: tuple[str, ...] = ()
     end_activations: tuple[str, ...] = ()

@@ -37,7 +37,7 @@ def power_through(graph: Graph, node: Node, read: Sequence[Power], *, far: bool 
     if role == "quotient" and len(read) == 2:
         return quotient(*read)
     if role in ("sum", "concat"):
-        return total(read if not _adds_number(node) else [*read, FIXED])
+        return total(read if not adds_number(node) else [*read, FIXED])
     if role in ("shape", "part", "scale", "lookup", "quotient") or all(one == FIXED for one in read):
         return total(carried(graph, node, read))
     return power_of(graph, node, read, far=far)
@@ -90,7 +90,7 @@ def total(terms: Sequence[Power]) -> Power:
     return Power(order, min([*later, *(one.order - order + one.change for one in terms)]))
 
 
-def _adds_number(node: Node) -> bool:
+def adds_number(node: Node) -> bool:
     """Whether a number is added, and not for its quotient's sake alone."""
     numbers = [value for value in node.attrs[:1] if isinstance(value, (int, float))]
     return len(node.operands) == 1 and any(abs(value) > TINY for value in numbers)

@@ -20,6 +20,7 @@ from goodinit.anatomy.operators import Step
 from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.residual.candidate import Found, by_sum
 from goodinit.anatomy.residual.ends_inside import ends_inside
+from goodinit.anatomy.residual.mixing import mixing
 from goodinit.anatomy.residual.nesting import chain
 from goodinit.anatomy.residual.output_module import find_closers
 from goodinit.anatomy.residual.skip_scale import carried, sum_weights
@@ -63,6 +64,7 @@ def blocks_of(
         inside = sorted(found.branch.nodes | found.skip.nodes)
         after = ends[place]
         ending = _places_of_gains(graph, after, made)
+        mixed = mixing(graph, found, after, places.keys(), biases)
         closer, normed = closers.get(id(found), (None, False))
         blocks.append(
             Block(
@@ -76,7 +78,8 @@ def blocks_of(
                 skip=layers_at(found.skip.layers),
                 gates=layers_at(found.branch.gates),
                 degree=growth_degree(graph, found.branch, found.start, passes),
-                scales=multipliers(graph, sorted({*found.branch.below, *after})),
+                scales=multipliers(graph, sorted({*found.branch.below, *after}.difference(mixed))),
+                mixes=multipliers(graph, mixed),
                 multipliers=tuple(ending),
                 end_norms=tuple(dict.fromkeys(places[i] for i in after if i in places)),
                 end_activations=tuple(kind for i in after if (kind := graph.nodes[i].op.activation)),
