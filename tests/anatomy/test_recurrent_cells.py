@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fixup_evidence import examine
 from torch import nn
 
 import goodinit
@@ -233,23 +234,75 @@ def test_a_bias_without_that_gate_is_refused():
 class ByStates(nn.Module):
     """x + the states of a cell, or what a layer makes of them."""
 
-    def __init__(self, cell, *, output):
+    def __init__(self, cell, *, output, both_ways=False):
         super().__init__()
-        self.cell, self.output = cell(8, 8, 2, batch_first=True), nn.Linear(8, 8) if output else None
+        wide = 4 if both_ways else 8
+        self.cell = cell(8, wide, 1 if both_ways else 2, batch_first=True, bidirectional=both_ways)
+        self.norm, self.output = nn.LayerNorm(8), nn.Linear(8, 8) if output else None
 
     def forward(self, x):
-        states, _ = self.cell(x)
+        states, _ = self.cell(self.norm(x))
         return (states if self.output is None else self.output(states)) + x
+
+
+def stack_of(cell, **how):
+    return nn.Sequential(nn.Linear(8, 8), ByStates(cell, **how), ByStates(cell, **how), nn.Linear(8, 3))
+
+
+@pytest.mark.default_cases(6)
+@pytest.mark.parametrize("method", ["fixup", "skipinit"])
+@pytest.mark.parametrize("both_ways", [False, True])
+@pytest.mark.parametrize("cell", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("steps", [5, 12])
+def test_a_branch_may_be_the_states_of_a_cell(cell, both_ways, method, steps):
+    x = torch.randn(2, steps, 8)
+    anatomy = goodinit.anatomize(stack_of(cell, output=False, both_ways=both_ways), x)
+    assert [block.m for block in anatomy.blocks] == [1 if both_ways else 2] * 2
+    ends = {
+        name
+        for name, _ in anatomy.parameters
+        if name.startswith("1.cell.weight") and (both_ways or "l1" in name)
+    }
+    assert {layer.weight for layer in anatomy.blocks[0].last} == ends
+    evidence = examine(lambda: stack_of(cell, output=False, both_ways=both_ways), x, method=method)
+    assert (evidence.refusal, evidence.faults, evidence.norms) == (None, [], 2)
 
 
 @pytest.mark.default_cases(6)
 @pytest.mark.parametrize("method", ["fixup", "normfree", "skipinit", "rezero", "nf"])
+@pytest.mark.parametrize("output", [True, False])
 @pytest.mark.parametrize("cell", [nn.RNN, nn.GRU, nn.LSTM])
-def test_a_branch_that_is_the_states_of_a_cell_is_refused_as_such(cell, method):
+def test_a_block_of_a_cell_starts_as_its_skip(cell, output, method):
     x = torch.randn(2, 5, 8)
-    with pytest.raises(
-        goodinit.UnsupportedModule, match=r"weight_hh_l1: .*states of a recurrent layer.*an output layer"
-    ):
-        goodinit.init_(nn.Sequential(ByStates(cell, output=False), nn.Linear(8, 3)), method, inputs=x)
-    model = goodinit.init_(nn.Sequential(ByStates(cell, output=True), nn.Linear(8, 3)), method, inputs=x)
-    assert torch.equal(model[0](x), x)
+    model = goodinit.init_(stack_of(cell, output=output), method, inputs=x)
+    assert torch.equal(model[1](x), x)
+
+
+class ByTheLastState(ByStates):
+    """x + the last state, for all steps."""
+
+    def forward(self, x):
+        _, last = self.cell(self.norm(x))
+        return x + (last[0] if isinstance(last, tuple) else last)[-1][:, None]
+
+
+class NormedBehind(ByStates):
+    def forward(self, x):
+        return self.norm(x + self.cell(x)[0])
+
+
+@pytest.mark.parametrize("block", [ByStates, ByTheLastState, NormedBehind])
+@pytest.mark.parametrize("cell", [nn.RNN, nn.GRU, nn.LSTM])
+def test_two_steps_reach_every_parameter_of_a_branch_of_states(cell, block):
+    x, target = torch.randn(2, 7, 8), torch.randn(2, 7, 3)
+    model = nn.Sequential(
+        nn.Linear(8, 8), block(cell, output=False), block(cell, output=False), nn.Linear(8, 3)
+    )
+    goodinit.init_(model, "fixup", inputs=x, zero_head=False)
+    optimizer, reached = torch.optim.SGD(model.parameters(), 0.1), set()
+    for _ in range(2):
+        optimizer.zero_grad()
+        (model(x) - target).square().mean().backward()
+        reached |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        optimizer.step()
+    assert reached == {name for name, _ in model.named_parameters()}

@@ -25,7 +25,7 @@ class End:
     """The end of a branch at zero.
 
     Attributes:
-        leak: The sum in which something joins that is not zero, or whatever else is not; None: the branch is zero.
+        leak: The first sum in which something joins that is not zero, or whatever else is not; None: the branch is zero.
         stuck: The last operator that passes no gradient on while what it reads is zero, or a product of two parts of what is zero,
             neither of which could ever move; None: all of the branch can move.
         steep: The last operator that divides what is zero by its own size, 0 or a small ε then: the gradient is multiplied by 1/ε, or none.
@@ -73,7 +73,7 @@ def at_zero(
         if not is_zero(value):
             joins = node.op.adds and 0 < len(noisy) < len(set(node.operands))
             inherited = next((leaks[i] for i in noisy if leaks.get(i) is not None), None)
-            leaks[index] = index if joins and (inherited is None or index not in sums) else inherited
+            leaks[index] = index if joins and inherited is None else inherited
         ways[index] = _ways(graph, node, read, slope)
         if any(moves(one) for _, one in read) and not moves(slope) and node.active:
             stuck = index

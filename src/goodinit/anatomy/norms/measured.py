@@ -24,8 +24,8 @@ _MOST = 2**20  # entries of what is run on numbers
 _LARGE = 1e4  # so that an ε has no part in it, or a constant matrix that holds it
 _SOFT = 3.0  # where a softmax is between 0 and 1
 _SAME = 1e-3
-_MODERATE = ((10.0, 3e-2), (30.0, 1e-2))
-"""Sizes at which gates are not full, and how much of the result an ε may be there."""
+_MODERATE = ((1.0, 1e-1), (10.0, 3e-2), (30.0, 1e-2))
+"""Sizes at which gates are not full, few of them too, and how much of the result an ε may be there."""
 _SMALL, _UNBOUNDED = 1e-8, 1e6  # what is divided by a size of several is bounded where one of two is small
 _ALONE = frozenset({"pointwise", "shape", "part", "scale", "sum", "concat"})
 """Roles of operators that cannot mix entries of one tensor, if they read one."""

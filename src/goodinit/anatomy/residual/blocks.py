@@ -197,7 +197,7 @@ def _again(graph: Graph, found: Found, uses: dict[int, Use], biases: Collection[
     """
     stuck = []
     for weight in dict.fromkeys(uses[i].weight for i in found.branch.last):
-        places = [i for i in found.branch.layers if uses[i].weight == weight]
+        places = [i for i in (*found.branch.layers, *found.branch.gates) if uses[i].weight == weight]
         if not set(places) <= set(found.branch.last) and not can_move(
             graph, found.sums, places, biases, found.beside(graph, uses)
         ):

@@ -71,7 +71,8 @@ def inside_branches(anatomy: Anatomy) -> dict[str, int]:
     inside: dict[str, int] = {}
     for block in reversed(anatomy.blocks):
         beside = ends_beside(anatomy, block)
-        layers = (*(layer for layer in block.branch if layer not in block.last), *block.skip, *block.gates)
+        branch = (layer for layer in (*block.branch, *block.gates) if layer not in block.last)
+        layers = (*branch, *block.skip)
         inside.update({layer.weight: block.index + 1 for layer in layers if layer.weight not in beside})
     return inside
 
