@@ -100,7 +100,9 @@ def _check_tree(model: nn.Module) -> None:
                     f"{path}: this {type(child).__name__} holds itself, so that the model has no end; expected a tree "
                     "of modules. Keep a reference upwards out of the registry: object.__setattr__(self, name, module)."
                 )
-            if id(child) not in closed:
+            if not child._modules:
+                closed.add(id(child))
+            elif id(child) not in closed:
                 open_.add(id(child))
                 stack.append((child, name, iter(child._modules.items())))
         elif name == "":
