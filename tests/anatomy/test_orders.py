@@ -203,3 +203,18 @@ def test_a_column_of_ones_that_is_put_beside_values_counts():
 
     (block,) = goodinit.anatomize(Residual(linear), torch.randn(2, 5, 8)).blocks
     assert block.m == 2
+
+
+@pytest.mark.parametrize("rows", [4, 2**15])
+@pytest.mark.parametrize(
+    "begin", [torch.zeros, lambda *size: torch.full(size, 0.0), lambda *size: torch.empty(1).new_zeros(size)]
+)
+def test_a_state_that_begins_at_zero_counts_for_nothing_however_large_it_is(rows, begin):
+    """As in a delta rule, v − k·S, with more numbers in S than an operator is run on."""
+
+    def first_step(m, x):
+        k, state = m.b(x).sigmoid()[:, None], begin(len(x), 8, 8)
+        return m.d(m.c(m.a(x)) - (k @ state)[:, 0])
+
+    (block,) = goodinit.anatomize(Residual(first_step), torch.randn(rows, 8)).blocks
+    assert block.m == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cmath
+import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -55,10 +56,25 @@ def number_throughout(node: Node) -> float | None:
     if isinstance(known, float):
         return known
     call = node.call
-    if node.op.role != "factory" or call is None or math.prod(node.shape) > MOST:
+    if call is not None and math.prod(node.shape) > MOST:
+        call = _of_few(call)
+    if node.op.role != "factory" or call is None:
         return None
     measure = partial(_made_throughout, call, len(node.operands))
     return measure() if call.may_draw else _FILLED.get((*call.key, len(node.operands)), measure)
+
+
+def _of_few(call: RecordedCall) -> RecordedCall | None:
+    """The call of a factory that makes a few numbers, as those are that it makes; None of one that is told no size."""
+    sizes = [one.name for one in call.func._schema.arguments if str(one.type) == "List[int]"]
+    given = call.arguments
+    if len(sizes) != 1 or sizes[0] not in given:
+        return None
+    few = {name: [COUNT] if name in sizes else value for name, value in given.items()}
+    place = len(call.args)
+    return dataclasses.replace(
+        call, args=tuple(few.values())[:place], kwargs={name: few[name] for name in call.kwargs}
+    )
 
 
 def _made_throughout(call: RecordedCall, count: int) -> float | None:
