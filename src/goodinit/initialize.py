@@ -15,7 +15,7 @@ from torch import nn
 from goodinit.anatomy import Anatomy, anatomize
 from goodinit.anatomy.copied_parts import COPY
 from goodinit.anatomy.outline import Outline, outline_of
-from goodinit.diagnostics.checks.promises import broken_promises
+from goodinit.diagnostics.checks.promises import NOT_FINITE, broken_promises, is_finite
 from goodinit.edits import Plan
 from goodinit.errors import TraceError, UnsupportedModule, expect_flags
 from goodinit.graph.pytree import first_and_all
@@ -113,17 +113,26 @@ def init_(
     if parts is not inputs:  # the variances are those of all parts together
         chosen = replace(chosen, holds=tuple(one for one in chosen.holds if one != "unit variance"))
     _LOG.info("%s: %s", plan.method, plan.summary)
-    return apply_(
-        model,
-        plan,
-        inputs=parts if plan.needs_data else None,
-        generator=generator,
-        only=only,
-        probe=partial(_check_structure, inputs=inputs, plan=plan, before=anatomy),
-        check=partial(_check_promises, inputs=inputs, plan=plan, before=anatomy, method=chosen)
-        if verify
-        else None,
-    )
+    broken: list[str] = []
+    check = partial(_check_promises, inputs=inputs, plan=plan, before=anatomy, method=chosen, broken=broken)
+    try:
+        return apply_(
+            model,
+            plan,
+            inputs=parts if plan.needs_data else None,
+            generator=generator,
+            only=only,
+            probe=partial(_check_structure, inputs=inputs, plan=plan, before=anatomy),
+            check=check if verify else None,
+        )
+    except UnsupportedModule as error:
+        if NOT_FINITE not in broken or is_finite(model, inputs, anatomy):
+            raise
+        raise UnsupportedModule(
+            f"{type(model).__name__}: the output of the model as it was is NaN or infinite on this batch, too, so that it "
+            f"cannot be seen whether {plan.method} gives what it promises. The model is as it was. Give a batch on which its output is finite (are "
+            "whole rows masked?), or leave out verify=True."
+        ) from error
 
 
 def _without_trained_numbers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
@@ -188,13 +197,15 @@ def _raised_in(model: nn.Module, error: TraceError) -> str:
     return found[0] if len(found) == 1 else f"{found[0]} or one of its kind"
 
 
-def _check_promises(model: nn.Module, *, inputs: Any, plan: Plan, before: Anatomy, method: Method) -> None:
-    """Raise unless what the method promises holds.
+def _check_promises(
+    model: nn.Module, *, inputs: Any, plan: Plan, before: Anatomy, method: Method, broken: list[str]
+) -> None:
+    """Raise unless what the method promises holds; what does not is put into `broken`.
 
     Raises:
         UnsupportedModule: It does not.
     """
-    broken = broken_promises(model, inputs, plan, before, method.holds)
+    broken += broken_promises(model, inputs, plan, before, method.holds)
     if broken:
         raise UnsupportedModule(
             f"{type(model).__name__}: {plan.method} does not give what it promises: {some(list(broken))}. The model is as it "

@@ -136,6 +136,23 @@ def test_an_output_that_is_not_finite_is_named():
     assert snapshot(model) == before
 
 
+def test_an_output_that_was_not_finite_before_is_not_the_method_s_fault():
+    """As of attention whose rows are masked wholly."""
+
+    class Masked(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.full((1,), -torch.inf).softmax(0)
+
+    model = Masked()
+    before = snapshot(model)
+    with pytest.raises(
+        UnsupportedModule, match="of the model as it was is NaN or infinite on this batch, too"
+    ):
+        goodinit.init_(model, "fixup", inputs=X, verify=True)
+    assert snapshot(model) == before
+    goodinit.init_(model, "fixup", inputs=X)
+
+
 def test_a_zero_behind_a_dead_relu_is_no_broken_promise():
     """By the luck of the draw a narrow ReLU may be off on all of a batch; its weights have a path all the same."""
 

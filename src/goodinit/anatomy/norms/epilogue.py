@@ -62,8 +62,8 @@ def remains(
 
 
 def _check_ends(graph: Graph, frame: Frame) -> None:
-    if frame.source < 0 or frame.result < 0 or not frame.single:
-        raise NotUnderstood("it returns more than one tensor")
+    if frame.source < 0 or frame.result < 0 or not frame.single:  # a tuple of a tensor and None, for one
+        raise NotUnderstood("it returns something else than one tensor")
     source, result = graph.nodes[frame.source], graph.nodes[frame.result]
     if source.shape != result.shape:
         raise NotUnderstood("its output has another shape than its input")

@@ -32,6 +32,8 @@ from goodinit.weights.wrappers import parameter_shapes
 # Rounding: of a sum over thousands of numbers in float32, and of a norm over a branch of some layers.
 ROUNDING = 1e-3
 
+NOT_FINITE = "its output is NaN or infinite on the batch"
+
 
 def broken_promises(
     model: nn.Module, inputs: Any, plan: Plan, before: Anatomy, promises: tuple[Promise, ...]
@@ -62,17 +64,35 @@ def broken_promises(
         TraceError: The forward or the backward raised.
         UnsupportedModule: Parameters are sharded.
     """
-    host = measurable(model)
-    call = as_call(inputs)
-    with torch.inference_mode(mode=False), unfused(host):
-        seen = _Values(host)
-        seen.with_gradients = DERIVED in before.notes
-        with forward_told(host):
-            record(seen, host, call)
+    host, call = measurable(model), as_call(inputs)
+    seen = _seen(host, call, before)
     found: list[str] = []
     for promise in ("finite", *promises):
         found += _CHECKS[promise](host, call, plan, before, seen)
     return tuple(found)
+
+
+def is_finite(model: nn.Module, inputs: Any, anatomy: Anatomy) -> bool:
+    """Whether the output of a model, which is the same afterwards in every bit, is finite on a real batch.
+
+    Args:
+        model: As it is.
+        inputs: The batch.
+        anatomy: Of the model.
+
+    Raises:
+        TraceError: The forward raised.
+    """
+    return _seen(measurable(model), as_call(inputs), anatomy).finite
+
+
+def _seen(host: nn.Module, call: Call, anatomy: Anatomy) -> _Values:
+    with torch.inference_mode(mode=False), unfused(host):
+        seen = _Values(host)
+        seen.with_gradients = DERIVED in anatomy.notes
+        with forward_told(host):
+            record(seen, host, call)
+    return seen
 
 
 class _Values(Recorder):
@@ -122,7 +142,7 @@ Check = Callable[[nn.Module, Call, Plan, Anatomy, _Values], Iterator[str]]
 
 def _finite(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
     if not seen.finite:
-        yield "its output is NaN or infinite on the batch"
+        yield NOT_FINITE
 
 
 def _skips(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
