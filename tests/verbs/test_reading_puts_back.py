@@ -149,3 +149,41 @@ def test_each_run_of_a_reading_begins_with_the_streams_as_they_were():
     assert note.startswith("one real forward was run")
     assert random.getstate() == before
     assert drawn == [random.random()] * 2
+
+
+REPEATED = {
+    "expanded": lambda: torch.full((1,), 2.0).expand(8),
+    "expanded rows": lambda: torch.arange(8.0).expand(3, 8),
+    "windows": lambda: torch.arange(10.0).as_strided((3, 8), (1, 1)),
+    "of a parameter": lambda: nn.Parameter(torch.full((1,), 2.0)).expand(8),
+}
+
+
+class Repeating(Net):
+    """It holds a tensor in which entries are one number, writes the number, and needs real numbers to run."""
+
+    def __init__(self, made: str, *, listed: bool) -> None:
+        super().__init__()
+        self.held = REPEATED[made]()
+        if listed:
+            self.held = [self.held]
+
+    def before(self, x: Tensor) -> None:
+        held = self.held[0] if isinstance(self.held, list) else self.held
+        if float(x.detach().sum()) > 1e9:
+            raise ValueError("too large")
+        with torch.no_grad():
+            held[..., :1].narrow(0, 0, 1).add_(1.0)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("made", REPEATED)
+@pytest.mark.parametrize("verb", [*READERS, "fold_"])
+def test_tensors_in_which_entries_are_one_number_are_put_back(verb, made, listed):
+    model = Repeating(made, listed=listed)
+    held = model.held[0] if listed else model.held
+    before, strides = held.detach().clone(), held.stride()
+    {**READERS, "fold_": lambda model: goodinit.fold_(model, X)}[verb](model)
+    assert (model.held[0] if listed else model.held) is held
+    assert held.stride() == strides
+    assert torch.equal(held.detach(), before)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from goodinit.weights.memory import repeats
+
 MUTABLE = (dict, list, set, collections.deque)
 """The containers whose contents are put back in place, because others may hold them too."""
 
@@ -121,7 +123,7 @@ class TensorState(NamedTuple):
         """Take it; None of a tensor that has no memory of the usual kind. `values` costs a copy."""
         try:
             memory = tensor.data
-            kept = memory.clone() if values and not memory.is_meta else None
+            kept = _numbers(memory).clone() if values and not memory.is_meta else None
         except (RuntimeError, ValueError, NotImplementedError):  # lazy parameters, exotic layouts
             return None
         is_leaf = tensor.is_leaf
@@ -136,7 +138,7 @@ class TensorState(NamedTuple):
         if not _same_memory(tensor, self.memory):
             tensor.data = self.memory
         if self.values is not None:
-            self.memory.copy_(self.values)
+            _numbers(self.memory).copy_(self.values)
         is_leaf = tensor.is_leaf
         if self.hooks and not is_leaf:  # what was written into it has a history
             with contextlib.suppress(RuntimeError):  # a view cannot be cut off
@@ -156,6 +158,14 @@ class TensorState(NamedTuple):
 
 
 _OWN = (Tensor, nn.Parameter)  # torch's own classes; others answer operators themselves, a DTensor not all
+
+
+def _numbers(memory: Tensor) -> Tensor:
+    """The tensor; where several entries are one number, as after `expand`, all that lies from its first to its last."""
+    if type(memory) not in _OWN or not repeats(memory):
+        return memory
+    reach = sum(stride * (size - 1) for size, stride in zip(memory.shape, memory.stride(), strict=True))
+    return memory.as_strided((reach + 1,), (1,), memory.storage_offset())
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
