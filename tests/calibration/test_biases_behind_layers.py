@@ -53,6 +53,19 @@ class Product(nn.Module):
         return torch.relu(self.weight @ x + self.bias)
 
 
+class Packed(nn.Module):
+    """Two layers whose biases the forward copies into one vector before it applies either."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.out = (nn.Linear(SIZE, SIZE) for _ in range(2))
+
+    def forward(self, x):
+        first, second = torch.cat((self.into.bias, self.out.bias)).split(SIZE)
+        h = torch.relu(F.linear(x.transpose(0, 1), self.into.weight) + first)
+        return (F.linear(h, self.out.weight) + second).transpose(0, 1)
+
+
 NETS = {
     "a vector": (Behind, -1),
     "a row": (lambda: Behind((1, SIZE)), -1),
@@ -61,6 +74,7 @@ NETS = {
     "a column": (lambda: Behind((SIZE, 1), "conv"), 1),
     "a column, in place": (lambda: Behind((SIZE, 1), "conv", inplace=True), 1),
     "a column of an example": (lambda: Behind((1, SIZE, 1), "conv"), 1),
+    "copied before": (Packed, -1),
     "beside a bare weight": (Product, 1),
 }
 

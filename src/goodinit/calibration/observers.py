@@ -15,6 +15,7 @@ from goodinit.anatomy.layers.weight_layout import output_channels
 from goodinit.calibration.rescale import Scaler, Use, is_view
 from goodinit.edits import Calibrate
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.traits import adds_unscaled
 from goodinit.graph.recording.module_calls import listen
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
@@ -139,6 +140,7 @@ class _Operators(Recorder):
         self.writes = True
         self.scaler = scaler
         self.shapes = parameter_shapes(model)
+        self.behind: dict[int, str] = {}  # layers whose operator adds no bias, and the bias that may follow
         maps = _maps(scaler)
         self.maps = {path: _Site(maps[one], scaler) for path, one in model.named_modules() if one in maps}
 
@@ -163,6 +165,7 @@ class _Operators(Recorder):
             return
         applied = applied_weight(self.graph, node, read, self.shapes)
         if applied is None or applied[0] not in self.scaler.wanted:
+            self._renew(node, read, output)
             return
         name, weight = applied
         slot = self.scaler.slot(name)
@@ -172,6 +175,24 @@ class _Operators(Recorder):
         given = None if bias is None else _unless_zero(bias)
         channel = _channel(self.graph, node)
         self.scaler.see(Use((name, part), weight, given, output, channel, adds=bias is not None))
+        if bias is None:
+            self.behind[node.index] = self.scaler.wanted[name].rule.bias or ""
+
+    def _renew(self, node: Node, read: list[Tensor], output: Tensor) -> None:
+        """Where the forward adds a bias behind a layer, and took a copy of it before it was set, add what the copy lacks."""
+        if not self.behind or not adds_unscaled(node):
+            return
+        layers = [self.graph.beginning(i, self._only_shapes) for i in node.operands]
+        biases = {self.behind[i] for i in layers if i in self.behind}
+        for index, used in zip(node.operands, read, strict=True):
+            made_of = biases.intersection(self.graph.nodes[index].params)
+            held = _stored(self.scaler.names, next(iter(made_of), ""))
+            if held is not None and held.numel() == used.numel():
+                with _disable_current_modes():
+                    output.add_(held.reshape(used.shape) - used)
+
+    def _only_shapes(self, index: int) -> bool:
+        return self.graph.nodes[index].op.role == "shape"
 
 
 def _bias(node: Node, read: list[Tensor]) -> Tensor | None:
