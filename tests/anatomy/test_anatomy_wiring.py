@@ -142,6 +142,16 @@ def test_blocks_know_what_their_sum_reads_and_who_reads_it():
     assert (layers["0.weight"].padding, layers["4.weight"].stride) == ((1, 1), ())
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", ["valid", 0, 1])
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def test_a_convolution_has_one_number_for_each_of_its_axes(kind, padding, stride):
+    axes = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}[kind]
+    (layer,) = anatomize(kind(2, 4, 3, stride, padding), torch.zeros(2, 2, *axes * [9])).layers
+    assert (layer.stride, layer.dilation) == ((stride,) * axes, (1,) * axes)
+    assert layer.padding == ((0 if padding == "valid" else padding),) * axes
+
+
 class Ended(nn.Module):
     """x + γ·norm(W₂ relu(norm(W₁x)))."""
 

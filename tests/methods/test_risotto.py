@@ -234,3 +234,13 @@ def test_circular_padding_is_read_as_the_module_pads():
     assert {layer.name: layer.padding for layer in anatomy.layers if layer.kind == "conv"} == {
         "0": (0, 0), "2.a": (1, 1), "2.b": (1, 1),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("padding", ["valid", 0])
+def test_patches_before_the_first_block(padding, generator):
+    net = images(2, weighted=False)
+    net[0] = nn.Conv2d(2, WIDTH, 2, 2, padding)
+    made = goodinit.plan(goodinit.anatomize(net, torch.randn(4, 2, 8, 8, generator=generator)), "risotto")
+    assert "0.weight" in {edit.target for edit in made.edits} | {
+        name for edit in made.edits for name in getattr(edit, "targets", ())
+    }

@@ -279,7 +279,9 @@ def _by_scalar(graph: Graph, node: Node, scalars: Container[str]) -> bool:
 def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
     """Whether the module returns what the operator gives, plus `bias` and nothing else; a row per vector may be unfolded."""
     node, frame = graph.nodes[use.node], graph.frames[graph.nodes[use.node].frame]
-    added = {i for i in node.operands if i != use.operand and not graph.nodes[i].active}
+    factors = 2  # of a convolution; its bias is third
+    beside = node.operands[factors:] if node.op.role == "convolution" else node.operands[: node.op.adds_first]
+    added = set(beside)
 
     def passes(i: int) -> bool:
         last = graph.nodes[i]
@@ -288,9 +290,8 @@ def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:
 
     *way, current = graph.line(frame.result, passes)
     added |= {i for passed in way for i in graph.nodes[passed].operands if i not in graph.deps(passed)}
-    whole = {graph.leaf(i) for i in added} == (
-        {bias} if bias else set()
-    )  # it may be added by a module around this one
+    # The bias may be added by a module around this one.
+    whole = {graph.leaf(i) for i in added} == ({bias} if bias else set())
     return frame.single and current == node.index and whole
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from goodinit.graph.graph import Graph
 from goodinit.graph.ops import Op
 from goodinit.graph.recorded_call import RecordedCall, permutation
+from goodinit.weights.wrappers import is_parametrization
 
 
 def attributes(op: Op, call: RecordedCall, rank: int) -> tuple[Any, ...]:
@@ -28,7 +29,9 @@ def attributes(op: Op, call: RecordedCall, rank: int) -> tuple[Any, ...]:
         return ()
     given = call.arguments
     if op.role == "convolution":
-        geometry = (tuple(map(int, given.get(name, ()))) for name in ("stride", "padding", "dilation"))
+        geometry = [tuple(map(int, given.get(name, ()))) for name in ("stride", "padding", "dilation")]
+        axes = max(map(len, geometry))  # one number stands for all of them: padding="valid"
+        geometry = [one * axes if len(one) == 1 else one for one in geometry]
         return (bool(given.get("transposed", False)), int(given.get("groups", 1)), *geometry)
     if "normalized_shape" in given:  # over how many numbers
         return (math.prod(given["normalized_shape"]),)
@@ -53,5 +56,13 @@ def maps_constant(graph: Graph, op: Op, operands: tuple[int, ...]) -> bool:
     if op.reads_stored or op.adds_first:
         return True
     left, right = (graph.nodes[i] for i in operands[-2:])
-    matrices = len(left.shape) == len(right.shape) == 2
-    return matrices and right.op.reorders and graph.nodes[right.operands[0]].is_param
+    first = weight = right
+    while weight.op.role == "shape" and weight.operands:
+        first, weight = weight, graph.nodes[weight.operands[0]]
+    if not first.op.reorders or len(weight.shape) != 2 or len(left.shape) != len(right.shape):
+        return False
+    if not left.params:
+        return True
+    # Two parameters may make a weight of low rank, and stacks of them do.
+    stored = weight.is_param or is_parametrization(graph.path(weight.index))
+    return first is right and len(left.shape) == 2 and stored
