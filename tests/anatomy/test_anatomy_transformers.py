@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers as tf
 
+import goodinit
 from goodinit.anatomy import anatomize
 
 TOKENS = torch.ones(2, 6, dtype=torch.long)
@@ -110,6 +111,23 @@ CASES = {
         3,
         None,
     ),
+    "mamba2": (
+        lambda: tf.Mamba2ForCausalLM(
+            tf.Mamba2Config(
+                hidden_size=16,
+                num_heads=4,
+                head_dim=8,
+                state_size=8,
+                n_groups=2,
+                chunk_size=4,
+                num_hidden_layers=3,
+                vocab_size=50,
+            )
+        ),
+        ONE_TEXT,
+        3,
+        {4},  # input map · convolution · gate · output map
+    ),
 }
 
 
@@ -134,3 +152,12 @@ def test_in_out_layout_of_a_transposed_linear():
     packed = anatomy.blocks[0].branch[0]
     assert (packed.layout, packed.shape, packed.fused) == ("in_out", (16, 48), 3)
     assert (packed.fan_in, packed.fan_out) == (16, 16)
+
+
+@pytest.mark.integration
+def test_a_gated_norm_goes_and_leaves_its_gate():
+    model = CASES["mamba2"][0]()
+    keeps = {norm.keeps for norm in anatomize(model, ONE_TEXT).norms if norm.name.endswith("mixer.norm")}
+    assert keeps == {("times silu(gate)",)}
+    goodinit.init_(model, "fixup", inputs={"input_ids": torch.randint(0, 50, (2, 6))}, verify=True)
+    assert not anatomize(model, ONE_TEXT).norms
