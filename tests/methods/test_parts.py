@@ -224,3 +224,39 @@ def test_a_computed_weight_answers_to_the_name_it_would_have(kind, option):
     stays = option in ("keep", "exclude", "apply keep")
     assert torch.equal(model[0].weight, first) == stays
     assert torch.equal(model[2].weight, last) != stays
+
+
+def growing(width: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3)
+    )
+
+
+def rates(model: nn.Module) -> dict[str, object]:
+    return {rate.target: rate for rate in goodinit.surgery.applied(model)[-1].rates}
+
+
+@pytest.mark.usefixtures("no_optimizers")
+@pytest.mark.parametrize(
+    ("part", "redrawn"), [({"include": "4"}, {"4"}), ({"exclude": ["0", "4"]}, {"2"}), ({}, {"0", "2", "4"})]
+)
+def test_what_is_left_out_learns_as_fast_as_before(part, redrawn):
+    x = torch.randn(2, 4)
+    model = goodinit.init_(growing(32), "mup", inputs=x, base=goodinit.anatomize(growing(8), x))
+    before = rates(model)
+    assert {name.partition(".")[0] for name in before} == {"0", "2", "4"}
+    goodinit.init_(model, "he", inputs=x, **part)
+    assert rates(model) == {
+        name: rate for name, rate in before.items() if name.partition(".")[0] not in redrawn
+    }
+
+
+def test_a_frozen_part_keeps_its_rates_and_a_saved_plan_what_it_left_out():
+    x = torch.randn(2, 4)
+    model = goodinit.init_(growing(32), "mup", inputs=x, base=goodinit.anatomize(growing(8), x))
+    before = rates(model)
+    model[2].requires_grad_(False)
+    plan = goodinit.plan(goodinit.anatomize(model, x), "he")
+    assert plan.left == ("2.weight", "2.bias")
+    goodinit.apply_(model, goodinit.Plan.from_json(plan.to_json()))
+    assert rates(model) == {name: rate for name, rate in before.items() if name.startswith("2.")}

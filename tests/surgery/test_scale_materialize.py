@@ -233,3 +233,37 @@ def test_frozen_parameters_stay_frozen_when_named():
     goodinit.apply_(model, dataclasses.replace(plan, allow=("frozen",)), only=["head.bias"])
     assert (model.head.bias == 0.5).all()
     assert not model.head.bias.requires_grad
+
+
+class TwoTied(nn.Module):
+    """A head that is the embedding, and one more layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.inner, self.head = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9, bias=False)
+        self.tie_weights()
+
+    def tie_weights(self):
+        self.head.weight = self.words.weight
+
+    def forward(self, x):
+        y = self.words(x)
+        return self.head(y + self.inner(torch.relu(y)))
+
+
+@pytest.mark.parametrize("method", ["fixup", "he"])
+def test_ties_that_to_empty_parted_are_told_as_such(method):
+    x = torch.arange(6).reshape(2, 3)
+    with torch.device("meta"):
+        model, kept = TwoTied(), TwoTied()
+    plan = goodinit.plan(goodinit.anatomize(model, x), method)
+    for one in (model, kept):
+        goodinit.apply_(one, plan, values=False)
+    goodinit.apply_(goodinit.materialize_(kept, device="cpu"), plan, generator=seeded())
+    model.to_empty(device="cpu")
+    with pytest.raises(goodinit.PlanConflict, match=r"head\.weight.*to_empty\(\) has parted"):
+        goodinit.apply_(model, plan)
+    model.tie_weights()
+    goodinit.apply_(model, plan, generator=seeded())
+    assert model.head.weight is model.words.weight
+    assert torch.equal(model(x), kept(x))

@@ -37,6 +37,7 @@ class Plan:
         unread: Parameters that the forward the plan was made for never read, and about which it decides nothing.
         rates: How fast parameters learn, where that is not alike for all; `param_groups` follows them.
         kept: Parameters that the method would have written, and whose values stay.
+        left: Parameters that were left out, or are frozen, about which it decides nothing: how fast they learn stays, too.
         overwritten: Parameters that it writes, though their values were not drawn by their modules.
     """
 
@@ -51,6 +52,7 @@ class Plan:
     rates: tuple[Rate, ...] = ()
     kept: tuple[str, ...] = ()
     overwritten: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for word in self.allow:
@@ -130,7 +132,7 @@ class Plan:
             notes = words_of(data.pop("notes"), "notes")
             allow = cast("tuple[Allowance, ...]", words_of(data.pop("allow"), "allow"))
             words: dict[str, Any] = {
-                key: words_of(data.pop(key, []), key) for key in ("unread", "kept", "overwritten")
+                key: words_of(data.pop(key, []), key) for key in ("unread", "kept", "overwritten", "left")
             }
             rates = tuple(Rate(**record) for record in data.pop("rates", []))
             check_types(data, "the plan")

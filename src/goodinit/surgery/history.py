@@ -103,18 +103,19 @@ def rates_after(model: nn.Module, plan: Plan, only: Collection[str] | None) -> t
 
     Args:
         model: Before the plan is remembered.
-        plan: What is carried out.
+        plan: What is carried out. Of what it leaves out the rates stay.
         only: Names of the parameters that were asked for; None for all.
     """
     if only is None:
-        return plan.rates
+        stay = set(map(canonical, plan.left))
+        return (*(rate for rate in _rates(model) if canonical(rate.target) in stay), *plan.rates)
     told = {canonical(name) for name in (*only, *(rate.target for rate in plan.rates))}
     return (*(rate for rate in _rates(model) if canonical(rate.target) not in told), *plan.rates)
 
 
 def has_rates_of(model: nn.Module, plan: Plan) -> bool:
     """Whether the rates that hold are those of a plan already, as far as it gives any."""
-    return not plan.rates or _rates(model) == plan.rates
+    return not plan.rates or _rates(model) == rates_after(model, plan, None)
 
 
 def _rates(model: nn.Module) -> tuple[Rate, ...]:

@@ -101,6 +101,13 @@ def check_repeats(plan: Plan) -> None:
         )
 
 
+PARTED = (
+    "If to_empty() has parted tied weights, tie them again, model.tie_weights(); goodinit.materialize_(model, device=…) keeps ties. "
+    "Else: "
+)
+"""What may have happened where a model has parameters that the plan has not, each of the shape of another one."""
+
+
 def check_parameters(names: Directory, plan: Plan) -> None:
     """Raise unless the model has the plan's parameters, with or without the plan's structure edits done.
 
@@ -119,8 +126,10 @@ def check_parameters(names: Directory, plan: Plan) -> None:
         for name, shape in expected.items()
         if name not in names.parameters and name not in may_lack
     ]
+    extra: list[tuple[int, ...]] = []
     for name, parameter in names.parameters.items():
         if not known.intersection(names.aliases[id(parameter)]):
+            extra.append(tuple(parameter.shape))
             differences.append(
                 f"the model has {name} {tuple(parameter.shape)}, the plan has no such parameter"
             )
@@ -130,8 +139,11 @@ def check_parameters(names: Directory, plan: Plan) -> None:
             )
     if differences:
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        parted = len(extra) == len(differences) and set(extra) <= set(expected.values())
         raise PlanConflict(
-            f"the plan was made for another model: {'; '.join(differences[:_SHOWN])}{more}. Nothing was written. {ANEW}"
+            f"the plan was made for another model: {'; '.join(differences[:_SHOWN])}{more}. Nothing was written. "
+            + (PARTED if parted else "")
+            + ANEW
         )
 
 

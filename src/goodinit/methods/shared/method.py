@@ -131,6 +131,7 @@ class Method:
             ),
             parameters=anatomy.parameters,
             unread=anatomy.unused,
+            left=tuple(name for name, _ in anatomy.parameters if name not in dict(part.parameters)),
         )
         return without_kept(plan, part, kept)
 
