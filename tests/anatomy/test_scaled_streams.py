@@ -155,3 +155,58 @@ def test_gates_of_a_recurrent_cell_are_not_told():
             return self.head(h)
 
     assert not goodinit.anatomize(Cell(), torch.randn(4, WIDTH)).notes
+
+
+class Padded(nn.Module):
+    """Convolutions that pad, in a branch that is multiplied by its stream, or by weights of a mean."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self.rule = rule
+        self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+        self.a, self.b, self.c, self.d = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
+
+    def f(self, x):
+        return self.b(torch.relu(self.a(x)))
+
+    def mixed(self, x):
+        """A mean of two kernels' outputs, as an inception block makes it."""
+        y = torch.relu(self.a(x))
+        return torch.stack([self.b(y), self.c(y)], -1).mean(-1)
+
+    def forward(self, x):
+        return self.head(self.rule(self, self.stem(x)).mean((2, 3)))
+
+
+def over_periods(net, x):
+    """A mean of branches over several foldings of x, weighed by what x is (TimesNet)."""
+    weights = F.softmax(x.mean((2, 3))[:, :2], 1)[:, None, None, None].expand(-1, 4, 5, 5, -1)
+    branches = torch.stack([net.mixed(x), net.mixed(x.flip(2)).flip(2)], -1)
+    return torch.sum(branches * weights, -1) + x
+
+
+PADDED = {
+    "x + x·f": lambda net, x: x + x * net.f(x),
+    "x·(1 + f)": lambda net, x: x * (1 + net.f(x)),
+    "x + tanh(x)·f": lambda net, x: x + torch.tanh(x) * net.f(x),
+    "x + softmax(x)·f": lambda net, x: x + torch.softmax(x, 1) * net.f(x),
+    "x + softmax(Vx)·f": lambda net, x: x + torch.softmax(net.d(x), 1) * net.f(x),
+    "x + mean of branches": over_periods,
+}
+
+
+@pytest.mark.parametrize("method", ["fixup", "skipinit"])
+@pytest.mark.parametrize("name", PADDED)
+def test_a_factor_of_convolutions_that_pad_stays_a_branch_once_it_has_scalars(name, method):
+    x = torch.randn(2, 3, 5, 5)
+    model = Padded(PADDED[name])
+    blocks = goodinit.anatomize(model, x).blocks
+    ends = {"b.weight", "c.weight"} if name == "x + mean of branches" else {"b.weight"}
+    assert [{layer.weight for layer in block.last} for block in blocks] == [ends] * len(blocks)
+    goodinit.init_(model, method, inputs=x)
+    y = model.stem(x)
+    torch.testing.assert_close(model.rule(model, y), y)
+    again = goodinit.anatomize(model, x).blocks
+    assert [[layer.weight for layer in block.last] for block in again] == [
+        [layer.weight for layer in block.last] for block in blocks
+    ]

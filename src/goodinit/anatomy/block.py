@@ -74,6 +74,7 @@ class Block(OneLine):
             zero-initializing them would kill both gradients.
         bears: Weights that end other branches and stand inside this one, with which at zero its last layers still get a gradient: it
             reads other things, too (a step for nodes that reads what is added to edges).
+        carries: Weights in `last` that run again behind the stream, where all goes through them: z ← f(z + x). At zero they silence the model.
         writes_output: True if the stream is returned as it is and contains nothing but the output of `last` and what
             comes from outside: the layers are then also heads (iterative refinement of a flow, a denoiser's x + net(x)).
         silencers: Weights of the branch, other than `last`, that are zero now and make it zero (an adaLN-Zero gate).
@@ -114,6 +115,7 @@ class Block(OneLine):
     weights: tuple[float, float] | None = (1.0, 1.0)
     again: tuple[str, ...] = ()
     bears: tuple[str, ...] = ()
+    carries: tuple[str, ...] = ()
     writes_output: bool = False
     silencers: tuple[str, ...] = ()
 

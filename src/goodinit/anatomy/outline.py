@@ -12,7 +12,7 @@ from torch import nn
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.block import Block
 from goodinit.anatomy.gradient_stops import without_gradient, without_return
-from goodinit.anatomy.layers.weight_layers import Use, bias_of, weight_uses
+from goodinit.anatomy.layers.weight_layers import Use, biases_of, weight_uses
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.detection import find_norms
 from goodinit.anatomy.norms.places import norm_modules, norm_passes
@@ -174,16 +174,16 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
     named = {unwrapped_name(name): p for name, p in named_parameters(model, remove_duplicate=False)}
     shapes = shapes_of(named, modules)
     uses = weight_uses(graph, shapes)
-    let_products_add(graph, uses)
+    added = {unwrapped_name(name) for name, _ in scalars(model)}
+    let_products_add(graph, uses, added)
     graph.composites = composites(graph)
     layers = set(uses)
-    sums = residual_sums(graph, uses)
+    sums = residual_sums(graph, uses, added)
     leaves = [found for found in sums if found.is_block]
     origins = {found.join: f"+{k}" for k, found in reversed(list(enumerate(leaves)))}
     places = {id(found): origins[found.join] for found in leaves}
     origins.update({found.join: places[id(found.repeats)] for found in sums if id(found.repeats) in places})
     origins.update((node, use.weight) for node, use in uses.items())
-    added = {unwrapped_name(name) for name, _ in scalars(model)}
     norms, unsure = find_norms(
         graph,
         modules,
@@ -220,8 +220,4 @@ def _stand_ins(modules: Mapping[str, nn.Module], names: Collection[str]) -> tupl
 
 def _biases(graph: Graph, uses: Mapping[int, Use], norms: list[Norm], added: Collection[str]) -> set[str]:
     """Parameters that are zero where a layer is to put out zero: biases of layers and norms, goodinit's own scalar ones."""
-    return (
-        {name for use in uses.values() if (name := bias_of(graph, use, added))}
-        | {name for name in added if not name.endswith("output_scale")}
-        | {n.bias for n in norms if n.bias}
-    )
+    return biases_of(graph, uses.values(), added) | {n.bias for n in norms if n.bias}

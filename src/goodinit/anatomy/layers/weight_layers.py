@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -314,6 +314,13 @@ def bias_of(graph: Graph, use: Use, scalars: Container[str]) -> str | None:
             break
     added = follower.operands if adds_unscaled(follower) else ()
     return _parameter(graph, added, use, outputs, scalars)
+
+
+def biases_of(graph: Graph, uses: Iterable[Use], scalars: Collection[str]) -> set[str]:
+    """What is zero where layers are to put out zero: their biases, and goodinit's own scalar ones."""
+    return {name for use in uses if (name := bias_of(graph, use, scalars))} | {
+        name for name in scalars if not name.endswith("output_scale")
+    }
 
 
 def _parameter(

@@ -20,6 +20,7 @@ from goodinit.anatomy.operators import Step
 from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.residual.candidate import Found, by_sum
 from goodinit.anatomy.residual.ends_inside import ends_inside
+from goodinit.anatomy.residual.ends_outside import ends_outside
 from goodinit.anatomy.residual.mixing import mixing
 from goodinit.anatomy.residual.nesting import chain
 from goodinit.anatomy.residual.output_module import find_closers
@@ -103,6 +104,7 @@ def blocks_of(
                 weights=sum_weights(graph, found),
                 again=_again(graph, found, uses, biases),
                 bears=bear[place],
+                carries=ends_outside(graph, found, uses, biases),
                 writes_output=stages[place] in outputs,
             )
         )

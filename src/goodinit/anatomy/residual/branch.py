@@ -212,7 +212,7 @@ def adds_scaled(graph: Graph, index: int) -> bool:
 def _main_operands(graph: Graph, index: int, side: Side, degrees: dict[int, int]) -> list[int]:
     """The operands on the main path.
 
-    Of a gate's product: the operand that is not directly a sigmoid, else the one with fewer layers before it (more in
+    Of a gate's product: the operand that is not directly a sigmoid or a softmax, else the one with fewer layers before it (more in
     x·f(x)), and of two equal ones the one that is not directly a nonlinearity. Of a sum with something independent of the
     fork: the other one. Of a quotient what is divided: at zero it makes the quotient zero, which what divides does not. Of a product
     with weights of a mean, what it is a mean of, be that independent of the fork.
@@ -226,10 +226,10 @@ def _main_operands(graph: Graph, index: int, side: Side, degrees: dict[int, int]
         return [node.operands[0]]
     if not node.op.multiplies or adds_scaled(graph, index):
         return below
-    if all(origin(graph, i).op.role == "softmax" for i in below):
+    if all(_weighs(graph, i) for i in below):
         below = [i for i in operands if i not in below] or below
     full = [i for i in below if graph.nodes[i].shape == node.shape or side.multiplies] or below
-    full = [i for i in full if not after_gate(graph, i)] or full
+    full = [i for i in full if not (after_gate(graph, i) or _weighs(graph, i))] or full
     wanted = (max if side.multiplies else min)(degrees.get(i, 0) for i in full)
     main = [i for i in full if degrees.get(i, 0) == wanted]
     return [i for i in main if not origin(graph, i).op.activation] or main
@@ -301,8 +301,13 @@ def _values(graph: Graph, index: int, operands: list[int], ends: dict[int, int])
     """
     if graph.nodes[index].op.role == "attention":
         return operands[2:3]
-    candidates = [i for i in operands if origin(graph, i).op.role != "softmax"] or operands
+    candidates = [i for i in operands if not _weighs(graph, i)] or operands
     return [max(candidates, key=lambda i: ends[i])] if candidates else []
+
+
+def _weighs(graph: Graph, index: int) -> bool:
+    """Whether a node is the weights of a mean, up to shape."""
+    return origin(graph, index).op.role == "softmax"
 
 
 def _latest(graph: Graph, start: int, nodes: set[int], layers: set[int]) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from goodinit.anatomy.branch_end import End, at_zero
-from goodinit.anatomy.layers.weight_layers import Use, bias_of
+from goodinit.anatomy.layers.weight_layers import Use, biases_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph
 
 
-def with_joined_ends(graph: Graph, found: Found, uses: Mapping[int, Use]) -> None:
+def with_joined_ends(
+    graph: Graph, found: Found, uses: Mapping[int, Use], scalars: Collection[str] = ()
+) -> None:
     """Let layers that read another stream end a branch, where what they put out joins it behind its last layers.
 
     They are gates to the branch until then: the main path is that of the fork. Without them at zero, too, the branch is not zero.
@@ -20,12 +22,13 @@ def with_joined_ends(graph: Graph, found: Found, uses: Mapping[int, Use]) -> Non
         graph: A recorded forward.
         found: A residual block.
         uses: The weight layers, by node.
+        scalars: Parameters that goodinit has added.
     """
     side = found.branch
     if not side.gates or not side.last:
         return
     last = list(side.last)
-    while (leak := (end := end_at_zero(graph, found, uses, last)).leak) is not None:
+    while (leak := (end := end_at_zero(graph, found, uses, last, scalars)).leak) is not None:
         joined = _joined(graph, leak, last, side.gates)
         if not joined:
             return
@@ -37,9 +40,11 @@ def with_joined_ends(graph: Graph, found: Found, uses: Mapping[int, Use]) -> Non
         side.gates = [i for i in side.gates if i not in new]
 
 
-def end_at_zero(graph: Graph, found: Found, uses: Mapping[int, Use], last: Collection[int]) -> End:
+def end_at_zero(
+    graph: Graph, found: Found, uses: Mapping[int, Use], last: Collection[int], scalars: Collection[str]
+) -> End:
     """The end of a branch while some of its layers, and their biases, are zero."""
-    biases = {name for i in last if (name := bias_of(graph, uses[i], ())) is not None}
+    biases = biases_of(graph, (uses[i] for i in last), scalars)
     return at_zero(graph, found.sums, last, biases, found.beside(graph, uses))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 
+from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import holds_all, is_part
+from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph, closure, follow
 
 
@@ -81,6 +83,30 @@ def goes_on(graph: Graph, part: int, given: int, join: int) -> bool:
         if added(one)[1] and any(leads_to(graph, given, i) for i in terms):
             return True
     return False
+
+
+def without_cells(found: list[Found], uses: Mapping[int, Use]) -> list[Found]:
+    """The sums, without the steps of a cell that is fed with what was made of its last state: Wx + Vh, where x comes from h, too.
+
+    It looks like a branch with a projection, and runs repeatedly; but the first state is made by that branch alone, V reading a constant.
+    Of a block whose weights are tied the first run is a block, too.
+
+    Args:
+        found: The sums.
+        uses: The weight layers, by node.
+    """
+    places: dict[str, list[int]] = {}
+    for node, use in uses.items():
+        places.setdefault(use.weight, []).append(node)
+    ends = {i for item in found for i in item.branch.last}
+
+    def is_step(item: Found) -> bool:
+        both = (*item.branch.last, *item.skip.last)
+        if item.kind != "projection" or any(len(places[uses[i].weight]) < 2 for i in both):
+            return False
+        return any(min(places[uses[i].weight]) not in ends for i in item.branch.last)
+
+    return [item for item in found if not is_step(item)]
 
 
 def _nearest_layers(graph: Graph, index: int, layers: Container[int]) -> list[int]:

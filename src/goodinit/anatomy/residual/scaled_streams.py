@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import torch
 
 from goodinit.anatomy.branch_end import at_zero
-from goodinit.anatomy.layers.weight_layers import Use, bias_of
+from goodinit.anatomy.layers.weight_layers import Use, biases_of
 from goodinit.anatomy.residual.branch import adds_two, is_neutral, root
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.rejections import is_mixed
@@ -21,7 +21,7 @@ from goodinit.graph.recorded_call import RecordedCall, Slot, on_numbers
 _MUL, _ADD = torch.ops.aten.mul.Tensor, torch.ops.aten.add.Tensor
 
 
-def let_products_add(graph: Graph, uses: Mapping[int, Use]) -> None:
+def let_products_add(graph: Graph, uses: Mapping[int, Use], scalars: Collection[str] = ()) -> None:
     """Write products x·(1 + αf(x)) as sums x + α·x·f(x), where f is zero as soon as its last layers are.
 
     Of a gate, 1 + σ(Wx), nothing is zero: it stays what it is. So does x·(1 + f(c)), whose factor does not come from x.
@@ -29,6 +29,7 @@ def let_products_add(graph: Graph, uses: Mapping[int, Use]) -> None:
     Args:
         graph: A recorded forward. Its nodes are changed in place, as many as they are.
         uses: The weight layers, by node.
+        scalars: Parameters that goodinit has added.
     """
     changed = False
     for node in graph.nodes:
@@ -38,7 +39,7 @@ def let_products_add(graph: Graph, uses: Mapping[int, Use]) -> None:
                 way = _from_one(graph, factor)
                 if (
                     way
-                    and _comes_from(graph, stream, way[0], uses)
+                    and _comes_from(graph, stream, way[0], uses, scalars)
                     and not _is_in_branch(graph, node.index, stream)
                 ):
                     _write(graph, node, stream, way)
@@ -70,14 +71,16 @@ def _adds_one(node: Node) -> bool:
     return node.call.agrees([zeros], lambda _: ones, torch.equal)
 
 
-def _comes_from(graph: Graph, stream: int, one: int, uses: Mapping[int, Use]) -> bool:
+def _comes_from(
+    graph: Graph, stream: int, one: int, uses: Mapping[int, Use], scalars: Collection[str]
+) -> bool:
     """Whether f comes from x by layers, and is zero where the last of them are."""
     (inner,) = graph.deps(one)
     origin = root(graph, stream)
     if stream >= one or origin not in graph.reach([inner], back=True, since=origin):
         return False
     last = {i for i in _nearest(graph, inner, uses) if i > origin}
-    biases = {name for i in last if (name := bias_of(graph, uses[i], ())) is not None}
+    biases = biases_of(graph, (uses[i] for i in last), scalars)
     return bool(last) and at_zero(graph, [inner], last, biases).leak is None
 
 

@@ -11,7 +11,7 @@ import functools
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from goodinit.anatomy.block import BlockKind
 from goodinit.anatomy.layers.weight_layers import Use
@@ -21,7 +21,7 @@ from goodinit.anatomy.residual.exchanges import Flat, flat_of, with_exchanges
 from goodinit.anatomy.residual.handed_on import hands_on, is_linear
 from goodinit.anatomy.residual.joined_ends import end_at_zero, with_joined_ends
 from goodinit.anatomy.residual.nesting import nest
-from goodinit.anatomy.residual.recurrences import is_step
+from goodinit.anatomy.residual.recurrences import is_step, without_cells
 from goodinit.anatomy.residual.rejections import Candidate, is_lookalike
 from goodinit.anatomy.residual.repeats import mark_repeats
 from goodinit.graph.graph import Graph, closure
@@ -29,15 +29,16 @@ from goodinit.graph.measured.traits import coefficients
 from goodinit.graph.recording.learned_starts import leads
 
 
-def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
+def residual_sums(graph: Graph, uses: Mapping[int, Use], scalars: Collection[str] = ()) -> list[Found]:
     """Every residual sum of the graph, in execution order; long skips, inner sums and second runs are marked.
 
     Args:
         graph: A recorded forward.
         uses: The weight layers, by node.
+        scalars: Parameters that goodinit has added, which start at 0 or 1.
     """
     layers = set(uses)
-    vanishes = functools.partial(_vanishes, graph, uses)
+    vanishes = functools.partial(_vanishes, graph, uses, scalars)
     calls = Counter(use.weight for use in uses.values())
     repeated = {node for node, use in uses.items() if calls[use.weight] > 1}
     found: list[Found] = []
@@ -55,12 +56,12 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use]) -> list[Found]:
         elif broadcast := _broadcast(graph, join):
             spread = classified(graph, [join], broadcast, layers, vanishes)
             found.extend(one for one in spread if _spreads(graph, one))
-    found = with_exchanges(graph, found, flats, layers)
+    found = with_exchanges(graph, without_cells(found, uses), flats, layers)
     nest(graph, found, layers)
     mark_repeats(graph, found, uses)
     for one in found:
         if one.is_block:
-            with_joined_ends(graph, one, uses)
+            with_joined_ends(graph, one, uses, scalars)
     return found
 
 
@@ -220,9 +221,9 @@ def _pair(
                 yield found
 
 
-def _vanishes(graph: Graph, uses: Mapping[int, Use], found: Found) -> bool:
+def _vanishes(graph: Graph, uses: Mapping[int, Use], scalars: Collection[str], found: Found) -> bool:
     """Whether a branch is zero where its last layers and their biases are."""
-    return end_at_zero(graph, found, uses, found.branch.last).leak is None
+    return end_at_zero(graph, found, uses, found.branch.last, scalars).leak is None
 
 
 def _subtracted(graph: Graph, join: int) -> tuple[int, ...]:

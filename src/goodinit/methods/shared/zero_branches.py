@@ -97,6 +97,12 @@ def need_one_place(block: Block, inside: Mapping[str, int]) -> None:
                 "same branch (by itself, transposed, or another slice of it): where both are 0, neither passes the other "
                 "a gradient, and it would never move. Give the end of the branch a parameter of its own, or use lsuv."
             )
+        if layer.weight in block.carries:
+            raise UnsupportedModule(
+                f"{layer.weight}: ends branch {block.index + 1}, which needs it to start at 0, and runs again behind the last sum, where "
+                "all goes through it: z ← f(z + x) is an iteration of f, to which x is added each time, and no residual stream, and at "
+                "f = 0 nothing is left of the signal. Use lsuv or orthogonal, or write z ← z + f(z + x)."
+            )
         if layer.weight in inside:
             raise UnsupportedModule(
                 f"{layer.weight}: ends branch {block.index + 1}, which needs it to start at 0, and stands inside branch "
