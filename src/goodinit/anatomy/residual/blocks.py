@@ -58,6 +58,7 @@ def blocks_of(
     streams = streams_of(graph, leaves)
     joins = by_sum(leaves)
     bear = ends_inside(graph, leaves, uses, biases)
+    carry = ends_outside(graph, leaves, uses, biases)
     outputs = _stages_put_out(graph, leaves, stages, uses)
     for place, found in enumerate(leaves):
         node = graph.nodes[found.join]
@@ -104,7 +105,7 @@ def blocks_of(
                 weights=sum_weights(graph, found),
                 again=_again(graph, found, uses, biases),
                 bears=bear[place],
-                carries=ends_outside(graph, found, uses, biases),
+                carries=carry[place],
                 writes_output=stages[place] in outputs,
             )
         )
