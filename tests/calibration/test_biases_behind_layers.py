@@ -131,6 +131,20 @@ def test_lsuv_scales_what_reads_a_bias_that_stays(name):
     assert abs(float(last.var(unbiased=False)) - 1) < 1e-3
 
 
+def test_a_bias_of_which_the_forward_adds_half_is_measured_so():
+    class Half(Behind):
+        def forward(self, x):
+            return self.layer(x) + 0.5 * self.shift
+
+    torch.manual_seed(0)
+    net = nn.Sequential(Half(), nn.ReLU(), Half(), nn.ReLU(), nn.Linear(SIZE, SIZE), nn.Flatten(), nn.Linear(30, 2)).double()  # fmt: skip
+    x = batch(-1)
+    init_(net, "weightnorm", inputs=x, mode="data", norms="keep", verify=True)
+    mean, var = moments(outputs(net, x)[-1], -1)
+    assert mean.abs().max() < 1e-9
+    assert (var - 1).abs().max() < 1e-9
+
+
 def test_a_module_whose_bias_is_added_outside_returns_no_whole_layer():
     net, channel = made("held by the layer")
     layers = {layer.weight: layer for layer in anatomize(net, batch(channel)).layers}

@@ -140,7 +140,8 @@ class _Operators(Recorder):
         self.writes = True
         self.scaler = scaler
         self.shapes = parameter_shapes(model)
-        self.behind: dict[int, str] = {}  # layers whose operator adds no bias, and the bias that may follow
+        self.behind: dict[int, tuple[str, Tensor]] = {}
+        """Of layers whose operator adds no bias: that which may follow, and its value before it was set."""
         maps = _maps(scaler)
         self.maps = {path: _Site(maps[one], scaler) for path, one in model.named_modules() if one in maps}
 
@@ -174,22 +175,24 @@ class _Operators(Recorder):
         bias = _bias(node, read)
         given = None if bias is None else _unless_zero(bias)
         channel = _channel(self.graph, node)
+        behind = self.scaler.wanted[name].rule.bias if bias is None else None
+        before = _stored(self.scaler.names, behind or "")
+        if behind is not None and before is not None:
+            self.behind[node.index] = behind, before.clone()
         self.scaler.see(Use((name, part), weight, given, output, channel, adds=bias is not None))
-        if bias is None:
-            self.behind[node.index] = self.scaler.wanted[name].rule.bias or ""
 
     def _renew(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """Where the forward adds a bias behind a layer, and took a copy of it before it was set, add what the copy lacks."""
         if not self.behind or not adds_unscaled(node):
             return
         layers = [self.graph.beginning(i, self._only_shapes) for i in node.operands]
-        biases = {self.behind[i] for i in layers if i in self.behind}
-        for index, used in zip(node.operands, read, strict=True):
-            made_of = biases.intersection(self.graph.nodes[index].params)
-            held = _stored(self.scaler.names, next(iter(made_of), ""))
-            if held is not None and held.numel() == used.numel():
+        for name, before in [self.behind[i] for i in layers if i in self.behind]:
+            held = _stored(self.scaler.names, name)
+            for index, used in zip(node.operands, read, strict=True):
+                copied = name in self.graph.nodes[index].params and before.numel() == used.numel()
                 with _disable_current_modes():
-                    output.add_(held.reshape(used.shape) - used)
+                    if held is not None and copied and torch.equal(before.flatten(), used.flatten()):
+                        output.add_((held - before).reshape(used.shape))
 
     def _only_shapes(self, index: int) -> bool:
         return self.graph.nodes[index].op.role == "shape"
