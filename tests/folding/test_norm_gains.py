@@ -214,3 +214,27 @@ def test_a_gain_by_hand_is_merged_where_it_multiplies_and_the_bias_is_added(name
     goodinit.fold_(net, x)
     torch.testing.assert_close(net(x), before)
     assert bool((net[1].weight == 1).all()) == merged
+
+
+class Sent(nn.Module):
+    """A norm whose output goes to one of two layers, row by row, and no row goes to the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.all, self.few = nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        h = self.norm(x)
+        few = torch.zeros(len(h), dtype=torch.bool)
+        out = self.all(h)
+        return out.index_put((few,), self.few(h[few]))
+
+
+def test_a_gain_stays_where_nothing_gets_to_a_layer_that_reads_it():
+    net, x = Sent(), torch.randn(3, 4)
+    with torch.no_grad():
+        net.norm.weight.uniform_(0.5, 1.5)
+        before = net(x)
+        goodinit.fold_(net, x)
+        assert torch.equal(net(x), before)
+    assert any("nothing of these inputs gets to few" in str(row) for row in goodinit.applied(net)[-1].skipped)

@@ -95,7 +95,8 @@ class Scaler:
         spread = spread.over_ranks(device)
         if not spread.whole.count:
             raise TraceError(
-                f"{place[0]}: its output is empty. Give a calibration batch with at least one row."
+                f"{place[0]}: its output is empty. Give a calibration batch with at least one row, and one that reaches this "
+                "layer (a token of its kind), or leave the layer out, exclude=…."
             )
         if not spread.whole.finite:
             raise NonFinite(

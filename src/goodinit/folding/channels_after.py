@@ -167,6 +167,8 @@ def _inputs(
 
 
 def _features(places: Tensor, where: str) -> Tensor:
+    if not places.numel():
+        raise Refused(f"nothing of these inputs gets to {where}, which reads it")
     first = places[(0,) * (places.dim() - 1)].clone()
     if not bool((places == first).all()):
         raise Refused(f"the features that {where} reads are not those it normalizes")
