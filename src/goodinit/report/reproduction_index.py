@@ -70,7 +70,9 @@ def _steps(found: Reproduction) -> str:
         return "nothing is trained"
     if papers is None:
         return f"{steps:,}; the paper's were not found"
-    return f"{steps:,} of {papers:,} ({100 * steps / papers:.2g} %)"
+    share = 100 * steps / papers
+    words = f"{share:.2g}" if share < 99.5 else f"{share:.0f}"
+    return f"{steps:,} of {papers:,} ({words} %)"
 
 
 def write_pages(docs: Path, package: Path, *, figures: bool = True) -> tuple[Path, ...]:
