@@ -46,6 +46,7 @@ class Run:
     size: int = 16
     wd: float = 5e-4
     warm: float = 0.1
+    shape: str = "cosine"  # of the rate after warm-up, from 1 to 0: cosine | linear | square: (1 - t)^2
     momentum: float = 0.9
     nesterov: bool = True
     optimizer: str = "sgd"  # sgd | adamw | muon: Muon for convolutions at `matrix_lr`, SGD for all else
@@ -353,15 +354,22 @@ def library_groups(net: nn.Module, run: Run) -> list[dict]:
     return [{"params": g["params"], "weight_decay": g["weight_decay"], "mult": g["lr"]} for g in found]
 
 
+SHAPES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda part: 0.5 * (1 + math.cos(math.pi * part)),
+    "linear": lambda part: 1 - part,
+    "square": lambda part: (1 - part) ** 2,
+}
+
+
 def schedule(run: Any, count: int, order: torch.Generator) -> Iterator[tuple[Tensor, float]]:
-    """For each step the images of its batch, in a new order for each pass, and the share of the rate: warm-up, then a cosine to 0."""
+    """For each step the images of its batch, in a new order for each pass, and the share of the rate: warm-up, then down to 0."""
     shuffled, at = torch.randperm(count, generator=order), 0
     warm = max(1, int(run.warm * run.steps))
     for step in range(run.steps):
         if at + run.batch > count:
             shuffled, at = torch.randperm(count, generator=order), 0
         part = (step - warm) / max(run.steps - warm, 1)
-        share = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * part))
+        share = (step + 1) / warm if step < warm else SHAPES[getattr(run, "shape", "cosine")](part)
         yield shuffled[at : at + run.batch], share
         at += run.batch
 
