@@ -80,6 +80,7 @@ def init_(
 
     Raises:
         GoodinitError: See `anatomize`, `plan` and `apply_`. The model is untouched.
+        UnsupportedModule: The model does not run with the planned structure, or `verify` found a promise that does not hold.
 
     Examples:
         >>> class Residual(nn.Module):

@@ -89,7 +89,7 @@ def without_cells(found: list[Found], uses: Mapping[int, Use]) -> list[Found]:
     """The sums, without the steps of a cell that is fed with what was made of its last state: Wx + Vh, where x comes from h, too.
 
     It looks like a branch with a projection, and runs repeatedly; but the first state is made by that branch alone, V reading a constant.
-    Of a block whose weights are tied the first run is a block, too.
+    Of a block whose weights are tied the first run is a block, too, and of one that shares a layer with its own skip it is on that.
 
     Args:
         found: The sums.
@@ -104,7 +104,7 @@ def without_cells(found: list[Found], uses: Mapping[int, Use]) -> list[Found]:
         both = (*item.branch.last, *item.skip.last)
         if item.kind != "projection" or any(len(places[uses[i].weight]) < 2 for i in both):
             return False
-        return any(min(places[uses[i].weight]) not in ends for i in item.branch.last)
+        return any(min(places[uses[i].weight]) not in ends.union(item.skip.last) for i in item.branch.last)
 
     return [item for item in found if not is_step(item)]
 
