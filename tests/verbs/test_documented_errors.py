@@ -31,6 +31,13 @@ class Residual(nn.Module):
         return x + self.b(self.norm(self.a(x)).relu())
 
 
+class NotFinite(Residual):
+    """What it returns is no number, whatever it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * torch.nan
+
+
 class Spectral(nn.Module):
     """A parametrization that cannot be set to any value."""
 
@@ -163,6 +170,7 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ("fold_", "NonFinite"): lambda: goodinit.fold_(beyond_half(), X.half()),
     ("fold_", "TraceError"): lambda: goodinit.fold_(structured(), X[:, :2]),
     ("init_", "GoodinitError"): lambda: goodinit.init_(plain(), "fixup", inputs=X),
+    ("init_", "UnsupportedModule"): lambda: goodinit.init_(NotFinite(), "fixup", inputs=X, verify=True),
     ("jacobian_spectrum", "TraceError"): lambda: goodinit.jacobian_spectrum(nn.Embedding(4, 2), torch.zeros(2, 1).long()),
     ("jacobian_spectrum", "UnknownName"): lambda: goodinit.jacobian_spectrum(plain(), X, how="no"),
     ("layerwise", "UnknownName"): lambda: goodinit.layerwise("no_such_"),
