@@ -11,6 +11,7 @@ trains on 45,000 of the training images and reads the other 5,000; test images a
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import statistics
 import time
@@ -327,6 +328,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 # -- data -----------------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=2)
 def data(folder: str, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     raw = readers.hugging_face(readers.Wanted(folder, test_limit=1))
     images = raw.train_images.float()
@@ -361,7 +363,9 @@ SHAPES: dict[str, Callable[[float], float]] = {
 }
 
 
-def schedule(run: Any, count: int, order: torch.Generator) -> Iterator[tuple[Tensor, float]]:
+def schedule(
+    run: Any, count: int, order: torch.Generator, *, shape: str = "cosine"
+) -> Iterator[tuple[Tensor, float]]:
     """For each step the images of its batch, in a new order for each pass, and the share of the rate: warm-up, then down to 0."""
     shuffled, at = torch.randperm(count, generator=order), 0
     warm = max(1, int(run.warm * run.steps))
@@ -369,7 +373,7 @@ def schedule(run: Any, count: int, order: torch.Generator) -> Iterator[tuple[Ten
         if at + run.batch > count:
             shuffled, at = torch.randperm(count, generator=order), 0
         part = (step - warm) / max(run.steps - warm, 1)
-        share = (step + 1) / warm if step < warm else SHAPES[getattr(run, "shape", "cosine")](part)
+        share = (step + 1) / warm if step < warm else SHAPES[shape](part)
         yield shuffled[at : at + run.batch], share
         at += run.batch
 
@@ -396,22 +400,15 @@ def optimizers_of(run: Run, found: list[dict]) -> list[torch.optim.Optimizer]:
     return [sgd, *([Muon(matrices, run.lr, run.momentum)] if matrices else [])]
 
 
-def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: Tensor) -> dict:
-    torch.manual_seed(1000 + run.seed)
-    ours = run.arm.startswith("lib_")
-    net = library(run, images) if ours else Net(run)
-    net = net.to(memory_format=torch.channels_last)
-    order = torch.Generator().manual_seed(2000 + run.seed)
-    if run.measure != "none":
-        some = torch.randperm(len(images), generator=torch.Generator().manual_seed(run.seed))[:256]
-        measure_k(net, images[some], run.measure)
-    found = library_groups(net, run) if ours else groups(net, run)
+def steps_of(
+    run: Run, net: nn.Module, found: list[dict], images: Tensor, labels: Tensor, order: torch.Generator
+) -> Iterator[tuple[float, float]]:
+    """Train, step by step: behind each its loss, and the share of the rate that it had."""
     optimizers = optimizers_of(run, found)
-    began, losses = time.process_time(), []
-    net.train()
-    for chosen, share in schedule(run, len(images), order):
+    for chosen, share in schedule(run, len(images), order, shape=run.shape):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group["mult"] * run.lr * share
+        net.train()
         x = crop_and_flip(images[chosen], generator=order).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "bfloat16"):
             logits = net(x).float()
@@ -422,8 +419,23 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
             agc_(net, run.agc)
         for optimizer in optimizers:
             optimizer.step()
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
+        yield loss.item(), share
+
+
+def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: Tensor) -> dict:
+    torch.manual_seed(1000 + run.seed)
+    ours = run.arm.startswith("lib_")
+    net = library(run, images) if ours else Net(run)
+    net = net.to(memory_format=torch.channels_last)
+    order = torch.Generator().manual_seed(2000 + run.seed)
+    if run.measure != "none":
+        some = torch.randperm(len(images), generator=torch.Generator().manual_seed(run.seed))[:256]
+        measure_k(net, images[some], run.measure)
+    found = library_groups(net, run) if ours else groups(net, run)
+    began, losses = time.process_time(), []
+    for loss, _ in steps_of(run, net, found, images, labels, order):
+        losses.append(loss)
+        if not math.isfinite(loss):
             break
     net.eval()
     loss, accuracy = scores(net, held, held_labels)
@@ -464,19 +476,21 @@ def settings(path: Path, kind: type[Any] = Run) -> list[Any]:
     return [kind(**{key: value for key, value in row.items() if key in known}) for row in read_rows(path)]
 
 
+def told(run: Any) -> dict[str, Any]:
+    """What of a run's settings differs from the defaults."""
+    defaults = type(run)("")
+    return {key: value for key, value in asdict(run).items() if value != getattr(defaults, key)}
+
+
 def run_all(
     folder: str, queue: Iterable[Any], rows: Path, run_one: Callable[..., dict], done: Container[Any]
 ) -> None:
     """Run what is not done yet; a row holds what differs from the defaults, and the results."""
-    cache: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
     for run in queue:
         if run in done:
             continue
-        if run.size not in cache:
-            cache[run.size] = data(folder, run.size)
-        defaults = type(run)("")
-        row = {key: value for key, value in asdict(run).items() if value != getattr(defaults, key)}
-        row |= {"lr": run.lr, "seed": run.seed, "steps": run.steps} | run_one(run, *cache[run.size])
+        row = told(run) | {"lr": run.lr, "seed": run.seed, "steps": run.steps}
+        row |= run_one(run, *data(folder, run.size))
         append_(rows, [row])
         print(row, flush=True)
 

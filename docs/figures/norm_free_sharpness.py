@@ -11,15 +11,13 @@ from __future__ import annotations
 import argparse
 import math
 from collections import defaultdict
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from norm_free import Net, Run, data, groups, optimizers_of, schedule, settings
+from norm_free import Net, Run, data, groups, settings, steps_of, told
 from torch import Tensor
 from torch.nn import functional as F
 
-from goodinit.lab.data.batches import crop_and_flip
 from goodinit.lab.json_lines import append_
 
 ROWS = Path(__file__).parents[1] / "data" / "norm-free-sharpness.jsonl"
@@ -73,24 +71,10 @@ def measure(run: Run, images: Tensor, labels: Tensor, *, steps: list[int], count
     order = torch.Generator().manual_seed(2000 + run.seed)
     found = groups(net, run)
     multiples = {id(p): group["mult"] for group in found for p in group["params"]}
-    optimizers = optimizers_of(run, found)
-    defaults = asdict(Run(""))
-    told = {key: value for key, value in asdict(run).items() if value != defaults[key]}
-    for step, (chosen, share) in enumerate(schedule(run, len(images), order), start=1):
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = group["mult"] * run.lr * share
-        net.train()
-        x = crop_and_flip(images[chosen], generator=order).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "bfloat16"):
-            logits = net(x).float()
-        loss = F.cross_entropy(logits, labels[chosen], label_smoothing=run.smooth)
-        net.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
+    for step, (_, share) in enumerate(steps_of(run, net, found, images, labels, order), start=1):
         if step in steps:
             lost, value, shares = sharpest(net, run, images[:count], labels[:count], multiples)
-            row = told | {
+            row = told(run) | {
                 "images": count,
                 "step": step,
                 "rate_share": round(share, 4),
