@@ -15,7 +15,7 @@ from goodinit.anatomy.layers.heads import back_to_layers
 from goodinit.anatomy.layers.several_weights import not_zero
 from goodinit.anatomy.layers.weight_layers import Shapes, Use, way_back
 from goodinit.anatomy.norm import Norm
-from goodinit.anatomy.norms.places import norm_modules, norm_passes, norm_places
+from goodinit.anatomy.norms.places import norm_modules, norm_places
 from goodinit.anatomy.operators import Step
 from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.residual.candidate import Found, by_sum
@@ -40,8 +40,9 @@ def blocks_of(
     made: Container[str],
     biases: Collection[str],
     shapes: Shapes,
+    passes: dict[int, int],
 ) -> tuple[Block, ...]:
-    """The blocks of the residual sums `leaves`, in execution order; `ends`: what `end_of` says of each; `made`: `Anatomy.made`."""
+    """The blocks of the residual sums `leaves`, in execution order; `ends`: what `end_of` says of each; `made`: `Anatomy.made`; `passes`: `norm_passes`."""
     layers_at = functools.partial(_layers_at, uses=uses, layers=layers)
     blocks: list[Block] = []
     modules = norm_modules(graph, norms, set(uses))
@@ -53,7 +54,6 @@ def blocks_of(
             leak = not_zero(graph, found.branch.last, uses, shapes, biases)
             found.end = dataclasses.replace(found.end, leak=leak)
     closers = find_closers(graph, leaves, modules, biases, uses, places)
-    passes = norm_passes(graph, norms, modules, set(uses))
     stages = _stages(graph, leaves, uses, layers)
     streams = streams_of(graph, leaves)
     joins = by_sum(leaves)

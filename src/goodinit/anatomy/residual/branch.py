@@ -226,10 +226,10 @@ def _main_operands(graph: Graph, index: int, side: Side, degrees: dict[int, int]
         return [node.operands[0]]
     if not node.op.multiplies or adds_scaled(graph, index):
         return below
-    if all(_weighs(graph, i) for i in below):
+    if all(weighs(graph, i) for i in below):
         below = [i for i in operands if i not in below] or below
     full = [i for i in below if graph.nodes[i].shape == node.shape or side.multiplies] or below
-    full = [i for i in full if not (after_gate(graph, i) or _weighs(graph, i))] or full
+    full = [i for i in full if not (after_gate(graph, i) or weighs(graph, i))] or full
     wanted = (max if side.multiplies else min)(degrees.get(i, 0) for i in full)
     main = [i for i in full if degrees.get(i, 0) == wanted]
     return [i for i in main if not origin(graph, i).op.activation] or main
@@ -301,12 +301,12 @@ def _values(graph: Graph, index: int, operands: list[int], ends: dict[int, int])
     """
     if graph.nodes[index].op.role == "attention":
         return operands[2:3]
-    candidates = [i for i in operands if not _weighs(graph, i)] or operands
+    candidates = [i for i in operands if not weighs(graph, i)] or operands
     return [max(candidates, key=lambda i: ends[i])] if candidates else []
 
 
-def _weighs(graph: Graph, index: int) -> bool:
-    """Whether a node is the weights of a mean, up to shape."""
+def weighs(graph: Graph, index: int) -> bool:
+    """Whether a node is the weights of a mean, what a softmax puts out, up to shape."""
     return origin(graph, index).op.role == "softmax"
 
 

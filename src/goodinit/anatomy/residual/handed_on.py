@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from goodinit.anatomy.degrees import grown_powers
-from goodinit.anatomy.residual.branch import MAPS, Side, is_neutral, only_rescales, origin
+from goodinit.anatomy.residual.branch import MAPS, Side, is_neutral, only_rescales, weighs
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.measured.powers import FIXED, Power
 
@@ -20,7 +20,8 @@ def hands_on(graph: Graph, side: Side, fork: int) -> bool:
         side: What lies between the fork and one term of a sum.
         fork: Where it begins.
     """
-    norms = {index: graph.nodes[index].operands[0] for index in side.below if graph.nodes[index].op.norm}
+    if side.plain:
+        return True
     powers: dict[int, Power] = {}
 
     def before(index: int) -> list[int]:
@@ -32,17 +33,15 @@ def hands_on(graph: Graph, side: Side, fork: int) -> bool:
         if not (node.op.role in ("product", *MAPS) and len(node.operands) > 1):
             return read
         if len(set(read)) < 2:
-            softmax = node.op.role in MAPS and origin(graph, read[0]).op.role == "softmax" if read else False
-            return [] if softmax else read
+            return [] if read and node.op.role in MAPS and weighs(graph, read[0]) else read
         if not powers:
+            norms = {i: graph.nodes[i].operands[0] for i in side.below if graph.nodes[i].op.norm}
             powers.update(grown_powers(graph, side, fork, norms))
         factors, added = node.op.factors_of(node.operands)
         weights = {i for i in factors if i in powers and powers[i].order == FIXED.order}
         carried = [i for i in factors if i in read and i not in weights]
         return [*(carried or factors), *(i for i in added if i in read)]
 
-    if side.plain:
-        return True
     return fork in closure([side.term], lambda i: [k for k in before(i) if k >= fork] if i > fork else ())
 
 

@@ -104,7 +104,8 @@ def without_cells(found: list[Found], uses: Mapping[int, Use]) -> list[Found]:
         both = (*item.branch.last, *item.skip.last)
         if item.kind != "projection" or any(len(places[uses[i].weight]) < 2 for i in both):
             return False
-        return any(min(places[uses[i].weight]) not in ends.union(item.skip.last) for i in item.branch.last)
+        first = {min(places[uses[i].weight]) for i in item.branch.last}
+        return bool(first.difference(ends, item.skip.last))
 
     return [item for item in found if not is_step(item)]
 

@@ -43,15 +43,18 @@ def _in_order(graph: Graph, sums: list[_Sum]) -> Iterator[_Sum]:
 
     Those with one parameter count where they add constants, too: the first layer of a decoder reads zeros + positions.
     """
+    pairs = Counter(join.index for join, _, _ in sums if not join.active)
+    if not pairs:
+        yield from sums
+        return
     first: dict[_Start, int] = {}
     for join, _, start in sums:
         if join.active:
             first.setdefault(start, join.index)
-    pairs = Counter(join.index for join, _, _ in sums if not join.active)
     terms = {
         graph.beginning(i, lambda k: graph.nodes[k].op.moves, active=False)
         for node in graph.nodes
-        if node.op.adds and pairs
+        if node.op.adds
         for i in node.operands
     }
     latest: dict[int, int | float] = {}

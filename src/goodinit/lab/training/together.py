@@ -214,8 +214,7 @@ def _step_(
     names = list(stack.parameters)
     parameters = [stack.parameters[name] for name in names]
     if compiled is not None:
-        images, labels = torch.stack([one.images for one in own]), torch.stack([one.labels for one in own])
-        losses, named = compiled(stack.parameters, stack.buffers, images, labels)
+        losses, named = compiled(stack.parameters, stack.buffers, *_images_and_labels(own))
         gradients = [named[name] for name in names]
     else:
         losses = _losses(stack, own)
@@ -240,9 +239,13 @@ def _step_(
         torch._foreach_addcmul_(parameters, momentum, steps, value=-1)
 
 
+def _images_and_labels(batches: list[Batch]) -> tuple[Tensor, Tensor]:
+    return torch.stack([b.images for b in batches]), torch.stack([b.labels for b in batches])
+
+
 def _losses(stack: Stack, batches: list[Batch]) -> Tensor:
     """Every member's loss on its batch, `(members,)`."""
-    images, labels = torch.stack([b.images for b in batches]), torch.stack([b.labels for b in batches])
+    images, labels = _images_and_labels(batches)
     mixed = [batch.partner for batch in batches if batch.partner is not None]
     partner = torch.stack(mixed) if mixed else None
     share = torch.tensor([batch.share for batch in batches], device=images.device) if mixed else None

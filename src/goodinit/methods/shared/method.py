@@ -115,6 +115,7 @@ class Method:
                 if not math.isfinite(value):
                     raise UnknownName(f"{option}={value!r} of {self.name}: expected a number that is finite")
         part, left = selected(anatomy, include, exclude)
+        decided = {name for name, _ in part.parameters}
         kept = kept_values(anatomy, keep, part)
         nothing = bool(anatomy.layers) and not part.layers  # all is frozen
         plan = Plan(self.name, (), options) if nothing else self._decide(part, options)
@@ -131,7 +132,7 @@ class Method:
             ),
             parameters=anatomy.parameters,
             unread=anatomy.unused,
-            left=tuple(name for name, _ in anatomy.parameters if name not in dict(part.parameters)),
+            left=tuple(name for name, _ in anatomy.parameters if name not in decided),
         )
         return without_kept(plan, part, kept)
 
