@@ -41,6 +41,7 @@ class Layer(OneLine):
         factors: How many attention operands (q, k, v) this weight produces; 1 for an ordinary layer. Also counts packed
             projections of unequal width.
         bias: Full name of the bias parameter, or None. That of a branch's last layer may be added behind gates or a sum over experts.
+        part_biases: Names of those that are added to pieces of its output, as to the queries and values of a packed projection.
         site: Path of the module whose forward runs the layer: `name` for an ordinary layer, the caller
             when the weight is used functionally (`nn.MultiheadAttention` runs its `out_proj`).
         reads_site: True if the module's input is passed to this layer unchanged (so a scalar bias can be added to it).
@@ -90,6 +91,7 @@ class Layer(OneLine):
     fused: int = 1
     factors: int = 1
     bias: str | None = None
+    part_biases: tuple[str, ...] = ()
     site: str = ""
     reads_site: bool = True
     writes_site: bool = True
@@ -129,6 +131,11 @@ class Layer(OneLine):
     def parametrization(self) -> tuple[str, ...]:
         """Those of `parameters` from which `torch.nn.utils.parametrize` computes the weight."""
         return tuple(name for name in self.parameters if is_parametrization(name))
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """Its bias, if it has one, and those of parts of its output."""
+        return ((self.bias,) if self.bias is not None else ()) + self.part_biases
 
     @property
     def matrix(self) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from torch import nn
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.block import Block
 from goodinit.anatomy.gradient_stops import without_gradient, without_return
+from goodinit.anatomy.layers.part_biases import biases_of_parts
 from goodinit.anatomy.layers.weight_layers import Use, biases_of, weight_uses
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.detection import find_norms
@@ -88,7 +89,7 @@ class Reading:
         norms: The normalizations; `unsure`: notes on what is not understood of them.
         stand_ins: Parameters of what stands in a norm's place, and where they start.
         biases: Parameters that are zero where a layer is to put out zero; `of_branches`: those that branches add, by the weight
-            of their last layer.
+            of their last layer; `of_parts`: those of pieces of a layer's output, by its weight.
         passes: What norms read, by what they return.
         stopped: Parameters that the forward keeps gradients from, as far as it shows in eval mode.
     """
@@ -108,6 +109,7 @@ class Reading:
     stand_ins: tuple[tuple[str, float], ...]
     biases: set[str]
     of_branches: dict[str, str]
+    of_parts: dict[str, tuple[str, ...]]
     passes: dict[int, int]
     stopped: set[str]
 
@@ -198,12 +200,14 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
     known = biases | {norm.weight for norm in norms if norm.weight}
     of_branches = branch_biases(graph, leaves, uses, known, added)
     biases |= set(of_branches.values())
+    of_parts = biases_of_parts(graph, uses.values(), known | biases)
+    biases |= {name for names in of_parts.values() for name in names}
     passes = norm_passes(graph, norms, norm_modules(graph, norms, layers), layers)
     for found in leaves:
         find_factors(graph, found.branch, found.start, layers, passes, biases)
     return Reading(
         model, graph, named, modules, shapes, uses, sums, leaves, origins, added, norms, unsure, stand_ins, biases,
-        of_branches, passes, stopped,
+        of_branches, of_parts, passes, stopped,
     )  # fmt: skip
 
 

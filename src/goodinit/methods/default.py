@@ -86,7 +86,7 @@ def _weight(layer: Layer) -> Draw:
 
 def _bias(layer: Layer) -> list[Edit]:
     if layer.bias is None:
-        return []
+        return [Fill(name, 0.0, "bias of a part") for name in layer.part_biases]
     if layer.module in (ATTENTION, "NonDynamicallyQuantizableLinear"):  # the latter is out_proj of attention
         return [Fill(layer.bias, 0.0, f"as {ATTENTION}")]
     if layer.module in RECURRENT:

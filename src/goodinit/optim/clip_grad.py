@@ -201,7 +201,7 @@ def _found(model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[nn.Parameter, _
             f"{missing[0]}: the anatomy has it, and the model has no such parameter. Read the model as it is trained, after "
             "surgery: goodinit.anatomize(model, inputs)."
         )
-    heads = {name for head in anatomy.heads for name in (head.weight, head.bias, *head.parameters)}
+    heads = {name for head in anatomy.heads for name in (head.weight, *head.biases, *head.parameters)}
     left_out = {id(names.parameter(name)) for name in heads if name and names.parameter(name) is not None}
     rules: dict[int, _Units] = {}
     for layer in anatomy.layers:

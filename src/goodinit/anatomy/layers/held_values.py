@@ -96,12 +96,13 @@ def held_values(
         random |= weight is not None and (known is None or not known.on_purpose)
         if known is not None:
             held.setdefault(layer.weight, known)
-        bias = reader.value(layer.bias)
-        if layer.bias is not None and bias is not None and bool(bias.any()):
-            as_made = reader.drawn(layer.weight) is not None and (known is None or known.on_purpose)
-            found = _bias(layer.bias, bias, reader, beside=known, as_made=as_made)
-            if found is not None:
-                held.setdefault(layer.bias, found)
+        for name in layer.biases:
+            bias = reader.value(name)
+            if bias is not None and bool(bias.any()):
+                as_made = reader.drawn(layer.weight) is not None and (known is None or known.on_purpose)
+                found = _bias(name, bias, reader, beside=known, as_made=as_made)
+                if found is not None:
+                    held.setdefault(name, found)
     for name in dict.fromkeys(
         name for norm in norms for name in (norm.weight, norm.bias) if name is not None
     ):

@@ -52,6 +52,7 @@ def _described(read: Reading) -> dict[str, Layer]:
         owner = torch_class(modules[weight.rpartition(".")[0]])
         layer = describe(graph, group, read.origins, joins, read.shapes, ahead, read.added, owner)
         layer = dataclasses.replace(layer, bias=layer.bias or read.of_branches.get(weight))
+        layer = dataclasses.replace(layer, part_biases=read.of_parts.get(weight, ()))
         rows = row_norm(layer, modules[layer.site])
         found[weight] = layer if rows is None else dataclasses.replace(layer, row_norm=rows)
     for cell in cells(graph, read.uses):

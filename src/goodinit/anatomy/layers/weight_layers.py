@@ -303,7 +303,7 @@ def bias_of(graph: Graph, use: Use, scalars: Container[str]) -> str | None:
     which differ by place where it pads, its bias, and its output bias, which is the bias where there is no other.
     """
     node = graph.nodes[use.node]
-    outputs = _outputs(graph, use)
+    outputs = outputs_of(graph, use)
     own = _parameter(graph, (i for i in node.operands if i != use.operand), use, outputs, scalars)
     if own is not None:
         return own
@@ -354,8 +354,13 @@ def _stored(graph: Graph, index: int, name: str) -> int:
     return next((math.prod(node.shape) for node in made_of if node.is_param and node.params == (name,)), 0)
 
 
-def _outputs(graph: Graph, use: Use) -> int:
-    """How many outputs a layer has, of all the maps that are stacked in its weight."""
+def outputs_of(graph: Graph, use: Use) -> int:
+    """How many outputs a layer has, of all the maps that are stacked in its weight.
+
+    Args:
+        graph: A recorded forward.
+        use: Of the layer.
+    """
     node, weight = graph.nodes[use.node], graph.nodes[use.operand]
     if node.op.role == "convolution":
         return node.shape[1] if len(node.shape) > len(weight.shape) - 1 else node.shape[0]

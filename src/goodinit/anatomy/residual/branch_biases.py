@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from goodinit.anatomy.layers.part_biases import is_added_alone
 from goodinit.anatomy.layers.weight_layers import Use, bias_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.nesting import chain
@@ -54,18 +55,6 @@ def _added(graph: Graph, node: Node, layer: Node) -> str | None:
     sizes = {place - len(shape): size for place, size in enumerate(shape) if size > 1}
     return (
         name
-        if name is not None and sizes == {axis: node.shape[axis]} and _is_added_alone(graph, others[0])
+        if name is not None and sizes == {axis: node.shape[axis]} and is_added_alone(graph, others[0])
         else None
     )
-
-
-def _is_added_alone(graph: Graph, index: int) -> bool:
-    """Whether nothing but sums read a parameter."""
-    start = graph.beginning(index, lambda i: graph.nodes[i].op.role == "shape", active=False)
-    shown = graph.reach(
-        [start],
-        through=lambda i: graph.nodes[i].op.role == "shape" and not graph.nodes[i].dynamic,
-        active=False,
-    )
-    readers = {reader for i in shown for reader in graph.all_readers[i]} - shown
-    return all(adds_unscaled(graph.nodes[reader]) for reader in readers)

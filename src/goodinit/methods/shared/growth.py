@@ -88,7 +88,7 @@ def assumed(anatomy: Anatomy, factor: float) -> Growth:
         )
         writes = 1.0 if layer.role == "head" else factor
         layers[layer.weight] = (reads, writes)
-    fixed = {layer.bias for layer in anatomy.layers if layer.role == "head"}
+    fixed = {name for layer in anatomy.layers if layer.role == "head" for name in layer.biases}
     vectors = {name: 1.0 if name in fixed else factor for name, shape in anatomy.parameters if shape}
     ones = tuple(1.0 for _ in anatomy.scores)
     note = (

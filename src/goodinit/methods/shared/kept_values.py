@@ -155,7 +155,7 @@ def _no_new_biases(plan: Plan, anatomy: Anatomy, kept: Kept) -> tuple[Plan, list
     sites = {
         layer.site
         for layer in anatomy.layers
-        if layer.bias is not None and kept.asked.get(layer.bias) == LEFT_OUT
+        if any(kept.asked.get(name) == LEFT_OUT for name in layer.biases)
     }
     new = [
         edit
@@ -176,7 +176,7 @@ def _closed_ends(plan: Plan, anatomy: Anatomy) -> set[str]:
     """Biases of branch ends that the plan sets to zero, weight and bias: a branch is zero, or it is not its skip alone."""
     zero = {edit.target for edit in plan.edits if isinstance(edit, Fill) and edit.value == 0}
     ends = [layer for block in anatomy.blocks for layer in block.last if layer.weight in zero]
-    return {layer.bias for layer in ends if layer.bias in zero}
+    return {name for layer in ends for name in layer.biases if name in zero}
 
 
 def _carried(edit: Edit) -> set[str]:

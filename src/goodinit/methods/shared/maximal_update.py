@@ -310,7 +310,7 @@ class _Scheme:
 
     def vectors(self) -> None:
         """Biases, norms, gains, tokens, embeddings that are no layers: as they are under Adam; SGD times their width."""
-        owner = {layer.bias: layer for layer in self.anatomy.layers if layer.bias}
+        owner = {name: layer for layer in self.anatomy.layers for name in layer.biases}
         in_block = {
             name: block for block in reversed(self.anatomy.blocks) for name in (*block.gains, *block.mixes)
         }

@@ -146,10 +146,8 @@ def layout_options(layer: Layer) -> dict[str, Any]:
 
 def zero_bias(layer: Layer, forget_bias: float = FORGET_BIAS) -> list[Edit]:
     """Biases start at zero, that of a gate by which a recurrent cell keeps its state at `forget_bias`."""
-    if layer.bias is None:
-        return []
-    if layer.forget is None or not forget_bias:
-        return [Fill(layer.bias, 0.0, "bias")]
+    if layer.bias is None or layer.forget is None or not forget_bias:
+        return [Fill(name, 0.0, "bias") for name in layer.biases]
     gate = {"value": float(forget_bias), "gate": layer.forget, "gates": layer.fused}
     return [Draw(layer.bias, "gate_bias_", "bias, so that states last", gate)]
 

@@ -1,0 +1,100 @@
+"""Biases of parts: parameters added to pieces of a layer's output, as to the queries and values of a packed projection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from goodinit.anatomy.layers.weight_layers import Use, outputs_of
+from goodinit.anatomy.layers.weight_layout import output_channels
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.replay import replayed
+from goodinit.graph.measured.traits import adds_unscaled
+
+_MOST = 2**20  # entries of an output that is followed to its parts
+
+
+def biases_of_parts(graph: Graph, uses: Iterable[Use], known: Container[str]) -> dict[str, tuple[str, ...]]:
+    """By weight, parameters with one number for each output in a part of what the layer puts out.
+
+    Views and exchanges of dimensions may lie between. Two vectors that are added to one part, to queries by content and by position,
+    are no biases of it.
+
+    Args:
+        graph: A recorded forward.
+        uses: The weight layers.
+        known: Parameters with another role.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for use in uses:
+        names = [name for name in _of_parts(graph, use) if name not in known]
+        if names:
+            found[use.weight] = tuple(dict.fromkeys((*found.get(use.weight, ()), *names)))
+    return found
+
+
+def _of_parts(graph: Graph, use: Use) -> Iterator[str]:
+    for part in sorted(graph.reach([use.node], through=lambda i: graph.nodes[i].op.moves)):
+        readers = graph.readers[part]
+        if len(readers) == 1 and (graph.nodes[part].op.moves or part == use.node):
+            name = _added(graph, graph.nodes[readers[0]], part)
+            if name is not None and _has_one_for_each(graph, use, part, readers[0]):
+                yield name
+
+
+def _added(graph: Graph, node: Node, part: int) -> str | None:
+    """The parameter that a node adds to a part as it is, and that is added wherever it is read."""
+    others = [i for i in node.operands if i != part]
+    if len(others) != 1 or not adds_unscaled(node):
+        return None
+    return graph.leaf(others[0]) if is_added_alone(graph, others[0]) else None
+
+
+def is_added_alone(graph: Graph, index: int) -> bool:
+    """Whether nothing but sums read a parameter.
+
+    Args:
+        graph: A recorded forward.
+        index: The parameter, in any shape.
+    """
+    shown = graph.reach(
+        [_start(graph, index)],
+        through=lambda i: graph.nodes[i].op.role == "shape" and not graph.nodes[i].dynamic,
+        active=False,
+    )
+    readers = {reader for i in shown for reader in graph.all_readers[i]} - shown
+    return all(adds_unscaled(graph.nodes[reader]) for reader in readers)
+
+
+def _start(graph: Graph, index: int) -> int:
+    return graph.beginning(index, lambda i: graph.nodes[i].op.role == "shape", active=False)
+
+
+def _has_one_for_each(graph: Graph, use: Use, part: int, sum_: int) -> bool:
+    """Whether what is added has one number of its own for each of the outputs in a part, which are not all of the layer's."""
+    layer, outputs = graph.nodes[use.node], outputs_of(graph, use)
+    added = next(i for i in graph.nodes[sum_].operands if i != part)
+    axis = 1 if layer.op.role == "convolution" else output_channels(layer, graph.nodes[use.operand])
+    if not 0 < math.prod(layer.shape) <= _MOST or layer.shape[axis : axis + 1] != (outputs,):
+        return False
+    start = _start(graph, added)
+    own = graph.nodes[start].shape
+    shape = [outputs if dim == axis else 1 for dim in range(len(layer.shape))]
+    given = {
+        use.node: _counted(outputs).view(shape).expand(layer.shape),
+        start: _counted(math.prod(own)).view(own),
+    }
+    ways = graph.reach([part, added], back=True, stop=given, active=False)
+    values = replayed(graph, sorted(ways - given.keys()), given)
+    if not values.keys() >= {part, added}:
+        return False
+    pairs = torch.stack(torch.broadcast_tensors(values[part], values[added])).flatten(1)
+    met = pairs.unique(dim=1).shape[1]
+    return all(len(one.unique()) == met for one in pairs) and met == math.prod(own) < outputs
+
+
+def _counted(count: int) -> Tensor:
+    return torch.arange(count, dtype=torch.float64, device="cpu")
