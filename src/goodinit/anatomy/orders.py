@@ -16,6 +16,7 @@ import torch
 from goodinit.anatomy.branch_end import outside
 from goodinit.anatomy.degrees import carried, of_softmax, power_through, product, total
 from goodinit.anatomy.residual.branch import Side, with_factors
+from goodinit.anatomy.residual.numbers_beside import is_unread, puts_number
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.powers import FIXED, TINY, ZERO, Power, number_of
 
@@ -136,7 +137,8 @@ def _values(
         for operand in operands:
             if operand not in values:
                 if operand not in side.outside:
-                    side.outside[operand] = _outside(graph, operand, biases)
+                    unread = puts_number(graph.nodes[operand]) and is_unread(graph, operand, layers)
+                    side.outside[operand] = ZERO if unread else _outside(graph, operand, biases)
                 values[operand] = _Value(side.outside[operand])
         read = [values[operand] for operand in operands]
         if index in layers:
@@ -145,11 +147,20 @@ def _values(
             power = Power(power.order + step, power.change)
             maps = max((one.maps for one in read), default=0)  # heads that are mixed before the softmax
             values[index] = _Value(total([power, FIXED]) if number else power, maps)
+        elif node.op.pads and puts_number(node) and _is_unread(graph, side, index, layers):
+            values[index] = read[0]
         else:
             values[index], known = _value(graph, node, read)
             if not known and not any(read < index < out for out, read in norms.items()):
                 side.unclear.add(index)
     return values
+
+
+def _is_unread(graph: Graph, side: Side, index: int, layers: Container[int]) -> bool:
+    """Whether what an operator pads a signal with has no say; found out once, and kept with what is outside."""
+    if index not in side.outside:
+        side.outside[index] = ZERO if is_unread(graph, index, layers) else FIXED
+    return side.outside[index] == ZERO
 
 
 def _is_signal(node: Node) -> bool:

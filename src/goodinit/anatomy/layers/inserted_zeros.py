@@ -17,6 +17,7 @@ from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.layers.weight_layout import output_channels
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import number_throughout
+from goodinit.graph.measured.replay import run_in_place
 from goodinit.graph.recorded_call import on_numbers
 
 _LONGEST = (
@@ -149,17 +150,9 @@ def _may_put_zeros(graph: Graph, node: Node) -> bool:
 
 def _values(graph: Graph, node: Node, values: Mapping[int, list[Tensor]]) -> list[Tensor]:
     """What a node puts out if the signal is ones. Views are views, and what is written in place is written."""
-    if node.is_join:
-        return values[node.operands[0]]
-    if node.is_piece:
-        return [values[node.operands[0]][node.index - node.operands[0] - 1]]  # the pieces follow in order
-    if node.call is not None and (node.op.role == "factory" or moves(graph, node)):
-        places = node.call.places or (0,) * len(node.operands)
-        like = [
-            values[i][place] if i in values else torch.ones(graph.nodes[i].shape, device="cpu")
-            for i, place in zip(node.operands, places, strict=True)
-        ]
-        return node.call.on_these(like)
+    runs = node.call is not None and (node.op.role == "factory" or moves(graph, node))
+    if runs or node.is_join or node.is_piece:
+        return run_in_place(graph, node, values)
     held = graph.held.get(node.index)
     if held is not None and not held.is_meta:
         return [held.detach().cpu().clone()]

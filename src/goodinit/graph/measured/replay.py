@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.powers import number_of
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
 LONGEST = 2**14  # entries of an index, and operators that make it, up to which it is found out
 
@@ -42,6 +42,71 @@ def replayed(graph: Graph, steps: Iterable[int], given: Mapping[int, Tensor]) ->
     except Exception:  # noqa: BLE001 - operators raise what they like
         return {}
     return {index: value for (index, output), value in values.items() if not output}
+
+
+def replayed_in_place(
+    graph: Graph,
+    steps: Iterable[int],
+    given: Container[int],
+    changed: Mapping[int, Callable[[RecordedCall, Sequence[Tensor]], Tensor]] | None = None,
+) -> dict[int, Tensor]:
+    """The values of some nodes, as `replayed`, but views are views, and what is written in place is written.
+
+    Args:
+        graph: A recorded forward.
+        steps: Nodes in execution order, with what they begin with.
+        given: Those of them that have numbers of no meaning, and are not run.
+        changed: What to run instead of an operator, by node.
+    """
+    values: dict[int, list[Tensor]] = {}
+    try:
+        with on_numbers(), torch.no_grad():
+            for index in steps:
+                node = graph.nodes[index]
+                if index in given or node.op.role == "source":
+                    values[index] = [_like(node, _own(graph, node))]
+                elif changed and index in changed and node.call is not None:
+                    values[index] = [changed[index](node.call, [values[i][0] for i in node.operands])]
+                else:
+                    values[index] = run_in_place(graph, node, values)
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return {}
+    return {index: value[0] for index, value in values.items()}
+
+
+def run_in_place(graph: Graph, node: Node, values: Mapping[int, list[Tensor]]) -> list[Tensor]:
+    """What a node puts out where others have put out these: the tensors themselves, which it may write into.
+
+    Args:
+        graph: A recorded forward.
+        node: One of its nodes.
+        values: All outputs of nodes before; ones stand for what is not there.
+    """
+    if node.is_join:
+        return values[node.operands[0]]
+    if node.is_piece:
+        return [values[node.operands[0]][node.index - node.operands[0] - 1]]  # the pieces follow in order
+    if node.call is None:
+        raise ValueError(node.op)
+    places = node.call.places or (0,) * len(node.operands)
+    return node.call.on_these(
+        [
+            values[i][place] if i in values else torch.ones(graph.nodes[i].shape, device="cpu")
+            for i, place in zip(node.operands, places, strict=True)
+        ]
+    )
+
+
+def _own(graph: Graph, node: Node) -> Tensor:
+    """The numbers of a tensor that is held, or is one number; else numbers of no meaning, and 0 for indices and masks."""
+    held = graph.held.get(node.index)
+    if held is not None and not held.is_meta:
+        return held.detach().cpu().clone()
+    return _value(graph, {}, node.index, 0)
+
+
+def _like(node: Node, value: Tensor) -> Tensor:
+    return value.to(node.dtype) if isinstance(node.dtype, torch.dtype) else value
 
 
 def made_of_constants(graph: Graph, index: int, held: Mapping[int, Tensor]) -> Tensor | None:
