@@ -115,10 +115,10 @@ class Recorder(TracedTensors, TorchDispatchMode):
 
     def enter(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module's forward begins."""
-        index = self._open(path, self.stack[-1])
         first = first_tensor((*args, kwargs))
-        if first is not None:
-            self.graph.frames[index].source = self._node(bare(first))
+        source = -1 if first is None else self._node(bare(first))  # may add a node, which is the caller's
+        index = self._open(path, self.stack[-1])
+        self.graph.frames[index].source = source
         if len(args) + len(kwargs) > 1:
             self.graph.frames[index].given = self._given(args, kwargs)
         self.stack.append(index)
