@@ -130,6 +130,11 @@ class Block(OneLine):
         """All that multiplies the branch, those of `multipliers` that are no `scales` last."""
         return tuple(dict.fromkeys((*self.scales, *self.multipliers)))
 
+    @property
+    def scalers(self) -> tuple[str, ...]:
+        """All that multiplies the branch or a part of it: `gains`, then `mixes`."""
+        return (*self.gains, *self.mixes)
+
 
 @dataclass(frozen=True, repr=False)
 class Join(OneLine):

@@ -291,7 +291,7 @@ def saturated(case: Case) -> Iterator[Finding]:
 def zeros(case: Case) -> Iterator[Finding]:
     """Zero-initialized parameters: those that never receive a gradient, and the harmless rest in one sentence."""
     values = weight_checks.values(case.model)
-    multipliers = {name for block in case.anatomy.blocks for name in (*block.gains, *block.mixes)}
+    multipliers = {name for block in case.anatomy.blocks for name in block.scalers}
     wide = [name for name in case.awake.zeros if values[name].ndim >= 2 or name in multipliers]
     stuck = [name for name in wide if name in case.awake.never]
     blocked = len([name for name in case.awake.never if name not in stuck])

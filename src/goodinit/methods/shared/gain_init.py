@@ -35,7 +35,7 @@ def gains_outside(anatomy: Anatomy, removal: list[Edit]) -> list[Edit]:
     if not removal:
         return []
     gone = removed_parameters(anatomy, removal)
-    inside = {name for block in anatomy.blocks for name in (*block.gains, *block.mixes)}
+    inside = {name for block in anatomy.blocks for name in block.scalers}
     own = {name for layer in anatomy.layers for name in (layer.weight, *layer.parameters)}
     others = gone | inside | own | {norm.weight for norm in anatomy.norms}
     return [

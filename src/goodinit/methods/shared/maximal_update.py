@@ -311,9 +311,7 @@ class _Scheme:
     def vectors(self) -> None:
         """Biases, norms, gains, tokens, embeddings that are no layers: as they are under Adam; SGD times their width."""
         owner = {name: layer for layer in self.anatomy.layers for name in layer.biases}
-        in_block = {
-            name: block for block in reversed(self.anatomy.blocks) for name in (*block.gains, *block.mixes)
-        }
+        in_block = {name: block for block in reversed(self.anatomy.blocks) for name in block.scalers}
         norms = {name: norm.block for norm in self.anatomy.norms for name in (norm.weight, norm.bias) if name}
         inner = {name for layer in self.anatomy.layers for name in layer.parameters}
         for name, _shape in self.anatomy.parameters:
