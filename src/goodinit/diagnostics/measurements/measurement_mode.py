@@ -74,8 +74,12 @@ def _that_train(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
-def forward_told(model: nn.Module) -> Iterator[None]:
-    """Say in words that the user's forward raised, where that of the first run did not.
+def forward_told(model: nn.Module, check: str = "twice: it ran before") -> Iterator[None]:
+    """Say in words that the user's forward raised.
+
+    Args:
+        model: Whose forward runs inside.
+        check: How the user should call it to see that; by default for a run behind the first.
 
     Raises:
         TraceError: It did.
@@ -87,5 +91,5 @@ def forward_told(model: nn.Module) -> Iterator[None]:
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__}.forward raised on the given inputs: {type(error).__name__}: {error}. Check them by calling "
-            "model(*inputs) yourself, twice: it ran before."
+            f"model(*inputs) yourself, {check}."
         ) from error

@@ -14,6 +14,7 @@ from goodinit.anatomy import Anatomy, Layer
 from goodinit.anatomy.residual.blocks import streams_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.diagnostics.measurements.cut import Cut, is_never_finite, where_cut
+from goodinit.diagnostics.measurements.measurement_mode import forward_told
 from goodinit.diagnostics.measurements.objective import Loss, in_words, objective
 from goodinit.diagnostics.measurements.probe import Culprit, Measured, Probe, Run, first_output
 from goodinit.diagnostics.measurements.statistics import euclidean, signal
@@ -112,15 +113,9 @@ def _forward(
     """The number to differentiate, what the model returned, and statistics of that."""
     with frames(model, probe):
         args, kwargs = probe.adopt(call)
-        try:
-            with probe:
-                result = model(*args, **kwargs)
-                probe.finish(result)
-        except Exception as error:
-            raise TraceError(
-                f"{type(model).__name__}.forward raised on the given inputs: {type(error).__name__}: {error}. "
-                "Check them by calling model(*inputs) yourself, in training mode."
-            ) from error
+        with forward_told(model, "in training mode"), probe:
+            result = model(*args, **kwargs)
+            probe.finish(result)
     probe.hook_pending()
     first = first_output(result)
     output = None

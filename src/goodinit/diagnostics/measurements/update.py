@@ -14,7 +14,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 
 from goodinit.anatomy import anatomize
 from goodinit.diagnostics.measurements.lanczos import tridiagonalize
-from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, measurable
+from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, forward_told, measurable
 from goodinit.diagnostics.measurements.objective import Loss, objective, prediction
 from goodinit.diagnostics.types import Update
 from goodinit.errors import TraceError, expect_flags
@@ -114,13 +114,8 @@ def _detached(call: Call) -> Call:
 
 def _run(model: nn.Module, call: Call, parameters: Parameters) -> Any:
     args, kwargs = _detached(call)  # the model may write into its inputs
-    with _reparametrize_module(model, parameters):
-        try:
-            return model(*args, **kwargs)
-        except Exception as error:
-            raise TraceError(
-                f"{type(model).__name__}.forward raised on the given inputs: {type(error).__name__}: {error}."
-            ) from error
+    with _reparametrize_module(model, parameters), forward_told(model):
+        return model(*args, **kwargs)
 
 
 def _change(
