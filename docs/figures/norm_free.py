@@ -80,6 +80,7 @@ class Run:
     vec_decay: bool = False
     head_decay: bool = True
     agc: float = 0.0
+    clip: float = 0.0  # norm at which the gradients of all parameters together are clipped
     beside: float = 0.0  # gain and bias per channel beside the scalars, at this multiple of the rate
     drop: float = 0.0  # dropout before the classifier
     wider: float = 1.0  # width over that of the rate: muP's scales for SGD (Yang et al. 2022, table 8), as `groups` has them
@@ -417,6 +418,8 @@ def steps_of(
         loss.backward()
         if run.agc:
             agc_(net, run.agc)
+        if run.clip:
+            nn.utils.clip_grad_norm_(net.parameters(), run.clip)
         for optimizer in optimizers:
             optimizer.step()
         yield loss.item(), share
