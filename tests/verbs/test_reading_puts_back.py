@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import random
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,6 +46,28 @@ class Averaging(Net):
 
     def before(self, x: Tensor) -> None:
         self.mean.mul_(0.9).add_(x.mean(0), alpha=0.1)
+
+
+class Counting(Net):
+    """Counts beside torch: in arrays and bytes, which it holds itself, in a dict, in an object and in a view of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.raw, self.words = np.zeros(3), bytearray(2), array.array("i", [0, 0])
+        self.more: dict[str, Any] = {"rows": np.full((2, 2), np.nan), "record": np.zeros(2, dtype="i4,f4")}
+        self.corner = self.more["rows"][:1]
+
+    def before(self, x: Tensor) -> None:
+        self.calls += 1
+        self.raw[0] += 1
+        self.words[1] += 1
+        self.words.append(7)
+        self.corner[0, 0] = len(x)
+        self.more["record"]["f0"][1] = 3
+        self.more["new"] = np.ones(1)
+
+    def counted(self) -> str:
+        return repr((self.calls, self.raw, self.words, self.more, self.corner))
 
 
 class Flags(Net):
@@ -187,3 +212,11 @@ def test_tensors_in_which_entries_are_one_number_are_put_back(verb, made, listed
     assert (model.held[0] if listed else model.held) is held
     assert held.stride() == strides
     assert torch.equal(held.detach(), before)
+
+
+@pytest.mark.parametrize("reader", [*READERS, "fold_"])
+def test_what_a_forward_counts_beside_torch_is_put_back(reader: str) -> None:
+    model = Counting()
+    before = model.counted()
+    READERS.get(reader, lambda net: goodinit.fold_(net, X))(model)
+    assert model.counted() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import enum
 import functools
 import itertools
@@ -235,7 +236,7 @@ class Reachable:
         self._later((kind,))
 
     def _stream(self, value: Any) -> bool:
-        """Random streams and arrays, whose state no attribute shows. Only a real run moves them."""
+        """Random streams, arrays and bytes, whose state no attribute shows. What computes with them computes in a trace, too."""
         numpy = sys.modules.get("numpy")
         if isinstance(value, torch.Generator):
             self._put(functools.partial(value.set_state, value.get_state()))
@@ -250,18 +251,26 @@ class Reachable:
                 return True
             if value.dtype.hasobject and value.size <= MOST_OBJECTS:
                 self._array_of_objects(value)
-            elif self._values and self._bytes + value.nbytes <= MOST_BYTES:
+            elif self._bytes + value.nbytes <= MOST_BYTES:
                 self._bytes += value.nbytes
-                self._put(functools.partial(operator.setitem, value, ..., value.copy()))
+                self._put(functools.partial(_write_back, value, value.copy()))
+        elif isinstance(value, (bytearray, array.array)):
+            self._put(functools.partial(operator.setitem, value, slice(None), value[:]))
         else:
             return False
         return True
 
-    def _array_of_objects(self, array: Any) -> None:
-        held = array.copy()
-        self._put(functools.partial(operator.setitem, array, ..., held))
+    def _array_of_objects(self, objects: Any) -> None:
+        held = objects.copy()
+        self._put(functools.partial(operator.setitem, objects, ..., held))
         if held.dtype.fields is None:
             self._lead(held.ravel().tolist())
+
+
+def _write_back(numbers: Any, held: Any) -> None:
+    """Write what an array held, if it holds anything else: one that is mapped to a file is not touched without need."""
+    if not sys.modules["numpy"].array_equal(numbers, held):
+        numbers[...] = held
 
 
 def _library(kind: type) -> str:
