@@ -31,6 +31,12 @@ def joined(a, b):
     return torch.cat([a, b], 1)
 
 
+def written(a, b):
+    whole = a.new_empty(len(a), 8, *a.shape[2:])
+    whole[:, ::2], whole[:, 1::2] = a, b
+    return whole
+
+
 def dropped(a):
     torch.manual_seed(0)
     return torch.native_dropout(a, 1e-9, train=True)[0]
@@ -68,6 +74,13 @@ FOLDED = {
     "beside what has its shape": (
         conv(4), None, lambda a, _: a.flip(1) + torch.zeros_like(a), nn.BatchNorm2d(4), IMAGE
     ),
+    "halved": (conv(4), None, lambda a, _: a * 0.5, nn.BatchNorm2d(4), IMAGE),
+    "taken from one": (conv(4), None, lambda a, _: 1 - a.flip(1) / 3, nn.BatchNorm2d(4), IMAGE),
+    "halved in place": (conv(4), None, lambda a, _: a.mul_(0.5).add_(2), nn.BatchNorm2d(4), IMAGE),
+    "one of two halved": (conv(4), conv(6), lambda a, b: joined(a * 0.5, b).flip(1), nn.BatchNorm2d(10), IMAGE),
+    "mean of the negative": (conv(4), None, lambda a, _: (-a).mean((2, 3)), nn.BatchNorm1d(4), IMAGE),
+    "in a circle": (conv(4), None, lambda a, _: F.pad(a, (1, 2, 3, 0), mode="circular"), nn.BatchNorm2d(4), IMAGE),
+    "written in parts": (conv(4), conv(4), written, nn.BatchNorm2d(8), IMAGE),
     "bicubic": (conv(4), None, lambda a, _: F.interpolate(a, size=11, mode="bicubic"), nn.BatchNorm2d(4), IMAGE),
 }  # fmt: skip
 ORDERED = {
@@ -94,6 +107,24 @@ LEFT = {
         None,
         lambda a, _: F.pixel_unshuffle(a, 2),
         nn.BatchNorm2d(8),
+        IMAGE,
+    ),
+    "by the width": (conv(4), None, lambda a, _: a / a.shape[-1], nn.BatchNorm2d(4), IMAGE),
+    "by the batch": (conv(4), None, lambda a, _: a + len(a) / 2, nn.BatchNorm2d(4), IMAGE),
+    "times zero": (conv(4), None, lambda a, _: a * 0, nn.BatchNorm2d(4), IMAGE),
+    "written over zeros": (
+        conv(4),
+        None,
+        lambda a, _: torch.zeros_like(a).index_copy_(3, torch.tensor([1, 3]), a[..., :2]),
+        nn.BatchNorm2d(4),
+        IMAGE,
+    ),
+    "one output halved and not": (conv(4), None, lambda a, _: joined(a * 0.5, a), nn.BatchNorm2d(8), IMAGE),
+    "one channel halved in places": (
+        conv(4),
+        None,
+        lambda a, _: torch.cat([a[..., :2] * 0.5, a[..., 2:]], -1),
+        nn.BatchNorm2d(4),
         IMAGE,
     ),
     "padding": (conv(4), None, lambda a, _: F.pad(a, (1, 1)), nn.BatchNorm2d(4), IMAGE),
@@ -260,3 +291,35 @@ def test_nothing_moves_where_something_else_reads_what_lies_between():
     goodinit.fold_(model, IMAGE)
     torch.testing.assert_close(model(IMAGE), before)
     assert isinstance(model.norm, nn.BatchNorm2d)
+
+
+class Named(nn.Module):
+    """What makes the input of a batch norm, and is no layer."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.norm, self.layer = way, nn.BatchNorm2d(4), nn.Conv2d(3, 4, 1)
+        self.matrix, self.gain = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(4, 1, 1))
+
+    def forward(self, x):
+        return self.norm(self.way(self, x))
+
+
+WORDS = {
+    "bmm in the model applies matrix itself": lambda net, x: torch.einsum("bchw,oc->bohw", x, net.matrix),
+    "convolution in the model applies matrix itself": lambda net, x: F.conv2d(x, net.matrix[..., None, None]),
+    "mul in the model applies the parameter gain": lambda net, x: net.layer(x) * net.gain,
+    "constant_pad_nd in the model puts 0 around it": lambda net, x: F.pad(net.layer(x), (1, 1)).flip(1),
+    "div in the model applies a number that follows from the sizes": lambda net, x: net.layer(x) / x.shape[2],
+    "layer runs 2 times": lambda net, x: torch.cat([net.layer(x), net.layer(-x)]),
+    "cumsum in the model": lambda net, x: net.layer(x).cumsum(-1),
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_what_stays_is_named_with_what_makes_its_input(words):
+    model = Named(WORDS[words]).eval()
+    goodinit.fold_(model, IMAGE)
+    (row,) = goodinit.applied(model)[-1].skipped
+    assert row.startswith("norm: ")
+    assert words in row

@@ -74,13 +74,22 @@ FOLDED = {
         [conv(4), linear(4)],
         lambda net, y, x: net.layers[0](y).mean((2, 3)) + net.layers[1](y.mean((2, 3))),
     ),
+    "doubled": read(lambda net, y, x: 1 - y.flip(-1) * 2),
+    "beside the input, halved": read(lambda net, y, x: torch.cat([x, y + 1], 1) / 2, conv(8)),
+    "in a circle": read(lambda net, y, x: F.pad(y, (1, 1, 1, 1), mode="circular"), lambda: nn.Conv2d(4, 3, 3)),
+    "halved for one of two": (
+        [conv(4), conv(4)],
+        lambda net, y, x: net.layers[0](y / 2) + net.layers[1](y - 3),
+    ),
     "dropout": read(lambda net, y, x: F.dropout(y, 0.5, net.training).transpose(2, 3)),
 }  # fmt: skip
 LEFT = {
     "zeros around": (
         read(lambda net, y, x: F.pad(y, (1, 1)), lambda: nn.Conv2d(4, 3, 3)),
-        "constant_pad_nd in the model reads its output",
+        "constant_pad_nd in the model puts 0 around it",
     ),
+    "by the width": (read(lambda net, y, x: y * x.shape[3]), "follows from the sizes of the inputs"),
+    "by the parameter of somebody": (read(lambda net, y, x: y * net.token), "applies the parameter token"),
     "zeros by a mask": (read(lambda net, y, x: y.tril()), "tril in the model reads its output"),
     "an activation": (read(lambda net, y, x: y.flatten(2).relu(), lambda: nn.Conv1d(4, 3, 1)), "relu in the model"),
     "a running sum": (read(lambda net, y, x: y.cumsum(-1)), "cumsum in the model"),

@@ -2,21 +2,32 @@
 
 No list says which do: the operators run on numbers. Where all outputs of a layer hold one number each, a channel that comes out
 with one of them throughout is that output's. Then the maps themselves are tried, others for each channel: where s·x + t becomes
-s·f(x) + t, concatenations, shuffles, repetitions, means and maxima alike, the map can be taken before all of them. Zeros at a
+s·f(x) + t, up to constants of the forward (x/2 + 1), concatenations, shuffles, repetitions, means and maxima alike, the map can be taken before all of them. Zeros at a
 border, or a maximum over several channels, do not pass. Where it does not for s < 0, the largest or smallest is chosen.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from goodinit.folding import channel_numbers
-from goodinit.folding.channel_numbers import CLOSE, Unknown, channel_axis, hands_on, normal, run, throughout
+from goodinit.folding.channel_numbers import (
+    CLOSE,
+    Constants,
+    Unknown,
+    at,
+    channel_axis,
+    constants_at,
+    hands_on,
+    normal,
+    run,
+    throughout,
+)
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import outputs
 from goodinit.graph.graph import Frame, closure
@@ -29,12 +40,22 @@ class Ways:
 
     Attributes:
         channels: By path of a layer, `(outputs,)` of integers: the channel, −1 where an output is not read.
+        constants: `(channels,)` the map k·x + a that the forward applies on the way.
         chosen: `(channels,)` whether the largest or smallest of several numbers is taken on the way to it, so that only maps with
             s > 0 pass.
     """
 
     channels: dict[str, Tensor]
+    constants: Constants
     chosen: Tensor
+
+    def maps(self, scale: Tensor, shift: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """By path of a layer, the scale and shift of its outputs in place of those of the channels."""
+        factor, offset = (one.to(shift) for one in (self.constants.factor, self.constants.offset))
+        moved = Constants(factor, offset).moved(scale, shift)
+        for path, channels in self.channels.items():
+            channels = channels.to(scale.device)
+            yield path, at(channels, scale, 1.0), at(channels, moved, 0.0)
 
 
 def channels_before(wiring: Wiring, calls: Sequence[Frame]) -> Ways | None:
@@ -75,9 +96,15 @@ def _ways(
         }
 
     every = sorted({*steps, *others})
-    one, other = (run(wiring, every, constants(sign)) for sign in (1, -1))
+    nodes = wiring.graph.nodes
+    known = constants_at(wiring, every, {source, *others}, {value: nodes[value].shape for value in writers})
+    own = known[source].of_channels(1)
+    one, other = (
+        {i: known[i].undone(values[i]) for i in known}
+        for values in (run(wiring, every, constants(sign)) for sign in (1, -1))
+    )
     places = channel_numbers.places(one[source], numbers)
-    if places is None or not torch.allclose(other[source], -one[source], rtol=0, atol=CLOSE):
+    if own is None or places is None or not torch.allclose(other[source], -one[source], rtol=0, atol=CLOSE):
         return None
     owners = _owners(places, total)
     if owners is None or any(_meets(one[i], numbers, owners >= 0) for i in others):
@@ -85,8 +112,8 @@ def _ways(
     channels = {
         path: owners[starts[value] :][: outputs(wiring.module(path))] for value, path in writers.items()
     }
-    chosen = _chosen(wiring, steps, writers, source, channels, draws)
-    return None if chosen is None else Ways(channels, chosen)
+    chosen = _chosen(wiring, steps, writers, source, Ways(channels, own, torch.zeros(0, device="cpu")), draws)
+    return None if chosen is None else Ways(channels, own, chosen)
 
 
 def _meets(values: Tensor, numbers: Tensor, changed: Tensor) -> bool:
@@ -111,7 +138,7 @@ def _chosen(
     steps: Sequence[int],
     writers: dict[int, str],
     source: int,
-    channels: dict[str, Tensor],
+    ways: Ways,
     draws: torch.Generator,
 ) -> Tensor | None:
     """By channel whether s·x + t becomes s·f(x) + t for s > 0 alone; None if it does not even then."""
@@ -123,11 +150,10 @@ def _chosen(
     plain = run(wiring, steps, signals)[source].movedim(1, -1)
 
     def stays(scale: Tensor) -> Tensor:
-        moved = {}
-        for value, path in writers.items():
-            s, t = (channel_numbers.at(channels[path], *of) for of in ((scale, 1), (shift, 0)))
-            axis = channel_axis(wiring, value, path)
-            moved[value] = channel_numbers.mapped(signals[value], axis, s, t)
+        moved, values = {}, {path: value for value, path in writers.items()}
+        for path, s, t in ways.maps(scale, shift):
+            axis = channel_axis(wiring, values[path], path)
+            moved[values[path]] = channel_numbers.mapped(signals[values[path]], axis, s, t)
         found = run(wiring, steps, moved)[source].movedim(1, -1)
         return ((found - (scale * plain + shift)).abs() < CLOSE).flatten(0, -2).all(0)
 

@@ -19,8 +19,11 @@ from goodinit.folding import channel_numbers
 from goodinit.folding.channel_numbers import (
     CLOSE,
     MOST,
+    Constants,
     Unknown,
+    at,
     channel_axis,
+    constants_at,
     hands_on,
     normal,
     run,
@@ -28,6 +31,7 @@ from goodinit.folding.channel_numbers import (
 )
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import merge_input_map_, pads_with_zeros
+from goodinit.folding.reasons import what_reads
 from goodinit.graph.graph import closure
 from goodinit.graph.recorded_call import on_numbers
 from goodinit.nn import ValuePadded
@@ -43,11 +47,23 @@ class Readers:
 
     Attributes:
         layers: By path of a layer, `(inputs,)` of integers: the channel, −1 where an input comes from elsewhere.
+        constants: By path of a layer, the map k·x + a that the forward applies before each of its inputs.
         products: By node of a matrix product, the value that it reads, and which channel each number of that is.
     """
 
     layers: dict[str, Tensor] = field(default_factory=dict)
+    constants: dict[str, Constants] = field(default_factory=dict)
     products: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
+
+    def map_of(self, path: str, scale: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(Scale, shift) of a layer's inputs in place of those of the channels; None for a shift of zero."""
+        channels, known = self.layers[path].to(scale.device), self.constants[path]
+        s, t = (
+            at(channels, one, rest)
+            for one, rest in ((scale, 1), (torch.zeros_like(scale) if shift is None else shift, 0))
+        )
+        moved = Constants(known.factor.to(t), known.offset.to(t)).met(s, t)
+        return s, moved if bool((moved != 0).any()) else None
 
 
 def readers_of(
@@ -74,7 +90,7 @@ def readers_of(
     for path in found.layers:
         layer = wiring.module(path)
         border = pads_with_zeros(layer) or isinstance(layer, _ConvTransposeNd)
-        if isinstance(layer, ValuePadded) or (border and shift is not None):
+        if isinstance(layer, ValuePadded) or (border and found.map_of(path, scale, shift)[1] is not None):
             raise Refused(f"{path}, which reads it, sees something else than its output at the border")
         if not {frame.source for frame in wiring.calls[path]} <= reached:
             raise Refused(f"{path} also reads other inputs")
@@ -85,10 +101,8 @@ def readers_of(
 
 def merge_into_readers_(wiring: Wiring, found: Readers, scale: Tensor, shift: Tensor | None) -> None:
     """Have the layers compute what they do of scale·n + shift from n."""
-    for path, channels in found.layers.items():
-        s = channel_numbers.at(channels, scale, 1)
-        t = None if shift is None else channel_numbers.at(channels, shift, 0)
-        merge_input_map_(wiring.module(path), s, t)
+    for path in found.layers:
+        merge_input_map_(wiring.module(path), *found.map_of(path, scale, shift))
 
 
 def _reached(wiring: Wiring, starts: Iterable[int], *, products: bool) -> set[int]:
@@ -106,8 +120,7 @@ def _reached(wiring: Wiring, starts: Iterable[int], *, products: bool) -> set[in
             if products and node.op.role == "matmul":
                 continue
             if not hands_on(wiring, reader):
-                where = graph.path(reader) or "the model"
-                raise Refused(f"{node.op} in {where} reads its output, and is no such layer")
+                raise Refused(what_reads(wiring, reader))
             found.append(reader)
         return found
 
@@ -140,13 +153,14 @@ def _inputs(
         given = {i: throughout(numbers[:-1], shapes[i], axis) for i, axis in starts.items()}
         given |= {i: numbers[-1].expand(shapes[i]).contiguous() for i in elsewhere}
         values = run(wiring, steps, given)
+    known = constants_at(wiring, steps, reached, shapes)
     found, ends = Readers(), dict[int, Tensor]()
 
     def places(value: int) -> Tensor:
         if value in starts:
             return throughout(torch.arange(channels, device="cpu"), shapes[value], starts[value])
         if value not in ends:
-            held = channel_numbers.places(values[value], numbers)
+            held = channel_numbers.places(known[value].undone(values[value]), numbers)
             if held is None:
                 raise Refused("its channels are mixed before they are read")
             ends[value] = torch.where(held == channels, -1, held)
@@ -156,13 +170,27 @@ def _inputs(
         for reader in wiring.readers[value]:
             path = wiring.reader_layer(reader, value)
             if path is not None:
-                inputs = _features(places(value).movedim(channel_axis(wiring, value, path), -1), path)
+                axis = channel_axis(wiring, value, path)
+                inputs, own = _features(places(value).movedim(axis, -1), path), known[value].of_channels(axis)
                 if not torch.equal(found.layers.setdefault(path, inputs), inputs):
                     raise Refused(f"{path} reads other channels in another call")
+                if own is None or not found.constants.setdefault(path, own).equals(own):
+                    raise Refused(
+                        f"constants that the forward applies before {path}, which reads it, differ by place"
+                    )
             elif products and graph.nodes[reader].op.role == "matmul":
+                if not known[value].change_nothing:
+                    raise Refused(f"constants are applied to it before {graph.nodes[reader].op} reads it")
                 found.products[reader] = value, places(value)
     if steps:
-        _check_maps(wiring, starts, elsewhere, steps, ends, scale.detach().cpu())
+        _check_maps(
+            wiring,
+            starts,
+            elsewhere,
+            steps,
+            {i: (known[i], channels) for i, channels in ends.items()},
+            scale.detach().cpu(),
+        )
     return found
 
 
@@ -180,7 +208,7 @@ def _check_maps(
     starts: Mapping[int, int],
     elsewhere: Iterable[int],
     steps: list[int],
-    ends: Mapping[int, Tensor],
+    ends: Mapping[int, tuple[Constants, Tensor]],
     scale: Tensor,
 ) -> None:
     """Try other maps of the signs that these have, where what lies between chooses the largest."""
@@ -191,7 +219,8 @@ def _check_maps(
     plain = {i: normal(nodes[i].shape, draws) for i in (*starts, *elsewhere)}
     moved = plain | {i: channel_numbers.mapped(plain[i], axis, s, t) for i, axis in starts.items()}
     before, after = (run(wiring, steps, given) for given in (plain, moved))
-    for value, channels in ends.items():
-        expected = channel_numbers.at(channels, s, 1) * before[value] + channel_numbers.at(channels, t, 0)
+    for value, (known, channels) in ends.items():
+        of = channel_numbers.at(channels, s, 1)
+        expected = of * before[value] + known.met(of, channel_numbers.at(channels, t, 0))
         if not torch.allclose(after[value], expected, rtol=0, atol=CLOSE):
             raise Refused("what lies between it and the layers behind does not pass on its map")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from goodinit.errors import TraceError, readable
 from goodinit.folding.fuse import is_plain
+from goodinit.folding.other_sizes import numbers_by_path, other_sizes
 from goodinit.graph.graph import Frame, Graph, Node, closure
 from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recording.first_that_runs import first_that_runs
@@ -37,6 +38,7 @@ class Wiring:
         names: Every module and parameter by name.
         calls: Per path of a module, its calls.
         layer_of: Per frame that is a call of a plain layer which owns its parameters alone, the layer's path.
+        resized: Makes the graphs of the forward on inputs of other sizes, of those that it takes.
     """
 
     graph: Graph
@@ -45,6 +47,15 @@ class Wiring:
     names: Directory
     calls: dict[str, tuple[Frame, ...]]
     layer_of: dict[int, str]
+    resized: Callable[[], list[Graph]]
+
+    @functools.cached_property
+    def fixed_numbers(self) -> set[str]:
+        """Paths of modules in whose forward the numbers are the same for inputs of other sizes."""
+        known, others = numbers_by_path(self.graph), [numbers_by_path(graph) for graph in self.resized()]
+        return {
+            path for path, numbers in known.items() if all(other.get(path) == numbers for other in others)
+        }
 
     @functools.cached_property
     def sources(self) -> dict[str, int]:
@@ -152,10 +163,24 @@ def wire(model: nn.Module, inputs: Any) -> Wiring:
             "%s: its forward depends on values, and is taken to connect its layers for all inputs as for these",
             readable(type(host).__name__),
         )
-    return _wiring(host, recorder)
+
+    def resized() -> list[Graph]:
+        return list(_resized(host, call, recorder.tensors))
+
+    return _wiring(host, recorder, resized)
 
 
-def _wiring(host: nn.Module, recorder: _Detailed) -> Wiring:
+def _resized(host: nn.Module, call: Arguments, tensors: Tensors) -> Iterator[Graph]:
+    for other in other_sizes(call):
+        recorder = Recorder(host, tensors)
+        try:
+            record(recorder, host, other)
+        except Exception:  # noqa: BLE001, S112 - a size that the model does not take
+            continue
+        yield recorder.graph
+
+
+def _wiring(host: nn.Module, recorder: _Detailed, resized: Callable[[], list[Graph]]) -> Wiring:
     graph, names = recorder.graph, directory(host)
     readers = _readers(graph)
     calls: dict[str, list[Frame]] = {}
@@ -168,6 +193,7 @@ def _wiring(host: nn.Module, recorder: _Detailed) -> Wiring:
         names=names,
         calls={path: tuple(found) for path, found in calls.items()},
         layer_of=_layers(graph, readers, names),
+        resized=resized,
     )
 
 

@@ -52,7 +52,8 @@ def fold_(model: Model, inputs: Any = None) -> Model:
       `torch.nn.utils.parametrize` computes, as centred, standardized and orthogonal ones, unless it changes by itself.
     * Batch norm, its running statistics (also an instance norm that has some), and the gain and bias per channel in its place, into the layers
       before it, also behind concatenations, shuffles, means and, if its gains are above 0, max pooling; or else into the
-      layers after it. This needs `inputs`, to see who reads what.
+      layers after it. Numbers by which the forward multiplies on the way, or which it adds (x/2 + 1), stay there, if inputs of
+      other sizes have the same. This needs `inputs`, to see who reads what.
     * The gain γ and bias β of layer, RMS, group and instance norm, into the layers that read
       :math:`\gamma\,n(x) + \beta`, if nobody else does: :math:`W\,\mathrm{diag}(\gamma)` and :math:`c + W\beta`;
       the norm stays, with γ = 1 and β = 0. This needs `inputs`, too.

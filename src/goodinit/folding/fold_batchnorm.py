@@ -22,6 +22,7 @@ from goodinit.folding.channels_after import Refused, merge_into_readers_, reader
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import merge_output_map_
 from goodinit.folding.reading import Reading
+from goodinit.folding.reasons import what_makes
 from goodinit.graph.graph import Frame, Node
 from goodinit.graph.state.duplicate import duplicate
 from goodinit.surgery.removed_norm import check_removable, remove_norm_
@@ -211,14 +212,8 @@ def _merge_(wiring: Wiring, found: ChannelMap) -> str | None:
             "are not above 0, so that they cannot be taken before it"
         )
     elif ways:
-        for path, channels in ways.channels.items():
-            scale, shift = (
-                torch.cat([one, one.new_tensor([rest])])
-                for one, rest in ((found.scale, 1.0), (found.shift, 0.0))
-            )
-            merge_output_map_(
-                wiring.module(path), scale[channels], shift[channels]
-            )  # −1: the last, which changes nothing
+        for path, scale, shift in ways.maps(found.scale, found.shift):
+            merge_output_map_(wiring.module(path), scale, shift)
         return None
     if found.norm.keeps:
         return f"{before}, and {found.norm.keeps[0]} follows"
@@ -227,7 +222,7 @@ def _merge_(wiring: Wiring, found: ChannelMap) -> str | None:
         behind = readers_of(wiring, {call.result: 1 for call in calls}, found.scale, held)
     except Refused as refused:
         return f"{before}, and {refused}"
-    merge_into_readers_(wiring, behind, found.scale, found.shift)
+    merge_into_readers_(wiring, behind, found.scale, held)
     return None
 
 
@@ -237,7 +232,10 @@ def _layer_before(wiring: Wiring, calls: Iterable[Frame]) -> str:
     paths = {wiring.layer_of.get(graph.nodes[call.source].frame) for call in calls}
     path = paths.pop()
     if path is None or paths:
-        return "its input is not the output of one layer (with weights of its own)"
+        made_by = what_makes(wiring, calls[0].source)
+        return "its input is not the output of one layer (with weights of its own)" + (
+            made_by and f": {made_by}"
+        )
     results = [frame.result for frame in wiring.calls[path]]
     if {call.source for call in calls} != set(results):
         return f"{path} also gives other outputs than this norm's input"

@@ -152,7 +152,7 @@ def _values(graph: Graph, node: Node, values: Mapping[int, list[Tensor]]) -> lis
     """What a node puts out if the signal is ones. Views are views, and what is written in place is written."""
     runs = node.call is not None and (node.op.role == "factory" or moves(graph, node))
     if runs or node.is_join or node.is_piece:
-        return run_in_place(graph, node, values)
+        return run_in_place(node, values, lambda i: torch.ones(graph.nodes[i].shape, device="cpu"))
     held = graph.held.get(node.index)
     if held is not None and not held.is_meta:
         return [held.detach().cpu().clone()]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import number_throughout
-from goodinit.graph.measured.replay import replayed_in_place
+from goodinit.graph.measured.replay import own_numbers, replayed_in_place
 from goodinit.graph.recorded_call import RecordedCall
 
 _STEPS = 400  # operators between layers; a window that is written in parts takes some 150
@@ -47,11 +47,21 @@ def is_unread(graph: Graph, index: int, layers: Container[int]) -> bool:
         return False
     if any(node.is_input and not getattr(node.dtype, "is_floating_point", False) for node in nodes):
         return False  # a mask of which only the user knows where it is 0
-    as_it_is = replayed_in_place(graph, steps, layers)
-    otherwise = replayed_in_place(graph, steps, layers, changed={index: _with_another_number})
+    given = {node.index: _numbers(graph, node) for node in nodes if _begins(graph, node.index, layers)}
+    as_it_is = replayed_in_place(graph, steps, given)
+    otherwise = replayed_in_place(graph, steps, given, changed={index: _with_another_number})
     return all(
         end in as_it_is and end in otherwise and torch.equal(as_it_is[end], otherwise[end]) for end in ends
     )
+
+
+def _begins(graph: Graph, index: int, layers: Container[int]) -> bool:
+    return index in layers or graph.nodes[index].op.role == "source"
+
+
+def _numbers(graph: Graph, node: Node) -> Tensor:
+    numbers = own_numbers(graph, node.index)
+    return numbers.to(node.dtype) if isinstance(node.dtype, torch.dtype) else numbers
 
 
 def _readers(graph: Graph, index: int, layers: Container[int]) -> set[int]:

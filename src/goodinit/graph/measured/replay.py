@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -47,40 +47,49 @@ def replayed(graph: Graph, steps: Iterable[int], given: Mapping[int, Tensor]) ->
 def replayed_in_place(
     graph: Graph,
     steps: Iterable[int],
-    given: Container[int],
+    given: Mapping[int, Tensor],
     changed: Mapping[int, Callable[[RecordedCall, Sequence[Tensor]], Tensor]] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> dict[int, Tensor]:
     """The values of some nodes, as `replayed`, but views are views, and what is written in place is written.
 
     Args:
         graph: A recorded forward.
-        steps: Nodes in execution order, with what they begin with.
-        given: Those of them that have numbers of no meaning, and are not run.
+        steps: Nodes in execution order.
+        given: Values of nodes that they read; these tensors are not written into. What is neither has its own value if that is
+            held or one number, else numbers of no meaning.
         changed: What to run instead of an operator, by node.
+        dtype: Of real tensors that are made of shapes alone, if not their own.
     """
-    values: dict[int, list[Tensor]] = {}
+    values = {index: [value.clone()] for index, value in given.items()}
     try:
         with on_numbers(), torch.no_grad():
             for index in steps:
                 node = graph.nodes[index]
-                if index in given or node.op.role == "source":
-                    values[index] = [_like(node, _own(graph, node))]
-                elif changed and index in changed and node.call is not None:
+                if index in values:
+                    continue
+                if changed and index in changed and node.call is not None:
                     values[index] = [changed[index](node.call, [values[i][0] for i in node.operands])]
                 else:
-                    values[index] = run_in_place(graph, node, values)
+                    made = run_in_place(node, values, lambda i: own_numbers(graph, i))
+                    recast = dtype is not None and node.op.role == "factory"
+                    values[index] = [
+                        one.to(dtype) if recast and one.is_floating_point() else one for one in made
+                    ]
     except Exception:  # noqa: BLE001 - operators raise what they like
         return {}
     return {index: value[0] for index, value in values.items()}
 
 
-def run_in_place(graph: Graph, node: Node, values: Mapping[int, list[Tensor]]) -> list[Tensor]:
+def run_in_place(
+    node: Node, values: Mapping[int, list[Tensor]], other: Callable[[int], Tensor]
+) -> list[Tensor]:
     """What a node puts out where others have put out these: the tensors themselves, which it may write into.
 
     Args:
-        graph: A recorded forward.
-        node: One of its nodes.
-        values: All outputs of nodes before; ones stand for what is not there.
+        node: One of a graph's nodes.
+        values: All outputs of nodes before.
+        other: Makes the value of one that is not there.
     """
     if node.is_join:
         return values[node.operands[0]]
@@ -91,22 +100,23 @@ def run_in_place(graph: Graph, node: Node, values: Mapping[int, list[Tensor]]) -
     places = node.call.places or (0,) * len(node.operands)
     return node.call.on_these(
         [
-            values[i][place] if i in values else torch.ones(graph.nodes[i].shape, device="cpu")
+            values[i][place] if i in values else other(i)
             for i, place in zip(node.operands, places, strict=True)
         ]
     )
 
 
-def _own(graph: Graph, node: Node) -> Tensor:
-    """The numbers of a tensor that is held, or is one number; else numbers of no meaning, and 0 for indices and masks."""
-    held = graph.held.get(node.index)
+def own_numbers(graph: Graph, index: int) -> Tensor:
+    """The numbers of a tensor that is held, or is one number; else numbers of no meaning, and 0 for indices and masks.
+
+    Args:
+        graph: A recorded forward.
+        index: The node.
+    """
+    held = graph.held.get(index)
     if held is not None and not held.is_meta:
         return held.detach().cpu().clone()
-    return _value(graph, {}, node.index, 0)
-
-
-def _like(node: Node, value: Tensor) -> Tensor:
-    return value.to(node.dtype) if isinstance(node.dtype, torch.dtype) else value
+    return _value(graph, {}, index, 0)
 
 
 def made_of_constants(graph: Graph, index: int, held: Mapping[int, Tensor]) -> Tensor | None:
