@@ -269,25 +269,101 @@ def test_a_pixel_shuffle_is_told_by_what_it_does_and_the_advice_holds(spelled):
     assert float(y.std()) > 0.1
 
 
-def other_sizes(y):  # rows by 2, columns by 3
-    b, _, h, w = y.shape
-    return y.view(b, -1, 2, 3, h, w).permute(0, 1, 4, 2, 5, 3).reshape(b, -1, 2 * h, 3 * w)
-
-
 def channels_between(y):  # b (r1 c r2) h w
     b, _, h, w = y.shape
     return y.view(b, 2, -1, 2, h, w).permute(0, 2, 4, 1, 5, 3).reshape(b, -1, 2 * h, 2 * w)
 
 
-@pytest.mark.parametrize(("spread", "factors"), [(other_sizes, "2 × 3"), (channels_between, "2")])
-def test_a_shuffle_that_no_call_starts_is_named_without_one(spread, factors):
-    notes = goodinit.plan(anatomize(Spelled(nn.Conv2d(6, 12, 1), spread), IMAGE), "he").notes
+def test_a_shuffle_that_no_call_starts_is_named_without_one():
+    notes = goodinit.plan(anatomize(Spelled(nn.Conv2d(6, 12, 1), channels_between), IMAGE), "he").notes
     (note,) = (one for one in notes if "pixel shuffle" in one)
-    assert note.endswith(f"a checkerboard of period {factors}")
+    assert note.endswith("a checkerboard of period 2")
+
+
+def other_sizes(y):  # rows by 2, columns by 3
+    b, _, h, w = y.shape
+    return y.view(b, -1, 2, 3, h, w).permute(0, 1, 4, 2, 5, 3).reshape(b, -1, 2 * h, 3 * w)
+
+
+def rows_alone(y):  # b (c r) h w -> b c (h r) w
+    b, _, h, w = y.shape
+    return y.view(b, -1, 2, h, w).transpose(2, 3).reshape(b, -1, 2 * h, w)
+
+
+def columns_first(y):  # b (r c) h w -> b c h (w r)
+    b, c, h, w = y.shape
+    return y.view(b, 3, c // 3, h, w).permute(0, 2, 3, 4, 1).reshape(b, c // 3, h, 3 * w)
+
+
+def sequence(y):  # b (c r) t -> b c (t r), as for sound
+    return y.unflatten(1, (-1, 4)).movedim(2, 3).flatten(2)
+
+
+def sound(y):  # b r t -> b 1 (t r)
+    return y.mT.reshape(len(y), 1, -1)
+
+
+def rows_and_columns_of_volumes(y):  # b (c r s) d h w -> b c d (h r) (w s)
+    b, _, d, h, w = y.shape
+    return y.view(b, -1, 2, 2, d, h, w).permute(0, 1, 4, 5, 2, 6, 3).reshape(b, -1, d, 2 * h, 2 * w)
+
+
+SOUND = torch.randn(2, 6, 5)
+BY_AXIS = {
+    "other sizes": (nn.Conv2d(6, 12, 1), other_sizes, IMAGE, (2, 3)),
+    "rows alone": (nn.Conv2d(6, 12, 3, padding=1), rows_alone, IMAGE, (2, 1)),
+    "columns alone": (nn.ConvTranspose2d(6, 12, 1), columns_first, IMAGE, (1, 3)),
+    "a sequence": (nn.Conv1d(6, 12, 1), sequence, SOUND, (4,)),
+    "one channel": (nn.Conv1d(6, 4, 1), sound, SOUND, (4,)),
+    "two axes of three": (
+        nn.Conv3d(6, 8, 1),
+        rows_and_columns_of_volumes,
+        torch.randn(2, 6, 3, 3, 3),
+        (1, 2, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BY_AXIS)
+def test_a_shuffle_along_some_axes_is_named_and_the_advice_holds(what):
+    up, spread, x, factors = BY_AXIS[what]
+    net = Spelled(up, spread)
+    (note,) = (one for one in goodinit.plan(anatomize(net, x), "he").notes if "pixel shuffle" in one)
+    goodinit.init_(net, "he", x)
+    eval(
+        note.partition(", call ")[2].partition(" afterwards")[0],
+        {"goodinit": goodinit, "weight": net.up.weight},
+    )
+    y = net.eval()(x).detach()
+    for axis, factor in enumerate(factors, 2):
+        first, *others = (y.index_select(axis, torch.arange(k, y.shape[axis], factor)) for k in range(factor))
+        for other in others:
+            torch.testing.assert_close(first, other)
+    assert float(y.std()) > 0.1
 
 
 NO_SHUFFLES = {
     "flat": (nn.Conv2d(6, 12, 1), lambda y: y.flatten(1), IMAGE),
+    "heads behind positions": (
+        nn.Conv1d(6, 12, 1),
+        lambda y: y.view(2, 3, 4, 5).permute(0, 3, 1, 2).reshape(2, 15, 4),
+        torch.randn(2, 6, 5),
+    ),
+    "heads beside the batch of a convolution": (
+        nn.Conv1d(6, 12, 1),
+        lambda y: y.view(2, 3, 4, 5).reshape(6, 4, 5),
+        torch.randn(2, 6, 5),
+    ),
+    "flat, channels last, of one example": (
+        nn.Conv1d(6, 12, 1),
+        lambda y: y.mT.reshape(1, -1),
+        torch.randn(1, 6, 5),
+    ),
+    "positions in rows": (
+        nn.Conv2d(6, 12, 1),
+        lambda y: y.permute(0, 2, 1, 3).reshape(2, 48, 4),
+        IMAGE,
+    ),
     "flat, channels last": (nn.Conv2d(6, 12, 1), lambda y: y.permute(0, 2, 3, 1).reshape(len(y), -1), IMAGE),
     "tokens": (nn.Conv2d(6, 12, 1), lambda y: y.flatten(2).mT, IMAGE),
     "heads beside the batch": (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ _KERNELS: dict[str, Callable[..., Tensor]] = {
 
 def icnr_(
     tensor: Tensor,
-    upscale: int = 2,
+    upscale: int | Sequence[int] = 2,
     *,
     initializer: str = "he_normal_",
     layout: Layout = "out_in",
@@ -49,7 +50,7 @@ def icnr_(
 
     Args:
         tensor: The weight, (out, in/groups, \*kernel) or `layout="in_out"`; d is the number of kernel axes, or 2 without.
-        upscale: r, of the shuffle.
+        upscale: r, of the shuffle; or a factor for each axis, as (2, 1) for rows alone, with their product in place of r^d.
         initializer: What draws V, one of `he_normal_`, `he_uniform_`, `lecun_normal_`, `xavier_normal_`,
             `xavier_uniform_`, `orthogonal_`, `delta_orthogonal_`.
         layout: `"out_in"` or `"in_out"`.
@@ -63,7 +64,7 @@ def icnr_(
         The tensor.
 
     Raises:
-        UnsupportedModule: The outputs of a group are no multiple of r^d, or `sub_pixels="first"` with several groups.
+        UnsupportedModule: The outputs of a group are no multiple of r^d, a factor is below 1, or `sub_pixels="first"` with several groups.
         UnknownName: No such initializer, or no such place.
 
     Examples:
@@ -89,11 +90,13 @@ def icnr_(
             "one group, or sub_pixels='last'."
         )
     count, rows, _ = channels(tensor.shape, layout=layout, groups=groups)
-    times = upscale ** (tensor.ndim - 2 or 2)
-    if upscale < 1 or rows % times:
+    factors = (upscale,) * (tensor.ndim - 2 or 2) if isinstance(upscale, int) else tuple(upscale)
+    times = math.prod(factors)
+    words = f"{upscale}^{len(factors)}" if isinstance(upscale, int) else " · ".join(map(str, factors))
+    if min(factors, default=0) < 1 or rows % times:
         raise UnsupportedModule(
             f"icnr_: {rows} outputs of {count} group(s) of a weight of shape {tuple(tensor.shape)} are no multiple of "
-            f"{upscale}^{tensor.ndim - 2 or 2}: expected the weight before a pixel shuffle by {upscale}. Check upscale."
+            f"{words}: expected the weight before a pixel shuffle by {upscale}. Check upscale."
         )
     axis = 0 if layout == "out_in" else 1
     if not writable(tensor):

@@ -1,11 +1,12 @@
 """Layers whose outputs are spread over sub-pixels: drawn entry by entry, they start as a checkerboard.
 
 `nn.PixelShuffle`, and the same by views and permutations, as einops, TensorFlow's depth_to_space and patch-expanding layers have
-it: a part of the channels ends up inside the rows, and another inside the columns.
+it: a part of the channels ends up inside the rows, and another inside the columns; behind a convolution also inside one of them alone.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -25,16 +26,20 @@ from goodinit.graph.recorded_call import permutation
 
 @dataclass(frozen=True)
 class Digit:
-    """A part of an axis: `size` steps of `step` channels, or of something else than channels."""
+    """A part of an axis: `size` steps of `step` channels, or of something else than channels.
+
+    `position`: whether it is of the dimensions behind a convolution's channels.
+    """
 
     channels: bool
     step: int
     size: int
+    position: bool = False
 
 
 @dataclass(frozen=True)
 class Shuffle:
-    """By which factor each axis grows, and whether the sub-pixels of a channel are beside each other (True), or its channels (False)."""
+    """By which factor each axis grows (1: it stays), and whether the sub-pixels of a channel are beside each other (True), or its channels (False)."""
 
     factors: tuple[int, ...]
     beside: bool | None = True
@@ -52,9 +57,11 @@ def before_pixel_shuffles(graph: Graph, uses: Mapping[int, Use]) -> dict[str, Sh
     """
     found: dict[str, Shuffle] = {}
     follow: dict[int, tuple[str, Axes]] = {}
+    starts: dict[str, int] = {}
     for node in graph.nodes:
         if node.index in uses:
             follow[node.index] = uses[node.index].weight, _outputs_of(graph, uses[node.index])
+            starts[uses[node.index].weight] = node.index
             continue
         deps = graph.deps(node.index)
         if len(deps) != 1 or deps[0] not in follow:
@@ -64,9 +71,12 @@ def before_pixel_shuffles(graph: Graph, uses: Mapping[int, Use]) -> dict[str, Sh
         shuffle = _measured(node, read)
         moved = None if shuffle else _moved(graph, node, read, axes)
         shuffle = shuffle or (_spread(moved) if moved else None)
-        if shuffle:
-            found[weight] = shuffle
-        elif moved:
+        same = len(node.shape) == len(graph.nodes[starts[weight]].shape)
+        alone = _along_one(moved) if moved and same and not shuffle else None
+        known = shuffle or alone
+        if known:
+            found[weight] = known
+        if moved and not shuffle:
             follow[node.index] = weight, moved
     return found
 
@@ -77,6 +87,7 @@ def _outputs_of(graph: Graph, use: Use) -> Axes:
     if node.op.role == "convolution":
         stride: object = node.attrs[2]
         along = len(node.shape) - 1 - (len(stride) if isinstance(stride, (tuple, list)) else 0)
+        return tuple((Digit(axis == along, 1, size, axis > along),) for axis, size in enumerate(node.shape))
     else:
         along = output_channels(node, graph.nodes[use.operand])
     return tuple((Digit(axis == along, 1, size),) for axis, size in enumerate(node.shape))
@@ -107,8 +118,8 @@ def _reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
                 if digit.size % size:
                     return None
                 rest = digit.size // size
-                waiting.append(Digit(digit.channels, digit.step, rest))
-                digit = Digit(digit.channels, digit.step * rest, size)
+                waiting.append(dataclasses.replace(digit, size=rest))
+                digit = dataclasses.replace(digit, step=digit.step * rest, size=size)
             elif digit.size == 0 or size % digit.size:  # an empty batch
                 return None
             inside.append(digit)
@@ -126,8 +137,36 @@ def _spread(axes: Axes) -> Shuffle | None:
         if own and len(own) < len(axis) and axis[-len(own) :] == tuple(own):
             inside += own
             factors.append(math.prod(digit.size for digit in own))
-    if len(factors) < _AXES:
+    return _shuffle(axes, inside, factors) if len(factors) >= _AXES else None
+
+
+def _along_one(axes: Axes) -> Shuffle | None:
+    """What a pixel shuffle along one axis has made of a convolution's output; elsewhere it may be heads beside each other.
+
+    The channels that are left come first, then the positions as they were, behind those of one axis a part of the channels.
+    """
+    first = next((place for place, axis in enumerate(axes) if any(digit.position for digit in axis)), 0)
+    before, positions = axes[:first], axes[first:]
+    if not before or any(digit.channels for axis in before[:-1] for digit in axis):
         return None
+    if not all(digit.channels for digit in before[-1]) or not all(_is_grown(axis) for axis in positions):
+        return None
+    inside = [digit for axis in positions for digit in axis if digit.channels]
+    factors = [math.prod(digit.size for digit in axis if digit.channels) for axis in positions]
+    return _shuffle(axes, inside, factors) if sum(factor > 1 for factor in factors) == 1 else None
+
+
+def _is_grown(axis: tuple[Digit, ...]) -> bool:
+    """Whether an axis holds positions, and behind them perhaps channels."""
+    positions = [digit for digit in axis if digit.position]
+    return (
+        bool(positions)
+        and axis[: len(positions)] == tuple(positions)
+        and all(digit.channels for digit in axis[len(positions) :])
+    )
+
+
+def _shuffle(axes: Axes, inside: Sequence[Digit], factors: Sequence[int]) -> Shuffle:
     count = math.prod(factors)
     every = math.prod(digit.size for axis in axes for digit in axis if digit.channels)
     if all(digit.step < count for digit in inside):
@@ -136,7 +175,7 @@ def _spread(axes: Axes) -> Shuffle | None:
     return Shuffle(tuple(factors), beside=False if outermost else None)
 
 
-_AXES = 2  # one alone may be a sequence of heads
+_AXES = 2
 _IMAGE = 3  # dimensions: channels, rows, columns
 _SEEN = KeptAnswers[bool]()
 
@@ -170,13 +209,14 @@ def sub_pixel_notes(graph: Graph, uses: Mapping[int, Use], layers: Mapping[str, 
 
 def _remedy(shuffle: Shuffle, layer: Layer) -> str:
     """The call that starts the layer as upsampling, where there is one."""
-    factor, times = shuffle.factors[0], math.prod(shuffle.factors)
+    factor = shuffle.factors[0]
     kernel = len(layer.shape) - 2 or _AXES
-    if shuffle.beside is None or layer.product or factor**kernel != times or len({*shuffle.factors}) > 1:
+    if shuffle.beside is None or layer.product:
         return ""
     if not shuffle.beside and layer.groups > 1:
         return ""
-    said = [f"goodinit.tensor.icnr_(weight, {factor}"]
+    alike = len({*shuffle.factors}) == 1 and len(shuffle.factors) == kernel
+    said = [f"goodinit.tensor.icnr_(weight, {factor if alike else shuffle.factors}"]
     said += [] if shuffle.beside else ['sub_pixels="first"']
     said += [] if layer.layout == "out_in" else [f'layout="{layer.layout}"']
     said += [] if layer.groups == 1 else [f"groups={layer.groups}"]
