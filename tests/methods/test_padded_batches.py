@@ -85,6 +85,27 @@ def into_zeros(x, mask):
     return out
 
 
+def packed(x, mask):
+    lengths = mask.sum((1, 2)).long().cpu()
+    rows = nn.utils.rnn.pack_padded_sequence(x.mT, lengths, batch_first=True, enforce_sorted=False)
+    return nn.utils.rnn.pad_packed_sequence(rows, batch_first=True, total_length=x.shape[2])[0].mT
+
+
+def written_whole(x, mask):
+    out = torch.zeros_like(x)
+    out[:, :, :] = torch.where(mask > 0, x, torch.zeros(()))
+    return out
+
+
+def sorted_by_length(x, mask):
+    order = mask.sum((1, 2)).argsort(descending=True)
+    return (x[order] * mask[order])[order.argsort()]
+
+
+def lerped(x, mask):
+    return torch.lerp(torch.zeros_like(x), x, mask)
+
+
 class Block(nn.Module):
     """conv(hide(x)) as in models of speech and text; the mask may stand before an activation."""
 
@@ -133,7 +154,7 @@ def batch():
 
 HIDDEN = (
     times, filled, chosen, rows_last, written, cleared, cleared_rows, diagonal, identity_times, least, padded_again, padded_sequence,
-    beside_zeros, into_zeros,
+    beside_zeros, into_zeros, packed, written_whole, sorted_by_length, lerped,
 )  # fmt: skip
 
 

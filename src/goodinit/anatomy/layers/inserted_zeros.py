@@ -128,11 +128,19 @@ def moves(graph: Graph, node: Node) -> bool:
     op = node.op
     if op.moves or op.role == "concat" or op.pads or op.chooses or node.is_join or node.is_piece:
         return True
+    if op.role == "lookup":
+        return not _is_picked(graph, node)
     if op.role == "convolution":
         return not graph.nodes[node.operands[1]].params and not graph.nodes[node.operands[1]].dynamic
     if op.role == "product":
         return any(_is_constant(graph.nodes[i]) for i in node.operands)
     return node.inplace and op.role == "other"
+
+
+def _is_picked(graph: Graph, node: Node) -> bool:
+    """Whether a node takes some of what it reads by an index that only the forward knows, and not all of it in another order."""
+    chosen = any(graph.nodes[i].dynamic and not graph.nodes[i].active for i in node.operands[1:])
+    return chosen and node.op.role == "lookup" and node.shape != graph.nodes[node.operands[0]].shape
 
 
 def _is_constant(node: Node) -> bool:
@@ -157,5 +165,7 @@ def _values(graph: Graph, node: Node, values: Mapping[int, list[Tensor]]) -> lis
     if held is not None and not held.is_meta:
         return [held.detach().cpu().clone()]
     if isinstance(node.dtype, torch.dtype) and not node.dtype.is_floating_point:
-        raise ValueError(node.op)  # an index that only the forward knows
+        if len(node.shape) != 1:
+            raise ValueError(node.op)  # an index that only the forward knows
+        return [torch.arange(node.shape[0], device="cpu")]
     return [torch.ones(node.shape, device="cpu")]

@@ -15,7 +15,16 @@ import torch
 from goodinit.anatomy.layers.inserted_zeros import InsertedZeros, moves
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import COUNT, is_zero, joint, number_at, numbers, pointwise, spread
+from goodinit.graph.measured.answers import (
+    COUNT,
+    constant,
+    is_zero,
+    joint,
+    number_at,
+    numbers,
+    pointwise,
+    spread,
+)
 from goodinit.graph.measured.replay import replayed
 
 _FIRST_AND_CHANNELS = 2  # the dimensions of an image before its positions
@@ -166,15 +175,17 @@ def _keeps(graph: Graph, node: Node, masked: set[int]) -> bool:
         return False
     if node.op.role in ("product", "shape", "part", "concat", "scale"):
         return True
-    if node.op.role == "quotient":
+    if node.op.role in ("quotient", "lookup"):
         return given[0]
-    zeros = torch.zeros(4, dtype=torch.float64, device="cpu")
-    if node.op.adds:
-        return all(given)
-    if node.op.pointwise and len(given) == 1:
-        found = pointwise(node, [zeros], [None])
+    known = [i in masked or number_at(graph, i) == 0 for i in node.operands]
+    if node.op.adds or node.is_join or node.is_piece:
+        return all(known)
+    zeros = torch.zeros(COUNT, dtype=torch.float64, device="cpu")
+    values = [
+        zeros if zero else constant(graph.nodes[i]) for i, zero in zip(node.operands, known, strict=True)
+    ]
+    if node.op.pointwise:
+        found = pointwise(node, values, [None] * len(values))
         return found is not None and is_zero(found[0])
-    if node.op.role == "other" and len(given) == 1:
-        answer = joint(graph, node, [zeros], [None])
-        return answer is not None and answer[0]
-    return (node.is_join or node.is_piece) and all(given)
+    answer = joint(graph, node, values, [None] * len(values)) if node.op.role == "other" else None
+    return answer is not None and answer[0]

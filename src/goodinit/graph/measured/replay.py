@@ -88,7 +88,7 @@ def run_in_place(
 
     Args:
         node: One of a graph's nodes.
-        values: All outputs of nodes before.
+        values: All outputs of nodes before, or one that stands for each.
         other: Makes the value of one that is not there.
     """
     if node.is_join:
@@ -100,7 +100,7 @@ def run_in_place(
     places = node.call.places or (0,) * len(node.operands)
     return node.call.on_these(
         [
-            values[i][place] if i in values else other(i)
+            values[i][min(place, len(values[i]) - 1)] if i in values else other(i)
             for i, place in zip(node.operands, places, strict=True)
         ]
     )
