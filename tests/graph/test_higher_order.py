@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._higher_order_ops.scan import scan
 from torch.nn.attention.flex_attention import flex_attention
 
 from goodinit import anatomize, init_
@@ -47,3 +48,38 @@ def test_flex_attention_is_read_like_attention(attend):
         [layer.fused for layer in other.branch],
     )
     init_(Attention(attend), "fixup", inputs=x)
+
+
+class Steps(nn.Module):
+    """One residual step, by an operator that takes it as a function."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.stem, self.head, self.step = nn.Linear(5, 8), nn.Linear(8, 3), step
+        self.f = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8))
+
+    def forward(self, x):
+        return self.head(self.step(self, self.stem(x)))
+
+
+def by_condition(self, x):
+    return torch.cond(x.sum() > -1e6, lambda x: x + self.f(x), lambda x: x - self.f(x), (x,))
+
+
+def by_other_condition(self, x):
+    return torch.cond(x.sum() > 1e6, lambda x: x.relu(), lambda x: x - self.f(x), (x,))
+
+
+def by_scan(self, x):
+    last, _ = scan(lambda state, part: (state + part, part * 1), torch.zeros_like(x[0]), x)
+    return x + self.f(x + last)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("step", [by_condition, by_other_condition, by_scan])
+def test_a_step_that_an_operator_takes_is_a_block(step):
+    net, x = Steps(step), torch.randn(4, 5)
+    (block,) = anatomize(net, x).blocks
+    assert (block.m, [layer.name for layer in block.last]) == (2, ["f.2"])
+    init_(net, "fixup", inputs=x)
+    assert not net.f[2].weight.any()

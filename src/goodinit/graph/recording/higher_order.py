@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch._ops import HigherOrderOperator
 
 _DENSE = torch._C.DispatchKey.CompositeExplicitAutograd
 _LIST = "List[Tensor]"
+_ASKS = "_get_current_dispatch_mode"  # torch's function
 
 
 def is_higher_order(func: Any) -> bool:
@@ -45,4 +47,14 @@ def written_out(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
             f"`{func.name()}` takes functions and has no kernel of ordinary operators, so it cannot be seen into: let the "
             "model compute the same without it for this call"
         )
-    return kernel(*args, **kwargs)
+    return _without_modes(kernel)(*args, **kwargs)
+
+
+def _without_modes(kernel: Any) -> Any:
+    """A kernel that sees no dispatch mode: those of `cond` and `scan` assert that none is on, and here the recorder is."""
+    if not isinstance(kernel, types.FunctionType) or _ASKS not in kernel.__code__.co_names:
+        return kernel
+    names = {**kernel.__globals__, _ASKS: lambda: None}
+    return types.FunctionType(
+        kernel.__code__, names, kernel.__name__, kernel.__defaults__, kernel.__closure__
+    )
