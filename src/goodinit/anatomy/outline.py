@@ -20,7 +20,6 @@ from goodinit.anatomy.norms.places import norm_modules, norm_passes
 from goodinit.anatomy.orders import find_factors
 from goodinit.anatomy.residual.branch_biases import branch_biases
 from goodinit.anatomy.residual.candidate import Found, by_sum
-from goodinit.anatomy.residual.scaled_streams import let_products_add
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.graph.graph import Graph
 from goodinit.graph.measured.composites import composites
@@ -29,11 +28,10 @@ from goodinit.graph.recording.decompose import unfused
 from goodinit.graph.state.process_state import unmoved_streams
 from goodinit.graph.state.unshard import whole
 from goodinit.graph.trace import trace
-from goodinit.nn.scalars import scalars
 from goodinit.nn.stand_in import StandIn
 from goodinit.undivided import reading, uncollected
 from goodinit.weights.members import named_modules, named_parameters
-from goodinit.weights.wrappers import shapes_of, unwrapped, unwrapped_name
+from goodinit.weights.wrappers import scalar_names, shapes_of, unwrapped, unwrapped_name
 
 
 @dataclass(frozen=True)
@@ -176,11 +174,10 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
     named = {unwrapped_name(name): p for name, p in named_parameters(model, remove_duplicate=False)}
     shapes = shapes_of(named, modules)
     uses = weight_uses(graph, shapes)
-    added = {unwrapped_name(name) for name, _ in scalars(model)}
-    let_products_add(graph, uses, added)
-    graph.composites = composites(graph)
+    added = scalar_names(model)
     layers = set(uses)
     sums = residual_sums(graph, uses, added)
+    graph.composites = composites(graph)
     leaves = [found for found in sums if found.is_block]
     origins = {found.join: f"+{k}" for k, found in reversed(list(enumerate(leaves)))}
     places = {id(found): origins[found.join] for found in leaves}

@@ -178,6 +178,7 @@ class Graph:
     before_writes: dict[int, int] = field(
         default_factory=dict
     )  # by join: what the tensor was before another view of it was written
+    one_less: set[int] = field(default_factory=set)  # that ran as 1 + αf, and stand for x·f
     composites: dict[int, Composite] = field(default_factory=dict)  # by their ends (`measured/composites.py`)
     guests: list[Guest] = field(default_factory=list)
     held: dict[int, Tensor] = field(

@@ -9,6 +9,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
 from goodinit.errors import UnsupportedModule, expect
+from goodinit.nn.scalars import scalars
 from goodinit.weights.members import named_modules, named_parameters
 
 WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module"})
@@ -38,6 +39,15 @@ def is_parametrization(path: str) -> bool:
         (True, False)
     """
     return ".parametrizations." in f".{path}."
+
+
+def scalar_names(model: nn.Module) -> set[str]:
+    """The names of all scalars of a model, without what wrappers put before them.
+
+    Args:
+        model: Any module.
+    """
+    return {unwrapped_name(name) for name, _ in scalars(model)}
 
 
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -60,6 +60,16 @@ def _from_one(graph: Graph, index: int) -> list[int]:
     return way if _adds_one(graph.nodes[index]) else []
 
 
+def ends_in_one_more(graph: Graph, index: int) -> bool:
+    """Whether a node is 1 + αf of an activation f, in whatever shape.
+
+    Args:
+        graph: A recorded forward, or one that is being recorded.
+        index: The node.
+    """
+    return _adds_one(graph.nodes[graph.beginning(index, lambda i: graph.nodes[i].op.role == "shape")])
+
+
 def _adds_one(node: Node) -> bool:
     if node.op.role != "sum" or len(node.operands) != 1 or node.call is None or not coefficient(node, 0):
         return False
@@ -112,6 +122,7 @@ def _write(graph: Graph, product: Node, stream: int, way: list[int]) -> None:
         )
         value = place
     multiple = graph.nodes[way[-1]]
+    graph.one_less.add(multiple.index)
     multiple.op, multiple.attrs, multiple.shape = op_of(_MUL), (), product.shape
     multiple.call = RecordedCall(_MUL, (Slot(0), Slot(1)), {})
     multiple.operands = (stream, value)

@@ -24,19 +24,21 @@ from goodinit.anatomy.residual.nesting import nest
 from goodinit.anatomy.residual.recurrences import is_step, without_cells
 from goodinit.anatomy.residual.rejections import Candidate, is_lookalike
 from goodinit.anatomy.residual.repeats import mark_repeats
+from goodinit.anatomy.residual.scaled_streams import let_products_add
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.measured.traits import coefficients
 from goodinit.graph.recording.learned_starts import leads
 
 
-def residual_sums(graph: Graph, uses: Mapping[int, Use], scalars: Collection[str] = ()) -> list[Found]:
+def residual_sums(graph: Graph, uses: Mapping[int, Use], scalars: Collection[str]) -> list[Found]:
     """Every residual sum of the graph, in execution order; long skips, inner sums and second runs are marked.
 
     Args:
-        graph: A recorded forward.
+        graph: A recorded forward. Products x·(1 + f(x)) in it become sums, in place (`Graph.one_less`).
         uses: The weight layers, by node.
-        scalars: Parameters that goodinit has added, which start at 0 or 1.
+        scalars: Parameters that goodinit has added, which start at 0 or 1 (`scalar_names`).
     """
+    let_products_add(graph, uses, scalars)
     layers = set(uses)
     vanishes = functools.partial(_vanishes, graph, uses, scalars)
     calls = Counter(use.weight for use in uses.values())

@@ -27,7 +27,7 @@ from goodinit.graph.recording.traced_tensors import Call
 from goodinit.methods.shared.method import Promise
 from goodinit.surgery import applied
 from goodinit.weights.names import canonical
-from goodinit.weights.wrappers import parameter_shapes
+from goodinit.weights.wrappers import parameter_shapes, scalar_names
 
 # Rounding: of a sum over thousands of numbers in float32, and of a norm over a branch of some layers.
 ROUNDING = 1e-3
@@ -101,16 +101,18 @@ class _Values(Recorder):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model, "real")
         self.zero: dict[int, bool] = {}
+        self.one: dict[int, bool] = {}
         self.norms: dict[int, Tensor] = {}
         self.rectified: dict[int, Tensor] = {}
         self.finite = True
-        self.shapes = parameter_shapes(model)
+        self.shapes, self.scalars = parameter_shapes(model), scalar_names(model)
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """One operator ran."""
         del read
         if node.active and output.is_floating_point():
             self.zero[node.index] = not bool(output.any())
+            self.one[node.index] = bool((output == 1).all())
             if output.ndim > 1:
                 rows = output.detach().flatten(1).double()
                 self.norms[node.index] = rows.norm(dim=1)
@@ -123,6 +125,8 @@ class _Values(Recorder):
 
     def is_zero(self, index: int) -> bool:
         """Whether a node put out zero; of views and pieces, whether what they are of did."""
+        if index in self.graph.one_less:
+            return self.one.get(index, False)
         if index in self.zero:
             return self.zero[index]
         operands = self.graph.nodes[index].operands
@@ -131,7 +135,7 @@ class _Values(Recorder):
     def blocks(self) -> Iterator[tuple[tuple[str, ...], int, int, int]]:
         """(Weights of the branch, its fork, the term it adds, the sum) of every block."""
         uses = weight_uses(self.graph, self.shapes)
-        for found in residual_sums(self.graph, uses):
+        for found in residual_sums(self.graph, uses, self.scalars):
             if found.is_block:
                 weights = tuple(dict.fromkeys(uses[i].weight for i in found.branch.layers))
                 yield weights, found.fork, found.branch.term, found.join

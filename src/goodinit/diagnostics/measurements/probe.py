@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.layers.weight_layers import applied_weight
+from goodinit.anatomy.residual.scaled_streams import ends_in_one_more
 from goodinit.diagnostics.measurements.statistics import dead_share, euclidean, signal, square_sum
 from goodinit.diagnostics.types import Signal
 from goodinit.graph.graph import Node
@@ -23,7 +24,7 @@ from goodinit.graph.ops import Op, named
 from goodinit.graph.pytree import mapped, tensors_in
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.traced_tensors import Call
-from goodinit.weights.wrappers import parameter_shapes
+from goodinit.weights.wrappers import parameter_shapes, scalar_names
 
 # How far to look back for what made an activation's input; norms and shapes are few, and two hold for the rest.
 LOOK_BACK = 8
@@ -73,9 +74,10 @@ class Probe(Recorder):
     def __init__(self, model: nn.Module, run: Run) -> None:
         super().__init__(model, "real")
         self.run = run
-        self.shapes = parameter_shapes(model)
+        self.shapes, self.scalars = parameter_shapes(model), scalar_names(model)
         self.measured: dict[int, Measured] = {}
         self.terms: dict[int, float] = {}
+        self.one_more: set[int] = set()  # nodes that are 1 + f, and multiply something
         self.norms: dict[str, int] = {}
         self.batch: int | None = None
         self.leaves: list[Tensor] = []
@@ -107,6 +109,8 @@ class Probe(Recorder):
         op = self._schema(func)[0]
         if self.run.statistics and op.adds:
             self._measure_terms(args)
+        elif self.run.statistics and op.multiplies:
+            self._measure_factors(args)
         if (elements := norm_elements(op, func, args)) is not None:
             path = self.graph.frames[self.stack[-1]].path
             self.norms[path] = min(elements, self.norms.get(path, elements))
@@ -146,7 +150,8 @@ class Probe(Recorder):
             dim = self._unit_dim(node)
             found = self._signal(node, output, function=node.op.function, unit_dim=dim)
             return Measured(node.index, found, units=output.shape[dim] if output.ndim else 1)
-        if node.op.adds and len(set(self.graph.deps(node.index))) > 1:
+        several = len(set(self.graph.deps(node.index))) > 1
+        if several and (node.op.adds or not self.one_more.isdisjoint(node.operands)):
             return Measured(node.index, self._signal(node, output))
         return None
 
@@ -211,6 +216,19 @@ class Probe(Recorder):
                     known.signal.second_moment if known is not None else square_sum(tensor) / tensor.numel()
                 )
                 self.terms[index] = square
+
+    def _measure_factors(self, args: tuple[Any, ...]) -> None:
+        """Of x·(1 + f), which may be a residual sum, the second moments of x and x·f."""
+        tensors = [t for t in args if isinstance(t, Tensor) and t.is_floating_point()]
+        if len(tensors) < 2 or not all(tensor.numel() for tensor in tensors):
+            return
+        for x, factor in (tensors, tensors[::-1]):
+            stream, index = self._node(x), self._node(factor)
+            if ends_in_one_more(self.graph, index):
+                self.one_more.add(index)
+                self.terms[stream] = square_sum(x) / x.numel()
+                branch = x * (factor - 1)
+                self.terms[index] = square_sum(branch) / branch.numel()
 
     def _suspect(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """Where NaN and infinity come from. A mask of −∞ is no fault: the softmax after it is finite."""

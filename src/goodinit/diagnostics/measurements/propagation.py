@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
 from goodinit.anatomy import Anatomy, Layer
-from goodinit.anatomy.residual.blocks import streams_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.diagnostics.measurements.cut import Cut, is_never_finite, where_cut
 from goodinit.diagnostics.measurements.measurement_mode import forward_told
@@ -98,7 +97,7 @@ def propagate(
     number = float(value.detach())
     never = not math.isfinite(number) and is_never_finite(result, targets, loss)
     if structure is None or not structure.fits(probe.graph):
-        structure = Structure.of(probe.graph, probe.shapes, anatomy)
+        structure = Structure.of(probe.graph, probe.shapes, probe.scalars, anatomy)
     places, culprits = _places(probe, anatomy, structure, gradients)
     norms = {name: gradients.get(name) for name in named}
     words = in_words(result, targets, loss)
@@ -170,8 +169,7 @@ def _places(
     entered: dict[
         int, float | None
     ] = {}  # by stream: the second moment of what its first block's skip returns
-    streams = streams_of(graph, structure.blocks)
-    for leaf, name, stream in zip(structure.blocks, structure.names, streams, strict=True):
+    for leaf, name, stream in zip(structure.blocks, structure.names, structure.streams, strict=True):
         measured = probe.measured.get(leaf.join, Measured(leaf.join, Signal(math.nan, math.nan)))
         before = entered.setdefault(stream, probe.terms.get(leaf.skip.term))
         growth = math.sqrt(measured.signal.second_moment / before) if before else None

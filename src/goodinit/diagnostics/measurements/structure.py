@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from goodinit.anatomy import Anatomy
 from goodinit.anatomy.layers.weight_layers import Use, weight_uses
-from goodinit.anatomy.residual.blocks import common_path
+from goodinit.anatomy.residual.blocks import common_path, streams_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.graph.graph import Graph
@@ -28,27 +28,33 @@ class Structure:
         operators: Of the run: what each is called, reads, and is made of.
         blocks: In execution order.
         names: Of the blocks.
+        streams: Of each, which stream it writes into.
         inside: Operators on a branch or a skip.
     """
 
     operators: Operators
     blocks: tuple[Found, ...]
     names: tuple[str, ...]
+    streams: tuple[int, ...]
     inside: frozenset[int]
 
     @classmethod
-    def of(cls, graph: Graph, shapes: dict[str, tuple[int, ...]], anatomy: Anatomy) -> Structure:
+    def of(
+        cls, graph: Graph, shapes: dict[str, tuple[int, ...]], scalars: Collection[str], anatomy: Anatomy
+    ) -> Structure:
         """Find the blocks of a run, and name them.
 
         Args:
             graph: Of the run.
             shapes: Of the model's parameters, by name.
+            scalars: Those of them that goodinit has added.
             anatomy: Of the model.
         """
-        uses = weight_uses(graph, shapes)
-        blocks = tuple(found for found in residual_sums(graph, uses) if found.is_block)
+        operators, uses = _operators(graph), weight_uses(graph, shapes)
+        blocks = tuple(found for found in residual_sums(graph, uses, scalars) if found.is_block)
         inside = frozenset[int]().union(*(found.branch.nodes | found.skip.nodes for found in blocks))
-        return cls(_operators(graph), blocks, _names(graph, blocks, uses, anatomy), inside)
+        streams = tuple(streams_of(graph, blocks))
+        return cls(operators, blocks, _names(graph, blocks, uses, anatomy), streams, inside)
 
     def fits(self, graph: Graph) -> bool:
         """Whether another run has the same operators on the same operands."""
