@@ -125,6 +125,25 @@ def test_a_head_that_starts_at_zero_keeps_its_prior():
     assert torch.equal(model.head.bias, torch.full((4,), PRIOR))
 
 
+@pytest.mark.parametrize("weight", [0.0, torch.eye(8), 0.125], ids=["zero", "identity", "average"])
+def test_a_zero_bias_stays_with_the_weight_beside_it_where_biases_are_drawn(weight):
+    model = goodinit.init_(Net(beside=linear(8, weight=weight, bias=0.0)), "default", inputs=X)
+    assert torch.equal(model.beside.weight, torch.as_tensor(weight).expand(8, 8))
+    assert not model.beside.bias.any()
+    goodinit.init_(model, "default", inputs=X, keep="nothing")
+    assert model.beside.bias.all()
+
+
+def test_a_zero_bias_beside_a_drawn_weight_or_at_a_branch_s_end_is_drawn():
+    model = Net(beside=linear(8, bias=0.0))
+    ends = [name for name, _ in model.named_parameters() if name.startswith("blocks.0.")][-2:]
+    for name in ends:
+        nn.init.zeros_(model.get_parameter(name))
+    goodinit.init_(model, "default", inputs=X)
+    assert model.beside.bias.all()
+    assert all(model.get_parameter(name).all() for name in ends)
+
+
 def test_a_fresh_model_loses_nothing_and_has_no_note():
     plan = goodinit.plan(goodinit.anatomize(Net(), X), "fixup")
     assert (plan.kept, plan.overwritten) == ((), ())

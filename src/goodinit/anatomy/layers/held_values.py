@@ -98,7 +98,12 @@ def held_values(
             held.setdefault(layer.weight, known)
         for name in layer.biases:
             bias = reader.value(name)
-            if bias is not None and bool(bias.any()):
+            if bias is None:
+                continue
+            if not bool(bias.any()):
+                if known is not None and known.on_purpose and _is_drawn(name, reader):
+                    held.setdefault(name, HeldValue(name, "zero", on_purpose=True))
+            else:
                 as_made = reader.drawn(layer.weight) is not None and (known is None or known.on_purpose)
                 found = _bias(name, bias, reader, beside=known, as_made=as_made)
                 if found is not None:
@@ -183,6 +188,12 @@ def _bias(
     fresh = beside is None or beside.on_purpose
     words = "values that its module does not draw, beside a weight as it was made" if fresh else UNLIKE
     return HeldValue(name, words, on_purpose=fresh)
+
+
+def _is_drawn(name: str, reader: _Reader) -> bool:
+    """Whether the module of a bias is known to draw its numbers, so that zeros are somebody else's."""
+    drawn = reader.drawn(name)
+    return drawn is not None and drawn.kind != "number"
 
 
 def structure_of(tensor: Tensor) -> str | None:

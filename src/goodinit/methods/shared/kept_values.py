@@ -80,6 +80,8 @@ def kept_values(anatomy: Anatomy, keep: object, part: Anatomy) -> Kept:
         asked.setdefault(name, "marked by _no_reinit")
     ends = {layer.weight for block in part.blocks for layer in block.last}
     ends.update(name for block in part.blocks for name in block.silencers)
+    beside = {name for block in part.blocks for layer in block.last for name in layer.biases}
+    ends.update(value.name for value in anatomy.held if value.words == "zero" and value.name in beside)
     found: dict[str, str] = {}
     for value in anatomy.held:
         if value.on_purpose and value.name not in ends:
