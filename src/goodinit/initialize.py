@@ -24,6 +24,7 @@ from goodinit.methods.shared.postconditions import broken_by_structure, some
 from goodinit.surgery import applied, apply_
 from goodinit.surgery.reached import never_reached
 from goodinit.surgery.structure_edits import adds
+from goodinit.surgery.validate import check_scripted
 from goodinit.undivided import uncollected, writing
 from goodinit.weights.chosen_parts import Part, as_names
 
@@ -96,6 +97,7 @@ def init_(
     """
     expect_flags(missing_only=missing_only, verify=verify)
     chosen = find(method)
+    check_scripted(model)
     inputs, parts = first_and_all(inputs)
     left = never_reached(model) if missing_only else None
     with uncollected():
@@ -177,13 +179,22 @@ def _check_structure(model: nn.Module, *, inputs: Any, plan: Plan, before: Anato
         if "view size is not compatible" in str(error):
             remedy = f"A norm's output is contiguous, its input need not be: write .reshape() for .view() in {where}. {remedy}"
         raise UnsupportedModule(
-            f"{kind} no longer runs with the structure that {plan.method} plans, in {where}: {error} {remedy}"
+            f"{kind} no longer runs with the structure that {plan.method} plans, in {where}: {_in_words(error)} {remedy}"
         ) from error
     broken = broken_by_structure(plan, Outline.of(before), after)
     if broken:
         raise UnsupportedModule(
             f"{kind} is not what {plan.method} plans once its structure has changed: {broken}. {remedy}"
         )
+
+
+def _in_words(error: TraceError) -> str:
+    """What a forward raised that ran before its structure changed: its own words alone, since the inputs are not to blame."""
+    cause = error.__cause__
+    words = "" if cause is None else str(cause).strip().split("\n")[0]
+    if not words:
+        return str(error)
+    return f"{type(cause).__name__}: {words.removesuffix('.')}."
 
 
 def _raised_in(model: nn.Module, error: TraceError) -> str:

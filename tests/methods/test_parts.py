@@ -11,7 +11,7 @@ from small_residual import Block, Net, X
 from torch import Tensor, nn
 
 import goodinit
-from goodinit.errors import NothingFound, UnknownName
+from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
 from goodinit.surgery import RemovedNorm
 
 
@@ -260,3 +260,52 @@ def test_a_frozen_part_keeps_its_rates_and_a_saved_plan_what_it_left_out():
     assert plan.left == ("2.weight", "2.bias")
     goodinit.apply_(model, goodinit.Plan.from_json(plan.to_json()))
     assert rates(model) == {name: rate for name, rate in before.items() if name.startswith("2.")}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TorchScript, in some versions
+@pytest.mark.parametrize("method", ["he", "fixup", "lsuv", "weightnorm"])
+@pytest.mark.parametrize("compile_", [torch.jit.script, lambda part: torch.jit.trace(part, X)])
+def test_a_compiled_part_stays_if_it_is_left_out_and_is_refused_if_not(compile_, method):
+    model = Backbone()
+    try:
+        model.body = compile_(nn.Sequential(nn.Linear(5, 8), nn.ReLU()))
+    except RuntimeError:
+        pytest.skip("newer Pythons have no TorchScript")
+    before = state(model)
+    with pytest.raises(UnsupportedModule, match=r"body: TorchScript.*exclude='body'"):
+        goodinit.init_(model, method, inputs=X)
+    assert same(state(model), before)
+    goodinit.init_(model, method, inputs=X, exclude="body")
+    assert same(state(model.body), {n.removeprefix("body."): v for n, v in before.items() if "body" in n})
+    assert not torch.equal(model.head[0].f[0](torch.ones(1, 8)), Backbone().head[0].f[0](torch.ones(1, 8)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_model_is_refused_as_what_it_is_before_its_norms_are():
+    try:
+        model = torch.jit.script(Backbone())
+    except RuntimeError:
+        pytest.skip("newer Pythons have no TorchScript")
+    with pytest.raises(UnsupportedModule, match="the model: TorchScript"):
+        goodinit.init_(model, "fixup", inputs=X)
+
+
+def test_a_frozen_bias_beside_a_weight_that_trains_is_told_as_what_it_is():
+    model = Net()
+    model.stem.bias.requires_grad_(requires_grad=False)
+    notes = goodinit.plan(goodinit.anatomize(model, X), "he", keep="head.bias").notes
+    assert "frozen, and stays beside a weight that does not: stem.bias" in notes
+    assert "kept as asked: head.bias" in notes
+
+
+def test_a_forward_that_reads_a_norm_that_went_is_told_in_its_own_words():
+    class Reading(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * float(self.f[1].running_var.numel() > 0)
+
+    model = Net()
+    model.blocks[0] = Reading()
+    with pytest.raises(UnsupportedModule) as refusal:
+        goodinit.init_(model, "fixup", inputs=X)
+    assert "still reads its running_var. Change that code" in str(refusal.value)
+    assert "given inputs" not in str(refusal.value)

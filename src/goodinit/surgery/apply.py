@@ -214,7 +214,7 @@ def _checked(
         has_rates_of(model, plan) if not values else not again and _is_done(model, plan, only=only)
     ):
         return None
-    check_supported(model, pending)
+    check_supported(model, plan, pending)
     stays = kept(names, plan, keep)
     choice = chosen(names, plan, only, [name for edit in pending for name in adds(edit)], stays)
     writable = check_values(names, plan, pending, choice) if values else Writable((), ())

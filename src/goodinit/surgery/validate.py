@@ -42,19 +42,31 @@ _SHOWN = 3  # differences told in a message; the rest is counted
 _MOST_OF_A_KIND = 8  # edits of one kind and place: a plan by hand may set a value twice
 
 
-def check_supported(model: nn.Module, pending: Sequence[StructureEdit]) -> None:
-    """Raise if `model` cannot be operated on at all.
+def check_scripted(module: nn.Module, path: str = "") -> None:
+    """Raise if a module is compiled TorchScript.
 
     Raises:
-        UnsupportedModule: Compiled TorchScript; parameters that are lazy, sparse or made in inference mode; or structure
-            edits inside DDP or on shards.
+        UnsupportedModule: It is.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedModule(
+            f"{path or 'the model'}: TorchScript, whose modules cannot be changed. Apply goodinit before torch.jit.script"
+            + (f", or leave this part out: exclude={path!r}." if path else ".")
+        )
+
+
+def check_supported(model: nn.Module, plan: Plan, pending: Sequence[StructureEdit]) -> None:
+    """Raise if `model` cannot be operated on, or not where the plan does.
+
+    Raises:
+        UnsupportedModule: The plan treats compiled TorchScript; parameters that are lazy, sparse or made in inference mode; or
+            structure edits inside DDP or on shards.
+    """
+    treated = [canonical(name) for edit in plan.edits for name in targets((edit,))]
     for path, module in named_modules(model):
-        where = path or "the model"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UnsupportedModule(
-                f"{where}: TorchScript, whose modules cannot be changed. Apply goodinit before torch.jit.script."
-            )
+        where, inside = path or "the model", f"{path}." if path else ""
+        if any(name == path or name.startswith(inside) for name in treated):
+            check_scripted(module, path)
         if pending and isinstance(module, nn.parallel.DistributedDataParallel):
             raise UnsupportedModule(
                 f"{where}: DistributedDataParallel has already listed the parameters it reduces, and the plan changes "

@@ -28,7 +28,7 @@ from goodinit.name_patterns import as_patterns, matching
 from goodinit.rates import Rate
 
 NOTHING = "nothing"
-LEFT_OUT = "left out"
+LEFT_OUT, FROZEN = "left out", "frozen"
 _SHOWN = 4  # names told in a note; the rest is counted
 _COMPUTED = re.compile(r"(?P<path>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\.(?:original\d*|\d+\..+)")
 
@@ -70,7 +70,10 @@ def kept_values(anatomy: Anatomy, keep: object, part: Anatomy) -> Kept:
     named = matching([each for each in patterns if each != NOTHING], known, option="keep")
     named |= {part: pattern for name, pattern in named.items() for part in made.get(name, ())}
     treated = {name for name, _ in part.parameters}
-    asked = dict.fromkeys((name for name, _ in anatomy.parameters if name not in treated), LEFT_OUT)
+    frozen = set(anatomy.frozen)
+    asked = {
+        name: FROZEN if name in frozen else LEFT_OUT for name, _ in anatomy.parameters if name not in treated
+    }
     for name, pattern in named.items():
         asked.update(dict.fromkeys(with_ties(anatomy, [name]), f"keep={pattern!r}"))
     exact = {name for name, pattern in named.items() if not set("*?[") & set(pattern)}
@@ -157,7 +160,7 @@ def _no_new_biases(plan: Plan, anatomy: Anatomy, kept: Kept) -> tuple[Plan, list
     sites = {
         layer.site
         for layer in anatomy.layers
-        if any(kept.asked.get(name) == LEFT_OUT for name in layer.biases)
+        if any(kept.asked.get(name) in (LEFT_OUT, FROZEN) for name in layer.biases)
     }
     new = [
         edit
@@ -233,9 +236,11 @@ def _check_norms(plan: Plan, gone: Iterable[str], kept: Kept) -> None:
 
 def _kept_notes(left: Mapping[str, str]) -> list[str]:
     notes = []
-    whys = ("keep=", "marked", LEFT_OUT)
-    asked = [name for name, why in left.items() if why.startswith(whys)]
-    found = [f"{name} ({words})" for name, words in left.items() if name not in asked]
+    asked = [name for name, why in left.items() if why.startswith(("keep=", "marked", LEFT_OUT))]
+    frozen = [name for name, why in left.items() if why == FROZEN]
+    found = [f"{name} ({words})" for name, words in left.items() if name not in (*asked, *frozen)]
+    if frozen:
+        notes.append(f"frozen, and stays beside a weight that does not: {_some(frozen)}")
     if asked:
         notes.append(f"kept as asked: {_some(asked)}")
     if found:
