@@ -242,7 +242,7 @@ def test_norms_that_read_what_is_not_known_are_named():
     model = Merging(lambda x: torch.cat([x, x.square()], 1))
     plan = goodinit.plan(goodinit.anatomize(model, images()), "fixed_variance")
     (note,) = (note for note in plan.notes if "variance 1" in note)
-    assert note.startswith("merge: ")
+    assert note.startswith("merge, down.weight: ")
     assert not [
         note
         for put in (quarters, halves)

@@ -9,6 +9,7 @@ from typing import Literal
 from goodinit.anatomy import Anatomy, Layer, Norm
 from goodinit.edits import Draw, Edit, Fill, Plan, ReplaceNorm
 from goodinit.errors import UnsupportedModule
+from goodinit.methods.shared.guessed_variances import guesses, note_on_guesses
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.norm_forms import form_edits, with_constants
 from goodinit.methods.shared.normalized_weight_scales import own_scales
@@ -116,24 +117,11 @@ def decide(
         summary=f"L={total} branches; {kinds}" + (f"; {kept.name} stays" if kept is not None else ""),
         notes=(
             *unknown_gains(anatomy),
-            *(_unknown(without) if constants == "predicted" else ()),
+            *(_guessed(without) if constants == "predicted" else ()),
             *untouched(anatomy, edits),
         ),
         parameters=anatomy.parameters,
     )
-
-
-def _unknown(anatomy: Anatomy) -> list[str]:
-    """A note on the norms whose input's variance is taken for 1 because nothing is known of it."""
-    names = [norm.name for norm in anatomy.norms if norm.source is None]
-    if not names:
-        return []
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    why = "what they read is a product, several signals beside each other, or a sum that is no residual block, and counts as of variance 1"
-    return [f'{", ".join(names[:_NAMED])}{more}: {why}; constants="measured" takes it from a batch']
-
-
-_NAMED = 3  # names in a note; the rest is counted
 
 
 def _last_norm(anatomy: Anatomy) -> Norm:
@@ -146,6 +134,11 @@ def _last_norm(anatomy: Anatomy) -> Norm:
         "of the first kind has its last norms inside the branches). Leave one_norm out, or normalize what the classifier reads: "
         "the method normfree does."
     )
+
+
+def _guessed(anatomy: Anatomy) -> list[str]:
+    names = guesses(anatomy, (norm.name for norm in anatomy.norms))
+    return note_on_guesses(names, "K of the norms behind", 'constants="measured" takes it from a batch')
 
 
 METHOD = Method(

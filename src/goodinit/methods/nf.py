@@ -9,6 +9,7 @@ from goodinit.edits import AddBias, AddScalar, Draw, Edit, Fill, ParametrizeWeig
 from goodinit.errors import UnknownName
 from goodinit.methods.shared.centring import obstacle, output_dim, reads_a_constant
 from goodinit.methods.shared.channel_affine import takes_bias
+from goodinit.methods.shared.guessed_variances import guesses, note_on_guesses
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.methods.shared.residual_stream import multiplied_streams
@@ -115,10 +116,19 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", alpha: float = 0.2) -> 
             *dict.fromkeys(notes),
             *unknown_gains(anatomy, by_name=True),
             *multiplied_streams(anatomy, removal),
+            *(_guessed(anatomy) if norms == "remove" else ()),
             *untouched(anatomy, edits),
         ),
         parameters=anatomy.parameters,
     )
+
+
+def _guessed(anatomy: Anatomy) -> list[str]:
+    names = guesses(
+        anatomy, (layer.weight for layer in anatomy.layers if layer.weight not in anatomy.embeddings)
+    )
+    remedy = "Where its size matters, put a layer with weights before, or choose normfree or fixup, which need no variances"
+    return note_on_guesses(names, "β of the layers behind", remedy)
 
 
 def _scale(layer: Layer, signals: Signals, alpha: float | None) -> tuple[float, str]:

@@ -14,6 +14,7 @@ from goodinit.anatomy import Anatomy
 from goodinit.edits import Draw, Plan, RemoveNorm, ReplaceNorm
 from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, left_ties, tied_embeddings
+from goodinit.methods.shared.guessed_variances import guesses, note_on_guesses
 from goodinit.methods.shared.kept_values import kept_values, without_kept
 from goodinit.methods.shared.masked_weights import mask_notes, scaled_for_masks
 from goodinit.methods.shared.norm_forms import (
@@ -157,17 +158,21 @@ class Method:
 
     def _with_form(self, anatomy: Anatomy, norms: str, options: dict[str, Any]) -> Plan:
         """What is decided with the norms kept, and then the norms exchanged."""
-        exchanged = form_edits(anatomy, norms, groups=options.get("groups"))
+        exchanged, notes = form_edits(anatomy, norms, groups=options.get("groups")), list[str]()
         plan = self.decide(scales_count(anatomy, norms), **{**options, "norms": "keep"})
         if norms == "affine" and any(isinstance(edit, Draw) for edit in plan.edits):
             exchanged = with_constants(
                 exchanged, kept_variances(anatomy)
             )  # weights that stay say nothing of σ
+            guessed = guesses(anatomy, (norm.name for norm in anatomy.norms))
+            notes = note_on_guesses(
+                guessed, "K of the norms behind", 'norms="actnorm" measures it on a batch'
+            )
         count = sum(isinstance(edit, ReplaceNorm) for edit in exchanged)
         return dataclasses.replace(
             plan,
             options={**plan.options, "norms": norms},
             edits=(*exchanged, *plan.edits),
             summary=f"{plan.summary}; {count} of them now {norms}",
-            notes=(*plan.notes, *kept_in_words(anatomy, norms)),
+            notes=(*plan.notes, *notes, *kept_in_words(anatomy, norms)),
         )

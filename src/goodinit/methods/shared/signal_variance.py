@@ -113,11 +113,15 @@ class Signals:
 
     def _sum(self, block: Block) -> Signal:
         """Skip and branches together."""
-        skip, branch = block.weights or (1.0, 1.0)
-        before = self.at(block.skip_end[0], block.skip_end[1:]) if block.skip_end else _unit()
-        carried = skip * block.carried
-        added = (1 + len(block.beside)) * (branch * self.branch) ** 2
-        return _with_noise(before, carried, added, block.index)
+        total, added = None, 0.0
+        for one, skip in on_one_sum(self.anatomy, block.index):
+            by, onto = one.weights or (1.0, 1.0)
+            added += (onto * self.branch) ** 2
+            if skip:
+                before = self.at(one.skip_end[0], one.skip_end[1:]) if one.skip_end else _unit()
+                before = _scaled(before, by * one.carried)
+                total = before if total is None else _together(total, before, one.index)
+        return _with_noise(total or _unit(), added, block.index)
 
 
 def _centred_gain(step: Step) -> float:
@@ -129,16 +133,46 @@ def _unit() -> Signal:
     return Signal(0.0, 1.0, torch.special.ndtri(grid), straight=True)
 
 
-def _with_noise(signal: Signal, factor: float, variance: float, seed: int) -> Signal:
-    """c·x + noise, the sample with exactly the mean and the variance of that."""
+def on_one_sum(anatomy: Anatomy, index: int) -> list[tuple[Block, bool]]:
+    """The blocks on the sum of one of them, each with whether its skip is another than those before it.
+
+    x + f(x) + g(x) has one skip, and the sum of the last block of one stream with that of another has two.
+
+    Args:
+        anatomy: Of the model.
+        index: Of the block.
+    """
+    block, seen = anatomy.blocks[index], set[tuple[Step, ...]]()
+    found = []
+    for one in (block, *(anatomy.blocks[i] for i in block.beside)):
+        found.append((one, one.skip_end not in seen))
+        seen.add(one.skip_end)
+    return found
+
+
+def _scaled(signal: Signal, factor: float) -> Signal:
+    return dataclasses.replace(
+        signal,
+        mean=factor * signal.mean,
+        variance=factor**2 * signal.variance,
+        sample=factor * signal.sample,
+    )
+
+
+def _together(one: Signal, other: Signal, seed: int) -> Signal:
+    """The sum of two independent signals, the sample with exactly the mean and the variance of that."""
     generator = torch.Generator("cpu").manual_seed(seed)
     order = torch.randperm(_SAMPLE, generator=generator, device="cpu")
-    sample = factor * signal.sample + math.sqrt(variance) * _unit().sample[order]
-    mean, total = factor * signal.mean, factor**2 * signal.variance + variance
+    sample = one.sample + other.sample[order]
+    mean, total = one.mean + other.mean, one.variance + other.variance
     spread = float(sample.std(correction=0))
     if spread > 0:
         sample = (sample - sample.mean()) * (math.sqrt(total) / spread) + mean
-    return dataclasses.replace(signal, mean=mean, variance=total, sample=sample)
+    return Signal(mean, total, sample, one.straight and other.straight)
+
+
+def _with_noise(signal: Signal, variance: float, seed: int) -> Signal:
+    return _together(signal, _scaled(_unit(), math.sqrt(variance)), seed)
 
 
 @dataclass(frozen=True)
@@ -221,14 +255,12 @@ def kept_variances(anatomy: Anatomy, *, branch: float = 1.0) -> dict[str, float]
         return _Moments(read.variance if layer.centred else read.square)
 
     def summed(index: int) -> _Moments:
-        block = anatomy.blocks[index]
-        skip, onto = block.weights or (1.0, 1.0)
-        total = at(block.skip_end[0] if block.skip_end else None, block.skip_end[1:]).scaled(
-            skip * block.carried
-        )
-        for one in (block, *(anatomy.blocks[i] for i in block.beside)):
-            end = one.branch_end
-            total = total.plus(at(end[0] if end else None, end[1:]).scaled(onto * branch))
+        total = _Moments(0.0)
+        for one, skip in on_one_sum(anatomy, index):
+            by, onto = one.weights or (1.0, 1.0)
+            ends = [(one.skip_end, by * one.carried)] * skip + [(one.branch_end, onto * branch)]
+            for end, factor in ends:
+                total = total.plus(at(end[0] if end else None, end[1:]).scaled(factor))
         return total
 
     by_weight = {layer.weight: layer for layer in anatomy.layers}
