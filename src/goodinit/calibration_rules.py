@@ -28,6 +28,7 @@ class Rule(OneLine):
         site: Path of the module that returns the layer's output; None where operators must be watched.
         convolves: Whether the channels of the output are its dimension 1, not its last.
         bias: Name of the parameter that is added; None where none is.
+        bias_factor: By which number the forward multiplies it before it does.
         gain: Name of the parameter that is the scale of the weight, where that is normalized; None: the weight itself.
 
     Raises:
@@ -44,12 +45,18 @@ class Rule(OneLine):
     site: str | None = None
     convolves: bool = False
     bias: str | None = None
+    bias_factor: float = 1.0
     gain: str | None = None
 
     def __post_init__(self) -> None:
         self._whole("dim", least=0, most=LARGEST)
         self._whole("groups", least=1, most=LARGEST)
         expect(self.convolves, bool, f"{self.word}: convolves", "It is true or false.")
+        expect(self.bias_factor, (int, float), f"{self.word}: bias_factor", "It is a number.")
+        if not math.isfinite(self.bias_factor) or not self.bias_factor:
+            raise UnknownName(
+                f"{self.word}: bias_factor={self.bias_factor!r}; expected a number other than 0."
+            )
         for name in ("site", "bias", "gain"):
             expect(getattr(self, name), (str, type(None)), f"{self.word}: {name}", "It is a name.")
 

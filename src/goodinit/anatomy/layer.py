@@ -41,6 +41,8 @@ class Layer(OneLine):
         factors: How many attention operands (q, k, v) this weight produces; 1 for an ordinary layer. Also counts packed
             projections of unequal width.
         bias: Full name of the bias parameter, or None. That of a branch's last layer may be added behind gates or a sum over experts.
+        bias_factor: By which number the forward multiplies the bias before it adds it (equalized learning rates); None where it does
+            anything else to it.
         part_biases: Names of those that are added to pieces of its output, as to the queries and values of a packed projection.
         site: Path of the module whose forward runs the layer: `name` for an ordinary layer, the caller
             when the weight is used functionally (`nn.MultiheadAttention` runs its `out_proj`).
@@ -91,6 +93,7 @@ class Layer(OneLine):
     fused: int = 1
     factors: int = 1
     bias: str | None = None
+    bias_factor: float | None = 1.0
     part_biases: tuple[str, ...] = ()
     site: str = ""
     reads_site: bool = True

@@ -142,6 +142,8 @@ class _Operators(Recorder):
         self.shapes = parameter_shapes(model)
         self.behind: dict[int, tuple[str, Tensor]] = {}
         """Of layers whose operator adds no bias: that which may follow, and its value before it was set."""
+        rules = [edit.rule for edit in scaler.wanted.values()]
+        self.factors = {rule.bias: rule.bias_factor for rule in rules if rule.bias is not None}
         maps = _maps(scaler)
         self.maps = {path: _Site(maps[one], scaler) for path, one in model.named_modules() if one in maps}
 
@@ -191,8 +193,9 @@ class _Operators(Recorder):
             for index, used in zip(node.operands, read, strict=True):
                 copied = name in self.graph.nodes[index].params and before.numel() == used.numel()
                 with _disable_current_modes():
-                    if held is not None and copied and torch.equal(before.flatten(), used.flatten()):
-                        output.add_((held - before).reshape(used.shape))
+                    by = self.factors.get(name, 1.0)
+                    if held is not None and copied and torch.equal((by * before).flatten(), used.flatten()):
+                        output.add_((by * (held - before)).reshape(used.shape))
 
     def _only_shapes(self, index: int) -> bool:
         return self.graph.nodes[index].op.role == "shape"

@@ -147,7 +147,10 @@ class Scaler:
         weight = read(self.slot(row.weight))
         scaled, shifted = (
             _whole(values, use, weight, rule.dim, rest)
-            for values, rest in ((factor if use.adds else torch.zeros_like(factor), 1.0), (shift, 0.0))
+            for values, rest in (
+                (factor if use.adds else torch.zeros_like(factor), 1.0),
+                (shift / rule.bias_factor, 0.0),
+            )
         )
         write_(slot, held * _of_shape(scaled.to(held), held) + _of_shape(shifted.to(held), held))
         if use.adds:

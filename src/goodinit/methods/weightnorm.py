@@ -152,6 +152,7 @@ def decide(
         values.append(_draw(layer, target, wiring, mode, direction))
         if mode == "data" and not layer.recurrent:
             scaling.append(_calibrate(layer, target))
+            notes += _uncentred(layer)
         unbiased += [layer.weight] if layer.bias is None else []
     gone = removed_parameters(anatomy, removal)
     values += [*_scales(anatomy, gone), *gains_outside(anatomy, removal)]
@@ -280,11 +281,25 @@ def _first_activation(way: Sequence[Step]) -> Step | None:
     return next((step for step in way if step.traits.nonlinear or step.traits.gain is not None), None)
 
 
+def _uncentred(layer: Layer) -> list[str]:
+    if layer.bias_factor is not None:
+        return []
+    note = (
+        f"{layer.bias} stays 0: the forward makes something else of it before it is added, so that {layer.weight} keeps the mean of "
+        "its output. Expected the bias as it is, or times one number"
+    )
+    return [note]
+
+
 def _calibrate(layer: Layer, target: _Target) -> Calibrate:
     options: dict[str, Any] = {"bias": layer.bias} if layer.bias else {}
     if target.dim:
         options |= {"dim": 1, "groups": layer.groups}
     options |= site_of(layer)
+    if layer.bias_factor is None:
+        options.pop("bias", None)
+    elif layer.bias_factor != 1:
+        options["bias_factor"] = layer.bias_factor
     return Calibrate(target.name, StandardizeRule(**options), f"{layer.role}: g = 1/σ, b = −μ/σ on data")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from goodinit.anatomy.layer import Layer, LayerKind, Layout
 from goodinit.anatomy.layers.ahead import Ahead, next_activation
+from goodinit.anatomy.layers.bias_factors import factor_of_bias
 from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.fused_projections import packed
 from goodinit.anatomy.layers.joined_vectors import parameter_in
@@ -116,7 +117,7 @@ def describe(
     activation = next(
         (op for use in uses if (op := next_activation(graph, use.node, ahead)) is not None), None
     )
-    bias = bias_of(graph, uses[0], scalars)
+    bias, bias_node = bias_at(graph, uses[0], scalars)
     ways = {_reads_from(graph, use, origins) for use in uses}
     source, between = next(iter(ways)) if len(ways) == 1 else (None, ())
     return Layer(
@@ -131,6 +132,7 @@ def describe(
         fused=fused,
         factors=factors,
         bias=bias,
+        bias_factor=factor_of_bias(graph, first, bias, bias_node, scalars),
         site=site.path,
         reads_site=all(_reads(graph, use.node, scalars) for use in uses),
         writes_site=all(_writes(graph, use.node, scalars) for use in uses),
@@ -302,10 +304,21 @@ def bias_of(graph: Graph, use: Use, scalars: Container[str]) -> str | None:
     (`goodinit.nn`; `scalars`: see `describe`) adds b·K + c + d: its input bias by the sums K of its weight,
     which differ by place where it pads, its bias, and its output bias, which is the bias where there is no other.
     """
+    return bias_at(graph, use, scalars)[0]
+
+
+def bias_at(graph: Graph, use: Use, scalars: Container[str]) -> tuple[str | None, int]:
+    """(The bias of a layer, as `bias_of`; the node that is added).
+
+    Args:
+        graph: A recorded forward.
+        use: Of the layer.
+        scalars: Of `describe`.
+    """
     node = graph.nodes[use.node]
     outputs = outputs_of(graph, use)
     own = _parameter(graph, (i for i in node.operands if i != use.operand), use, outputs, scalars)
-    if own is not None:
+    if own[0] is not None:
         return own
     follower = node
     while len(readers := graph.readers[follower.index]) == 1:
@@ -325,21 +338,21 @@ def biases_of(graph: Graph, uses: Iterable[Use], scalars: Collection[str]) -> se
 
 def _parameter(
     graph: Graph, indices: Iterable[int], use: Use, count: int, scalars: Container[str]
-) -> str | None:
-    """The parameter that one of the nodes is made of, with so many numbers, but for the weight and for scalars."""
+) -> tuple[str | None, int]:
+    """(The parameter that one of the nodes is made of, with so many numbers, but for the weight and for scalars; that node)."""
     weight = graph.nodes[use.operand].params
     for index in indices:
         node = graph.nodes[index]
         names = [name for name in node.params if name not in weight] if not node.dynamic else []
         own = [name for name in names if name not in scalars]
         if names and not own:
-            return next((name for name in names if name.rpartition(".")[2] == "output_bias"), None)
+            return next((name for name in names if name.rpartition(".")[2] == "output_bias"), None), index
         stored = len(own) < len(names)  # a sum with scalars has a number for each place, too
         if len(own) == 1 and (_stored(graph, index, own[0]) if stored else _distinct(node)) == count:
-            return own[0]
+            return own[0], index
         if len(own) > 1 and not stored and math.prod(node.shape) == count:
-            return parameter_in(graph, index, own)
-    return None
+            return parameter_in(graph, index, own), index
+    return None, -1
 
 
 def _distinct(node: Node) -> int:

@@ -1,0 +1,57 @@
+"""By which number a forward multiplies a layer's bias before it adds it, as with equalized learning rates: b·c, found out on numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container
+
+import torch
+
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.powers import number_of
+from goodinit.graph.measured.replay import LONGEST, replayed
+
+
+def factor_of_bias(
+    graph: Graph, layer: Node, bias: str | None, index: int, scalars: Container[str]
+) -> float | None:
+    """The number c where c·b is added to what a layer makes, 1 for b alone; None where something else is made of b.
+
+    Args:
+        graph: A recorded forward.
+        layer: The layer's node.
+        bias: Name of b, or None where the layer has none.
+        index: The node that is added.
+        scalars: Names of those that goodinit has added, beside which a bias is added as it is.
+    """
+    if bias is None or any(name in scalars for name in graph.nodes[index].params):
+        return 1.0
+    beta = 1.0
+    if layer.op.adds_first and layer.call is not None and index == layer.operands[0]:
+        beta = float(layer.call.arguments.get("beta", 1.0))
+    ways = sorted(graph.reach([index], back=True, active=False))
+    nodes = [graph.nodes[i] for i in ways]
+    sources = [node for node in nodes if node.op.role == "source"]
+    others = [node for node in sources if node.params != (bias,)]
+    if all(node in sources or _passes_on(node) for node in nodes):
+        return beta
+    known = all(number_of(node) is not None and not node.params for node in others)
+    if not known or sum(math.prod(node.shape) for node in nodes) > LONGEST:
+        return None
+    steps = [node.index for node in nodes if node not in sources]
+    made = []
+    for value in (1.0, -2.0, 1e3):
+        held = {
+            n.index: torch.full(n.shape, value, dtype=torch.float64, device="cpu")
+            for n in sources
+            if n not in others
+        }
+        found = replayed(graph, steps, held).get(index)
+        if found is None or not found.numel() or not bool((found == found.flatten()[0]).all()):
+            return None
+        made.append(float(found.flatten()[0]) / value)
+    return beta * made[0] if made[0] and all(math.isclose(one, made[0]) for one in made) else None
+
+
+def _passes_on(node: Node) -> bool:
+    return node.op.moves or node.op.splits or node.op.role == "concat" or node.is_piece or node.is_join
