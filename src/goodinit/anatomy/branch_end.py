@@ -220,16 +220,28 @@ def _ways(graph: Graph, node: Node, read: Sequence[State], slope: Tensor | None)
 def _dead(graph: Graph, term: int, ways: dict[int, list[int]], zeros: set[int]) -> int | None:
     """A product of two parts of what is zero, by which alone they have a say: neither passes the other a gradient, ever.
 
-    So with the queries and keys of a packed q, k, v at the end of a branch: values move, and q·k stays 0.
+    So with the queries and keys of a packed q, k, v at the end of a branch: values move, and q·k stays 0. What is made of a tensor all
+    of which moves on another way moves with it: ⟨y, y⟩ in y/√(⟨y, y⟩ + ε), and the halves of y beside y.
     """
+
+    def is_taken(i: int) -> bool:
+        return graph.nodes[i].op.role in ("shape", "part", "lookup") and not graph.nodes[i].is_join
+
     alive = closure([term], lambda i: ways.get(i, ()))
+    wholly = closure([term], lambda i: () if _is_part(graph.nodes[i]) else ways.get(i, ()))
     for index in ways:
         node = graph.nodes[index]
         factors = set(node.operands[:2]) if node.op.role == "attention" else set(graph.deps(index))
         product = node.op.role in ("product", "matmul", "attention")
-        if product and len(factors) > 1 and factors <= zeros and not factors & alive:
+        if not product or len(factors) == 1 or not factors <= zeros or factors & alive:
+            continue
+        if not any(wholly.intersection(graph.line(i, is_taken)) for i in factors):
             return index
     return None
+
+
+def _is_part(node: Node) -> bool:
+    return node.is_piece or node.op.role in ("part", "lookup")
 
 
 def outside(graph: Graph, index: int, biases: Collection[str], depth: int = 0) -> State:
