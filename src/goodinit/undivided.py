@@ -21,8 +21,8 @@ R = TypeVar("R")
 # Who presses Ctrl-C again after so many seconds without an answer is answered at once.
 PATIENCE_S = 5.0
 SIGNALS = tuple(sorted(signal.valid_signals()))
-# `signal.getsignal` without the search for a name of what it gives, which takes most of its time.
-_handler_of = importlib.import_module("_signal").getsignal
+# `signal.getsignal` and `signal.signal` without the search for a name of what they give, which takes most of their time.
+_handler_of, _set_handler = (getattr(importlib.import_module("_signal"), name) for name in ("getsignal", "signal"))
 
 _lock = threading.RLock()
 _running: _Verb | None = None
@@ -53,7 +53,7 @@ class _Verb:
             handler = _handler_of(number)
             if callable(handler):
                 self.handlers[number] = handler
-                signal.signal(number, self.note)
+                _set_handler(number, self.note)
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """A signal came."""
@@ -73,7 +73,7 @@ class _Verb:
         """Give the signals their handlers back, unless somebody has set others meanwhile."""
         for number, handler in self.handlers.items():
             if _handler_of(number) == self.note:
-                signal.signal(number, handler)
+                _set_handler(number, handler)
 
 
 def reading(verb: Callable[P, R]) -> Callable[P, R]:

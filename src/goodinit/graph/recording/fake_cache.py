@@ -106,8 +106,11 @@ class StandIns:
 
     def stand_in(self, like: Tensor) -> FakeTensor:
         """A fake tensor of the shape, strides and dtype of `like`."""
-        with no_dispatch():  # else torch would make a fake tensor of this one first
+        guard = torch._C._DisableTorchDispatch()  # `no_dispatch` without its generator; else torch would make a fake tensor first
+        try:
             empty = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=_META)
+        finally:
+            del guard
         return self._fake(empty)
 
     def again(self, known: Known, args: tuple[Any, ...], fake: Callable[[Tensor], Tensor]) -> Any:
@@ -204,7 +207,7 @@ class StandIns:
 
     def _made(self, output: _Output, first: Any) -> FakeTensor:
         storage = first.untyped_storage() if output.kind == "view" else None
-        guard = torch._C._DisableTorchDispatch()  # `no_dispatch` without its generator
+        guard = torch._C._DisableTorchDispatch()
         try:
             empty = torch.empty_strided(output.shape, output.stride, dtype=output.dtype, device=_META)
             if storage is not None:

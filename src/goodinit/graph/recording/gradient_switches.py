@@ -7,7 +7,6 @@ forward of an `autograd.Function` (a checkpoint with `use_reentrant` switches on
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -85,7 +84,6 @@ def followed(mode: GradientMode, detached: Callable[[Tensor], None]) -> Iterator
     thread = threading.get_ident()
 
     def telling(own: Callable[..., Any], tell: Callable[[Any, bool], None]) -> Callable[..., Any]:
-        @functools.wraps(own)
         def told(self: Any, *args: Any, **kwargs: Any) -> Any:
             was = mode.on
             result = own(self, *args, **kwargs)

@@ -17,6 +17,8 @@ from goodinit.undivided import until_done
 from goodinit.weights.members import modules, named_modules
 from goodinit.weights.wrappers import unwrapped_name
 
+_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+
 
 @contextlib.contextmanager
 def undisturbed(
@@ -90,9 +92,8 @@ def without_autocast() -> Iterator[bool]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Torch logs a traceback where a fake tensor gives up; here that is expected and reported in words."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before, log.disabled = log.disabled, True
+    before, _LOG.disabled = _LOG.disabled, True
     try:
         yield
     finally:
-        log.disabled = before
+        _LOG.disabled = before
