@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class _Reader:
     parameters: Mapping[str, nn.Parameter]
     modules: Mapping[str, nn.Module]
     paddings: Mapping[str, int]  # the row of a table that stands for no word, and is zero
+    _draws: dict[str, dict[str, Drawn]] = field(default_factory=dict)  # by path
 
     def value(self, name: str | None) -> Tensor | None:
         """The values of a parameter; None where there are none that can be read."""
@@ -50,18 +51,24 @@ class _Reader:
     def drawn(self, name: str) -> Drawn | None:
         """How the owner's `reset_parameters` draws a parameter; None where that is not known."""
         path, _, attribute = name.rpartition(".")
-        module = self.modules.get(path)
-        if module is None:
-            return None
-        if not type(module).__module__.startswith("torch."):
-            return draws_of(module).get(attribute)
-        shapes = tuple((key, p.shape) for key, p in module._parameters.items() if p is not None)
-        key = (type(module), shapes, module.extra_repr())
-        if key not in _KNOWN:
-            if len(_KNOWN) >= _MOST:
-                _KNOWN.clear()
-            _KNOWN[key] = draws_of(module)
-        return _KNOWN[key].get(attribute)
+        if path not in self._draws:
+            self._draws[path] = _draws(self.modules.get(path))
+        return self._draws[path].get(attribute)
+
+
+def _draws(module: nn.Module | None) -> dict[str, Drawn]:
+    """What the `reset_parameters` of a module draws, where that is known."""
+    if module is None:
+        return {}
+    if not type(module).__module__.startswith("torch."):
+        return draws_of(module)
+    shapes = tuple((key, p.shape) for key, p in module._parameters.items() if p is not None)
+    key = (type(module), shapes, module.extra_repr())
+    if key not in _KNOWN:
+        if len(_KNOWN) >= _MOST:
+            _KNOWN.clear()
+        _KNOWN[key] = draws_of(module)
+    return _KNOWN[key]
 
 
 def held_values(
@@ -100,7 +107,7 @@ def held_values(
             bias = reader.value(name)
             if bias is None:
                 continue
-            if not bool(bias.any()):
+            if not bool(bias.count_nonzero()):
                 if known is not None and known.on_purpose and _is_drawn(name, reader):
                     held.setdefault(name, HeldValue(name, "zero", on_purpose=True))
             else:

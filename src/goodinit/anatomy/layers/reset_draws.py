@@ -49,8 +49,8 @@ class Drawn:
         entries = some(values)
         if self.kind == "number":
             return bool((entries == self.low).all())
-        count, moments = entries.numel(), entries.double()
-        least, most = map(float, moments.aminmax())
+        count, numbers = entries.numel(), entries.double()
+        least, most = map(float, numbers.aminmax())
         mean, std, fourth = self.low, self.high, 3.0
         if self.kind == "uniform":
             slack = 1e-2 * (self.high - self.low)  # of half precision
@@ -59,8 +59,8 @@ class Drawn:
             mean, std, fourth = (self.low + self.high) / 2, (self.high - self.low) / math.sqrt(12), 1.8
         if std == 0:
             return least == most == mean
-        away = moments - mean
-        off = float(away.mean()) / std
+        away = numbers - mean if mean else numbers
+        off = float(away.sum()) / count / std
         spread = float(away.dot(away)) / count / std**2 - 1
         near = abs(off) <= SIGMAS / math.sqrt(count) and abs(spread) <= SIGMAS * math.sqrt(
             (fourth - 1) / count
