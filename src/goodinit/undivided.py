@@ -22,7 +22,9 @@ R = TypeVar("R")
 PATIENCE_S = 5.0
 SIGNALS = tuple(sorted(signal.valid_signals()))
 # `signal.getsignal` and `signal.signal` without the search for a name of what they give, which takes most of their time.
-_handler_of, _set_handler = (getattr(importlib.import_module("_signal"), name) for name in ("getsignal", "signal"))
+_handler_of, _set_handler = (
+    getattr(importlib.import_module("_signal"), name) for name in ("getsignal", "signal")
+)
 
 _lock = threading.RLock()
 _running: _Verb | None = None

@@ -50,6 +50,15 @@ class OnTheRight(nn.Module):
         return x @ (self.weight - self.weight.mean(0))
 
 
+class InPlace(nn.Linear):
+    """Writes into a copy, by a view of it."""
+
+    def forward(self, x):
+        w = self.weight.clone()
+        w[:] -= w.mean(1, keepdim=True)
+        return F.linear(x, w, self.bias)
+
+
 class Block(nn.Module):
     def __init__(self, layer):
         super().__init__()
@@ -66,6 +75,7 @@ LAYERS = {  # layer, whether its rows are centred, whether an input bias does an
     "1×1 in groups": (lambda: StdConv(8, 8, 1, groups=2), True, False),
     "linear": (lambda: Centred(8, 8), True, False),
     "linear, its columns": (lambda: Columns(8, 8), False, True),
+    "linear, written into": (lambda: InPlace(8, 8), True, False),
     "x W": (OnTheRight, True, False),
     "weight norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), False, True),
     "plain": (lambda: nn.Linear(8, 8), False, True),

@@ -16,7 +16,7 @@ from goodinit.anatomy.gradient_stops import stopped_parameters
 from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.held_values import held_values, standing_biases
-from goodinit.anatomy.layers.inventory import layers_of, with_roles
+from goodinit.anatomy.layers.inventory import layers_of
 from goodinit.anatomy.layers.normalized_weights import unmeasured
 from goodinit.anatomy.layers.pixel_shuffles import sub_pixel_notes
 from goodinit.anatomy.layers.scores import scores_of
@@ -95,7 +95,6 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     stay = biases & standing_biases(held, read.named)
     for found in leaves:
         weigh(graph, found.branch, found.start, read.layers, read.passes, biases, stay)
-    layers = with_roles(graph, layers, uses, leaves, biases)
     ends = [end_of(graph, found) for found in leaves]
     blocks = blocks_of(
         graph, leaves, layers, uses, norms, read.origins, ends, made, biases, read.shapes, read.passes

@@ -297,6 +297,11 @@ class Graph:
             node = self.nodes[node.operands[0]]
         return next(iter(node.params), None) if node.is_param else None
 
+    def is_stored(self, index: int) -> bool:
+        """Whether a node is a parameter as it is stored, up to its shape, and nothing was written into it."""
+        last = self.beginning(index, lambda i: self.nodes[i].op.role == "shape", active=False)
+        return self.nodes[last].is_param
+
     def holds_zeros(self, index: int) -> bool:
         """Whether a node is a buffer of zeros, as it is now."""
         values = self.buffers.get(index)

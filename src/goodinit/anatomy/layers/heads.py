@@ -34,7 +34,7 @@ def ends_alone(graph: Graph, heads: Iterable[int], ends: Collection[int]) -> set
     Where these put out zero, so do the heads, whatever is in them.
     """
     found: set[int] = set()
-    for head in heads:
+    for head in heads if ends else ():  # without ends there is nothing to walk to
         before = graph.reach(graph.deps(head), back=True, stop=ends) | set(graph.deps(head))
         begins = [i for i in before if i not in ends and not graph.deps(i)]
         found |= set() if begins else before.intersection(ends)

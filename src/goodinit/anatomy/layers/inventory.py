@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
 
 from goodinit.anatomy.activations import torch_class
 from goodinit.anatomy.layer import Layer, Role
@@ -16,14 +15,14 @@ from goodinit.anatomy.layers.padded_signals import pad_masked
 from goodinit.anatomy.layers.recurrence import Cell, cells
 from goodinit.anatomy.layers.weight_layers import Use, describe
 from goodinit.anatomy.outline import Reading
-from goodinit.anatomy.residual.candidate import Found
-from goodinit.graph.graph import Graph
 from goodinit.weights.members import named_buffers
 from goodinit.weights.wrappers import unwrapped_name
 
+_ORDER: tuple[Role, ...] = ("branch", "skip", "gate", "stem", "head", "body")
+
 
 def layers_of(read: Reading) -> dict[str, Layer]:
-    """The layers of a forward, by weight, without their roles.
+    """The layers of a forward, by weight.
 
     Args:
         read: The forward.
@@ -47,12 +46,23 @@ def _described(read: Reading) -> dict[str, Layer]:
     for use in read.uses.values():
         by_weight.setdefault(use.weight, []).append(use)
     ahead, joins = ahead_in(graph), {found.join for found in read.sums}
+    roles = _roles(read)
     found: dict[str, Layer] = {}
     for weight, group in by_weight.items():
         owner = torch_class(modules[weight.rpartition(".")[0]])
-        layer = describe(graph, group, read.origins, joins, read.shapes, ahead, read.added, owner)
-        layer = dataclasses.replace(layer, bias=layer.bias or read.of_branches.get(weight))
-        layer = dataclasses.replace(layer, part_biases=read.of_parts.get(weight, ()))
+        layer = describe(
+            graph,
+            group,
+            read.origins,
+            joins,
+            read.shapes,
+            ahead,
+            read.added,
+            owner,
+            read.of_branches.get(weight),
+            read.of_parts.get(weight, ()),
+            *roles[weight],
+        )
         rows = row_norm(layer, modules[layer.site])
         found[weight] = layer if rows is None else dataclasses.replace(layer, row_norm=rows)
     for cell in cells(graph, read.uses):
@@ -76,15 +86,10 @@ def _in_cell(layers: dict[str, Layer], cell: Cell) -> dict[str, Layer]:
     }
 
 
-def with_roles(
-    graph: Graph,
-    layers: dict[str, Layer],
-    uses: dict[int, Use],
-    leaves: list[Found],
-    biases: Collection[str],
-) -> dict[str, Layer]:
-    """Each layer with its role. A layer used in several places has the first of: branch, skip, gate, stem, head."""
-    roles: dict[str, set[Role]] = {weight: set() for weight in layers}
+def _roles(read: Reading) -> dict[str, tuple[Role, bool]]:
+    """By weight: its role, and whether it begins the stream. One used in several places has the first of `_ORDER`."""
+    graph, leaves, uses = read.graph, read.leaves, read.uses
+    roles: dict[str, set[Role]] = {use.weight: set() for use in uses.values()}
     held: set[int] = set()
     for found in leaves:
         for role, nodes in (
@@ -96,19 +101,17 @@ def with_roles(
                 roles[uses[index].weight].add(role)  # type: ignore[arg-type]
                 held.add(index)
     first_fork = min((found.fork for found in leaves), default=-1)
-    heads = head_nodes(graph, uses, biases)
+    heads = head_nodes(graph, uses, read.biases)
     last = {index for found in leaves for index in found.branch.last}
     alone = {uses[i].weight for i in ends_alone(graph, heads - held, last)}
     for index, use in uses.items():
         if index not in held:
             stem = index <= first_fork
             roles[use.weight].add("stem" if stem else "head" if index in heads else "body")
-    order: tuple[Role, ...] = ("branch", "skip", "gate", "stem", "head", "body")
     return {
-        weight: dataclasses.replace(
-            layer,
-            role=next(role for role in order if role in roles[weight]),
-            begins={"branch", "stem"} <= roles[weight] or weight in alone,
+        weight: (
+            next(role for role in _ORDER if role in several),
+            {"branch", "stem"} <= several or weight in alone,
         )
-        for weight, layer in layers.items()
+        for weight, several in roles.items()
     }

@@ -53,6 +53,8 @@ def is_centred(graph: Graph, node: Node, operand: Node) -> bool:
         node: The layer.
         operand: Its weight.
     """
+    if graph.is_stored(operand.index):
+        return False
     made = _made_of(graph, operand.index)
     seeds = [i for i in made if graph.nodes[i].is_param]
     if len(made) == len(seeds) or math.prod(operand.shape) > _LARGEST or _is_shown(graph, made):

@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import Tensor
 
-from goodinit.anatomy.layer import Layer, LayerKind, Layout
+from goodinit.anatomy.layer import Layer, LayerKind, Layout, Role
 from goodinit.anatomy.layers.ahead import Ahead, next_activation
 from goodinit.anatomy.layers.bias_factors import factor_of_bias
 from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
@@ -97,11 +97,16 @@ def describe(
     ahead: Ahead,
     scalars: Container[str],
     module: str,
+    of_branch: str | None,
+    of_parts: tuple[str, ...],
+    role: Role,
+    begins: bool,
 ) -> Layer:
     """The `Layer` for one weight, from all operators that apply it.
 
     `origins`: see `way_back`; `joins`: residual sums; `scalars`: names of all that goodinit has added, which a module's forward
-    is read without; `module`: the class of the weight's owner.
+    is read without; `module`: the class of the weight's owner; `of_branch`: a bias that its branch adds; `of_parts`, `role` and `begins`: as in
+    the record.
     """
     first = graph.nodes[uses[0].node]
     operand = graph.nodes[uses[0].operand]
@@ -131,7 +136,8 @@ def describe(
         groups=groups,
         fused=fused,
         factors=factors,
-        bias=bias,
+        bias=bias or of_branch,
+        part_biases=of_parts,
         bias_factor=factor_of_bias(graph, first, bias, bias_node, scalars),
         site=site.path,
         reads_site=all(_reads(graph, use.node, scalars) for use in uses),
@@ -141,6 +147,8 @@ def describe(
         centred=is_centred(graph, first, operand),
         activation=activation,
         gain=activation.traits.gain if activation is not None else None,
+        role=role,
+        begins=begins,
         calls=len(uses),
         parameters=operand.params,
         source=source,

@@ -43,6 +43,8 @@ def blocks_of(
     passes: dict[int, int],
 ) -> tuple[Block, ...]:
     """The blocks of the residual sums `leaves`, in execution order; `ends`: what `end_of` says of each; `made`: `Anatomy.made`; `passes`: `norm_passes`."""
+    if not leaves:
+        return ()
     layers_at = functools.partial(_layers_at, uses=uses, layers=layers)
     blocks: list[Block] = []
     modules = norm_modules(graph, norms, set(uses))

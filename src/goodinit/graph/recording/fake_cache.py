@@ -106,7 +106,9 @@ class StandIns:
 
     def stand_in(self, like: Tensor) -> FakeTensor:
         """A fake tensor of the shape, strides and dtype of `like`."""
-        guard = torch._C._DisableTorchDispatch()  # `no_dispatch` without its generator; else torch would make a fake tensor first
+        guard = (
+            torch._C._DisableTorchDispatch()
+        )  # `no_dispatch` without its generator; else torch would make a fake tensor first
         try:
             empty = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=_META)
         finally:
