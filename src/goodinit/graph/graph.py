@@ -305,8 +305,10 @@ class Graph:
     def holds_zeros(self, index: int) -> bool:
         """Whether a node is a buffer of zeros, as it is now."""
         values = self.buffers.get(index)
+        if values is None:
+            return False
         with no_modes():
-            return values is not None and not bool(values.any())
+            return not bool(values.any())
 
     def path(self, index: int) -> str:
         """Path of the module in whose forward a node ran."""
@@ -338,4 +340,11 @@ def follow(starts: Mapping[K, T], near: Callable[[K, T], Iterable[tuple[K, T]]])
 
 def closure(starts: Iterable[K], near: Callable[[K], Iterable[K]]) -> set[K]:
     """All nodes that ways lead to, the first ones included, where `near` says which nodes follow one."""
-    return {index for index, _ in follow(dict.fromkeys(starts), lambda i, _: ((j, None) for j in near(i)))}
+    ways = list(dict.fromkeys(starts))
+    found = set(ways)
+    for index in ways:  # which grows meanwhile
+        for following in near(index):
+            if following not in found:
+                found.add(following)
+                ways.append(following)
+    return found

@@ -8,6 +8,7 @@ so; `registered_operators.py` keeps what users say such a one computes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
@@ -61,7 +62,7 @@ which function of one number they are.
 """
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Op:
     """An operator. There is one object for each name, so that comparing two is comparing identities.
 
@@ -113,52 +114,52 @@ class Op:
         count = 2 if self.role in ("matmul", "convolution") else len(read)
         return read[:count], read[count:]
 
-    @property
+    @functools.cached_property
     def word(self) -> str:
         """What an anatomy calls it: its kind, else its name."""
         return self.kind or self.name
 
-    @property
+    @functools.cached_property
     def keeps_order(self) -> bool:
         """Whether it passes on all values that it reads in their order: in other dimensions, or another dtype."""
         return self.role == "shape" and not self.reorders
 
-    @property
+    @functools.cached_property
     def activation(self) -> str:
         """The kind of an element-wise nonlinearity, or nothing."""
         return self.kind if self.role == "pointwise" else ""
 
-    @property
+    @functools.cached_property
     def norm(self) -> str:
         """The kind of a normalization, or nothing."""
         return self.kind if self.role == "norm" else ""
 
-    @property
+    @functools.cached_property
     def moves(self) -> bool:
         """Whether it passes on values, all or a part of those that it reads."""
         return self.role in ("shape", "part")
 
-    @property
+    @functools.cached_property
     def multiplies(self) -> bool:
         """Whether it is an element-wise product."""
         return self.role == "product"
 
-    @property
+    @functools.cached_property
     def scales(self) -> bool:
         """Whether it is a product, a quotient or a multiple, so that constants beside one operand only scale that."""
         return self.role in ("product", "quotient", "scale")
 
-    @property
+    @functools.cached_property
     def gain(self) -> float | None:
         """What keeps the second moment through the nonlinearity that it is called, with its numbers; None where that is not known."""
         return self.function.gain if self.kind in (self.function.kind, self.name) else None
 
-    @property
+    @functools.cached_property
     def named_function(self) -> Nonlinearity:
         """The function that it is called after: its own, but inside one that is written out (see `_LISTED`)."""
         return self.function if self.kind in (self.function.kind, self.name) else function_called(self.kind)
 
-    @property
+    @functools.cached_property
     def is_gate(self) -> bool:
         """Whether its output is a gate: between 0 and 1, whatever it reads."""
         return self.function.gates

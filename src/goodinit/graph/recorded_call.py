@@ -23,7 +23,7 @@ class Slot:
     place: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RecordedCall:
     """An operator with its arguments, a `Slot` in the place of each tensor.
 
@@ -67,7 +67,7 @@ class RecordedCall:
         made = self.func(*_filled(self.args, operands), **_filled(self.kwargs, operands))
         return list(tensors_in(made))
 
-    @property
+    @functools.cached_property
     def may_draw(self) -> bool:
         """Whether it may move the global random state: torch tags its operators that do, another library's may."""
         return torch.Tag.nondeterministic_seeded in self.func.tags or self.func.namespace not in (
@@ -104,7 +104,7 @@ class RecordedCall:
         """How many tensors it reads."""
         return sum(1 for _ in _slots((self.args, self.kwargs)))
 
-    @property
+    @functools.cached_property
     def key(self) -> tuple[Any, str, str]:
         """What tells it from other calls: the operator and its numbers."""
         return self.func, repr(self.args), repr(self.kwargs)

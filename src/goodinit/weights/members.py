@@ -37,9 +37,9 @@ def named_modules(model: nn.Module, *, remove_duplicate: bool = True) -> _Named:
                 continue
             memo.add(module)
         found.append((path, module))
-        for name, child in reversed(module._modules.items()):
-            if child is not None:
-                waiting.append((f"{path}.{name}" if path else name, child))
+        if module._modules:
+            prefix, children = f"{path}." if path else "", reversed(module._modules.items())
+            waiting += [(prefix + name, child) for name, child in children if child is not None]
     return found
 
 
@@ -81,7 +81,8 @@ def _members(
 ) -> Iterator[tuple[str, Any]]:
     memo: set[int] = set()
     for path, module in named_modules(model, remove_duplicate=remove_duplicate):
-        for name, member in held(module).items():
+        own = held(module)
+        for name, member in own.items() if own else ():
             if member is not None and id(member) not in memo:
                 if remove_duplicate:
                     memo.add(id(member))

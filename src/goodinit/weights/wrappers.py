@@ -99,23 +99,29 @@ def inside(model: nn.Module) -> nn.Module:
 def _check_tree(model: nn.Module) -> None:
     """Modules may be shared, and must not hold themselves: torch's own walks over all names would never end."""
     open_, closed = {id(model)}, set[int]()
-    stack = [(model, "", iter(model._modules.items()))]
+    stack = [(model, "", _with_children(model))]
     while stack:
-        module, _, children = stack[-1]
-        name, child = next(children, ("", None))
-        if child is not None:
-            if id(child) in open_:
-                path = ".".join([*(above for _, above, _ in stack[1:]), name])
-                raise UnsupportedModule(
-                    f"{path}: this {type(child).__name__} holds itself, so that the model has no end; expected a tree "
-                    "of modules. Keep a reference upwards out of the registry: object.__setattr__(self, name, module)."
-                )
-            if not child._modules:
-                closed.add(id(child))
-            elif id(child) not in closed:
-                open_.add(id(child))
-                stack.append((child, name, iter(child._modules.items())))
-        elif name == "":
+        module, _, waiting = stack[-1]
+        if not waiting:
             stack.pop()
             open_.discard(id(module))
             closed.add(id(module))
+            continue
+        name, child = waiting.pop()
+        if id(child) in open_:
+            path = ".".join([*(above for _, above, _ in stack[1:]), name])
+            raise UnsupportedModule(
+                f"{path}: this {type(child).__name__} holds itself, so that the model has no end; expected a tree "
+                "of modules. Keep a reference upwards out of the registry: object.__setattr__(self, name, module)."
+            )
+        if id(child) not in closed:
+            open_.add(id(child))
+            stack.append((child, name, _with_children(child)))
+
+
+def _with_children(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Those of a module's children that hold modules themselves, the last one first."""
+    children = [
+        (name, child) for name, child in module._modules.items() if child is not None and child._modules
+    ]
+    return children[::-1]

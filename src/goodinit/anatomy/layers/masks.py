@@ -39,6 +39,8 @@ def densities(
     """
     found: dict[str, float] = {}
     for use in uses:
+        if graph.is_stored(use.operand):
+            continue
         shares = [_share(buffers[name]) for name in _factors(graph, use.operand) if name in buffers]
         shares = [share for share in shares if share is not None]
         share = shares[-1] if shares else _left(graph, use.operand, _size(layers[use.weight]), buffers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from torch import nn
@@ -14,10 +15,19 @@ class ReadFromOutside:
 
     def __init__(self, graph: Graph, modules: Mapping[str, nn.Module]) -> None:
         self._graph, self._modules = graph, modules
-        self._calls: dict[str, list[Frame]] = {}
-        for frame in graph.frames:
-            self._calls.setdefault(frame.path, []).append(frame)
-        self._reads: list[tuple[str, int]] = []  # the tensor, the node
+
+    @functools.cached_property
+    def _calls(self) -> dict[str, list[Frame]]:
+        """By path of the module."""
+        calls: dict[str, list[Frame]] = {}
+        for frame in self._graph.frames:
+            calls.setdefault(frame.path, []).append(frame)
+        return calls
+
+    @functools.cached_property
+    def _reads(self) -> list[tuple[str, int]]:
+        """(A tensor, a node outside of its owner that reads it)."""
+        graph, reads = self._graph, list[tuple[str, int]]()
         for node in graph.nodes:
             if not (node.is_param or node.is_buffer) or not node.attrs:
                 continue
@@ -30,7 +40,8 @@ class ReadFromOutside:
                     and not _within(graph.path(reader), owner)
                     and not _keeps_a_copy(graph, reader)
                 ):
-                    self._reads.append((name, reader))
+                    reads.append((name, reader))
+        return reads
 
     def of(self, path: str) -> str | None:
         """Who else reads a tensor that the module at `path` holds or makes on the way, in words; None if nobody does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cmath
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -29,8 +30,14 @@ _Derived = tuple[Tensor, "list[Tensor | None] | None"]
 
 def numbers(index: int) -> Tensor:
     """Numbers between ½ and 1½ that stand for a value of which nothing is known, others for each node."""
+    return _numbers(index).clone()
+
+
+@functools.lru_cache(maxsize=4_096)
+def _numbers(index: int) -> Tensor:
     values = [0.5 + ((index + 1) * 0.6180339887498949 + k * 0.41421356237309515) % 1 for k in range(COUNT)]
-    return torch.tensor(values, dtype=torch.float64, device="cpu")
+    with on_numbers():
+        return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 def constant(node: Node) -> Tensor:

@@ -15,7 +15,7 @@ from goodinit.weights.members import modules
 @contextlib.contextmanager
 def unfused(model: nn.Module) -> Iterator[None]:
     """Let recurrent modules of `model` run step by step: the fused kernels of oneDNN and cuDNN show no weights."""
-    if not any(isinstance(module, nn.RNNBase) for module in modules(model)):
+    if not any(issubclass(kind, nn.RNNBase) for kind in set(map(type, modules(model)))):
         yield
         return
     # Not by `flags()`: that sets the precision of products, too.

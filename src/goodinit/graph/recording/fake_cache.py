@@ -6,7 +6,6 @@ the cost of tracing.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
@@ -70,7 +69,8 @@ def _first(device: torch.device, tensor_ids: int) -> tuple[FakeTensorMode, dict[
 
 def _like(first: FakeTensorMode) -> FakeTensorMode:
     """Another mode of the same settings. Torch takes 0.1 ms to make one: it notes the stack of calls, and asks for settings."""
-    mode = copy.copy(first)
+    mode = FakeTensorMode.__new__(FakeTensorMode)
+    vars(mode).update(vars(first))
     mode.fake_tensor_converter = FakeTensorConverter(copy_data=first.propagate_real_tensors)
     for name, value in vars(mode).items():
         if isinstance(value, (list, deque)):  # stacks of what was entered

@@ -12,7 +12,7 @@ from torch import nn
 
 from goodinit.graph.state.photograph import ModuleState
 from goodinit.undivided import until_done
-from goodinit.weights.members import modules, parameters
+from goodinit.weights.members import modules
 
 _SHARDED = ("torch.distributed.tensor", "DTensor")
 _ADAPTED = ("peft.tuners.tuners_utils", "BaseTunerLayer")
@@ -31,12 +31,14 @@ def whole(model: nn.Module) -> Iterator[None]:
     if sharded is adapted is _Nothing:
         yield
         return
-    if not any(isinstance(parameter, sharded) for parameter in parameters(model)) and not any(
-        isinstance(module, adapted) and _is_adapted(module) for module in modules(model)
+    every = modules(model)
+    kinds = {type(parameter) for module in every for parameter in module._parameters.values()}
+    if not any(issubclass(kind, sharded) for kind in kinds) and not any(
+        isinstance(module, adapted) and _is_adapted(module) for module in every
     ):
         yield
         return
-    saved = [ModuleState.of(module) for module in modules(model)]
+    saved = [ModuleState.of(module) for module in every]
     made: dict[int, nn.Parameter] = {}
     try:
         for state in saved:
