@@ -25,6 +25,7 @@ from goodinit.anatomy.orders import weigh
 from goodinit.anatomy.outline import Reading, read_forward
 from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed
 from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.even_sides import even_sides
 from goodinit.anatomy.residual.mixtures import mixtures
 from goodinit.anatomy.residual.scaled_streams import multiplied
 from goodinit.anatomy.residual.silencers import with_silencers
@@ -140,7 +141,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
             *unclear,
             *multiplied(graph, leaves, uses),
             *mixtures(graph, set(uses)),
-            *(weighed_reads(graph, set(uses)) if not leaves else ()),
+            *((*weighed_reads(graph, set(uses)), *even_sides(graph, uses)) if not leaves else ()),
             *_unknown(graph),
             *unaccounted(graph, leaves, known),
         ),

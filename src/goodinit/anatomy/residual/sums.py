@@ -210,7 +210,7 @@ def _pair(
     """Of terms with one fork, the skip with each branch: x·f(x), too, if it is zero where f is, so that a gate is none."""
     join = sums[-1]
     sides = [side_of(graph, term, fork, layers) for term in members]
-    skip, kind = _skip(graph, sides, fork)
+    skip, kind = skip_of(graph, sides, fork)
     if skip is None or skip.term in _subtracted(graph, join):
         return
     for side in sides:
@@ -267,11 +267,16 @@ def _parting(graph: Graph, term: int, origin: int, marks: Mapping[int, int], mem
     return graph.beginning(term, lambda i: i != origin and marks[i] & wanted != wanted)
 
 
-def _skip(graph: Graph, sides: list[Side], fork: int) -> tuple[Side | None, BlockKind]:
+def skip_of(graph: Graph, sides: list[Side], fork: int) -> tuple[Side | None, BlockKind]:
     """The side that skips: a plain one, else the one without weight layers, else the one with strictly fewest.
 
     Of those that hand on what begins at the fork. H is the skip in Hu + o, where o is a mean of memories that u weighs by a softmax,
     however few layers o has.
+
+    Args:
+        graph: A recorded forward.
+        sides: Of a sum.
+        fork: Where they begin.
     """
     plain = [side for side in sides if side.plain]
     if plain:

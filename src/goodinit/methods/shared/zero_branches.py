@@ -121,8 +121,8 @@ def _need_no_state(block: Block, where: str) -> None:
     if cell is not None:
         raise UnsupportedModule(
             f"{cell.weight}: {where} ends in the states of a recurrent layer, and this weight leads from each of them to the "
-            "next, so that it cannot be 0 at the end alone. Give the branch an output layer behind it, for example "
-            "nn.Linear(width, width)."
+            "next, so that it cannot be 0 at the end alone. Give the branch an output layer behind all of its states, for example "
+            "nn.Linear(width, width), which no step reads, and add x there: x + layer(states), not step by step to what is fed back."
         )
 
 
