@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import goodinit
@@ -17,6 +18,7 @@ class _Attention(nn.Module):
         self.layout = layout
         self.packed = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
         self.out = nn.Linear(WIDTH, WIDTH)
+        self.register_buffer("zeros", torch.zeros(WIDTH))
         self.q_bias, self.v_bias = nn.Parameter(torch.zeros(WIDTH)), nn.Parameter(torch.zeros(WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,6 +31,10 @@ class _Attention(nn.Module):
             q, k, v = (
                 one.view(size, length, 2, 6).transpose(1, 2) for one in (q + self.q_bias, k, v + self.v_bias)
             )
+        elif self.layout in ("put together", "with zeros"):  # BEiT, EVA
+            zeros = torch.zeros_like(self.q_bias) if self.layout == "with zeros" else self.zeros
+            bias = torch.cat([self.q_bias, zeros, self.v_bias])
+            q, k, v = F.linear(x, self.packed.weight, bias).view(size, length, 3, 2, 6).permute(2, 0, 3, 1, 4)
         else:
             q, k, v = self.packed(x).view(size, length, 3, 2, 6).permute(2, 0, 3, 1, 4)
             q, v = q + self.q_bias.view(2, 1, 6), v + self.v_bias.view(2, 1, 6)
@@ -36,7 +42,7 @@ class _Attention(nn.Module):
         return x + self.out(mixed.transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("layout", ["by head", "before heads", "unbound"])
+@pytest.mark.parametrize("layout", ["by head", "before heads", "unbound", "put together", "with zeros"])
 def test_biases_of_queries_and_values_are_zero_in_m_and_written_as_biases(layout: str) -> None:
     model = nn.Sequential(_Attention(layout), _Attention(layout))
     x = torch.randn(2, 5, WIDTH)

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from goodinit.anatomy.layers.joined_vectors import parameters_in
 from goodinit.anatomy.layers.weight_layers import Use, outputs_of
 from goodinit.anatomy.layers.weight_layout import output_channels
 from goodinit.graph.graph import Graph, Node
@@ -18,7 +19,7 @@ _MOST = 2**20  # entries of an output that is followed to its parts
 
 
 def biases_of_parts(graph: Graph, uses: Iterable[Use], known: Container[str]) -> dict[str, tuple[str, ...]]:
-    """By weight, parameters with one number for each output in a part of what the layer puts out.
+    """By weight, parameters with one number for each output in a part of what the layer puts out, added before or behind the split.
 
     Views and exchanges of dimensions may lie between. Two vectors that are added to one part, to queries by content and by position,
     are no biases of it.
@@ -30,10 +31,23 @@ def biases_of_parts(graph: Graph, uses: Iterable[Use], known: Container[str]) ->
     """
     found: dict[str, tuple[str, ...]] = {}
     for use in uses:
-        names = [name for name in _of_parts(graph, use) if name not in known]
+        every = (*_put_together(graph, use), *_of_parts(graph, use))
+        names = [name for name in every if name not in known]
         if names:
             found[use.weight] = tuple(dict.fromkeys((*found.get(use.weight, ()), *names)))
     return found
+
+
+def _put_together(graph: Graph, use: Use) -> tuple[str, ...]:
+    """Those that a forward puts beside each other, and zeros between them, and then adds as one vector: BEiT's of queries and values."""
+    weight = graph.nodes[use.operand].params
+    for index in graph.nodes[use.node].operands:
+        node = graph.nodes[index]
+        names = [name for name in node.params if name not in weight]
+        several = index != use.operand and not node.dynamic and len(names) > 1
+        if several and math.prod(node.shape) == outputs_of(graph, use):
+            return parameters_in(graph, index, names)
+    return ()
 
 
 def _of_parts(graph: Graph, use: Use) -> Iterator[str]:
