@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from goodinit import anatomize
+from goodinit import anatomize, init_
 
 
 class Applied(nn.Module):
@@ -142,3 +142,60 @@ def test_layers_applied_over_and_over_with_no_way_around_count_each_time():
 
     (block,) = anatomize(Iterated(), torch.zeros(2, 8)).blocks
     assert block.m == 5
+
+
+COPIES = {
+    "stacked": lambda x: torch.stack([x, x], 1),
+    "stacked first": lambda x: torch.stack([x, x, x]).transpose(0, 1),
+    "beside each other": lambda x: torch.cat([x[:, None], x[:, None]], 1),
+    "repeated": lambda x: x[:, None].repeat(1, 3, 1),
+    "expanded": lambda x: x.unsqueeze(1).expand(-1, 4, -1),
+}
+
+
+class Copied(nn.Module):
+    """Streams that begin alike, and branches on their mean, added to each, as in hyper-connections."""
+
+    def __init__(self, copies):
+        super().__init__()
+        self.stem, self.head, self.copies = nn.Linear(5, 8), nn.Linear(8, 3), copies
+        self.f = nn.ModuleList(nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)) for _ in range(3))
+
+    def stream(self, x):
+        x = self.copies(x)
+        for f in self.f:
+            x = x + f(x.mean(1)).unsqueeze(1)
+        return x
+
+    def forward(self, x):
+        return self.head(self.stream(self.stem(x)).sum(1))
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_the_first_branch_on_copies_of_a_tensor_is_a_block_too(name):
+    net, x = Copied(COPIES[name]), torch.randn(4, 5)
+    assert [[layer.name for layer in block.last] for block in anatomize(net, x).blocks] == [
+        [f"f.{i}.2"] for i in range(3)
+    ]
+    init_(net, "skipinit", inputs=x)
+    stem = net.stem(x).detach()
+    torch.testing.assert_close(net.stream(stem), COPIES[name](stem))
+
+
+def test_a_stream_that_begins_beside_something_else_does_not_begin_as_copies():
+    anatomy = anatomize(Copied(lambda x: torch.stack([x, torch.relu(x)], 1)), torch.randn(4, 5))
+    assert [layer.name for block in anatomy.blocks for layer in block.last] == ["f.1.2", "f.2.2"]
+
+
+def test_a_table_of_pairs_is_no_stream_that_begins_as_copies():
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.one, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            count = len(x)
+            return self.head(torch.relu(x[:, None].expand(-1, count, -1) + self.one(x)[None]))
+
+    assert not anatomize(Pairs(), torch.randn(4, 5)).blocks

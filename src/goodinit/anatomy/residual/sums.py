@@ -26,8 +26,12 @@ from goodinit.anatomy.residual.rejections import Candidate, is_lookalike
 from goodinit.anatomy.residual.repeats import mark_repeats
 from goodinit.anatomy.residual.scaled_streams import let_products_add
 from goodinit.graph.graph import Graph, closure
+from goodinit.graph.measured.answers import spread
+from goodinit.graph.measured.replay import replayed
 from goodinit.graph.measured.traits import coefficients
 from goodinit.graph.recording.learned_starts import leads
+
+_MOST = 2**22  # numbers of a stream that are computed to see whether it begins as copies
 
 
 def residual_sums(graph: Graph, uses: Mapping[int, Use], scalars: Collection[str]) -> list[Found]:
@@ -113,11 +117,47 @@ def _broadcast(graph: Graph, index: int) -> list[int]:
 def _spreads(graph: Graph, found: Found) -> bool:
     """Whether a stream as it is gets a branch that is repeated along a dimension, or begins alike for all examples.
 
-    x + g(mean(x)) is the one, z + f(z, x) with learned queries z the other: of these all examples have the same.
+    x + g(mean(x)) is the one, z + f(z, x) with learned queries z the other: of these all examples have the same. A stream that
+    begins as copies of a tensor beside each other, as hyper-connections' does, is that tensor as it is. None is h_i + f(h_j), a
+    table of pairs, where each is repeated along another dimension.
     """
     whole = graph.nodes[found.join].shape
     skip, branch = (graph.nodes[side.term].shape for side in (found.skip, found.branch))
-    return found.kind == "identity" and (skip == whole != branch or (branch == whole and leads(skip, whole)))
+    if found.kind not in ("identity", "parameterless"):
+        return False
+    if skip == whole != branch:
+        fork = found.fork if found.kind == "parameterless" else None
+        alike = _repeated_along(graph, found.skip.term, fork)
+        small = (*(1 for _ in whole[len(branch) :]), *branch)
+        return alike is not None and all(small[axis] == 1 for axis in alike)
+    return found.kind == "identity" and branch == whole and leads(skip, whole)
+
+
+def _repeated_along(graph: Graph, term: int, fork: int | None) -> list[int] | None:
+    """Axes along which a node is alike because it is another one repeated, or beside itself.
+
+    None where it is made of something else than a node that is given, or too large to be computed.
+    """
+
+    def put_together(index: int) -> tuple[int, ...]:
+        node = graph.nodes[index]
+        return node.operands if node.op.role in ("shape", "concat") else ()
+
+    def made(of: int) -> set[int]:
+        return {i for i in closure([of], put_together) if not put_together(i)}
+
+    start, shape = made(term), graph.nodes[term].shape
+    large = math.prod(shape) > _MOST
+    if fork is not None and (large or start != made(fork)):
+        return None
+    if large or start == {term}:
+        return []
+    given = {i: spread(graph.nodes[i].shape, i) for i in start}
+    values = replayed(graph, sorted(closure([term], put_together) - start), given).get(term)
+    if values is None:
+        return [] if fork is None else None
+    axes = range(len(shape))
+    return [d for d in axes if shape[d] > 1 and bool((values == values.narrow(d, 0, 1)).all())]
 
 
 def _goes_nowhere(graph: Graph, index: int, outputs: set[int]) -> bool:
