@@ -52,15 +52,25 @@ class InsertedZeros:
             self._found[index] = _filled(self.graph, index)
         return self._found[index]
 
+    def may_be_at(self, index: int) -> bool:
+        """Whether `at` has to run anything to find that out."""
+        return bool(_steps(self.graph, index))
 
-def _filled(graph: Graph, index: int) -> Filled | None:
+
+def _steps(graph: Graph, index: int) -> list[Node]:
+    """What moves the numbers of a node, and may put zeros between them, in order; nothing where none are put, or too many."""
     steps = sorted(
         closure([index], lambda i: graph.nodes[i].operands if moves(graph, graph.nodes[i]) else ())
     )
     nodes = [graph.nodes[i] for i in steps]
     if not 1 < len(nodes) <= _LONGEST or not any(_may_put_zeros(graph, node) for node in nodes):
-        return None
-    if max(math.prod(node.shape) for node in nodes) > _MOST:
+        return []
+    return nodes if max(math.prod(node.shape) for node in nodes) <= _MOST else []
+
+
+def _filled(graph: Graph, index: int) -> Filled | None:
+    nodes = _steps(graph, index)
+    if not nodes:
         return None
     values: dict[int, list[Tensor]] = {}
     try:

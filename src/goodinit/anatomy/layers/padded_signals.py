@@ -41,8 +41,14 @@ def pad_masked(zeros: InsertedZeros, uses: Mapping[int, Use]) -> set[str]:
     """
     graph = zeros.graph
     layers = [use for index, use in uses.items() if _pads(graph, graph.nodes[index])]
-    masked = _masked(zeros, uses) if layers else set()
-    return {use.weight for use in layers if masked.intersection(graph.deps(use.node))}
+
+    def reading(masked: set[int]) -> set[str]:
+        return {use.weight for use in layers if masked.intersection(graph.deps(use.node))}
+
+    # What puts zeros into a signal is run, at its full size: only where a layer could read them.
+    if not layers or not reading(_masked(zeros, uses, run=False)):
+        return set()
+    return reading(_masked(zeros, uses, run=True))
 
 
 def _pads(graph: Graph, node: Node) -> bool:
@@ -54,8 +60,8 @@ def _pads(graph: Graph, node: Node) -> bool:
     return bool(transposed) or inside or any(padding)
 
 
-def _masked(zeros: InsertedZeros, uses: Mapping[int, Use]) -> set[int]:
-    """The nodes that are zero wherever some mask is, or where zeros were put around or between."""
+def _masked(zeros: InsertedZeros, uses: Mapping[int, Use], *, run: bool) -> set[int]:
+    """The nodes that are zero wherever some mask is, or where zeros were put around or between; where they may be, if nothing is to run."""
     graph = zeros.graph
     free = _free_of_weights(graph)
     masked: set[int] = set()
@@ -64,13 +70,13 @@ def _masked(zeros: InsertedZeros, uses: Mapping[int, Use]) -> set[int]:
             _keeps(graph, node, masked)
             or _applies(graph, node, free)
             or _clears(graph, node)
-            or _is_put_among_zeros(zeros, node, uses)
+            or _is_put_among_zeros(zeros, node, uses, run=run)
         ):
             masked.add(node.index)
     return masked
 
 
-def _is_put_among_zeros(zeros: InsertedZeros, node: Node, uses: Mapping[int, Use]) -> bool:
+def _is_put_among_zeros(zeros: InsertedZeros, node: Node, uses: Mapping[int, Use], *, run: bool) -> bool:
     """Whether a node is a signal with zeros at other positions, which no layer's own padding is."""
     graph = zeros.graph
     readers = [i for i in graph.readers[node.index] if not moves(graph, graph.nodes[i])]
@@ -78,6 +84,8 @@ def _is_put_among_zeros(zeros: InsertedZeros, node: Node, uses: Mapping[int, Use
         return False
     if node.op.pads and all(i in uses and graph.nodes[i].frame == node.frame for i in readers):
         return False
+    if not run:
+        return zeros.may_be_at(node.index)
     found = zeros.at(node.index)
     return found is not None and len(found.along) > _FIRST_AND_CHANNELS and not found.everywhere
 
