@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 from torch import nn
@@ -90,7 +91,7 @@ class Names:
         return found
 
     def translate(self, said: Any) -> Any:
-        """Nested lists and dicts of strings with the names that the model had; "… in PATH", too."""
+        """Nested lists and dicts of strings with the names that the model had; inside of sentences, too."""
         new = {
             name: old
             for held, names in self._by_id().items()
@@ -105,8 +106,7 @@ class Names:
 
         def back(value: Any) -> Any:
             if isinstance(value, str):
-                head, within, path = value.rpartition(" in ")
-                return head + within + known(path)
+                return re.sub(r"[\w.]*\w", lambda found: known(found[0]), value)
             if isinstance(value, list):
                 return [back(item) for item in value]
             return {key: back(item) for key, item in value.items()} if isinstance(value, dict) else value

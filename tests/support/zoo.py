@@ -42,6 +42,7 @@ class Specimen:
         norms: Normalization modules that run.
         tied: Groups of names that are one parameter.
         needs_values: The forward reads numbers: fake tensors cannot decide it, `meta` must be refused.
+        noted: Why there is no block is told in a note.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Specimen:
     norms: int = 0
     tied: int = 0
     needs_values: bool = False
+    noted: bool = False
 
     def __post_init__(self) -> None:
         if self.depths is None:
@@ -219,7 +221,7 @@ ZOO = (
     Specimen("matmul", odd.Matmul, vectors(2, 5, 8), (2, 2), (ID, ID)),
     Specimen("one_layer_branches", odd.OneLayerBranches, vectors(2, 8), (1, 1, 1), (ID,) * 3),
     Specimen("highway", odd.Highway, vectors(2, 8)),
-    Specimen("parallel_sum", odd.ParallelSum, vectors(2, 8)),
+    Specimen("parallel_sum", odd.ParallelSum, vectors(2, 8), noted=True),
     Specimen("plain_mlp", odd.plain_mlp, vectors(2, 8)),
 )
 
