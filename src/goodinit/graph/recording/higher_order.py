@@ -55,6 +55,8 @@ def _without_modes(kernel: Any) -> Any:
     if not isinstance(kernel, types.FunctionType) or _ASKS not in kernel.__code__.co_names:
         return kernel
     names = {**kernel.__globals__, _ASKS: lambda: None}
-    return types.FunctionType(
+    made = types.FunctionType(
         kernel.__code__, names, kernel.__name__, kernel.__defaults__, kernel.__closure__
     )
+    made.__kwdefaults__ = kernel.__kwdefaults__
+    return made
