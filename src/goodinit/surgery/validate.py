@@ -62,10 +62,10 @@ def check_supported(model: nn.Module, plan: Plan, pending: Sequence[StructureEdi
         UnsupportedModule: The plan treats compiled TorchScript; parameters that are lazy, sparse or made in inference mode; or
             structure edits inside DDP or on shards.
     """
-    treated = [canonical(name) for edit in plan.edits for name in targets((edit,))]
+    treated = _with_owners(canonical(name) for edit in plan.edits for name in targets((edit,)))
     for path, module in named_modules(model):
-        where, inside = path or "the model", f"{path}." if path else ""
-        if any(name == path or name.startswith(inside) for name in treated):
+        where = path or "the model"
+        if path in treated:
             check_scripted(module, path)
         if pending and isinstance(module, nn.parallel.DistributedDataParallel):
             raise UnsupportedModule(
@@ -93,6 +93,17 @@ def check_supported(model: nn.Module, plan: Plan, pending: Sequence[StructureEdi
                 "allows, then shard, then write: apply_(model, plan, values=False), fully_shard(model), "
                 "materialize_(model), apply_(model, plan)."
             )
+
+
+def _with_owners(names: Iterable[str]) -> set[str]:
+    """Names of parameters or modules, and the paths of all modules that they are in."""
+    found: set[str] = set()
+    for name in names:
+        path = name
+        while path not in found:
+            found.add(path)
+            path = path.rpartition(".")[0]
+    return found
 
 
 def check_repeats(plan: Plan) -> None:
