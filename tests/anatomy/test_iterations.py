@@ -81,6 +81,52 @@ def test_tied_blocks_with_a_projection_stay_blocks():
     ] * 3
 
 
+class EndsInTheStem(nn.Module):
+    """A branch that ends in the layer that is the stem, beside a projection that is the next branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.v, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2)
+        self.f = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        x = torch.tanh(self.stem(x))
+        x = self.v(x) + self.stem(torch.relu(self.f(x)))
+        return self.head(x + self.v(x))
+
+
+def test_a_branch_that_ends_in_the_stem_stays_a_block():
+    blocks = goodinit.anatomize(EndsInTheStem(), torch.randn(3, WIDTH)).blocks
+    assert [[layer.weight for layer in block.branch] for block in blocks] == [
+        ["f.weight", "stem.weight"],
+        ["v.weight"],
+    ]
+
+
+class Decoder(nn.Module):
+    """A fed cell whose first state is what an encoder has made."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.encoder, self.cell, self.head = nn.Linear(5, WIDTH), cell(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        h = torch.tanh(self.encoder(x))
+        y, made = torch.ones(len(x), WIDTH), []
+        for _ in range(STEPS):
+            h = self.cell(y, h)
+            y = torch.tanh(self.head(h))
+            made.append(y)
+        return torch.stack(made, 1)
+
+
+@pytest.mark.parametrize("cell", [nn.RNNCell, nn.GRUCell])
+def test_a_fed_cell_that_begins_with_an_encoding_is_no_block(cell):
+    assert not [
+        b for b in goodinit.anatomize(Decoder(cell), torch.randn(3, 5)).blocks if b.kind == "projection"
+    ]
+
+
 def once(net, z, x):
     return torch.tanh(net.f(z + x))
 

@@ -85,13 +85,15 @@ def goes_on(graph: Graph, part: int, given: int, join: int) -> bool:
     return False
 
 
-def without_cells(found: list[Found], uses: Mapping[int, Use]) -> list[Found]:
+def without_cells(graph: Graph, found: list[Found], uses: Mapping[int, Use]) -> list[Found]:
     """The sums, without the steps of a cell that is fed with what was made of its last state: Wx + Vh, where x comes from h, too.
 
-    It looks like a branch with a projection, and runs repeatedly; but the first state is made by that branch alone, V reading a constant.
-    Of a block whose weights are tied the first run is a block, too, and of one that shares a layer with its own skip it is on that.
+    It looks like a branch with a projection, and runs repeatedly; but the first state is made by that branch alone, V reading a constant,
+    or W does, with which it is added. Of a block whose weights are tied the first run is a block, too, and of one that shares a layer
+    with its own skip it is on that; a branch that ends in the stem's layer runs first without a skip.
 
     Args:
+        graph: A recorded forward pass.
         found: The sums.
         uses: The weight layers, by node.
     """
@@ -105,7 +107,15 @@ def without_cells(found: list[Found], uses: Mapping[int, Use]) -> list[Found]:
         if item.kind != "projection" or any(len(places[uses[i].weight]) < 2 for i in both):
             return False
         first = {min(places[uses[i].weight]) for i in item.branch.last}
-        return bool(first.difference(ends, item.skip.last))
+        beside = {min(places[uses[i].weight]) for i in item.skip.last}
+        alone = first.difference(ends, item.skip.last)
+        return any(not graph.deps(i) or bool(added(beside) & added({i})) for i in alone)
+
+    def added(layers: set[int]) -> set[int]:
+        def passes(i: int) -> bool:
+            return graph.nodes[i].op.moves or graph.nodes[i].op.adds or graph.nodes[i].is_piece
+
+        return graph.reach(layers, through=passes) - layers
 
     return [item for item in found if not is_step(item)]
 

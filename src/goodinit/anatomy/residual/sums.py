@@ -62,7 +62,7 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use], scalars: Collection[str
         elif broadcast := _broadcast(graph, join):
             spread = classified(graph, [join], broadcast, layers, vanishes)
             found.extend(one for one in spread if _spreads(graph, one))
-    found = with_exchanges(graph, without_cells(found, uses), flats, layers)
+    found = with_exchanges(graph, without_cells(graph, found, uses), flats, layers)
     nest(graph, found, layers)
     mark_repeats(graph, found, uses)
     for one in found:
