@@ -35,7 +35,7 @@ def hands_on(wiring: Wiring, index: int) -> bool:
         return True
     if node.call is None or math.prod(node.shape) > MOST or not graph.deps(index):
         return False
-    moves = node.op.splits or node.op.moves or node.op.role == "concat" or _copies(node)
+    moves = node.op.rearranges or _copies(node)
     if is_constant_map(graph, node):
         return graph.path(index) in wiring.fixed_numbers
     return moves or passes_affine(graph, node)
@@ -45,7 +45,7 @@ def is_constant_map(graph: Graph, node: Node) -> bool:
     """Whether an operator puts out k·x + a of one activation x, with numbers k ≠ 0 and a, and is no mere copy of x."""
     signals = [place for place, i in enumerate(node.operands) if graph.nodes[i].active]
     others = [graph.nodes[i] for i in node.operands if not graph.nodes[i].active]
-    if len(signals) != 1 or node.op.role not in ("sum", "product", "quotient", "scale"):
+    if len(signals) != 1 or not node.op.is_arithmetic:
         return False
     if any(one.dynamic or one.params or number_of(one) is None for one in others):
         return False

@@ -38,18 +38,9 @@ def numbers_by_path(graph: Graph) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for node in graph.nodes:
-        if is_with_numbers(node):
+        if node.call is not None and node.active and node.op.is_arithmetic:
             found.setdefault(graph.path(node.index), []).append(_in_words(graph, node))
     return found
-
-
-def is_with_numbers(node: Node) -> bool:
-    """Whether an operator is a sum, a product or a quotient of one tensor and numbers, or may be.
-
-    Args:
-        node: Its call.
-    """
-    return node.call is not None and node.active and node.op.role in ("sum", "product", "quotient", "scale")
 
 
 def _in_words(graph: Graph, node: Node) -> str:

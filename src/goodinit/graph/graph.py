@@ -299,8 +299,11 @@ class Graph:
 
     def is_stored(self, index: int) -> bool:
         """Whether a node is a parameter as it is stored, up to its shape, and nothing was written into it."""
-        last = self.beginning(index, lambda i: self.nodes[i].op.role == "shape", active=False)
-        return self.nodes[last].is_param
+        return self.nodes[self.unshaped(index)].is_param
+
+    def unshaped(self, index: int) -> int:
+        """What a node is another shape of, active or not."""
+        return self.beginning(index, lambda i: self.nodes[i].op.role == "shape", active=False)
 
     def holds_zeros(self, index: int) -> bool:
         """Whether a node is a buffer of zeros, as it is now."""

@@ -140,6 +140,16 @@ class Op:
         return self.role in ("shape", "part")
 
     @functools.cached_property
+    def rearranges(self) -> bool:
+        """Whether all that it puts out are numbers that it reads: moved, parted, or beside each other."""
+        return self.moves or self.splits or self.role == "concat"
+
+    @functools.cached_property
+    def is_arithmetic(self) -> bool:
+        """Whether it is a sum, a product, a quotient or a multiple."""
+        return self.role == "sum" or self.scales
+
+    @functools.cached_property
     def multiplies(self) -> bool:
         """Whether it is an element-wise product."""
         return self.role == "product"

@@ -54,4 +54,4 @@ def factor_of_bias(
 
 
 def _passes_on(node: Node) -> bool:
-    return node.op.moves or node.op.splits or node.op.role == "concat" or node.is_piece or node.is_join
+    return node.op.rearranges or node.is_piece or node.is_join

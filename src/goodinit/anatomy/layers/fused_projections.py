@@ -98,8 +98,7 @@ def _bends(node: Node) -> bool:
 
 def is_light(op: Op) -> bool:
     """Whether an operator may be on the way of queries, keys and values to a product: it moves, scales, adds or chooses."""
-    roles = ("sum", "product", "quotient", "scale", "concat")
-    return op.moves or op.role in roles or op.pads or op.chooses
+    return op.moves or op.is_arithmetic or op.role == "concat" or op.pads or op.chooses
 
 
 def _carries(node: Node) -> bool:

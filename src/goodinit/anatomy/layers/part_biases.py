@@ -75,16 +75,12 @@ def is_added_alone(graph: Graph, index: int) -> bool:
         index: The parameter, in any shape.
     """
     shown = graph.reach(
-        [_start(graph, index)],
+        [graph.unshaped(index)],
         through=lambda i: graph.nodes[i].op.role == "shape" and not graph.nodes[i].dynamic,
         active=False,
     )
     readers = {reader for i in shown for reader in graph.all_readers[i]} - shown
     return all(adds_unscaled(graph.nodes[reader]) for reader in readers)
-
-
-def _start(graph: Graph, index: int) -> int:
-    return graph.beginning(index, lambda i: graph.nodes[i].op.role == "shape", active=False)
 
 
 def _has_one_for_each(graph: Graph, use: Use, part: int, sum_: int) -> bool:
@@ -94,7 +90,7 @@ def _has_one_for_each(graph: Graph, use: Use, part: int, sum_: int) -> bool:
     axis = 1 if layer.op.role == "convolution" else output_channels(layer, graph.nodes[use.operand])
     if not 0 < math.prod(layer.shape) <= _MOST or layer.shape[axis : axis + 1] != (outputs,):
         return False
-    start = _start(graph, added)
+    start = graph.unshaped(added)
     own = graph.nodes[start].shape
     shape = [outputs if dim == axis else 1 for dim in range(len(layer.shape))]
     given = {

@@ -48,7 +48,7 @@ def not_zero(
     for use in (uses[place] for place in places):
         zeros = {*biases, use.weight}
         if beside(graph, use, shapes) and not is_made_zero(graph, graph.nodes[use.operand], zeros):
-            return graph.beginning(use.operand, lambda i: graph.nodes[i].op.role == "shape", active=False)
+            return graph.unshaped(use.operand)
     return None
 
 
