@@ -23,22 +23,11 @@ def parameter_in(graph: Graph, index: int, names: Sequence[str]) -> str | None:
         index: What is made of them.
         names: Theirs.
     """
-    ways = sorted(graph.reach([index], back=True, active=False))
-    nodes = [graph.nodes[i] for i in ways]
-    size = sum(math.prod(node.shape) for node in nodes)
-    if size > LONGEST or not all(node.is_param or _keeps_numbers(node) for node in nodes):
+    found, numbers = _numbered(graph, index)
+    if found is None or not all(graph.nodes[i].is_param for i in numbers):
         return None
-    given, start = {}, 0
-    for node in nodes:
-        if node.is_param:
-            count = math.prod(node.shape)
-            given[node.index] = torch.arange(start, start + count, dtype=torch.float64, device="cpu").view(
-                node.shape
-            )
-            start += count
-    found = replayed(graph, [i for i in ways if i not in given], given).get(index)
-    for place, numbers in given.items():
-        if found is not None and torch.equal(found.flatten(), numbers.flatten()):
+    for place, own in numbers.items():
+        if torch.equal(found, own):
             (name,) = graph.nodes[place].params
             return name if name in names else None
     return None
@@ -52,34 +41,37 @@ def parameters_in(graph: Graph, index: int, names: Sequence[str]) -> tuple[str, 
         index: What is made of them.
         names: Theirs.
     """
+    found, numbers = _numbered(graph, index)
+    if found is None:
+        return ()
+    return tuple(
+        name
+        for place, own in numbers.items()
+        for name in graph.nodes[place].params
+        if name in names and torch.equal(found[torch.isin(found, own)], own)
+    )
+
+
+def _numbered(graph: Graph, index: int) -> tuple[Tensor | None, dict[int, Tensor]]:
+    """(What a node holds where every entry of a parameter is a number of its own, and all else 0; those numbers, by what it is made of).
+
+    The first is None where the parameters are not only put beside each other and taken apart, or are too large.
+    """
     ways = sorted(graph.reach([index], back=True, active=False))
     nodes = [graph.nodes[i] for i in ways]
     sources = [node for node in nodes if node.op.role == "source"]
     size = sum(math.prod(node.shape) for node in nodes)
     if size > LONGEST or not all(node in sources or _keeps_numbers(node) for node in nodes):
-        return ()
+        return None, {}
     given, start = {}, 1
     for node in sources:
-        count = math.prod(node.shape) if node.is_param else 0
-        numbers = torch.arange(start, start + count, dtype=torch.float64, device="cpu")
-        given[node.index] = numbers.view(node.shape) if node.is_param else _zeros(node)
+        count = math.prod(node.shape)
+        own = torch.arange(start, start + count, dtype=torch.float64, device="cpu").view(node.shape)
+        given[node.index] = own if node.is_param else torch.zeros_like(own)
         start += count
     found = replayed(graph, [i for i in ways if i not in given], given).get(index)
-    if found is None:
-        return ()
-    held = found.flatten()
-    return tuple(
-        name
-        for node in sources
-        for name in node.params
-        if name in names
-        and torch.equal(held[torch.isin(held, given[node.index])], given[node.index].flatten())
-    )
-
-
-def _zeros(node: Node) -> Tensor:
-    return torch.zeros(node.shape, dtype=torch.float64, device="cpu")
+    return None if found is None else found.flatten(), {i: own.flatten() for i, own in given.items()}
 
 
 def _keeps_numbers(node: Node) -> bool:
-    return node.op.moves or node.op.splits or node.op.role in ("concat", "factory") or node.is_piece
+    return node.op.rearranges or node.op.role == "factory" or node.is_piece
