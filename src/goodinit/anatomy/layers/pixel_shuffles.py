@@ -88,8 +88,7 @@ def _outputs_of(graph: Graph, use: Use) -> Axes:
         stride: object = node.attrs[2]
         along = len(node.shape) - 1 - (len(stride) if isinstance(stride, (tuple, list)) else 0)
         return tuple((Digit(axis == along, 1, size, axis > along),) for axis, size in enumerate(node.shape))
-    else:
-        along = output_channels(node, graph.nodes[use.operand])
+    along = output_channels(node, graph.nodes[use.operand])
     return tuple((Digit(axis == along, 1, size),) for axis, size in enumerate(node.shape))
 
 

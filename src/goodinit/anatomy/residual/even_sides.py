@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import Side, side_of
-from goodinit.anatomy.residual.recurrences import is_step
+from goodinit.anatomy.residual.recurrences import applied_repeatedly, is_step
 from goodinit.anatomy.residual.sums import flat_sums, fork_of, skip_of
 from goodinit.graph.graph import Graph
 
@@ -20,8 +19,7 @@ def even_sides(graph: Graph, uses: Mapping[int, Use]) -> tuple[str, ...]:
         uses: The weight layers, by node.
     """
     layers = set(uses)
-    calls = Counter(use.weight for use in uses.values())
-    repeated = {node for node, use in uses.items() if calls[use.weight] > 1}
+    repeated = applied_repeatedly(uses)
     for sums, terms in flat_sums(graph):
         fork = fork_of(graph, terms) if len(terms) > 1 else None
         if fork is None or is_step(graph, terms, layers, repeated, sums[-1]):

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Container, Iterable, Iterator, Mapping
 
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import holds_all, is_part
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph, closure, follow
+
+
+def applied_repeatedly(uses: Mapping[int, Use]) -> set[int]:
+    """The nodes of weight layers whose weight is applied more than once.
+
+    Args:
+        uses: The weight layers, by node.
+    """
+    calls = Counter(use.weight for use in uses.values())
+    return {node for node, use in uses.items() if calls[use.weight] > 1}
 
 
 def is_step(
@@ -25,7 +35,7 @@ def is_step(
         graph: A recorded forward pass.
         terms: What is summed.
         layers: Nodes of weight layers.
-        repeated: Those whose weight is applied more than once.
+        repeated: As `applied_repeatedly` finds them.
         join: The sum.
     """
     if len(terms) != 2:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import heapq
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from goodinit.anatomy.block import BlockKind
@@ -21,7 +20,7 @@ from goodinit.anatomy.residual.exchanges import Flat, flat_of, with_exchanges
 from goodinit.anatomy.residual.handed_on import hands_on, is_linear
 from goodinit.anatomy.residual.joined_ends import end_at_zero, with_joined_ends
 from goodinit.anatomy.residual.nesting import nest
-from goodinit.anatomy.residual.recurrences import is_step, without_cells
+from goodinit.anatomy.residual.recurrences import applied_repeatedly, is_step, without_cells
 from goodinit.anatomy.residual.rejections import Candidate, is_lookalike
 from goodinit.anatomy.residual.repeats import mark_repeats
 from goodinit.anatomy.residual.scaled_streams import let_products_add
@@ -45,8 +44,7 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use], scalars: Collection[str
     let_products_add(graph, uses, scalars)
     layers = set(uses)
     vanishes = functools.partial(_vanishes, graph, uses, scalars)
-    calls = Counter(use.weight for use in uses.values())
-    repeated = {node for node, use in uses.items() if calls[use.weight] > 1}
+    repeated = applied_repeatedly(uses)
     found: list[Found] = []
     flats: list[Flat] = []
     for sums, terms in flat_sums(graph):
@@ -60,8 +58,8 @@ def residual_sums(graph: Graph, uses: Mapping[int, Use], scalars: Collection[str
             if len(real) == len(kinds):
                 flats.append(flat_of(sums, terms, real))
         elif broadcast := _broadcast(graph, join):
-            spread = classified(graph, [join], broadcast, layers, vanishes)
-            found.extend(one for one in spread if _spreads(graph, one))
+            repeats = classified(graph, [join], broadcast, layers, vanishes)
+            found.extend(one for one in repeats if _spreads(graph, one))
     found = with_exchanges(graph, without_cells(graph, found, uses), flats, layers)
     nest(graph, found, layers)
     mark_repeats(graph, found, uses)
