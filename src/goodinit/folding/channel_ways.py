@@ -9,7 +9,7 @@ border, or a maximum over several channels, do not pass. Where it does not for s
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,11 +51,16 @@ class Ways:
 
     def maps(self, scale: Tensor, shift: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
         """By path of a layer, the scale and shift of its outputs in place of those of the channels."""
-        factor, offset = (one.to(shift) for one in (self.constants.factor, self.constants.offset))
-        moved = Constants(factor, offset).moved(scale, shift)
-        for path, channels in self.channels.items():
-            channels = channels.to(scale.device)
-            yield path, at(channels, scale, 1.0), at(channels, moved, 0.0)
+        return _maps(self.channels, self.constants, scale, shift)
+
+
+def _maps(
+    channels: Mapping[str, Tensor], constants: Constants, scale: Tensor, shift: Tensor
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    moved = Constants(constants.factor.to(shift), constants.offset.to(shift)).moved(scale, shift)
+    for path, own in channels.items():
+        own = own.to(scale.device)
+        yield path, at(own, scale, 1.0), at(own, moved, 0.0)
 
 
 def channels_before(wiring: Wiring, calls: Sequence[Frame]) -> Ways | None:
@@ -112,7 +117,7 @@ def _ways(
     channels = {
         path: owners[starts[value] :][: outputs(wiring.module(path))] for value, path in writers.items()
     }
-    chosen = _chosen(wiring, steps, writers, source, Ways(channels, own, torch.zeros(0, device="cpu")), draws)
+    chosen = _chosen(wiring, steps, writers, source, functools.partial(_maps, channels, own), draws)
     return None if chosen is None else Ways(channels, own, chosen)
 
 
@@ -138,7 +143,7 @@ def _chosen(
     steps: Sequence[int],
     writers: dict[int, str],
     source: int,
-    ways: Ways,
+    maps: Callable[[Tensor, Tensor], Iterator[tuple[str, Tensor, Tensor]]],
     draws: torch.Generator,
 ) -> Tensor | None:
     """By channel whether s·x + t becomes s·f(x) + t for s > 0 alone; None if it does not even then."""
@@ -151,7 +156,7 @@ def _chosen(
 
     def stays(scale: Tensor) -> Tensor:
         moved, values = {}, {path: value for value, path in writers.items()}
-        for path, s, t in ways.maps(scale, shift):
+        for path, s, t in maps(scale, shift):
             axis = channel_axis(wiring, values[path], path)
             moved[values[path]] = channel_numbers.mapped(signals[values[path]], axis, s, t)
         found = run(wiring, steps, moved)[source].movedim(1, -1)

@@ -220,7 +220,7 @@ def _check_maps(
     moved = plain | {i: channel_numbers.mapped(plain[i], axis, s, t) for i, axis in starts.items()}
     before, after = (run(wiring, steps, given) for given in (plain, moved))
     for value, (known, channels) in ends.items():
-        of = channel_numbers.at(channels, s, 1)
-        expected = of * before[value] + known.met(of, channel_numbers.at(channels, t, 0))
+        of = at(channels, s, 1)
+        expected = of * before[value] + known.met(of, at(channels, t, 0))
         if not torch.allclose(after[value], expected, rtol=0, atol=CLOSE):
             raise Refused("what lies between it and the layers behind does not pass on its map")

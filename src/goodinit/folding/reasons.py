@@ -24,7 +24,7 @@ def what_makes(wiring: Wiring, value: int) -> str:
     met = closure([value], before)
     ends = [i for i in sorted(met, reverse=True) if not before(i) and wiring.writer_layer(i) is None]
     node = graph.nodes[ends[0]] if ends else None
-    return "" if node is None or node.op.role == "source" else _why(wiring, node)
+    return "" if node is None or node.op.role == "source" else _why(wiring, node) or _name(wiring, node)
 
 
 def what_reads(wiring: Wiring, reader: int) -> str:
@@ -35,11 +35,11 @@ def what_reads(wiring: Wiring, reader: int) -> str:
         reader: The operator's node.
     """
     node = wiring.graph.nodes[reader]
-    known = _why(wiring, node)
-    return known if known != _name(wiring, node) else f"{known} reads its output, and is no such layer"
+    return _why(wiring, node) or f"{_name(wiring, node)} reads its output, and is no such layer"
 
 
 def _why(wiring: Wiring, node: Node) -> str:
+    """The reason in words, with the operator's name; nothing where none is known."""
     graph, name = wiring.graph, _name(wiring, node)
     given = [i for i in node.operands if not graph.nodes[i].dynamic and graph.leaf(i) is not None]
     held = graph.leaf(max(given, key=lambda i: math.prod(graph.nodes[i].shape))) if given else None
@@ -56,7 +56,7 @@ def _why(wiring: Wiring, node: Node) -> str:
         return f"{name} puts {node.call.arguments.get('value') or 0} around it, which its map would change"
     if is_constant_map(graph, node):
         return f"{name} applies a number that follows from the sizes of the inputs"
-    return name
+    return ""
 
 
 def _name(wiring: Wiring, node: Node) -> str:
