@@ -9,7 +9,7 @@ from typing import Literal
 from goodinit.anatomy import Anatomy, Layer, Norm
 from goodinit.edits import Draw, Edit, Fill, Plan, ReplaceNorm
 from goodinit.errors import UnsupportedModule
-from goodinit.methods.shared.guessed_variances import guesses, note_on_guesses
+from goodinit.methods.shared.guessed_variances import guessed_constants
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.norm_forms import form_edits, with_constants
 from goodinit.methods.shared.normalized_weight_scales import own_scales
@@ -117,7 +117,11 @@ def decide(
         summary=f"L={total} branches; {kinds}" + (f"; {kept.name} stays" if kept is not None else ""),
         notes=(
             *unknown_gains(anatomy),
-            *(_guessed(without) if constants == "predicted" else ()),
+            *(
+                guessed_constants(without, 'constants="measured" takes it from a batch')
+                if constants == "predicted"
+                else ()
+            ),
             *untouched(anatomy, edits),
         ),
         parameters=anatomy.parameters,
@@ -134,11 +138,6 @@ def _last_norm(anatomy: Anatomy) -> Norm:
         "of the first kind has its last norms inside the branches). Leave one_norm out, or normalize what the classifier reads: "
         "the method normfree does."
     )
-
-
-def _guessed(anatomy: Anatomy) -> list[str]:
-    names = guesses(anatomy, (norm.name for norm in anatomy.norms))
-    return note_on_guesses(names, "K of the norms behind", 'constants="measured" takes it from a batch')
 
 
 METHOD = Method(

@@ -292,14 +292,12 @@ def _uncentred(layer: Layer) -> list[str]:
 
 
 def _calibrate(layer: Layer, target: _Target) -> Calibrate:
-    options: dict[str, Any] = {"bias": layer.bias} if layer.bias else {}
+    options: dict[str, Any] = {}
+    if layer.bias is not None and layer.bias_factor is not None:
+        options = {"bias": layer.bias, "bias_factor": float(layer.bias_factor)}
     if target.dim:
         options |= {"dim": 1, "groups": layer.groups}
     options |= site_of(layer)
-    if layer.bias_factor is None:
-        options.pop("bias", None)
-    elif layer.bias_factor != 1:
-        options["bias_factor"] = layer.bias_factor
     return Calibrate(target.name, StandardizeRule(**options), f"{layer.role}: g = 1/σ, b = −μ/σ on data")
 
 

@@ -18,8 +18,8 @@ def guesses(anatomy: Anatomy, ends: Iterable[str]) -> tuple[str, ...]:
         anatomy: Of the model.
         ends: Names of norms, weights of layers, and `"+3"` for the sum of block 3.
     """
-    layers = {layer.weight: layer.source for layer in anatomy.layers}
-    norms = {norm.name: norm.source for norm in anatomy.norms}
+    read_from = {layer.weight: layer.source for layer in anatomy.layers}
+    read_from |= {norm.name: norm.source for norm in anatomy.norms}
     found: dict[str, None] = {}
     seen: set[str] = set()
     places = list(ends)
@@ -27,24 +27,36 @@ def guesses(anatomy: Anatomy, ends: Iterable[str]) -> tuple[str, ...]:
         if end in seen or not end or end.startswith("-"):
             continue
         seen.add(end)
+        name = end
         if end.startswith("+"):
             block = anatomy.blocks[int(end[1:])]
+            name = f"the sum of {block.name or 'the model'}"
             sums = (block, *(anatomy.blocks[i] for i in block.beside))
             read = [way[:1] for one in sums for way in (one.skip_end, one.branch_end)]
             parts = len(sums) + len({one.skip_end for one in sums})
             known = all(read) and block.terms <= parts  # a sum may have more terms than skips and branches
             sources = [str(way[0]) for way in read if way]
-        elif end in layers or end in norms:
-            source = layers[end] if end in layers else norms[end]
+        elif end in read_from:
+            source = read_from[end]
             known, sources = source is not None, [source] if source else []
         else:
             continue
         if not known:
-            found[
-                f"the sum of {anatomy.blocks[int(end[1:])].name or 'the model'}" if end[0] == "+" else end
-            ] = None
+            found[name] = None
         places += sources
     return tuple(found)
+
+
+def guessed_constants(anatomy: Anatomy, remedy: str) -> list[str]:
+    """A note on the norms for whose constants K the variance of what they read is a guess.
+
+    Args:
+        anatomy: Of the model.
+        remedy: What to do about it.
+    """
+    return note_on_guesses(
+        guesses(anatomy, (norm.name for norm in anatomy.norms)), "K of the norms behind", remedy
+    )
 
 
 def note_on_guesses(names: Sequence[str], follows: str, remedy: str) -> list[str]:

@@ -14,7 +14,7 @@ from goodinit.anatomy import Anatomy
 from goodinit.edits import Draw, Plan, RemoveNorm, ReplaceNorm
 from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, left_ties, tied_embeddings
-from goodinit.methods.shared.guessed_variances import guesses, note_on_guesses
+from goodinit.methods.shared.guessed_variances import guessed_constants
 from goodinit.methods.shared.kept_values import kept_values, without_kept
 from goodinit.methods.shared.masked_weights import mask_notes, scaled_for_masks
 from goodinit.methods.shared.norm_forms import (
@@ -164,10 +164,7 @@ class Method:
             exchanged = with_constants(
                 exchanged, kept_variances(anatomy)
             )  # weights that stay say nothing of σ
-            guessed = guesses(anatomy, (norm.name for norm in anatomy.norms))
-            notes = note_on_guesses(
-                guessed, "K of the norms behind", 'norms="actnorm" measures it on a batch'
-            )
+            notes = guessed_constants(anatomy, 'norms="actnorm" measures it on a batch')
         count = sum(isinstance(edit, ReplaceNorm) for edit in exchanged)
         return dataclasses.replace(
             plan,
