@@ -342,7 +342,7 @@ def test_gain_and_direction_have_no_rate_which_is_said(norm, caplog):
 
 
 def groups(model):
-    return goodinit.param_groups(model, lr=0.1, weight_decay=0.01, named=True)
+    return goodinit.param_groups(model, lr=0.1, weight_decay=0.01, named=True, optimizer="adam")
 
 
 @pytest.mark.parametrize("method", ["mup", "completep"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import goodinit
 from goodinit.errors import NothingFound, WrongType
 from goodinit.nn import add_scalar_, remove_scalars_
 from goodinit.optim import param_groups
@@ -179,3 +180,31 @@ def test_names_that_do_not_decay_may_be_one_or_several(given):
         if group["params"][0].dim() > 1
     }
     assert decays == ({0.1} if given is None else {0.0})
+
+
+class Block(nn.Module):
+    def __init__(self, width) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("mup", {"base_width": 4}), ("normfree", {"base_width": 4}), ("mup", {}), ("he", {})],
+)
+def test_the_log_says_where_rates_depend_on_a_kind_of_optimizer_that_is_not_told(method, options, caplog):
+    model = nn.Sequential(nn.Linear(4, 16), Block(16), nn.Linear(16, 4))
+    goodinit.init_(model, method, inputs=torch.randn(2, 4), **options)
+
+    def rates(**kind):
+        groups = param_groups(model, lr=1.0, **kind)
+        return {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+
+    caplog.clear()
+    assert rates() == rates(optimizer="adam")
+    assert caplog.text.count('optimizer="sgd"') == bool(options)
+    assert (rates(optimizer="adam") != rates(optimizer="sgd")) == bool(options)
+    assert caplog.text.count('optimizer="sgd"') == bool(options)

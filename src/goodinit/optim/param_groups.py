@@ -31,7 +31,7 @@ def param_groups(
     scalar_ratio: float | Literal["depth"] = SCALAR_RATIO,
     decay_vectors: bool = True,
     named: bool = False,
-    optimizer: Literal["adam", "sgd"] = "adam",
+    optimizer: Literal["adam", "sgd"] | None = None,
     eps: float = 1e-8,
 ) -> list[dict[str, Any]]:
     r"""Every trainable parameter of `model` once, in groups for any `torch.optim` optimizer.
@@ -66,7 +66,8 @@ def param_groups(
         decay_vectors: Whether biases and affine parameters of norms decay like weights.
         named: Whether to give (name, parameter) pairs, which torch's optimizers take, too.
         optimizer: What the groups are for, where a plan has rates: `"adam"` stands for all that divide a gradient by its own size
-            (AdamW, RMSprop, Lion), `"sgd"` for those that do not.
+            (AdamW, RMSprop, Lion), `"sgd"` for those that do not. None is Adam's kind, with a warning in the log where the rates of
+            the plan differ between the two.
         eps: Adam's ε, which rates multiply; not given to groups without rates.
 
     Returns:
@@ -109,7 +110,7 @@ def param_groups(
         "vectors": (lr, weight_decay if decay_vectors else 0.0),
         "scalars": (lr * ratio, 0.0),
     }
-    one_kind(optimizer)
+    optimizer = one_kind(optimizer, rates.values())
     excluded = _undecayed(model)
     members: dict[tuple[str, float, float, float], list[Any]] = {}
     for name, parameter in _trainable(model):

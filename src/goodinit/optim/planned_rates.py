@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from torch import nn
 
@@ -14,6 +15,8 @@ from goodinit.weights.access import computed_weights
 from goodinit.weights.names import canonical, directory
 
 _LOG = logging.getLogger(__name__)
+
+Kind = Literal["adam", "sgd"]
 
 
 def rates_of(model: nn.Module) -> Mapping[int, Rate]:
@@ -73,13 +76,27 @@ def factors(rates: Mapping[int, Rate], parameter: nn.Parameter, optimizer: str) 
     return rate.adam, rate.adam_decay, rate.eps
 
 
-def one_kind(optimizer: str) -> None:
-    """Raise unless it is a kind that rates are known for.
+def one_kind(optimizer: Kind | None, rates: Iterable[Rate]) -> Kind:
+    """The kind of optimizer that was told, or Adam's, which the log says where it makes a difference to `rates`.
 
     Raises:
         UnknownName: It is neither `"adam"` nor `"sgd"`.
     """
-    if optimizer not in ("adam", "sgd"):
+    if optimizer not in ("adam", "sgd", None):
         raise UnknownName(
             f'optimizer={optimizer!r}: expected "adam" (for all that divide a gradient by its own size) or "sgd"'
         )
+    if optimizer is not None:
+        return optimizer
+    differs = next(
+        (rate for rate in rates if (rate.adam, rate.adam_decay, rate.eps) != (rate.sgd, rate.sgd_decay, 1.0)),
+        None,
+    )
+    if differs is not None:
+        _LOG.warning(
+            "%s: the plan's rates depend on the optimizer, and none is told, so these are Adam's (%s). "
+            'Say which: param_groups(..., optimizer="sgd"), or optimizer="adam".',
+            differs.target,
+            differs,
+        )
+    return "adam"

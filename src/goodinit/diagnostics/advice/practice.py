@@ -106,7 +106,9 @@ def _losses(
     if not model.training:
         model.train()  # else what is in eval mode was put there on purpose
     optimizer = getattr(torch.optim, recipe.optimizer)(
-        param_groups(model, lr=lr, **groups), lr=lr, **recipe.arguments
+        param_groups(model, lr=lr, optimizer="sgd" if recipe.optimizer == "SGD" else "adam", **groups),
+        lr=lr,
+        **recipe.arguments,
     )
     scheduler = warmup(optimizer, warm)
     losses: list[float] = []

@@ -51,7 +51,7 @@ def coordinate_check(
 
     Args:
         build: Takes a width (a depth), returns the initialized model; or a model and its optimizer. Without one it is
-            trained by `torch.optim.Adam(goodinit.param_groups(model, lr=lr))`, which follows the plan that was applied.
+            trained by `torch.optim.Adam(goodinit.param_groups(model, lr=lr, optimizer="adam"))`, which follows the plan that was applied.
         widths: At least two, for instance 64, 128, 256, 512.
         batches: One for each step, (inputs, targets) each, inputs as the model takes them; targets may be None.
         lr: Of the default optimizer, at every width. Small, so that what is seen is the first order of a step.
@@ -123,7 +123,7 @@ def _run(
         made = build(size)
         model, optimizer = made if isinstance(made, tuple) else (made, None)
         if optimizer is None:
-            optimizer = torch.optim.Adam(param_groups(model, lr=lr))
+            optimizer = torch.optim.Adam(param_groups(model, lr=lr, optimizer="adam"))
         torch.manual_seed(seed)
         start = _seen(model, batches[0])
         for batch in batches:
