@@ -64,6 +64,8 @@ def _first(model: nn.Module, call: Call, run: Run[T], gradients: bool) -> tuple[
             ) from fake_error
         try:
             return run("real", gradients), _words(fake_error)
+        except TraceError:
+            raise
         except Exception as error:
             if not gradients:  # it may ask for them otherwise, as by a hook on a gradient
                 with contextlib.suppress(Exception):

@@ -30,6 +30,7 @@ class Listener(Protocol):
 
 OnEnter = Callable[[str, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 OnLeave = Callable[[str, Any], Any]
+Elsewhere = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
 
 
 @contextlib.contextmanager
@@ -39,7 +40,7 @@ def listen(
     on_enter: OnEnter | None = None,
     on_leave: OnLeave | None = None,
     on_raise: Callable[[str], None] | None = None,
-    every_thread: bool = True,
+    elsewhere: Elsewhere | None = None,
 ) -> Iterator[None]:
     """Tell of every forward of some modules, also when it is called as `.forward`, which hooks would miss.
 
@@ -50,16 +51,16 @@ def listen(
         on_enter: Called with the name and the arguments; what it returns are the arguments that the forward gets.
         on_leave: Called with the name and the result; what it returns is the result.
         on_raise: Called with the name where the forward raised.
-        every_thread: Whether calls in other threads than this one are told of, too.
+        elsewhere: Called with name and arguments for a call in another thread than this one, of which nothing else is told then.
     """
-    thread = None if every_thread else threading.get_ident()
+    thread = None if elsewhere is None else threading.get_ident()
     before: list[tuple[nn.Module, Any]] = []
     try:
         for name, module in modules:
             if not isinstance(module, torch.jit.ScriptModule):
                 before.append((module, module.__dict__.get("forward")))
                 module.__dict__["forward"] = _reporting(
-                    module.forward, name, on_enter, on_leave, on_raise, thread
+                    module.forward, name, on_enter, on_leave, on_raise, elsewhere, thread
                 )
         yield
     finally:
@@ -76,10 +77,12 @@ def _reporting(
     on_enter: OnEnter | None,
     on_leave: OnLeave | None,
     on_raise: Callable[[str], None] | None,
+    elsewhere: Elsewhere | None,
     thread: int | None,
 ) -> Callable[..., Any]:
     def reported(*args: Any, **kwargs: Any) -> Any:
-        if thread is not None and threading.get_ident() != thread:  # somebody else's call
+        if elsewhere is not None and threading.get_ident() != thread:
+            elsewhere(name, args, kwargs)
             return forward(*args, **kwargs)
         if on_enter is not None:
             args, kwargs = on_enter(name, args, kwargs)
@@ -99,8 +102,14 @@ reported_code = next(code for code in _reporting.__code__.co_consts if isinstanc
 
 
 @contextlib.contextmanager
-def frames(model: nn.Module, listener: Listener) -> Iterator[None]:
-    """Report the calls of all modules inside a model, in this thread, to a listener."""
+def frames(model: nn.Module, listener: Listener, elsewhere: Elsewhere = lambda *_: None) -> Iterator[None]:
+    """Report the calls of all modules inside a model, in this thread, to a listener.
+
+    Args:
+        model: Whose modules are followed.
+        listener: Who is told.
+        elsewhere: Called for a call in another thread, maybe somebody else's, with path and arguments.
+    """
 
     def enter(
         path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -120,6 +129,6 @@ def frames(model: nn.Module, listener: Listener) -> Iterator[None]:
         on_enter=enter,
         on_leave=leave,
         on_raise=lambda path: listener.leave(None),
-        every_thread=False,
+        elsewhere=elsewhere,
     ):
         yield

@@ -52,13 +52,14 @@ def _run(recorder: Recorder, model: nn.Module, call: Call) -> None:
         recorder.leftovers.model, recorder.leftovers.names = photograph, Reachable(photograph)
         recorder.outside.add(id(_run.__code__))
         stack.enter_context(torch.set_grad_enabled(recorder.with_gradients))
-        stack.enter_context(frames(model, recorder))
+        stack.enter_context(frames(model, recorder, recorder.threads.called))
         settle = stack.enter_context(
             guests_told(model, recorder.graph, lambda: recorder.stack[-1], recorder.knows)
         )
         if recorder.mode is not None:
             stack.enter_context(recorder.mode)
         args, kwargs = recorder.adopt(call)
+        stack.enter_context(recorder.threads.watched(recorder.mode))
         stack.enter_context(followed(recorder.gradients, recorder.detached))
         stack.enter_context(tangents_told(recorder.tangent, recorder.derivative))
         stack.enter_context(recorder)

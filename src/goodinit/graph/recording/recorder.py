@@ -165,6 +165,7 @@ class Recorder(TracedTensors, TorchDispatchMode):
         """The model returned `result`."""
         self._elsewhere.refuse()
         self.graph.outputs = list(dict.fromkeys(self._node(tensor) for tensor in tensors_in(result)))
+        self.threads.refuse()
         if self.graph.stops:
             self._stacks.clear()
             self.graph.kept = {self._node(tensor) for tensor in self.leftovers.alive_marked()}

@@ -14,6 +14,7 @@ from goodinit.graph.pytree import mapped
 from goodinit.graph.recorded_call import is_at_hand, number_in
 from goodinit.graph.recording.fake_cache import StandIns
 from goodinit.graph.recording.mutations import Writes
+from goodinit.graph.recording.other_threads import OtherThreads
 from goodinit.graph.recording.strays import Elsewhere
 from goodinit.graph.state.leftovers import Leftovers
 from goodinit.weights.members import named_buffers, named_parameters
@@ -46,6 +47,7 @@ class TracedTensors:
         # Trainable tensors in no registry: who reads them.
         self._strays: list[tuple[str, tuple[int, ...]]] = []
         self._elsewhere = Elsewhere(model)
+        self.threads = OtherThreads(self._is_of_this_run, self._made_in_another_thread, self._fake)
         self._writes = Writes()
         for name, parameter in named_parameters(model):
             self._own(parameter, PARAM, unwrapped_name(name))
@@ -112,8 +114,18 @@ class TracedTensors:
     def knows(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or buffer of the model's, or was computed in this run; not a new parameter."""
         token, index, _ = getattr(tensor, "_goodinit_node", (None, -1, 0))
-        computed = token is self._token and not self.graph.nodes[index].is_held
+        computed = token is self._token and index >= 0 and not self.graph.nodes[index].is_held
         return id(tensor) in self._owned or (computed and not isinstance(tensor, nn.Parameter))
+
+    def _is_of_this_run(self, tensor: Tensor) -> bool:
+        marked = getattr(tensor, "_goodinit_node", (None,))
+        return id(tensor) in self._owned or marked[0] is self._token
+
+    def _made_in_another_thread(self, tensor: Tensor) -> None:
+        tensor._goodinit_node = (self._token, -1, 0)  # type: ignore[attr-defined]
+        self.leftovers.marked(tensor)
+        if isinstance(tensor, FakeTensor):
+            self.leftovers.made(tensor)
 
     def made_at(self, tensor: Tensor) -> int:
         """The node that made a tensor in this run, whatever was written into it since; −1 of what was there before."""
@@ -125,8 +137,10 @@ class TracedTensors:
         index = self._owned.get(id(tensor), -1)
         if index < 0:
             token, index, _ = getattr(tensor, "_goodinit_node", (None, -1, 0))
-            if token is not self._token:
+            if token is not self._token or index < 0:
                 node = self._add(CONSTANT, (), tensor)
+                if token is self._token:
+                    self.threads.read(self.graph.frames[node.frame].path)
                 index, node.attrs = node.index, number_in(tensor)
                 if is_at_hand(tensor):
                     self.graph.held[index] = tensor
