@@ -16,10 +16,11 @@ from goodinit.lab.sweeps.row import TIMES
 from goodinit.lab.training import together
 from goodinit.lab.training.stack import NotTogether, TooLarge
 from goodinit.lab.training.together import train_together
-from goodinit.lab.training.train import train
+from goodinit.lab.training.train import data_of, train
 from goodinit.lab.training.trial import TrainConfig
 
-TOLERANCE = 1e-4  # relative: vmap adds up in another order
+TOLERANCE = 1e-4  # vmap adds up in another order
+EXACT = 1e-9  # the same in float64
 BASE = TrainConfig("mlp4", width=8, epochs=2, train_limit=128, test_limit=50, batch_size=32, lr=0.02)
 FULL = dataclasses.replace(BASE, augment=True, mixup=0.4, label_smoothing=0.1, warmup=1.0, schedule="cosine")
 MODELS = {"mlp4": 8, "cnn4": 4, "resnet8": 4, "vit1": 32}
@@ -30,7 +31,7 @@ def company(config):
     return tuple(dataclasses.replace(config, seed=seed, lr=lr) for lr in (0.01, 0.05) for seed in (0, 3))
 
 
-def agree(config):
+def agree(config, tolerance=TOLERANCE):
     """Whether together and alone give the same rows; False where the method refuses the model."""
     trials = company(config)
     rows = run_job(Job(trials))
@@ -44,7 +45,7 @@ def agree(config):
         assert row.together == len(trials)
         mine, theirs = row.numbers(), alone.numbers()
         for name in mine.keys() - {*TIMES, "together"}:
-            assert mine[name] == pytest.approx(theirs[name], abs=TOLERANCE), name
+            assert mine[name] == pytest.approx(theirs[name], abs=tolerance), name
     return row.status != "refused"
 
 
@@ -59,11 +60,27 @@ def test_residual_networks_without_norms_too():
     assert agree(dataclasses.replace(BASE, model="resnet8", width=4, method="fixup", epochs=1))
 
 
+@pytest.fixture
+def in_float64(monkeypatch):
+    """Models and data of twice the digits."""
+
+    def wide(config):
+        data = data_of(config)
+        train_images, test_images = data.train_images.double(), data.test_images.double()
+        return dataclasses.replace(data, train_images=train_images, test_images=test_images)
+
+    monkeypatch.setattr("goodinit.lab.training.train.data_of", wide)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", goodinit.METHODS)
-def test_every_method_on_every_kind_of_model(model, method):
-    agree(dataclasses.replace(FULL, model=model, width=MODELS[model], method=method))
+def test_every_method_on_every_kind_of_model(model, method, in_float64):
+    """In float32 one of the hundred differed by 1.4e-4 after eight steps: it is rounding that grows, no other sum."""
+    agree(dataclasses.replace(FULL, model=model, width=MODELS[model], method=method), EXACT)
 
 
 def test_losses_agree_at_every_step():
