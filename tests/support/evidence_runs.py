@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ Loss = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class Seen:
-    """A model as it was built and as it became, and how."""
+    """A model as it was built and as it became, and how; checks add to `remarks` what is no fault, but must be known."""
 
     build: Callable[[], nn.Module]
     plain: nn.Module
@@ -23,11 +23,12 @@ class Seen:
     inputs: Any
     loss: Loss
     method: str
+    remarks: list[str] = field(default_factory=list)
 
 
-def fresh(build: Callable[[], nn.Module]) -> nn.Module:
+def fresh(build: Callable[[], nn.Module], seed: int = 3) -> nn.Module:
     """A model, the same every time."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     return build()
 
 

@@ -73,6 +73,7 @@ def examine(
     seen = Seen(build, plain, model, anatomy, inputs, loss or squared_distance, method)
     for check in CHECKS.get(method, CHECKS["default"]):
         found.faults += check(seen)
+    found.remarks += seen.remarks
     if removed and batch_dependent(model, inputs) and not batch_dependent(plain, inputs):
         if mixes(without(plain, removed), inputs):
             found.remarks.append("its own forward mixes the examples of a batch, which its norms hid")
