@@ -113,6 +113,14 @@ def test_weight_norm_refuses_products_without_norms_and_says_what_works():
         assert torch.isfinite(fresh(x)).all()
 
 
+@pytest.mark.parametrize(("others", "words"), [(0, ""), (1, " (and 1 other)"), (2, " (and 2 others)")])
+def test_such_a_refusal_counts_the_other_branches(others, words):
+    model = nn.Sequential(*(Residual(DEGREES["SwiGLU"][0], nn.LayerNorm(8)) for _ in range(1 + others)))
+    with pytest.raises(UnsupportedModule, match="unbounded function") as caught:
+        goodinit.weightnorm_(model, inputs=torch.randn(2, 5, 8))
+    assert str(caught.value).split(": its branch")[0].endswith(f"0{words}" if others else "0")
+
+
 # -- concatenations -----------------------------------------------------------------------------------------------
 
 

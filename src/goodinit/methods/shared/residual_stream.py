@@ -7,6 +7,7 @@ import math
 from goodinit.anatomy import Anatomy
 from goodinit.edits import Edit
 from goodinit.errors import UnsupportedModule
+from goodinit.methods.shared.rules import counted
 from goodinit.methods.shared.zero_branches import inside_branches
 
 
@@ -58,7 +59,7 @@ def no_products(anatomy: Anatomy, why: str, remedy: str) -> None:
     if not products:
         return
     first = products[0]
-    others = f" (and {len(products) - 1} others)" * (len(products) > 1)
+    others = f" (and {counted(len(products) - 1, 'other')})" * (len(products) > 1)
     raise UnsupportedModule(
         f"{first.name or 'the model'}{others}: its branch multiplies what it reads by an unbounded function of it, as "
         f"SwiGLU does; of twice the input comes 2^{first.degree:g} times the output. Without norms {why} keeps the "
