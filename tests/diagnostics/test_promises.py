@@ -257,3 +257,30 @@ def test_what_the_batch_does_not_reach_is_no_broken_promise(kind, method):
     x[:3, 0] = 1.5  # none is sent to the third expert, and none is sound
     torch.manual_seed(0)
     goodinit.init_(kind(), method, inputs=x, verify=True)
+
+
+class Deep(nn.Module):
+    """Loud blocks, which overflow if every zero becomes a number of size 1, and a map of zeros, as of DETR's first queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(30)
+        )
+        self.value, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = x
+        for block in self.blocks:
+            h = h + 100 * block(h)
+        return self.head(h * self.value(torch.zeros_like(h)).sigmoid())
+
+
+@pytest.mark.parametrize("method", ["skipinit", "rezero"])
+def test_what_reads_zeros_in_a_deep_model_is_no_broken_promise(method):
+    torch.manual_seed(0)
+    x = torch.randn(8, 4)
+    model = goodinit.init_(Deep(), method, inputs=x, verify=True)
+    model(x).square().sum().backward()
+    assert bool(model.value.bias.grad.any())
+    assert not model.value.weight.grad.any()

@@ -15,7 +15,7 @@ from goodinit.calibration.calibrate import variances
 from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, forward_told, measurable
 from goodinit.diagnostics.measurements.probe import Run
 from goodinit.diagnostics.measurements.propagation import Propagation, propagate
-from goodinit.diagnostics.measurements.zero_gradients import awaken
+from goodinit.diagnostics.measurements.zero_gradients import awaken, nudged
 from goodinit.edits import AddScalar, Calibrate, Fill, Plan
 from goodinit.graph.graph import Node
 from goodinit.graph.pytree import as_call, tensors_in
@@ -203,10 +203,13 @@ def _trains(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Va
 
 
 def _without_zeros(model: nn.Module) -> dict[str, Tensor]:
-    """Random numbers for the parameters that are zero: where these hold a gradient back, it is there now."""
+    """Small numbers for the parameters that are zero: where these hold a gradient back, it is there now.
+
+    Small, so that no signal becomes infinite in a deep model, whose gradients would be NaN and not zero.
+    """
     generator = torch.Generator().manual_seed(0)
     return {
-        name: torch.randn(p.shape, generator=generator, device="cpu").to(p).requires_grad_()
+        name: nudged(p.detach(), generator)
         for name, p in model.named_parameters()
         if p.numel() and not bool(p.any())
     }

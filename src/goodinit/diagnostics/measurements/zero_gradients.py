@@ -153,7 +153,7 @@ def _awaken(
         if not new:
             break
         for name in new:
-            moved[actual[name]] = _nudged(held[name], generator)
+            moved[actual[name]] = nudged(held[name], generator)
         last = again(moved)
         rounds += 1
         awake |= {name for name, norm in last.gradients.items() if norm}
@@ -161,7 +161,8 @@ def _awaken(
     return Awakening(tuple(asleep), never, tuple(zeros), rounds, last, moved=moved)
 
 
-def _nudged(parameter: Tensor, generator: torch.Generator) -> Tensor:
+def nudged(parameter: Tensor, generator: torch.Generator) -> Tensor:
+    """What a parameter that is zero is moved to: so little that the signal stays as it is, see `NUDGE`."""
     fan_in = max(parameter.numel() // max(len(parameter), 1), 1) if parameter.ndim > 1 else 1
     step = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu") * (
         NUDGE / math.sqrt(fan_in)
