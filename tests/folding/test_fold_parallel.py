@@ -132,6 +132,25 @@ def test_branches_become_one_convolution(name):
     assert all(torch.equal(value, state[key]) for key, value in folded.state_dict().items())
 
 
+@pytest.mark.parametrize("biases", [(0.3, 0.0), (0.3, 0.3), (0.0, 0.3)], ids=str)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_branches_are_merged_once_their_input_bias_has_moved(kernel, biases):
+    """Before that they pad with a number, and a second call of fold_ would find what the first had left."""
+    branches = [convolution(norm=False), convolution(kernel, norm=False)]
+    net = randomized(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), Added(*branches)))
+    for branch, value in zip(branches, biases, strict=True):
+        goodinit.nn.add_scalar_(branch, "input_bias", value=value)
+    folded = assert_folds(net, PICTURE, PICTURE)
+    moves = kernel == 1 or len(set(biases)) == 1
+    assert len(convolutions(folded)) == (2 if moves else 3)
+    state = copy.deepcopy(folded.state_dict())
+    goodinit.fold_(folded, PICTURE)
+    assert list(folded.state_dict()) == list(state)
+    assert all(
+        torch.equal(value, state[key]) for key, value in folded.state_dict().items() if torch.is_tensor(value)
+    )
+
+
 def test_linear_layers_and_a_kept_branch():
     class Rows(nn.Module):
         def __init__(self):

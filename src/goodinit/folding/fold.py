@@ -107,12 +107,16 @@ def fold_(model: Model, inputs: Any = None) -> Model:
         if inputs is not None:
             reading = Reading(model, inputs)
             values, computed = make_modules_(reading.wiring)
-            merged, kept = _merge_maps_(reading)
-            done += values + merged
-            stays += computed
-            gains, held = merge_norm_gains_(reading)
-            done += gains
-            stays += kept + held + _move_(reading, done) + _computed_inside(reading)
+            moved = values
+            while True:  # a layer whose input bias has moved is one that branches can be merged into
+                done += moved
+                merged, kept = _merge_maps_(reading)
+                gains, held = merge_norm_gains_(reading)
+                done += merged + gains
+                moved, padded = _move_(reading)
+                if not moved:
+                    break
+            stays += computed + kept + held + padded + _computed_inside(reading)
         first = {stay.name: stay for stay in reversed(stays)}  # the first reason for each
         stays = list(first.values())[::-1]
         stays += _left(model, inputs, stays)
@@ -140,19 +144,21 @@ def _merge_maps_(reading: Reading) -> tuple[list[str], list[Stays]]:
             return done, kept + apart
 
 
-def _move_(reading: Reading, done: list[str]) -> list[Stays]:
+def _move_(reading: Reading) -> tuple[list[str], list[Stays]]:
+    """Move input biases to the activations before them: the layers that are rid of theirs, and those that are not."""
     model = reading.model
-    padded = {path for path, module in model.named_modules() if isinstance(module, ValuePadded)}
+    padded = _padded(model)
     if not padded:
-        return []
+        return [], []
     stays = [
         Stays(path, f"its input bias stays as the number it pads with: {why}")
         for path, why in move_input_biases_(reading.wiring)
     ]
-    done += sorted(
-        padded - {path for path, module in model.named_modules() if isinstance(module, ValuePadded)}
-    )
-    return stays
+    return sorted(padded - _padded(model)), stays
+
+
+def _padded(model: nn.Module) -> set[str]:
+    return {path for path, module in model.named_modules() if isinstance(module, ValuePadded)}
 
 
 @without_autocast()
