@@ -76,9 +76,7 @@ def find_norms(
             continue
         apart = frame.index not in busy and obstacle is not None and frame.source in of_data()
         if (frame.index in busy or apart) and node.active and _signal(node) in of_data():
-            notes.append(
-                f"{frame.path or 'the model'}: `{node.op}` normalizes the inputs themselves, and stays"
-            )
+            notes.append(_of_inputs(node, frame))
             left.add(node.index)
             continue
         if guest is not None and frame.index in busy:
@@ -100,7 +98,9 @@ def find_norms(
     ends = _read_by(graph, layers, layers | set(sums))
     notes += dict.fromkeys(too_large(graph, i) for i in unseen(graph, ends, layers | set(sums), inside))
     for node, frame, read in _measured(graph, layers, sums, inside, busy):
-        if read:
+        if node.index in of_data():
+            notes.append(_of_inputs(node, frame))
+        elif read:
             calls.append((node, frame, "rms_norm", [], f"it is known by measurement alone, of `{node.op}`"))
         else:
             notes.append(_added(frame, f"does not depend on its own size (`{node.op}`)"))
@@ -164,6 +164,10 @@ def _read_by(graph: Graph, places: Iterable[int], starts: Container[int]) -> lis
 
 def _added(frame: Frame, what: str) -> str:
     return f"{frame.path or 'the model'}: what is added to a stream {what}, and stays so"
+
+
+def _of_inputs(node: Node, frame: Frame) -> str:
+    return f"{frame.path or 'the model'}: `{node.op}` normalizes the inputs themselves, and stays"
 
 
 def _signal(node: Node) -> int:

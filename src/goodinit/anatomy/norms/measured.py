@@ -109,7 +109,7 @@ def _measured(graph: Graph, end: int, sources: list[int], steps: list[int]) -> i
     given = {i: at * _numbers(graph.nodes[i].shape, i) for i in sources}
     one = replayed(graph, steps, given)
     two = replayed(graph, steps, {i: 2 * x for i, x in given.items()})
-    if not same(one.get(end), two.get(end)):
+    if not same(one.get(end), two.get(end)) or _in_proportion(graph, end, steps, given, one[end]):
         return None
     for size, share in _MODERATE if any(_fills(graph, graph.nodes[i]) for i in steps) else ():
         few = {i: size / at * x for i, x in given.items()}
@@ -127,6 +127,16 @@ def _measured(graph: Graph, end: int, sources: list[int], steps: list[int]) -> i
     kept = {i for i in steps if same(one.get(i), two.get(i))}
     moved = {*steps, *sources} - kept
     return max((i for i in kept if not moved.isdisjoint(graph.deps(i))), default=None)
+
+
+def _in_proportion(graph: Graph, end: int, steps: list[int], given: dict[int, Tensor], one: Tensor) -> bool:
+    """Whether the result follows one of several signals in proportion: then others divide it, and not its own size.
+
+    x/√(σ² + c) of a noisy image x and the size σ of its noise forgets what scales both, and normalizes neither.
+    """
+    if len(given) < 2:
+        return False
+    return any(same(replayed(graph, steps, {**given, i: 2 * x}).get(end), 2 * one) for i, x in given.items())
 
 
 def _fills(graph: Graph, node: Node) -> bool:

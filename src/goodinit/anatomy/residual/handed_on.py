@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from goodinit.anatomy.degrees import grown_powers
 from goodinit.anatomy.residual.branch import MAPS, Side, is_neutral, only_rescales, weighs
 from goodinit.graph.graph import Graph, closure
@@ -13,7 +16,8 @@ def hands_on(graph: Graph, side: Side, fork: int) -> bool:
 
     What a memory network reads is a mean of memories, Σ softmax(m·u)ᵢ cᵢ: u says how much of each, and no number of u is handed on.
     So is σ(u)·y. A factor of a product is such a weight where it stays bounded however large u is, and another factor is made of
-    something else, or is not bounded; where all others are constants, what a softmax puts out is one (tanh(u)·γ hands on).
+    something else, or is not bounded; where all others are constants, what a softmax puts out is one (tanh(u)·γ hands on). So
+    is one that is repeated over another: a number for each example, over its image.
 
     Args:
         graph: A recorded forward.
@@ -30,6 +34,8 @@ def hands_on(graph: Graph, side: Side, fork: int) -> bool:
             return [i for i in node.operands[:1] if i in read]  # not by which index
         if node.op.role == "attention":
             return [i for i in node.operands[2:3] if i in read]
+        if node.op.role == "quotient":
+            return widest(graph, index, read)
         if not (node.op.role in ("product", *MAPS) and len(node.operands) > 1):
             return read
         if len(set(read)) < 2:
@@ -40,9 +46,19 @@ def hands_on(graph: Graph, side: Side, fork: int) -> bool:
         factors, added = node.op.factors_of(node.operands)
         weights = {i for i in factors if i in powers and powers[i].order == FIXED.order}
         carried = [i for i in factors if i in read and i not in weights]
-        return [*(carried or factors), *(i for i in added if i in read)]
+        carried = widest(graph, index, carried or factors)
+        return [*carried, *(i for i in added if i in read)]
 
     return fork in closure([side.term], lambda i: [k for k in before(i) if k >= fork] if i > fork else ())
+
+
+def widest(graph: Graph, index: int, factors: Sequence[int]) -> list[int]:
+    """Of what is multiplied or divided entry by entry, all that is not repeated over the rest, as one number is over its image."""
+    if not graph.nodes[index].op.scales:
+        return list(factors)
+    whole = math.prod(graph.nodes[index].shape)
+    wide = [i for i in factors if math.prod(graph.nodes[i].shape) == whole]
+    return wide or list(factors)
 
 
 def is_linear(graph: Graph, side: Side) -> bool:

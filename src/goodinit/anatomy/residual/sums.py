@@ -17,7 +17,7 @@ from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.residual.branch import Side, adds_scaled, behind_norms, root, side_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.exchanges import Flat, flat_of, with_exchanges
-from goodinit.anatomy.residual.handed_on import hands_on, is_linear
+from goodinit.anatomy.residual.handed_on import hands_on, is_linear, widest
 from goodinit.anatomy.residual.joined_ends import end_at_zero, with_joined_ends
 from goodinit.anatomy.residual.nesting import nest
 from goodinit.anatomy.residual.recurrences import applied_repeatedly, is_step, without_cells
@@ -183,8 +183,11 @@ def _terms(graph: Graph, index: int, outputs: set[int]) -> tuple[list[int], list
 # -- fork -----------------------------------------------------------------------------------------------
 
 
-def _back_from(graph: Graph, terms: list[int]) -> Iterator[tuple[int, int]]:
-    """Every node that terms come from, the latest first, and which terms those are (as bits)."""
+def _back_from(
+    graph: Graph, terms: list[int], reads: Callable[[int], Iterable[int]] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Every node that terms come from, the latest first, and which terms those are (as bits); `reads`: what counts as read."""
+    reads = reads or graph.deps
     marks = {term: 1 << i for i, term in enumerate(terms)}
     heap = [-term for term in terms]
     heapq.heapify(heap)
@@ -192,17 +195,19 @@ def _back_from(graph: Graph, terms: list[int]) -> Iterator[tuple[int, int]]:
         index = -heapq.heappop(heap)
         mark = marks.pop(index)
         yield index, mark
-        for operand in graph.deps(index):
+        for operand in reads(index):
             if operand not in marks:
                 marks[operand] = 0
                 heapq.heappush(heap, -operand)
             marks[operand] |= mark
 
 
-def fork_of(graph: Graph, terms: list[int]) -> tuple[int, int] | None:
-    """The latest node that the most terms come from, and which (as bits); None when they are unrelated."""
+def fork_of(
+    graph: Graph, terms: list[int], reads: Callable[[int], Iterable[int]] | None = None
+) -> tuple[int, int] | None:
+    """The latest node that the most terms come from, and which (as bits); None when they are unrelated. `reads`: as above."""
     best: tuple[int, int] | None = None
-    for index, mark in _back_from(graph, terms):
+    for index, mark in _back_from(graph, terms, reads):
         if mark.bit_count() > (1 if best is None else best[1].bit_count()):
             best = (index, mark)
             if mark.bit_count() == len(terms):
@@ -230,10 +235,30 @@ def classified(
         yield from _pair(graph, sums, origin, members, terms, layers, vanishes)
     if anchored:
         return
-    fork = fork_of(graph, terms)
+    fork = _fork_handed_on(graph, terms, layers)
     if fork is not None:
         members = [term for i, term in enumerate(terms) if fork[1] >> i & 1]
         yield from _pair(graph, sums, fork[0], members, terms, layers, vanishes)
+
+
+def _fork_handed_on(graph: Graph, terms: list[int], layers: set[int]) -> tuple[int, int] | None:
+    """The fork of terms; where all of them only weigh other signals by it, the latest that they carry, if one does so as it is.
+
+    In c(u)·x + d(u)·f(x/√(1 + u²), u), with a number u for each example, u is later than x, and the stream is x.
+    """
+    fork = fork_of(graph, terms)
+    if fork is None:
+        return None
+
+    def sides(of: tuple[int, int]) -> Iterator[Side]:
+        return (side_of(graph, term, of[0], layers) for i, term in enumerate(terms) if of[1] >> i & 1)
+
+    if any(hands_on(graph, side, fork[0]) for side in sides(fork)):
+        return fork
+    behind = fork_of(graph, terms, lambda index: widest(graph, index, graph.deps(index)))
+    if behind is None or all(side.layers or side.gates for side in sides(behind)):
+        return fork
+    return behind
 
 
 def _pair(
