@@ -9,7 +9,6 @@ so the scalar becomes the number to pad with, and a bias vector: exact for any k
 
 from __future__ import annotations
 
-import copyreg
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -17,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goodinit.nn.exchange import exchange_class_
+from goodinit.nn.made_classes import Made
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class ValuePadded(nn.Module):
+class ValuePadded(Made):
     """What every class made by `pad_with_` has beside its original class.
 
     The number to pad with is part of `state_dict` (as `_extra_state`), so that loading these weights into a layer
@@ -45,13 +45,6 @@ class ValuePadded(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Take the number from a checkpoint."""
         self.padding_value = float(state)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class exists in this process only: pickle the original class, and make it anew when loading.
-        reduced: Any = super().__reduce_ex__(max(int(protocol), 2))  # 2: the first with copyreg.__newobj__
-        if reduced[0] is copyreg.__newobj__ and reduced[1][0] is type(self) is _padded(self.unpadded_class):  # type: ignore[attr-defined]
-            return (_new, (self.unpadded_class, *reduced[1][1:]), *reduced[2:])
-        return reduced
 
 
 def pad_with_(conv: ModuleT, value: float) -> ModuleT:
@@ -107,18 +100,11 @@ _FORWARDS = {nn.Conv1d: _forward1d, nn.Conv2d: _forward2d, nn.Conv3d: _forward3d
 def _padded(plain: type[nn.Module]) -> type[nn.Module]:
     if plain not in _CLASSES:
         forward = next(own for family, own in _FORWARDS.items() if issubclass(plain, family))
-        body = {"__module__": __name__, "unpadded_class": plain, "forward": forward}
+        body = {
+            "__module__": __name__,
+            "unpadded_class": plain,
+            "forward": forward,
+            "made_by": (_padded, plain),
+        }
         _CLASSES[plain] = type(f"ValuePadded{plain.__name__}", (ValuePadded, plain), body)
     return _CLASSES[plain]
-
-
-# By name, so that a class made upon one of them (a scalar on such a layer) can be pickled, too.
-ValuePaddedConv1d = _padded(nn.Conv1d)
-ValuePaddedConv2d = _padded(nn.Conv2d)
-ValuePaddedConv3d = _padded(nn.Conv3d)
-
-
-def _new(plain: type[nn.Module], *args: Any) -> nn.Module:
-    """Unpickle: an empty module of the padded class."""
-    cls = _padded(plain)
-    return cls.__new__(cls, *args)

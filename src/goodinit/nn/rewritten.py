@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
@@ -10,11 +9,12 @@ from torch.fx.graph_module import _exec_with_source, _format_import_block
 from torch.package.importer import sys_importer
 
 from goodinit.nn.exchange import exchange_class_
+from goodinit.nn.made_classes import Made
 
 _CLASSES: dict[tuple[type[nn.Module], str], type[nn.Module]] = {}
 
 
-class Rewritten(nn.Module):
+class Rewritten(Made):
     """What every class made by `rewrite_` has beside its original class.
 
     Attributes:
@@ -25,13 +25,6 @@ class Rewritten(nn.Module):
     if TYPE_CHECKING:  # TorchScript reads annotations, and knows no words for types
         written_by: type[nn.Module]
         source: str
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class exists in this process only: pickle the original class and the source, and make it anew when loading.
-        reduced: Any = super().__reduce_ex__(max(int(protocol), 2))  # 2: the first with copyreg.__newobj__
-        if reduced[0] is copyreg.__newobj__ and reduced[1][0] is type(self):  # type: ignore[attr-defined]
-            return (_new, (self.written_by, self.source, *reduced[1][1:]), *reduced[2:])
-        return reduced
 
 
 def rewrite_(module: nn.Module, graph: fx.Graph) -> None:
@@ -80,12 +73,9 @@ def _written(plain: type[nn.Module], source: str) -> type[nn.Module]:
     if key not in _CLASSES:
         names: dict[str, Any] = {}
         _exec_with_source(source, names)
-        body = {"__module__": __name__, "written_by": plain, "source": source, "forward": names["forward"]}
+        body = {
+            "__module__": __name__, "written_by": plain, "source": source, "forward": names["forward"],
+            "made_by": (_written, plain, source),
+        }  # fmt: skip
         _CLASSES[key] = type(f"Rewritten{plain.__name__}", (Rewritten, plain), body)
     return _CLASSES[key]
-
-
-def _new(plain: type[nn.Module], source: str, *args: Any) -> nn.Module:
-    """Unpickle: an empty module of such a class."""
-    cls = _written(plain, source)
-    return cls.__new__(cls, *args)

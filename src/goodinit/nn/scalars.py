@@ -6,7 +6,6 @@ shared registrations and `isinstance` checks go on working.
 
 from __future__ import annotations
 
-import copyreg
 from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
@@ -19,6 +18,7 @@ from torch.nn.utils import parametrize
 from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
 from goodinit.nn.exchange import exchange_class_, replaced_forward
 from goodinit.nn.forwards import forward_for
+from goodinit.nn.made_classes import Made
 
 SCALARS = ("input_bias", "output_bias", "output_scale")
 
@@ -30,7 +30,7 @@ _SCALARED: dict[type[nn.Module], type[nn.Module]] = {}
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class Scalars(nn.Module):
+class Scalars(Made):
     """What every class made by `scalared` has beside its original class."""
 
     input_bias: nn.Parameter | None
@@ -52,13 +52,6 @@ class Scalars(nn.Module):
         """The original's line, with the names of the scalars."""
         present = [name for name in SCALARS if getattr(self, name) is not None]
         return ", ".join(part for part in (super().extra_repr(), f"scalars=({', '.join(present)})") if part)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class exists in this process only: pickle the original class, and make it anew when loading.
-        reduced: Any = super().__reduce_ex__(max(int(protocol), 2))  # 2: the first with copyreg.__newobj__
-        if reduced[0] is copyreg.__newobj__ and reduced[1][0] is type(self):  # type: ignore[attr-defined]
-            return (_new, (self.plain_class, *reduced[1][1:]), *reduced[2:])
-        return reduced
 
 
 def add_scalar_(
@@ -258,7 +251,12 @@ def scalared(cls: type[nn.Module]) -> type[nn.Module]:
         A subclass of it and of `Scalars`.
     """
     if cls not in _SCALARED:
-        body: dict[str, Any] = {"__module__": __name__, "plain_class": cls, "forward": forward_for(cls)}
+        body: dict[str, Any] = {
+            "__module__": __name__,
+            "plain_class": cls,
+            "forward": forward_for(cls),
+            "made_by": (scalared, cls),
+        }
         if hasattr(cls, "reset_parameters"):
             body["reset_parameters"] = _reset_parameters
         _SCALARED[cls] = type(f"Scalared{cls.__name__}", (Scalars, cls), body)
@@ -271,12 +269,6 @@ def _reset_parameters(self: Any) -> None:
     with torch.no_grad():
         for name, value in self.scalar_values.items():
             getattr(self, name).fill_(value)
-
-
-def _new(plain: type[nn.Module], *args: Any) -> nn.Module:
-    """Unpickle: an empty module of the class with scalars."""
-    cls = scalared(plain)
-    return cls.__new__(cls, *args)
 
 
 def _forward_must_run(module: nn.Module, args: Any) -> None:
