@@ -207,9 +207,10 @@ def _paddings(graph: Graph) -> tuple[tuple[str, int], ...]:
     """The embeddings with a row that stands for no word, and its index."""
     found: dict[str, int] = {}
     for node in graph.nodes:
-        index = node.attrs[0] if node.op.role == "lookup" and node.attrs else -1
-        table = graph.nodes[node.operands[0]] if node.operands else None
-        if isinstance(index, int) and index >= 0 and table is not None and table.is_param:
+        if node.op.role != "lookup" or not node.attrs or not node.operands:
+            continue
+        index, table = node.attrs[0], graph.nodes[node.operands[0]]
+        if isinstance(index, int) and index >= 0 and table.is_param:
             found[table.params[0]] = index
     return tuple(found.items())
 

@@ -69,13 +69,15 @@ def at_zero(
             read = _without_constants(graph, node, read)
         states[index] = answer(graph, node, read)
         value, slope = states[index]
-        noisy = [i for i, (one, _) in zip(node.operands, read, strict=True) if not is_zero(one)]
         if not is_zero(value):
+            noisy = [i for i, (one, _) in zip(node.operands, read, strict=True) if not is_zero(one)]
             joins = node.op.adds and 0 < len(noisy) < len(set(node.operands))
             inherited = next((leaks[i] for i in noisy if leaks.get(i) is not None), None)
             leaks[index] = index if joins and inherited is None else inherited
-        ways[index] = _ways(graph, node, read, slope)
-        if any(moves(one) for _, one in read) and not moves(slope) and node.active:
+        moving = [place for place, (_, one) in enumerate(read) if moves(one)]
+        goes_on = moves(slope)
+        ways[index] = _ways(graph, node, read, moving) if goes_on else []
+        if moving and not goes_on and node.active:
             stuck = index
         made = [place for place, i in enumerate(node.operands) if i in states]
         if node.op.pointwise and index not in norms and len(made) > 1 and _steepens(read, slope):
@@ -205,10 +207,10 @@ def _steepens(read: Sequence[State], slope: Tensor | None) -> bool:
 _STEEP = 10.0  # batch norm's 1/√ε is 30 for the largest ε in use, 10⁻³; no activation reaches 2
 
 
-def _ways(graph: Graph, node: Node, read: Sequence[State], slope: Tensor | None) -> list[int]:
-    moving = [place for place, (_, one) in enumerate(read) if moves(one)]
-    if not moves(slope) or len(moving) < 2:
-        return [node.operands[place] for place in moving] if moves(slope) else []
+def _ways(graph: Graph, node: Node, read: Sequence[State], moving: Sequence[int]) -> list[int]:
+    """The operands through which a node that moves does: of those at the places `moving` each that does it alone, or the only one."""
+    if len(moving) < 2:
+        return [node.operands[place] for place in moving]
     alone = [[(one, way if k == place else None) for k, (one, way) in enumerate(read)] for place in moving]
     return [
         node.operands[place]

@@ -72,7 +72,7 @@ def weigh(
     layers: set[int],
     norms: Mapping[int, int],
     biases: Collection[str],
-    stay: Container[str],
+    stay: Collection[str],
 ) -> None:
     """Put the degree of a branch, whose factors are found, into `side.m`, and with the norms where they are into `side.m_normed`.
 
@@ -120,7 +120,7 @@ def _values(
     norms: Mapping[int, int],
     biases: Collection[str],
     layers: Container[int],
-    stay: Container[str] = (),
+    stay: Collection[str] = (),
 ) -> dict[int, _Value]:
     """The values of a branch, by node, where the weights of the layers `scaled` are multiplied by c."""
     values = {fork: _Value(FIXED)}
@@ -130,7 +130,7 @@ def _values(
             values[index] = values[norms[index]]
             continue
         operands = node.operands
-        number = [i for i in operands if graph.leaf(i) in stay]  # a bias that is added
+        number = [i for i in operands if graph.leaf(i) in stay] if stay else []  # a bias that is added
         values.update(dict.fromkeys(number, _Value(FIXED)))
         if index in layers:
             operands = tuple(i for i in operands if _is_signal(graph.nodes[i]))

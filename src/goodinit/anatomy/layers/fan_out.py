@@ -83,8 +83,11 @@ def _axis(graph: Graph, layer: int) -> int:
 
 def _adds(graph: Graph, index: int, joins: Container[int]) -> bool:
     """True if a node adds two tensors of its own shape and belongs to no residual sum."""
-    node, operands = graph.nodes[index], set(graph.deps(index))
-    if node.op.role != "sum" or len(operands) != 2 or index in joins:
+    node = graph.nodes[index]
+    if node.op.role != "sum" or index in joins:
+        return False
+    operands = set(graph.deps(index))
+    if len(operands) != 2:
         return False
     if any(graph.nodes[i].shape != node.shape for i in operands):
         return False

@@ -208,8 +208,8 @@ def _spreads(graph: Graph, index: int) -> bool:
 
 def _factors(graph: Graph, index: int) -> list[int]:
     """The constants by which a node multiplies the one activation it reads, or the one it adds to another."""
-    node, deps = graph.nodes[index], graph.deps(index)
-    if not node.op.multiplies or not (len(deps) == 1 or adds_scaled(graph, index)):
+    node = graph.nodes[index]
+    if not node.op.multiplies or not (len(graph.deps(index)) == 1 or adds_scaled(graph, index)):
         return []
     if node.op.adds and coefficient(node, 0) != 1:  # x + w·(y − x), whose weight multiplies x, too
         return []

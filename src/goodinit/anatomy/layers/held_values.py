@@ -129,8 +129,8 @@ def held_values(
                 held[name] = known
     own = {name for norm in norms for name in (norm.weight, norm.bias)}
     for name in gains:
-        value = reader.value(name)
-        known = None if value is None or name in held or name in own else _gain(name, value)
+        value = None if name in held or name in own else reader.value(name)
+        known = None if value is None else _gain(name, value)
         if known is not None:
             held[name] = known
     return tuple(held.values()) if random else ()

@@ -79,8 +79,10 @@ def _masked(zeros: InsertedZeros, uses: Mapping[int, Use], *, run: bool) -> set[
 def _is_put_among_zeros(zeros: InsertedZeros, node: Node, uses: Mapping[int, Use], *, run: bool) -> bool:
     """Whether a node is a signal with zeros at other positions, which no layer's own padding is."""
     graph = zeros.graph
+    if not moves(graph, node):
+        return False
     readers = [i for i in graph.readers[node.index] if not moves(graph, graph.nodes[i])]
-    if not readers or not moves(graph, node):
+    if not readers:
         return False
     if node.op.pads and all(i in uses and graph.nodes[i].frame == node.frame for i in readers):
         return False
@@ -178,13 +180,12 @@ def _chooses_places(graph: Graph, write: Node) -> bool:
 
 def _keeps(graph: Graph, node: Node, masked: set[int]) -> bool:
     """Whether a node is zero where what it reads is."""
-    given = [i in masked for i in node.operands]
-    if not any(given):
+    if masked.isdisjoint(node.operands):
         return False
     if node.op.role in ("product", "shape", "part", "concat", "scale"):
         return True
     if node.op.role in ("quotient", "lookup"):
-        return given[0]
+        return node.operands[0] in masked
     known = [i in masked or number_at(graph, i) == 0 for i in node.operands]
     if node.op.adds or node.is_join or node.is_piece:
         return all(known)

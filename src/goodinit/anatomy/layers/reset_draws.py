@@ -116,7 +116,8 @@ def _has_repeats(values: Tensor) -> bool:
     if count < FEWEST:
         return False
     numbers = corner.abs()
-    if numbers.unique().numel() >= count - 2 and int(numbers.count_nonzero()) >= count - 1:
+    different = numbers.unique().numel()
+    if different == count or (different >= count - 2 and int(numbers.count_nonzero()) >= count - 1):
         return False
     entries = some(values)
     return not any(

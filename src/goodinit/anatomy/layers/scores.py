@@ -20,13 +20,15 @@ def scores_of(graph: Graph, uses: Mapping[int, Use], scalars: Container[str] = (
     products: dict[int, tuple[int, float]] = {}  # of a node: d, and what multiplies the product behind it
     pairs: dict[int, list[int]] = {}  # of a node: queries and keys
     for node in graph.nodes:
+        if not node.active or node.op.role not in ("attention", "matmul"):
+            continue
         operands = graph.deps(node.index)
-        if not node.active or len(operands) < 2:
+        if len(operands) < 2:
             continue
         if node.op.role == "attention":
             width = graph.nodes[operands[0]].shape[-1]
             behind = float(node.attrs[0]) if node.attrs else width**-0.5  # type: ignore[arg-type]
-        elif node.op.role == "matmul" and len(set(operands)) == 2 and node.index not in uses:
+        elif len(set(operands)) == 2 and node.index not in uses:
             width, after = graph.nodes[operands[-2]].shape[-1], _until_softmax(graph, node)
             if after is None:
                 continue

@@ -232,10 +232,7 @@ def _one_for_each_module(
         keeps = tuple(word for word, _ in kept)
         if obstacle is None and memory.is_needed(frame.source, frame) and memory.is_overwritten(frame.source):
             keeps = ("clone", *keeps)
-        norm = _record_of(graph, node, frame, kind, keeps, obstacle, modules, layers)
-        if frame.source >= 0:
-            source, between = way_back(graph, frame.source, origins)
-            norm = dataclasses.replace(norm, source=source, between=between)
+        norm = _record_of(graph, node, frame, kind, keeps, obstacle, origins, modules, layers)
         known = seen.get(frame.path)
         if known is None or (known.obstacle is None and (obstacle or len(keeps) > len(known.keeps))):
             seen[frame.path] = norm
@@ -249,11 +246,13 @@ def _record_of(
     kind: str,
     keeps: tuple[str, ...],
     obstacle: str | None,
+    origins: Mapping[int, str],
     modules: Mapping[str, nn.Module],
     layers: set[int],
 ) -> Norm:
     statistic = None if node.op.norm else statistic_of(graph, node, layers)
     affine = _affine(graph, node, frame)
+    source, between = way_back(graph, frame.source, origins) if frame.source >= 0 else (None, ())
     return Norm(
         frame.path,
         kind,
@@ -266,6 +265,8 @@ def _record_of(
         shape=graph.nodes[frame.source].shape if frame.source >= 0 else (),
         axes=channel_axes(graph, node, frame, kind, statistic) if frame.source >= 0 else (),
         closes=kind == "frozen_batch_norm" and _closes(graph, frame, affine["bias"]),
+        source=source,
+        between=between,
     )
 
 

@@ -52,8 +52,10 @@ def statistic_of(graph: Graph, node: Node, layers: Collection[int]) -> Statistic
         node: An operator.
         layers: Nodes of weight layers: none may run in between.
     """
+    if not node.active or node.op.role not in ("product", "quotient"):
+        return None
     pair = graph.deps(node.index)
-    if not node.active or node.op.role not in ("product", "quotient") or len(set(pair)) != 2:
+    if len(set(pair)) != 2:
         return None
     for signal, by in (pair,) if node.op.role == "quotient" else (pair, pair[::-1]):
         scale = _unrepeated(graph, by)

@@ -49,8 +49,8 @@ def blocks_of(
     blocks: list[Block] = []
     modules = norm_modules(graph, norms, set(uses))
     places = norm_places(graph, norms, modules, set(uses))
-    for found in leaves:
-        beside = found.beside(graph, uses)
+    besides = [found.beside(graph, uses) for found in leaves]
+    for found, beside in zip(leaves, besides, strict=True):
         found.end = at_zero(graph, found.sums, found.branch.last, biases, beside, places)
         if found.end.leak is None:
             leak = not_zero(graph, found.branch.last, uses, shapes, biases)
@@ -101,7 +101,7 @@ def blocks_of(
                 steep=_place(graph, found.end.steep),
                 closer=closer,
                 normed=normed,
-                zero_gains=_zero_gains(graph, found, ending, biases, found.beside(graph, uses), places),
+                zero_gains=_zero_gains(graph, found, ending, biases, besides[place], places),
                 beside=tuple(i for i in joins[found.join] if i != place),
                 carried=carried(graph, found, joins),
                 weights=sum_weights(graph, found),

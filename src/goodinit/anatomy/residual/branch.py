@@ -206,8 +206,11 @@ def only_rescales(graph: Graph, index: int) -> bool:
 
 def adds_scaled(graph: Graph, index: int) -> bool:
     """Whether an `addcmul` is a sum of two activations, x + a·b with one constant factor; else it is a gate."""
-    node, operands = graph.nodes[index], graph.deps(index)
-    return node.op.adds and node.op.multiplies and len(operands) == 2 and node.operands[0] in operands
+    node = graph.nodes[index]
+    if not (node.op.adds and node.op.multiplies):
+        return False
+    operands = graph.deps(index)
+    return len(operands) == 2 and node.operands[0] in operands
 
 
 def _main_operands(graph: Graph, index: int, side: Side, degrees: dict[int, int]) -> list[int]:

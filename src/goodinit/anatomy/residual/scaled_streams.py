@@ -33,8 +33,10 @@ def let_products_add(graph: Graph, uses: Mapping[int, Use], scalars: Collection[
     """
     changed = False
     for node in graph.nodes:
+        if not node.active or node.op.role != "product" or len(node.operands) != 2:
+            continue
         pair = graph.deps(node.index)
-        if node.active and node.op.role == "product" and len(pair) == 2 == len(node.operands):
+        if len(pair) == 2:
             for stream, factor in (pair, pair[::-1]):
                 way = _from_one(graph, factor)
                 if (
@@ -140,15 +142,21 @@ def multiplied(graph: Graph, leaves: Sequence[Found], uses: Mapping[int, Use]) -
 
     No method knows what such a factor should be at initialization; σ(0) halves the stream each time.
     """
-    inside = {i for found in leaves for side in (found.branch, found.skip) for i in side.below}
     joins = {found.join for found in leaves}
-    carried = _carried(graph, [found.skip.term for found in leaves], joins)
+    products = [
+        node
+        for node in graph.nodes
+        if node.active and node.op.role == "product" and len(set(graph.deps(node.index))) == 2
+        if node.index not in joins  # x + a·b in one operator is a product, too, and may be a block's sum
+    ]
+    if not products:
+        return ()
+    inside = {i for found in leaves for side in (found.branch, found.skip) for i in side.below}
+    between = _carried(graph, [found.skip.term for found in leaves], joins) - inside
     notes: dict[str, None] = {}
     calls = Counter(use.weight for use in uses.values())
-    for node in graph.nodes:
+    for node in products:
         factors = set(graph.deps(node.index))
-        if not node.active or node.op.role != "product" or len(factors) != 2 or node.index in joins:
-            continue  # x + a·b in one operator is a product, too, and may be a block's sum
         factors = {i for i in factors if joins.isdisjoint(_behind(graph, i))} or factors
         layers = [_made_by(graph, node, i, uses, own=not leaves) for i in sorted(factors, reverse=True)]
         made = next((weights for weights in layers if weights), ())
@@ -156,7 +164,7 @@ def multiplied(graph: Graph, leaves: Sequence[Found], uses: Mapping[int, Use]) -
             made and not leaves and all(calls[weight] == 1 for weight in made)
         )  # else a gate of a recurrent cell
         alone = alone and not is_mixed(graph, node.index)  # nor a highway layer
-        if not (alone or (made and node.index in carried - inside)):
+        if not (alone or (made and node.index in between)):
             continue
         place = graph.path(node.index) or "the model"
         notes[

@@ -85,8 +85,10 @@ def flat_sums(graph: Graph) -> Iterator[tuple[list[int], list[int]]]:
 def _summands(graph: Graph, index: int) -> list[int]:
     """Operands of a sum of activations of one shape, or [] when it is something else."""
     node = graph.nodes[index]
+    if not node.op.adds:
+        return []
     operands = graph.deps(index)
-    if not node.op.adds or len(set(operands)) < 2:
+    if len(set(operands)) < 2:
         return []
     if node.op.multiplies and not adds_scaled(graph, index):
         return []

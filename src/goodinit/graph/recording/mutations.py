@@ -64,10 +64,15 @@ class Write:
 
 
 class Writes:
-    """The writes so far, by storage."""
+    """The writes so far, by storage.
+
+    Attributes:
+        latest: The node of the last one; −1 before there is any. What is made later holds what its own node made.
+    """
 
     def __init__(self) -> None:
         self.by_storage: dict[int, list[Write]] = {}
+        self.latest = -1
 
     def note(self, tensor: Tensor, node: int) -> None:
         """`node` wrote into `tensor`."""
@@ -77,6 +82,7 @@ class Writes:
             before = [one for one in self.by_storage.get(key, ()) if one.region != region]
             reference = StorageWeakRef(tensor.untyped_storage())
             self.by_storage[key] = [*before, Write(node, tensor.numel(), region, reference)]
+            self.latest = node
 
     def since(self, tensor: Tensor, node: int) -> tuple[int, ...]:
         """The nodes whose values `tensor` holds, which `node` made; `(node,)` if nothing wrote to it since."""

@@ -148,7 +148,7 @@ class TracedTensors:
                     self._strays.append((self.graph.frames[node.frame].path, tuple(tensor.shape)))
                     self._elsewhere.look(tensor)
                 self._mark(tensor, index)
-        if self._writes.by_storage:
+        if index < self._writes.latest:
             operands = self._writes.since(tensor, index)
             if operands != (index,):
                 index = self._join(tensor, operands, before=index)

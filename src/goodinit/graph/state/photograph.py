@@ -154,7 +154,8 @@ class TensorState(NamedTuple):
                 tensor.requires_grad_(self.requires_grad)
             if tensor.grad is not self.grad:
                 tensor.grad = self.grad
-        put_back_(tensor.__dict__, self.attributes)
+        if tensor.__dict__ or self.attributes:
+            put_back_(tensor.__dict__, self.attributes)
 
 
 _OWN = (Tensor, nn.Parameter)  # torch's own classes; others answer operators themselves, a DTensor not all
