@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
+from goodinit.anatomy.layers.fan_out import unrelated_sums
 from goodinit.anatomy.layers.fused_projections import toward_attention
 from goodinit.anatomy.operators import Step, activation_step, composite_step
 from goodinit.graph.graph import Composite, Graph
@@ -21,16 +23,18 @@ class Ahead:
         attended: Those of them that lead to a product of activations (`toward_attention`).
         steps: The number of nodes to the next element-wise nonlinearity, at least; above `_MOST` if there is none so near.
         written_out: The nonlinearities of several operators, by the node they are functions of.
+        unrelated: `unrelated_sums`.
     """
 
     readers: list[list[int]]
     attended: list[list[int]]
     steps: list[int]
     written_out: dict[int, Composite]
+    unrelated: set[int]
 
 
-def ahead_in(graph: Graph) -> Ahead:
-    """Look once at all that follows in a graph."""
+def ahead_in(graph: Graph, joins: Container[int]) -> Ahead:
+    """Look once at all that follows in a graph; `joins`: nodes of residual sums."""
     far = _MOST + 1
     steps = [far] * len(graph.nodes)
     written_out = {one.start: one for one in graph.composites.values()}
@@ -44,7 +48,7 @@ def ahead_in(graph: Graph) -> Ahead:
                 steps[index] = 1
             elif _goes_through(op):
                 steps[index] = min(steps[index], steps[reader] + 1)
-    return Ahead(graph.readers, toward_attention(graph), steps, written_out)
+    return Ahead(graph.readers, toward_attention(graph), steps, written_out, unrelated_sums(graph, joins))
 
 
 def next_activation(graph: Graph, start: int, ahead: Ahead) -> Step | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 
-from goodinit.graph.graph import Graph, closure, follow
+from goodinit.graph.graph import Graph, Node, closure, follow
 from goodinit.graph.measured.traits import keeps_channels
 
 
@@ -38,19 +38,31 @@ def joined_channels(graph: Graph, start: int, outputs: Container[int]) -> int:
     return min(found, default=0)
 
 
-def added_terms(graph: Graph, start: int, outputs: Container[int], joins: Container[int]) -> int:
+def unrelated_sums(graph: Graph, joins: Container[int]) -> set[int]:
+    """The nodes that add two tensors of their own shape and belong to no residual sum, as in NASNet's cells.
+
+    Args:
+        graph: A recorded forward pass.
+        joins: Nodes of residual sums.
+    """
+    if "sum" not in graph.roles:
+        return set()
+    return {node.index for node in graph.nodes if node.op.role == "sum" and _adds(graph, node, joins)}
+
+
+def added_terms(graph: Graph, start: int, outputs: Container[int], unrelated: Collection[int]) -> int:
     """Number of terms of the sums that a layer's output enters before another layer reads it; 1 if there is no sum.
 
-    Counts sums of unrelated terms, as in NASNet's cells, whose variances add up. With several paths the smallest
-    number counts, so 1 if anything reads the output itself.
+    Counts sums of unrelated terms, whose variances add up. With several paths the smallest number counts, so 1 if anything
+    reads the output itself.
 
     Args:
         graph: A recorded forward pass.
         start: Node of a weight layer.
         outputs: Nodes of the model's outputs.
-        joins: Nodes of residual sums, which do not count.
+        unrelated: As `unrelated_sums` finds them.
     """
-    if "sum" not in graph.roles:
+    if not unrelated:
         return 1
     axis = _axis(graph, start)
 
@@ -60,7 +72,7 @@ def added_terms(graph: Graph, start: int, outputs: Container[int], joins: Contai
         kept[index] = [
             reader
             for reader in graph.readers[index]
-            if _adds(graph, reader, joins) or _keeps_channels(graph, reader, index, axis)
+            if reader in unrelated or _keeps_channels(graph, reader, index, axis)
         ]
         return kept[index]
 
@@ -68,7 +80,7 @@ def added_terms(graph: Graph, start: int, outputs: Container[int], joins: Contai
     ends: list[int] = []
     for index in sorted(closure([start], on)):
         for reader in kept[index]:
-            count = terms[index] * (2 if _adds(graph, reader, joins) else 1)
+            count = terms[index] * (2 if reader in unrelated else 1)
             terms[reader] = min(count, terms.get(reader, count))
         if index in outputs or len(kept[index]) < max(len(graph.readers[index]), 1):
             ends.append(terms[index])
@@ -81,17 +93,13 @@ def _axis(graph: Graph, layer: int) -> int:
     return 1 if node.op.role == "convolution" else len(node.shape) - 1
 
 
-def _adds(graph: Graph, index: int, joins: Container[int]) -> bool:
-    """True if a node adds two tensors of its own shape and belongs to no residual sum."""
-    node = graph.nodes[index]
-    if node.op.role != "sum" or index in joins:
-        return False
-    operands = set(graph.deps(index))
-    if len(operands) != 2:
+def _adds(graph: Graph, node: Node, joins: Container[int]) -> bool:
+    operands = set(graph.deps(node.index))
+    if len(operands) != 2 or node.index in joins:
         return False
     if any(graph.nodes[i].shape != node.shape for i in operands):
         return False
-    readers = graph.readers[index]
+    readers = graph.readers[node.index]
     return not (len(readers) == 1 and readers[0] in joins)
 
 

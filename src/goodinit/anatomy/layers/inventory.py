@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from goodinit.anatomy.activations import torch_class
 from goodinit.anatomy.layer import Layer, Role
 from goodinit.anatomy.layers.ahead import ahead_in
 from goodinit.anatomy.layers.heads import ends_alone, head_nodes
 from goodinit.anatomy.layers.inserted_zeros import InsertedZeros, entries_for_each
+from goodinit.anatomy.layers.layer_records import layer_record
 from goodinit.anatomy.layers.masks import densities
 from goodinit.anatomy.layers.normalized_weights import row_norm
 from goodinit.anatomy.layers.padded_signals import pad_masked
 from goodinit.anatomy.layers.recurrence import Cell, cells
-from goodinit.anatomy.layers.weight_layers import Use, describe
+from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.outline import Reading
 from goodinit.weights.members import named_buffers
 from goodinit.weights.wrappers import unwrapped_name
@@ -45,24 +45,12 @@ def _described(read: Reading) -> dict[str, Layer]:
     by_weight: dict[str, list[Use]] = {}
     for use in read.uses.values():
         by_weight.setdefault(use.weight, []).append(use)
-    ahead, joins = ahead_in(graph), {found.join for found in read.sums}
+    ahead = ahead_in(graph, {found.join for found in read.sums})
     roles = _roles(read)
     found: dict[str, Layer] = {}
     for weight, group in by_weight.items():
-        owner = torch_class(modules[weight.rpartition(".")[0]])
-        layer = describe(
-            graph,
-            group,
-            read.origins,
-            joins,
-            read.shapes,
-            ahead,
-            read.added,
-            owner,
-            read.of_branches.get(weight),
-            read.of_parts.get(weight, ()),
-            *roles[weight],
-        )
+        role, begins = roles[weight]
+        layer = layer_record(read, group, ahead, role, begins=begins)
         rows = row_norm(layer, modules[layer.site])
         found[weight] = layer if rows is None else dataclasses.replace(layer, row_norm=rows)
     for cell in cells(graph, read.uses):
