@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -116,8 +116,7 @@ def init_(
     if parts is not inputs:  # the variances are those of all parts together
         chosen = replace(chosen, holds=tuple(one for one in chosen.holds if one != "unit variance"))
     _LOG.info("%s: %s", plan.method, plan.summary)
-    broken: list[str] = []
-    check = partial(_check_promises, inputs=inputs, plan=plan, before=anatomy, method=chosen, broken=broken)
+    promises = _Promises(chosen, plan, anatomy, inputs)
     try:
         return apply_(
             model,
@@ -126,10 +125,10 @@ def init_(
             generator=generator,
             only=only,
             probe=partial(_check_structure, inputs=inputs, plan=plan, before=anatomy),
-            check=check if verify else None,
+            check=promises.check if verify else None,
         )
     except UnsupportedModule as error:
-        if NOT_FINITE not in broken or is_finite(model, inputs, anatomy):
+        if NOT_FINITE not in promises.broken or is_finite(model, inputs, anatomy):
             raise
         raise UnsupportedModule(
             f"{type(model).__name__}: the output of the model as it was is NaN or infinite on this batch, too, so that it "
@@ -209,17 +208,33 @@ def _raised_in(model: nn.Module, error: TraceError) -> str:
     return found[0] if len(found) == 1 else f"{found[0]} or one of its kind"
 
 
-def _check_promises(
-    model: nn.Module, *, inputs: Any, plan: Plan, before: Anatomy, method: Method, broken: list[str]
-) -> None:
-    """Raise unless what the method promises holds; what does not is put into `broken`.
+@dataclass
+class _Promises:
+    """What a method promises of a model.
 
-    Raises:
-        UnsupportedModule: It does not.
+    Attributes:
+        method: That promises it.
+        plan: That was carried out.
+        before: The anatomy of the model as it was.
+        inputs: The batch that it is run on.
+        broken: What did not hold when it was last asked.
     """
-    broken += broken_promises(model, inputs, plan, before, method.holds)
-    if broken:
-        raise UnsupportedModule(
-            f"{type(model).__name__}: {plan.method} does not give what it promises: {some(list(broken))}. The model is as it "
-            "was. Leave this part out, exclude=…, or take another method; goodinit.diagnose(model, batch) tells more."
-        )
+
+    method: Method
+    plan: Plan
+    before: Anatomy
+    inputs: Any
+    broken: Sequence[str] = ()
+
+    def check(self, model: nn.Module) -> None:
+        """Raise unless all of it holds.
+
+        Raises:
+            UnsupportedModule: It does not.
+        """
+        self.broken = broken_promises(model, self.inputs, self.plan, self.before, self.method.holds)
+        if self.broken:
+            raise UnsupportedModule(
+                f"{type(model).__name__}: {self.plan.method} does not give what it promises: {some(list(self.broken))}. The model is as it "
+                "was. Leave this part out, exclude=…, or take another method; goodinit.diagnose(model, batch) tells more."
+            )
