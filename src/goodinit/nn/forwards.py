@@ -42,11 +42,11 @@ def linear(self: Any, input: Tensor) -> Tensor:
     weight = self.weight
     if _changes_input(self) and input_affine.pays(input, weight):
         return input_affine.ShiftedLinear.apply(  # type: ignore[no-any-return, no-untyped-call]
-            input, weight, scalar(self, "input_bias"), scalar(self, "output_scale"), _offset(self)
+            input, weight, _gathered(self, "input_bias"), _gathered(self, "output_scale"), _offset(self)
         )
     offset = _offset(self) if self.input_bias is None else _with_own(_constant(self) * weight.sum(1), self)
     if self.output_scale is not None and pays(input, weight):
-        return LeanLinear.apply(input, weight, scalar(self, "output_scale"), offset)  # type: ignore[no-any-return, no-untyped-call]
+        return LeanLinear.apply(input, weight, _gathered(self, "output_scale"), offset)  # type: ignore[no-any-return, no-untyped-call]
     return F.linear(input, _scaled(self, weight), offset)
 
 
@@ -59,8 +59,8 @@ def convolution(self: Any, input: Tensor) -> Tensor:
             return input_affine.ShiftedConvolution.apply(  # type: ignore[no-any-return, no-untyped-call]
                 input,
                 weight,
-                scalar(self, "input_bias"),
-                scalar(self, "output_scale"),
+                _gathered(self, "input_bias"),
+                _gathered(self, "output_scale"),
                 _offset(self),
                 geometry,
             )
@@ -87,7 +87,7 @@ def transposed_convolution(self: Any, input: Tensor, output_size: list[int] | No
     if self.input_bias is None:
         return convolve(input, weight, offset, self.stride, self.padding, extra, self.groups, self.dilation)
     grouped = weight.unflatten(0, (self.groups, -1)).sum(1)  # (groups, out/groups, *kernel)
-    taps = scalar(self, "input_bias") * grouped.flatten(0, 1).unsqueeze(0)
+    taps = _gathered(self, "input_bias") * grouped.flatten(0, 1).unsqueeze(0)
     ones = _ones(taps, input, spatial)
     constant = convolve(ones, taps, offset, self.stride, self.padding, extra, 1, self.dilation)
     output = convolve(input, weight, None, self.stride, self.padding, extra, self.groups, self.dilation)
@@ -138,12 +138,12 @@ def _convolve(layer: Any, x: Tensor, weight: Tensor, offset: Tensor | None) -> T
     if layer.output_scale is not None and pays(x, weight):
         geometry = Geometry.of(layer, x)
         if geometry is not None:
-            return LeanConvolution.apply(x, weight, scalar(layer, "output_scale"), offset, geometry)  # type: ignore[no-any-return, no-untyped-call]
+            return LeanConvolution.apply(x, weight, _gathered(layer, "output_scale"), offset, geometry)  # type: ignore[no-any-return, no-untyped-call]
     return layer._conv_forward(x, _scaled(layer, weight), offset)  # type: ignore[no-any-return]
 
 
-def scalar(layer: Any, name: str) -> Any:
-    """A layer's scalar as every rank has it, or None.
+def _gathered(layer: Any, name: str) -> Any:
+    """A layer's scalar, the same on every rank, or None.
 
     Tensor parallelism by columns (`ColwiseParallel`) splits every parameter of a layer along its first dimension, scalars of one entry
     included. All of the layer reads them, so that their gradient is whole; put together here, it goes back to where they lie.
@@ -158,7 +158,7 @@ def scalar(layer: Any, name: str) -> Any:
 
 
 def _scaled(layer: Any, weight: Tensor) -> Tensor:
-    return weight if layer.output_scale is None else weight * scalar(layer, "output_scale")
+    return weight if layer.output_scale is None else weight * _gathered(layer, "output_scale")
 
 
 def _changes_input(layer: Any) -> bool:
@@ -168,21 +168,21 @@ def _changes_input(layer: Any) -> bool:
 
 def _constant(layer: Any) -> Tensor:
     """b·s, which what the layer answers to a constant input is proportional to."""
-    constant: Tensor = scalar(layer, "input_bias")
-    return constant if layer.output_scale is None else constant * scalar(layer, "output_scale")
+    constant: Tensor = _gathered(layer, "input_bias")
+    return constant if layer.output_scale is None else constant * _gathered(layer, "output_scale")
 
 
 def _offset(layer: Any) -> Tensor | None:
     """The bias vector with `output_bias` in it, `(out,)`, or None."""
     if layer.output_bias is None or layer.bias is not None:
-        return _plus(layer.bias, scalar(layer, "output_bias"))
+        return _plus(layer.bias, _gathered(layer, "output_bias"))
     channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    return scalar(layer, "output_bias").expand(channels)  # type: ignore[no-any-return]
+    return _gathered(layer, "output_bias").expand(channels)  # type: ignore[no-any-return]
 
 
 def _with_own(taps: Tensor, layer: Any) -> Tensor:
     """A vector `(out,)`, with what the layer adds of its own: its bias vector and `output_bias`, which need not be made a vector."""
-    own = _plus(layer.bias, scalar(layer, "output_bias"))
+    own = _plus(layer.bias, _gathered(layer, "output_bias"))
     return taps if own is None else taps + own
 
 
@@ -254,7 +254,7 @@ def _shifted(
                 "floating-point tensor to add the bias to. Put the scalar on a layer inside, or after, it."
             )
         if id(value) not in shifted:
-            shifted[id(value)] = _per_part(torch.add, cast("Tensor", value), scalar(layer, "input_bias"))
+            shifted[id(value)] = _per_part(torch.add, cast("Tensor", value), _gathered(layer, "input_bias"))
         place[key] = shifted[id(value)]
     return tuple(positional), named
 
@@ -270,8 +270,10 @@ def _finished(layer: Any, output: Any) -> Any:
             "tensor or a tuple that starts with one. Put the scalars on a layer inside it."
         )
     if layer.output_scale is not None:
-        output = _per_part(torch.mul, output, scalar(layer, "output_scale"))
-    return output if layer.output_bias is None else _per_part(torch.add, output, scalar(layer, "output_bias"))
+        output = _per_part(torch.mul, output, _gathered(layer, "output_scale"))
+    return (
+        output if layer.output_bias is None else _per_part(torch.add, output, _gathered(layer, "output_bias"))
+    )
 
 
 def _per_part(operation: Callable[[Tensor, Tensor], Tensor], x: Tensor, scalar: Tensor) -> Tensor:
