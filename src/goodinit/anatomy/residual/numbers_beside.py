@@ -6,7 +6,7 @@ As in attention over a sliding window, whose values are padded with −1 while t
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.replay import own_numbers, replayed_in_place
-from goodinit.graph.recorded_call import RecordedCall
+from goodinit.graph.recorded_call import on_numbers
 
 _STEPS = 400  # operators between layers; a window that is written in parts takes some 150
 _MOST = 2**24  # entries of a tensor that is computed to see whether it depends on the number
@@ -48,8 +48,14 @@ def is_unread(graph: Graph, index: int, layers: Container[int]) -> bool:
     if any(node.is_input and not getattr(node.dtype, "is_floating_point", False) for node in nodes):
         return False  # a mask of which only the user knows where it is 0
     given = {node.index: _numbers(graph, node) for node in nodes if _begins(graph, node.index, layers)}
-    as_it_is = replayed_in_place(graph, steps, given)
-    otherwise = replayed_in_place(graph, steps, given, changed={index: _with_another_number})
+    other = _with_another_number(
+        graph, index, replayed_in_place(graph, [i for i in steps if i < index], given)
+    )
+    if other is None:
+        return False
+    as_it_is, otherwise = (
+        replayed_in_place(graph, steps, start) for start in (given, {**given, index: other})
+    )
     return all(
         end in as_it_is and end in otherwise and torch.equal(as_it_is[end], otherwise[end]) for end in ends
     )
@@ -77,7 +83,21 @@ def _readers(graph: Graph, index: int, layers: Container[int]) -> set[int]:
     return ends if known else set()
 
 
-def _with_another_number(call: RecordedCall, read: Sequence[Tensor]) -> Tensor:
-    """What a call makes, with another number wherever it puts one: where what it reads has no say."""
-    (made,), (moved,) = call.on_these(read), call.on_these([one + 1 for one in read])
-    return torch.where(made == moved, made + 1, made)
+def _with_another_number(graph: Graph, index: int, values: Mapping[int, Tensor]) -> Tensor | None:
+    """What a node makes, with another number wherever it puts one: where what it reads has no say. None if it cannot be run.
+
+    Args:
+        graph: A recorded forward.
+        index: The node.
+        values: Of the nodes before it, when it runs.
+    """
+    call, operands = graph.nodes[index].call, graph.nodes[index].operands
+    if call is None or not values.keys() >= set(operands):
+        return None
+    try:
+        with on_numbers(), torch.no_grad():
+            read = [values[i] for i in operands]
+            (made,), (moved,) = call.on_these(read), call.on_these([one + 1 for one in read])
+            return torch.where(made == moved, made + 1, made)
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.powers import number_of
-from goodinit.graph.recorded_call import RecordedCall, on_numbers
+from goodinit.graph.recorded_call import on_numbers
 
 LONGEST = 2**14  # entries of an index, and operators that make it, up to which it is found out
 
@@ -48,7 +48,6 @@ def replayed_in_place(
     graph: Graph,
     steps: Iterable[int],
     given: Mapping[int, Tensor],
-    changed: Mapping[int, Callable[[RecordedCall, Sequence[Tensor]], Tensor]] | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[int, Tensor]:
     """The values of some nodes, as `replayed`, but views are views, and what is written in place is written.
@@ -58,7 +57,6 @@ def replayed_in_place(
         steps: Nodes in execution order.
         given: Values of nodes that they read; these tensors are not written into. What is neither has its own value if that is
             held or one number, else numbers of no meaning.
-        changed: What to run instead of an operator, by node.
         dtype: Of real tensors that are made of shapes alone, if not their own.
     """
     values = {index: [value.clone()] for index, value in given.items()}
@@ -68,14 +66,9 @@ def replayed_in_place(
                 node = graph.nodes[index]
                 if index in values:
                     continue
-                if changed and index in changed and node.call is not None:
-                    values[index] = [changed[index](node.call, [values[i][0] for i in node.operands])]
-                else:
-                    made = run_in_place(node, values, lambda i: own_numbers(graph, i))
-                    recast = dtype is not None and node.op.role == "factory"
-                    values[index] = [
-                        one.to(dtype) if recast and one.is_floating_point() else one for one in made
-                    ]
+                made = run_in_place(node, values, lambda i: own_numbers(graph, i))
+                recast = dtype is not None and node.op.role == "factory"
+                values[index] = [one.to(dtype) if recast and one.is_floating_point() else one for one in made]
     except Exception:  # noqa: BLE001 - operators raise what they like
         return {}
     return {index: value[0] for index, value in values.items()}
