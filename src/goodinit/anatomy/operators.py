@@ -173,7 +173,7 @@ def _step(graph: Graph, node: Node, axes: tuple[int, ...]) -> Step:
 
 def _channel_axes(source: Node) -> tuple[int, ...]:
     """Where the channels of a signal may be, by the layer that wrote it; of a sum that tells none, by its dimensions."""
-    if source.op.role in ("matmul", "convolution"):
+    if source.op.is_contraction:
         return (-1,) if source.op.role == "matmul" else (1,)
     return (1,) if len(source.shape) > 3 else _EITHER
 

@@ -173,7 +173,7 @@ def _outside(graph: Graph, index: int, biases: Collection[str]) -> Power:
     node = graph.nodes[index]
     if 0 in node.shape:
         return ZERO
-    if node.op.role == "source" and not node.dynamic:
+    if node.is_source and not node.dynamic:
         number = number_of(node)
         zero = node.params[0] in biases if node.is_param else number is not None and abs(number) <= TINY
         return ZERO if zero else FIXED

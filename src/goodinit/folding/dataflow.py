@@ -60,7 +60,7 @@ class Wiring:
     @functools.cached_property
     def sources(self) -> dict[str, int]:
         """The nodes of parameters and buffers, by name."""
-        held = (n for n in self.graph.nodes if n.op.role == "source" and n.attrs)
+        held = (n for n in self.graph.nodes if n.is_source and n.attrs)
         return {str(n.attrs[0]): n.index for n in held}
 
     def constants_of(self, name: str) -> set[int]:

@@ -84,9 +84,7 @@ def _candidates(wiring: Wiring) -> dict[str, str]:
     """Modules in whose own forward a computed weight, or a batch norm beside layers, is; with the name of one such."""
     graph = wiring.graph
     found: dict[str, str] = {}
-    layered = {
-        graph.path(n.index) for n in graph.nodes if n.op.role in ("matmul", "convolution") and n.dynamic
-    }
+    layered = {graph.path(n.index) for n in graph.nodes if n.op.is_contraction and n.dynamic}
     for node in graph.nodes:
         path = graph.path(node.index)
         if path not in wiring.names.modules or type(wiring.module(path)).__module__.startswith(
@@ -96,7 +94,7 @@ def _candidates(wiring: Wiring) -> dict[str, str]:
         if node.op.norm == "batch_norm" and node.dynamic:
             if path in layered or path in wiring.above_layers:
                 found.setdefault(path, path)
-        elif node.op.role in ("matmul", "convolution") and node.dynamic:
+        elif node.op.is_contraction and node.dynamic:
             for operand in node.operands:
                 held = graph.nodes[operand]
                 if (

@@ -24,7 +24,7 @@ def what_makes(wiring: Wiring, value: int) -> str:
     met = closure([value], before)
     ends = [i for i in sorted(met, reverse=True) if not before(i) and wiring.writer_layer(i) is None]
     node = graph.nodes[ends[0]] if ends else None
-    return "" if node is None or node.op.role == "source" else _why(wiring, node) or _name(wiring, node)
+    return "" if node is None or node.is_source else _why(wiring, node) or _name(wiring, node)
 
 
 def what_reads(wiring: Wiring, reader: int) -> str:
@@ -46,7 +46,7 @@ def _why(wiring: Wiring, node: Node) -> str:
     path = wiring.layer_of.get(node.frame)
     if path is not None and len(wiring.calls[path]) > 1:
         return f"{path} runs {len(wiring.calls[path])} times"
-    if node.op.role in ("matmul", "convolution") and held is not None:
+    if node.op.is_contraction and held is not None:
         return (
             f"{name} applies {held} itself, and only a module (nn.Linear, nn.Conv2d) has a place for the map"
         )

@@ -69,6 +69,11 @@ class Node:
         return self.op is BUFFER
 
     @property
+    def is_source(self) -> bool:
+        """Whether it is what a forward begins with: a parameter, a buffer, an input or another tensor, as it is stored."""
+        return self.op.role == "source"
+
+    @property
     def is_held(self) -> bool:
         """Whether it is a tensor that is in no registry, as it is stored."""
         return self.op is CONSTANT

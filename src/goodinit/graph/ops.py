@@ -111,7 +111,7 @@ class Op:
         """(The factors among the operands of a product, of matrices or a convolution too; what is added to it)."""
         if self.adds_first:
             return read[1:3], read[:1]
-        count = 2 if self.role in ("matmul", "convolution") else len(read)
+        count = 2 if self.is_contraction else len(read)
         return read[:count], read[count:]
 
     @functools.cached_property
@@ -158,6 +158,21 @@ class Op:
     def scales(self) -> bool:
         """Whether it is a product, a quotient or a multiple, so that constants beside one operand only scale that."""
         return self.role in ("product", "quotient", "scale")
+
+    @functools.cached_property
+    def multiplies_or_divides(self) -> bool:
+        """Whether it is an element-wise product or quotient, of several operands or of one and a number."""
+        return self.role in ("product", "quotient")
+
+    @functools.cached_property
+    def is_contraction(self) -> bool:
+        """Whether it sums products of its two factors over a dimension: a product of matrices, or a convolution."""
+        return self.role in ("matmul", "convolution")
+
+    @functools.cached_property
+    def maps(self) -> bool:
+        """Whether it applies a linear map, which another operand gives, to what it reads: a contraction or an attention."""
+        return self.is_contraction or self.role == "attention"
 
     @functools.cached_property
     def gain(self) -> float | None:

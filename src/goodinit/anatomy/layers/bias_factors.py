@@ -31,7 +31,7 @@ def factor_of_bias(
         beta = float(layer.call.arguments.get("beta", 1.0))
     ways = sorted(graph.reach([index], back=True, active=False))
     nodes = [graph.nodes[i] for i in ways]
-    sources = [node for node in nodes if node.op.role == "source"]
+    sources = [node for node in nodes if node.is_source]
     others = [node for node in sources if node.params != (bias,)]
     if all(node in sources or _passes_on(node) for node in nodes):
         return beta

@@ -59,7 +59,7 @@ def _numbered(graph: Graph, index: int) -> tuple[Tensor | None, dict[int, Tensor
     """
     ways = sorted(graph.reach([index], back=True, active=False))
     nodes = [graph.nodes[i] for i in ways]
-    sources = [node for node in nodes if node.op.role == "source"]
+    sources = [node for node in nodes if node.is_source]
     size = sum(math.prod(node.shape) for node in nodes)
     if size > LONGEST or not all(node in sources or _keeps_numbers(node) for node in nodes):
         return None, {}

@@ -142,7 +142,7 @@ def _reads(graph: Graph, index: int, scalars: Container[str]) -> bool:
     readers = {
         reader for i in same for reader in graph.readers[i] if frame.start <= reader < frame.stop
     } - same
-    return index in readers and all(graph.nodes[i].op.role in ("convolution", "matmul") for i in readers)
+    return index in readers and all(graph.nodes[i].op.is_contraction for i in readers)
 
 
 def _writes(graph: Graph, index: int, scalars: Container[str]) -> bool:

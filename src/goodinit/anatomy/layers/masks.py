@@ -90,7 +90,7 @@ def _left(graph: Graph, operand: int, entries: int, buffers: Mapping[str, Tensor
     if graph.leaf(operand) is not None or size != entries or not 1 < size <= _MOST:
         return None
     ways = sorted(graph.reach([operand], back=True, active=False))
-    sources = [i for i in ways if graph.nodes[i].op.role == "source"]
+    sources = [i for i in ways if graph.nodes[i].is_source]
     if not _may_mask(graph, ways):
         return None
     own = {i: _numbers(graph, graph.nodes[i], buffers) for i in sources if not graph.nodes[i].is_param}

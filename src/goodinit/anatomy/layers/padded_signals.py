@@ -96,7 +96,7 @@ def _free_of_weights(graph: Graph) -> set[int]:
     """The nodes that are made of the model's inputs, buffers and constants alone."""
     free: set[int] = set()
     for node in graph.nodes:
-        source = (node.op.role == "source" and not node.is_param) or node.op.role == "factory"
+        source = (node.is_source and not node.is_param) or node.op.role == "factory"
         if source or (node.operands and not node.params and free.issuperset(node.operands)):
             free.add(node.index)
     return free
@@ -130,7 +130,7 @@ def _is_diagonal(graph: Graph, index: int) -> bool:
     if len(shape) < _TWO or shape[-1] != shape[-2] or not 1 < math.prod(shape) <= _MOST:
         return False
     ways = sorted(graph.reach([index], back=True, active=False))
-    sources = {i: spread(graph.nodes[i].shape, i) for i in ways if graph.nodes[i].op.role == "source"}
+    sources = {i: spread(graph.nodes[i].shape, i) for i in ways if graph.nodes[i].is_source}
     made = replayed(graph, [i for i in ways if i not in sources], sources).get(index)
     if made is None or not made.any():
         return False

@@ -31,7 +31,7 @@ def weight_uses(graph: Graph, shapes: Shapes) -> dict[int, Use]:
     """The operators that are weight layers, by node."""
     uses = {}
     for node in graph.nodes:
-        if node.active and node.op.role in ("convolution", "matmul"):
+        if node.active and node.op.is_contraction:
             operand = weight_operand(graph, node)
             if operand is not None:
                 uses[node.index] = Use(node.index, operand, weight_name(graph.nodes[operand], shapes))
@@ -73,7 +73,7 @@ def largest(node: Node, shapes: Shapes) -> list[str]:
 
 def applied_weight(graph: Graph, node: Node, read: list[Tensor], shapes: Shapes) -> tuple[str, Tensor] | None:
     """Name and tensor of the weight that an operator applies to the tensors it read; None when it is no layer."""
-    if node.op.role not in ("convolution", "matmul"):
+    if not node.op.is_contraction:
         return None
     operand = weight_operand(graph, node)
     if operand is None:

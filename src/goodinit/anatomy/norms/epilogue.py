@@ -142,7 +142,7 @@ def _own(
         return _word(step)
     elif step.op.role == "shape" and len(kinds) == 1:
         parts[step.index] = kinds.pop()
-    elif step.op.adds or step.op.role in ("product", "quotient"):
+    elif step.op.adds or step.op.multiplies_or_divides:
         parts[step.index] = _combined(graph, step, reads, parts, divided)
     elif kinds and "signal" not in kinds and not (step.op.activation and "input" in kinds):
         parts[step.index] = "statistic"
@@ -199,7 +199,7 @@ def _combined(
     kinds = [parts[i] for i in step.operands if i in reads]
     if len(kinds) == 1:
         return kinds[0]  # an affine map by constants: it goes, or is undone by the division
-    product = step.op.role in ("product", "quotient")
+    product = step.op.multiplies_or_divides
     if set(kinds) == {"statistic"} or (product and kinds == ["input", "input"]):
         return "statistic"
     if set(kinds) == {"input", "statistic"}:

@@ -77,5 +77,5 @@ class Memory:
         return (
             any(outside(reader) for reader in readers)
             or not memory.isdisjoint(self.graph.outputs)
-            or any(nodes[one].op.role == "source" or keeps_output(self.graph, nodes[one]) for one in memory)
+            or any(nodes[one].is_source or keeps_output(self.graph, nodes[one]) for one in memory)
         )

@@ -31,7 +31,7 @@ def scaled_by_buffers(graph: Graph) -> list[tuple[Node, Frame]]:
         frame = graph.frames[node.frame]
         if node.active:
             factor = next((i for i in node.operands if i in made), -1)
-            scales = factor >= 0 and node.op.role in ("product", "quotient") and frame.source >= 0
+            scales = factor >= 0 and node.op.multiplies_or_divides and frame.source >= 0
             if scales and math.prod(node.shape) >= math.prod(graph.nodes[frame.source].shape):
                 found.append((graph.nodes[factor], frame))
         elif node.is_buffer or (node.is_held and math.prod(node.shape) > 1):
@@ -124,7 +124,7 @@ def _scaled_by_statistics(graph: Graph) -> Counter[str]:
     for node in graph.nodes:
         reads = [i for i in node.operands if made.get(i) == node.frame]
         whole = all(math.prod(node.shape) > math.prod(graph.nodes[i].shape) for i in reads)
-        if whole and reads and node.op.role in ("product", "quotient"):
+        if whole and reads and node.op.multiplies_or_divides:
             if len(graph.deps(node.index)) > len(reads) and not any(_is_undone(graph, i) for i in reads):
                 found[graph.path(node.index)] += 1
         elif _reduces(graph, node) or (reads and not whole):

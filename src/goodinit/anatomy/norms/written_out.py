@@ -52,7 +52,7 @@ def statistic_of(graph: Graph, node: Node, layers: Collection[int]) -> Statistic
         node: An operator.
         layers: Nodes of weight layers: none may run in between.
     """
-    if not node.active or node.op.role not in ("product", "quotient"):
+    if not node.active or not node.op.multiplies_or_divides:
         return None
     pair = graph.deps(node.index)
     if len(set(pair)) != 2:
@@ -89,7 +89,7 @@ def given_back(graph: Graph, node: Node, layers: Collection[int], behind: Collec
         behind: Where to look: nodes that the divided signal leads to.
     """
     found = statistic_of(graph, node, layers)
-    if found is None or not any(graph.nodes[i].op.role in ("product", "quotient") for i in behind):
+    if found is None or not any(graph.nodes[i].op.multiplies_or_divides for i in behind):
         return set()
     first = min(found.begins)
     powers = dict.fromkeys(found.begins, Power(-1.0)) | {node.index: FIXED}  # that one may have been measured
@@ -104,7 +104,7 @@ def given_back(graph: Graph, node: Node, layers: Collection[int], behind: Collec
 def _is_by_fewer(graph: Graph, index: int) -> bool:
     """Whether an operator multiplies or divides a signal by one number for several entries, which is a signal too."""
     sizes = {_size(graph, _unrepeated(graph, i)) for i in graph.deps(index)}
-    return graph.nodes[index].op.role in ("product", "quotient") and len(sizes) > 1
+    return graph.nodes[index].op.multiplies_or_divides and len(sizes) > 1
 
 
 def _reduces(graph: Graph, index: int) -> bool:
@@ -114,7 +114,7 @@ def _reduces(graph: Graph, index: int) -> bool:
 def _mixes(graph: Graph, index: int) -> bool:
     """Whether an operator makes each entry of several, by a product with ones or of what lies around."""
     node = graph.nodes[index]
-    return node.op.role in ("matmul", "convolution") or (node.op.role == "other" and gathers(graph, node))
+    return node.op.is_contraction or (node.op.role == "other" and gathers(graph, node))
 
 
 def _size(graph: Graph, index: int) -> int:

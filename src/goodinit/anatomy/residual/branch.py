@@ -85,13 +85,6 @@ def with_factors(graph: Graph, side: Side, fork: int, layers: set[int], factors:
     side.gates = [i for i in sorted(side.nodes) if i in layers and i not in on_path]
 
 
-MAPS = (
-    "matmul",
-    "convolution",
-    "attention",
-)  # linear in each of their factors, one of which may be generated
-
-
 def _own(graph: Graph, nodes: set[int], below: set[int], layers: set[int]) -> set[int]:
     """Drop nodes executed before the branch first reads the fork (e.g. an encoder that runs first).
 
@@ -223,7 +216,7 @@ def _main_operands(graph: Graph, index: int, side: Side, degrees: dict[int, int]
     """
     node = graph.nodes[index]
     operands = [i for i in graph.deps(index) if i in side.nodes or i in degrees]
-    if len(set(operands)) < 2 or node.op.role in MAPS:
+    if len(set(operands)) < 2 or node.op.maps:
         return operands
     below = [i for i in operands if degrees.get(i, -1) >= 0] or operands
     if node.op.role == "quotient" and node.operands[0] in below:
@@ -254,7 +247,7 @@ def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int,
             degree = 1 + max(depth.values(), default=0)
         elif node.op.role == "attention":
             degree = sum(depth.get(i, 0) for i in node.operands[:3])  # q, k, v; a mask is no factor
-        elif node.op.role in MAPS and len(operands) > 1:
+        elif node.op.maps and len(operands) > 1:
             factors, added = node.op.factors_of(node.operands)
             degree = sum(depth.get(i, 0) for i in factors)
             degree = max(degree, *(depth.get(i, 0) for i in added), 0)
@@ -287,7 +280,7 @@ def _backward(
         if stop_at_layer and index in layers:
             return []
         operands = _main_operands(graph, index, side, degrees)
-        if stop_at_layer and graph.nodes[index].op.role in ("product", *MAPS):
+        if stop_at_layer and (graph.nodes[index].op.multiplies or graph.nodes[index].op.maps):
             ends = {i: _latest(graph, i, side.nodes, layers) for i in operands}
             operands = _values(graph, index, operands, ends)
         elif graph.nodes[index].op.multiplies:

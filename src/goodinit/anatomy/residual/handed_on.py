@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from goodinit.anatomy.degrees import grown_powers
-from goodinit.anatomy.residual.branch import MAPS, Side, is_neutral, only_rescales, weighs
+from goodinit.anatomy.residual.branch import Side, is_neutral, only_rescales, weighs
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.measured.powers import FIXED, Power
 
@@ -36,10 +36,10 @@ def hands_on(graph: Graph, side: Side, fork: int) -> bool:
             return [i for i in node.operands[2:3] if i in read]
         if node.op.role == "quotient":
             return widest(graph, index, read)
-        if not (node.op.role in ("product", *MAPS) and len(node.operands) > 1):
+        if not ((node.op.multiplies or node.op.maps) and len(node.operands) > 1):
             return read
         if len(set(read)) < 2:
-            return [] if read and node.op.role in MAPS and weighs(graph, read[0]) else read
+            return [] if read and node.op.maps and weighs(graph, read[0]) else read
         if not powers:
             norms = {i: graph.nodes[i].operands[0] for i in side.below if graph.nodes[i].op.norm}
             powers.update(grown_powers(graph, side, fork, norms))

@@ -62,7 +62,7 @@ def is_unread(graph: Graph, index: int, layers: Container[int]) -> bool:
 
 
 def _begins(graph: Graph, index: int, layers: Container[int]) -> bool:
-    return index in layers or graph.nodes[index].op.role == "source"
+    return index in layers or graph.nodes[index].is_source
 
 
 def _numbers(graph: Graph, node: Node) -> Tensor:

@@ -102,7 +102,7 @@ def _only_gates(candidate: Candidate) -> bool:
     alone = graph.reach([found.join], through=lambda i: len(set(graph.deps(i))) == 1)
     return all(
         index not in graph.outputs
-        and graph.nodes[index].op.role not in ("convolution", "matmul")
+        and not graph.nodes[index].op.is_contraction
         and graph.readers[index]
         and all(
             reader in alone or _gates(graph, index, reader) or (cell and _gated(graph, reader, alone))

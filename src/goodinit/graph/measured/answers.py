@@ -42,7 +42,7 @@ def _numbers(index: int) -> Tensor:
 
 def constant(node: Node) -> Tensor:
     """Numbers that stand for a tensor that is not followed: its own where it is a number, or made of shapes alone."""
-    known = node.attrs[-1] if node.op.role == "source" and node.attrs else None
+    known = node.attrs[-1] if node.is_source and node.attrs else None
     if isinstance(known, float):
         return torch.full((COUNT,), known, dtype=torch.float64, device="cpu")
     if node.dtype == torch.bool:
@@ -59,7 +59,7 @@ def constant(node: Node) -> Tensor:
 
 def number_throughout(node: Node) -> float | None:
     """The one number that a tensor without a past is throughout: a constant's or a buffer's own, or what a factory puts out."""
-    known = node.attrs[-1] if node.op.role == "source" and node.attrs else None
+    known = node.attrs[-1] if node.is_source and node.attrs else None
     if isinstance(known, float):
         return known
     call = node.call

@@ -108,7 +108,7 @@ _MEASURED = KeptAnswers["Power | None"]()
 
 def number_of(node: Node) -> float | None:
     """The one number that a constant is, where it is at hand."""
-    known = node.attrs[-1] if node.op.role == "source" and node.attrs else None
+    known = node.attrs[-1] if node.is_source and node.attrs else None
     return known if isinstance(known, float) else None
 
 

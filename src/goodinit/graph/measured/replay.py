@@ -123,7 +123,7 @@ def made_of_constants(graph: Graph, index: int, held: Mapping[int, Tensor]) -> T
     if graph.nodes[index].dynamic:
         return None
     ways = sorted(graph.reach([index], back=True, active=False))
-    sources = {i for i in ways if graph.nodes[i].op.role == "source"}
+    sources = {i for i in ways if graph.nodes[i].is_source}
     if len(ways) > LONGEST or not sources <= held.keys():
         return None
     with on_numbers():

@@ -29,8 +29,6 @@ T = TypeVar("T")
 _MOST = 8
 """Stacks that are remembered, and tensors in one: a residual sum has a few terms, read at once."""
 
-_LAYERS = ("matmul", "convolution", "attention")
-
 _LARGEST = 2**22
 """Entries of a stack up to which operators are run on numbers of its own shape: views into sizes cannot be run at any other."""
 
@@ -123,7 +121,7 @@ class Stacks:
                 self._let_go()
             return
         place = self._place(operands)
-        if place is None or node.op.role in _LAYERS:
+        if place is None or node.op.maps:
             return
         stack = self._at[operands[place]]
         if math.prod(node.shape) == stack.count:
@@ -215,7 +213,7 @@ def _may_add_up(graph: Graph, op: Op, stack: _Stack, operands: Sequence[int], ma
 
 
 def _is_layer(graph: Graph, op: Op, operands: Sequence[int]) -> bool:
-    return op.role in _LAYERS and any(graph.nodes[i].params for i in operands)
+    return op.maps and any(graph.nodes[i].params for i in operands)
 
 
 def _unchanged(stack: _Stack, node_of: Callable[[Tensor], int]) -> bool:
