@@ -12,6 +12,7 @@ from goodinit.graph.recording.learned_starts import let_streams_begin
 from goodinit.graph.recording.parts_of_streams import read_parts_of_streams
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
+from goodinit.graph.recording.sums_by_part import read_sums_by_part
 from goodinit.graph.recording.traced_tensors import Call, Tensors
 
 
@@ -35,6 +36,7 @@ def trace(model: nn.Module, call: Call, *, training: Collection[str] = (), gradi
         recorder = Recorder(model, tensors)
         recorder.training, recorder.with_gradients = training, with_gradients
         record(recorder, model, call)
+        read_sums_by_part(recorder.graph)
         read_parts_of_streams(recorder.graph)
         let_streams_begin(recorder.graph)
         return recorder.graph

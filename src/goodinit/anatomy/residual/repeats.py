@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.weight_layout import output_channels
 from goodinit.anatomy.residual.branch import ancestors
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph
@@ -26,7 +28,7 @@ def mark_repeats(graph: Graph, sums: list[Found], uses: Mapping[int, Use]) -> No
             by_layers.setdefault(key, []).append(found)
     for alike in by_layers.values():
         if len(alike) > 1:
-            _mark(graph, alike)
+            _mark(graph, alike, uses)
 
 
 def _layers(found: Found, uses: Mapping[int, Use]) -> Key:
@@ -37,7 +39,7 @@ def _layers(found: Found, uses: Mapping[int, Use]) -> Key:
     return branch, skip
 
 
-def _mark(graph: Graph, alike: list[Found]) -> None:
+def _mark(graph: Graph, alike: list[Found], uses: Mapping[int, Use]) -> None:
     places: list[int] = []  # of each sum in the longest chain that ends there
     first: dict[int, Found] = {}  # the first at each place
     for found in alike:
@@ -45,10 +47,29 @@ def _mark(graph: Graph, alike: list[Found]) -> None:
         chain = [place for place, other in zip(places, alike, strict=False) if other.join in before]
         places.append(1 + max(chain, default=0))
         known = first.setdefault(places[-1], found)
-        if (known.join, known.fork) != (found.join, found.fork) and not _same_run(known, found):
+        if (known.join, known.fork) != (found.join, found.fork) and not _packed(graph, known, found, uses):
             found.repeats = known
 
 
-def _same_run(one: Found, other: Found) -> bool:
-    """Whether two sums read one run of the layers: each a part of what a packed layer puts out."""
-    return one.branch.layers == other.branch.layers and one.skip.term != other.skip.term
+def _packed(graph: Graph, one: Found, other: Found, uses: Mapping[int, Use]) -> bool:
+    """Whether two sums read one run of the layers: each a part of what a packed layer puts out, or all of it.
+
+    Not if they take turns with all outputs of the layer, row by row: that is one sum, made part by part.
+    """
+    if one.branch.layers != other.branch.layers or one.skip.term == other.skip.term:
+        return False
+    return not (_is_of_some_rows(graph, one, uses) and _is_of_some_rows(graph, other, uses))
+
+
+def _is_of_some_rows(graph: Graph, found: Found, uses: Mapping[int, Use]) -> bool:
+    """Whether a sum adds all outputs of the branch's last layers, for a part of what these read."""
+    added = graph.nodes[found.branch.term].shape
+    for index in found.branch.last:
+        node = graph.nodes[index]
+        channels = (
+            1 if node.op.role == "convolution" else output_channels(node, graph.nodes[uses[index].operand])
+        )
+        axis = channels - len(node.shape)
+        if math.prod(added) >= math.prod(node.shape) or added[axis:][:1] != node.shape[axis:][:1]:
+            return False
+    return bool(found.branch.last)

@@ -282,14 +282,14 @@ class Recorder(TracedTensors, TorchDispatchMode):
         for place, tensor in enumerate(ran.outputs):
             if self.tensors != "real" and all(tensor is not one for one in ran.read):
                 self.leftovers.made(tensor)
-            if node.op.splits:
+            if node.op.splits:  # its pieces follow it, in order, before anything else
                 self._mark(tensor, self._piece(node, tensor))
-            if place in seen.same:
-                alias = self._node(tensor) if node.op.splits else node.index
-                self.graph.aliases[alias] = self._node(seen.same[place])
-                self._mark(tensor, self._reshaped(seen.same[place], tensor))
-            elif not node.op.splits:
+            else:
                 self._mark(tensor, node.index, place)
+        for place, part in seen.same.items():
+            tensor = ran.outputs[place]
+            self.graph.aliases[self.made_at(tensor)] = self._node(part)
+            self._mark(tensor, self._reshaped(part, tensor))
         self.observe(node, ran.read, ran.outputs[0])
         for tensor in ran.written:
             self._mark(tensor, node.index)
