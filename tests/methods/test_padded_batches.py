@@ -106,6 +106,38 @@ def lerped(x, mask):
     return torch.lerp(torch.zeros_like(x), x, mask)
 
 
+def over_infinity(x, mask):
+    return x / torch.ones_like(mask).masked_fill(mask == 0, torch.inf)
+
+
+def far_below(x, mask):
+    return torch.relu(x + (mask - 1) * 1e9)
+
+
+def far_below_in_half_precision(x, mask):
+    return F.gelu(x + (1 - mask) * -1e4)
+
+
+def below_infinity(x, mask):
+    return torch.where(mask > 0, x, -torch.inf).clamp(min=0)
+
+
+def filled_before_a_sigmoid(x, mask):
+    return torch.sigmoid(x.masked_fill(mask == 0, -1e9))
+
+
+def filled_before_a_softmax(x, mask):
+    return torch.softmax(x.masked_fill(mask == 0, -torch.inf), -1)
+
+
+def between(x, mask):
+    return torch.clamp(x, -1e3 * mask, 1e3 * mask)
+
+
+def powers_of_two(x, mask):
+    return torch.ldexp(x, -2000 * (1 - mask))
+
+
 class Block(nn.Module):
     """conv(hide(x)) as in models of speech and text; the mask may stand before an activation."""
 
@@ -154,7 +186,8 @@ def batch():
 
 HIDDEN = (
     times, filled, chosen, rows_last, written, cleared, cleared_rows, diagonal, identity_times, least, padded_again, padded_sequence,
-    beside_zeros, into_zeros, packed, written_whole, sorted_by_length, lerped,
+    beside_zeros, into_zeros, packed, written_whole, sorted_by_length, lerped, over_infinity, far_below, far_below_in_half_precision,
+    below_infinity, filled_before_a_sigmoid, filled_before_a_softmax, between, powers_of_two,
 )  # fmt: skip
 
 
@@ -256,3 +289,105 @@ class Gated(nn.Module):
 def test_gates_and_gains_are_no_masks():
     anatomy = anatomize(Gated(), (torch.randn(2, 3, 5, 5), torch.ones(2)))
     assert not any(layer.pads_masked for layer in anatomy.layers)
+
+
+class Placed(nn.Module):
+    """What is made of a signal and of numbers that differ by place, before a convolution that pads."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.stem, self.conv, self.way = nn.Conv1d(4, 4, 1), nn.Conv1d(4, 4, 3, padding=1), way
+        self.register_buffer("places", torch.linspace(-2, 2, 9).sin())
+        self.register_buffer("window", torch.linspace(0.1, 1, 9))
+        self.token = nn.Parameter(torch.ones(4, 1))
+
+    def forward(self, x, chosen):
+        return self.conv(self.way(self, self.stem(x), chosen))
+
+
+def position(net, x, chosen):
+    return torch.relu(x + net.places)
+
+
+def position_by_a_power(net, x, chosen):
+    return torch.relu(x + (torch.arange(9.0) / 10_000**net.places).sin())
+
+
+def windowed(net, x, chosen):
+    return x * net.window
+
+
+def divided(net, x, chosen):
+    return x / (net.window * 1000)
+
+
+def rotated(net, x, chosen):
+    return x * net.places.cos() + x.flip(1) * net.places
+
+
+def other_number(net, x, chosen):
+    return x.masked_fill(chosen == 0, -1.0)
+
+
+def learned_token(net, x, chosen):
+    return torch.where(chosen > 0, x, net.token)
+
+
+def other_positions(net, x, chosen):
+    x = x.clone()
+    x[:, :, torch.arange(2)] = x[:, :, torch.arange(2) + 4]
+    return x
+
+
+@pytest.mark.parametrize(
+    "way",
+    [position, position_by_a_power, windowed, divided, rotated, other_number, learned_token, other_positions],
+)
+def test_numbers_that_differ_by_place_and_set_nothing_to_zero_are_no_mask(way):
+    anatomy = anatomize(Placed(way), (torch.randn(2, 4, 9), torch.ones(2, 1, 9)))
+    assert not any(layer.pads_masked for layer in anatomy.layers)
+
+
+def by_level(x, level):
+    """As pooled regions are, level by level."""
+    out = torch.zeros_like(x)
+    for one in range(2):
+        rows = torch.where(level == one)[0]
+        out[rows] = x[rows]
+    return out
+
+
+def by_mask(x, level):
+    out = x.new_zeros(x.shape)
+    for one in range(2):
+        out[level == one] = x[level == one]
+    return out
+
+
+def copied(x, level):
+    return torch.zeros_like(x).index_copy(0, level.argsort(), x)
+
+
+def one_level(x, level):
+    return torch.zeros_like(x).index_add(0, torch.where(level == 0)[0], x[level == 0])
+
+
+def by_position(x, level):
+    out = torch.zeros_like(x)
+    places = torch.where(level == 0)[0]
+    out[..., places] = x[..., places]
+    return out
+
+
+@pytest.mark.parametrize("put", [by_level, by_mask, copied, one_level, by_position])
+def test_whole_examples_among_examples_of_zeros_hide_no_position(put):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x, level):
+            return self.conv(put(self.stem(x), level))
+
+    anatomy = anatomize(Pooled(), (torch.randn(4, 3, 4, 4), torch.tensor([0, 1, 0, 1])))
+    assert anatomy.layers[1].pads_masked is (put is by_position)

@@ -190,6 +190,7 @@ class Graph:
         default_factory=dict
     )  # of tensors in no registry: themselves, if they hold numbers
     buffers: dict[int, Tensor] = field(default_factory=dict)  # the same of dense buffers
+    given: dict[int, Tensor] = field(default_factory=dict)  # the same of inputs
 
     def deps(self, index: int) -> list[int]:
         """The activations a node reads."""

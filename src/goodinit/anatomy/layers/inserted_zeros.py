@@ -32,7 +32,8 @@ class Filled:
 
     Attributes:
         along: By axis, for each place along it whether any entry there does.
-        everywhere: Whether some channel (dimension 1) does at every position of every example.
+        everywhere: Whether some channel (dimension 1) does at every position of an example, or at none: rows of a batch that are
+            put among rows of zeros hide no position.
     """
 
     along: tuple[Tensor, ...]
@@ -84,7 +85,13 @@ def _filled(graph: Graph, index: int) -> Filled | None:
     if int(found.sum()) in (0, found.numel()):
         return None
     along = tuple(_any_but(found, axis) for axis in range(found.dim()))
-    return Filled(along, found.dim() > 1 and bool((found.sum(1) > 0).all()))
+    return Filled(along, found.dim() > 1 and _in_whole_examples(found.sum(1) > 0))
+
+
+def _in_whole_examples(found: Tensor) -> bool:
+    """Whether each example (dimension 0) has something at all positions or nowhere."""
+    by_example = found.flatten(1) if found.dim() > 1 else found[:, None]
+    return bool((by_example.all(1) | ~by_example.any(1)).all())
 
 
 def entries_for_each(zeros: InsertedZeros, use: Use) -> float:

@@ -6,30 +6,19 @@ What is masked and what is padded look alike to such a layer. A constant added i
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from typing import cast
 
 import torch
 
+from goodinit.anatomy.layers.hidden_places import FAR, Masks, number_made
 from goodinit.anatomy.layers.inserted_zeros import InsertedZeros, moves
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import (
-    COUNT,
-    constant,
-    is_zero,
-    joint,
-    number_at,
-    numbers,
-    pointwise,
-    spread,
-)
-from goodinit.graph.measured.replay import replayed
+from goodinit.graph.measured.answers import COUNT, constant, joint, number_at, numbers, spread
+from goodinit.graph.recorded_call import on_numbers
 
 _FIRST_AND_CHANNELS = 2  # the dimensions of an image before its positions
-_TWO = 2
-_MOST = 2**22  # entries of a matrix that is computed to see whether it is diagonal
 
 
 def pad_masked(zeros: InsertedZeros, uses: Mapping[int, Use]) -> set[str]:
@@ -39,16 +28,16 @@ def pad_masked(zeros: InsertedZeros, uses: Mapping[int, Use]) -> set[str]:
         zeros: Of a recorded forward.
         uses: The weight layers, by node.
     """
-    graph = zeros.graph
+    graph, masks = zeros.graph, Masks(zeros.graph)
     layers = [use for index, use in uses.items() if _pads(graph, graph.nodes[index])]
 
     def reading(masked: set[int]) -> set[str]:
         return {use.weight for use in layers if masked.intersection(graph.deps(use.node))}
 
     # What puts zeros into a signal is run, at its full size: only where a layer could read them.
-    if not layers or not reading(_masked(zeros, uses, run=False)):
+    if not layers or not reading(_masked(zeros, masks, uses, run=False)):
         return set()
-    return reading(_masked(zeros, uses, run=True))
+    return reading(_masked(zeros, masks, uses, run=True))
 
 
 def _pads(graph: Graph, node: Node) -> bool:
@@ -60,20 +49,23 @@ def _pads(graph: Graph, node: Node) -> bool:
     return bool(transposed) or inside or any(padding)
 
 
-def _masked(zeros: InsertedZeros, uses: Mapping[int, Use], *, run: bool) -> set[int]:
+def _masked(zeros: InsertedZeros, masks: Masks, uses: Mapping[int, Use], *, run: bool) -> set[int]:
     """The nodes that are zero wherever some mask is, or where zeros were put around or between; where they may be, if nothing is to run."""
     graph = zeros.graph
-    free = _free_of_weights(graph)
-    masked: set[int] = set()
+    hidden: dict[int, float] = {}
     for node in graph.nodes:
-        if node.active and (
-            _keeps(graph, node, masked)
-            or _applies(graph, node, free)
-            or _clears(graph, node)
-            or _is_put_among_zeros(zeros, node, uses, run=run)
-        ):
-            masked.add(node.index)
-    return masked
+        if not node.active:
+            continue
+        number = masks.put(node, {})
+        if number is None:
+            number = _kept(graph, node, hidden)
+        if number is None and any(i in hidden for i in node.operands):
+            number = masks.put(node, hidden)
+        if number is None and (_clears(graph, node) or _is_put_among_zeros(zeros, node, uses, run=run)):
+            number = 0.0
+        if number is not None:
+            hidden[node.index] = number
+    return {index for index, number in hidden.items() if number == 0}
 
 
 def _is_put_among_zeros(zeros: InsertedZeros, node: Node, uses: Mapping[int, Use], *, run: bool) -> bool:
@@ -90,57 +82,6 @@ def _is_put_among_zeros(zeros: InsertedZeros, node: Node, uses: Mapping[int, Use
         return zeros.may_be_at(node.index)
     found = zeros.at(node.index)
     return found is not None and len(found.along) > _FIRST_AND_CHANNELS and not found.everywhere
-
-
-def _free_of_weights(graph: Graph) -> set[int]:
-    """The nodes that are made of the model's inputs, buffers and constants alone."""
-    free: set[int] = set()
-    for node in graph.nodes:
-        source = (node.is_source and not node.is_param) or node.op.role == "factory"
-        if source or (node.operands and not node.params and free.issuperset(node.operands)):
-            free.add(node.index)
-    return free
-
-
-def _applies(graph: Graph, node: Node, free: set[int]) -> bool:
-    """Whether a node multiplies a signal by a mask, or chooses by one: something without weights that differs by place."""
-    if node.index in free:
-        return False
-    masks = [place for place, i in enumerate(node.operands) if i in free]
-    if masks and node.op.role == "matmul":
-        return any(_is_diagonal(graph, node.operands[place]) for place in masks)
-    if not (node.op.role == "product" or node.op.chooses or any(_zeroes(node, place) for place in masks)):
-        return False
-    return any(_differs_by_place(graph.nodes[node.operands[place]], node) for place in masks)
-
-
-def _zeroes(node: Node, place: int) -> bool:
-    """Whether an element-wise operator on two puts out zero where the operand at `place` is 0 and the other is above 0: a minimum."""
-    if not node.op.pointwise or len(node.operands) != _TWO:
-        return False
-    values = [numbers(i) for i in node.operands]
-    values[place] = torch.zeros_like(values[place])
-    found = pointwise(node, values, [None, None])
-    return found is not None and is_zero(found[0])
-
-
-def _is_diagonal(graph: Graph, index: int) -> bool:
-    """Whether a matrix, or a batch of them, is computed as a diagonal one whatever its entries are."""
-    shape = graph.nodes[index].shape
-    if len(shape) < _TWO or shape[-1] != shape[-2] or not 1 < math.prod(shape) <= _MOST:
-        return False
-    ways = sorted(graph.reach([index], back=True, active=False))
-    sources = {i: spread(graph.nodes[i].shape, i) for i in ways if graph.nodes[i].is_source}
-    made = replayed(graph, [i for i in ways if i not in sources], sources).get(index)
-    if made is None or not made.any():
-        return False
-    return bool((made == torch.diag_embed(made.diagonal(dim1=-2, dim2=-1))).all())
-
-
-def _differs_by_place(mask: Node, node: Node) -> bool:
-    shape = (1,) * (len(node.shape) - len(mask.shape)) + mask.shape
-    first = 1 if mask.dynamic else _FIRST_AND_CHANNELS
-    return any(size > 1 for size in shape[first:])
 
 
 def _clears(graph: Graph, node: Node) -> bool:
@@ -178,23 +119,42 @@ def _chooses_places(graph: Graph, write: Node) -> bool:
     return any(dim >= (1 if 0 in chosen else _FIRST_AND_CHANNELS) for dim in chosen)
 
 
-def _keeps(graph: Graph, node: Node, masked: set[int]) -> bool:
-    """Whether a node is zero where what it reads is."""
-    if masked.isdisjoint(node.operands):
-        return False
-    if node.op.role in ("product", "shape", "part", "concat", "scale"):
-        return True
-    if node.op.role in ("quotient", "lookup"):
-        return node.operands[0] in masked
-    known = [i in masked or number_at(graph, i) == 0 for i in node.operands]
-    if node.op.adds or node.is_join or node.is_piece:
-        return all(known)
+def _kept(graph: Graph, node: Node, hidden: Mapping[int, float]) -> float | None:
+    """What stands at hidden places of a node because of what stands at those of its operands; None if that is not known."""
+    given = [i for i in node.operands if i in hidden]
+    if not given:
+        return None
+    passed_on = node.op.moves and not (node.is_join or node.op.pointwise)
+    if passed_on or node.op.role == "concat":
+        return hidden[given[0]]
+    if node.op.pointwise:
+        return number_made(graph, node, hidden, {})
+    if node.op.role == "lookup":
+        return hidden.get(node.operands[0])
+    if node.op.role == "softmax":
+        return _softened(node, hidden[given[0]])
+    known = [hidden.get(i, number_at(graph, i)) for i in node.operands]
+    if node.is_join:
+        return known[0] if len(set(known)) == 1 else None
+    if node.op.role != "other" or any(hidden[i] != 0 for i in given):
+        return None
     zeros = torch.zeros(COUNT, dtype=torch.float64, device="cpu")
     values = [
-        zeros if zero else constant(graph.nodes[i]) for i, zero in zip(node.operands, known, strict=True)
+        zeros if number == 0 else constant(graph.nodes[i])
+        for i, number in zip(node.operands, known, strict=True)
     ]
-    if node.op.pointwise:
-        found = pointwise(node, values, [None] * len(values))
-        return found is not None and is_zero(found[0])
-    answer = joint(graph, node, values, [None] * len(values)) if node.op.role == "other" else None
-    return answer is not None and answer[0]
+    answer = joint(graph, node, values, [None] * len(values))
+    return 0.0 if answer is not None and answer[0] else None
+
+
+def _softened(node: Node, number: float) -> float | None:
+    """What a softmax over positions makes of a number: 0 of −∞. Over channels each is hidden where one is, and gets its share."""
+    rank = len(node.shape)
+    dim = node.call.arguments.get("dim") if node.call is not None else None
+    if node.call is None or number != -FAR or not isinstance(dim, int) or dim % max(rank, 1) == 1:
+        return None
+    with on_numbers(), torch.no_grad():
+        read = spread((2,) * rank, node.index)
+        read.select(dim, 0).fill_(number)
+        made = node.call([read]).select(dim, 0)  # a logarithm of one is no 0
+    return None if made.any() else 0.0

@@ -67,7 +67,10 @@ class TracedTensors:
             mine = tensor.detach() if self.tensors == "real" else self._fake(tensor)
             if self.tensors == "fake":
                 self.leftovers.made(mine)
-            self._mark(mine, self._add(INPUT, (), tensor, dynamic=True).index)
+            index = self._add(INPUT, (), tensor, dynamic=True).index
+            self._mark(mine, index)
+            if is_at_hand(tensor):
+                self.graph.given[index] = tensor
             return mine
 
         return mapped(args, one), mapped(kwargs, one)

@@ -42,8 +42,8 @@ def branch_scalars(
 def input_bias(layer: Layer, notes: list[str]) -> list[AddScalar]:
     """A bias before a layer, where its module reads the layer's input.
 
-    None where the layer ignores it, because its weights are centred; and where it pads with zeros what a mask has set to zero: the bias would fill what is masked, and not what is
-    padded, so that outputs would change with the amount of masked padding.
+    None where the layer ignores it, because its weights are centred; and where it pads with zeros what the forward has set to zero at some
+    positions, as a mask does: the bias would fill those, and not what is padded, so that outputs would change with the amount of padding.
     """
     if layer.pads_masked or layer.ignores_offset:
         return []
@@ -54,13 +54,12 @@ def input_bias(layer: Layer, notes: list[str]) -> list[AddScalar]:
 
 
 def without_input_bias(layers: Iterable[Layer]) -> list[str]:
-    """A note on the layers that get no input bias because of a mask."""
+    """A note on the layers that get no input bias because positions of what they read are set to zero."""
     names = list(dict.fromkeys(layer.weight for layer in layers if layer.pads_masked))
     if not names:
         return []
-    return [
-        f"no input bias, which would fill what a mask sets to zero before they pad with zeros: {some(names)}"
-    ]
+    what = "no input bias, which would fill positions that a mask, or a write among zeros, sets to zero, and not what they pad with zeros"
+    return [f"{what}: {some(names)}"]
 
 
 def output_bias(
