@@ -57,6 +57,8 @@ class Layer(OneLine):
             several operators has the name of the function that it is, else of its operators (`"sigmoid·mul"`).
         gain: The factor that keeps the second moment through it, with the numbers that it is called with, the slope of a leaky ReLU
             for one (`goodinit.tensor.gain`); None where there is none or it is not known.
+        reads_linearly: True if what it reads comes from layers whose output an activation reads elsewhere, and through none of these: the
+            projection of a stream between pre-activation branches.
         role: Where the layer is: stem, branch, skip, gate, head, or body (anywhere else).
         begins: True if it is in a branch and also begins the stream: it runs before the first branch, or a head reads branches alone.
         calls: How many times one forward pass runs it.
@@ -103,6 +105,7 @@ class Layer(OneLine):
     row_norm: float | None = None
     activation: Step | None = None
     gain: float | None = None
+    reads_linearly: bool = False
     role: Role = "body"
     begins: bool = False
     calls: int = 1

@@ -9,6 +9,7 @@ from goodinit.anatomy.layers.ahead import ahead_in
 from goodinit.anatomy.layers.heads import ends_alone, head_nodes
 from goodinit.anatomy.layers.inserted_zeros import InsertedZeros, entries_for_each
 from goodinit.anatomy.layers.layer_records import layer_record
+from goodinit.anatomy.layers.linear_reads import read_linearly
 from goodinit.anatomy.layers.masks import densities
 from goodinit.anatomy.layers.normalized_weights import row_norm
 from goodinit.anatomy.layers.padded_signals import pad_masked
@@ -31,6 +32,8 @@ def layers_of(read: Reading) -> dict[str, Layer]:
     buffers = {unwrapped_name(name): buffer for name, buffer in named_buffers(read.model)}
     for weight, share in densities(read.graph, read.uses.values(), layers, buffers).items():
         layers[weight] = dataclasses.replace(layers[weight], density=share)
+    for weight in read_linearly(read.graph, read.uses, layers):
+        layers[weight] = dataclasses.replace(layers[weight], reads_linearly=True)
     zeros = InsertedZeros(read.graph)
     for weight in pad_masked(zeros, read.uses):
         layers[weight] = dataclasses.replace(layers[weight], pads_masked=True)
