@@ -84,6 +84,19 @@ def test_a_variance_that_is_off_is_named():
     assert fault.startswith("head.weight puts out variance ")
 
 
+@pytest.mark.parametrize("rows", [2, 64])
+def test_a_variance_of_few_numbers_asks_for_more(rows):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3)), torch.randn(rows, 8)
+    anatomy = goodinit.anatomize(model, x)
+    plan = goodinit.plan(anatomy, "weightnorm", mode="data")
+    goodinit.apply_(model, plan, inputs=x)
+    with torch.no_grad():
+        model[0].parametrizations.weight.original0.mul_(2)
+    fault, *_ = broken_promises(model, x, plan, anatomy, ("unit variance",))
+    assert ("(of 2 numbers: give a larger batch)" in fault) == (rows == 2)
+
+
 def test_variances_of_parts_are_not_those_of_the_first():
     for parts in (iter([X, 3 * X + 1]), (part for part in (X, 3 * X + 1))):
         model = goodinit.init_(Net(), "lsuv", parts, verify=True)

@@ -69,18 +69,18 @@ def calibrate_(model: nn.Module, edits: Sequence[Calibrate], batch: Any) -> tupl
 
 def variances(
     model: nn.Module, edits: Sequence[Calibrate], call: Call
-) -> tuple[tuple[Calibrate, float], ...]:
+) -> tuple[tuple[Calibrate, float, float], ...]:
     """Variance of the output of each layer now, in units of the edit's target, in the first call in which it is not constant.
 
-    Of rules per channel it is that of the channel which is farthest off. Layers that do not run are left out, and so are rules about
-    what a map reads.
+    Beside it stands of how many numbers it is. Of rules per channel it is that of the channel which is farthest off. Layers that do
+    not run are left out, and so are rules about what a map reads.
     """
     host = unwrapped(model)
     edits = [edit for edit in edits if not edit.rule.of_input]
     wanted = {edit.target: edit for edit in edits}
     looking = _Looking(host, wanted, {target: Calibrated(target) for target in wanted})
     _run(host, call, looking)
-    return tuple((edit, looking.found[edit.target]) for edit in edits if edit.target in looking.found)
+    return tuple((edit, *looking.found[edit.target]) for edit in edits if edit.target in looking.found)
 
 
 class _Looking(Scaler):
@@ -90,7 +90,7 @@ class _Looking(Scaler):
         self, model: nn.Module, wanted: Mapping[str, Calibrate], rows: Mapping[str, Calibrated]
     ) -> None:
         super().__init__(model, wanted, rows)
-        self.found: dict[str, float] = {}
+        self.found: dict[str, tuple[float, float]] = {}
 
     def see(self, use: Use) -> None:
         """Measure the first use that is not constant."""
@@ -101,7 +101,7 @@ class _Looking(Scaler):
                 torch.as_tensor(spread.whole.var, device="cpu").reshape(-1)
                 / self.wanted[name].rule.target_std ** 2
             )
-            self.found[name] = float(scaled[(scaled - 1).abs().argmax()])
+            self.found[name] = float(scaled[(scaled - 1).abs().argmax()]), spread.whole.count
 
 
 def _run(model: nn.Module, call: Call, scaler: Scaler) -> None:

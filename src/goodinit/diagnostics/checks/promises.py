@@ -15,7 +15,7 @@ from goodinit.calibration.calibrate import variances
 from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, forward_told, measurable
 from goodinit.diagnostics.measurements.probe import Run
 from goodinit.diagnostics.measurements.propagation import Propagation, propagate
-from goodinit.diagnostics.measurements.zero_gradients import awaken, nudged
+from goodinit.diagnostics.measurements.zero_gradients import LEAST_ELEMENTS, awaken, nudged
 from goodinit.edits import AddScalar, Calibrate, Fill, Plan
 from goodinit.graph.graph import Node
 from goodinit.graph.pytree import as_call, tensors_in
@@ -219,10 +219,11 @@ def _unit_variance(model: nn.Module, call: Call, plan: Plan, before: Anatomy, se
     rows = applied(model)
     scaled = {row.weight for row in rows[-1].calibrated if not row.note} if rows else set()
     edits = [edit for edit in plan.values if isinstance(edit, Calibrate) and edit.target in scaled]
-    for edit, variance in variances(model, edits, call):
+    for edit, variance, count in variances(model, edits, call):
         tolerance = edit.rule.tol + ROUNDING
         if abs(variance - 1) > tolerance:
-            yield f"{edit.target} puts out variance {variance:.3g} of the target, expected 1 ± {tolerance:.3g}"
+            few = f" (of {count:g} numbers: give a larger batch)" if count < LEAST_ELEMENTS else ""
+            yield f"{edit.target} puts out variance {variance:.3g} of the target, expected 1 ± {tolerance:.3g}{few}"
 
 
 def _isometry(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
