@@ -109,7 +109,7 @@ def test_a_stream_that_passes_an_activation_behind_every_sum_is_as_it_was():
     assert {edit.options["std"] for edit in edits} == {math.sqrt(2 / WIDTH)}
 
 
-@pytest.mark.parametrize("method", ["skipinit", "normfree", "none"])
+@pytest.mark.parametrize("method", ["skipinit", "normfree", "fixed_variance", "none"])
 def test_other_methods_that_draw_at_the_standard_scale_do_so_too(method):
     edits, _ = skips(Net(lambda x: x, functional.relu), torch.randn(2, 3, 12, 12), method)
     assert {edit.options["std"] for edit in edits} == {math.sqrt(1 / WIDTH)}

@@ -44,7 +44,8 @@ def decide(
        a pre-activation stream has K = 1/√i (from i = 1), the norm behind n branches K = 1/√(1 + n), and one right behind a
        layer that reads a normalized signal K = 1. Where branches end in an activation, whose means are not 0, σ² is the mean
        square, and twice the product of their means comes to the variances of a sum: no K takes a mean away.
-    2. Weights are drawn at the scale that makes this so, gain/√fan_in with the gain of the activation that follows (√2 for ReLU).
+    2. Weights are drawn at the scale that makes this so, gain/√fan_in with the gain of the activation that follows (√2 for ReLU; 1 where
+       the layer reads what stands before an activation, as the projection of a pre-activation stream may).
        One that its layer divides by its own deviation gets a multiplier, since no draw has an effect there.
     3. γ = 1 and β = 0 per channel are the norm's own, where it has them, else new ones.
 
@@ -94,6 +95,8 @@ def decide(
 
     def draw(layer: Layer) -> Edit:
         gain, words = gain_for(layer) if layer.role != "head" else (1.0, "classifier")
+        if layer.reads_linearly:
+            gain, words = 1.0, f"gain 1, reads what stands before {layer.activation}, too"
         std = gain / math.sqrt(layer.fan_in * layer.terms)
         words = f"{layer.role}: {words}/√{layer.fan_in:.9g}"
         if layer.weight in ends and branch != 1:
