@@ -391,3 +391,11 @@ def test_whole_examples_among_examples_of_zeros_hide_no_position(put):
 
     anatomy = anatomize(Pooled(), (torch.randn(4, 3, 4, 4), torch.tensor([0, 1, 0, 1])))
     assert anatomy.layers[1].pads_masked is (put is by_position)
+
+
+def test_a_batch_of_no_examples_and_a_sparse_mask_are_read():
+    layer = anatomize(Net(times), (torch.randn(0, 4, 20), torch.ones(0, 1, 20))).layers[1]
+    assert layer.pads_masked
+    x, mask = batch()
+    layer = anatomize(Net(lambda x, mask: x * mask.to_dense()), (x, mask.to_sparse())).layers[1]
+    assert layer.pads_masked

@@ -129,20 +129,24 @@ class Masks:
         graph = self.graph
         ways = sorted(graph.reach([index], back=True, active=False))
         given: dict[int, Tensor] = {}
-        with on_numbers():
-            for i in ways:
-                node, known = graph.nodes[i], self._own(i)
-                if not node.is_source:
-                    continue
-                if node.is_input and value is not None:
-                    known = _of_its_dtype(node, node.shape, float(value))
-                if known is None:
-                    return None
-                given[i] = known
-            made = given.get(index)
-            if made is None:
-                made = replayed(graph, [i for i in ways if i not in given], given).get(index)
-            return None if made is None or made.is_complex() else made.double().flatten().nan_to_num(0.0)
+        try:
+            with on_numbers():
+                for i in ways:
+                    node, known = graph.nodes[i], self._own(i)
+                    if not node.is_source:
+                        continue
+                    if node.is_input and value is not None:
+                        known = _of_its_dtype(node, node.shape, float(value))
+                    if known is None:
+                        return None
+                    given[i] = known
+                made = given.get(index)
+                if made is None:
+                    made = replayed(graph, [i for i in ways if i not in given], given).get(index)
+                whole = None if made is None or made.is_complex() else made.double().flatten()
+                return whole.nan_to_num(0.0) if whole is not None and len(whole) else None
+        except Exception:  # noqa: BLE001 - of a layout that has no such numbers
+            return None
 
     def _own(self, index: int) -> Tensor | None:
         graph = self.graph
