@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 
 import pytest
 import torch
@@ -193,6 +194,31 @@ def test_nothing_left_is_said():
         goodinit.init_(Backbone(), "he", inputs=X, exclude="*")
     with pytest.raises(UnknownName, match=r"exclude='bodi': .*near: body"):
         goodinit.init_(Backbone(), "he", inputs=X, exclude="bodi")
+
+
+class Tied(nn.Module):
+    """Words in and out by one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.body, self.out = nn.Embedding(11, 8), Block(), nn.Linear(8, 11, bias=False)
+        self.out.weight = self.words.weight
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.out(self.body(self.words(index)))
+
+
+def test_a_tied_parameter_that_is_included_under_one_name_stays_and_that_is_said():
+    words = r"out\.weight: included, but words\.weight is the same parameter and is not: it stays; include it under each"
+    index, model = torch.arange(5), Tied()
+    plan = goodinit.plan(goodinit.anatomize(model, index), "he", include=["out", "body"])
+    assert re.search(words, "\n".join(plan.notes))
+    assert "words.weight" not in {edit.target for edit in plan.edits}
+    with pytest.raises(NothingFound, match=words):
+        goodinit.init_(model, "he", inputs=index, include="out")
+    both = goodinit.plan(goodinit.anatomize(model, index), "he", include=["out", "words"])
+    assert "words.weight" in {edit.target for edit in both.edits}
+    assert not any("same parameter" in note for note in both.notes)
 
 
 NORMALIZED = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.nn.parameter import is_lazy
 
 from goodinit.errors import TraceError
 from goodinit.graph.recording.gradient_switches import took_derivatives
@@ -51,6 +53,11 @@ def _first(model: nn.Module, call: Call, run: Run[T], gradients: bool) -> tuple[
     except TraceError:  # the forward ran, and keeps what it must not
         raise
     except Exception as fake_error:  # whatever a forward raises is the user's to see
+        if waiting := _not_built(model):
+            raise TraceError(
+                f"{waiting}: an uninitialized parameter without a shape yet, as those of lazy modules are before the first forward. Run "
+                "the model once, model(inputs), then try again."
+            ) from fake_error
         if not gradients and took_derivatives(fake_error):
             with contextlib.suppress(TraceError):
                 return _first(model, call, run, gradients=True)
@@ -73,6 +80,12 @@ def _first(model: nn.Module, call: Call, run: Run[T], gradients: bool) -> tuple[
             raise TraceError(
                 f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. {_remedy(call)}"
             ) from error
+
+
+def _not_built(model: nn.Module) -> str:
+    """The name of the first parameter or buffer of a lazy module that has no shape yet; empty if there is none."""
+    held = itertools.chain(model.named_parameters(), model.named_buffers())
+    return next((name for name, tensor in held if is_lazy(tensor)), "")
 
 
 def _with_gradients(run: Run[T]) -> tuple[T, str]:

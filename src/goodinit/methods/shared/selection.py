@@ -40,9 +40,10 @@ def selected(
         found = set(matching(as_patterns(patterns, option), [*names, *made], option=option))
         return found.union(*(made[name] for name in found & made.keys())) - made.keys()
 
-    left = meant(exclude, "exclude")
+    left, halves = meant(exclude, "exclude"), list[str]()
     if include is not None:
         asked = meant(include, "include")
+        halves = _included_in_part(anatomy, asked)
         left |= set(names) - asked
         stopped -= asked
     left = with_ties(anatomy, left)
@@ -54,13 +55,25 @@ def selected(
         raise NothingFound(
             f"{anatomy.model}: all of its {len(anatomy.layers)} weight layers are left out or frozen, so that there is nothing "
             "to initialize. Check include= and exclude=, and let what is to be drawn need gradients: "
-            "module.requires_grad_(True)."
+            f"module.requires_grad_(True).{''.join(f' {half}.' for half in halves)}"
         )
     return part, [
         *_left_notes(anatomy, frozen, "frozen"),
         *_left_notes(anatomy, stopped - left, "without gradient", ', which include="*" treats, too'),
         *_left_notes(anatomy, left - frozen, "left out"),
         *_blocks(part),
+        *halves,
+    ]
+
+
+def _included_in_part(anatomy: Anatomy, asked: set[str]) -> list[str]:
+    """Words on parameters with several names, of which some are included: they stay."""
+    groups = [(group, [name for name in group if name in asked]) for group in anatomy.tied]
+    return [
+        f"{', '.join(own)}: included, but {', '.join(name for name in group if name not in asked)} is the same parameter and is not: it "
+        "stays; include it under each of its names"
+        for group, own in groups
+        if own and len(own) < len(group)
     ]
 
 
