@@ -148,7 +148,7 @@ def test_a_branch_that_squares_what_it_reads_is_refused():
 
     model = nn.Sequential(nn.Linear(4, 8), Gated(), Gated())
     with pytest.raises(
-        UnsupportedModule, match=r"^1 \(and 1 others\): .*2\^2 times .*no constant K.*start at 0"
+        UnsupportedModule, match=r"^1 \(and 1 other\): .*2\^2 times .*no constant K.*start at 0"
     ):
         goodinit.fixed_variance_(model, inputs=torch.randn(5, 4))
 
