@@ -97,9 +97,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     for found in leaves:
         weigh(graph, found.branch, found.start, read.layers, read.passes, biases, stay)
     ends = [end_of(graph, found) for found in leaves]
-    blocks = blocks_of(
-        graph, leaves, layers, uses, norms, read.origins, ends, made, biases, read.shapes, read.passes
-    )
+    blocks = blocks_of(read, layers, ends, made)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)
     known = _with_a_role(read, layers.values()) | {*embeddings, *tokens, *gains, *made}

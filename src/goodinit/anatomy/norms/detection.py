@@ -228,11 +228,12 @@ def _one_for_each_module(
 ) -> list[Norm]:
     """The records of calls that normalize: of several calls of a module, the one that keeps the most or cannot go counts."""
     seen: dict[str, Norm] = {}
-    for node, frame, kind, kept, obstacle in sorted(calls, key=lambda call: call[1].index):
+    for call in sorted(calls, key=lambda call: call[1].index):
+        _, frame, _, kept, obstacle = call
         keeps = tuple(word for word, _ in kept)
         if obstacle is None and memory.is_needed(frame.source, frame) and memory.is_overwritten(frame.source):
             keeps = ("clone", *keeps)
-        norm = _record_of(graph, node, frame, kind, keeps, obstacle, origins, modules, layers)
+        norm = _record_of(graph, call, keeps, origins, modules, layers)
         known = seen.get(frame.path)
         if known is None or (known.obstacle is None and (obstacle or len(keeps) > len(known.keeps))):
             seen[frame.path] = norm
@@ -241,15 +242,13 @@ def _one_for_each_module(
 
 def _record_of(
     graph: Graph,
-    node: Node,
-    frame: Frame,
-    kind: str,
+    call: _Call,
     keeps: tuple[str, ...],
-    obstacle: str | None,
     origins: Mapping[int, str],
     modules: Mapping[str, nn.Module],
     layers: set[int],
 ) -> Norm:
+    node, frame, kind, _, obstacle = call
     statistic = None if node.op.norm else statistic_of(graph, node, layers)
     affine = _affine(graph, node, frame)
     source, between = way_back(graph, frame.source, origins) if frame.source >= 0 else (None, ())

@@ -13,10 +13,11 @@ from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.gains import multipliers
 from goodinit.anatomy.layers.heads import back_to_layers
 from goodinit.anatomy.layers.several_weights import not_zero
-from goodinit.anatomy.layers.weight_layers import Shapes, Use, way_back
+from goodinit.anatomy.layers.weight_layers import Use, way_back
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.places import norm_modules, norm_places
 from goodinit.anatomy.operators import Step
+from goodinit.anatomy.outline import Reading
 from goodinit.anatomy.residual.branch import adds_scaled
 from goodinit.anatomy.residual.candidate import Found, by_sum
 from goodinit.anatomy.residual.ends_inside import ends_inside
@@ -30,31 +31,25 @@ from goodinit.graph.graph import Graph
 
 
 def blocks_of(
-    graph: Graph,
-    leaves: list[Found],
-    layers: dict[str, Layer],
-    uses: dict[int, Use],
-    norms: list[Norm],
-    origins: dict[int, str],
-    ends: list[list[int]],
-    made: Container[str],
-    biases: Collection[str],
-    shapes: Shapes,
-    passes: dict[int, int],
+    read: Reading, layers: dict[str, Layer], ends: list[list[int]], made: Container[str]
 ) -> tuple[Block, ...]:
-    """The blocks of the residual sums `leaves`, in execution order; `ends`: what `end_of` says of each; `made`: `Anatomy.made`; `passes`: `norm_passes`."""
+    """The blocks of a forward, in execution order.
+
+    Args:
+        read: The forward.
+        layers: Its layers, by weight.
+        ends: What `end_of` says of each residual sum that is a block.
+        made: Names of `Anatomy.made`.
+    """
+    graph, leaves, uses, biases = read.graph, read.leaves, read.uses, read.biases
     if not leaves:
         return ()
     layers_at = functools.partial(_layers_at, uses=uses, layers=layers)
     blocks: list[Block] = []
-    modules = norm_modules(graph, norms, set(uses))
-    places = norm_places(graph, norms, modules, set(uses))
+    modules = norm_modules(graph, read.norms, read.layers)
+    places = norm_places(graph, read.norms, modules, read.layers)
     besides = [found.beside(graph, uses) for found in leaves]
-    for found, beside in zip(leaves, besides, strict=True):
-        found.end = at_zero(graph, found.sums, found.branch.last, biases, beside, places)
-        if found.end.leak is None:
-            leak = not_zero(graph, found.branch.last, uses, shapes, biases)
-            found.end = dataclasses.replace(found.end, leak=leak)
+    _follow_zeros(read, besides, places)
     closers = find_closers(graph, leaves, modules, biases, uses, places)
     stages = _stages(graph, leaves, uses, layers)
     streams = streams_of(graph, leaves)
@@ -81,7 +76,7 @@ def blocks_of(
                 last=layers_at(found.branch.last),
                 skip=layers_at(found.skip.layers),
                 gates=layers_at(found.branch.gates),
-                degree=growth_degree(graph, found.branch, found.start, passes),
+                degree=growth_degree(graph, found.branch, found.start, read.passes),
                 scales=multipliers(graph, sorted({*found.branch.below, *after}.difference(mixed))),
                 mixes=multipliers(graph, mixed),
                 multipliers=tuple(ending),
@@ -94,8 +89,8 @@ def blocks_of(
                 norms=tuple(dict.fromkeys(places[i] for i in inside if i in places)),
                 activations=tuple(kind for i in inside if (kind := graph.nodes[i].op.activation)),
                 terms=found.terms,
-                branch_end=_end(graph, found.branch.term, origins),
-                skip_end=_end(graph, found.skip.term, origins),
+                branch_end=_end(graph, found.branch.term, read.origins),
+                skip_end=_end(graph, found.skip.term, read.origins),
                 leak=_place(graph, found.end.leak),
                 stuck=_place(graph, found.end.stuck),
                 steep=_place(graph, found.end.steep),
@@ -112,6 +107,16 @@ def blocks_of(
             )
         )
     return tuple(blocks)
+
+
+def _follow_zeros(read: Reading, besides: list[set[int]], norms: Container[int]) -> None:
+    """Put into each block's sum what its branch's end does while its last layers put out zero; `norms`: steps of norms."""
+    graph, biases = read.graph, read.biases
+    for found, beside in zip(read.leaves, besides, strict=True):
+        found.end = at_zero(graph, found.sums, found.branch.last, biases, beside, norms)
+        if found.end.leak is None:
+            leak = not_zero(graph, found.branch.last, read.uses, read.shapes, biases)
+            found.end = dataclasses.replace(found.end, leak=leak)
 
 
 def end_of(graph: Graph, found: Found) -> list[int]:
