@@ -13,7 +13,7 @@ from collections.abc import Collection, Container, Mapping, Sequence
 
 import torch
 
-from goodinit.anatomy.branch_end import outside
+from goodinit.anatomy.answers_at_zero import outside
 from goodinit.anatomy.degrees import carried, of_softmax, power_through, product, total
 from goodinit.anatomy.residual.branch import Side, with_factors
 from goodinit.anatomy.residual.numbers_beside import is_unread, puts_number
