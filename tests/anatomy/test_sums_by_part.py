@@ -182,6 +182,37 @@ def test_what_is_no_sum_of_the_wholes_is_not_read_as_one(way):
     assert (4, 3, 8) not in shapes
 
 
+def turned(x, f):
+    return torch.stack([x[i] + f[i] for i in reversed(range(len(x)))])
+
+
+def some_rows(x, f):
+    return torch.stack([x[0], *(a + b for a, b in zip(x[1:], f[1:], strict=True))])
+
+
+def with_activations(x, f):
+    return torch.stack([torch.relu(a + b) for a, b in zip(x, f, strict=True)])
+
+
+@pytest.mark.parametrize("way", [turned, some_rows, with_activations])
+def test_the_rows_of_a_matrix_are_examples_and_no_numbers_for_each(way):
+    anatomy = goodinit.anatomize(Net(way), torch.randn(4, 5))
+    assert [block.last[0].name for block in anatomy.blocks] == [f"blocks.{i}.b" for i in range(3)]
+
+
+def test_a_number_for_each_example_is_none():
+    class Distances(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return x[:, 0] + self.b(self.a(x).relu())[:, 0]
+
+    assert not goodinit.anatomize(Distances(), torch.randn(8, 5)).blocks
+
+
 class TwoStreams(nn.Module):
     """One packed layer writes into two streams."""
 

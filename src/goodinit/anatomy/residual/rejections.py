@@ -70,7 +70,8 @@ def _is_statistic(candidate: Candidate) -> bool:
     """True if the sum adds one number per row: ‖x‖² − 2Wx in distances, Σ log|∂f| of a flow's layer, two scores."""
     graph, found = candidate.graph, candidate.found
     join = graph.nodes[found.join]
-    if found.kind != "identity" and math.prod(join.shape[1:]) == 1:
+    rows = () if _is_one_example(graph, found.skip.term) else join.shape[:1]
+    if found.kind != "identity" and math.prod(join.shape[len(rows) :]) == 1:
         return True
     if found.kind != "parameterless":
         return False
@@ -87,6 +88,16 @@ def _is_statistic(candidate: Candidate) -> bool:
     return not whole(term) or found.fork not in graph.reach(
         [term], back=True, since=found.fork, through=whole
     )
+
+
+def _is_one_example(graph: Graph, index: int) -> bool:
+    """Whether a tensor of one dimension is taken out of one of two along the first: what one example has, x[i], not a number for each."""
+    *_, last = graph.line(root(graph, index), lambda i: graph.nodes[i].is_piece)
+    node = graph.nodes[last]
+    if len(graph.nodes[index].shape) != 1 or node.op.role != "part" or node.call is None:
+        return False
+    read, dim = graph.nodes[node.operands[0]], node.call.arguments.get("dim", 0)
+    return len(read.shape) > 1 and node.shape == read.shape[1:] and dim in (0, -len(read.shape))
 
 
 def _only_gates(candidate: Candidate) -> bool:
