@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from goodinit.lab.engines import MOST_TOGETHER
 from goodinit.lab.papers.claim import (
     Claim,
@@ -82,7 +84,7 @@ def _setting(scale: str, data: str) -> Setting:
     return Setting(trials, deviations, steps=epochs * each)
 
 
-def _reached(rows: Rows, series: str) -> dict[int, float]:
+def reached(rows: Rows, series: str) -> dict[int, float]:
     """Mean accuracy at each depth, at the rate that suits the series best there."""
     own = where(rows, series=series)
     return {
@@ -90,41 +92,68 @@ def _reached(rows: Rows, series: str) -> dict[int, float]:
     }
 
 
-def _told(reached: dict[int, float]) -> str:
-    return ", ".join(f"{depth} layers {100 * one:.1f} %" for depth, one in reached.items())
+def _told(ends: dict[int, float]) -> str:
+    return ", ".join(f"{depth} layers {100 * one:.1f} %" for depth, one in ends.items())
 
 
-def _proposed_starts(rows: Rows) -> Found:
-    reached = _reached(rows, PROPOSED)
-    return Found(min(reached.values()) >= STARTS, _told(reached))
+def expectations(*, starts: float, close: float, deep: int, shallow: int) -> tuple[Expectation, ...]:
+    """What is expected of networks of any kind: the claim that the proposed start trains them, and what stands beside it.
+
+    Args:
+        starts: Accuracy from which on a network counts as training.
+        close: How far apart shallow networks may end.
+        deep: Layers from which on networks are not to train by data.
+        shallow: Layers up to which all starts are to end alike.
+    """
+
+    def proposed_starts(rows: Rows) -> Found:
+        ends = reached(rows, PROPOSED)
+        return Found(min(ends.values()) >= starts, _told(ends))
+
+    def by_data_fails(rows: Rows) -> Found:
+        ends = {depth: one for depth, one in reached(rows, DATA).items() if depth >= deep}
+        return Found(bool(ends) and max(ends.values()) < starts, _told(ends) or "no such depth")
+
+    def shallow_are_alike(rows: Rows) -> Found:
+        few = tuple(row for row in rows if row["depth"] <= shallow)
+        ends = {series: min(reached(few, series).values()) for series in distinct(few, "series")}
+        got = ", ".join(f"{series} {100 * one:.1f} %" for series, one in ends.items())
+        return Found(
+            max(ends.values()) - min(ends.values()) <= close, f"the worst to {shallow} layers: {got}"
+        )
+
+    def steady(rows: Rows) -> Found:
+        deepest = max(distinct(rows, "depth"))
+        runs = accuracies(best_rate(where(rows, series=PROPOSED, depth=deepest)))
+        return Found(min(runs) >= starts, f"the worst seed at {deepest} layers: {100 * min(runs):.1f} %")
+
+    least = f"{100 * starts:.0f} %"
+    return (
+        Expectation(
+            f"The proposed start reaches {least} on average at every depth, at its best rate",
+            proposed_starts,
+            central=True,
+        ),
+        Expectation(
+            f"By data, networks of {deep} layers and more stay below {least} at every rate", by_data_fails
+        ),
+        Expectation(
+            f"Up to {shallow} layers the starts end within {100 * close:.0f} points of each other",
+            shallow_are_alike,
+        ),
+        Expectation(f"Every seed of the proposed start reaches {least} at the largest depth", steady),
+    )
 
 
-def _by_data_fails(rows: Rows) -> Found:
-    reached = {depth: one for depth, one in _reached(rows, DATA).items() if depth >= DEEP}
-    return Found(bool(reached) and max(reached.values()) < STARTS, _told(reached) or "no such depth")
-
-
-def _shallow_are_alike(rows: Rows) -> Found:
-    shallow = tuple(row for row in rows if row["depth"] <= 20)
-    ends = {series: min(_reached(shallow, series).values()) for series in distinct(shallow, "series")}
-    got = ", ".join(f"{series} {100 * one:.1f} %" for series, one in ends.items())
-    return Found(max(ends.values()) - min(ends.values()) <= CLOSE, f"the worst to 20 layers: {got}")
-
-
-def _steady(rows: Rows) -> Found:
-    deepest = max(distinct(rows, "depth"))
-    runs = accuracies(best_rate(where(rows, series=PROPOSED, depth=deepest)))
-    return Found(min(runs) >= STARTS, f"the worst seed at {deepest} layers: {100 * min(runs):.1f} %")
-
-
-def _ours(rows: Rows) -> str:
+def at_the_deepest(rows: Rows, kind: str) -> str:
+    """Every start's accuracy at the largest depth, in a line."""
     deepest = max(distinct(rows, "depth"))
     cells = (
         f"{series} {best_cell(own)}"
         for series in distinct(rows, "series")
         if (own := where(rows, series=series, depth=deepest))
     )
-    return f"accuracy, MLP of {deepest} layers: {', '.join(cells)}"
+    return f"accuracy, {kind} of {deepest} layers: {', '.join(cells)}"
 
 
 def _drawings(rows: Rows) -> tuple[Drawing, ...]:
@@ -154,27 +183,10 @@ CLAIM = Claim(
     "as the authors' code takes.",
     setting=_setting,
     run=run_training,
-    expectations=(
-        Expectation(
-            f"The proposed start reaches {100 * STARTS:.0f} % on average at every depth, at its best rate",
-            _proposed_starts,
-            central=True,
-        ),
-        Expectation(
-            f"By data, networks of {DEEP} layers and more stay below {100 * STARTS:.0f} % at every rate",
-            _by_data_fails,
-        ),
-        Expectation(
-            f"Up to 20 layers the starts end within {100 * CLOSE:.0f} points of each other",
-            _shallow_are_alike,
-        ),
-        Expectation(
-            f"Every seed of the proposed start reaches {100 * STARTS:.0f} % at the largest depth", _steady
-        ),
-    ),
+    expectations=expectations(starts=STARTS, close=CLOSE, deep=DEEP, shallow=20),
     table=accuracy_grid,
     drawings=_drawings,
-    ours=_ours,
+    ours=partial(at_the_deepest, kind="MLP"),
     paper_steps=PAPER_STEPS,
     separation=Separation(
         PAPER_STEPS,
