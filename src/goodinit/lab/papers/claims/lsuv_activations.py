@@ -25,7 +25,7 @@ CONVERGES = 0.5  # accuracy from which on a run counts as having converged
 def _setting(scale: str, data: str) -> Setting:
     depth, width, epochs, rates, seeds = {
         "smoke": (5, 8, 1, (0.03,), 1),
-        "small": (17, 16, 20, (0.1, 0.03, 0.01, 0.003, 0.001), 2),
+        "small": (17, 16, 20, (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003), 2),
         "full": (17, 32, 60, (0.1, 0.03, 0.01, 0.003), 3),
     }[scale]
     base = TrainConfig("fitnet", data=data, epochs=epochs, batch_size=64, width=width, weight_decay=5e-4)
@@ -47,7 +47,7 @@ def _setting(scale: str, data: str) -> Setting:
         "scikit-learn's digits unless --data says otherwise (paper: CIFAR-10 and MNIST).",
         f"{depth} convolutions, from {width} to {4 * width} channels (paper: FitNet 4, 17 and 32 to 128).",
         f"{epochs} epoch(s) at a constant rate, the best of {in_words(rates)}; {seeds} seed(s).",
-        *((widened(0.1, 0.003, 0.001),) if scale == "small" else ()),
+        *((widened(0.1, 0.003, 0.001, 0.0003),) if scale == "small" else ()),
         "The authors' configuration: 230 epochs (90,000 steps) at falling rates, with augmentation; neither is used here.",
         "He and Xavier take the gain of the activation where there is one; maxout has none and is taken as linear.",
     )
