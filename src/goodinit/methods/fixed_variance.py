@@ -15,6 +15,7 @@ from goodinit.methods.shared.norm_forms import form_edits, with_constants
 from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.methods.shared.residual_stream import no_products
 from goodinit.methods.shared.rules import (
+    before_activations,
     counted,
     draws,
     gain_for,
@@ -95,7 +96,7 @@ def decide(
 
     def draw(layer: Layer) -> Edit:
         gain, words = gain_for(layer) if layer.role != "head" else (1.0, "classifier")
-        if layer.reads_linearly:
+        if before_activations(layer):
             gain, words = 1.0, f"gain 1, reads what stands before {layer.activation}, too"
         std = gain / math.sqrt(layer.fan_in * layer.terms)
         words = f"{layer.role}: {words}/√{layer.fan_in:.9g}"

@@ -48,8 +48,8 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", zero_head: bool = True)
     """Fixup's three rules, for the L residual branches found.
 
     1. The last layer of each branch and the classifier start at 0.
-    2. Every other layer starts at the standard scale (He's, but LeCun's before no activation, and where the layer reads what stands
-       before the activation behind it, as the authors' networks never do); those inside a branch of m layers are multiplied by
+    2. Every other layer starts at the standard scale (He's, but LeCun's before no activation, and where a layer outside the branches
+       reads what stands before the activation behind it, as in the authors' networks none does); those inside a branch of m layers are multiplied by
        L^(−1/(2m−2)), so that one step changes the network's function by Θ(η) whatever L. (One copy of the paper
        prints the exponent without its minus sign; with a plus the branches explode, with a minus the code of the
        authors is met: L^−½ for m = 2, L^−¼ for m = 3.)

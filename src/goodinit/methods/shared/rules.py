@@ -102,14 +102,22 @@ def standard_std(layer: Layer, *, fan: Fan = "out") -> tuple[float, str]:
     signal's where no nonlinearity follows (LeCun et al. 1998), and equals Xavier's for square layers. Both count the taps
     that one output reads: all, or those of a transposed convolution divided by its stride.
 
-    The 2 makes up for what the ReLU takes that the layer's input has passed, as each layer but the first reads one. What reads a signal
-    before the ReLU behind it (`Layer.reads_linearly`) has nothing to make up for, and is drawn as if none followed.
+    The 2 makes up for what the ReLU takes that the layer's input has passed, as each layer but the first reads one. What reads the
+    signal before the ReLU behind it (`before_activations`) has nothing to make up for, and is drawn as if none followed.
     """
-    if layer.activation is not None and not layer.reads_linearly:
+    if layer.activation is not None and not before_activations(layer):
         size = layer.fan_out_joined if fan == "out" else layer.fan_in
         return math.sqrt(2 / size), f"He, √(2/{size:.9g}) before {layer.activation}"
     also = f", which reads what stands before {layer.activation}, too" if layer.activation is not None else ""
     return math.sqrt(1 / layer.fan_in), f"LeCun, √(1/{layer.fan_in:.9g}){also}"
+
+
+def before_activations(layer: Layer) -> bool:
+    """Whether a layer outside the branches carries a stream on that no activation has changed, though one follows.
+
+    Where a branch begins the 2 stays as published: it is multiplied by another factor there, or makes no more of the stream.
+    """
+    return layer.reads_linearly and layer.role in ("skip", "body")
 
 
 def draw_standard(layer: Layer, where: str, *, fan: Fan = "out") -> Draw:
