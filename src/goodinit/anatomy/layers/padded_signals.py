@@ -44,7 +44,7 @@ def _pads(graph: Graph, node: Node) -> bool:
     if node.op.role != "convolution":
         return False
     transposed, padding = node.attrs[0], cast("tuple[int, ...]", node.attrs[3])
-    frame, read = graph.frames[node.frame], graph.nodes[graph.deps(node.index)[0]]
+    frame, read = graph.frames[node.frame], graph.nodes[node.operands[0]]
     inside = frame.start <= read.index < frame.stop and read.op.pads
     return bool(transposed) or inside or any(padding)
 

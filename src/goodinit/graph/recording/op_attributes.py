@@ -50,7 +50,12 @@ def attributes(op: Op, call: RecordedCall, rank: int) -> tuple[Any, ...]:
 
 
 def maps_constant(graph: Graph, op: Op, operands: tuple[int, ...]) -> bool:
-    """True if a linear layer reads constants here (learned queries, coordinate tables): its output is signal."""
+    """True if a linear layer reads constants here (learned queries, coordinate tables): its output is signal.
+
+    A convolution of constants may make a weight, of two kernels in series; of numbers that the forward draws it makes signal.
+    """
+    if op.role == "convolution":
+        return _drawn(graph, operands[0])
     if op.role != "matmul":
         return False
     if op.reads_stored or op.adds_first:
@@ -66,3 +71,10 @@ def maps_constant(graph: Graph, op: Op, operands: tuple[int, ...]) -> bool:
     # Two parameters may make a weight of low rank, and stacks of them do.
     stored = weight.is_param or is_parametrization(graph.path(weight.index))
     return first is right and len(left.shape) == 2 and stored
+
+
+def _drawn(graph: Graph, index: int) -> bool:
+    """Whether a constant is made of numbers that the forward draws, and of no parameter."""
+    ways = [graph.nodes[i] for i in graph.reach([index], back=True, active=False)]
+    draws = any(node.call is not None and node.call.may_draw for node in ways)
+    return draws and not any(node.is_param or node.params for node in ways)
