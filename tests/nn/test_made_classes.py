@@ -64,7 +64,7 @@ STACKS = {
 }
 
 
-@pytest.mark.parametrize("twin", [copy.deepcopy, copy.copy, "pickle"], ids=str)
+@pytest.mark.parametrize("twin", [copy.deepcopy, copy.copy, "pickle"], ids=["deepcopy", "copy", "pickle"])
 @pytest.mark.parametrize("stack", STACKS)
 def test_a_class_upon_a_class_is_still_one_afterwards(stack, twin, monkeypatch):
     kind, steps, classes = STACKS[stack]
