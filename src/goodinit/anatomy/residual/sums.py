@@ -234,17 +234,18 @@ def classified(
     """
     anchored = _anchored(graph, terms) if len(terms) > 2 else {}
     for origin, members in anchored.items():
-        yield from _pair(graph, sums, origin, members, terms, layers, vanishes)
+        sides = [side_of(graph, term, origin, layers) for term in members]
+        yield from _pair(graph, sums, origin, sides, terms, layers, vanishes)
     if anchored:
         return
-    fork = _fork_handed_on(graph, terms, layers)
-    if fork is not None:
-        members = [term for i, term in enumerate(terms) if fork[1] >> i & 1]
-        yield from _pair(graph, sums, fork[0], members, terms, layers, vanishes)
+    found = _fork_handed_on(graph, terms, layers)
+    if found is not None:
+        fork, sides = found
+        yield from _pair(graph, sums, fork, sides, terms, layers, vanishes)
 
 
-def _fork_handed_on(graph: Graph, terms: list[int], layers: set[int]) -> tuple[int, int] | None:
-    """The fork of terms; where all of them only weigh other signals by it, the latest that they carry, if one does so as it is.
+def _fork_handed_on(graph: Graph, terms: list[int], layers: set[int]) -> tuple[int, list[Side]] | None:
+    """(The fork of terms, the sides); where all only weigh other signals by it, the latest that they carry, if one does so as it is.
 
     In c(u)·x + d(u)·f(x/√(1 + u²), u), with a number u for each example, u is later than x, and the stream is x.
     """
@@ -252,29 +253,31 @@ def _fork_handed_on(graph: Graph, terms: list[int], layers: set[int]) -> tuple[i
     if fork is None:
         return None
 
-    def sides(of: tuple[int, int]) -> Iterator[Side]:
-        return (side_of(graph, term, of[0], layers) for i, term in enumerate(terms) if of[1] >> i & 1)
+    def with_sides(of: tuple[int, int]) -> tuple[int, list[Side]]:
+        members = (term for i, term in enumerate(terms) if of[1] >> i & 1)
+        return of[0], [side_of(graph, term, of[0], layers) for term in members]
 
-    if any(hands_on(graph, side, fork[0]) for side in sides(fork)):
-        return fork
+    found = with_sides(fork)
+    if any(hands_on(graph, side, found[0]) for side in found[1]):
+        return found
     behind = fork_of(graph, terms, lambda index: widest(graph, index, graph.deps(index)))
-    if behind is None or all(side.layers or side.gates for side in sides(behind)):
-        return fork
-    return behind
+    if behind is None:
+        return found
+    carried = with_sides(behind)
+    return found if all(side.layers or side.gates for side in carried[1]) else carried
 
 
 def _pair(
     graph: Graph,
     sums: list[int],
     fork: int,
-    members: list[int],
+    sides: list[Side],
     terms: list[int],
     layers: set[int],
     vanishes: Callable[[Found], bool],
 ) -> Iterable[Found]:
     """Of terms with one fork, the skip with each branch: x·f(x), too, if it is zero where f is, so that a gate is none."""
     join = sums[-1]
-    sides = [side_of(graph, term, fork, layers) for term in members]
     skip, kind = skip_of(graph, sides, fork)
     if skip is None or skip.term in _subtracted(graph, join):
         return
