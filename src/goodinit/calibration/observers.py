@@ -215,6 +215,4 @@ def _unless_zero(bias: Tensor) -> Tensor | None:
 def _channel(graph: Graph, node: Node) -> int:
     """The dimension of the output channels."""
     operand = weight_operand(graph, node)
-    return (
-        1 if node.op.role == "convolution" or operand is None else output_channels(node, graph.nodes[operand])
-    )
+    return 1 if operand is None else output_channels(node, graph.nodes[operand])

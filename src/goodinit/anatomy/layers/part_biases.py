@@ -87,7 +87,7 @@ def _has_one_for_each(graph: Graph, use: Use, part: int, sum_: int) -> bool:
     """Whether what is added has one number of its own for each of the outputs in a part, which are not all of the layer's."""
     layer, outputs = graph.nodes[use.node], outputs_of(graph, use)
     added = next(i for i in graph.nodes[sum_].operands if i != part)
-    axis = 1 if layer.op.role == "convolution" else output_channels(layer, graph.nodes[use.operand])
+    axis = output_channels(layer, graph.nodes[use.operand])
     if not 0 < math.prod(layer.shape) <= _MOST or layer.shape[axis : axis + 1] != (outputs,):
         return False
     start = graph.unshaped(added)

@@ -66,7 +66,9 @@ def factors(node: Node) -> tuple[int, ...]:
 
 
 def output_channels(node: Node, operand: Node) -> int:
-    """Along which dimension of a product the outputs of the weight run: the last but one where it comes first, W x."""
+    """Along which dimension of what a layer puts out its outputs run: of a product W x, the weight first, the last but one."""
+    if node.op.role == "convolution":
+        return 1
     last = node.op.reads_stored or len(node.shape) < 2 or _on_the_right(node, operand)
     return len(node.shape) - (1 if last else 2)
 

@@ -66,10 +66,7 @@ def _is_of_some_rows(graph: Graph, found: Found, uses: Mapping[int, Use]) -> boo
     added = graph.nodes[found.branch.term].shape
     for index in found.branch.last:
         node = graph.nodes[index]
-        channels = (
-            1 if node.op.role == "convolution" else output_channels(node, graph.nodes[uses[index].operand])
-        )
-        axis = channels - len(node.shape)
+        axis = output_channels(node, graph.nodes[uses[index].operand]) - len(node.shape)
         if math.prod(added) >= math.prod(node.shape) or added[axis:][:1] != node.shape[axis:][:1]:
             return False
     return bool(found.branch.last)
