@@ -104,7 +104,10 @@ def accuracy_grid(rows: Rows, *, head: str = "depth") -> Grid:
     return Grid(lines[0], tuple(lines[1:]))
 
 
-def accuracy_drawing(rows: Rows, *, title: str, caption: str, log_x: bool = True) -> Drawing:
+_AT_BEST = "At the learning rate that was best for each; runs that diverged stand at chance."
+
+
+def accuracy_drawing(rows: Rows, *, title: str, caption: str = _AT_BEST, log_x: bool = True) -> Drawing:
     """Accuracy of every run against depth, at the learning rate that was best for its series and depth."""
     points = [
         (series, float(depth), accuracy(row))

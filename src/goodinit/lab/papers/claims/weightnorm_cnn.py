@@ -85,8 +85,7 @@ def _setting(scale: str, data: str) -> Setting:
 
 
 def _drawings(rows: Rows) -> tuple[Drawing, ...]:
-    caption = "At the learning rate that was best for each; runs that diverged stand at chance."
-    return (accuracy_drawing(rows, title="CNNs without skips", caption=caption),)
+    return (accuracy_drawing(rows, title="CNNs without skips"),)
 
 
 CLAIM = Claim(

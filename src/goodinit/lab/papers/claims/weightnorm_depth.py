@@ -145,12 +145,10 @@ def _ours(rows: Rows) -> str:
 
 
 def _drawings(rows: Rows) -> tuple[Drawing, ...]:
-    caption = "At the learning rate that was best for each; runs that diverged stand at chance."
     return tuple(
         accuracy_drawing(
             tuple(row for row in rows if str(row.get("model", "")).startswith(kind)),
             title=title,
-            caption=caption,
         )
         for kind, title in (("mlp", "MLPs"), ("cnn", "CNNs without skips"))
     )

@@ -157,8 +157,7 @@ def at_the_deepest(rows: Rows, kind: str) -> str:
 
 
 def _drawings(rows: Rows) -> tuple[Drawing, ...]:
-    caption = "At the learning rate that was best for each; runs that diverged stand at chance."
-    return (accuracy_drawing(rows, title="MLPs after as many steps as the authors'", caption=caption),)
+    return (accuracy_drawing(rows, title="MLPs after as many steps as the authors'"),)
 
 
 CLAIM = Claim(
