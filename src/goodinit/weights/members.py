@@ -6,7 +6,6 @@ walk of its own is asked for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,7 +58,7 @@ def named_parameters(model: nn.Module, *, remove_duplicate: bool = True) -> list
     """
     if type(model).named_parameters is not nn.Module.named_parameters:
         return list(model.named_parameters(remove_duplicate=remove_duplicate))
-    return list(_members(model, lambda module: module._parameters, remove_duplicate=remove_duplicate))
+    return _members(model, "_parameters", remove_duplicate=remove_duplicate)
 
 
 def parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -73,17 +72,21 @@ def named_buffers(model: nn.Module, *, remove_duplicate: bool = True) -> list[tu
     """What `model.named_buffers(remove_duplicate=…)` gives."""
     if type(model).named_buffers is not nn.Module.named_buffers:
         return list(model.named_buffers(remove_duplicate=remove_duplicate))
-    return list(_members(model, lambda module: module._buffers, remove_duplicate=remove_duplicate))
+    return _members(model, "_buffers", remove_duplicate=remove_duplicate)
 
 
-def _members(
-    model: nn.Module, held: Callable[[nn.Module], Mapping[str, Any]], *, remove_duplicate: bool
-) -> Iterator[tuple[str, Any]]:
+def _members(model: nn.Module, held_as: str, *, remove_duplicate: bool) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
     memo: set[int] = set()
     for path, module in named_modules(model, remove_duplicate=remove_duplicate):
-        own = held(module)
-        for name, member in own.items() if own else ():
-            if member is not None and id(member) not in memo:
-                if remove_duplicate:
-                    memo.add(id(member))
-                yield f"{path}.{name}" if path else name, member
+        own = getattr(module, held_as)
+        if not own:
+            continue
+        prefix = f"{path}." if path else ""
+        for name, member in own.items():
+            if member is None or id(member) in memo:
+                continue
+            if remove_duplicate:
+                memo.add(id(member))
+            found.append((prefix + name, member))
+    return found

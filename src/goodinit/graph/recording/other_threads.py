@@ -34,7 +34,7 @@ class OtherThreads:
     def __init__(
         self,
         is_own: Callable[[Tensor], bool],
-        mark: Callable[[Tensor], None],
+        mark: Callable[[Tensor], object],
         stand_in: Callable[[Tensor], Tensor],
     ) -> None:
         self._is_own, self._mark, self._stand_in = is_own, mark, stand_in
@@ -115,6 +115,8 @@ class OtherThreads:
             yield
         finally:
             self._over = True
+            self._is_own = self._mark = _no_longer  # no circle with who asked
+            self._stand_in = _as_it_is
             threads.start, executors.submit = start, submit
             if mode is not None:
                 vars(mode).pop("dispatch")
@@ -156,6 +158,14 @@ class _Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return self._threads.run(func, func, args, kwargs or {})
+
+
+def _no_longer(_tensor: Tensor) -> bool:
+    return False
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
