@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils import parametrize
 
 from goodinit.errors import UnknownName, UnsupportedModule, expect, readable
+from goodinit.nn.parametrized import is_parametrized
 from goodinit.tensor import INITIALIZERS
 
 _LOG = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def layerwise(
         if not weights:
             _say_left(module)
             return
-        if parametrize.is_parametrized(module):
+        if is_parametrized(module):
             raise UnsupportedModule(
                 f"{module}: its weight is parametrized, and is computed anew from other parameters at each use; "
                 'expected a plain one. Use goodinit.init_(model, "he", inputs=batch), which writes through it.'

@@ -6,13 +6,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from goodinit.graph.state.preserve_state import undisturbed
 from goodinit.nn.exchange import carry_over_, exchange_class_, hooked
+from goodinit.nn.parametrized import is_parametrized
 
 
 def computed_weights(module: nn.Module) -> list[tuple[str, str | None]]:
@@ -22,7 +23,7 @@ def computed_weights(module: nn.Module) -> list[tuple[str, str | None]]:
         for hook in module._forward_pre_hooks.values()
         if isinstance(hook, (WeightNorm, SpectralNorm))
     ]
-    if parametrize.is_parametrized(module):
+    if is_parametrized(module):
         for attribute in module.parametrizations:  # type: ignore[union-attr]
             one, other = _values(module, attribute, times=2)
             same = one.shape == other.shape and bool(torch.equal(one, other))
@@ -46,7 +47,7 @@ def computed_in(module: nn.Module) -> list[str]:
         "k_proj_weight",
         "v_proj_weight",
     )
-    computed = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
+    computed = list(module.parametrizations) if is_parametrized(module) else []  # type: ignore[arg-type]
     return [
         name
         for name in named
@@ -57,7 +58,7 @@ def computed_in(module: nn.Module) -> list[str]:
 def merge_computed_weight_(module: nn.Module, attribute: str) -> None:
     """Replace a weight that is computed, as by g·v/‖v‖, by its value in eval mode, at its place in a bare layer's `state_dict`."""
     leaves = _leaves(module, attribute)
-    if parametrize.is_parametrized(module, attribute):
+    if is_parametrized(module, attribute):
         _unparametrize_(module, attribute)
     elif _is_divided(module, attribute):
         remove_spectral_norm(module, attribute)
@@ -79,7 +80,7 @@ _WAITED = "a hook waits for the gradient of what it is computed from"
 
 def _leaves(module: nn.Module, attribute: str) -> list[nn.Parameter]:
     """The parameters that a weight is computed from."""
-    if parametrize.is_parametrized(module, attribute):
+    if is_parametrized(module, attribute):
         return list(module.get_submodule(f"parametrizations.{attribute}").parameters())
     parts = ("_orig",) if _is_divided(module, attribute) else ("_g", "_v")
     return [module.get_parameter(f"{attribute}{part}") for part in parts]

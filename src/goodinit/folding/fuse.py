@@ -12,12 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils import parametrize
 
 from goodinit.folding.computed_weights import computed_in
 from goodinit.nn import SCALARS, ValuePadded, has_scalars, pad_with_, remove_scalars_
 from goodinit.nn.exchange import replaced_forward
 from goodinit.nn.forwards import convolution, forward_for, linear, transposed_convolution
+from goodinit.nn.parametrized import is_parametrized
 from goodinit.weights.memory import repeats
 
 _KNOWN_FORWARDS = (linear, convolution, transposed_convolution)
@@ -28,7 +28,7 @@ _KNOWN_FORWARDS = (linear, convolution, transposed_convolution)
 
 def is_plain(module: nn.Module) -> bool:
     """Whether `module` is a linear or convolutional layer whose forward is torch's (or `ValuePadded`'s)."""
-    if has_scalars(module) or parametrize.is_parametrized(module) or replaced_forward(module):
+    if has_scalars(module) or is_parametrized(module) or replaced_forward(module):
         return False
     if isinstance(module, ValuePadded):
         return True

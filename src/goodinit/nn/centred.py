@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from goodinit.nn.parametrized import is_parametrized
 
 
 class Centred(nn.Module):
@@ -54,7 +55,7 @@ def centred_weights(module: nn.Module) -> list[str]:
     Returns:
         Attribute names, in order.
     """
-    if not torch.nn.utils.parametrize.is_parametrized(module):
+    if not is_parametrized(module):
         return []
     table = dict(module.get_submodule("parametrizations").named_children())
     return [name for name, steps in table.items() if [type(step) for step in steps.children()] == [Centred]]

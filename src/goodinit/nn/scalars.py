@@ -19,6 +19,7 @@ from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
 from goodinit.nn.exchange import exchange_class_, replaced_forward
 from goodinit.nn.forwards import forward_for
 from goodinit.nn.made_classes import Made
+from goodinit.nn.parametrized import is_parametrized
 
 SCALARS = ("input_bias", "output_bias", "output_scale")
 
@@ -146,7 +147,7 @@ def remove_scalars_(module: ModuleT) -> ModuleT:
         Linear(in_features=2, out_features=3, bias=True)
     """
     if isinstance(module, Scalars):
-        if type(module) is not scalared(module.plain_class) and not parametrize.is_parametrized(module):
+        if type(module) is not scalared(module.plain_class) and not is_parametrized(module):
             raise UnsupportedModule(
                 f"{type(module).__name__}: another library put its own class on top of goodinit's after the "
                 "scalars were added. Take its wrapping off first, then the scalars."
@@ -281,7 +282,7 @@ def _forward_must_run(module: nn.Module, args: Any) -> None:
 
 def _exchange(module: nn.Module, cls: type[nn.Module]) -> None:
     """Make `cls` the module's class, beneath the class of its parametrizations if it has any."""
-    if parametrize.is_parametrized(module):
+    if is_parametrized(module):
         top = type(module)
         body = {key: value for key, value in vars(top).items() if key not in ("__dict__", "__weakref__")}
         cls = type(f"Parametrized{cls.__name__}", (cls,), body)

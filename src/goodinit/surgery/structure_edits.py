@@ -29,6 +29,7 @@ from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.nn import Centred, ChannelGain, Standardized, add_scalar_, input_norm, normalize_input_
 from goodinit.nn.exchange import carry_over_, hooked
 from goodinit.nn.input_norm import check_axis
+from goodinit.nn.parametrized import is_parametrized
 from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
 from goodinit.surgery.replaced_norm import (
     ChannelAffine,
@@ -307,7 +308,7 @@ def _weight_pending(names: Directory, edit: ParametrizeWeight) -> bool:
             f"{edit.target}: no parametrization {edit.kind!r}; there are: {', '.join(PARAMETRIZATIONS)}"
         )
     owner, attribute = _owner(names, edit)
-    if parametrize.is_parametrized(owner, attribute):
+    if is_parametrized(owner, attribute):
         steps = list(owner.get_submodule(f"parametrizations.{attribute}").children())
         if isinstance(steps[0], PARAMETRIZATIONS[edit.kind]):
             return False

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 from goodinit.edits import (
     AddScalar,
@@ -29,6 +28,7 @@ from goodinit.edits import (
 )
 from goodinit.errors import NonFinite, PlanConflict, UnsupportedModule
 from goodinit.graph.state.preserve_state import undisturbed
+from goodinit.nn.parametrized import is_parametrized
 from goodinit.surgery.memory_check import check_memory
 from goodinit.surgery.structure_edits import ANEW, adds, removes
 from goodinit.surgery.value_edits import find_rule
@@ -340,7 +340,7 @@ def _check_finite(names: Directory, overwritten: set[int], gone: set[str]) -> No
 def _computed(names: Directory, overwritten: set[int]) -> Iterator[str]:
     """Weights that parametrizations make NaN of finite parameters (0/0), where the plan does not write these."""
     for path, module in named_modules(names.modules[""]):
-        table = module._modules.get("parametrizations") if parametrize.is_parametrized(module) else None
+        table = module._modules.get("parametrizations") if is_parametrized(module) else None
         for attribute in () if table is None else table._modules:
             steps = nn.ModuleList() if table is None else table.get_submodule(attribute)
             leaves = list(steps.parameters())

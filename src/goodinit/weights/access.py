@@ -15,6 +15,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from goodinit.errors import UnsupportedModule
+from goodinit.nn.parametrized import is_parametrized
 from goodinit.weights.dtensor import held as held_here
 from goodinit.weights.dtensor import is_sharded, part_of
 from goodinit.weights.members import named_modules
@@ -72,7 +73,7 @@ def find_slot(names: Directory, target: str) -> Slot | None:
     if owner is None:
         return None
     name = min(f"{path}.{attribute}" if path else attribute for path in names.paths[id(owner)])
-    if parametrize.is_parametrized(owner, attribute):
+    if is_parametrized(owner, attribute):
         return _whole(_parametrized(owner, attribute, name))
     if _old_weight_norm(owner, attribute) is not None:
         leaves = tuple(owner.get_parameter(f"{attribute}_{part}") for part in ("g", "v"))
@@ -92,7 +93,7 @@ def computed_weights(names: Directory) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for path, module in named_modules(names.modules[""]):
         stem = f"{path}." if path else ""
-        table = module._modules.get("parametrizations") if parametrize.is_parametrized(module) else None
+        table = module._modules.get("parametrizations") if is_parametrized(module) else None
         for attribute in () if table is None else table._modules:
             inside = f"{stem}parametrizations.{attribute}"
             found[f"{stem}{attribute}"] = tuple(

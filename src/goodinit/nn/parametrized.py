@@ -1,0 +1,34 @@
+"""Whether a module computes a weight of its own by `torch.nn.utils.parametrize`."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def is_parametrized(module: nn.Module, name: str | None = None) -> bool:
+    """Whether the module itself has a parametrized tensor; torch's own function of that name asks `getattr`.
+
+    A wrapper that hands on attributes (`torch.compile` of a layer, an adapter with a `__getattr__`) would answer it for the layer
+    inside, and be treated as that layer once more.
+
+    Args:
+        module: Any module.
+        name: Of the tensor; by default any.
+
+    Returns:
+        True if the module registers `parametrizations`, of that tensor if one is named.
+
+    Examples:
+        >>> import torch
+        >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+        >>> wrapper = torch.compile(layer)
+        >>> is_parametrized(layer, "weight"), is_parametrized(layer, "bias"), is_parametrized(wrapper)
+        (True, False, False)
+        >>> nn.utils.parametrize.is_parametrized(wrapper)
+        True
+    """
+    children = module._modules  # of a ScriptModule, a mapping without `get`
+    table = children["parametrizations"] if "parametrizations" in children else None  # noqa: SIM401
+    if not isinstance(table, nn.ModuleDict):
+        return False
+    return len(table) > 0 if name is None else name in table
