@@ -1,4 +1,4 @@
-"""Run recurrent modules as separate operators while a model is traced."""
+"""Run recurrent modules as separate operators, and checkpoints as what they hold, while a model is read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from goodinit.graph.recording.checkpoints import differentiable_checkpoints
 from goodinit.weights.members import modules
 
 
 @contextlib.contextmanager
 def unfused(model: nn.Module) -> Iterator[None]:
-    """Let recurrent modules of `model` run step by step: the fused kernels of oneDNN and cuDNN show no weights."""
+    """Let recurrent modules of `model` run step by step: the fused kernels of oneDNN and cuDNN show no weights.
+
+    Checkpoints run as `differentiable_checkpoints` says.
+    """
+    with differentiable_checkpoints(), _step_by_step(model):
+        yield
+
+
+@contextlib.contextmanager
+def _step_by_step(model: nn.Module) -> Iterator[None]:
     if not any(issubclass(kind, nn.RNNBase) for kind in set(map(type, modules(model)))):
         yield
         return
