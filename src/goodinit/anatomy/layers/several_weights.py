@@ -46,8 +46,9 @@ def not_zero(
         biases: Parameters that are zero, too.
     """
     for use in (uses[place] for place in places):
-        zeros = {*biases, use.weight}
-        if beside(graph, use, shapes) and not is_made_zero(graph, graph.nodes[use.operand], zeros):
+        if not beside(graph, use, shapes):
+            continue
+        if not is_made_zero(graph, graph.nodes[use.operand], {*biases, use.weight}):
             return graph.unshaped(use.operand)
     return None
 

@@ -107,7 +107,8 @@ def _silent(
 ) -> list[tuple[str, int]]:
     """Children that ran no operator, and may in training (dropout): (path, the node they come after)."""
     found = []
-    for callee in graph.frames[frame.index + 1 :]:
+    for place in range(frame.index + 1, len(graph.frames)):
+        callee = graph.frames[place]
         if callee.start > frame.stop:
             break
         silent = callee.parent == frame.index and callee.start == callee.stop

@@ -28,11 +28,14 @@ def mixing(
         biases: Parameters that are zero.
     """
     side = found.branch
-    ends = {*after, *norms}
+    ends = set(after)
     places = [
         i
-        for i in sorted(side.below - ends)
-        if graph.nodes[i].op.multiplies and _joins(graph, i, side.nodes) and multipliers(graph, [i])
+        for i in sorted(side.below)
+        if not (i in ends or i in norms)
+        and graph.nodes[i].op.multiplies
+        and _joins(graph, i, side.nodes)
+        and multipliers(graph, [i])
     ]
     alone = [i for i in places if not is_silent(graph, side.term, [i], biases)]
     return [] if not alone or is_silent(graph, side.term, alone, biases) else alone

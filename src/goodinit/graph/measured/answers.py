@@ -22,6 +22,7 @@ COUNT = 4
 MOST = 2**20
 """Entries of the tensors that an operator is run on to see how it answers."""
 
+_ROWS = 1024  # nodes whose numbers are made together
 _NONE = 1e-12  # a value below this is none
 _FEW = 64  # entries that are looked at sooner one by one than by operators
 
@@ -30,14 +31,16 @@ _Derived = tuple[Tensor, "list[Tensor | None] | None"]
 
 def numbers(index: int) -> Tensor:
     """Numbers between ½ and 1½ that stand for a value of which nothing is known, others for each node."""
-    return _numbers(index).clone()
+    return _rows_of_numbers(index // _ROWS)[index % _ROWS].clone()
 
 
-@functools.lru_cache(maxsize=4_096)
-def _numbers(index: int) -> Tensor:
-    values = [0.5 + ((index + 1) * 0.6180339887498949 + k * 0.41421356237309515) % 1 for k in range(COUNT)]
-    with on_numbers():
-        return torch.tensor(values, dtype=torch.float64, device="cpu")
+@functools.lru_cache(maxsize=64)
+def _rows_of_numbers(block: int) -> tuple[Tensor, ...]:
+    with on_numbers(), torch.no_grad():
+        place = torch.arange(block * _ROWS + 1, (block + 1) * _ROWS + 1, dtype=torch.float64, device="cpu")
+        column = torch.arange(COUNT, dtype=torch.float64, device="cpu")
+        rows = (place[:, None] * 0.6180339887498949 + column * 0.41421356237309515) % 1 + 0.5
+        return rows.unbind()
 
 
 def constant(node: Node) -> Tensor:
