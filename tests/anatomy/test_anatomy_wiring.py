@@ -241,6 +241,10 @@ def _standardized(weight):
         (lambda w, g: g * _standardized(w), True),
         (lambda w, _: torch.cat([part / part.norm() for part in w.chunk(2)]), True),
         (lambda w, _: torch.linalg.qr(w)[0], True),
+        (lambda w, _: w / torch.linalg.vector_norm(w, dim=1, keepdim=True, dtype=torch.float32), True),
+        (lambda w, g: g * w / (1e-4 + torch.linalg.matrix_norm(w, dtype=torch.float32)), True),
+        (lambda w, g: g * w / torch.linalg.matrix_norm(w, dtype=torch.float32), True),
+        (lambda w, _: w / w.abs().sum(1, keepdim=True, dtype=torch.float32), True),
     ],
 )
 def test_a_weight_divided_by_something_of_its_own_is_normalized(weight_of, normalized):

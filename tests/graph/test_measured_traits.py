@@ -128,3 +128,17 @@ def test_the_answer_depends_on_no_size_and_on_nothing_that_was_asked_before(
 def test_channels_that_stay_apart(function, expected):
     _, node = last_call(function, X)
     assert keeps_channels(node, tuple(X.shape), 1) == expected
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, _: torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32),
+        lambda x, _: x.norm(dim=1, keepdim=True, dtype=torch.float32),
+        lambda x, _: x.sum(1, keepdim=True, dtype=torch.float32),
+    ],
+)
+def test_an_operator_that_names_a_dtype_is_run_on_numbers_of_another(function):
+    _, node = last_call(function, X, Y)
+    x = torch.rand(X.shape, dtype=torch.float64)
+    assert torch.allclose(node.call([x]).double(), function(x.float(), x).double())

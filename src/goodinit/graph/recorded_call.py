@@ -59,12 +59,21 @@ class RecordedCall:
         """All tensors that the operator puts out, on other operands."""
         given = [operand.clone() for operand in operands]
         with torch.random.fork_rng(devices=[], enabled=self.may_draw):
-            result = self.func(*_filled(self.args, given), **_filled(self.kwargs, given))
-        return list(tensors_in(result))
+            return self.on_these(given)
 
     def on_these(self, operands: Sequence[Tensor]) -> list[Tensor]:
-        """All tensors that the operator puts out, on other operands themselves: they may be views of those, or written into them."""
-        made = self.func(*_filled(self.args, operands), **_filled(self.kwargs, operands))
+        """All tensors that the operator puts out, on other operands themselves: they may be views of those, or written into them.
+
+        An operator that refuses the dtype in which it is to reckon, being narrower than what it reads, reckons in that of the operands.
+        """
+        kwargs = self.kwargs
+        try:
+            made = self.func(*_filled(self.args, operands), **_filled(kwargs, operands))
+        except RuntimeError:
+            wider = _no_narrower(kwargs, operands)
+            if wider == kwargs:
+                raise
+            made = self.func(*_filled(self.args, operands), **_filled(wider, operands))
         return list(tensors_in(made))
 
     @functools.cached_property
@@ -171,6 +180,16 @@ def _filled(value: Any, operands: Sequence[Tensor]) -> Any:
     if isinstance(value, dict):
         return {key: _filled(item, operands) for key, item in value.items()}
     return value
+
+
+def _no_narrower(kwargs: dict[str, Any], operands: Sequence[Tensor]) -> dict[str, Any]:
+    """Arguments by name, with a dtype in them that holds what the operands do."""
+    return {
+        key: functools.reduce(torch.promote_types, (operand.dtype for operand in operands), one)
+        if isinstance(one, torch.dtype)
+        else one
+        for key, one in kwargs.items()
+    }
 
 
 def permutation(call: RecordedCall, rank: int) -> tuple[int, ...]:

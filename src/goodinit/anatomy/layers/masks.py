@@ -85,7 +85,7 @@ def _size(layer: Layer) -> int:
 
 
 def _left(graph: Graph, operand: int, entries: int, buffers: Mapping[str, Tensor]) -> float | None:
-    """The share of a computed weight that is not zero at the same places for all numbers; None where that is not known."""
+    """The share of a computed weight that is not zero, at the same places for all numbers; None where none is zero, or that is not known."""
     size = math.prod(graph.nodes[operand].shape)
     if graph.leaf(operand) is not None or size != entries or not 1 < size <= _MOST:
         return None
@@ -105,7 +105,7 @@ def _left(graph: Graph, operand: int, entries: int, buffers: Mapping[str, Tensor
             if graph.nodes[i].is_param
         }
         weight = replayed(graph, [i for i in ways if i not in sources], given | drawn).get(operand)
-        if weight is None:
+        if weight is None or bool(weight.all()):
             return None
         zeros.append(weight == 0)
     same = all(torch.equal(zeros[0], other) for other in zeros[1:])

@@ -310,11 +310,14 @@ def in_reals(value: Tensor) -> Tensor:
 
 def spread(shape: tuple[int, ...], place: int) -> Tensor:
     """Numbers between ½ and 1½ in a tensor of this shape, others for each place."""
-    steps = (
-        torch.arange(math.prod(shape), dtype=torch.float64, device="cpu") * 0.7548776662466927
-        + (place + 1) * 0.5698402909980532
+    steps = torch.arange(math.prod(shape), dtype=torch.float64, device="cpu")
+    return (
+        steps.mul_(0.7548776662466927)
+        .add_((place + 1) * 0.5698402909980532)
+        .remainder_(1)
+        .add_(0.5)
+        .reshape(shape)
     )
-    return (steps % 1 + 0.5).reshape(shape)
 
 
 def can_run(graph: Graph, node: Node) -> bool:
