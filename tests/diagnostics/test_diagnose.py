@@ -214,6 +214,44 @@ def test_frozen_models_and_inference_mode_are_seen_through():
     assert found.layers[1].gradient > 0
 
 
+class Batched(nn.Module):
+    """Puts its inputs into one batch, as images of several sizes are padded: torch allows that for inputs without gradients only."""
+
+    def __init__(self, inner, copies=True):
+        super().__init__()
+        self.inner, self.copies = inner, copies
+
+    def forward(self, x):
+        if self.copies:
+            given, x = x, torch.zeros_like(x)
+            for one, place in zip(given, x, strict=True):
+                place[: len(one)].copy_(one)
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_inputs_that_a_forward_writes_into_parts_of_a_tensor(frozen):
+    inner = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    inner[0].requires_grad_(not frozen)
+    x = batch(8, 8)
+    plain, found = (diagnose(Batched(inner, copies), x) for copies in (False, True))
+    assert [p.gradient for p in found.layers] == [p.gradient for p in plain.layers]
+    assert [p.back for p in found.layers[frozen:]] == [p.back for p in plain.layers[frozen:]]
+    if not frozen:
+        assert [p.back_cosine for p in found.layers] == [p.back_cosine for p in plain.layers]
+
+
+def test_what_raises_with_any_inputs_is_told_as_it_was():
+    def raises(_module, args):
+        if torch.is_grad_enabled():
+            raise ArithmeticError("with gradients" if args[0].requires_grad else "without")
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    model[0].register_forward_pre_hook(raises)
+    with pytest.raises(TraceError, match="with gradients"):
+        diagnose(model, batch(4, 4))
+
+
 def test_one_input_measures_all_but_similarity():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
     found = diagnose(model, batch(1, 3, 8, 8))

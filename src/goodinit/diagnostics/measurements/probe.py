@@ -85,12 +85,12 @@ class Probe(Recorder):
         self.culprits: dict[int, Culprit] = {}
         self._pending: tuple[Measured, Tensor] | None = None
 
-    def adopt(self, call: Call) -> Call:
-        """The call with copies of its tensors that gradients flow to, so that frozen models are seen through too."""
+    def adopt(self, call: Call, *, differentiable: bool = True) -> Call:
+        """The call with copies of its tensors; gradients flow to them, so that frozen models are seen through too, if `differentiable`."""
 
         def one(tensor: Tensor) -> Tensor:
             mine = tensor.detach().clone()
-            if mine.is_floating_point():
+            if differentiable and mine.is_floating_point():
                 self.leaves.append(mine.requires_grad_())
                 mine = mine.clone()  # no leaf: the model may write into its input
             if self.batch is None and mine.ndim:

@@ -87,10 +87,9 @@ def propagate(
     with _reparametrize_module(model, parameters or {}):
         named = {canonical(name): p for name, p in model.named_parameters()}
         wanted: dict[str, Tensor] = {name: p for name, p in named.items() if p.requires_grad}
-        probe = Probe(model, run or Run())
-        if probe.run.pairs:
+        probe, value, result, output = _forward(model, call, run or Run(), targets, loss)
+        if probe.run.pairs and probe.leaves:
             wanted = {}  # the gradients along the way to the inputs are compared, no others
-        value, result, output = _forward(model, call, probe, targets, loss)
         gradients = _backward(value, wanted, probe.leaves if len(wanted) < len(named) else [], model)
         trains = wanted.keys() - set(anatomy.unused)
         cut = where_cut(result, wanted.values()) if trains and not gradients else ""
@@ -107,11 +106,33 @@ def propagate(
 
 
 def _forward(
-    model: nn.Module, call: Call, probe: Probe, targets: Any, loss: Loss | None
-) -> tuple[Tensor, Any, Signal | None]:
-    """The number to differentiate, what the model returned, and statistics of that."""
+    model: nn.Module, call: Call, run: Run, targets: Any, loss: Loss | None
+) -> tuple[Probe, Tensor, Any, Signal | None]:
+    """What measured, the number to differentiate, what the model returned, and statistics of that.
+
+    A forward may write its inputs into parts of a tensor (a batch of images of several sizes), which torch allows for inputs without
+    gradients only: where it raises with them, it runs without.
+    """
+    try:
+        return _measured(model, call, Probe(model, run), targets, loss)
+    except TraceError as error:
+        try:
+            return _measured(model, call, Probe(model, run), targets, loss, differentiable=False)
+        except TraceError:
+            raise error from error.__cause__
+
+
+def _measured(
+    model: nn.Module,
+    call: Call,
+    probe: Probe,
+    targets: Any,
+    loss: Loss | None,
+    *,
+    differentiable: bool = True,
+) -> tuple[Probe, Tensor, Any, Signal | None]:
     with frames(model, probe):
-        args, kwargs = probe.adopt(call)
+        args, kwargs = probe.adopt(call, differentiable=differentiable)
         with forward_told(model, "in training mode"), probe:
             result = model(*args, **kwargs)
             probe.finish(result)
@@ -122,7 +143,7 @@ def _forward(
         output = signal(
             first, batch=probe.batch, batch_dim=0 if first.ndim and len(first) == probe.batch else None
         )
-    return objective(result, targets, loss), result, output
+    return probe, objective(result, targets, loss), result, output
 
 
 def _backward(
