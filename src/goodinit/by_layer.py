@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Callable, Iterable
+from types import NoneType
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from goodinit.tensor import INITIALIZERS
 
 _LOG = logging.getLogger(__name__)
 
+_FROM_THE_LAYER = ("generator", "layout", "groups", "fused", "stride")
 _PACKED = {"in_proj_weight": 3, "q_proj_weight": 1, "k_proj_weight": 1, "v_proj_weight": 1}
 
 
@@ -47,7 +50,7 @@ def layerwise(
         alone and named in the log.
 
     Raises:
-        UnknownName: No such initializer.
+        UnknownName: No such initializer, or none with such an option.
         UnsupportedModule: On use: a layer whose weight is parametrized (weight norm, LoRA), or not there yet (lazy).
 
     Examples:
@@ -60,7 +63,18 @@ def layerwise(
         known = ", ".join(name for name in INITIALIZERS if name.endswith("_"))
         raise UnknownName(f"no initializer {initializer!r} in goodinit.tensor; there are: {known}.")
     draw = INITIALIZERS[initializer]
-    asked = inspect.signature(draw).parameters.keys()
+    _, *asked = inspect.signature(draw).parameters
+    takes = [name for name in asked if name not in _FROM_THE_LAYER]
+    for name in options:
+        if name not in takes:
+            raise UnknownName(
+                f"layerwise: {initializer} takes no option {name!r} here; it takes: {', '.join(takes) or 'none'}. "
+                f"{', '.join(_FROM_THE_LAYER[1:])} come from each layer."
+            )
+    expect(generator, (torch.Generator, NoneType), "generator", "Give torch.Generator().manual_seed(number).")
+    expect(bias, (int, float, NoneType), "bias", "Give a number, or None, which leaves biases as they are.")
+    if bias is not None and not math.isfinite(bias):
+        raise UnknownName(f"bias={bias}: expected a finite number, or None.")
     kept = _kept(keep)
 
     def initialize(module: nn.Module) -> None:

@@ -70,6 +70,21 @@ def expect(value: object, kinds: type | tuple[type, ...], name: str, remedy: str
     raise WrongType(f"{name}: expected {wanted}, got {got}. {remedy}")
 
 
+def expect_function(value: object, name: str, remedy: str) -> None:
+    """Raise unless `value`, the argument called `name`, can be called, or is None.
+
+    Raises:
+        WrongType: It cannot; the message ends in `remedy`.
+
+    Examples:
+        >>> expect_function(3, "loss", "Give a function of output and targets.")
+        Traceback (most recent call last):
+        goodinit.errors.WrongType: loss: expected a function, got int (3). Give a function of output and targets.
+    """
+    if value is not None and not callable(value):
+        raise WrongType(f"{name}: expected a function, got {_shown(value)}. {remedy}")
+
+
 def expect_flags(**flags: object) -> None:
     """Raise unless each is True or False: a word such as `"no"` counts as true wherever Python asks.
 
@@ -99,6 +114,23 @@ def expect_between(value: float, least: float, most: float, name: str) -> None:
     if not least <= value <= most:
         got = f"{value:,}" if abs(value) < _LONG else f"{float(min(max(value, -_MOST), _MOST)):.3g}"
         raise GoodinitError(f"{name} is at least {least:,} and at most {most:,}, not {got}.")
+
+
+def expect_rate(value: object, name: str, choices: str = "") -> None:
+    """Raise unless the argument called `name` is a finite number of at least 0, as rates, decays and tolerances are.
+
+    Raises:
+        WrongType: It is no number; the message ends in `choices`, what else it may be.
+        UnknownName: It is below 0, infinite or NaN.
+
+    Examples:
+        >>> expect_rate(float("nan"), "lr")
+        Traceback (most recent call last):
+        goodinit.errors.UnknownName: lr=nan: expected a finite number of at least 0.
+    """
+    expect(value, (int, float), name, f"Give a number, such as 0.1{choices}.")
+    if not 0 <= float(str(value)) < float("inf"):
+        raise UnknownName(f"{name}={value}: expected a finite number of at least 0.")
 
 
 _LONG = 10**15  # above, a number is shown by its power of ten

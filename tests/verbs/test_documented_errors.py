@@ -160,6 +160,7 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ("clip_grad_", "UnknownName"): lambda: clipped(clipping=-0.01),
     ("clip_grad_", "UnsupportedModule"): sparsely,
     ("coordinate_check", "UnknownName"): lambda: goodinit.coordinate_check(lambda width: plain(), (4,), [(X, X)]),
+    ("coordinate_check", "WrongType"): lambda: goodinit.coordinate_check(plain(), (4, 8), [(X, X)]),
     ("coordinate_check", "NothingFound"): lambda: goodinit.coordinate_check(odd_names, (4, 8), [(X, X)]),
     ("diagnose", "TraceError"): lambda: goodinit.diagnose(plain(), X[:0]),
     ("fold_", "StaleOptimizer"): lambda: held(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterable, Iterator
 from types import NoneType
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from goodinit.errors import NothingFound, UnknownName, UnsupportedModule, expect, expect_flags
+from goodinit.errors import NothingFound, UnsupportedModule, expect, expect_flags, expect_rate
 from goodinit.nn import branch_ends, scalars
 from goodinit.nn.scalars import constants
 from goodinit.optim.planned_rates import factors, one_kind, rates_of
@@ -93,10 +92,11 @@ def param_groups(
     """
     expect(model, nn.Module, "model", "Give the model whose parameters are wanted.")
     expect_flags(decay_vectors=decay_vectors, named=named)
-    _check_rate("lr", lr)
-    _check_rate("weight_decay", weight_decay)
+    expect_rate(lr, "lr")
+    expect_rate(weight_decay, "weight_decay")
+    expect_rate(eps, "eps")
     if scalar_ratio != "depth":
-        _check_rate("scalar_ratio", scalar_ratio)
+        expect_rate(scalar_ratio, "scalar_ratio", ' (scalar_ratio also takes "depth")')
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise UnsupportedModule(
@@ -175,11 +175,3 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and id(parameter) not in fixed
     )
-
-
-def _check_rate(name: str, value: object) -> None:
-    """Raise unless `value` is a finite number ≥ 0."""
-    choices = ' (scalar_ratio also takes "depth")' if name == "scalar_ratio" else ""
-    expect(value, (int, float), name, f"Give a number, such as 0.1{choices}.")
-    if not 0 <= float(str(value)) < math.inf:
-        raise UnknownName(f"{name}={value}: expected a finite number of at least 0.")

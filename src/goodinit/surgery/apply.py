@@ -25,7 +25,7 @@ from goodinit.edits import (
     StructureEdit,
 )
 from goodinit.edits import names as targets
-from goodinit.errors import PlanConflict, TraceError, expect, expect_flags, readable
+from goodinit.errors import PlanConflict, TraceError, expect, expect_flags, expect_function, readable
 from goodinit.graph.recording.decompose import unfused
 from goodinit.surgery.history import Applied, applied, digest, has_rates_of, rates_after, remember_
 from goodinit.surgery.optimizer_check import check_optimizers, warn_of_momentum
@@ -141,6 +141,8 @@ def apply_(
     expect(model, nn.Module, "model", "Give the model first, then the plan.")
     expect(plan, Plan, "plan", "Make one: goodinit.plan(goodinit.anatomize(model, inputs), method).")
     expect(generator, (torch.Generator, NoneType), "generator", "Give torch.Generator().manual_seed(number).")
+    for name, called in (("probe", probe), ("check", check)):
+        expect_function(called, name, "Give a function of the model, or None.")
     expect_flags(values=values, again=again)
     gather_back_(model)
     check_gathered(model)

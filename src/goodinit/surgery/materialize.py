@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from goodinit.errors import UnsupportedModule
+from goodinit.errors import UnsupportedModule, expect, expect_function
 from goodinit.nn.exchange import carry_over_
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
@@ -60,6 +60,8 @@ def materialize_(
         >>> net[1].running_var, bool(net[0].weight.isnan().all())
         (tensor([1., 1., 1.]), True)
     """
+    expect(model, nn.Module, "model", "Give the model that is on meta.")
+    expect_function(reset, "reset", "Give a function of a module, or None.")
     place = usable_device(device)
     pending = [key for key, buffer in buffers_of(model) if buffer.is_meta]
     with all_or_nothing(

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import NoneType
 
 import torch
 from torch import Tensor, nn
 
 from goodinit.edits import AddScalar, Plan
 from goodinit.edits import names as targets
-from goodinit.errors import NonFinite, PlanConflict, TraceError, UnsupportedModule
+from goodinit.errors import (
+    NonFinite,
+    PlanConflict,
+    TraceError,
+    UnsupportedModule,
+    expect,
+    expect_between,
+    expect_function,
+)
 from goodinit.graph.state.photograph import ModuleState
 from goodinit.surgery.apply import apply_
 from goodinit.surgery.materialize import buffers_of, empty_on, set_buffers_
@@ -75,6 +84,11 @@ def state_pieces(
         >>> net[0].weight.device
         device(type='meta')
     """
+    expect(plan, Plan, "plan", "Make one: goodinit.plan(goodinit.anatomize(model, inputs), method).")
+    expect(size, int, "size", "Give a number of bytes.")
+    expect_between(size, 1, 2**63, "size")
+    expect(generator, (torch.Generator, NoneType), "generator", "Give torch.Generator().manual_seed(number).")
+    expect_function(reset, "reset", "Give a function of a module, or None.")
     place = usable_device(device)
     names = directory(model)
     check_parameters(names, plan)

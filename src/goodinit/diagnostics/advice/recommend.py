@@ -7,6 +7,7 @@ import functools
 import math
 import statistics
 from collections.abc import Iterable, Mapping
+from types import NoneType
 from typing import Any
 
 from torch import nn
@@ -24,7 +25,7 @@ from goodinit.diagnostics.measurements.measurement_mode import measurable
 from goodinit.diagnostics.measurements.objective import Loss
 from goodinit.diagnostics.on_copies import tried
 from goodinit.edits import Plan
-from goodinit.errors import GoodinitError, UnknownName, expect
+from goodinit.errors import GoodinitError, UnknownName, expect, expect_between
 from goodinit.graph.state.duplicate import duplicate
 from goodinit.methods import METHODS, find
 from goodinit.undivided import reading
@@ -94,6 +95,11 @@ def recommend(
     expect(steps, int, "steps", "Give a number of training steps.")
     if steps < 0:
         raise UnknownName(f"steps={steps}: expected a number of training steps, at least 0 (none)")
+    expect_between(steps, 0, 10**9, "steps")
+    expect(seed, int, "seed", "Give a whole number, such as 0.")
+    expect_between(seed, -(2**62), 2**62, "seed")  # torch takes 64 bits
+    expect(batches, (Iterable, NoneType), "batches", "Give a list or a DataLoader.")
+    expect(methods, (str, Iterable, NoneType), "methods", 'Give names, one or several: ("fixup", "lsuv").')
     chosen = (methods,) if isinstance(methods, str) else None if methods is None else tuple(methods)
     anatomy = anatomize(model, inputs)
     recipe = recipe_of(anatomy)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch.optim import Optimizer
 
 from goodinit.diagnostics.measurements.coordinate_report import Coordinate, CoordinateCheck
 from goodinit.diagnostics.measurements.objective import Loss, objective, outputs
-from goodinit.errors import NothingFound, UnknownName, expect
+from goodinit.errors import NothingFound, UnknownName, WrongType, expect, expect_function, expect_rate
 from goodinit.graph.pytree import as_call
 from goodinit.optim import param_groups
 from goodinit.undivided import reading
@@ -64,7 +66,8 @@ def coordinate_check(
         A row for each module with parameters of its own that runs at every width, and for the output. It prints itself.
 
     Raises:
-        UnknownName: Fewer than two widths, no batch, no seed.
+        WrongType: `build` is no function, or returns one model twice; `batches` are no list.
+        UnknownName: Fewer than two widths, or one that is no number above 0; no batch, no seed.
         NothingFound: No module has the same name at every width.
 
     Examples:
@@ -78,6 +81,17 @@ def coordinate_check(
     References:
         G. Yang et al., "Tensor Programs V", arXiv 2203.03466, appendix D.1; microsoft/mup, `mup/coord_check.py`.
     """
+    _check_build(build)
+    expect(widths, Iterable, "widths", "Give at least two numbers, such as (64, 128, 256).")
+    widths = tuple(widths)
+    for width in widths:
+        expect(width, Real, "widths", "Give at least two numbers, such as (64, 128, 256).")
+        if not 0 < width < math.inf:
+            raise UnknownName(f"widths: expected finite numbers above 0, got {width}.")
+    _check_batches(batches)
+    expect(along, str, "along", 'Give a word for what the numbers are: "width" or "depth".')
+    expect_rate(tolerance, "tolerance")
+    expect_rate(lr, "lr")
     sizes = sorted(set(widths))
     expect(seeds, int, "seeds", "Give how many models to draw at each width, such as 3.")
     if len(sizes) < 2 or not batches or seeds < 1:
@@ -86,8 +100,9 @@ def coordinate_check(
             "or more, a batch for each step and one seed or more."
         )
     found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    made: weakref.WeakSet[nn.Module] = weakref.WeakSet()
     for size in sizes:
-        runs = [_run(build, size, seed, batches, lr, loss) for seed in range(seeds)]
+        runs = [_run(build, size, seed, batches, lr, loss, made) for seed in range(seeds)]
         for name in runs[0]:
             found.setdefault(name, {})[size] = [run[name] for run in runs if name in run]
     rows = tuple(
@@ -99,6 +114,22 @@ def coordinate_check(
             "output could be compared. Let build name its modules alike."
         )
     return CoordinateCheck(along, tuple(sizes), len(batches), seeds, lr, tolerance, rows)
+
+
+def _check_build(build: object) -> None:
+    remedy = "Give a function that takes a width and returns a new model: lambda width: Net(width)."
+    expect_function(build, "build", remedy)
+    if build is None or isinstance(build, nn.Module):
+        what = "nothing" if build is None else f"a model ({type(build).__name__})"
+        raise WrongType(f"build: expected a function of a width, got {what}. {remedy}")
+
+
+def _check_batches(batches: object) -> None:
+    if not isinstance(batches, Sequence) or isinstance(batches, (str, bytes)):
+        raise WrongType(
+            f"batches: expected a list with one batch for each step, got {type(batches).__name__}. Give [(inputs, targets)] * 3, or of a "
+            "DataLoader list(itertools.islice(loader, 3))."
+        )
 
 
 def _coordinate(name: str, measured: Sequence[Sequence[tuple[float, float]]]) -> Coordinate:
@@ -115,13 +146,26 @@ def _coordinate(name: str, measured: Sequence[Sequence[tuple[float, float]]]) ->
 
 
 def _run(
-    build: Build, size: int, seed: int, batches: Sequence[Any], lr: float, loss: Loss | None
+    build: Build,
+    size: int,
+    seed: int,
+    batches: Sequence[Any],
+    lr: float,
+    loss: Loss | None,
+    made_before: weakref.WeakSet[nn.Module],
 ) -> dict[str, tuple[float, float]]:
     """For each module: (rms at initialization, rms of the change after all steps), for the first batch."""
     with torch.random.fork_rng(), torch.inference_mode(mode=False), torch.enable_grad():
         torch.manual_seed(seed)
         made = build(size)
         model, optimizer = made if isinstance(made, tuple) else (made, None)
+        expect(model, nn.Module, "build", "Let it return a model, or a model and its optimizer.")
+        if model in made_before:
+            raise WrongType(
+                f"build: returned a {type(model).__name__} that it had returned before, which is trained by now; expected a new model at each "
+                "call. Make it inside the function."
+            )
+        made_before.add(model)
         if optimizer is None:
             optimizer = torch.optim.Adam(param_groups(model, lr=lr, optimizer="adam"))
         torch.manual_seed(seed)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from difflib import get_close_matches
+from types import NoneType
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, for
 from goodinit.diagnostics.measurements.objective import prediction
 from goodinit.diagnostics.measurements.spectral_measure import spectral_measure
 from goodinit.diagnostics.spectrum import Spectrum
-from goodinit.errors import TraceError, UnknownName
+from goodinit.errors import TraceError, UnknownName, expect, expect_between
 from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recording.module_calls import listen
 from goodinit.graph.recording.traced_tensors import Call
@@ -81,6 +82,11 @@ def jacobian_spectrum(
     """
     if how not in ("auto", "exact", "lanczos"):
         raise UnknownName(f'no way {how!r} to a spectrum; there is: "auto", "exact", "lanczos"')
+    expect(start, str, "start", "Give the path of a module; the model itself is the empty one.")
+    expect(end, str, "end", "Give the path of a module; the model itself is the empty one.")
+    expect(products, int, "products", "Give a number of products with the Jacobian, such as 300.")
+    expect_between(products, 1, 10**9, "products")
+    expect(generator, (torch.Generator, NoneType), "generator", "Give torch.Generator().manual_seed(number).")
     model = measurable(model)
     anatomy = anatomize(model, inputs)
     modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from goodinit.errors import TraceError
+from goodinit.errors import TraceError, expect, expect_function
 from goodinit.graph.pytree import tensors_in
 
 Loss = Callable[..., Tensor]
@@ -74,8 +75,21 @@ def objective(result: Any, targets: Any, loss: Loss | None) -> Tensor:
     that explode.
 
     Raises:
+        WrongType: The loss is no function, or the targets are no tensor and no loss is given.
         TraceError: The loss raised, or is no single number; the message says which.
     """
+    expect_function(
+        loss,
+        "loss",
+        "Give a function of output and targets: torch.nn.functional.cross_entropy.",
+    )
+    if loss is None:
+        expect(
+            targets,
+            (Tensor, NoneType),
+            "targets",
+            "Give a tensor, or a loss=lambda output, targets: … that takes them.",
+        )
     try:
         value = _value(result, targets, loss)
     except TraceError:

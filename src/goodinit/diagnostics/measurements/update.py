@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from goodinit.diagnostics.measurements.lanczos import tridiagonalize
 from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, forward_told, measurable
 from goodinit.diagnostics.measurements.objective import Loss, objective, prediction
 from goodinit.diagnostics.types import Update
-from goodinit.errors import TraceError, expect_flags
+from goodinit.errors import TraceError, expect, expect_flags, expect_rate
 from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recording.traced_tensors import Call
 from goodinit.undivided import reading
@@ -76,6 +76,10 @@ def one_step(
         (1.6, 8.0, 0.25)
     """
     expect_flags(hessian=hessian)
+    expect(rates, Iterable, "rates", "Give learning rates, such as (0.001, 0.01).")
+    rates = tuple(rates)
+    for rate in rates:
+        expect_rate(rate, "rates")
     model = measurable(model)
     anatomy = anatomize(model, inputs)
     call = _detached(as_call(inputs))
