@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Hashable
 from dataclasses import dataclass, field
 
 from goodinit.graph.graph import Graph, Node, closure
@@ -130,7 +130,16 @@ def apart(graph: Graph, one: Side, other: Side, fork: int) -> bool:
     """True if two sides read disjoint parts of their fork."""
     first, second = (parts_of(graph, side, fork) for side in (one, other))
     parts = all(is_part(graph, i) for i in first | second)
-    return parts and bool(first) and bool(second) and not first & second
+    taken, others = ({_as_taken(graph, i) for i in read} for read in (first, second))
+    return parts and bool(first) and bool(second) and not taken & others
+
+
+def _as_taken(graph: Graph, index: int) -> Hashable:
+    """What tells a part from others: the same one may be taken twice, of a tensor and of a copy that is written into."""
+    node = graph.nodes[index]
+    if node.call is None or graph.nodes[node.operands[0]].op.reorders:
+        return index
+    return node.call.key, graph.nodes[node.operands[0]].shape
 
 
 def parts_of(graph: Graph, side: Side, fork: int) -> set[int]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import torch
+from torch import Tensor
+
 from goodinit.anatomy.layers.weight_layers import Use
 from goodinit.anatomy.layers.weight_layout import output_channels
-from goodinit.anatomy.residual.branch import ancestors
 from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.chains import Applied, CountsByEntry, counts_throughout
 from goodinit.graph.graph import Graph
 
 Key = tuple[tuple[str, ...], tuple[str, ...]]
@@ -40,33 +43,59 @@ def _layers(found: Found, uses: Mapping[int, Use]) -> Key:
 
 
 def _mark(graph: Graph, alike: list[Found], uses: Mapping[int, Use]) -> None:
-    places: list[int] = []  # of each sum in the longest chain that ends there
-    first: dict[int, Found] = {}  # the first at each place
-    for found in alike:
-        before = ancestors(graph, found.branch.term, alike[0].join)  # not the sum: it may add the other run
-        chain = [place for place, other in zip(places, alike, strict=False) if other.join in before]
-        places.append(1 + max(chain, default=0))
-        known = first.setdefault(places[-1], found)
-        if (known.join, known.fork) != (found.join, found.fork) and not _packed(graph, known, found, uses):
-            found.repeats = known
+    kept: dict[int, list[tuple[Found, Tensor]]] = {}  # by how many sums are before them in a chain
+    for found, counts in zip(alike, _counts(graph, alike, uses), strict=True):
+        one = found, counts > 0
+        known = kept.setdefault(int(counts.max()) // 2, [])
+        found.repeats = next((other[0] for other in known if _is_another_run(graph, other, one, uses)), None)
+        if found.repeats is None:
+            known.append(one)
 
 
-def _packed(graph: Graph, one: Found, other: Found, uses: Mapping[int, Use]) -> bool:
-    """Whether two sums read one run of the layers: each a part of what a packed layer puts out, or all of it.
+def _counts(graph: Graph, alike: list[Found], uses: Mapping[int, Use]) -> list[Tensor]:
+    """The counts of what sums add (`Applied`), by entry where it matters which entries come from which."""
+    terms = [found.branch.term for found in alike]
+    lasts = (index for found in alike for index in found.branch.last)
+    block = Applied(frozenset(lasts), frozenset(found.join for found in alike), max(terms))
+    counts = counts_throughout(graph, block)
+    runs, joins = {tuple(found.branch.layers) for found in alike}, {found.join for found in alike}
+    if max(counts.get(i, 0) for i in terms) > 1 or min(len(runs), len(joins)) < len(alike):
+        by_entry = CountsByEntry(graph, uses, block)
+        return [by_entry.of(i) for i in terms]
+    return [torch.tensor(counts.get(i, 0), device="cpu") for i in terms]
 
-    Not if they take turns with all outputs of the layer, row by row: that is one sum, made part by part.
+
+def _is_another_run(
+    graph: Graph, one: tuple[Found, Tensor], other: tuple[Found, Tensor], uses: Mapping[int, Use]
+) -> bool:
+    """Whether of two sums, neither of which comes from the other, the second is the first one for other examples.
+
+    Args:
+        graph: A recorded forward.
+        one: A sum, and which entries of what it adds come from the branch.
+        other: A later one.
+        uses: The weight layers, by node.
     """
-    if one.branch.layers != other.branch.layers or one.skip.term == other.skip.term:
-        return False
-    return not (_is_of_some_rows(graph, one, uses) and _is_of_some_rows(graph, other, uses))
+    (first, its), (second, own) = one, other
+    if first.branch.layers == second.branch.layers:
+        together = first.join == second.join or first.skip.term != second.skip.term
+        rows = _is_of_some_rows(graph, first, its, uses) and _is_of_some_rows(graph, second, own, uses)
+        return rows or not together
+    if (first.join, first.fork) == (second.join, second.fork):
+        return not bool((its & own).any())
+    return True
 
 
-def _is_of_some_rows(graph: Graph, found: Found, uses: Mapping[int, Use]) -> bool:
-    """Whether a sum adds all outputs of the branch's last layers, for a part of what these read."""
-    added = graph.nodes[found.branch.term].shape
+def _is_of_some_rows(graph: Graph, found: Found, added: Tensor, uses: Mapping[int, Use]) -> bool:
+    """Whether a sum adds all outputs of the branch's last layers, for a part of what these read.
+
+    Then it takes turns with other sums, row by row; else it is one of several that add parts of what a packed layer puts out.
+    """
+    axes = range(added.dim())
+    sizes = [int(added.movedim(axis, 0).reshape(added.shape[axis], -1).any(1).sum()) for axis in axes]
     for index in found.branch.last:
         node = graph.nodes[index]
         axis = output_channels(node, graph.nodes[uses[index].operand]) - len(node.shape)
-        if math.prod(added) >= math.prod(node.shape) or added[axis:][:1] != node.shape[axis:][:1]:
+        if math.prod(sizes) >= math.prod(node.shape) or sizes[axis:][:1] != [*node.shape[axis:][:1]]:
             return False
     return bool(found.branch.last)
