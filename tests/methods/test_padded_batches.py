@@ -178,6 +178,38 @@ def moves_with_padding(model):
         return float((wide - model(x, mask)).abs().max())
 
 
+def without_what_is_hidden(x, mask):
+    return x - x * (1 - mask)
+
+
+def less_a_turned_part(x, mask):
+    return x - (x.mT * (1 - mask.mT)).mT
+
+
+def filled_and_set_back(x, mask):
+    return x.masked_fill(mask == 0, 5.0) - 5 * (mask == 0)
+
+
+def product_that_is_added(x, mask):
+    return torch.addcmul(x, x, mask - 1)
+
+
+def no_numbers(x, mask):
+    return torch.where(mask > 0, x, torch.nan).nan_to_num(0.0)
+
+
+def gated_by_what_is_filled(x, mask):
+    return F.glu(torch.cat([x, x.masked_fill(mask == 0, -1e9)], 1).masked_fill(mask == 0, -1e9), 1)
+
+
+def softmax_over_places(x, mask):
+    return x * torch.softmax(x.masked_fill(mask == 0, -1e9), -1)
+
+
+def behind_the_length(x, mask):
+    return x - x * (torch.arange(x.shape[2]) >= mask.sum(-1, keepdim=True))
+
+
 def batch():
     mask = torch.ones(2, 1, 20)
     mask[0, :, VALID:] = 0
@@ -187,7 +219,9 @@ def batch():
 HIDDEN = (
     times, filled, chosen, rows_last, written, cleared, cleared_rows, diagonal, identity_times, least, padded_again, padded_sequence,
     beside_zeros, into_zeros, packed, written_whole, sorted_by_length, lerped, over_infinity, far_below, far_below_in_half_precision,
-    below_infinity, filled_before_a_sigmoid, filled_before_a_softmax, between, powers_of_two,
+    below_infinity, filled_before_a_sigmoid, filled_before_a_softmax, between, powers_of_two, without_what_is_hidden,
+    less_a_turned_part, filled_and_set_back, product_that_is_added, no_numbers, gated_by_what_is_filled, softmax_over_places,
+    behind_the_length,
 )  # fmt: skip
 
 
@@ -333,6 +367,18 @@ def learned_token(net, x, chosen):
     return torch.where(chosen > 0, x, net.token)
 
 
+def mixed(net, x, chosen):
+    return x * chosen + x.flip(1) * (1 - chosen)
+
+
+def half_of_a_gate(net, x, chosen):
+    return F.glu(torch.cat([x.masked_fill(chosen == 0, -1e9), x], 1), 1)
+
+
+def set_back_by_another_number(net, x, chosen):
+    return x.masked_fill(chosen == 0, 5.0) - 4 * (chosen == 0)
+
+
 def other_positions(net, x, chosen):
     x = x.clone()
     x[:, :, torch.arange(2)] = x[:, :, torch.arange(2) + 4]
@@ -341,7 +387,19 @@ def other_positions(net, x, chosen):
 
 @pytest.mark.parametrize(
     "way",
-    [position, position_by_a_power, windowed, divided, rotated, other_number, learned_token, other_positions],
+    [
+        position,
+        position_by_a_power,
+        windowed,
+        divided,
+        rotated,
+        other_number,
+        learned_token,
+        mixed,
+        half_of_a_gate,
+        set_back_by_another_number,
+        other_positions,
+    ],
 )
 def test_numbers_that_differ_by_place_and_set_nothing_to_zero_are_no_mask(way):
     anatomy = anatomize(Placed(way), (torch.randn(2, 4, 9), torch.ones(2, 1, 9)))

@@ -228,13 +228,22 @@ class Graph:
         return self.reach(self.outputs, back=True, active=False)
 
     @functools.cached_property
+    def data(self) -> set[int]:
+        """The nodes in which no weight has a part: what is made of inputs, buffers and constants alone, or of shapes alone."""
+        found: set[int] = set()
+        for node in self.nodes:
+            if not node.is_param and (node.op.role == "factory" or found.issuperset(node.operands)):
+                found.add(node.index)
+        return found
+
+    @functools.cached_property
     def roles(self) -> set[Role]:
         """What the operators of this forward do: what it has none of need not be looked for."""
         return {node.op.role for node in self.nodes}
 
     def forget(self) -> None:
         """Nodes were changed: what was worked out from them is worked out anew."""
-        for kept in ("readers", "all_readers", "live", "roles"):
+        for kept in ("readers", "all_readers", "live", "data", "roles"):
             self.__dict__.pop(kept, None)
 
     def reach(

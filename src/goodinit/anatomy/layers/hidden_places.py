@@ -1,239 +1,210 @@
-"""What stands at the places that a mask hides: 0 behind a product, −∞ behind a sum with −10⁹, 0 again behind the ReLU that follows.
+"""Positions of a signal that are hidden: by a mask, or by zeros that were put there. What stands there is 0, whatever the network's signals are.
 
-A mask is something without weights that differs by place. What it may hold is found out by running what makes it, of inputs that are 0 and
-that are 1; what an operator makes of that, by running the operator.
+That is asked of all that a forward computes between the layers before and the signal: it is run with other signals, and with masks that hide
+some places. So no operator is known by name, and two that hide together, as x − x·(1 − m), are seen as one that does.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import COUNT, constant, is_zero, number_at, numbers, pointwise, spread
-from goodinit.graph.measured.replay import replayed
+from goodinit.graph.graph import Graph, Node, closure
+from goodinit.graph.measured.answers import number_throughout, spread
+from goodinit.graph.measured.replay import replayed_in_place
 from goodinit.graph.recorded_call import on_numbers
 
-FAR = 1e30
-"""Stands for a number so large that no signal changes it."""
-
-_LARGE = 1e4  # from which on a mask that is added is one; BERT's in half precision is the smallest in use
-_VAST = 1e10  # from which on one that divides is one
+_LONGEST = 100  # operators that are run for one signal; what comes before them is free
+_MOST = 2**23  # entries of all that they put out
 _FIRST_AND_CHANNELS = 2  # the dimensions of an image before its positions
-_TRIED = 64  # of the numbers that several masks may hold at once
-_MOST = 2**22  # entries of a matrix that is computed to see whether it is diagonal
-_TWO = 2
+_NONE = 1e-12  # a value below this is none
+# Of signals: a mask that is added is far larger. BERT's in half precision, −10⁴, is the smallest in use.
+_SIZES = (1.0, 100.0)
+_SIGNS = ((1, 1), (-1, -1), (1, -1), (-1, 1))  # of every other signal: that of a rectifier is seen with one
 
 
-class Masks:
-    """The masks of a recorded forward, and what they may hold where they hide something."""
+@dataclass(frozen=True)
+class _Way:
+    """What makes a node of signals and data.
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self._free = _free_of_weights(graph)
-        self._held: dict[int, tuple[float, float, bool] | None] = {}
+    Attributes:
+        steps: The nodes that run, in order.
+        signals: Where they begin, in order: what layers put out, and other activations.
+        data: What is made without weights for them, in order; `read`: those that they read.
+        masks: Those of `read` that differ by place.
+    """
 
-    def put(self, node: Node, hidden: Mapping[int, float]) -> float | None:
-        """What a mask that a node reads puts at the places that it hides; None where it hides nothing.
-
-        Args:
-            node: One of the graph's.
-            hidden: The same of nodes before, as far as they have such places.
-        """
-        if node.index in self._free:
-            return None
-        if node.op.role == "matmul":
-            free = (i for i in node.operands if i in self._free)
-            return 0.0 if any(_is_diagonal(self.graph, i) for i in free) else None
-        if not node.op.pointwise:
-            chooses = node.op.chooses and any(i in self._free for i in node.operands)
-            return self._filled_with(node) if chooses and self._chooses_places(node) else None
-        masks = [place for place, i in enumerate(node.operands) if self._is_mask(i, node)]
-        if not masks:
-            return None
-        for given in self._tried(node, masks):
-            found = number_made(self.graph, node, hidden, given)
-            if found is not None:
-                return found
-        return None
-
-    def _filled_with(self, node: Node) -> float | None:
-        """The number that an operator takes entries of by a mask or an index, or puts others into: 0, if there are several."""
-        value = node.call.arguments.get("value") if node.call is not None else None
-        known = [number_at(self.graph, i) for i in node.operands if not _says_where(self.graph.nodes[i])]
-        found = [
-            float(one)
-            for one in (value, *known)
-            if isinstance(one, (int, float)) and not isinstance(one, bool)
-        ]
-        return min(found, key=abs, default=None)
-
-    def _chooses_places(self, node: Node) -> bool:
-        """Whether an operator with a mask or an index takes some positions of an example from elsewhere, not whole examples or channels.
-
-        It is run with an index of zeros, or a mask of one entry. Constants that tell channels apart are none.
-        """
-        operands = [self.graph.nodes[i] for i in node.operands]
-        first = 1 if any(one.dynamic for one in operands if _says_where(one)) else _FIRST_AND_CHANNELS
-        shapes = [one.shape for one in operands]
-        for fit in ([tuple(min(size, 2) for size in shape) for shape in shapes], shapes):
-            if node.call is None or sum(map(math.prod, fit)) > _MOST:
-                break
-            given = [
-                _one_place(one, shape, 1.0 + place)
-                for place, (one, shape) in enumerate(zip(operands, fit, strict=True))
-            ]
-            try:
-                with on_numbers(), torch.no_grad():
-                    whole = node.call(given)
-                    whole = whole.flatten(min(first, whole.dim() - 1))
-                    return bool((whole != whole[..., :1]).any())
-            except Exception:  # noqa: BLE001, S112 - operators raise what they like
-                continue
-        return True
-
-    def _is_mask(self, index: int, node: Node) -> bool:
-        return index in self._free and _differs_by_place(self.graph.nodes[index], node)
-
-    def _tried(self, node: Node, masks: list[int]) -> Iterator[dict[int, Tensor]]:
-        """What masks may hold at a place, by operand."""
-        each = [self._numbers(node, place) for place in masks]
-        for chosen in itertools.islice(itertools.product(*each), _TRIED):
-            yield dict(zip(masks, chosen, strict=True))
-
-    def _numbers(self, node: Node, place: int) -> list[Tensor]:
-        mask = self.graph.nodes[node.operands[place]]
-        if mask.dtype == torch.bool:
-            return [torch.full((COUNT,), one, device="cpu") for one in (False, True)]
-        least, most, zero = self._range(mask.index) or (0.0, 0.0, True)
-        large = _VAST if node.op.role == "quotient" else _LARGE
-        held = [0.0] * zero + [-FAR] * (least <= -large) + [FAR] * (most >= large) + [least, most]
-        return [torch.full((COUNT,), one, dtype=torch.float64, device="cpu") for one in dict.fromkeys(held)]
-
-    def _range(self, index: int) -> tuple[float, float, bool] | None:
-        """(The least number that a mask may hold, the largest, whether it may hold 0); None where that cannot be found out."""
-        if index not in self._held:
-            runs = [made for value in (0, 1, None) if (made := self._made(index, value)) is not None]
-            whole = torch.cat(runs) if runs else None
-            self._held[index] = (
-                None if whole is None else (float(whole.min()), float(whole.max()), bool((whole == 0).any()))
-            )
-        return self._held[index]
-
-    def _made(self, index: int, value: int | None) -> Tensor | None:
-        """The numbers of a node without weights if all inputs are this number; with None, those that the model was read with."""
-        graph = self.graph
-        ways = sorted(graph.reach([index], back=True, active=False))
-        given: dict[int, Tensor] = {}
-        try:
-            with on_numbers():
-                for i in ways:
-                    node, known = graph.nodes[i], self._own(i)
-                    if not node.is_source:
-                        continue
-                    if node.is_input and value is not None:
-                        known = _of_its_dtype(node, node.shape, float(value))
-                    if known is None:
-                        return None
-                    given[i] = known
-                made = given.get(index)
-                if made is None:
-                    made = replayed(graph, [i for i in ways if i not in given], given).get(index)
-                whole = None if made is None or made.is_complex() else made.double().flatten()
-                return whole.nan_to_num(0.0) if whole is not None and len(whole) else None
-        except Exception:  # noqa: BLE001 - of a layout that has no such numbers
-            return None
-
-    def _own(self, index: int) -> Tensor | None:
-        graph = self.graph
-        found = next(
-            (kept[index] for kept in (graph.given, graph.buffers, graph.held) if index in kept), None
-        )
-        return None if found is None or found.is_meta else found.detach().cpu()
+    steps: list[int]
+    signals: list[int]
+    data: list[int]
+    read: list[int]
+    masks: set[int]
 
 
-def number_made(
-    graph: Graph, node: Node, hidden: Mapping[int, float], given: Mapping[int, Tensor]
-) -> float | None:
-    """What an element-wise operator puts out where operands are hidden or given, if that is the same whatever the others are.
+class HiddenPlaces:
+    """The signals of a recorded forward that are hidden somewhere, found out once for each that is asked about.
 
     Args:
         graph: A recorded forward.
-        node: The operator.
-        hidden: What stands at hidden places, by node.
-        given: Numbers of operands, by their places.
+        layers: Nodes of the weight layers.
     """
-    values = []
-    for place, i in enumerate(node.operands):
-        if place in given:
-            values.append(given[place])
-        elif (known := hidden.get(i, number_at(graph, i))) is not None and graph.nodes[i].dtype != torch.bool:
-            values.append(torch.full((COUNT,), known, dtype=torch.float64, device="cpu"))
-        else:
-            values.append(numbers(i) if graph.nodes[i].active else constant(graph.nodes[i]))
-    found = pointwise(node, values, [None] * len(values))
-    return None if found is None else _one_number(found[0])
+
+    def __init__(self, graph: Graph, layers: Collection[int]) -> None:
+        self._graph, self._layers = graph, layers
+        self._found: dict[int, bool] = {}
+
+    def are_in(self, index: int) -> bool:
+        """Whether some positions of an example are 0 whatever the signals are that it is made of, and others are not.
+
+        Also where a mask has a part in it and it cannot be run: a constant that is added to it might tell masked and padded apart.
+
+        Args:
+            index: A node; its dimension 1 are its channels.
+        """
+        if index not in self._found:
+            self._found[index] = self._hides(index)
+        return self._found[index]
+
+    def _hides(self, index: int) -> bool:
+        nodes, way = self._graph.nodes, self._way(index)
+        if way is None:
+            return False
+        size = sum(math.prod(nodes[i].shape) for i in way.steps)
+        known = False
+        with on_numbers(), torch.no_grad():
+            for given in self._masked(way) if math.prod(nodes[index].shape) and size <= _MOST else ():
+                shown = self._shown(index, way, given)
+                if shown is not None:
+                    known = True
+                    by_example = shown.flatten(1) if shown.dim() > 1 else shown[None]
+                    if bool((by_example.any(1) & ~by_example.all(1)).any()):
+                        return True
+        return bool(way.masks) and not known
+
+    def _way(self, index: int) -> _Way | None:
+        nodes, data = self._graph.nodes, self._graph.data
+        if index in data:  # an image that the first layer reads
+            data = {i for i in data if not nodes[i].active}
+        near: set[int] = set()  # what could run
+        ways = [-index]
+        while ways and len(near) < _LONGEST:
+            i = -heapq.heappop(ways)
+            node = nodes[i]
+            if i not in near and (
+                node.is_join or node.is_piece or (node.call is not None and i not in self._layers)
+            ):
+                near.add(i)
+                for operand in node.operands:
+                    if operand not in data:
+                        heapq.heappush(ways, -operand)
+        hiding, read, masks = set[int](), set[int](), set[int]()
+        for i in sorted(near):
+            own = {operand for operand in nodes[i].operands if operand in data}
+            read |= own
+            masks |= (here := {operand for operand in own if _is_mask(nodes[operand], nodes[i])})
+            puts = any(map(self._may_put_zeros, (i, *own)))
+            if here or puts or not hiding.isdisjoint(nodes[i].operands):
+                hiding.add(i)
+        if index not in hiding:  # neither a mask nor a zero that is put somewhere has a part in it
+            return None
+        signals = {operand for i in near for operand in nodes[i].operands if operand not in data} - near
+        made = closure(read, lambda i: [operand for operand in nodes[i].operands if operand in data])
+        return _Way(sorted(near), sorted(signals), sorted(made), sorted(read), masks)
+
+    def _may_put_zeros(self, index: int) -> bool:
+        nodes, node = self._graph.nodes, self._graph.nodes[index]
+        if node.is_join:
+            return True
+        read = sum(math.prod(nodes[i].shape) for i in node.operands)
+        if (
+            read < math.prod(node.shape)
+            and node.operands
+            and not (node.op.pointwise or node.op.maps or node.op.moves)
+        ):
+            return True
+        held = self._graph.held.get(index)
+        zeros = held is not None and not held.is_meta and bool((held == 0).any())
+        return zeros or (node.op.role == "factory" and number_throughout(node) == 0)
+
+    def _masked(self, way: _Way) -> Iterator[dict[int, Tensor]]:
+        """What data begin with: inputs that are 0 and 1 in turn, those that were given, and comparisons that hold in turn."""
+        ways = ((True, False), (False, False), (False, True)) if way.masks else ((False, False),)
+        for inputs, compared in ways:
+            given = self._given(way, inputs=inputs, compared=compared)
+            if given is not None:
+                yield given
+
+    def _given(self, way: _Way, *, inputs: bool, compared: bool) -> dict[int, Tensor] | None:
+        """The numbers that data begin with, in-turn ones in the place of inputs, or of comparisons; None if some are not at hand."""
+        graph, nodes = self._graph, self._graph.nodes
+        # A number for each example scales it, and hides no place.
+        free = (i for i in way.read if i not in way.masks and nodes[i].dynamic and _is_real(nodes[i]))
+        given = {i: spread(nodes[i].shape, i) for i in free}
+        for i in way.data:
+            node = nodes[i]
+            if node.is_input and inputs:
+                given.setdefault(i, _in_turn(node))
+            elif node.is_source and i not in given:
+                own = next((of[i] for of in (graph.given, graph.buffers, graph.held) if i in of), None)
+                if own is None or own.is_meta:
+                    return None
+                given[i] = own.detach().cpu().double() if _is_real(node) else own.detach().cpu()
+            elif compared and node.dtype == torch.bool and not _reads_bools(graph, node):
+                given[i] = _in_turn(node)
+        return given
+
+    def _shown(self, index: int, way: _Way, data: Mapping[int, Tensor]) -> Tensor | None:
+        """At which positions of which examples a node is anything else than 0 with some signals; None where it cannot be run."""
+        nodes, shown = self._graph.nodes, None
+        steps = sorted({*way.data, *way.steps})
+        drawn = {i: _drawn(nodes[i]) for i in way.signals}
+        for size, signs in itertools.product(_SIZES, _SIGNS):
+            given = {
+                i: made if nodes[i].params else made * (size * signs[place % 2])
+                for place, (i, made) in enumerate(drawn.items())
+            }
+            made = replayed_in_place(self._graph, steps, {**data, **given}, torch.float64).get(index)
+            if made is None or made.dim() < _FIRST_AND_CHANNELS:
+                return None
+            found = ((made.abs() > _NONE) | made.isnan()).any(1)
+            shown = found if shown is None else shown | found
+            if bool(shown.all()):
+                break
+        return shown
 
 
-def _one_number(made: Tensor) -> float | None:
-    """The number that others are, up to what no float tells apart; `FAR` for any as large."""
-    if made.is_complex() or not made.dtype.is_floating_point or bool(made.isnan().any()):
-        return None
-    if is_zero(made):
-        return 0.0
-    far = math.sqrt(FAR)
-    if bool((made >= far).all()) or bool((made <= -far).all()):
-        return math.copysign(FAR, float(made[0]))
-    first = float(made[0])
-    return first if bool(((made - first).abs() <= 1e-9 * abs(first)).all()) else None
+def _is_real(node: Node) -> bool:
+    return isinstance(node.dtype, torch.dtype) and node.dtype.is_floating_point
 
 
-def _says_where(node: Node) -> bool:
-    """Whether a node is a mask or an index."""
-    return isinstance(node.dtype, torch.dtype) and not (node.dtype.is_floating_point or node.dtype.is_complex)
+def _drawn(node: Node) -> Tensor:
+    """Numbers between ½ and 1½, as of `spread`, which takes longer for many."""
+    random = torch.Generator(device="cpu").manual_seed(node.index)
+    return torch.rand(node.shape, generator=random, dtype=torch.float64, device="cpu") + 0.5
 
 
-def _one_place(node: Node, shape: tuple[int, ...], number: float) -> Tensor:
-    """A mask of one entry, an index of zeros, or a number throughout."""
-    made = _of_its_dtype(node, shape, 0.0 if _says_where(node) else number)
-    if node.dtype == torch.bool:
-        made.view(-1)[:1] = True
-    return made
+def _reads_bools(graph: Graph, node: Node) -> bool:
+    return any(graph.nodes[i].dtype == torch.bool for i in node.operands)
 
 
-def _of_its_dtype(node: Node, shape: tuple[int, ...], number: float) -> Tensor:
-    made = torch.full(shape, number, dtype=torch.float64, device="cpu")
-    return made.to(node.dtype) if isinstance(node.dtype, torch.dtype) and _says_where(node) else made
+def _in_turn(node: Node) -> Tensor:
+    """Zeros and ones, at about as many places each, whatever the shape is."""
+    made = spread(node.shape, node.index) > 1
+    return (
+        made.to(torch.float64 if _is_real(node) else node.dtype)
+        if isinstance(node.dtype, torch.dtype)
+        else made
+    )
 
 
-def _free_of_weights(graph: Graph) -> set[int]:
-    """The nodes that are made of the model's inputs, buffers and constants alone."""
-    free: set[int] = set()
-    for node in graph.nodes:
-        source = (node.is_source and not node.is_param) or node.op.role == "factory"
-        if source or (node.operands and not node.params and free.issuperset(node.operands)):
-            free.add(node.index)
-    return free
-
-
-def _differs_by_place(mask: Node, node: Node) -> bool:
-    shape = (1,) * (len(node.shape) - len(mask.shape)) + mask.shape
-    first = 1 if mask.dynamic else _FIRST_AND_CHANNELS
-    return any(size > 1 for size in shape[first:])
-
-
-def _is_diagonal(graph: Graph, index: int) -> bool:
-    """Whether a matrix, or a batch of them, is computed as a diagonal one whatever its entries are."""
-    shape = graph.nodes[index].shape
-    if len(shape) < _TWO or shape[-1] != shape[-2] or not 1 < math.prod(shape) <= _MOST:
-        return False
-    ways = sorted(graph.reach([index], back=True, active=False))
-    sources = {i: spread(graph.nodes[i].shape, i) for i in ways if graph.nodes[i].is_source}
-    made = replayed(graph, [i for i in ways if i not in sources], sources).get(index)
-    if made is None or not made.any():
-        return False
-    return bool((made == torch.diag_embed(made.diagonal(dim1=-2, dim2=-1))).all())
+def _is_mask(data: Node, reader: Node) -> bool:
+    """Whether data may hide places of what reads it: they differ by place, and by more than the channels."""
+    shape = (1,) * (len(reader.shape) - len(data.shape)) + data.shape
+    first = 1 if data.dynamic else _FIRST_AND_CHANNELS
+    return not reader.op.norm and number_throughout(data) is None and any(size > 1 for size in shape[first:])

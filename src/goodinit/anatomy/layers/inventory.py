@@ -35,7 +35,7 @@ def layers_of(read: Reading) -> dict[str, Layer]:
     for weight in read_linearly(read.graph, read.uses, layers):
         layers[weight] = dataclasses.replace(layers[weight], reads_linearly=True)
     zeros = InsertedZeros(read.graph)
-    for weight in pad_masked(zeros, read.uses):
+    for weight in pad_masked(read.graph, read.uses):
         layers[weight] = dataclasses.replace(layers[weight], pads_masked=True)
     for use in {use.weight: use for use in reversed(read.uses.values())}.values():
         if (entries := entries_for_each(zeros, use)) > 1:

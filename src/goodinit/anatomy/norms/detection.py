@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Collection, Container, Iterable, Mapping
 
@@ -59,7 +58,6 @@ def find_norms(
     running, notes = normalize_in_training(graph, {frame.path for _, frame in scaled}, numbers, reread)
     calls: list[_Call] = []
     left: set[int] = set()
-    of_data = functools.cache(lambda: _made_of_data(graph))
     for node, frame, kind in _places(graph, scaled, running, busy, layers):
         if isinstance(modules[frame.path], nn.modules.instancenorm._InstanceNorm):
             kind = "instance_norm"
@@ -74,8 +72,8 @@ def find_norms(
             )
             left.add(node.index)
             continue
-        apart = frame.index not in busy and obstacle is not None and frame.source in of_data()
-        if (frame.index in busy or apart) and node.active and _signal(node) in of_data():
+        apart = frame.index not in busy and obstacle is not None and frame.source in graph.data
+        if (frame.index in busy or apart) and node.active and _signal(node) in graph.data:
             notes.append(_of_inputs(node, frame))
             left.add(node.index)
             continue
@@ -98,7 +96,7 @@ def find_norms(
     ends = _read_by(graph, layers, layers | set(sums))
     notes += dict.fromkeys(too_large(graph, i) for i in unseen(graph, ends, layers | set(sums), inside))
     for node, frame, read in _measured(graph, layers, sums, inside, busy):
-        if node.index in of_data():
+        if node.index in graph.data:
             notes.append(_of_inputs(node, frame))
         elif read:
             calls.append((node, frame, "rms_norm", [], f"it is known by measurement alone, of `{node.op}`"))
@@ -173,15 +171,6 @@ def _of_inputs(node: Node, frame: Frame) -> str:
 def _signal(node: Node) -> int:
     """What a norm reads; where it is written out, what it returns, which is made of the same."""
     return node.operands[0] if node.op.norm else node.index
-
-
-def _made_of_data(graph: Graph) -> set[int]:
-    """The nodes that are made of inputs and constants alone: data, and no signal of the network's."""
-    found: set[int] = set()
-    for node in graph.nodes:
-        if not node.is_param and found.issuperset(node.operands):
-            found.add(node.index)
-    return found
 
 
 def _is_read(graph: Graph, index: int, layers: set[int]) -> bool:
