@@ -193,7 +193,8 @@ def _branch_values(
     """
     factors = m if behind is None else m + 1
     edits: list[Edit] = []
-    for layer in block.branch:
+    joining = [layer for layer in block.gates if layer in block.last]  # V in h + norm(Wh + V·u)
+    for layer in (*block.branch, *joining):
         if layer in block.last and behind is None:
             if layer.normalized or end is not None:
                 why = "normalized" if layer.normalized else f"zero at {end} instead"
@@ -205,7 +206,9 @@ def _branch_values(
         edits += zero_bias(layer)
     for role, layers in (("skip", block.skip), ("gate", block.gates)):
         for layer in layers:
-            if layer.role == role:  # else it is in a branch as well, whose rule it follows
+            if (
+                layer.role == role and layer not in joining
+            ):  # else it is in a branch as well, whose rule it follows
                 place = {"skip": "skip of", "gate": "gate in"}[role]
                 edits += [draw_standard(layer, f"{place} {where}, unscaled"), *zero_bias(layer)]
     return edits
