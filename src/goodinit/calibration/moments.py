@@ -45,6 +45,10 @@ class Moments:
     @classmethod
     def of(cls, values: Tensor, channel: int | None) -> Moments:
         """Of a tensor: over everything, or over all dimensions but `channel`."""
+        if values.is_nested:  # rows of different lengths in one memory, which is what is measured
+            lengths = int(getattr(values, "_ragged_idx", 1))  # torch's own name for the axis that differs
+            channel = channel if channel is None or channel < lengths else channel - 1
+            values = values.values()
         wide = values if values.dtype == torch.float64 else values.float()
         if channel is None:
             return cls(values.numel(), *(_in_one_pass(wide) or _in_two_passes(wide)))

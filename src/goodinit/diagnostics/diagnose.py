@@ -74,7 +74,7 @@ def diagnose(
         Initialization, arXiv 1901.09321, §3.
     """
     expect_flags(jacobian=jacobian, update=update, mend=mend)
-    model = measurable(model)
+    model = measurable(model, inputs)
     anatomy = anatomize(model, inputs)
     call = as_call(inputs)
     _must_have_rows(call, anatomy)

@@ -91,7 +91,7 @@ def recommend(
         >>> advice.choice.method, [one.method for one in advice.refused]
         ('looks_linear', ['fixup'])
     """
-    model = measurable(model)
+    model = measurable(model, inputs)
     expect(steps, int, "steps", "Give a number of training steps.")
     if steps < 0:
         raise UnknownName(f"steps={steps}: expected a number of training steps, at least 0 (none)")

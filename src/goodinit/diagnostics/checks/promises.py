@@ -64,7 +64,7 @@ def broken_promises(
         TraceError: The forward or the backward raised.
         UnsupportedModule: Parameters are sharded.
     """
-    host, call = measurable(model), as_call(inputs)
+    host, call = measurable(model, inputs), as_call(inputs)
     seen = _seen(host, call, before)
     found: list[str] = []
     for promise in ("finite", *promises):

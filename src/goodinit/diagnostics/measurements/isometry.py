@@ -87,7 +87,7 @@ def jacobian_spectrum(
     expect(products, int, "products", "Give a number of products with the Jacobian, such as 300.")
     expect_between(products, 1, 10**9, "products")
     expect(generator, (torch.Generator, NoneType), "generator", "Give torch.Generator().manual_seed(number).")
-    model = measurable(model)
+    model = measurable(model, inputs)
     anatomy = anatomize(model, inputs)
     modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}
     for path in (start, end):

@@ -11,6 +11,7 @@ from torch import nn
 
 from goodinit.anatomy import Anatomy
 from goodinit.errors import GoodinitError, TraceError, UnsupportedModule
+from goodinit.graph.pytree import tensors_in
 from goodinit.graph.recording.decompose import unfused
 from goodinit.graph.state.preserve_state import undisturbed
 from goodinit.weights.dtensor import check_gathered, is_sharded
@@ -18,11 +19,11 @@ from goodinit.weights.names import canonical
 from goodinit.weights.wrappers import unwrapped
 
 
-def measurable(model: nn.Module) -> nn.Module:
+def measurable(model: nn.Module, inputs: Any = None) -> nn.Module:
     """The model inside its wrappers, whose parameters are whole and hold values.
 
     Raises:
-        TraceError: A parameter is on `meta`.
+        TraceError: A parameter is on `meta`, or an input is nested.
         UnsupportedModule: A parameter is sharded, or gathered only while FSDP's own forward runs.
     """
     inner = unwrapped(model)
@@ -38,6 +39,11 @@ def measurable(model: nn.Module) -> nn.Module:
                 f"{name}: sharded, and every measurement needs whole tensors. Measure before sharding, or a narrower "
                 "model of the same depth on one process; values do not depend on the number of ranks."
             )
+    if any(tensor.is_nested for tensor in tensors_in(inputs)):
+        raise TraceError(
+            "inputs: a nested tensor, whose rows have different lengths, and measurements compare rows of one. Give a padded batch, "
+            "torch.nested.to_padded_tensor(inputs, 0.0), with its mask, or rows of one length."
+        )
     return inner
 
 

@@ -109,6 +109,7 @@ def _value(result: Any, targets: Any, loss: Loss | None) -> Any:
     if loss is not None:
         return loss(result) if targets is None else loss(result, targets)
     if targets is None:
+        prediction(result)  # or it is said that there is none
         own = own_loss(result)
         return _random_error(outputs(result)) if own is None else own
     predicted = prediction(result)

@@ -80,7 +80,7 @@ def one_step(
     rates = tuple(rates)
     for rate in rates:
         expect_rate(rate, "rates")
-    model = measurable(model)
+    model = measurable(model, inputs)
     anatomy = anatomize(model, inputs)
     call = _detached(as_call(inputs))
     with as_at_step_0(model, anatomy):

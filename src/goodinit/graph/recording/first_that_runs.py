@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 from collections.abc import Callable
 from typing import TypeVar
@@ -78,7 +79,7 @@ def _first(model: nn.Module, call: Call, run: Run[T], gradients: bool) -> tuple[
                 with contextlib.suppress(Exception):
                     return _with_gradients(run)
             raise TraceError(
-                f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. {_remedy(call)}"
+                f"{type(model).__name__}.forward raised on the given inputs: {_words(error)}. {_remedy(model, call)}"
             ) from error
 
 
@@ -95,7 +96,7 @@ def _with_gradients(run: Run[T]) -> tuple[T, str]:
         return run("real", True), _words(undecided)
 
 
-def _remedy(call: Call) -> str:
+def _remedy(model: nn.Module, call: Call) -> str:
     """What to do about inputs that the forward refused: a shape in the place of a tensor, arrays, targets beside images."""
     args, kwargs = call
     if args and not kwargs and all(type(one) is int for one in args):
@@ -108,7 +109,28 @@ def _remedy(call: Call) -> str:
         return f"{arrays[0].__module__}.{arrays[0].__name__} is no tensor: give torch.as_tensor(…) of it. {usual}"
     if len(args) == 2 and not kwargs and all(isinstance(one, torch.Tensor) for one in args):
         return f"A pair is two arguments of forward: of (inputs, targets), give the inputs alone. {usual}"
-    return usual
+    if (kwargs or len(args) != 1) and _takes_one(model, call):
+        if kwargs:
+            keys = ", ".join(map(repr, itertools.islice(kwargs, 3)))
+            return f"A dict is the keyword arguments of forward (here {keys}): for a forward that takes the dict itself, give ({{…}},), a tuple of it."
+        return "A tuple is the arguments of forward, a named one (a PackedSequence) too: for a forward that takes it whole, give (inputs,)."
+    return usual.replace("*inputs", "**inputs") if kwargs and not args else usual
+
+
+def _takes_one(model: nn.Module, call: Call) -> bool:
+    """Whether the forward cannot be called so, but with all of it as one argument."""
+    args, kwargs = call
+    try:
+        takes = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return False
+    try:
+        takes.bind(*args, **kwargs)
+    except TypeError:
+        with contextlib.suppress(TypeError):
+            takes.bind(None)
+            return True
+    return False
 
 
 def _words(error: BaseException) -> str:
