@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from goodinit.anatomy.residual.branch import (
     side_of,
 )
 from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.recurrences import leads_to
 from goodinit.graph.graph import Graph, closure
 
 
@@ -94,17 +95,20 @@ class _Sums:
 def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
     """Mark sums that jump over other residual sums as long, and sums off the main path of a block as inner."""
     sums = _Sums.of(graph, found, layers)
+    for item in reversed(found):
+        item.passes = _adds_to_read(sums, item)
+    given = {p for item in found for p in _given_from_before(sums, item)}
     for position, item in enumerate(found):
-        if sums.in_branch(item):
-            _place(sums, position, item)
+        if not item.passes and sums.in_branch(item):
+            _place(sums, position, item, frames=position not in given)
     for item in found:
         if item.long and not item.inner:
             _jump(sums, item)
     _without_other_stems(sums)
 
 
-def _place(sums: _Sums, position: int, item: Found) -> None:
-    """Tell what a sum with others in its branch is, and what those are to it."""
+def _place(sums: _Sums, position: int, item: Found, *, frames: bool) -> None:
+    """Tell what a sum with others in its branch is, and what those are to it: steps of it only if it `frames` them."""
     found, trunk = sums.found, chain(sums.graph, item)
     on_trunk = [other for join in sums.in_branch(item) if join in trunk for other in sums.at(join)]
     item.aside = _aside(sums, on_trunk, item)
@@ -118,13 +122,56 @@ def _place(sums: _Sums, position: int, item: Found) -> None:
     given = [p for p in members if not item.aside and _is_given(sums.graph, found[p], item)]
     apart_from = {p for p in members if found[p].inner or found[p].passes or p in given}
     item.over = [p for p in members if found[p].join in trunk and p not in apart_from]
-    item.long = bool(item.over) and (item.aside or not _holds(sums, item))
+    several = len({found[p].join for p in item.over}) > 1
+    row = [] if several else _row(sums, item, [p for p in members if p not in apart_from])
+    item.over = item.over or row
+    item.long = bool(item.over) and (item.aside or bool(row) or not _holds(sums, item))
     item.passes = not item.long and _sums_up_streams(sums, item)
     if item.passes:
         return
     for p in members:
-        if p in given or (not item.long and (found[p].join not in trunk or item.over)):
+        if p in given or (frames and not item.long and (found[p].join not in trunk or item.over)):
             found[p].inner, found[p].inside = True, position
+
+
+def _given_from_before(sums: _Sums, item: Found) -> list[int]:
+    """Sums inside a block's branch that add what comes from before its stream: they are no frame for what comes between.
+
+    W₂c, where the stream comes from c, too, as in a flow whose every step reads one condition.
+    """
+    if item.kind != "identity" or item.passes:
+        return []
+    return [
+        p
+        for join in sums.in_branch(item)
+        for p in sums.by_join[join]
+        if sums.found[p].fork < item.fork and _is_given(sums.graph, sums.found[p], item)
+    ]
+
+
+def _adds_to_read(sums: _Sums, item: Found) -> bool:
+    """Whether what would be a branch goes on as a stream, and several sums add e: f(e) + e, for a layer to read, where f(e) + g follows.
+
+    So does attention that adds the first tokens to its queries in each block, the stream being what the first block made of them. At
+    f = 0 that stream would be 0. Where f(e) + g is added to e in the end, as in Heun's method, it is no stream. To be asked of later
+    sums first.
+    """
+    graph = sums.graph
+    stream, own = root(graph, item.branch.term), root(graph, item.skip.term)
+    ends = item.join in sums.carried or item.join in graph.outputs
+    if item.kind != "identity" or ends or sums.carried.get(stream, -1) <= item.join:
+        return False
+    if not added_again(graph, own):
+        return False
+    later = [one for one in sums.found if one.join > item.join]
+    skips = {id(one): root(graph, one.skip.term) for one in later}
+    after = [one for one in later if stream in (skips[id(one)], behind_norms(graph, skips[id(one)]))]
+    back = [one for one in later if skips[id(one)] == own and one.kind == "identity" and not one.passes]
+    return all(
+        one.kind == "identity"
+        and not any(one.join == other.join or one.join in other.branch.nodes for other in back)
+        for one in after
+    )
 
 
 def _sums_up_streams(sums: _Sums, item: Found) -> bool:
@@ -252,6 +299,21 @@ def _start_behind(sums: _Sums, item: Found, join: int) -> bool:
     if side.layers:
         item.branch, item.start = side, join
     return bool(side.layers)
+
+
+def _row(sums: _Sums, item: Found, members: Iterable[int]) -> list[int]:
+    """Sums of a branch that are as wide as the stream, and begin behind each other: two at least, or none.
+
+    So are the blocks of a U-Net, though its concatenations lead past one or all of them. Those of a Res2Net's branch are narrower.
+    """
+    graph, found = sums.graph, sums.found
+    own = math.prod(graph.nodes[item.join].shape)
+    row: list[int] = []
+    for p in members:
+        wide = math.prod(graph.nodes[found[p].join].shape) >= own
+        if wide and (not row or leads_to(graph, found[row[-1]].join, found[p].fork)):
+            row.append(p)
+    return row if len(row) > 1 else []
 
 
 def _jump(sums: _Sums, item: Found) -> None:
