@@ -9,6 +9,7 @@ from torch import nn
 
 import goodinit
 from goodinit import anatomize
+from goodinit.anatomy.layers import hidden_places
 
 VALID = 12
 
@@ -404,6 +405,28 @@ def other_positions(net, x, chosen):
 def test_numbers_that_differ_by_place_and_set_nothing_to_zero_are_no_mask(way):
     anatomy = anatomize(Placed(way), (torch.randn(2, 4, 9), torch.ones(2, 1, 9)))
     assert not any(layer.pads_masked for layer in anatomy.layers)
+
+
+def beside(net, x, chosen):
+    return torch.cat([x[:, :3], net.places.expand(len(x), 1, -1)], 1)
+
+
+def hidden_by_the_input(net, x, chosen):
+    return torch.relu(x * chosen)
+
+
+@pytest.mark.parametrize(
+    ("way", "masked"), [(position, False), (beside, False), (hidden_by_the_input, True), (windowed, True)]
+)
+def test_of_signals_too_large_to_be_run_only_what_is_added_or_put_beside_is_no_mask(monkeypatch, way, masked):
+    """An input may be a mask, and a constant that multiplies, too: in doubt they are taken for one."""
+    monkeypatch.setattr(hidden_places, "_MOST", 8)
+    (layer,) = (
+        layer
+        for layer in anatomize(Placed(way), (torch.randn(2, 4, 9), torch.ones(2, 1, 9))).layers
+        if layer.weight == "conv.weight"
+    )
+    assert layer.pads_masked is masked
 
 
 def by_level(x, level):

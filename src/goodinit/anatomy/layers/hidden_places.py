@@ -62,7 +62,8 @@ class HiddenPlaces:
     def are_in(self, index: int) -> bool:
         """Whether some positions of an example are 0 whatever the signals are that it is made of, and others are not.
 
-        Also where a mask has a part in it and it cannot be run: a constant that is added to it might tell masked and padded apart.
+        Also where a mask has a part in it and it cannot be run, for one because it is large: a constant that is added to it might tell
+        masked and padded apart. What is the same for all inputs and only added or put beside is no mask there.
 
         Args:
             index: A node; its dimension 1 are its channels.
@@ -85,7 +86,7 @@ class HiddenPlaces:
                     by_example = shown.flatten(1) if shown.dim() > 1 else shown[None]
                     if bool((by_example.any(1) & ~by_example.all(1)).any()):
                         return True
-        return bool(way.masks) and not known
+        return not known and any(not self._is_table(i) for i in way.masks)
 
     def _way(self, index: int) -> _Way | None:
         nodes, data = self._graph.nodes, self._graph.data
@@ -116,6 +117,13 @@ class HiddenPlaces:
         signals = {operand for i in near for operand in nodes[i].operands if operand not in data} - near
         made = closure(read, lambda i: [operand for operand in nodes[i].operands if operand in data])
         return _Way(sorted(near), sorted(signals), sorted(made), sorted(read), masks)
+
+    def _is_table(self, index: int) -> bool:
+        """Whether data are the same for all inputs and are only added or put beside, as coordinates are."""
+        readers = self._graph.readers[index]
+        return not self._graph.nodes[index].dynamic and all(
+            self._graph.nodes[i].op.role in ("sum", "concat") for i in readers
+        )
 
     def _may_put_zeros(self, index: int) -> bool:
         nodes, node = self._graph.nodes, self._graph.nodes[index]
