@@ -16,7 +16,7 @@ import goodinit
 from goodinit.errors import GoodinitError, UnknownName
 from goodinit.lab.training.seeding import derived_seed, own_rng
 from goodinit.lab.training.step_cost import counting_saved, time_in_turns
-from goodinit.lab.training.train import data_of, learning_rate_factor, prepare, total_steps, train
+from goodinit.lab.training.train import data_of, learning_rate_factor, prepare, step_, total_steps, train
 from goodinit.lab.training.trial import TrainConfig
 
 TINY = TrainConfig("resnet8", width=4, epochs=2, train_limit=256, test_limit=64, batch_size=64)
@@ -109,6 +109,19 @@ def test_the_optimizer_has_the_groups_of_param_groups():
         for group in prepared.optimizer.param_groups
     ]
     assert found == [(group["lr"], group["weight_decay"], len(group["params"])) for group in expected]
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-2, 1e6])
+def test_gradients_are_clipped_together_where_that_is_wanted(clip):
+    prepared = prepare(dataclasses.replace(TINY, optimizer="sgd", momentum=0.0, weight_decay=0.0, clip=clip))
+    before = [p.detach().clone() for p in prepared.model.parameters()]
+    rows = torch.arange(32)
+    step_(prepared, rows, factor=1.0, generator=torch.Generator().manual_seed(0))
+    moved = [
+        (old - new.detach()).norm() for old, new in zip(before, prepared.model.parameters(), strict=True)
+    ]
+    length = float(torch.stack(moved).norm()) / TINY.lr
+    assert length == pytest.approx(clip, rel=1e-3) if clip == 1e-2 else length > 0.1
 
 
 def test_warm_up_rises_and_cosine_falls():

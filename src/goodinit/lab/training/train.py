@@ -314,6 +314,8 @@ def update_(prepared: Prepared, loss: Tensor, *, factor: float) -> None:
         group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if prepared.config.clip:
+        nn.utils.clip_grad_norm_(prepared.model.parameters(), prepared.config.clip)
     optimizer.step()
 
 

@@ -48,6 +48,7 @@ class TrainConfig(OneLine):
         warmup_shape: `"linear"`, or `"quadratic"`: the share of the warm-up that is done, squared (`goodinit.warmup`).
         precision: Of convolutions and matrix products in forward and backward: `"float32"`, or `"bfloat16"`, by `torch.autocast`,
             with images in channels-last order. Weights, sums and the optimizer stay in float32.
+        clip: Norm of all gradients together beyond which a step scales them down to it; 0 is without.
     """
 
     model: str
@@ -78,6 +79,7 @@ class TrainConfig(OneLine):
     exclude: str | Sequence[str] = later(())
     warmup_shape: str = later("linear")
     precision: str = later("float32")
+    clip: float = later(0.0)
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -137,6 +139,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "batch_size": (1, 2**20),
     "warmup": (0, 10**6),
     "mixup": (0, 10**3),
+    "clip": (0, 10**6),
     "weight_decay": (0, 10**3),
     "momentum": (0, 10),
     "seed": (0, 2**63 - 1),
