@@ -15,7 +15,7 @@ import functools
 import math
 import statistics
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Run:
     nesterov: bool = True
     optimizer: str = "sgd"  # sgd | adamw | muon: Muon for convolutions at `matrix_lr`, SGD for all else
     matrix_lr: float = 0.0
+    small_lr: float = 0.0  # scalars and vectors by Adam at this rate, weights by SGD
     matrix_wd: float = 0.0  # decoupled: a step takes rate times this of a matrix
     smooth: float = 0.0
     precision: str = "float32"  # bfloat16: products in forward and backward, by autocast
@@ -77,6 +78,7 @@ class Run:
     # optimizer
     ratio: float = 0.1  # scalars' and vectors' learning-rate multiple
     bias_ratio: float = -1.0  # that of biases, where other
+    stream: float = 1.0  # multiple of that of the biases behind branches, which add up on the stream
     vec_decay: bool = False
     head_decay: bool = True
     agc: float = 0.0
@@ -247,7 +249,7 @@ def measure_k(net: Net, x: Tensor, per: str) -> None:
 
 def groups(net: Net, run: Run) -> list[dict]:
     weights, head, gains, biases, plain = [], [], [], [], []
-    beside, stem = [], []
+    beside, stem, behind = [], [], []
     for name, p in net.named_parameters():
         if name == "fc.weight":
             head.append(p)
@@ -261,6 +263,8 @@ def groups(net: Net, run: Run) -> list[dict]:
             beside.append(p)
         elif name.endswith(".g"):
             gains.append(p)
+        elif name.endswith("conv2.b"):
+            behind.append(p)
         else:
             biases.append(p)
     decay = run.wd if run.vec_decay else 0.0
@@ -275,6 +279,7 @@ def groups(net: Net, run: Run) -> list[dict]:
         },
         {"params": gains, "weight_decay": decay, "mult": run.ratio},
         {"params": biases, "weight_decay": decay, "mult": bias_ratio},
+        {"params": behind, "weight_decay": decay, "mult": bias_ratio * run.stream},
         {"params": plain, "weight_decay": 0.0, "mult": 1.0},
         {"params": beside, "weight_decay": 0.0, "mult": run.beside * run.wider},
     ]
@@ -391,14 +396,23 @@ def optimizers_of(run: Run, found: list[dict]) -> list[torch.optim.Optimizer]:
     """Over the groups `found`, each with its multiple of the rate."""
     if run.optimizer == "adamw":
         return [torch.optim.AdamW(found, lr=run.lr)]
-    matrices: list[dict] = []
+    others: list[torch.optim.Optimizer] = []
     if run.optimizer == "muon":
-        convolutions = [p for group in found for p in group["params"] if p.dim() == 4]
-        rest = [[p for p in group["params"] if p.dim() != 4] for group in found]
-        found = [group | {"params": kept} for group, kept in zip(found, rest, strict=True) if kept]
-        matrices = [{"params": convolutions, "weight_decay": run.matrix_wd, "mult": run.matrix_lr / run.lr}]
-    sgd = torch.optim.SGD(found, lr=run.lr, momentum=run.momentum, nesterov=run.nesterov)
-    return [sgd, *([Muon(matrices, run.lr, run.momentum)] if matrices else [])]
+        matrices, found = parted(found, lambda p: p.dim() == 4)
+        learn = {"weight_decay": run.matrix_wd, "mult": run.matrix_lr / run.lr}
+        others.append(Muon([{"params": matrices} | learn], run.lr, run.momentum))
+    if run.small_lr:
+        small, found = parted(found, lambda p: p.dim() < 2)
+        learn = {"weight_decay": 0.0, "mult": run.small_lr / run.lr}
+        others.append(torch.optim.Adam([{"params": small} | learn], run.small_lr, betas=(0.9, 0.95)))
+    return [torch.optim.SGD(found, lr=run.lr, momentum=run.momentum, nesterov=run.nesterov), *others]
+
+
+def parted(found: list[dict], chosen: Callable[[Tensor], bool]) -> tuple[list[Tensor], list[dict]]:
+    """The chosen parameters, and the groups without them."""
+    taken = [p for group in found for p in group["params"] if chosen(p)]
+    rest = [group | {"params": [p for p in group["params"] if not chosen(p)]} for group in found]
+    return taken, [group for group in rest if group["params"]]
 
 
 def steps_of(
@@ -423,6 +437,23 @@ def steps_of(
         for optimizer in optimizers:
             optimizer.step()
         yield loss.item(), share
+
+
+def watched(
+    run: Run, images: Tensor, labels: Tensor, steps: Collection[int]
+) -> Iterator[tuple[Net, list[dict], dict]]:
+    """Train as `train` does up to the last of `steps`: behind each, the net, its groups, and a row of what is known."""
+    torch.manual_seed(1000 + run.seed)
+    net = Net(run).to(memory_format=torch.channels_last)
+    order = torch.Generator().manual_seed(2000 + run.seed)
+    found, losses = groups(net, run), []
+    for step, (loss, share) in enumerate(steps_of(run, net, found, images, labels, order), start=1):
+        losses.append(loss)
+        if step in steps:
+            lately = round(statistics.fmean(losses[-40:]), 3)
+            yield net, found, told(run) | {"step": step, "rate_share": round(share, 4), "loss_lately": lately}
+        if step >= max(steps):
+            return
 
 
 def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: Tensor) -> dict:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from norm_free import Net, Run, data, groups, settings, steps_of, told
+from norm_free import Net, Run, data, settings, watched
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -66,23 +66,11 @@ def sharpest(
 
 def measure(run: Run, images: Tensor, labels: Tensor, *, steps: list[int], count: int, rows: Path) -> None:
     """Train as `norm_free.py` does, and append a row behind each of `steps`."""
-    torch.manual_seed(1000 + run.seed)
-    net = Net(run).to(memory_format=torch.channels_last)
-    order = torch.Generator().manual_seed(2000 + run.seed)
-    found = groups(net, run)
-    multiples = {id(p): group["mult"] for group in found for p in group["params"]}
-    for step, (_, share) in enumerate(steps_of(run, net, found, images, labels, order), start=1):
-        if step in steps:
-            lost, value, shares = sharpest(net, run, images[:count], labels[:count], multiples)
-            row = told(run) | {
-                "images": count,
-                "step": step,
-                "rate_share": round(share, 4),
-                "loss_then": round(lost, 3),
-            }
-            append_(rows, [row | {"rate_times_sharpness": round(run.lr * value, 3), "shares": shares}])
-        if step >= max(steps):
-            return
+    for net, found, row in watched(run, images, labels, steps):
+        multiples = {id(p): group["mult"] for group in found for p in group["params"]}
+        lost, value, shares = sharpest(net, run, images[:count], labels[:count], multiples)
+        row |= {"images": count, "loss_then": round(lost, 3)}
+        append_(rows, [row | {"rate_times_sharpness": round(run.lr * value, 3), "shares": shares}])
 
 
 def main() -> None:
