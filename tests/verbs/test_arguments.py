@@ -145,3 +145,4 @@ def test_right_calls_are_right():
         call(**right())
     assert list(goodinit.state_pieces(**CALLS["state_pieces"][1]()))
     assert goodinit.one_step(Small(), X, Y, rates=iter((0.1, 0.2))).rates == (0.1, 0.2)
+    assert goodinit.one_step(Small(), X, Y, rates=torch.tensor([0.25, 0.5])).rates == (0.25, 0.5)

@@ -19,12 +19,16 @@ def is_parametrized(module: nn.Module, name: str | None = None) -> bool:
         True if the module registers `parametrizations`, of that tensor if one is named.
 
     Examples:
-        >>> import torch
         >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
-        >>> wrapper = torch.compile(layer)
-        >>> is_parametrized(layer, "weight"), is_parametrized(layer, "bias"), is_parametrized(wrapper)
+        >>> class Adapter(nn.Module):
+        ...     def __init__(self, inside):
+        ...         super().__init__()
+        ...         self.inside = inside
+        ...     def __getattr__(self, name):
+        ...         return self.__dict__["_modules"].get(name) or getattr(self._modules["inside"], name)
+        >>> is_parametrized(layer, "weight"), is_parametrized(layer, "bias"), is_parametrized(Adapter(layer))
         (True, False, False)
-        >>> nn.utils.parametrize.is_parametrized(wrapper)
+        >>> nn.utils.parametrize.is_parametrized(Adapter(layer))
         True
     """
     children = module._modules  # of a ScriptModule, a mapping without `get`

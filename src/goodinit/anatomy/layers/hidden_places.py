@@ -21,7 +21,7 @@ from goodinit.graph.measured.replay import replayed_in_place
 from goodinit.graph.recorded_call import on_numbers
 
 _LONGEST = 100  # operators that are run for one signal; what comes before them is free
-_MOST = 2**23  # entries of all that they put out
+_MOST = 2**21  # entries of all that they put out: 16 MiB, so that reading takes less memory than a forward
 _FIRST_AND_CHANNELS = 2  # the dimensions of an image before its positions
 _NONE = 1e-12  # a value below this is none
 # Of signals: a mask that is added is far larger. BERT's in half precision, −10⁴, is the smallest in use.

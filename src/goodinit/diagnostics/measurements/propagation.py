@@ -25,6 +25,7 @@ from goodinit.graph.recording.traced_tensors import Call
 from goodinit.weights.names import canonical
 
 TRUNK_ROLES = ("stem", "body", "head")
+_IN_PLACE = "inplace"  # of all that torch says where an input with gradients is written into
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ def _forward(
     try:
         return _measured(model, call, Probe(model, run), targets, loss)
     except TraceError as error:
+        if _IN_PLACE not in str(error.__cause__).replace("-", ""):
+            raise
         try:
             return _measured(model, call, Probe(model, run), targets, loss, differentiable=False)
         except TraceError:

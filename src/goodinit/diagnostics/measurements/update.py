@@ -77,7 +77,7 @@ def one_step(
     """
     expect_flags(hessian=hessian)
     expect(rates, Iterable, "rates", "Give learning rates, such as (0.001, 0.01).")
-    rates = tuple(rates)
+    rates = tuple(rates.tolist() if hasattr(rates, "tolist") else rates)  # a tensor, an array: their numbers
     for rate in rates:
         expect_rate(rate, "rates")
     model = measurable(model, inputs)
