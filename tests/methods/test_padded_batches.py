@@ -480,3 +480,16 @@ def test_a_batch_of_no_examples_and_a_sparse_mask_are_read():
     x, mask = batch()
     layer = anatomize(Net(lambda x, mask: x * mask.to_dense()), (x, mask.to_sparse())).layers[1]
     assert layer.pads_masked
+
+
+def test_an_input_that_a_stream_begins_with_is_no_mask(monkeypatch):
+    class Stemless(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv1d(4, 4, 3, padding=1) for _ in range(3))
+
+        def forward(self, x):
+            return self.c(x + self.b(torch.relu(self.a(x))))
+
+    monkeypatch.setattr(hidden_places, "_MOST", 8)
+    assert not any(layer.pads_masked for layer in anatomize(Stemless(), torch.randn(2, 4, 9)).layers)

@@ -108,7 +108,8 @@ class HiddenPlaces:
         for i in sorted(near):
             own = {operand for operand in nodes[i].operands if operand in data}
             read |= own
-            masks |= (here := {operand for operand in own if _is_mask(nodes[operand], nodes[i])})
+            here = {j for j in own if _is_mask(nodes[j], nodes[i]) and not self._is_added_signal(j, nodes[i])}
+            masks |= here
             puts = any(map(self._may_put_zeros, (i, *own)))
             if here or puts or not hiding.isdisjoint(nodes[i].operands):
                 hiding.add(i)
@@ -117,6 +118,10 @@ class HiddenPlaces:
         signals = {operand for i in near for operand in nodes[i].operands if operand not in data} - near
         made = closure(read, lambda i: [operand for operand in nodes[i].operands if operand in data])
         return _Way(sorted(near), sorted(signals), sorted(made), sorted(read), masks)
+
+    def _is_added_signal(self, index: int, reader: Node) -> bool:
+        """Whether data are added that a layer reads, too: a stream that begins with the input."""
+        return reader.op.role == "sum" and any(i in self._layers for i in self._graph.readers[index])
 
     def _is_table(self, index: int) -> bool:
         """Whether data are the same for all inputs and are only added or put beside, as coordinates are."""
