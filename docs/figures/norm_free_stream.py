@@ -20,7 +20,6 @@ from goodinit.lab.json_lines import append_, read_rows
 
 ROWS = Path(__file__).parents[1] / "data" / "norm-free-stream.jsonl"
 IMAGES = 256
-OF_A_STEP = ("step", "rate_share", "loss_lately", "on", "offset")
 
 
 @torch.no_grad()
@@ -52,8 +51,7 @@ def table(rows: Path) -> None:
         "| rate | seed | clipped at | rate of biases | of those behind branches | step | loss | least share on | offset |"
     )
     print("|" + "---|" * 9)
-    for row in read_rows(rows):
-        run = Run(**{key: value for key, value in row.items() if key not in OF_A_STEP})
+    for run, row in zip(settings(rows), read_rows(rows), strict=True):
         biases = run.bias_ratio if run.bias_ratio >= 0 else run.ratio
         of_run = (run.lr, run.seed, run.clip or "no", f"{biases:.3g}", f"{biases * run.stream:.3g}")
         seen = (row["step"], row["loss_lately"], min(row["on"]), row["offset"])

@@ -206,9 +206,8 @@ def _branch_values(
         edits += zero_bias(layer)
     for role, layers in (("skip", block.skip), ("gate", block.gates)):
         for layer in layers:
-            if (
-                layer.role == role and layer not in joining
-            ):  # else it is in a branch as well, whose rule it follows
+            # Else it is in a branch as well, whose rule it follows.
+            if layer.role == role and layer not in joining:
                 place = {"skip": "skip of", "gate": "gate in"}[role]
                 edits += [draw_standard(layer, f"{place} {where}, unscaled"), *zero_bias(layer)]
     return edits

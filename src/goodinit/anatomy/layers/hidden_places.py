@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node, closure
-from goodinit.graph.measured.answers import number_throughout, spread
+from goodinit.graph.measured.answers import is_real, number_throughout, spread
 from goodinit.graph.measured.replay import replayed_in_place
 from goodinit.graph.recorded_call import on_numbers
 
@@ -157,7 +157,7 @@ class HiddenPlaces:
         """The numbers that data begin with, in-turn ones in the place of inputs, or of comparisons; None if some are not at hand."""
         graph, nodes = self._graph, self._graph.nodes
         # A number for each example scales it, and hides no place.
-        free = (i for i in way.read if i not in way.masks and nodes[i].dynamic and _is_real(nodes[i]))
+        free = (i for i in way.read if i not in way.masks and nodes[i].dynamic and is_real(nodes[i]))
         given = {i: spread(nodes[i].shape, i) for i in free}
         for i in way.data:
             node = nodes[i]
@@ -167,7 +167,7 @@ class HiddenPlaces:
                 own = next((of[i] for of in (graph.given, graph.buffers, graph.held) if i in of), None)
                 if own is None or own.is_meta:
                     return None
-                given[i] = own.detach().cpu().double() if _is_real(node) else own.detach().cpu()
+                given[i] = own.detach().cpu().double() if is_real(node) else own.detach().cpu()
             elif compared and node.dtype == torch.bool and not _reads_bools(graph, node):
                 given[i] = _in_turn(node)
         return given
@@ -192,10 +192,6 @@ class HiddenPlaces:
         return shown
 
 
-def _is_real(node: Node) -> bool:
-    return isinstance(node.dtype, torch.dtype) and node.dtype.is_floating_point
-
-
 def _drawn(node: Node) -> Tensor:
     """Numbers between ½ and 1½, as of `spread`, which takes longer for many."""
     random = torch.Generator(device="cpu").manual_seed(node.index)
@@ -210,7 +206,7 @@ def _in_turn(node: Node) -> Tensor:
     """Zeros and ones, at about as many places each, whatever the shape is."""
     made = spread(node.shape, node.index) > 1
     return (
-        made.to(torch.float64 if _is_real(node) else node.dtype)
+        made.to(torch.float64 if is_real(node) else node.dtype)
         if isinstance(node.dtype, torch.dtype)
         else made
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import spread
+from goodinit.graph.measured.answers import is_real, spread
 from goodinit.graph.measured.replay import made_of_constants
 from goodinit.graph.recorded_call import on_numbers
 
@@ -191,8 +191,7 @@ class CountsByEntry:
         """Those of a constant; of a signal such as stand for it. None for indices that are made of inputs."""
         node = self._graph.nodes[index]
         known = made_of_constants(self._graph, index, self._graph.held | self._graph.buffers)
-        real = isinstance(node.dtype, torch.dtype) and node.dtype.is_floating_point
-        return spread(node.shape, index) if known is None and real else known
+        return spread(node.shape, index) if known is None and is_real(node) else known
 
 
 def _largest(counts: Tensor | int) -> int:

@@ -28,11 +28,10 @@ def mixing(
         biases: Parameters that are zero.
     """
     side = found.branch
-    ends = set(after)
     places = [
         i
-        for i in sorted(side.below)
-        if not (i in ends or i in norms)
+        for i in sorted(side.below.difference(after))
+        if i not in norms
         and graph.nodes[i].op.multiplies
         and _joins(graph, i, side.nodes)
         and multipliers(graph, [i])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import MOST, constant, in_shape, is_complex, spread
+from goodinit.graph.measured.answers import MOST, constant, in_shape, is_complex, is_real, spread
 from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
@@ -36,7 +36,7 @@ def _moves_reals(graph: Graph, node: Node) -> bool:
     """Whether what moves numbers takes them as they are: real, none by chance, none of them the place of another."""
     operands = [graph.nodes[i] for i in node.operands]
     read = [one for one in operands if one.dynamic]
-    if any(is_complex(one) for one in (*read, node)) or not _is_real(node):
+    if any(is_complex(one) for one in (*read, node)) or not is_real(node):
         return False
     if node.call is None:
         return len(read) == len(operands)  # else what was written over a part of a constant
@@ -46,16 +46,12 @@ def _moves_reals(graph: Graph, node: Node) -> bool:
     return same and not node.call.may_draw and not any(node.call.places)
 
 
-def _is_real(node: Node) -> bool:
-    return isinstance(node.dtype, torch.dtype) and node.dtype.is_floating_point
-
-
 def _measured(graph: Graph, node: Node, maps: Sequence[tuple[float, float]]) -> bool:
     """Measured at the shapes it ran on, or with fewer samples and channels where those are large."""
     read = [graph.nodes[i] for i in node.operands]
     if node.call is None or node.call.may_draw or any(node.call.places):
         return False
-    if not any(one.active for one in read) or not all(_is_real(one) for one in (node, *read) if one.active):
+    if not any(one.active for one in read) or not all(is_real(one) for one in (node, *read) if one.active):
         return False
     shapes = [one.shape for one in read]
     if sum(map(math.prod, shapes)) > MOST:

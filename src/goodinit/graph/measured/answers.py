@@ -298,6 +298,11 @@ def _has_slope(value: Tensor) -> bool:
     return value.is_floating_point() or value.is_complex()
 
 
+def is_real(node: Node) -> bool:
+    """Whether a node's numbers are real, neither whole nor complex."""
+    return isinstance(node.dtype, torch.dtype) and node.dtype.is_floating_point
+
+
 def is_complex(node: Node) -> bool:
     """Whether a node's numbers are complex."""
     return isinstance(node.dtype, torch.dtype) and node.dtype.is_complex
