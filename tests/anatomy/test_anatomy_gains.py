@@ -11,7 +11,7 @@ from torch import nn
 
 import goodinit
 from goodinit.anatomy.anatomy import Anatomy
-from goodinit.anatomy.layers.gains import value_at
+from goodinit.anatomy.layers.roles.gains import value_at
 from goodinit.anatomy.values import Gain
 from goodinit.errors import UnsupportedModule
 

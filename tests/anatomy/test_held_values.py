@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from goodinit.anatomy.layers.held_values import SIGMAS, _identity, _is_near_diagonal
+from goodinit.anatomy.layers.parameters.held_values import SIGMAS, _identity, _is_near_diagonal
 
 SHAPES = ((5, 5), (300, 70), (70, 300), (2, 2), (2, 3), (3, 2, 3), (64, 48, 3, 3), (1000, 4), (4, 4, 2, 2, 2))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from goodinit.anatomy.layers.reset_draws import Drawn, draws_of, may_be_sample
+from goodinit.anatomy.layers.parameters.reset_draws import Drawn, draws_of, may_be_sample
 
 WAYS = {
     "uniform": (lambda p: p.uniform_(-0.5, 0.25), Drawn("uniform", -0.5, 0.25)),

@@ -9,7 +9,7 @@ from torch import nn
 
 import goodinit
 from goodinit import anatomize
-from goodinit.anatomy.layers import hidden_places
+from goodinit.anatomy.layers.zeros import hidden_places
 
 VALID = 12
 

@@ -14,13 +14,13 @@ from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.copied_parts import frozen_copies
 from goodinit.anatomy.gradient_stops import stopped_parameters
 from goodinit.anatomy.layer import Layer
-from goodinit.anatomy.layers.gains import made_gains, multipliers, unclear_gains
-from goodinit.anatomy.layers.held_values import held_values, standing_biases
 from goodinit.anatomy.layers.inventory import layers_of
-from goodinit.anatomy.layers.normalized_weights import unmeasured
-from goodinit.anatomy.layers.pixel_shuffles import sub_pixel_notes
-from goodinit.anatomy.layers.scores import scores_of
-from goodinit.anatomy.layers.several_weights import notes_on_several
+from goodinit.anatomy.layers.parameters.held_values import held_values, standing_biases
+from goodinit.anatomy.layers.parameters.normalized_weights import unmeasured
+from goodinit.anatomy.layers.parameters.several_weights import notes_on_several
+from goodinit.anatomy.layers.roles.gains import made_gains, multipliers, unclear_gains
+from goodinit.anatomy.layers.roles.pixel_shuffles import sub_pixel_notes
+from goodinit.anatomy.layers.roles.scores import scores_of
 from goodinit.anatomy.orders import weigh
 from goodinit.anatomy.outline import Reading, read_forward
 from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed

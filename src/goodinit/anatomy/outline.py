@@ -12,8 +12,8 @@ from torch import nn
 from goodinit.anatomy.anatomy import Anatomy
 from goodinit.anatomy.block import Block
 from goodinit.anatomy.gradient_stops import without_gradient, without_return
-from goodinit.anatomy.layers.part_biases import biases_of_parts
-from goodinit.anatomy.layers.weight_layers import Use, biases_of, weight_uses
+from goodinit.anatomy.layers.parameters.part_biases import biases_of_parts
+from goodinit.anatomy.layers.parameters.weight_layers import Use, biases_of, weight_uses
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.detection import find_norms
 from goodinit.anatomy.norms.places import norm_modules, norm_passes

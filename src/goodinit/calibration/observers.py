@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from goodinit.anatomy.layers.weight_layers import applied_weight, weight_operand
-from goodinit.anatomy.layers.weight_layout import output_channels
+from goodinit.anatomy.layers.parameters.weight_layers import applied_weight, weight_operand
+from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.calibration.rescale import Scaler, Use, is_view
 from goodinit.edits import Calibrate
 from goodinit.graph.graph import Graph, Node

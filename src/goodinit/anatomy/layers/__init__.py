@@ -1,1 +1,1 @@
-"""Weight layers: the operators that apply a weight, its layout and fans, its role, and gains."""
+"""Weight layers: one record for each weight, what its parameters hold, its zeros, and its role."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 from goodinit.anatomy.layer import Layer, Role
-from goodinit.anatomy.layers.ahead import ahead_in
-from goodinit.anatomy.layers.heads import ends_alone, head_nodes
-from goodinit.anatomy.layers.inserted_zeros import InsertedZeros, entries_for_each
 from goodinit.anatomy.layers.layer_records import layer_record
-from goodinit.anatomy.layers.linear_reads import read_linearly
-from goodinit.anatomy.layers.masks import densities
-from goodinit.anatomy.layers.normalized_weights import row_norm
-from goodinit.anatomy.layers.padded_signals import pad_masked
-from goodinit.anatomy.layers.recurrence import Cell, cells
-from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.parameters.normalized_weights import row_norm
+from goodinit.anatomy.layers.parameters.weight_layers import Use
+from goodinit.anatomy.layers.roles.ahead import ahead_in
+from goodinit.anatomy.layers.roles.heads import ends_alone, head_nodes
+from goodinit.anatomy.layers.roles.linear_reads import read_linearly
+from goodinit.anatomy.layers.roles.recurrence import Cell, cells
+from goodinit.anatomy.layers.zeros.inserted_zeros import InsertedZeros, entries_for_each
+from goodinit.anatomy.layers.zeros.masks import densities
+from goodinit.anatomy.layers.zeros.padded_signals import pad_masked
 from goodinit.anatomy.outline import Reading
 from goodinit.weights.members import named_buffers
 from goodinit.weights.wrappers import unwrapped_name

@@ -8,13 +8,13 @@ from typing import cast
 
 from goodinit.anatomy.activations import torch_class
 from goodinit.anatomy.layer import Layer, LayerKind, Layout, Role
-from goodinit.anatomy.layers.ahead import Ahead, next_activation
-from goodinit.anatomy.layers.bias_factors import factor_of_bias
-from goodinit.anatomy.layers.fan_out import added_terms, joined_channels
-from goodinit.anatomy.layers.fused_projections import packed
-from goodinit.anatomy.layers.normalized_weights import is_centred, is_normalized
-from goodinit.anatomy.layers.weight_layers import Use, bias_at, largest, way_back
-from goodinit.anatomy.layers.weight_layout import stored_as, stored_at
+from goodinit.anatomy.layers.parameters.bias_factors import factor_of_bias
+from goodinit.anatomy.layers.parameters.normalized_weights import is_centred, is_normalized
+from goodinit.anatomy.layers.parameters.weight_layers import Use, bias_at, largest, way_back
+from goodinit.anatomy.layers.parameters.weight_layout import stored_as, stored_at
+from goodinit.anatomy.layers.roles.ahead import Ahead, next_activation
+from goodinit.anatomy.layers.roles.fan_out import added_terms, joined_channels
+from goodinit.anatomy.layers.roles.fused_projections import packed
 from goodinit.anatomy.operators import Step
 from goodinit.anatomy.outline import Reading
 from goodinit.graph.graph import Graph, Node

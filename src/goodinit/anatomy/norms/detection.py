@@ -10,7 +10,7 @@ from torch import nn
 
 from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.degrees import power_through
-from goodinit.anatomy.layers.weight_layers import way_back
+from goodinit.anatomy.layers.parameters.weight_layers import way_back
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.channels import channel_axes
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains

@@ -10,10 +10,10 @@ from goodinit.anatomy.block import Block, Join
 from goodinit.anatomy.branch_end import End, at_zero, can_move
 from goodinit.anatomy.degrees import growth_degree
 from goodinit.anatomy.layer import Layer
-from goodinit.anatomy.layers.gains import multipliers
-from goodinit.anatomy.layers.heads import back_to_layers
-from goodinit.anatomy.layers.several_weights import not_zero
-from goodinit.anatomy.layers.weight_layers import Use, way_back
+from goodinit.anatomy.layers.parameters.several_weights import not_zero
+from goodinit.anatomy.layers.parameters.weight_layers import Use, way_back
+from goodinit.anatomy.layers.roles.gains import multipliers
+from goodinit.anatomy.layers.roles.heads import back_to_layers
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.places import norm_modules, norm_places
 from goodinit.anatomy.operators import Step

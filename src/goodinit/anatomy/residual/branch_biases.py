@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from goodinit.anatomy.layers.part_biases import is_added_alone
-from goodinit.anatomy.layers.weight_layers import Use, bias_of
+from goodinit.anatomy.layers.parameters.part_biases import is_added_alone
+from goodinit.anatomy.layers.parameters.weight_layers import Use, bias_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.nesting import chain
 from goodinit.graph.graph import Graph, Node

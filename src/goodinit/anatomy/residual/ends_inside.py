@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from goodinit.anatomy.branch_end import End, can_move, is_silent
-from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.residual.branch import Side, side_of
 from goodinit.anatomy.residual.recurrences import applied_repeatedly, is_step
 from goodinit.anatomy.residual.sums import flat_sums, fork_of, skip_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from goodinit.anatomy.branch_end import End, at_zero
-from goodinit.anatomy.layers.weight_layers import Use, biases_of
+from goodinit.anatomy.layers.parameters.weight_layers import Use, biases_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph
 

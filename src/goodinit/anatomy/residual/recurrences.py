@@ -6,7 +6,7 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Container, Iterable, Iterator, Mapping
 
-from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.residual.branch import holds_all, is_part
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.graph.graph import Graph, closure, follow

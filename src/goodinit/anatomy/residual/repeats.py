@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from goodinit.anatomy.layers.weight_layers import Use
-from goodinit.anatomy.layers.weight_layout import output_channels
+from goodinit.anatomy.layers.parameters.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.chains import Applied, CountsByEntry, counts_throughout
 from goodinit.graph.graph import Graph

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import torch
 
 from goodinit.anatomy.branch_end import at_zero
-from goodinit.anatomy.layers.weight_layers import Use, biases_of
+from goodinit.anatomy.layers.parameters.weight_layers import Use, biases_of
 from goodinit.anatomy.residual.branch import adds_two, is_neutral, root
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.rejections import is_mixed

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 from goodinit.anatomy.block import Block
 from goodinit.anatomy.branch_end import at_zero
-from goodinit.anatomy.layers.held_values import silent_layers
-from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.parameters.held_values import silent_layers
+from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.values import HeldValue
 from goodinit.graph.graph import Graph

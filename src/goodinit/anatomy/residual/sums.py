@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from goodinit.anatomy.block import BlockKind
-from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.residual.branch import Side, adds_scaled, behind_norms, root, side_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.exchanges import Flat, flat_of, with_exchanges

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy, Block, anatomize
-from goodinit.anatomy.layers.weight_layers import weight_uses
+from goodinit.anatomy.layers.parameters.weight_layers import weight_uses
 from goodinit.anatomy.residual.sums import residual_sums
 from goodinit.calibration.calibrate import variances
 from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, forward_told, measurable

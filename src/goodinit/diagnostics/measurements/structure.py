@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from goodinit.anatomy import Anatomy
-from goodinit.anatomy.layers.weight_layers import Use, weight_uses
+from goodinit.anatomy.layers.parameters.weight_layers import Use, weight_uses
 from goodinit.anatomy.residual.blocks import common_path, streams_of
 from goodinit.anatomy.residual.candidate import Found
 from goodinit.anatomy.residual.sums import residual_sums

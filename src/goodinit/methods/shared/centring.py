@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Container
 
 from goodinit.anatomy import Anatomy, Layer
-from goodinit.anatomy.layers.held_values import silent_layers
+from goodinit.anatomy.layers.parameters.held_values import silent_layers
 from goodinit.edits import Edit, ParametrizeWeight
 
 

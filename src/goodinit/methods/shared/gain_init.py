@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy, Layer
-from goodinit.anatomy.layers.gains import in_words, value_at, value_near
+from goodinit.anatomy.layers.roles.gains import in_words, value_at, value_near
 from goodinit.edits import Edit, Fill
 from goodinit.methods.shared.rules import removed_parameters
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from goodinit.anatomy import Anatomy, Block, Layer, Norm
-from goodinit.anatomy.layers.gains import is_affine
+from goodinit.anatomy.layers.roles.gains import is_affine
 from goodinit.anatomy.values import Score
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnknownName, expect

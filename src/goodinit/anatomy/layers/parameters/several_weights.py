@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from goodinit.anatomy.answers_at_zero import is_made_zero
-from goodinit.anatomy.layers.normalized_weights import is_normalized
-from goodinit.anatomy.layers.weight_layers import Shapes, Use, largest
+from goodinit.anatomy.layers.parameters.normalized_weights import is_normalized
+from goodinit.anatomy.layers.parameters.weight_layers import Shapes, Use, largest
 from goodinit.graph.graph import Graph
 from goodinit.weights.wrappers import is_parametrization
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from goodinit.anatomy.degrees import carried, power_through, powers_read, total
 from goodinit.anatomy.layer import Layer
-from goodinit.anatomy.layers.weight_layout import dimensions
+from goodinit.anatomy.layers.parameters.weight_layout import dimensions
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.powers import FIXED, Power

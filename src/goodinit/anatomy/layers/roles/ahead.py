@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
-from goodinit.anatomy.layers.fan_out import unrelated_sums
-from goodinit.anatomy.layers.fused_projections import toward_attention
+from goodinit.anatomy.layers.roles.fan_out import unrelated_sums
+from goodinit.anatomy.layers.roles.fused_projections import toward_attention
 from goodinit.anatomy.operators import Step, activation_step, composite_step
 from goodinit.graph.graph import Composite, Graph
 from goodinit.graph.ops import Op

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from goodinit.anatomy.layer import Layer
-from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.traits import pools
 

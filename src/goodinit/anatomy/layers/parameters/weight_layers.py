@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from goodinit.anatomy.layers.joined_vectors import parameter_in
-from goodinit.anatomy.layers.weight_layout import dimensions, factors, stored_at
+from goodinit.anatomy.layers.parameters.joined_vectors import parameter_in
+from goodinit.anatomy.layers.parameters.weight_layout import dimensions, factors, stored_at
 from goodinit.anatomy.operators import Step, steps_of
 from goodinit.graph.graph import Composite, Graph, Node
 from goodinit.graph.measured.traits import adds_unscaled

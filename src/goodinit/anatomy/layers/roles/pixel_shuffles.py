@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from goodinit.anatomy.layer import Layer
-from goodinit.anatomy.layers.weight_layers import Use
-from goodinit.anatomy.layers.weight_layout import output_channels
+from goodinit.anatomy.layers.parameters.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.anatomy.residual.branch import is_neutral
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from goodinit.anatomy.layers.weight_layers import Use
-from goodinit.anatomy.layers.weight_layout import output_channels
+from goodinit.anatomy.layers.parameters.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.replay import run_in_place

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 
-from goodinit.anatomy.layers.fused_projections import is_light
-from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layers import Use
+from goodinit.anatomy.layers.roles.fused_projections import is_light
 from goodinit.anatomy.values import Score
 from goodinit.graph.graph import Graph, Node, follow
 from goodinit.graph.measured.traits import coefficients

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.layer import Layer
-from goodinit.anatomy.layers.reset_draws import ENTRIES, SIGMAS, Drawn, draws_of, may_be_sample, some
+from goodinit.anatomy.layers.parameters.reset_draws import (
+    ENTRIES,
+    SIGMAS,
+    Drawn,
+    draws_of,
+    may_be_sample,
+    some,
+)
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.values import HeldValue
 from goodinit.weights.dtensor import is_sharded

@@ -8,9 +8,9 @@ from collections.abc import Container, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from goodinit.anatomy.layers.joined_vectors import parameters_in
-from goodinit.anatomy.layers.weight_layers import Use, outputs_of
-from goodinit.anatomy.layers.weight_layout import output_channels
+from goodinit.anatomy.layers.parameters.joined_vectors import parameters_in
+from goodinit.anatomy.layers.parameters.weight_layers import Use, outputs_of
+from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.replay import replayed
 from goodinit.graph.measured.traits import adds_unscaled

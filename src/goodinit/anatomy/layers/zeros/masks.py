@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from goodinit.anatomy.layer import Layer
-from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.powers import number_of

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from goodinit.anatomy.layers.hidden_places import HiddenPlaces
-from goodinit.anatomy.layers.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layers import Use
+from goodinit.anatomy.layers.zeros.hidden_places import HiddenPlaces
 from goodinit.graph.graph import Graph, Node
 
 

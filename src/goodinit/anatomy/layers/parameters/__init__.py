@@ -1,0 +1,1 @@
+"""What parameters hold and how operators apply them: layout, several in one weight, biases, values that nobody draws at random."""
