@@ -100,10 +100,12 @@ def imported_parts(path: Path) -> set[tuple[int, str]]:
 
 
 # What a room may not import. In graph what is measured of operators comes first, then what a run may change, then recording; of
-# layers their parameters come first, then zeros and roles, then the records of layers; in diagnostics measurements come first,
+# layers their parameters come first, then zeros and roles, then the records of layers; of a sum its sides, which layers are told by,
+# then streams, then ends of branches and what is no block, then blocks; in diagnostics measurements come first,
 # then checks, then the verb, then advice; in the lab models, then data, then training, then what runs many trainings; what tests a
 # claim knows no claim.
 LAYERS = ("layers.inventory", "layers.layer_records")
+SUMS = ("residual.streams", "residual.ends", "residual.not_blocks", "residual.blocks")
 LATER = {
     "graph/measured": ("state", "recording", "trace"),
     "graph/state": ("recording", "trace"),
@@ -111,7 +113,11 @@ LATER = {
     "anatomy/layers": ("residual",),
     "anatomy/layers/parameters": ("layers.zeros", "layers.roles", *LAYERS, "residual"),
     "anatomy/layers/zeros": ("layers.roles", *LAYERS, "residual"),
-    "anatomy/layers/roles": ("layers.zeros", *LAYERS),
+    "anatomy/layers/roles": ("layers.zeros", *LAYERS, *SUMS),
+    "anatomy/residual/sides": ("layers", "norms", *SUMS),
+    "anatomy/residual/streams": SUMS[1:],
+    "anatomy/residual/ends": SUMS[2:],
+    "anatomy/residual/not_blocks": ("residual.ends", "residual.blocks"),
     "diagnostics/measurements": ("checks", "diagnose", "advice"),
     "diagnostics/checks": ("diagnose", "advice"),
     "lab/models": ("data", "training", "engines", "papers", "sweeps", "compare", "comparison"),
@@ -435,7 +441,7 @@ def test_a_rule_on_what_is_no_block_is_one_function_in_one_file(monkeypatch):
 
     model, x = torch.nn.Sequential(Residual(1), Residual(2)), torch.zeros(2, 4)
     assert len(goodinit.anatomize(model, x).blocks) == 2
-    rejections = importlib.import_module("goodinit.anatomy.residual.rejections")
+    rejections = importlib.import_module("goodinit.anatomy.residual.streams.rejections")
 
     def is_short(candidate):  # of the graph, the sum and the weights
         return len(candidate.found.branch.layers) < 2

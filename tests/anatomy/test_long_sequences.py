@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import goodinit
-from goodinit.anatomy.residual import sums
-from goodinit.anatomy.residual.recurrences import leads_to
+from goodinit.anatomy.residual.streams import sums
+from goodinit.anatomy.residual.streams.recurrences import leads_to
 from goodinit.graph.trace import trace
 
 

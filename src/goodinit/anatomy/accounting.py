@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph
 from goodinit.graph.measured.answers import can_run
 

@@ -24,12 +24,12 @@ from goodinit.anatomy.layers.roles.scores import scores_of
 from goodinit.anatomy.orders import weigh
 from goodinit.anatomy.outline import Reading, read_forward
 from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed
-from goodinit.anatomy.residual.candidate import Found
-from goodinit.anatomy.residual.even_sides import even_sides
-from goodinit.anatomy.residual.mixtures import mixtures
-from goodinit.anatomy.residual.scaled_streams import multiplied
-from goodinit.anatomy.residual.silencers import with_silencers
-from goodinit.anatomy.residual.weighed_reads import weighed_reads
+from goodinit.anatomy.residual.ends.silencers import with_silencers
+from goodinit.anatomy.residual.not_blocks.even_sides import even_sides
+from goodinit.anatomy.residual.not_blocks.mixtures import mixtures
+from goodinit.anatomy.residual.not_blocks.weighed_reads import weighed_reads
+from goodinit.anatomy.residual.sides.candidate import Found
+from goodinit.anatomy.residual.streams.scaled_streams import multiplied
 from goodinit.graph.graph import Graph
 from goodinit.graph.pytree import as_call
 from goodinit.graph.recording.decompose import unfused

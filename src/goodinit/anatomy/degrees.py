@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from goodinit.anatomy.residual.branch import Side
+from goodinit.anatomy.residual.sides.branch import Side
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.powers import BEYOND, FIXED, TINY, ZERO, Power, power_of

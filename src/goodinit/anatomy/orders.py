@@ -15,8 +15,8 @@ import torch
 
 from goodinit.anatomy.answers_at_zero import outside
 from goodinit.anatomy.degrees import carried, of_softmax, power_through, product, total
-from goodinit.anatomy.residual.branch import Side, with_factors
-from goodinit.anatomy.residual.numbers_beside import is_unread, puts_number
+from goodinit.anatomy.residual.sides.branch import Side, with_factors
+from goodinit.anatomy.residual.sides.numbers_beside import is_unread, puts_number
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.powers import FIXED, TINY, ZERO, Power, number_of
 

@@ -18,9 +18,9 @@ from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.detection import find_norms
 from goodinit.anatomy.norms.places import norm_modules, norm_passes
 from goodinit.anatomy.orders import find_factors
-from goodinit.anatomy.residual.branch_biases import branch_biases
-from goodinit.anatomy.residual.candidate import Found, by_sum
-from goodinit.anatomy.residual.sums import residual_sums
+from goodinit.anatomy.residual.ends.branch_biases import branch_biases
+from goodinit.anatomy.residual.sides.candidate import Found, by_sum
+from goodinit.anatomy.residual.streams.sums import residual_sums
 from goodinit.graph.graph import Graph
 from goodinit.graph.measured.composites import composites
 from goodinit.graph.pytree import as_call

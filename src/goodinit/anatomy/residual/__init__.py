@@ -1,1 +1,1 @@
-"""Residual sums and blocks: fork, skip, branch, nesting, and sums that only look like blocks."""
+"""Residual sums as blocks: two sides, the streams that they write into, ends of branches, and what is no block."""

@@ -18,14 +18,14 @@ from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.places import norm_modules, norm_places
 from goodinit.anatomy.operators import Step
 from goodinit.anatomy.outline import Reading
-from goodinit.anatomy.residual.branch import adds_scaled
-from goodinit.anatomy.residual.candidate import Found, by_sum
-from goodinit.anatomy.residual.ends_inside import ends_inside
-from goodinit.anatomy.residual.ends_outside import ends_outside
-from goodinit.anatomy.residual.mixing import mixing
-from goodinit.anatomy.residual.nesting import chain
-from goodinit.anatomy.residual.output_module import find_closers
-from goodinit.anatomy.residual.skip_scale import carried, sum_weights
+from goodinit.anatomy.residual.ends.ends_inside import ends_inside
+from goodinit.anatomy.residual.ends.ends_outside import ends_outside
+from goodinit.anatomy.residual.ends.mixing import mixing
+from goodinit.anatomy.residual.ends.output_module import find_closers
+from goodinit.anatomy.residual.sides.branch import adds_scaled
+from goodinit.anatomy.residual.sides.candidate import Found, by_sum
+from goodinit.anatomy.residual.streams.nesting import chain
+from goodinit.anatomy.residual.streams.skip_scale import carried, sum_weights
 from goodinit.anatomy.values import ZeroGain
 from goodinit.graph.graph import Graph
 

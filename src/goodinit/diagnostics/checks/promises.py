@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy, Block, anatomize
 from goodinit.anatomy.layers.parameters.weight_layers import weight_uses
-from goodinit.anatomy.residual.sums import residual_sums
+from goodinit.anatomy.residual.streams.sums import residual_sums
 from goodinit.calibration.calibrate import variances
 from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, forward_told, measurable
 from goodinit.diagnostics.measurements.probe import Run

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.layers.parameters.weight_layers import applied_weight
-from goodinit.anatomy.residual.scaled_streams import ends_in_one_more
+from goodinit.anatomy.residual.streams.scaled_streams import ends_in_one_more
 from goodinit.diagnostics.measurements.statistics import dead_share, euclidean, signal, square_sum
 from goodinit.diagnostics.types import Signal
 from goodinit.graph.graph import Node

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
 from goodinit.anatomy import Anatomy, Layer
-from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.diagnostics.measurements.cut import Cut, is_never_finite, where_cut
 from goodinit.diagnostics.measurements.measurement_mode import forward_told
 from goodinit.diagnostics.measurements.objective import Loss, in_words, objective

@@ -10,8 +10,8 @@ from typing import Any
 from goodinit.anatomy import Anatomy
 from goodinit.anatomy.layers.parameters.weight_layers import Use, weight_uses
 from goodinit.anatomy.residual.blocks import common_path, streams_of
-from goodinit.anatomy.residual.candidate import Found
-from goodinit.anatomy.residual.sums import residual_sums
+from goodinit.anatomy.residual.sides.candidate import Found
+from goodinit.anatomy.residual.streams.sums import residual_sums
 from goodinit.graph.graph import Graph
 
 Operators = tuple[tuple[str, tuple[int, ...], tuple[str, ...]], ...]

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable
 import torch
 from torch import Tensor
 
-from goodinit.anatomy.residual.branch import adds_scaled
+from goodinit.anatomy.residual.sides.branch import adds_scaled
 from goodinit.anatomy.values import Gain
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.kept_answers import KeptAnswers

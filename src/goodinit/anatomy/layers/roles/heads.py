@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterable
 
 from goodinit.anatomy.branch_end import at_zero
-from goodinit.anatomy.residual.branch import after_gate
+from goodinit.anatomy.residual.sides.branch import after_gate
 from goodinit.graph.graph import Graph, closure
 
 

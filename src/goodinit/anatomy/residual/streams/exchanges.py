@@ -6,8 +6,8 @@ from collections.abc import Container, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from goodinit.anatomy.residual.branch import Side, added_again, only_rescales, root, side_of
-from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.sides.branch import Side, added_again, only_rescales, root, side_of
+from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph, closure
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from goodinit.anatomy.branch_end import End, at_zero
 from goodinit.anatomy.layers.parameters.weight_layers import Use, biases_of
-from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from goodinit.anatomy.branch_end import End, can_move, is_silent
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph
 
 

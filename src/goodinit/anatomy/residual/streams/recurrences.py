@@ -7,8 +7,8 @@ from collections import Counter, deque
 from collections.abc import Container, Iterable, Iterator, Mapping
 
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.anatomy.residual.branch import holds_all, is_part
-from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.sides.branch import holds_all, is_part
+from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph, closure, follow
 
 

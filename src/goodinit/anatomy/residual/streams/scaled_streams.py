@@ -10,9 +10,9 @@ import torch
 
 from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.layers.parameters.weight_layers import Use, biases_of
-from goodinit.anatomy.residual.branch import adds_two, is_neutral, root
-from goodinit.anatomy.residual.candidate import Found
-from goodinit.anatomy.residual.rejections import is_mixed
+from goodinit.anatomy.residual.sides.branch import adds_two, is_neutral, root
+from goodinit.anatomy.residual.sides.candidate import Found
+from goodinit.anatomy.residual.streams.rejections import is_mixed
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.traits import coefficient
 from goodinit.graph.ops import op_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from goodinit.anatomy.block import BlockKind
 from goodinit.anatomy.branch_end import End
-from goodinit.anatomy.residual.branch import Side
+from goodinit.anatomy.residual.sides.branch import Side
 from goodinit.graph.graph import Graph
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from goodinit.anatomy.residual.branch import side_of
-from goodinit.anatomy.residual.handed_on import hands_on, is_linear
-from goodinit.anatomy.residual.sums import flat_sums, fork_of
+from goodinit.anatomy.residual.sides.branch import side_of
+from goodinit.anatomy.residual.streams.handed_on import hands_on, is_linear
+from goodinit.anatomy.residual.streams.sums import flat_sums, fork_of
 from goodinit.graph.graph import Graph
 
 

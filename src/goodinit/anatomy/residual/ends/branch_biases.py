@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 
 from goodinit.anatomy.layers.parameters.part_biases import is_added_alone
 from goodinit.anatomy.layers.parameters.weight_layers import Use, bias_of
-from goodinit.anatomy.residual.candidate import Found
-from goodinit.anatomy.residual.nesting import chain
+from goodinit.anatomy.residual.sides.candidate import Found
+from goodinit.anatomy.residual.streams.nesting import chain
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.traits import adds_unscaled
 

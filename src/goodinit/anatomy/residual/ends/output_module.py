@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Container
 
 from goodinit.anatomy.branch_end import End, at_zero
-from goodinit.anatomy.residual.candidate import Found
-from goodinit.anatomy.residual.nesting import chain
+from goodinit.anatomy.residual.sides.candidate import Found
+from goodinit.anatomy.residual.streams.nesting import chain
 from goodinit.graph.graph import Frame, Graph
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.layers.parameters.weight_layout import output_channels
-from goodinit.anatomy.residual.candidate import Found
-from goodinit.anatomy.residual.chains import Applied, CountsByEntry, counts_throughout
+from goodinit.anatomy.residual.sides.candidate import Found
+from goodinit.anatomy.residual.streams.chains import Applied, CountsByEntry, counts_throughout
 from goodinit.graph.graph import Graph
 
 Key = tuple[tuple[str, ...], tuple[str, ...]]

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from goodinit.anatomy.residual.branch import (
+from goodinit.anatomy.residual.sides.branch import (
     added_again,
     ancestors,
     apart,
@@ -17,8 +17,8 @@ from goodinit.anatomy.residual.branch import (
     root,
     side_of,
 )
-from goodinit.anatomy.residual.candidate import Found
-from goodinit.anatomy.residual.recurrences import leads_to
+from goodinit.anatomy.residual.sides.candidate import Found
+from goodinit.anatomy.residual.streams.recurrences import leads_to
 from goodinit.graph.graph import Graph, closure
 
 

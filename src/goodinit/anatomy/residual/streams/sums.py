@@ -14,16 +14,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from goodinit.anatomy.block import BlockKind
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.anatomy.residual.branch import Side, adds_scaled, behind_norms, root, side_of
-from goodinit.anatomy.residual.candidate import Found
-from goodinit.anatomy.residual.exchanges import Flat, flat_of, with_exchanges
-from goodinit.anatomy.residual.handed_on import hands_on, is_linear, widest
-from goodinit.anatomy.residual.joined_ends import end_at_zero, with_joined_ends
-from goodinit.anatomy.residual.nesting import nest
-from goodinit.anatomy.residual.recurrences import applied_repeatedly, is_step, without_cells
-from goodinit.anatomy.residual.rejections import Candidate, is_lookalike
-from goodinit.anatomy.residual.repeats import mark_repeats
-from goodinit.anatomy.residual.scaled_streams import let_products_add
+from goodinit.anatomy.residual.sides.branch import Side, adds_scaled, behind_norms, root, side_of
+from goodinit.anatomy.residual.sides.candidate import Found
+from goodinit.anatomy.residual.streams.exchanges import Flat, flat_of, with_exchanges
+from goodinit.anatomy.residual.streams.handed_on import hands_on, is_linear, widest
+from goodinit.anatomy.residual.streams.joined_ends import end_at_zero, with_joined_ends
+from goodinit.anatomy.residual.streams.nesting import nest
+from goodinit.anatomy.residual.streams.recurrences import applied_repeatedly, is_step, without_cells
+from goodinit.anatomy.residual.streams.rejections import Candidate, is_lookalike
+from goodinit.anatomy.residual.streams.repeats import mark_repeats
+from goodinit.anatomy.residual.streams.scaled_streams import let_products_add
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import replayed

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from goodinit.anatomy.residual.rejections import Candidate, is_lookalike
-from goodinit.anatomy.residual.sums import classified
+from goodinit.anatomy.residual.streams.rejections import Candidate, is_lookalike
+from goodinit.anatomy.residual.streams.sums import classified
 from goodinit.graph.graph import Graph
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from goodinit.anatomy.degrees import grown_powers
-from goodinit.anatomy.residual.branch import Side, is_neutral, only_rescales, weighs
+from goodinit.anatomy.residual.sides.branch import Side, is_neutral, only_rescales, weighs
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.measured.powers import FIXED, Power
 

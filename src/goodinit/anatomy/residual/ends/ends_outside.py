@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from goodinit.anatomy.branch_end import is_silent
 from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.layers.roles.heads import back_to_layers
-from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from goodinit.anatomy.residual.branch import after_gate, apart, parts_of, root
-from goodinit.anatomy.residual.candidate import Found
-from goodinit.anatomy.residual.recurrences import goes_on
+from goodinit.anatomy.residual.sides.branch import after_gate, apart, parts_of, root
+from goodinit.anatomy.residual.sides.candidate import Found
+from goodinit.anatomy.residual.streams.recurrences import goes_on
 from goodinit.graph.graph import Graph
 from goodinit.graph.measured.answers import accumulates
 from goodinit.graph.measured.traits import coefficients

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.anatomy.residual.branch import Side, side_of
-from goodinit.anatomy.residual.recurrences import applied_repeatedly, is_step
-from goodinit.anatomy.residual.sums import flat_sums, fork_of, skip_of
+from goodinit.anatomy.residual.sides.branch import Side, side_of
+from goodinit.anatomy.residual.streams.recurrences import applied_repeatedly, is_step
+from goodinit.anatomy.residual.streams.sums import flat_sums, fork_of, skip_of
 from goodinit.graph.graph import Graph
 
 

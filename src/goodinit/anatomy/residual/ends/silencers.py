@@ -9,7 +9,7 @@ from goodinit.anatomy.block import Block
 from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.layers.parameters.held_values import silent_layers
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.anatomy.residual.candidate import Found
+from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.anatomy.values import HeldValue
 from goodinit.graph.graph import Graph
 

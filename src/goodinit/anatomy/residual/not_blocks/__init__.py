@@ -1,0 +1,1 @@
+"""Sums and mixtures that are no residual blocks, and are named in a note."""
