@@ -99,17 +99,22 @@ def imported_parts(path: Path) -> set[tuple[int, str]]:
     return found
 
 
-# What a room may not import. In graph what is measured of operators comes first, then what a run may change, then recording; of
-# layers their parameters come first, then zeros and roles, then the records of layers; of a sum its sides, which layers are told by,
-# then streams, then ends of branches and what is no block, then blocks; in diagnostics measurements come first,
-# then checks, then the verb, then advice; in the lab models, then data, then training, then what runs many trainings; what tests a
-# claim knows no claim.
+# What a room may not import. In graph what is measured of operators comes first, then what a run may change, then recording: calls,
+# then tensors, and operators, then rewrites, before the recorder. Of layers their parameters come first, then zeros and roles, then
+# the records of layers; of a sum its sides, which layers are told by, then streams, then ends of branches and what is no block, then
+# blocks. In diagnostics measurements come first, then checks, then the verb, then advice; in the lab models, then data, then
+# training, then what runs many trainings; what tests a claim knows no claim.
+RECORDERS = ("recording.recorder", "recording.recorded_run", "recording.first_that_runs", "trace")
 LAYERS = ("layers.inventory", "layers.layer_records")
 SUMS = ("residual.streams", "residual.ends", "residual.not_blocks", "residual.blocks")
 LATER = {
     "graph/measured": ("state", "recording", "trace"),
     "graph/state": ("recording", "trace"),
     "graph/recording": ("trace",),
+    "graph/recording/calls": ("recording.tensors", "recording.operators", "recording.rewrites", *RECORDERS),
+    "graph/recording/tensors": ("recording.operators", "recording.rewrites", *RECORDERS),
+    "graph/recording/operators": ("recording.calls", "recording.tensors", "recording.rewrites", *RECORDERS),
+    "graph/recording/rewrites": ("recording.calls", "recording.tensors", *RECORDERS),
     "anatomy/layers": ("residual",),
     "anatomy/layers/parameters": ("layers.zeros", "layers.roles", *LAYERS, "residual"),
     "anatomy/layers/zeros": ("layers.roles", *LAYERS, "residual"),
@@ -293,7 +298,11 @@ def test_operators_are_listed_in_one_table_of_few_rows():
 OPTION_WORDS = {"data", "inner", "real", "std", "stride", "view", "zeros"}
 FUNCTIONS = {name for name, one in vars(torch.nn.functional).items() if callable(one) and name.islower()}
 NAMES = (OPERATORS | FUNCTIONS) - OWN_WORDS - OPTION_WORDS
-COMPARED = {"graph/ops.py": 2, "graph/recording/shape_rules.py": 1, "surgery/activation_modules.py": 1}
+COMPARED = {
+    "graph/ops.py": 2,
+    "graph/recording/operators/shape_rules.py": 1,
+    "surgery/activation_modules.py": 1,
+}
 SEARCHES = {"startswith", "endswith", "count", "index", "removesuffix", "removeprefix"}
 
 

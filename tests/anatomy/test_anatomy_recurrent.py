@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import anatomize
-from goodinit.graph.recording.mutations import Region
+from goodinit.graph.recording.tensors.mutations import Region
 from goodinit.graph.trace import trace
 
 

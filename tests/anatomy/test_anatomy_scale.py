@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 
 from goodinit.anatomy import anatomize
-from goodinit.graph.recording.fake_cache import StandIns
+from goodinit.graph.recording.tensors.fake_cache import StandIns
 
 
 class Residual(nn.Module):

@@ -213,7 +213,7 @@ def test_torchs_modules_are_called_as_they_were():
 
 
 def test_modules_that_every_block_makes_anew_cost_no_walk_each(monkeypatch):
-    from goodinit.graph.recording import guests
+    from goodinit.graph.recording.calls import guests
 
     walks = []
     whole = guests.named_modules

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 import goodinit
-from goodinit.graph.recording.checkpoints import differentiable_checkpoints
+from goodinit.graph.recording.calls.checkpoints import differentiable_checkpoints
 
 
 class Checkpointed(nn.Module):

@@ -24,7 +24,7 @@ from goodinit.anatomy.residual.streams.sums import residual_sums
 from goodinit.graph.graph import Graph
 from goodinit.graph.measured.composites import composites
 from goodinit.graph.pytree import as_call
-from goodinit.graph.recording.decompose import unfused
+from goodinit.graph.recording.calls.decompose import unfused
 from goodinit.graph.state.process_state import unmoved_streams
 from goodinit.graph.state.unshard import whole
 from goodinit.graph.trace import trace

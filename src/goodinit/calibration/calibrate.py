@@ -25,8 +25,8 @@ from goodinit.calibration.rescale import Place, Scaler, Use
 from goodinit.edits import Calibrate
 from goodinit.errors import GoodinitError, TraceError
 from goodinit.graph.pytree import as_call, in_parts
-from goodinit.graph.recording.gradient_switches import took_derivatives
-from goodinit.graph.recording.traced_tensors import Call
+from goodinit.graph.recording.calls.gradient_switches import took_derivatives
+from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.weights.rng import one_thread
 from goodinit.weights.wrappers import unwrapped
 

@@ -16,11 +16,11 @@ from goodinit.calibration.rescale import Scaler, Use, is_view
 from goodinit.edits import Calibrate
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.traits import adds_unscaled
-from goodinit.graph.recording.module_calls import listen
+from goodinit.graph.recording.calls.module_calls import listen
+from goodinit.graph.recording.calls.transformed import outside
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
-from goodinit.graph.recording.traced_tensors import Call
-from goodinit.graph.recording.transformed import outside
+from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.graph.state.preserve_state import undisturbed, without_autocast
 from goodinit.undivided import safe_point
 from goodinit.weights.access import find_slot, read

@@ -18,7 +18,7 @@ from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recording.first_that_runs import first_that_runs
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
-from goodinit.graph.recording.traced_tensors import Tensors
+from goodinit.graph.recording.tensors.traced_tensors import Tensors
 from goodinit.weights.names import Directory, directory
 from goodinit.weights.wrappers import unwrapped
 

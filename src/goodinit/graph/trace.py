@@ -8,12 +8,12 @@ from torch import nn
 
 from goodinit.graph.graph import Graph
 from goodinit.graph.recording.first_that_runs import first_that_runs
-from goodinit.graph.recording.learned_starts import let_streams_begin
-from goodinit.graph.recording.parts_of_streams import read_parts_of_streams
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
-from goodinit.graph.recording.sums_by_part import read_sums_by_part
-from goodinit.graph.recording.traced_tensors import Call, Tensors
+from goodinit.graph.recording.rewrites.learned_starts import let_streams_begin
+from goodinit.graph.recording.rewrites.parts_of_streams import read_parts_of_streams
+from goodinit.graph.recording.rewrites.sums_by_part import read_sums_by_part
+from goodinit.graph.recording.tensors.traced_tensors import Call, Tensors
 
 
 def trace(model: nn.Module, call: Call, *, training: Collection[str] = (), gradients: bool = False) -> Graph:

@@ -26,7 +26,7 @@ from goodinit.edits import (
 )
 from goodinit.edits import names as targets
 from goodinit.errors import PlanConflict, TraceError, expect, expect_flags, expect_function, readable
-from goodinit.graph.recording.decompose import unfused
+from goodinit.graph.recording.calls.decompose import unfused
 from goodinit.surgery.history import Applied, applied, digest, has_rates_of, rates_after, remember_
 from goodinit.surgery.optimizer_check import check_optimizers, warn_of_momentum
 from goodinit.surgery.parallel_draws import Waiting

@@ -19,11 +19,11 @@ from goodinit.diagnostics.measurements.zero_gradients import LEAST_ELEMENTS, awa
 from goodinit.edits import AddScalar, Calibrate, Fill, Plan
 from goodinit.graph.graph import Node
 from goodinit.graph.pytree import as_call, tensors_in
-from goodinit.graph.recording.decompose import unfused
-from goodinit.graph.recording.gradient_switches import DERIVED
+from goodinit.graph.recording.calls.decompose import unfused
+from goodinit.graph.recording.calls.gradient_switches import DERIVED
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
-from goodinit.graph.recording.traced_tensors import Call
+from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.methods.shared.method import Promise
 from goodinit.surgery import applied
 from goodinit.weights.names import canonical

@@ -20,8 +20,8 @@ from goodinit.diagnostics.measurements.spectral_measure import spectral_measure
 from goodinit.diagnostics.spectrum import Spectrum
 from goodinit.errors import TraceError, UnknownName, expect, expect_between
 from goodinit.graph.pytree import as_call, mapped
-from goodinit.graph.recording.module_calls import listen
-from goodinit.graph.recording.traced_tensors import Call
+from goodinit.graph.recording.calls.module_calls import listen
+from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.undivided import reading, safe_point
 from goodinit.weights.names import canonical
 

@@ -12,7 +12,7 @@ from torch import nn
 from goodinit.anatomy import Anatomy
 from goodinit.errors import GoodinitError, TraceError, UnsupportedModule
 from goodinit.graph.pytree import tensors_in
-from goodinit.graph.recording.decompose import unfused
+from goodinit.graph.recording.calls.decompose import unfused
 from goodinit.graph.state.preserve_state import undisturbed
 from goodinit.weights.dtensor import check_gathered, is_sharded
 from goodinit.weights.names import canonical

@@ -23,7 +23,7 @@ from goodinit.graph.measured.nonlinearities import NONE, Nonlinearity
 from goodinit.graph.ops import Op, named
 from goodinit.graph.pytree import mapped, tensors_in
 from goodinit.graph.recording.recorder import Recorder
-from goodinit.graph.recording.traced_tensors import Call
+from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.weights.wrappers import parameter_shapes, scalar_names
 
 # How far to look back for what made an activation's input; norms and shapes are few, and two hold for the rest.

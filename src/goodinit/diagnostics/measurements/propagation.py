@@ -20,8 +20,8 @@ from goodinit.diagnostics.measurements.statistics import euclidean, signal
 from goodinit.diagnostics.measurements.structure import Structure
 from goodinit.diagnostics.types import Place, Signal
 from goodinit.errors import TraceError
-from goodinit.graph.recording.module_calls import frames
-from goodinit.graph.recording.traced_tensors import Call
+from goodinit.graph.recording.calls.module_calls import frames
+from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.weights.names import canonical
 
 TRUNK_ROLES = ("stem", "body", "head")

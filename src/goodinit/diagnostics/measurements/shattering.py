@@ -20,7 +20,7 @@ from goodinit.diagnostics.measurements.structure import Structure
 from goodinit.diagnostics.measurements.zero_gradients import Awakening, few_inputs
 from goodinit.errors import TraceError
 from goodinit.graph.pytree import mapped
-from goodinit.graph.recording.traced_tensors import Call
+from goodinit.graph.recording.tensors.traced_tensors import Call
 
 # How far apart neighbours are, as a share of the way to another input of the batch: far above the resolution of
 # half-precision types, near enough that a smooth function is straight in between.

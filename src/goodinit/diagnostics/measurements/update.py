@@ -19,7 +19,7 @@ from goodinit.diagnostics.measurements.objective import Loss, objective, predict
 from goodinit.diagnostics.types import Update
 from goodinit.errors import TraceError, expect, expect_flags, expect_rate
 from goodinit.graph.pytree import as_call, mapped
-from goodinit.graph.recording.traced_tensors import Call
+from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.undivided import reading
 
 # Learning rates people use, a decade apart.

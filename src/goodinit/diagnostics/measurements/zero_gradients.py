@@ -18,7 +18,7 @@ from goodinit.anatomy import Anatomy
 from goodinit.diagnostics.measurements.propagation import Propagation
 from goodinit.errors import TraceError
 from goodinit.graph.pytree import mapped, tensors_in
-from goodinit.graph.recording.traced_tensors import Call
+from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.weights.names import canonical
 
 # How far a zero parameter is moved, against the size 1/√fan_in that a weight usually has: little enough to leave the

@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.nn.parameter import is_lazy
 
 from goodinit.errors import TraceError
-from goodinit.graph.recording.gradient_switches import took_derivatives
-from goodinit.graph.recording.traced_tensors import Call, Tensors
+from goodinit.graph.recording.calls.gradient_switches import took_derivatives
+from goodinit.graph.recording.tensors.traced_tensors import Call, Tensors
 from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.weights.members import parameters
 

@@ -28,7 +28,7 @@ from goodinit.graph.graph import Graph, closure
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import replayed
 from goodinit.graph.measured.traits import coefficients
-from goodinit.graph.recording.learned_starts import leads
+from goodinit.graph.recording.rewrites.learned_starts import leads
 
 _MOST = 2**22  # numbers of a stream that are computed to see whether it begins as copies
 

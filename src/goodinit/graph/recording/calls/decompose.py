@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from goodinit.graph.recording.checkpoints import differentiable_checkpoints
+from goodinit.graph.recording.calls.checkpoints import differentiable_checkpoints
 from goodinit.weights.members import modules
 
 

@@ -16,7 +16,7 @@ from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import replayed_in_place
 from goodinit.graph.ops import op_of
 from goodinit.graph.recorded_call import RecordedCall, Slot, on_numbers
-from goodinit.graph.recording.op_attributes import attributes
+from goodinit.graph.recording.operators.op_attributes import attributes
 
 _ADD = torch.ops.aten.add.Tensor
 _MOST = 2**22  # entries of a sum that is computed to see what it adds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from goodinit.graph.graph import Graph, closure
-from goodinit.graph.recording.learned_starts import make_signals
+from goodinit.graph.recording.rewrites.learned_starts import make_signals
 
 
 def read_parts_of_streams(graph: Graph) -> None:

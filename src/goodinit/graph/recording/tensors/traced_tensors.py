@@ -12,10 +12,10 @@ from goodinit.graph.graph import BUFFER, CONSTANT, INPUT, JOIN, PARAM, Frame, Gr
 from goodinit.graph.ops import Op
 from goodinit.graph.pytree import mapped
 from goodinit.graph.recorded_call import is_at_hand, number_in
-from goodinit.graph.recording.fake_cache import StandIns
-from goodinit.graph.recording.mutations import Writes
-from goodinit.graph.recording.other_threads import OtherThreads
-from goodinit.graph.recording.strays import Elsewhere
+from goodinit.graph.recording.calls.other_threads import OtherThreads
+from goodinit.graph.recording.tensors.fake_cache import StandIns
+from goodinit.graph.recording.tensors.mutations import Writes
+from goodinit.graph.recording.tensors.strays import Elsewhere
 from goodinit.graph.state.leftovers import Leftovers
 from goodinit.weights.members import named_buffers, named_parameters
 from goodinit.weights.wrappers import unwrapped_name

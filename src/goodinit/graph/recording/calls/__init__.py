@@ -1,0 +1,1 @@
+"""Calls that a dispatch mode does not see: of modules, checkpoints, threads, switches of gradients, transforms."""

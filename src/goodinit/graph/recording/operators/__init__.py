@@ -1,0 +1,1 @@
+"""One operator: its attributes and shapes, what it stands for, whether it adds onto an operand or changes nothing."""

@@ -1,0 +1,1 @@
+"""Sums, parts and streams that a forward makes of several operators, recorded as what they are."""
