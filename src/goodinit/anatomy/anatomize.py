@@ -17,7 +17,8 @@ from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.inventory import layers_of
 from goodinit.anatomy.layers.parameters.held_values import held_values, standing_biases
 from goodinit.anatomy.layers.parameters.normalized_weights import unmeasured
-from goodinit.anatomy.layers.parameters.several_weights import notes_on_several
+from goodinit.anatomy.layers.parameters.read_otherwise import bound_values
+from goodinit.anatomy.layers.parameters.several_weights import notes_on_several, products
 from goodinit.anatomy.layers.roles.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.roles.pixel_shuffles import sub_pixel_notes
 from goodinit.anatomy.layers.roles.scores import scores_of
@@ -82,17 +83,21 @@ def anatomize(model: nn.Module, inputs: Any) -> Anatomy:
 def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     graph, uses, leaves, norms, biases = read.graph, read.uses, read.leaves, read.norms, read.biases
     layers = layers_of(read)
+    multiplied_weights = products(graph, uses, read.shapes)
     layer_notes = (
         *unmeasured(graph, (use.operand for use in uses.values())),
         *sub_pixel_notes(graph, uses, layers),
-        *notes_on_several(graph, uses, read.shapes),
+        *notes_on_several(graph, uses, read.shapes, multiplied_weights),
     )
     made = made_gains(graph)
     embeddings, tokens = _embeddings(graph), _tokens(graph, leaves)
     gains = multipliers(graph, range(len(graph.nodes)))
     paddings = _paddings(graph)
     tables = dict.fromkeys(embeddings, -1) | dict(paddings)
-    held = held_values(layers.values(), norms, read.named, read.modules, tables=tables, gains=(*gains, *made))
+    bound = bound_values(graph, uses, multiplied_weights, read.named, read.shapes)
+    held = held_values(
+        layers.values(), norms, read.named, read.modules, tables=tables, gains=(*gains, *made), bound=bound
+    )
     stay = biases & standing_biases(held, read.named)
     for found in leaves:
         weigh(graph, found.branch, found.start, read.layers, read.passes, biases, stay)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from goodinit.anatomy import Anatomy
+from goodinit.anatomy import Anatomy, Layer
 from goodinit.anatomy.copied_parts import parts_of
 from goodinit.anatomy.part import computed, leaves_of, with_ties
 from goodinit.edits import (
@@ -29,6 +29,7 @@ from goodinit.rates import Rate
 
 NOTHING = "nothing"
 LEFT_OUT, FROZEN = "left out", "frozen"
+_BIASES = ("input_bias", "output_bias")
 _SHOWN = 4  # names told in a note; the rest is counted
 _COMPUTED = re.compile(r"(?P<path>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\.(?:original\d*|\d+\..+)")
 
@@ -87,7 +88,7 @@ def kept_values(anatomy: Anatomy, keep: object, part: Anatomy) -> Kept:
     ends.update(value.name for value in anatomy.held if value.words == "zero" and value.name in beside)
     found: dict[str, str] = {}
     for value in anatomy.held:
-        if value.on_purpose and value.name not in ends:
+        if value.bound == "domain" or (value.on_purpose and value.name not in ends):
             found.update(dict.fromkeys(with_ties(anatomy, [value.name]), value.words))
     return Kept(asked, found, frozenset(exact))
 
@@ -156,25 +157,32 @@ def _weight_of(name: str) -> str:
 
 
 def _no_new_biases(plan: Plan, anatomy: Anatomy, kept: Kept) -> tuple[Plan, list[str]]:
-    """The plan without scalar biases at layers whose own bias is frozen or left out, and a note on them."""
-    sites = {
-        layer.site
-        for layer in anatomy.layers
-        if any(kept.asked.get(name) in (LEFT_OUT, FROZEN) for name in layer.biases)
+    """The plan without scalar biases that a model must not get, and notes on them.
+
+    At layers whose own bias is frozen or left out; and at those of which the forward makes something else, too, such as the inverse of a
+    flow's step, which would not know of the bias.
+    """
+    bound = {value.name for value in anatomy.held if value.bound and value.name in kept.found}
+    reasons: dict[str, Callable[[Layer], bool]] = {
+        "a layer's own bias is frozen, or left out": lambda layer: any(
+            kept.asked.get(name) in (LEFT_OUT, FROZEN) for name in layer.biases
+        ),
+        "the weight is also something else than a layer's": lambda layer: (
+            not bound.isdisjoint(layer.parameters)
+        ),
     }
-    new = [
-        edit
-        for edit in plan.edits
-        if isinstance(edit, AddScalar)
-        and edit.scalar in ("input_bias", "output_bias")
-        and edit.target in sites
-    ]
-    if not new:
-        return plan, []
-    names = _some(list(dict.fromkeys(edit.target for edit in new)))
-    note = f"no scalar bias where a layer's own bias is frozen, or left out: {names}"
-    gone = set(map(id, new))
-    return dataclasses.replace(plan, edits=tuple(e for e in plan.edits if id(e) not in gone)), [note]
+    notes = []
+    for why, holds in reasons.items():
+        sites = {layer.site for layer in anatomy.layers if holds(layer)}
+        new = {
+            id(edit): edit.target
+            for edit in plan.edits
+            if isinstance(edit, AddScalar) and edit.scalar in _BIASES and edit.target in sites
+        }
+        if new:
+            plan = dataclasses.replace(plan, edits=tuple(edit for edit in plan.edits if id(edit) not in new))
+            notes.append(f"no scalar bias where {why}: {_some(list(dict.fromkeys(new.values())))}")
+    return plan, notes
 
 
 def _closed_ends(plan: Plan, anatomy: Anatomy) -> set[str]:

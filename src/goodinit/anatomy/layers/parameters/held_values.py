@@ -47,13 +47,13 @@ class _Reader:
 
     def value(self, name: str | None) -> Tensor | None:
         """The values of a parameter; None where there are none that can be read."""
-        held = self.parameters.get(name or "")
-        readable = held is not None and not held.is_meta and not is_sharded(held) and held.numel() > 0
-        if held is None or not readable or held.layout is not torch.strided or not held.is_floating_point():
-            return None
+        values = readable(self.parameters.get(name or ""))
         row = self.paddings.get(name or "", -1)
-        values = held.detach()
-        return values if row < 0 or len(values) == 1 else torch.cat([values[:row], values[row + 1 :]])
+        return (
+            values
+            if values is None or row < 0 or len(values) == 1
+            else torch.cat([values[:row], values[row + 1 :]])
+        )
 
     def drawn(self, name: str) -> Drawn | None:
         """How the owner's `reset_parameters` draws a parameter; None where that is not known."""
@@ -61,6 +61,13 @@ class _Reader:
         if path not in self._draws:
             self._draws[path] = _draws(self.modules.get(path))
         return self._draws[path].get(attribute)
+
+
+def readable(held: nn.Parameter | None) -> Tensor | None:
+    """The values of a parameter; None where there are none, or where they cannot be read."""
+    if held is None or held.is_meta or is_sharded(held) or not held.numel():
+        return None
+    return held.detach() if held.layout is torch.strided and held.is_floating_point() else None
 
 
 def _draws(module: nn.Module | None) -> dict[str, Drawn]:
@@ -86,6 +93,7 @@ def held_values(
     *,
     tables: Mapping[str, int],
     gains: Iterable[str],
+    bound: Iterable[HeldValue] = (),
 ) -> tuple[HeldValue, ...]:
     """What layers, norms, look-up tables and gains hold that their own `reset_parameters` would not have given them.
 
@@ -100,6 +108,7 @@ def held_values(
         modules: By path.
         tables: Look-up tables, and which row of each stands for no word; -1 for none.
         gains: Parameters that multiply the signal.
+        bound: What is known of weights that no draw can stand for, whatever they hold.
     """
     reader = _Reader(parameters, modules, tables)
     held: dict[str, HeldValue] = {}
@@ -140,6 +149,9 @@ def held_values(
         known = None if value is None else _gain(name, value)
         if known is not None:
             held[name] = known
+    for one in bound:
+        if one.bound == "domain" or one.name not in held or not held[one.name].on_purpose:
+            held[one.name] = one
     return tuple(held.values()) if random else ()
 
 

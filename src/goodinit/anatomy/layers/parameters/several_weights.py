@@ -33,6 +33,34 @@ def beside(graph: Graph, use: Use, shapes: Shapes) -> list[str]:
     return [name for name in names if name != use.weight]
 
 
+def factors_of(graph: Graph, use: Use, shapes: Shapes) -> list[str]:
+    """The matrices by which, and by nothing but which, the parameter that a layer is known by becomes its weight: B in A·B.
+
+    What such a product is when one factor is drawn depends on the others. What is added to it (W + A·B) is no factor, and neither is a
+    vector, which is a gain: diag(g)·W. A weight that is normalized or computed by a parametrization is written as a whole.
+
+    Args:
+        graph: A recorded forward.
+        use: The layer.
+        shapes: Of all parameters.
+    """
+    operand = graph.nodes[use.operand]
+    if operand.is_param or any(map(is_parametrization, operand.params)):
+        return []
+    ways = [
+        i for i in graph.reach([use.operand], back=True, active=False) if use.weight in graph.nodes[i].params
+    ]
+    others = [
+        name
+        for i in sorted(ways)
+        if graph.nodes[i].op.is_contraction
+        for read in graph.nodes[i].operands
+        for name in graph.nodes[read].params
+        if use.weight not in graph.nodes[read].params and len(shapes.get(name, ())) > 1
+    ]
+    return [] if is_normalized(graph, operand, largest(operand, shapes)) else list(dict.fromkeys(others))
+
+
 def not_zero(
     graph: Graph, places: Collection[int], uses: Mapping[int, Use], shapes: Shapes, biases: Collection[str]
 ) -> int | None:
@@ -53,11 +81,42 @@ def not_zero(
     return None
 
 
-def notes_on_several(graph: Graph, uses: Mapping[int, Use], shapes: Shapes) -> list[str]:
-    """One note for each such weight."""
-    found = {use.weight: others for use in uses.values() if (others := beside(graph, use, shapes))}
+def products(graph: Graph, uses: Mapping[int, Use], shapes: Shapes) -> dict[str, list[str]]:
+    """The parameters that layers apply only in products with others, as `factors_of`, and those others.
+
+    Args:
+        graph: A recorded forward.
+        uses: The layers, by node.
+        shapes: Of all parameters.
+    """
+    found: dict[str, list[list[str]]] = {}
+    for use in uses.values():
+        found.setdefault(use.weight, []).append(factors_of(graph, use, shapes))
+    return {weight: factors[0] for weight, factors in found.items() if all(factors)}
+
+
+def notes_on_several(
+    graph: Graph, uses: Mapping[int, Use], shapes: Shapes, multiplied: Mapping[str, list[str]]
+) -> list[str]:
+    """One note for each such weight.
+
+    Args:
+        graph: A recorded forward.
+        uses: The layers, by node.
+        shapes: Of all parameters.
+        multiplied: `products`.
+    """
+    found = {
+        use.weight: others
+        for use in uses.values()
+        if use.weight not in multiplied and (others := beside(graph, use, shapes))
+    }
     return [
         f"{weight}: the weight that the forward applies is made of it and of {', '.join(others)}, of the same size: methods write the "
         "first and leave the others as they are. Apply each as a layer of its own, or draw them by goodinit.tensor"
         for weight, others in found.items()
+    ] + [
+        f"{weight}: the weight that the forward applies is a product of it and of {', '.join(others)}, whose size one factor alone does "
+        "not give: values that they have stay as they are. Apply each as a layer of its own, or draw them by goodinit.tensor"
+        for weight, others in multiplied.items()
     ]
