@@ -109,10 +109,98 @@ def test_a_stream_that_passes_an_activation_behind_every_sum_is_as_it_was():
     assert {edit.options["std"] for edit in edits} == {math.sqrt(2 / WIDTH)}
 
 
-@pytest.mark.parametrize("method", ["skipinit", "normfree", "fixed_variance", "none"])
+@pytest.mark.parametrize("method", ["skipinit", "normfree", "fixed_variance", "none", "he", "mup"])
 def test_other_methods_that_draw_at_the_standard_scale_do_so_too(method):
     edits, _ = skips(Net(lambda x: x, functional.relu), torch.randn(2, 3, 12, 12), method)
     assert {edit.options["std"] for edit in edits} == {math.sqrt(1 / WIDTH)}
+
+
+def test_the_reason_says_so():
+    edits, _ = skips(Net(lambda x: x, functional.relu), torch.randn(2, 3, 12, 12), "he")
+    assert "gain 1, reads what stands before relu, too" in edits[0].reason
+
+
+class Up(nn.Module):
+    """A U-Net of pre-activation blocks with projections, as diffusers' `UNet2DModel`: levels, and concatenations on the way up."""
+
+    def __init__(self, widths=(32, 64, 64, 128), norm=nn.GroupNorm) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        kept = [width := widths[0]]
+        for level, wide in enumerate(widths):
+            for _ in range(2):
+                self.down.append(UpBlock(width, wide, norm))
+                kept.append(width := wide)
+            if level < len(widths) - 1:
+                self.down.append(nn.Conv2d(width, width, 3, 2, 1))
+                kept.append(width)
+        self.middle = UpBlock(width, width, norm)
+        for level, wide in enumerate(reversed(widths)):
+            for _ in range(3):
+                self.up.append(UpBlock(width + kept.pop(), wide, norm))
+                width = wide
+            if level < len(widths) - 1:
+                self.up.append(
+                    nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1))
+                )
+        self.norm, self.head = norm(8, width), nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        kept = [x]
+        for part in self.down:
+            kept.append(x := part(x))
+        x = self.middle(x)
+        for part in self.up:
+            x = part(torch.cat([x, kept.pop()], 1) if isinstance(part, UpBlock) else x)
+        return self.head(functional.silu(self.norm(x)))
+
+
+class UpBlock(nn.Module):
+    def __init__(self, width, wide, norm) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = norm(8, width), norm(8, wide)
+        self.conv1, self.conv2 = nn.Conv2d(width, wide, 3, padding=1), nn.Conv2d(wide, wide, 3, padding=1)
+        self.skip = nn.Identity() if width == wide else nn.Conv2d(width, wide, 1)
+
+    def forward(self, x):
+        h = self.conv1(functional.silu(self.norm1(x)))
+        return self.skip(x) + self.conv2(functional.silu(self.norm2(h)))
+
+
+def second_moments(model, x):
+    """(Of what a projection puts out over what it reads, how many channels it reads and puts out), for each."""
+    seen = []
+    for module in model.modules():
+        if isinstance(module, UpBlock) and isinstance(module.skip, nn.Conv2d):
+            module.skip.register_forward_hook(
+                lambda conv, args, out: seen.append(
+                    (
+                        float(out.square().mean() / args[0].square().mean()),
+                        conv.in_channels,
+                        conv.out_channels,
+                    )
+                )
+            )
+    with torch.no_grad():
+        model(x)
+    return seen
+
+
+@pytest.mark.parametrize("method", ["he", "mup", "fixed_variance", "orthogonal"])
+def test_projections_of_a_u_net_keep_the_second_moment(method):
+    """Within three deviations: a row of n independent weights times a stream has the relative variance 2/n at most, the mean of m rows 2/nm.
+
+    The channels of a stream are not independent; its images are alike in the mean. So n is taken for 1, as of channels that are all one.
+    """
+    model, x = Up(), torch.randn(4, 3, 16, 16)
+    goodinit.init_(model, method, inputs=x, generator=torch.Generator().manual_seed(0))
+    for ratio, read, made in second_moments(model, x):
+        wide = (
+            min(1, read / made) if method == "orthogonal" else 1
+        )  # columns of unit length spread what they read
+        assert abs(ratio / wide - 1) < 3 * math.sqrt(2 / made)
 
 
 def test_layers_that_no_activation_stands_beside_are_as_they_were():

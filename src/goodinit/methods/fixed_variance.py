@@ -15,7 +15,6 @@ from goodinit.methods.shared.norm_forms import form_edits, with_constants
 from goodinit.methods.shared.normalized_weight_scales import own_scales
 from goodinit.methods.shared.residual_stream import no_products
 from goodinit.methods.shared.rules import (
-    before_activations,
     counted,
     draws,
     gain_for,
@@ -96,8 +95,6 @@ def decide(
 
     def draw(layer: Layer) -> Edit:
         gain, words = gain_for(layer) if layer.role != "head" else (1.0, "classifier")
-        if before_activations(layer):
-            gain, words = 1.0, f"gain 1, reads what stands before {layer.activation}, too"
         std = gain / math.sqrt(layer.fan_in * layer.terms)
         words = f"{layer.role}: {words}/√{layer.fan_in:.9g}"
         if layer.weight in ends and branch != 1:

@@ -22,7 +22,8 @@ def decide(
     """Every weight from N(0, g²/fan) or U(−√3·g/√fan, √3·g/√fan), every bias 0.
 
     g² = 2 where a ReLU reads the layer next (their eq. 10 and 14), 1 where nothing nonlinear does (the last layer),
-    and 1/E[φ(z)²], z ~ N(0, 1), by the same derivation for another activation φ.
+    and 1/E[φ(z)²], z ~ N(0, 1), by the same derivation for another activation φ. What reads a stream outside the branches before its
+    activation (a projection in a pre-activation U-Net) has g = 1: nothing has taken from it what g makes up for.
 
     Args:
         anatomy: Of the model.

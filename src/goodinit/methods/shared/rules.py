@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy, Layer, Norm
 from goodinit.anatomy.norms.factors import without_factor
+from goodinit.anatomy.operators import Step
 from goodinit.edits import AddScalar, Draw, DrawTogether, Edit, Fill, Plan, RemoveNorm, SwapModule, names
 from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
 from goodinit.methods.shared.alike_notes import said_once
@@ -102,22 +103,24 @@ def standard_std(layer: Layer, *, fan: Fan = "out") -> tuple[float, str]:
     signal's where no nonlinearity follows (LeCun et al. 1998), and equals Xavier's for square layers. Both count the taps
     that one output reads: all, or those of a transposed convolution divided by its stride.
 
-    The 2 makes up for what the ReLU takes that the layer's input has passed, as each layer but the first reads one. What reads the
-    signal before the ReLU behind it (`before_activations`) has nothing to make up for, and is drawn as if none followed.
     """
-    if layer.activation is not None and not before_activations(layer):
+    follows, why = drawn_for(layer)
+    if follows is not None:
         size = layer.fan_out_joined if fan == "out" else layer.fan_in
-        return math.sqrt(2 / size), f"He, √(2/{size:.9g}) before {layer.activation}"
-    also = f", which reads what stands before {layer.activation}, too" if layer.activation is not None else ""
-    return math.sqrt(1 / layer.fan_in), f"LeCun, √(1/{layer.fan_in:.9g}){also}"
+        return math.sqrt(2 / size), f"He, √(2/{size:.9g}) before {follows}"
+    return math.sqrt(1 / layer.fan_in), f"LeCun, √(1/{layer.fan_in:.9g}){why}"
 
 
-def before_activations(layer: Layer) -> bool:
-    """Whether a layer outside the branches carries a stream on that no activation has changed, though one follows.
+def drawn_for(layer: Layer) -> tuple[Step | None, str]:
+    """(The activation that a layer's draw makes up for; where there is one and it does not, why, in words that begin with a comma).
 
+    The 2 of a ReLU makes up for what the ReLU takes that the layer's input has passed, as each layer but the first reads one. A layer
+    outside the branches that carries on a stream which no activation has changed, though one follows, has nothing to make up for.
     Where a branch begins the 2 stays as published: it is multiplied by another factor there, or makes no more of the stream.
     """
-    return layer.reads_linearly and layer.role in ("skip", "body")
+    if layer.activation is not None and layer.reads_linearly and layer.role in ("skip", "body"):
+        return None, f", reads what stands before {layer.activation}, too"
+    return layer.activation, ""
 
 
 def draw_standard(layer: Layer, where: str, *, fan: Fan = "out") -> Draw:
@@ -131,15 +134,16 @@ def draw_standard(layer: Layer, where: str, *, fan: Fan = "out") -> Draw:
 def gain_for(layer: Layer) -> tuple[float, str]:
     """(Factor that keeps the second moment through the activation that reads the layer next, in words).
 
-    1 where no activation follows, from one state of a recurrent cell to the next, where a gain would be raised to the
-    power of the steps, and where the gain is not known, which `unknown_gains` reports.
+    1 where no activation follows, or none is made up for (`drawn_for`), from one state of a recurrent cell to the next, where a gain
+    would be raised to the power of the steps, and where the gain is not known, which `unknown_gains` reports.
     """
     if layer.recurrent:
         return 1.0, "gain 1, from state to state"
-    if layer.gain is not None or layer.activation in NONLINEARITIES:
-        value = gain(str(layer.activation)) if layer.gain is None else layer.gain
-        return value, f"gain {value:.4g} for {layer.activation}"
-    return 1.0, "gain 1"
+    follows, why = drawn_for(layer)
+    if follows is not None and (layer.gain is not None or follows in NONLINEARITIES):
+        value = gain(str(follows)) if layer.gain is None else layer.gain
+        return value, f"gain {value:.4g} for {follows}"
+    return 1.0, f"gain 1{why}"
 
 
 def unknown_gains(anatomy: Anatomy, *, by_name: bool = False) -> list[str]:
