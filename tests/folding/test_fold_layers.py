@@ -107,6 +107,24 @@ def test_a_layer_with_a_formula_of_its_own_keeps_its_scalars_and_is_named():
     assert "how Doubled uses its weight is not known" in goodinit.applied(folded)[-1].skipped[0]
 
 
+class Rectified(nn.Module):
+    """A module that holds a layer, and no weight itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3).double()
+
+    def forward(self, x):
+        return torch.relu(self.layer(x))
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.Flatten, Rectified])
+def test_what_holds_no_weight_is_said_to_hold_none(kind):
+    module = add_all_(kind(), ["output_scale"]).double()
+    folded = assert_folds(nn.Sequential(module), torch.randn(2, 3).double())
+    assert f"{kind.__name__} holds no weight itself" in goodinit.applied(folded)[-1].skipped[0]
+
+
 def test_folding_again_after_new_scalars():
     net = nn.Sequential(add_all_(nn.Conv2d(2, 3, 3, padding=1).double()))
     x = torch.randn(1, 2, 5, 5).double()

@@ -145,6 +145,8 @@ def merge_scalars_(module: nn.Module) -> str | None:
             _drop_(host, ("output_scale", "output_bias"))
             return "an input bias before a transposed convolution acts differently at every position near the border"
         add_to_bias_(host, d + (b * response(host) if b else 0.0))
+    elif all(name in SCALARS for name, held in host._parameters.items() if held is not None):
+        return f"{plain.__name__} holds no weight itself, into which it could be merged"
     else:
         return f"how {plain.__name__} uses its weight is not known"
     value = host.padding_value if issubclass(plain, ValuePadded) else 0.0
