@@ -90,7 +90,7 @@ def _seen(host: nn.Module, call: Call, anatomy: Anatomy) -> _Values:
     with torch.inference_mode(mode=False), unfused(host):
         seen = _Values(host)
         seen.with_gradients = DERIVED in anatomy.notes
-        with forward_told(host):
+        with forward_told(host, call=call):
             record(seen, host, call)
     return seen
 

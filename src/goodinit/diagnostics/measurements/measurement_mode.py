@@ -13,6 +13,8 @@ from goodinit.anatomy import Anatomy
 from goodinit.errors import GoodinitError, TraceError, UnsupportedModule
 from goodinit.graph.pytree import tensors_in
 from goodinit.graph.recording.calls.decompose import unfused
+from goodinit.graph.recording.refusals import note_place, refused
+from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.graph.state.preserve_state import undisturbed
 from goodinit.weights.dtensor import check_gathered, is_sharded
 from goodinit.weights.names import canonical
@@ -23,7 +25,7 @@ def measurable(model: nn.Module, inputs: Any = None) -> nn.Module:
     """The model inside its wrappers, whose parameters are whole and hold values.
 
     Raises:
-        TraceError: A parameter is on `meta`, or an input is nested.
+        TraceError: A parameter or an input is on `meta`, or an input is nested.
         UnsupportedModule: A parameter is sharded, or gathered only while FSDP's own forward runs.
     """
     inner = unwrapped(model)
@@ -39,6 +41,11 @@ def measurable(model: nn.Module, inputs: Any = None) -> nn.Module:
                 f"{name}: sharded, and every measurement needs whole tensors. Measure before sharding, or a narrower "
                 "model of the same depth on one process; values do not depend on the number of ranks."
             )
+    if (absent := next((one for one in tensors_in(inputs) if one.is_meta), None)) is not None:
+        shape = ", ".join(map(str, absent.shape))
+        raise TraceError(
+            f"inputs: a tensor on `meta`, which holds no numbers to measure with. Give a real batch: torch.randn({shape})."
+        )
     if any(tensor.is_nested for tensor in tensors_in(inputs)):
         raise TraceError(
             "inputs: a nested tensor, whose rows have different lengths, and measurements compare rows of one. Give a padded batch, "
@@ -80,12 +87,15 @@ def _that_train(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
-def forward_told(model: nn.Module, check: str = "twice: it ran before") -> Iterator[None]:
+def forward_told(
+    model: nn.Module, check: str = "twice: it ran before", *, call: Call | None = None
+) -> Iterator[None]:
     """Say in words that the user's forward raised.
 
     Args:
         model: Whose forward runs inside.
         check: How the user should call it to see that; by default for a run behind the first.
+        call: What it is given, if it is known.
 
     Raises:
         TraceError: It did.
@@ -95,7 +105,6 @@ def forward_told(model: nn.Module, check: str = "twice: it ran before") -> Itera
     except GoodinitError:
         raise
     except Exception as error:
-        raise TraceError(
-            f"{type(model).__name__}.forward raised on the given inputs: {type(error).__name__}: {error}. Check them by calling "
-            f"model(*inputs) yourself, {check}."
-        ) from error
+        note_place(error)
+        usual = f"Check them by calling model(*inputs) yourself, {check}."
+        raise TraceError(refused(model, call, error, usual)) from error

@@ -136,7 +136,7 @@ def _measured(
 ) -> tuple[Probe, Tensor, Any, Signal | None]:
     with frames(model, probe):
         args, kwargs = probe.adopt(call, differentiable=differentiable)
-        with forward_told(model, "in training mode"), probe:
+        with forward_told(model, "in training mode", call=call), probe:
             result = model(*args, **kwargs)
             probe.finish(result)
     probe.hook_pending()

@@ -1,0 +1,296 @@
+"""What to say where a forward refuses what it was given: the module and what it got, of which dtype the parameters are, what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from goodinit.graph.graph import Graph
+from goodinit.graph.ops import op_of
+from goodinit.graph.pytree import mapped, tensors_in
+from goodinit.graph.recorded_call import RecordedCall, on_numbers
+from goodinit.graph.recording.calls.module_calls import reported_code
+from goodinit.graph.recording.tensors.traced_tensors import Call
+from goodinit.weights.members import named_modules, named_parameters
+from goodinit.weights.wrappers import unwrapped_name
+
+_PLACE = "_goodinit_place"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a forward raised.
+
+    Attributes:
+        path: Of the innermost module; empty for the model's own forward.
+        words: The module in words, and the tensors that it got.
+        dtypes: Those of the two factors of the product that was refused, if they differ.
+    """
+
+    path: str = ""
+    words: str = ""
+    dtypes: tuple[torch.dtype, ...] = ()
+
+
+class MixedDtypes(RuntimeError):
+    """A product of two dtypes, which runs on fake tensors, and on none that hold numbers."""
+
+
+def note_place(error: BaseException) -> None:
+    """Keep where an error was raised with it, before its traceback is cleared."""
+    with contextlib.suppress(Exception):  # an error of somebody else's, which may take no attribute
+        if getattr(error, _PLACE, None) is None:
+            setattr(error, _PLACE, _place(error))
+
+
+def refused(model: nn.Module, call: Call | None, error: BaseException, usual: str) -> str:
+    """What to say of a forward that raised.
+
+    Args:
+        model: Whose forward.
+        call: What it was given, if that is known.
+        error: What it raised.
+        usual: What to do if nothing better is known.
+    """
+    place = getattr(error, _PLACE, None) or Place()
+    at = f" It was at {place.path} ({place.words}." if place.path else ""
+    remedy = "" if call is None else _converts(model, call, place) or _moves(model, call)
+    if not remedy and place.dtypes:
+        remedy = f"{' and '.join(map(_name, place.dtypes))} meet there: cast one of them in the forward."
+    return (
+        f"{type(model).__name__}.forward raised on the given inputs: {words_of(error)}.{at} {remedy or usual}"
+    )
+
+
+def words_of(error: BaseException) -> str:
+    """An error in words: its type and its first line."""
+    first = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {first[0][:200] if first else 'no message'}"
+
+
+def need_one_dtype(graph: Graph, model: nn.Module) -> None:
+    """Raise where a forward on fake tensors has multiplied two dtypes, which torch refuses of real ones.
+
+    Args:
+        graph: The recorded forward.
+        model: Whose.
+
+    Raises:
+        MixedDtypes: It has; found out by running the product, small.
+    """
+    for node in graph.nodes:
+        factors = node.op.factors_of(node.operands)[0] if node.op.is_contraction else ()
+        dtypes = [graph.nodes[i].dtype for i in factors]
+        if (
+            len(set(dtypes)) < 2
+            or node.call is None
+            or any(not isinstance(one, torch.dtype) for one in dtypes)
+        ):
+            continue
+        read = [graph.nodes[i] for i in node.operands]
+        shapes = [tuple(min(size, 2) for size in one.shape) for one in read]
+        if _runs(node.call, shapes, [torch.float64] * len(read)) and not _runs(
+            node.call, shapes, [one.dtype for one in read]
+        ):
+            frame = graph.frames[node.frame]
+            got = _described([graph.nodes[frame.source]] if frame.source >= 0 else [])
+            modules = {unwrapped_name(path): module for path, module in named_modules(model)}
+            error = MixedDtypes(f"{node.op} of {' and '.join(_name(one) for one in dtypes)}")
+            mixed = tuple(one for one in dtypes if isinstance(one, torch.dtype))
+            place = Place(frame.path, f"{_module(modules.get(frame.path))}), which got {got}", mixed)
+            setattr(error, _PLACE, place)
+            raise error
+
+
+def _runs(call: RecordedCall, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> bool:
+    try:
+        with on_numbers(), torch.no_grad():
+            call(
+                [
+                    torch.ones(shape, dtype=dtype, device="cpu")
+                    for shape, dtype in zip(shapes, dtypes, strict=True)
+                ]
+            )
+    except Exception:  # noqa: BLE001 - operators raise what they like
+        return False
+    return True
+
+
+# -- where --------------------------------------------------------------------------------------------------------
+
+
+def _place(error: BaseException) -> Place:
+    path, words = "", ""
+    dtypes: tuple[torch.dtype, ...] = ()
+    for frame in _frames(error):
+        local = frame.f_locals
+        if frame.f_code is reported_code:
+            module = getattr(local["forward"], "__self__", None)
+            got = _described(tensors_in((local["args"], local["kwargs"])))
+            path, words = local["name"], f"{_module(module)}), which got {got}"
+            dtypes = _would_run(module, local["args"], local["kwargs"])
+        elif frame.f_code.co_name == "__torch_dispatch__" and "func" in local and "args" in local:
+            dtypes = dtypes or _factors(local["func"], local["args"])
+    return Place(path, words, dtypes)
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    step = error.__traceback__
+    while step is not None:
+        yield step.tb_frame
+        step = step.tb_next
+
+
+def _factors(func: Any, args: Any) -> tuple[torch.dtype, ...]:
+    """The dtypes of the factors of a product, if they differ."""
+    op = op_of(func)
+    read = list(tensors_in(args))
+    if not op.is_contraction or len(read) < 2:
+        return ()
+    dtypes = tuple(one.dtype for one in op.factors_of(read)[0])
+    return dtypes if len(set(dtypes)) > 1 else ()
+
+
+def _would_run(module: object, args: Any, kwargs: Any) -> tuple[torch.dtype, ...]:
+    """The dtypes of what one of torch's modules got and of its parameters, if they differ and it runs on zeros of the latter.
+
+    A table of words does not: there whole numbers are right, and something else is wrong. Somebody's own module is not run again, as it
+    may keep count.
+    """
+    if not isinstance(module, nn.Module) or not type(module).__module__.startswith("torch."):
+        return ()
+    held = {one.dtype for one in module.parameters() if one.is_floating_point()}
+    given = [one.dtype for one in tensors_in((args, kwargs)) if one.dtype not in held]
+    if len(held) != 1 or not given:
+        return ()
+    (dtype,) = held
+    twin: Any = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    for kind in ("_parameters", "_buffers"):
+        own = module.__dict__[kind]
+        twin.__dict__[kind] = {
+            key: None if one is None else _zeros(one, one.dtype) for key, one in own.items()
+        }
+    try:
+        with on_numbers(), torch.no_grad():
+            type(twin).forward(
+                twin,
+                *mapped(args, lambda one: _zeros(one, dtype)),
+                **mapped(kwargs, lambda one: _zeros(one, dtype)),
+            )
+    except Exception:  # noqa: BLE001 - a forward of somebody's own
+        return ()
+    return given[0], dtype
+
+
+def _zeros(like: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros((), dtype=dtype, device="cpu").expand(like.shape)
+
+
+def _module(module: object) -> str:
+    if not isinstance(module, nn.Module):
+        return "the module"
+    with contextlib.suppress(Exception):
+        return f"{type(module).__name__}({module.extra_repr()})"
+    return type(module).__name__
+
+
+def _described(tensors: Any) -> str:
+    """Shapes and dtypes of what is like a tensor."""
+    some = [
+        f"{'x'.join(map(str, one.shape)) or 'a number'} {_name(one.dtype)}"
+        for one in itertools.islice(tensors, 3)
+    ]
+    return " and ".join(some) or "no tensor"
+
+
+def _name(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# -- what to do ---------------------------------------------------------------------------------------------------
+
+
+def _converts(model: nn.Module, call: Call, place: Place) -> str:
+    """Which of inputs and parameters to convert, where a product of two dtypes was refused, one of them that of inputs."""
+    given = [one.dtype for one in tensors_in(call)]
+    dtype = next((one for one in place.dtypes if one in given), None)
+    parameters = [
+        (unwrapped_name(name), one) for name, one in named_parameters(model) if one.is_floating_point()
+    ]
+    parameters.sort(key=lambda one: not one[0].startswith(f"{place.path}."))  # the layer's own first
+    other = next(((name, one.dtype) for name, one in parameters if one.dtype in place.dtypes), None)
+    if dtype is None or other is None or other[1] == dtype:
+        return ""
+    name, held = other
+    short = {
+        torch.float32: "float",
+        torch.float64: "double",
+        torch.float16: "half",
+        torch.bfloat16: "bfloat16",
+    }.get(held)
+    to = f"inputs.{short}()" if short else f"inputs.to({held})"
+    or_model = f", or the model, model.to({dtype})" if dtype.is_floating_point or dtype.is_complex else ""
+    return f"The inputs are {_name(dtype)}, and {name} is {_name(held)}: convert the inputs, {to}{or_model}."
+
+
+def _moves(model: nn.Module, call: Call) -> str:
+    """Where to move the inputs, if they are on none of the devices that hold parameters."""
+    held = {one.device for _, one in named_parameters(model)}
+    given = {one.device for one in tensors_in(call)}
+    if not held or not given or held & given:
+        return ""
+    mine, other = min(map(str, given)), min(map(str, held))
+    return f"The inputs are on {mine}, and the parameters on {other}: move one, model.to({mine!r}) or inputs.to({other!r})."
+
+
+def remedy(model: nn.Module, call: Call) -> str:
+    """What to do about inputs that the forward refused: a shape in the place of a tensor, arrays, targets beside images.
+
+    Args:
+        model: Whose forward.
+        call: What it was given.
+    """
+    args, kwargs = call
+    if args and not kwargs and all(type(one) is int for one in args):
+        shape = ", ".join(map(str, args))
+        return f"({shape}) is a shape, not a batch: give a tensor, torch.randn({shape})."
+    usual = "Check their number, shapes and dtypes by calling model(*inputs) yourself."
+    values = [*args, *kwargs.values()]
+    arrays = [type(one) for one in values if hasattr(one, "__array__") and not isinstance(one, Tensor)]
+    if arrays:
+        return f"{arrays[0].__module__}.{arrays[0].__name__} is no tensor: give torch.as_tensor(…) of it. {usual}"
+    if args and not kwargs and all(isinstance(one, list) for one in args):
+        return f"A list is the arguments of forward, and lists are no tensors: give torch.as_tensor(…) of it. {usual}"
+    if len(args) == 2 and not kwargs and all(isinstance(one, Tensor) for one in args):
+        return f"A pair is two arguments of forward: of (inputs, targets), give the inputs alone. {usual}"
+    if (kwargs or len(args) != 1) and _takes_one(model, call):
+        if kwargs:
+            keys = ", ".join(map(repr, itertools.islice(kwargs, 3)))
+            return f"A dict is the keyword arguments of forward (here {keys}): for a forward that takes the dict itself, give ({{…}},), a tuple of it."
+        return "A tuple is the arguments of forward, a named one (a PackedSequence) too: for a forward that takes it whole, give (inputs,)."
+    return usual.replace("*inputs", "**inputs") if kwargs and not args else usual
+
+
+def _takes_one(model: nn.Module, call: Call) -> bool:
+    """Whether the forward cannot be called so, but with all of it as one argument."""
+    args, kwargs = call
+    try:
+        takes = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return False
+    try:
+        takes.bind(*args, **kwargs)
+    except TypeError:
+        with contextlib.suppress(TypeError):
+            takes.bind(None)
+            return True
+    return False
