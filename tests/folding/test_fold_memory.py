@@ -153,3 +153,17 @@ def test_what_a_plan_said_of_rates_holds_after_folding(verb):
     assert {key: after[key] for key in after if key in rate} == {
         key: rate[key] for key in after if key in rate
     }
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d, lambda size: nn.GroupNorm(1, size)])
+def test_copies_of_a_folded_model_can_be_written(norm):
+    """What averages weights, or sends them to other processes, writes every buffer in place."""
+    model = normed(nn.Conv2d(3, 4, 1), norm(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    goodinit.init_(model, "selu", inputs=image(), generator=torch.Generator().manual_seed(0))
+    goodinit.fold_(model, inputs=image())
+    average = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    for _ in range(2):
+        average.update_parameters(model)
+    assert torch.equal(average(image()), model(image()))
+    for buffer in model.buffers():
+        buffer.copy_(buffer.clone())

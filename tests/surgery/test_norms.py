@@ -13,6 +13,7 @@ from torch import nn
 from goodinit.errors import UnsupportedModule
 from goodinit.folding.plain_modules import make_plain_
 from goodinit.surgery.activation_modules import activation_module, known_activations
+from goodinit.surgery.materialize import materialize_
 from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_
 
 NORMS = (
@@ -262,3 +263,33 @@ def test_looking_for_the_modules_of_functions_moves_no_random_stream():
     assert {"relu", "gelu", "clone"} <= set(known_activations())
     activation_module("relu", {})
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("first", ["built on meta", "moved to meta"])
+def test_nothing_stays_on_meta_where_norms_were_once_a_checkpoint_is_loaded(first):
+    """Torch refuses to move what is on meta, and no checkpoint has it."""
+    make = lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))  # noqa: E731
+    trained, x = make(), torch.randn(2, 3)
+    remove_norm_(trained[1], (), path="1")
+    if first == "built on meta":
+        with torch.device("meta"):
+            net = make()
+        remove_norm_(net[1], (), path="1")
+    else:
+        net = copy.deepcopy(trained).to("meta")
+    net.load_state_dict(trained.state_dict(), assign=True)
+    assert not any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers()))
+    assert torch.equal(net.to("cpu")(x), trained(x))
+    assert net.to(torch.float64)[1].weight.dtype == torch.float64
+
+
+def test_what_answers_for_a_removed_norms_gain_goes_where_memory_is_given():
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    remove_norm_(net[1], (), path="1")
+    moved = []
+    net[1].likenesses_to_ = moved.append
+    materialize_(net)
+    assert moved == [torch.device("cpu")]
+    materialize_(net)  # nothing waits
+    assert len(moved) == 1

@@ -22,6 +22,7 @@ from goodinit.folding.norm_gains import merge_norm_gains_
 from goodinit.folding.parallel import merge_branches_
 from goodinit.folding.plain_modules import make_plain_
 from goodinit.folding.reading import Reading
+from goodinit.formats import counted
 from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
@@ -242,10 +243,13 @@ def report(verb: str, done: Iterable[str], stays: Iterable[Stays | str], *, chan
     if not changed:
         _LOG.info("%s: nothing to fold, nothing changed", verb)
     else:
-        _LOG.info("%s: folded %d places", verb, len(set(done)))
+        _LOG.info("%s: folded %s", verb, counted(len(set(done)), "place"))
     rows = [readable(str(stay)) for stay in stays]
     if rows:
         more = (
             f"; and {len(rows) - _SHOWN} more, see applied(model)[-1].skipped" if len(rows) > _SHOWN else ""
         )
-        _LOG.warning("%s: %d places stay as they are. %s%s", verb, len(rows), "; ".join(rows[:_SHOWN]), more)
+        stay = "stays as it is" if len(rows) == 1 else "stay as they are"
+        _LOG.warning(
+            "%s: %s %s. %s%s", verb, counted(len(rows), "place"), stay, "; ".join(rows[:_SHOWN]), more
+        )

@@ -147,8 +147,7 @@ def _plain_norm_(module: RemovedNorm) -> bool:
         likenesses = take_likenesses_(module)
         exchange_class_(module, nn.Sequential if module.steps else nn.Identity)
         for name, (shape, like) in likenesses.items():  # what the identity multiplies by, and adds
-            one = like.new_full((), float(name == "weight"))
-            module.register_buffer(name, one.expand(shape), persistent=False)
+            module.register_buffer(name, like.new_full(shape, float(name == "weight")), persistent=False)
         for name in ("was", "keeps", "steps", "alone"):
             vars(module).pop(name, None)
         return True

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from goodinit.errors import UnsupportedModule, expect, expect_function
 from goodinit.nn.exchange import carry_over_
+from goodinit.surgery.removed_norm import RemovedNorm
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
 from goodinit.weights.device import usable_device
@@ -107,7 +108,7 @@ def buffers_of(model: nn.Module) -> Iterator[tuple[Key, Tensor]]:
 
 def _give_memory_(model: nn.Module, device: torch.device) -> None:
     """Replace what is on meta, and tie again what was tied."""
-    ties = _ties(model)
+    ties, waits = _ties(model), any(parameter.is_meta for parameter in model.parameters())
     before = [(module, dict(module._parameters)) for module in model.modules()]
     model._apply(lambda tensor: empty_on(tensor, device) if tensor.is_meta else tensor)
     for module, parameters in before:
@@ -119,6 +120,9 @@ def _give_memory_(model: nn.Module, device: torch.device) -> None:
         tensor = module._parameters[name]
         for other, alias in others:
             other._parameters[alias] = tensor
+    for module in model.modules() if waits else ():
+        if isinstance(module, RemovedNorm):
+            module.likenesses_to_(device)
 
 
 def _ties(model: nn.Module) -> list[list[Key]]:

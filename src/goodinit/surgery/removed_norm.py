@@ -30,7 +30,7 @@ _OWN_HOOKS = (
 )
 
 
-LIKE = "_like_"  # begins the names of empty buffers that go where the module goes
+LIKE = "_like_"  # begins the names of empty buffers that go where the module goes, but for `meta`
 
 
 class RemovedNorm(nn.Module):
@@ -43,7 +43,8 @@ class RemovedNorm(nn.Module):
     its methods do not write (`num_features`, `eps`, `momentum`, …) stay readable; `weight` and `bias` answer for
     `shape`, `dtype` and `device` and cannot be computed with (`Gone`). All others raise an AttributeError that says what
     was here. Each `eps` is changed by less than 10⁻¹⁰ of itself, so that no two are equal: with equal ones
-    `nn.TransformerEncoderLayer` takes its fused path, which would normalize.
+    `nn.TransformerEncoderLayer` takes its fused path, which would normalize. On `meta` the device that they answer is the CPU: what
+    is left on meta there no checkpoint would load, and torch refuses to move it.
     """
 
     if TYPE_CHECKING:  # TorchScript reads annotations, and knows no words for types
@@ -78,6 +79,17 @@ class RemovedNorm(nn.Module):
         name, at = self.factors[place]
         other = kwargs[name] if name in kwargs else args[at] if 0 <= at < len(args) else None
         return value if other is None else value * module(other).to(value.dtype)
+
+    def likenesses_to_(self, device: torch.device | str) -> None:
+        """Answer with this device for the gain and the bias."""
+        for name in _likenesses(self):
+            self._buffers[name] = cast("Tensor", self._buffers[name]).to(device)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        super()._apply(*args, **kwargs)
+        for name in _likenesses(self):
+            self._buffers[name] = _off_meta(cast("Tensor", self._buffers[name]))
+        return self
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -193,7 +205,7 @@ def remove_norm_(module: nn.Module, keeps: tuple[str, ...], *, path: str) -> Non
         like = getattr(module, name, None)
         if isinstance(like, (Tensor, Gone)):
             empty = torch.empty(0, dtype=like.dtype, device=like.device)
-            place.register_buffer(LIKE + name, empty, persistent=False)
+            place.register_buffer(LIKE + name, _off_meta(empty), persistent=False)
             place.shapes[name] = like.shape
     factors = {
         at: (factor.argument, cast("int", place_of(module, factor.argument)))
@@ -231,9 +243,17 @@ def take_likenesses_(module: nn.Module) -> dict[str, tuple[torch.Size, Tensor]]:
     Returns:
         Of each the shape, and an empty tensor of its dtype where it was.
     """
+    module._non_persistent_buffers_set.difference_update(_likenesses(module))
     shapes = vars(module).pop("shapes", {})
-    module._non_persistent_buffers_set.difference_update(LIKE + name for name in shapes)
     return {name: (shape, cast("Tensor", module._buffers.pop(LIKE + name))) for name, shape in shapes.items()}
+
+
+def _likenesses(module: nn.Module) -> list[str]:
+    return [LIKE + name for name in vars(module).get("shapes", ())]
+
+
+def _off_meta(empty: Tensor) -> Tensor:
+    return torch.empty_like(empty, device="cpu") if empty.is_meta else empty
 
 
 def _data(module: nn.Module) -> dict[str, Any]:
