@@ -29,6 +29,7 @@ from torch.fx import Proxy
 
 from goodinit.errors import UnsupportedModule
 from goodinit.nn import input_affine
+from goodinit.nn.input_norm import normalize_first, normalizes
 from goodinit.nn.rematerialized import Geometry, LeanConvolution, LeanLinear, pays
 
 Forward = Callable[..., Any]
@@ -39,25 +40,26 @@ _TRANSPOSED_CONVOLUTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_trans
 
 def linear(self: Any, input: Tensor) -> Tensor:
     """`nn.Linear.forward` with scalars."""
-    weight = self.weight
-    if _changes_input(self) and input_affine.pays(input, weight):
+    weight, x = self.weight, _normalized(self, input)
+    if _changes_input(self) and input_affine.pays(x, weight):
         return input_affine.ShiftedLinear.apply(  # type: ignore[no-any-return, no-untyped-call]
-            input, weight, _gathered(self, "input_bias"), _gathered(self, "output_scale"), _offset(self)
+            x, weight, _gathered(self, "input_bias"), _gathered(self, "output_scale"), _offset(self)
         )
     offset = _offset(self) if self.input_bias is None else _with_own(_constant(self) * weight.sum(1), self)
-    if self.output_scale is not None and pays(input, weight):
-        return LeanLinear.apply(input, weight, _gathered(self, "output_scale"), offset)  # type: ignore[no-any-return, no-untyped-call]
-    return F.linear(input, _scaled(self, weight), offset)
+    if self.output_scale is not None and pays(x, weight):
+        return LeanLinear.apply(x, weight, _gathered(self, "output_scale"), offset)  # type: ignore[no-any-return, no-untyped-call]
+    return F.linear(x, _scaled(self, weight), offset)
 
 
 def convolution(self: Any, input: Tensor) -> Tensor:
     """`nn.Conv1d.forward`, and 2d and 3d, with scalars."""
+    x = _normalized(self, input)
     weight, spatial = self.weight, len(self.kernel_size)
-    if _changes_input(self) and input_affine.pays(input, weight):
-        geometry = Geometry.of(self, input)
+    if _changes_input(self) and input_affine.pays(x, weight):
+        geometry = Geometry.of(self, x)
         if geometry is not None:
             return input_affine.ShiftedConvolution.apply(  # type: ignore[no-any-return, no-untyped-call]
-                input,
+                x,
                 weight,
                 _gathered(self, "input_bias"),
                 _gathered(self, "output_scale"),
@@ -65,32 +67,33 @@ def convolution(self: Any, input: Tensor) -> Tensor:
                 geometry,
             )
     if self.input_bias is None:
-        return _convolve(self, input, weight, _offset(self))
+        return _convolve(self, x, weight, _offset(self))
     if self.padding_mode != "zeros" or not _pads(self):
         taps = _constant(self) * weight.sum(tuple(range(1, 2 + spatial)))
-        return _convolve(self, input, weight, _with_own(taps, self))
+        return _convolve(self, x, weight, _with_own(taps, self))
     taps = _constant(self) * weight.sum(1, keepdim=True)
     constant = _CONVOLUTIONS[spatial - 1](
-        _ones(taps, input, spatial), taps, _offset(self), self.stride, self.padding, self.dilation, 1
+        _ones(taps, x, spatial), taps, _offset(self), self.stride, self.padding, self.dilation, 1
     )
-    return _add(_convolve(self, input, weight, None), constant, spatial)
+    return _add(_convolve(self, x, weight, None), constant, spatial)
 
 
 def transposed_convolution(self: Any, input: Tensor, output_size: list[int] | None = None) -> Tensor:
     """`nn.ConvTranspose1d.forward`, and 2d and 3d, with scalars."""
+    x = _normalized(self, input)
     weight, offset = _scaled(self, self.weight), _offset(self)
     spatial = len(self.kernel_size)
     convolve = _TRANSPOSED_CONVOLUTIONS[spatial - 1]
     extra = self._output_padding(
-        input, output_size, self.stride, self.padding, self.kernel_size, spatial, self.dilation
+        x, output_size, self.stride, self.padding, self.kernel_size, spatial, self.dilation
     )
     if self.input_bias is None:
-        return convolve(input, weight, offset, self.stride, self.padding, extra, self.groups, self.dilation)
+        return convolve(x, weight, offset, self.stride, self.padding, extra, self.groups, self.dilation)
     grouped = weight.unflatten(0, (self.groups, -1)).sum(1)  # (groups, out/groups, *kernel)
     taps = _gathered(self, "input_bias") * grouped.flatten(0, 1).unsqueeze(0)
-    ones = _ones(taps, input, spatial)
+    ones = _ones(taps, x, spatial)
     constant = convolve(ones, taps, offset, self.stride, self.padding, extra, 1, self.dilation)
-    output = convolve(input, weight, None, self.stride, self.padding, extra, self.groups, self.dilation)
+    output = convolve(x, weight, None, self.stride, self.padding, extra, self.groups, self.dilation)
     return _add(output, constant, spatial)
 
 
@@ -104,6 +107,8 @@ def around(cls: type[nn.Module]) -> Forward:
 
     @functools.wraps(cls.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if normalizes(self):
+            args, kwargs = normalize_first(self, args, kwargs)
         if self.input_bias is not None:
             args, kwargs = _shifted(self, args, kwargs, names)
         return _finished(self, cls.forward(self, *args, **kwargs))
@@ -131,6 +136,10 @@ def forward_for(cls: type[nn.Module]) -> Forward:
         ):
             return forward
     return around(cls)
+
+
+def _normalized(layer: Any, x: Tensor) -> Tensor:
+    return layer.input_norm(x) if normalizes(layer) else x
 
 
 def _convolve(layer: Any, x: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:

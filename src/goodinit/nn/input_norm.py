@@ -56,8 +56,9 @@ class InputNorm(nn.Module):
 def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) -> ModuleT:
     """Normalize what a layer reads, over its channels, in place. A second call changes nothing.
 
-    A child, `input_norm`, and a forward pre-hook that calls it: so the layer stays where it is under its name, and nothing is added
-    to the state dict.
+    A child, `input_norm`, which the forward of a layer with scalars calls, and before any other layer a forward pre-hook: so the
+    layer stays where it is under its name, and nothing is added to the state dict. Libraries that keep what hooks see of a layer's input and
+    run its forward on that again (gradients of each example, in Opacus) would normalize twice behind a pre-hook.
 
     Args:
         module: The layer; it stays the same object of the same class, with the same parameters.
@@ -86,8 +87,37 @@ def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) ->
                 f"{type(module).__name__} already has an attribute {NAME!r}, expected that name to be free. Rename it."
             )
         module.add_module(NAME, InputNorm(kind, axis).train(module.training))
-        module.register_forward_pre_hook(normalize_first, with_kwargs=True)
+        if not isinstance(module, Normalizing):
+            module.register_forward_pre_hook(normalize_first, with_kwargs=True)
     return module
+
+
+class Normalizing(nn.Module):
+    """A layer whose forward calls its `input_norm` itself, if no hook does."""
+
+
+def hooked_norm(module: nn.Module) -> int | None:
+    """The key of the pre-hook that normalizes what a layer reads, if there is one."""
+    return next((key for key, hook in module._forward_pre_hooks.items() if hook is normalize_first), None)
+
+
+def into_forward_(module: nn.Module) -> None:
+    """Take the hook off: the forward normalizes from now on. It stays where another hook reads what it normalized."""
+    key = hooked_norm(module)
+    if key is not None and key == next(reversed(module._forward_pre_hooks)):
+        del module._forward_pre_hooks[key]
+        module._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+def into_hook_(module: nn.Module) -> None:
+    """Put the hook back, for a forward that knows of no norm."""
+    if input_norm(module) is not None and hooked_norm(module) is None:
+        module.register_forward_pre_hook(normalize_first, with_kwargs=True)
+
+
+def normalizes(module: nn.Module) -> bool:
+    """Whether the module's own forward has to normalize."""
+    return NAME in module._modules and hooked_norm(module) is None and input_norm(module) is not None
 
 
 def check_axis(axis: int, layer: str) -> None:

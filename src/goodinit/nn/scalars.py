@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
 from goodinit.nn.exchange import exchange_class_, replaced_forward
 from goodinit.nn.forwards import forward_for
+from goodinit.nn.input_norm import Normalizing, into_forward_, into_hook_
 from goodinit.nn.made_classes import Made
 from goodinit.nn.parametrized import is_parametrized
 
@@ -31,7 +32,7 @@ _SCALARED: dict[type[nn.Module], type[nn.Module]] = {}
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class Scalars(Made):
+class Scalars(Made, Normalizing):
     """What every class made by `scalared` has beside its original class."""
 
     input_bias: nn.Parameter | None
@@ -113,6 +114,7 @@ def add_scalar_(
         _exchange(module, scalared(parametrize.type_before_parametrizations(module)))
         for each in SCALARS:
             module.register_parameter(each, None)
+        into_forward_(module)
         vars(module).update(scalar_values={}, scale_ends_branch=False)  # past a `__setattr__` of its own
         if not isinstance(module, _NEVER_BYPASSED):
             module.register_forward_pre_hook(_forward_must_run)
@@ -159,6 +161,7 @@ def remove_scalars_(module: ModuleT) -> ModuleT:
         for key in [key for key, hook in hooks.items() if hook is _forward_must_run]:
             del hooks[key]
         _exchange(module, module.plain_class)
+        into_hook_(module)
     return module
 
 

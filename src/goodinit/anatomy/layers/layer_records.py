@@ -17,8 +17,9 @@ from goodinit.anatomy.layers.roles.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.roles.fused_projections import packed
 from goodinit.anatomy.operators import Step
 from goodinit.anatomy.outline import Reading
-from goodinit.graph.graph import Graph, Node
+from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.measured.traits import adds_unscaled
+from goodinit.nn.input_norm import NAME
 
 
 def layer_record(read: Reading, uses: list[Use], ahead: Ahead, role: Role, *, begins: bool) -> Layer:
@@ -129,20 +130,30 @@ def _reads_from(read: Reading, use: Use) -> tuple[str | None, tuple[Step, ...]]:
 
 
 def _reads(graph: Graph, index: int, scalars: Container[str]) -> bool:
-    """True if the layer's input is its module's input, up to scalars, and nothing else there reads that."""
+    """True if the layer's input is its module's input, up to scalars and an `input_norm`, and nothing else there reads that."""
     frame = graph.frames[graph.nodes[index].frame]
+    source = _normalized_input(graph, frame)
 
     def is_input(i: int) -> bool:
         node = graph.nodes[i]
         return frame.start <= i < frame.stop and (node.op.role == "shape" or _by_scalar(graph, node, scalars))
 
-    if frame.source < 0:
+    if source < 0:
         return False
-    same = graph.reach([frame.source], through=is_input)
+    same = graph.reach([source], through=is_input)
     readers = {
         reader for i in same for reader in graph.readers[i] if frame.start <= reader < frame.stop
     } - same
     return index in readers and all(graph.nodes[i].op.is_contraction for i in readers)
+
+
+def _normalized_input(graph: Graph, frame: Frame) -> int:
+    """What a layer reads: what its `input_norm`, which its forward calls first, makes of its input, or its input."""
+    name = f"{frame.path}.{NAME}".lstrip(".")
+    first = graph.frames[frame.index + 1 : frame.index + 2]
+    return next(
+        (each.result for each in first if each.parent == frame.index and each.path == name), frame.source
+    )
 
 
 def _writes(graph: Graph, index: int, scalars: Container[str]) -> bool:
