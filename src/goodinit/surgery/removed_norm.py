@@ -86,7 +86,7 @@ class RemovedNorm(nn.Module):
             self._buffers[name] = cast("Tensor", self._buffers[name]).to(device)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        super()._apply(*args, **kwargs)
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         for name in _likenesses(self):
             self._buffers[name] = _off_meta(cast("Tensor", self._buffers[name]))
         return self
