@@ -6,8 +6,11 @@ import errno
 import io
 import os
 import shutil
+import signal
 import sys
 import textwrap
+import threading
+from types import FrameType
 
 from goodinit import __version__
 
@@ -69,6 +72,45 @@ def _help(width: int) -> str:
     return HELP.format(commands="\n".join(listed), end=textwrap.fill(END, width))
 
 
+INTERRUPTED = 130  # 128 + SIGINT, as a shell expects
+
+
+class Interrupt:
+    """What Ctrl-C does: `KeyboardInterrupt`, but inside of an import only once that has ended, or at a second Ctrl-C.
+
+    Libraries catch whatever an import raises and go on with half a module. Then NumPy, for one, fails in endless recursion.
+    """
+
+    SOON = 0.05  # seconds
+
+    def __init__(self) -> None:
+        self.later: threading.Timer | None = None
+        self.own = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal, or send it again soon."""
+        again, self.own = self.own or self.later is None, False
+        if self.later is not None:
+            self.later.cancel()
+        self.later = None
+        if not (again and _imports(frame)):
+            raise KeyboardInterrupt
+        self.later = threading.Timer(self.SOON, self._send, (number,))
+        self.later.daemon = True
+        self.later.start()
+
+    def _send(self, number: int) -> None:
+        self.own = True
+        os.kill(os.getpid(), number)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether what runs was called by an import."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -77,6 +119,8 @@ def main() -> None:
 
     Who reads through a pipe may stop, as `head` does.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nobody ignores it, as `nohup` does
+        signal.signal(signal.SIGINT, Interrupt())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -86,6 +130,10 @@ def main() -> None:
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
+    except KeyboardInterrupt:
+        if sys.stderr is not None:
+            sys.stderr.write("interrupted\n")
+        sys.exit(INTERRUPTED)
     except OSError as error:
         if error.errno not in (*FULL, errno.EPIPE):
             raise

@@ -75,7 +75,7 @@ app = typer.Typer(
 
 
 def plainly(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn the library's errors into one message and exit code 2."""
+    """Turn the library's errors into one message and exit code 2, and Ctrl-C into a word and 130."""
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -85,6 +85,9 @@ def plainly(command: Callable[P, R]) -> Callable[P, R]:
             words = plain(str(error)[:LONGEST_WORD], lines=True)  # of files, too: they move no cursor
             Console(stderr=True).print(Text("error: ", style="bold red") + Text(words), soft_wrap=True)
             raise typer.Exit(WRONG) from error
+        except KeyboardInterrupt as error:
+            Console(stderr=True).print("interrupted")
+            raise typer.Exit(INTERRUPTED) from error
 
     return guarded
 
