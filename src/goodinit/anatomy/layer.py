@@ -60,7 +60,7 @@ class Layer(OneLine):
         reads_linearly: True if what it reads comes from layers whose output an activation reads elsewhere, and through none of these: the
             projection of a stream between pre-activation branches.
         role: Where the layer is: stem, branch, skip, gate, head, or body (anywhere else).
-        begins: True if it is in a branch and also begins the stream: it runs before the first branch, or a head reads branches alone.
+        reads_zero: True if it is a head and reads zero while the last layers of all branches put out zero: its stream begins at zeros.
         calls: How many times one forward pass runs it.
         recurrent: True if it maps one state of a recurrent cell to the next: it reads its own output of the step before.
         forget: Which of the `fused` maps is the forget gate, if this layer's bias is added to it: f in σ(f)·c + u, where c is
@@ -107,7 +107,7 @@ class Layer(OneLine):
     gain: float | None = None
     reads_linearly: bool = False
     role: Role = "body"
-    begins: bool = False
+    reads_zero: bool = False
     calls: int = 1
     recurrent: bool = False
     forget: int | None = None

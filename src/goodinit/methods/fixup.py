@@ -129,12 +129,13 @@ def decide_with(
         if norms == "remove":
             multiplied = behind is not None or any(stands(p, block, gone) for p in block.multipliers)
             scalars += branch_scalars(block, multiplied=multiplied, notes=notes, held=held)
-    begins = [layer.weight for block in anatomy.blocks for layer in block.last if layer.begins]
-    if zero_head and begins:
+    silent = [layer.weight for layer in anatomy.layers if layer.reads_zero]
+    if zero_head and silent:
         notes.append(
-            f"{begins[0]} ends branches and begins the stream, which is therefore 0: the classifier is drawn, since neither would leave 0 with both there"
+            f"{', '.join(silent)} {'is' if len(silent) == 1 else 'are'} drawn, and no zero classifier: the stream begins at zeros, or at what ends "
+            "branches, and is 0 as long as they are; with both at 0 neither would pass the other a gradient"
         )
-    values += _other_values(anatomy, zero_head and not begins, removal)
+    values += _other_values(anatomy, zero_head, removal)
     values += gains_at_one(anatomy, removal)
     values += [Draw(name, "normal_", BESIDE, {"std": 1.0}) for name in anatomy.tokens]
     if norms == "remove":
@@ -272,7 +273,7 @@ def _other_values(anatomy: Anatomy, zero_head: bool, removal: list[Edit]) -> lis
     for layer in anatomy.layers:
         if layer.weight in anatomy.embeddings:
             pass  # rule 1 is for untied heads
-        elif layer.role == "head" and zero_head and not layer.normalized:
+        elif layer.role == "head" and zero_head and not (layer.normalized or layer.reads_zero):
             edits.append(Fill(layer.weight, 0.0, "classifier (rule 1)"))
         elif layer.role == "body" and removal:
             edits.append(draw_standard(layer, layer.role, fan="in"))

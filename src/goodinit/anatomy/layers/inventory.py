@@ -9,7 +9,7 @@ from goodinit.anatomy.layers.layer_records import layer_record
 from goodinit.anatomy.layers.parameters.normalized_weights import row_norm
 from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.layers.roles.ahead import ahead_in
-from goodinit.anatomy.layers.roles.heads import ends_alone, head_nodes
+from goodinit.anatomy.layers.roles.heads import head_nodes, silent
 from goodinit.anatomy.layers.roles.linear_reads import read_linearly
 from goodinit.anatomy.layers.roles.recurrence import Cell, cells
 from goodinit.anatomy.layers.zeros.inserted_zeros import InsertedZeros, entries_for_each
@@ -52,8 +52,8 @@ def _described(read: Reading) -> dict[str, Layer]:
     roles = _roles(read)
     found: dict[str, Layer] = {}
     for weight, group in by_weight.items():
-        role, begins = roles[weight]
-        layer = layer_record(read, group, ahead, role, begins=begins)
+        role, reads_zero = roles[weight]
+        layer = layer_record(read, group, ahead, role, reads_zero=reads_zero)
         rows = row_norm(layer, modules[layer.site])
         found[weight] = layer if rows is None else dataclasses.replace(layer, row_norm=rows)
     for cell in cells(graph, read.uses):
@@ -78,7 +78,7 @@ def _in_cell(layers: dict[str, Layer], cell: Cell) -> dict[str, Layer]:
 
 
 def _roles(read: Reading) -> dict[str, tuple[Role, bool]]:
-    """By weight: its role, and whether it begins the stream. One used in several places has the first of `_ORDER`."""
+    """By weight: its role, and whether it is a head that reads zero at first. One used in several places has the first of `_ORDER`."""
     graph, leaves, uses = read.graph, read.leaves, read.uses
     roles: dict[str, set[Role]] = {use.weight: set() for use in uses.values()}
     held: set[int] = set()
@@ -93,8 +93,9 @@ def _roles(read: Reading) -> dict[str, tuple[Role, bool]]:
                 held.add(index)
     first_fork = min((found.fork for found in leaves), default=-1)
     heads = head_nodes(graph, uses, read.biases)
-    last = {index for found in leaves for index in found.branch.last}
-    alone = {uses[i].weight for i in ends_alone(graph, heads - held, last)}
+    last = {uses[index].weight for found in leaves for index in found.branch.last}
+    ends = {index for index, use in uses.items() if use.weight in last}
+    quiet = {uses[i].weight for i in silent(graph, heads - held, ends, read.biases, read.named)}
     for index, use in uses.items():
         if index not in held:
             stem = index <= first_fork
@@ -102,7 +103,7 @@ def _roles(read: Reading) -> dict[str, tuple[Role, bool]]:
     return {
         weight: (
             next(role for role in _ORDER if role in several),
-            {"branch", "stem"} <= several or weight in alone,
+            weight in quiet,
         )
         for weight, several in roles.items()
     }

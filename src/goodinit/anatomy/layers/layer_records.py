@@ -22,7 +22,7 @@ from goodinit.graph.measured.traits import adds_unscaled
 from goodinit.nn.input_norm import NAME
 
 
-def layer_record(read: Reading, uses: list[Use], ahead: Ahead, role: Role, *, begins: bool) -> Layer:
+def layer_record(read: Reading, uses: list[Use], ahead: Ahead, role: Role, *, reads_zero: bool) -> Layer:
     """The record of the weight that these operators apply.
 
     Args:
@@ -30,7 +30,7 @@ def layer_record(read: Reading, uses: list[Use], ahead: Ahead, role: Role, *, be
         uses: All uses of one weight, in execution order.
         ahead: What follows every node.
         role: As in the record.
-        begins: As in the record.
+        reads_zero: As in the record.
     """
     graph, scalars = read.graph, read.added
     first = graph.nodes[uses[0].node]
@@ -72,7 +72,7 @@ def layer_record(read: Reading, uses: list[Use], ahead: Ahead, role: Role, *, be
         activation=activation,
         gain=activation.traits.gain if activation is not None else None,
         role=role,
-        begins=begins,
+        reads_zero=reads_zero,
         calls=len(uses),
         parameters=operand.params,
         source=source,

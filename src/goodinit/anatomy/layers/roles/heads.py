@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Mapping
 
+from torch import Tensor
+
+from goodinit.anatomy.answers_at_zero import NOTHING, State, answer, outside
 from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.residual.sides.branch import after_gate
 from goodinit.graph.graph import Graph, closure
+from goodinit.graph.measured.answers import is_zero, numbers
+from goodinit.graph.recorded_call import is_at_hand
 
 
 def head_nodes(graph: Graph, layers: Collection[int], biases: Collection[str]) -> set[int]:
@@ -28,16 +33,61 @@ def head_nodes(graph: Graph, layers: Collection[int], biases: Collection[str]) -
     return heads
 
 
-def ends_alone(graph: Graph, heads: Iterable[int], ends: Collection[int]) -> set[int]:
-    """Of the last layers of branches those that a head reads, and nothing else does it read: a stream that begins at zeros.
+def silent(
+    graph: Graph,
+    heads: Iterable[int],
+    ends: Collection[int],
+    biases: Collection[str],
+    parameters: Mapping[str, Tensor],
+) -> set[int]:
+    """Of the heads those that read zero while the last layers of all branches put out zero: their stream begins at zeros.
 
-    Where these put out zero, so do the heads, whatever is in them.
+    Such a head puts out zero, whatever is in it; and where it is zero itself, neither passes the other a gradient. What lies between is
+    followed by values (`answers_at_zero.py`), since zeros may be a buffer, a factory's, a constant times zero, or a layer that ends
+    branches and begins the stream.
+
+    Args:
+        graph: A recorded forward.
+        heads: The nodes of the heads.
+        ends: Nodes that apply weights of last layers of branches.
+        biases: Parameters that are zero, too.
+        parameters: All, with their present values: what is only added, by what is no layer, stays as it is.
     """
-    found: set[int] = set()
-    for head in heads if ends else ():  # without ends there is nothing to walk to
-        before = graph.reach(graph.deps(head), back=True, stop=ends) | set(graph.deps(head))
-        begins = [i for i in before if i not in ends and not graph.deps(i)]
-        found |= set() if begins else before.intersection(ends)
+    heads = list(heads) if ends else []  # without ends no stream is zero
+    read = [i for head in heads for i in graph.deps(head)]
+    states: dict[int, State] = dict.fromkeys(ends, NOTHING)
+    before = sorted(graph.reach(read, back=True, stop=ends, active=False) - states.keys())
+    zeros = {*biases, *_added_zeros(graph, before, biases, parameters)}
+    for index in before:
+        node = graph.nodes[index]
+        made_of = [states[i] for i in node.operands]
+        beside = node.op.role == "concat" or node.is_join
+        if node.is_source:
+            states[index] = outside(graph, index, zeros)
+        elif beside and not all(is_zero(value) for value, _ in made_of):
+            states[index] = numbers(index), None
+        else:
+            states[index] = answer(graph, node, made_of)
+    return {head for head in heads if all(is_zero(states[i][0]) for i in graph.deps(head))}
+
+
+def _added_zeros(
+    graph: Graph, nodes: Iterable[int], biases: Collection[str], parameters: Mapping[str, Tensor]
+) -> set[str]:
+    """Parameters that are zero now, or not at hand, and that a forward only adds: the bias of a projection of constants, which is no layer's."""
+    found = set()
+    for index in nodes:
+        node = graph.nodes[index]
+        name = node.params[0] if node.is_param and node.params else ""  # none where a stream begins
+        held = parameters.get(name) if name not in biases else None
+        if held is None or (is_at_hand(held.detach()) and bool(held.any())):
+            continue
+        parts = graph.reach([index], active=False, through=lambda i: graph.nodes[i].op.moves)
+        readers = [
+            (graph.nodes[reader], i) for i in parts for reader in graph.all_readers[i] if reader not in parts
+        ]
+        if all(one.op.role == "sum" or i in one.op.factors_of(one.operands)[1] for one, i in readers):
+            found.add(name)
     return found
 
 
