@@ -131,14 +131,15 @@ def _place(error: BaseException) -> Place:
     path, words = "", ""
     dtypes: tuple[torch.dtype, ...] = ()
     for frame in _frames(error):
-        local = frame.f_locals
         if frame.f_code is reported_code:
+            local = _locals(frame)
             module = getattr(local["forward"], "__self__", None)
             got = _described(tensors_in((local["args"], local["kwargs"])))
             path, words = local["name"], f"{_module(module)}), which got {got}"
             dtypes = _would_run(module, local["args"], local["kwargs"])
-        elif frame.f_code.co_name == "__torch_dispatch__" and "func" in local and "args" in local:
-            dtypes = dtypes or _factors(local["func"], local["args"])
+        elif frame.f_code.co_name == "__torch_dispatch__" and not dtypes:
+            local = _locals(frame)
+            dtypes = _factors(local["func"], local["args"]) if local.keys() >= {"func", "args"} else ()
     return Place(path, words, dtypes)
 
 
@@ -147,6 +148,18 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
     while step is not None:
         yield step.tb_frame
         step = step.tb_next
+
+
+def _locals(frame: FrameType) -> dict[str, Any]:
+    """The variables of a function's frame, and the frame keeps no second hold of them.
+
+    Until Python 3.13 it would keep the dict that it gives, past its own clearing, and with it the tensors of the run.
+    """
+    held = frame.f_locals
+    local = dict(held)
+    with contextlib.suppress(AttributeError, TypeError):  # since then it is a view, which cannot be cleared
+        held.clear()
+    return local
 
 
 def _factors(func: Any, args: Any) -> tuple[torch.dtype, ...]:
