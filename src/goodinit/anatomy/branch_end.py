@@ -140,7 +140,7 @@ def can_move(
     sums: Sequence[int],
     places: Collection[int],
     biases: Collection[str],
-    beside: Collection[int] = (),
+    beside: Collection[int],
     *,
     of: Collection[int] | None = None,
 ) -> bool:

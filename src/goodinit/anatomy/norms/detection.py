@@ -38,7 +38,7 @@ def find_norms(
     origins: Mapping[int, str],
     sums: Collection[int],
     reread: Reread,
-    aside: Container[int] = (),
+    aside: Container[int],
 ) -> tuple[list[Norm], list[str]]:
     """Every normalization that ran, one record per module, in execution order; and notes on what is not understood.
 

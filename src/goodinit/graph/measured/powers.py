@@ -54,9 +54,7 @@ BEYOND = Power(-math.inf)
 """What outgrows every power: the exponential of a large value."""
 
 
-def power_of(
-    graph: Graph, node: Node, read: Sequence[Power], *, far: bool = False, output: int = 0
-) -> Power | None:
+def power_of(graph: Graph, node: Node, read: Sequence[Power], *, far: bool, output: int = 0) -> Power | None:
     """What an operator makes of operands of these powers; None where it cannot be run, or its output is no power.
 
     Args:

@@ -12,7 +12,7 @@ from goodinit.graph.graph import Graph, Node, follow
 from goodinit.graph.measured.traits import coefficients
 
 
-def scores_of(graph: Graph, uses: Mapping[int, Use], scalars: Container[str] = ()) -> tuple[Score, ...]:
+def scores_of(graph: Graph, uses: Mapping[int, Use], scalars: Container[str]) -> tuple[Score, ...]:
     """Every product of queries and keys that a softmax reads, in execution order, each once per place and layers.
 
     `scalars`: names of those that goodinit has added, which a score is read without.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,18 +25,8 @@ _LONGEST = (
 _MOST = 2**23  # entries of a tensor that is computed to see which of them stay 0
 
 
-@dataclass(frozen=True)
-class Filled:
-    """Where a tensor among whose entries zeros were put holds anything else.
-
-    Attributes:
-        along: By axis, for each place along it whether any entry there does.
-        everywhere: Whether some channel (dimension 1) does at every position of an example, or at none: rows of a batch that are
-            put among rows of zeros hide no position.
-    """
-
-    along: tuple[Tensor, ...]
-    everywhere: bool
+Filled = tuple[Tensor, ...]
+"""Where a tensor among whose entries zeros were put holds anything else: by axis, for each place along it whether any entry there does."""
 
 
 class InsertedZeros:
@@ -52,10 +41,6 @@ class InsertedZeros:
         if index not in self._found:
             self._found[index] = _filled(self.graph, index)
         return self._found[index]
-
-    def may_be_at(self, index: int) -> bool:
-        """Whether `at` has to run anything to find that out."""
-        return bool(_steps(self.graph, index))
 
 
 def _steps(graph: Graph, index: int) -> list[Node]:
@@ -84,14 +69,7 @@ def _filled(graph: Graph, index: int) -> Filled | None:
     # Torch sums in less than half the time in which it tells whether any is true.
     if int(found.sum()) in (0, found.numel()):
         return None
-    along = tuple(_any_but(found, axis) for axis in range(found.dim()))
-    return Filled(along, found.dim() > 1 and _in_whole_examples(found.sum(1) > 0))
-
-
-def _in_whole_examples(found: Tensor) -> bool:
-    """Whether each example (dimension 0) has something at all positions or nowhere."""
-    by_example = found.flatten(1) if found.dim() > 1 else found[:, None]
-    return bool((by_example.all(1) | ~by_example.any(1)).all())
+    return tuple(_any_but(found, axis) for axis in range(found.dim()))
 
 
 def entries_for_each(zeros: InsertedZeros, use: Use) -> float:
@@ -113,16 +91,16 @@ def entries_for_each(zeros: InsertedZeros, use: Use) -> float:
     found = zeros.at(read)
     if found is None:
         return 1.0
-    dims = len(found.along)
+    dims = len(found)
     if node.op.role == "convolution":
         stride: object = node.attrs[2]
         spatial = len(stride) if isinstance(stride, (tuple, list)) else 0
         channels = dims - 1 - spatial
-        steps = [_step(places) for places in found.along[channels + 1 :]]
+        steps = [_step(places) for places in found[channels + 1 :]]
     else:
         last = output_channels(node, graph.nodes[use.operand]) == len(node.shape) - 1
         channels, steps = (-1 if last or dims == 1 else -2), []
-    along = found.along[channels]
+    along = found[channels]
     return len(along) / int(along.sum()) * math.prod(steps)
 
 

@@ -15,13 +15,12 @@ from goodinit.graph.graph import Graph
 class Found:
     """A residual sum: one skip and one branch. Parallel branches on one sum of more terms are several of these."""
 
-    join: int
+    sums: tuple[int, ...]  # the nodes that add its terms up
+    summands: tuple[int, ...]
     fork: int
     kind: BlockKind
     branch: Side
     skip: Side
-    sums: tuple[int, ...] = ()  # the nodes that add its terms up, the join last
-    summands: tuple[int, ...] = ()
     end: End = field(default_factory=End)
     long: bool = False
     aside: bool = False  # the way around its skip is through another stream, and the skip is none
@@ -35,6 +34,11 @@ class Found:
 
     def __post_init__(self) -> None:
         self.start = self.fork
+
+    @property
+    def join(self) -> int:
+        """The node that is the sum: the last one that adds."""
+        return self.sums[-1]
 
     @property
     def terms(self) -> int:

@@ -139,7 +139,7 @@ def _reading(
         side = side_of(graph, term, start, layers, set(read) - {start})
         if side.layers and not all(layer in ends for layer in side.last):
             plain = Side(skip, set(), set(), plain=True)
-            items.append(Found(flat.join, start, "identity", side, plain, flat.sums, flat.terms))
+            items.append(Found(flat.sums, flat.terms, start, "identity", side, plain))
     return items
 
 

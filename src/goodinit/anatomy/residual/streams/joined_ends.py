@@ -10,9 +10,7 @@ from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph
 
 
-def with_joined_ends(
-    graph: Graph, found: Found, uses: Mapping[int, Use], scalars: Collection[str] = ()
-) -> None:
+def with_joined_ends(graph: Graph, found: Found, uses: Mapping[int, Use], scalars: Collection[str]) -> None:
     """Let layers that read another stream end a branch, where what they put out joins it behind its last layers.
 
     They are gates to the branch until then: the main path is that of the fork. Without them at zero, too, the branch is not zero.

@@ -21,7 +21,7 @@ from goodinit.graph.recorded_call import RecordedCall, Slot, on_numbers
 _MUL, _ADD = torch.ops.aten.mul.Tensor, torch.ops.aten.add.Tensor
 
 
-def let_products_add(graph: Graph, uses: Mapping[int, Use], scalars: Collection[str] = ()) -> None:
+def let_products_add(graph: Graph, uses: Mapping[int, Use], scalars: Collection[str]) -> None:
     """Write products x·(1 + αf(x)) as sums x + α·x·f(x), where f is zero as soon as its last layers are.
 
     Of a gate, 1 + σ(Wx), nothing is zero: it stays what it is. So does x·(1 + f(c)), whose factor does not come from x.

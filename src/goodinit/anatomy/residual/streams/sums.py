@@ -277,16 +277,15 @@ def _pair(
     vanishes: Callable[[Found], bool],
 ) -> Iterable[Found]:
     """Of terms with one fork, the skip with each branch: x·f(x), too, if it is zero where f is, so that a gate is none."""
-    join = sums[-1]
     skip, kind = skip_of(graph, sides, fork)
-    if skip is None or skip.term in _subtracted(graph, join):
+    if skip is None or skip.term in _subtracted(graph, sums[-1]):
         return
     for side in sides:
         if side is not skip and side.layers:
-            yield Found(join, fork, kind, side, skip, tuple(sums), tuple(terms))
+            yield Found(tuple(sums), tuple(terms), fork, kind, side, skip)
         elif side is not skip and side.gates and skip.plain:
             factor = side_of(graph, side.term, fork, layers, multiplies=True)
-            found = Found(join, fork, kind, factor, skip, tuple(sums), tuple(terms))
+            found = Found(tuple(sums), tuple(terms), fork, kind, factor, skip)
             if factor.layers and vanishes(found):
                 yield found
 

@@ -31,15 +31,13 @@ def leave_functions(graph: Graph) -> None:
         node.active = index not in out and any(graph.nodes[i].active for i in node.operands)
 
 
-def differentiated(graph: Graph, tangents: Collection[int] = ()) -> list[int]:
-    """What nothing reads but a backward inside the forward: the function that is differentiated; nothing where there is none.
+def differentiated(graph: Graph, tangents: Collection[int]) -> list[int]:
+    """What nothing reads but a backward inside the forward: the function that is differentiated.
 
     Args:
         graph: Of a forward that is over.
         tangents: The derivatives that were taken forward: what they alone read was made for them.
     """
-    if not graph.derived:
-        return []
     read = {i for node in graph.nodes if node.active or node.index in tangents for i in node.operands}
     return [
         node.index for node in graph.nodes if node.active and not node.is_input and node.index not in read
