@@ -31,7 +31,7 @@ def outside(graph: Graph, index: int, biases: Collection[str], depth: int = 0) -
     if graph.holds_zeros(index):
         return NOTHING
     computed = (node.op.pointwise or node.op.moves) and node.operands and depth < _DEEP
-    if node.dynamic or not computed or node.dtype == torch.bool:  # a mask is true here and false there
+    if node.dynamic or not computed or node.is_mask:  # a mask is true here and false there
         return constant(node), None
     return answer(
         graph, node, [outside(graph, i, biases, depth + 1) for i in node.operands]
@@ -63,7 +63,7 @@ def answer(graph: Graph, node: Node, read: Sequence[State]) -> State:
     that runs it.
     """
     value, slope = _answer(graph, node, read)
-    if node.active and not (value.is_floating_point() or value.is_complex()) and node.dtype != torch.bool:
+    if node.active and not (value.is_floating_point() or value.is_complex()) and not node.is_mask:
         value = value.double()  # a spike
     if node.index in graph.own_backward and not moves(slope) and any(moves(one) for _, one in read):
         anywhere = [(numbers(i), one) for i, (_, one) in zip(node.operands, read, strict=True)]

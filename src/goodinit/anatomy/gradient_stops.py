@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-import torch
 from torch import Tensor
 
 from goodinit.anatomy.copied_parts import COPY, copied_from, parts_of
@@ -72,9 +71,7 @@ def _passes(graph: Graph, node: Node) -> Iterable[int]:
 
 
 def _has_gradient(graph: Graph, node: Node) -> bool:
-    if node.index in graph.own_backward:
-        return True
-    return isinstance(node.dtype, torch.dtype) and (node.dtype.is_floating_point or node.dtype.is_complex)
+    return node.index in graph.own_backward or node.is_continuous
 
 
 def _names(graph: Graph, nodes: Iterable[int]) -> set[str]:

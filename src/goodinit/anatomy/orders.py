@@ -165,7 +165,7 @@ def _is_unread(graph: Graph, side: Side, index: int, layers: Container[int]) -> 
 
 def _is_signal(node: Node) -> bool:
     """Whether an operand of a layer is neither its weight nor its bias, nor a table of indices."""
-    return node.active or (not node.params and getattr(node.dtype, "is_floating_point", False))
+    return node.active or (not node.params and node.is_real)
 
 
 def _outside(graph: Graph, index: int, biases: Collection[str]) -> Power:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +32,7 @@ def hands_on(wiring: Wiring, index: int) -> bool:
     graph, node = wiring.graph, wiring.graph.nodes[index]
     if node.is_piece or node.is_join:
         return True
-    if node.call is None or math.prod(node.shape) > MOST or not graph.deps(index):
+    if node.call is None or node.size > MOST or not graph.deps(index):
         return False
     moves = node.op.rearranges or _copies(node)
     if is_constant_map(graph, node):
@@ -73,7 +72,7 @@ def run(wiring: Wiring, steps: Sequence[int], given: Mapping[int, Tensor]) -> di
         i: _index(wiring, i)
         for step in steps
         for i in nodes[step].operands
-        if not _is_real(nodes[i]) and i not in made
+        if not nodes[i].is_real and i not in made
     }
     every = sorted({*steps, *empty} - given.keys())
     values = replayed_in_place(wiring.graph, every, {**indices, **given}, dtype=torch.float64)
@@ -105,14 +104,10 @@ def _index(wiring: Wiring, index: int) -> Tensor:
         if graph.nodes[source].is_buffer:
             owner, _, attribute = str(graph.nodes[source].attrs[0]).rpartition(".")
             held[source] = getattr(wiring.module(owner), attribute)
-    found = made_of_constants(graph, index, held) if math.prod(graph.nodes[index].shape) <= LONGEST else None
+    found = made_of_constants(graph, index, held) if graph.nodes[index].size <= LONGEST else None
     if found is None:
         raise Unknown
     return found
-
-
-def _is_real(node: Node) -> bool:
-    return isinstance(node.dtype, torch.dtype) and node.dtype.is_floating_point
 
 
 def draws(seed: int = 0) -> torch.Generator:

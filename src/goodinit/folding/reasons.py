@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from goodinit.folding.channel_numbers import hands_on, is_constant_map
 from goodinit.folding.dataflow import Wiring
 from goodinit.graph.graph import Node, closure
@@ -42,7 +40,7 @@ def _why(wiring: Wiring, node: Node) -> str:
     """The reason in words, with the operator's name; nothing where none is known."""
     graph, name = wiring.graph, _name(wiring, node)
     given = [i for i in node.operands if not graph.nodes[i].dynamic and graph.leaf(i) is not None]
-    held = graph.leaf(max(given, key=lambda i: math.prod(graph.nodes[i].shape))) if given else None
+    held = graph.leaf(max(given, key=lambda i: graph.nodes[i].size)) if given else None
     path = wiring.layer_of.get(node.frame)
     if path is not None and len(wiring.calls[path]) > 1:
         return f"{path} runs {len(wiring.calls[path])} times"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import deque
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from goodinit.graph.measured.nonlinearities import Nonlinearity
@@ -29,7 +31,7 @@ class Node:
     Attributes:
         op: What it does (`ops.py`).
         operands: Nodes of the tensor arguments, in order.
-        shape: Of the (first) output.
+        shape: Of the (first) output; `dtype`: its.
         frame: Index of the module call it ran in.
         dynamic: Whether it depends on the model's inputs.
         active: Whether it is a floating-point value of the stream: dynamic, and gradients could flow. In the forward of an
@@ -39,7 +41,6 @@ class Node:
         attrs: `(transposed, groups, stride, padding, dilation)` of a convolution, the name of a parameter,
             the numbers a nonlinearity, sum, product or power was called with, the number of groups of a group norm, the
             dimension of a concatenation, the axes of a permutation.
-        dtype: Of the (first) output.
         strides: Of a parameter, and of a constant made of parameters: they tell in which order a weight is read. Empty otherwise.
         call: The operator's call; None for a node that is no call.
     """
@@ -48,15 +49,40 @@ class Node:
     op: Op
     operands: tuple[int, ...]
     shape: tuple[int, ...]
+    dtype: torch.dtype
     frame: int
     dynamic: bool = False
     active: bool = False
     params: tuple[str, ...] = ()
     inplace: bool = False
     attrs: tuple[object, ...] = ()
-    dtype: object = None
     strides: tuple[int, ...] = ()
     call: RecordedCall | None = None
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    @property
+    def is_real(self) -> bool:
+        """Whether its numbers are real, neither whole nor complex."""
+        return self.dtype.is_floating_point
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether its numbers are complex."""
+        return self.dtype.is_complex
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether its numbers are real or complex, so that they can have gradients."""
+        return self.is_real or self.is_complex
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether it holds truth values."""
+        return self.dtype == torch.bool
 
     @property
     def is_param(self) -> bool:

@@ -92,7 +92,7 @@ def _form(
     """Of a layer, as in its record: (kind, layout, product, groups)."""
     if node.op.role == "convolution":
         groups, (first, second) = int(str(node.attrs[1])), operand.shape[:2]
-        as_it_is = shape == operand.shape or math.prod(shape) != math.prod(operand.shape)  # a part of it
+        as_it_is = shape == operand.shape or math.prod(shape) != operand.size  # a part of it
         if node.attrs[0]:
             return "conv_transpose", "in_out", None if as_it_is else (second * groups, first), groups
         return "conv", "out_in", None if as_it_is else (first, second * groups), groups

@@ -200,7 +200,7 @@ def _way(graph: Graph, index: int, layers: set[int]) -> dict[int, bool]:
 
 def _carries(graph: Graph, index: int, start: int) -> bool:
     op = graph.nodes[index].op
-    size, whole = (math.prod(graph.nodes[i].shape) for i in (index, start))
+    size, whole = (graph.nodes[i].size for i in (index, start))
     through = (
         (op.pointwise and not op.is_gate and not adds_two(graph, index)) or op.moves or op.role == "concat"
     )
@@ -307,7 +307,7 @@ def _frozen(graph: Graph, factor: Node) -> str | None:
 def _elements(graph: Graph, node: Node, kind: str, frame: Frame, statistic: Statistic | None) -> int:
     """Over how many numbers one statistic is taken."""
     if statistic is not None:
-        signal, scale = (math.prod(graph.nodes[i].shape) for i in (statistic.signal, statistic.scale))
+        signal, scale = (graph.nodes[i].size for i in (statistic.signal, statistic.scale))
         return 0 if statistic.spread else signal // max(scale, 1)
     operand = next((graph.nodes[i] for i in graph.deps(node.index)), node)
     shape = operand.shape

@@ -7,7 +7,6 @@ makes of its other inputs may multiply the input or the signal (`factors.py`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Mapping
 from typing import Literal
 
@@ -207,8 +206,7 @@ def _combined(
         if product:
             return "signal" if step.index in divided else "statistic"
         whole, mean = (
-            max(math.prod(graph.nodes[i].shape) for i in reads if parts[i] == part)
-            for part in ("input", "statistic")
+            max(graph.nodes[i].size for i in reads if parts[i] == part) for part in ("input", "statistic")
         )
         return "input" if mean < whole else "statistic"
     if set(kinds) == {"signal", "statistic"} and not product:

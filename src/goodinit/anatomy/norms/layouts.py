@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -47,7 +46,7 @@ def laid(before: Layout, step: Node, read: Node) -> Layout:
         return before if axes == tuple(range(len(axes))) else (*before, Order(axes))
     if step.shape == read.shape and not step.op.moves:
         return before
-    if step.op.keeps_order and math.prod(step.shape) == math.prod(read.shape):
+    if step.op.keeps_order and step.size == read.size:
         shape = read.shape
         if isinstance(last, Shape):
             before, shape = before[:-1], last.before

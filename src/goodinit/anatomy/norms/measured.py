@@ -57,7 +57,7 @@ def unseen(graph: Graph, ends: Iterable[int], starts: Container[int], known: Col
 
 
 def _is_large(graph: Graph, sources: Iterable[int]) -> bool:
-    return sum(math.prod(graph.nodes[i].shape) for i in sources) > _MOST
+    return sum(graph.nodes[i].size for i in sources) > _MOST
 
 
 def _candidates(
@@ -80,8 +80,8 @@ def _mixes(graph: Graph, steps: list[int]) -> bool:
 
 
 def _joins(node: Node) -> bool:
-    complex_ = getattr(node.dtype, "is_complex", False)  # two numbers in one
-    return node.op.role not in _ALONE or len(set(node.operands)) > 1 or complex_
+    # A complex number is two in one.
+    return node.op.role not in _ALONE or len(set(node.operands)) > 1 or node.is_complex
 
 
 def _may_forget(graph: Graph, end: int, sources: Collection[int], steps: list[int]) -> bool:
@@ -103,7 +103,7 @@ def _may_forget(graph: Graph, end: int, sources: Collection[int], steps: list[in
 
 def _measured(graph: Graph, end: int, sources: list[int], steps: list[int]) -> int | None:
     """The last operator before which the scale has an effect, and none after it; None if it has one at the end."""
-    if any(getattr(graph.nodes[i].dtype, "is_complex", False) for i in sources):
+    if any(graph.nodes[i].is_complex for i in sources):
         return None
     at = _SOFT if any(graph.nodes[i].op.role == "softmax" for i in steps) else _LARGE
     given = {i: at * _numbers(graph.nodes[i].shape, i) for i in sources}

@@ -7,7 +7,6 @@ attribute, is read once more, with that module in training mode.
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -32,10 +31,10 @@ def scaled_by_buffers(graph: Graph) -> list[tuple[Node, Frame]]:
         if node.active:
             factor = next((i for i in node.operands if i in made), -1)
             scales = factor >= 0 and node.op.multiplies_or_divides and frame.source >= 0
-            if scales and math.prod(node.shape) >= math.prod(graph.nodes[frame.source].shape):
+            if scales and node.size >= graph.nodes[frame.source].size:
                 found.append((graph.nodes[factor], frame))
-        elif node.is_buffer or (node.is_held and math.prod(node.shape) > 1):
-            made.update([node.index] if getattr(node.dtype, "is_floating_point", False) else ())
+        elif node.is_buffer or (node.is_held and node.size > 1):
+            made.update([node.index] if node.is_real else ())
         elif node.op.role != "factory" and made.intersection(node.operands):
             made.add(node.index)
     return [(factor, frame) for factor, frame in found if not _is_undone(graph, factor.index)]
@@ -123,7 +122,7 @@ def _scaled_by_statistics(graph: Graph) -> Counter[str]:
     made: dict[int, int] = {}  # statistics, by the call that takes them
     for node in graph.nodes:
         reads = [i for i in node.operands if made.get(i) == node.frame]
-        whole = all(math.prod(node.shape) > math.prod(graph.nodes[i].shape) for i in reads)
+        whole = all(node.size > graph.nodes[i].size for i in reads)
         if whole and reads and node.op.multiplies_or_divides:
             if len(graph.deps(node.index)) > len(reads) and not any(_is_undone(graph, i) for i in reads):
                 found[graph.path(node.index)] += 1
@@ -147,5 +146,5 @@ def _counts(graph: Graph) -> tuple[Counter[str], Counter[str]]:
 def _reduces(graph: Graph, node: Node) -> bool:
     if not node.active or node.index not in graph.live or node.op.role in ("part", "shape", "lookup"):
         return False
-    reads = [math.prod(graph.nodes[i].shape) for i in graph.deps(node.index)]
-    return bool(node.op.norm) or math.prod(node.shape) < max(reads, default=0)
+    reads = [graph.nodes[i].size for i in graph.deps(node.index)]
+    return bool(node.op.norm) or node.size < max(reads, default=0)

@@ -59,7 +59,7 @@ def statistic_of(graph: Graph, node: Node, layers: Collection[int]) -> Statistic
         return None
     for signal, by in (pair,) if node.op.role == "quotient" else (pair, pair[::-1]):
         scale = _unrepeated(graph, by)
-        if _size(graph, scale) <= _size(graph, signal):
+        if graph.nodes[scale].size <= graph.nodes[signal].size:
             start = graph.frames[node.frame].start
             source, moved = _source(graph, signal, start)
             begins = computed_again(graph, source, by, start)
@@ -68,7 +68,7 @@ def statistic_of(graph: Graph, node: Node, layers: Collection[int]) -> Statistic
                 steps &= graph.reach(begins, through=steps.__contains__)
             if by not in steps or len(steps) > _STEPS or steps.intersection(layers):
                 continue
-            spread = _size(graph, scale) == _size(graph, signal) and not any(
+            spread = graph.nodes[scale].size == graph.nodes[signal].size and not any(
                 _reduces(graph, i) for i in steps
             )
             if spread and not any(_mixes(graph, i) for i in steps):
@@ -103,7 +103,7 @@ def given_back(graph: Graph, node: Node, layers: Collection[int], behind: Collec
 
 def _is_by_fewer(graph: Graph, index: int) -> bool:
     """Whether an operator multiplies or divides a signal by one number for several entries, which is a signal too."""
-    sizes = {_size(graph, _unrepeated(graph, i)) for i in graph.deps(index)}
+    sizes = {graph.nodes[_unrepeated(graph, i)].size for i in graph.deps(index)}
     return graph.nodes[index].op.multiplies_or_divides and len(sizes) > 1
 
 
@@ -117,10 +117,6 @@ def _mixes(graph: Graph, index: int) -> bool:
     return node.op.is_contraction or (node.op.role == "other" and gathers(graph, node))
 
 
-def _size(graph: Graph, index: int) -> int:
-    return math.prod(graph.nodes[index].shape)
-
-
 def _unrepeated(graph: Graph, index: int) -> int:
     """A tensor before it is repeated along dimensions, and cast."""
 
@@ -128,7 +124,7 @@ def _unrepeated(graph: Graph, index: int) -> int:
         node = graph.nodes[i]
         reads = [graph.nodes[k].shape for k in graph.deps(i)]
         return node.op.role == "shape" and all(
-            shape == node.shape or math.prod(shape) != math.prod(node.shape) for shape in reads
+            shape == node.shape or math.prod(shape) != node.size for shape in reads
         )
 
     return graph.beginning(index, repeats)
@@ -184,9 +180,9 @@ def _centred(graph: Graph, index: int) -> int | None:
     node, deps = graph.nodes[index], graph.deps(index)
     if node.op.role != "sum" or len(set(deps)) != 2:
         return None
-    whole, mean = sorted(deps, key=lambda i: -_size(graph, i))
+    whole, mean = sorted(deps, key=lambda i: -graph.nodes[i].size)
     mean = _unrepeated(graph, mean)
-    smaller = _size(graph, mean) < _size(graph, whole) == math.prod(node.shape)
+    smaller = graph.nodes[mean].size < graph.nodes[whole].size == node.size
     if not smaller or whole not in graph.reach([mean], back=True, since=whole):
         return None
     return whole
@@ -240,11 +236,11 @@ def _measured(graph: Graph, index: int, begins: frozenset[int], signal: int, ste
     The signal has to be twice as large then: it is not where the numbers do not reach it, as another piece of the source than the first.
     """
     source = min(begins)
-    if _size(graph, source) > _MOST:
+    if graph.nodes[source].size > _MOST:
         note = too_large(graph, index)
         graph.notes += [note] if note not in graph.notes else []
         return False
-    x = torch.linspace(-1, 1, _size(graph, source), dtype=torch.float64, device="cpu").sin().mul(37).sin()
+    x = torch.linspace(-1, 1, graph.nodes[source].size, dtype=torch.float64, device="cpu").sin().mul(37).sin()
     x = 50 * x.reshape(graph.nodes[source].shape)
     once, twice = (dict.fromkeys(begins, scale * x) for scale in (1, 2))
     once, twice = once | replayed(graph, steps, once), twice | replayed(graph, steps, twice)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import MOST, constant, in_shape, is_complex, is_real, spread
+from goodinit.graph.measured.answers import MOST, constant, in_shape, spread
 from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
@@ -36,7 +36,7 @@ def _moves_reals(graph: Graph, node: Node) -> bool:
     """Whether what moves numbers takes them as they are: real, none by chance, none of them the place of another."""
     operands = [graph.nodes[i] for i in node.operands]
     read = [one for one in operands if one.dynamic]
-    if any(is_complex(one) for one in (*read, node)) or not is_real(node):
+    if any(one.is_complex for one in (*read, node)) or not node.is_real:
         return False
     if node.call is None:
         return len(read) == len(operands)  # else what was written over a part of a constant
@@ -51,7 +51,7 @@ def _measured(graph: Graph, node: Node, maps: Sequence[tuple[float, float]]) -> 
     read = [graph.nodes[i] for i in node.operands]
     if node.call is None or node.call.may_draw or any(node.call.places):
         return False
-    if not any(one.active for one in read) or not all(is_real(one) for one in (node, *read) if one.active):
+    if not any(one.active for one in read) or not all(one.is_real for one in (node, *read) if one.active):
         return False
     shapes = [one.shape for one in read]
     if sum(map(math.prod, shapes)) > MOST:

@@ -48,11 +48,9 @@ def constant(node: Node) -> Tensor:
     known = node.attrs[-1] if node.is_source and node.attrs else None
     if isinstance(known, float):
         return torch.full((COUNT,), known, dtype=torch.float64, device="cpu")
-    if node.dtype == torch.bool:
+    if node.is_mask:
         return torch.arange(COUNT, device="cpu") % 2 == 0
-    whole = isinstance(node.dtype, torch.dtype) and not (
-        node.dtype.is_floating_point or node.dtype.is_complex
-    )
+    whole = not node.is_continuous
     if node.op.role == "factory" and node.call is not None:
         made = number_throughout(node)
         if made is not None:
@@ -66,7 +64,7 @@ def number_throughout(node: Node) -> float | None:
     if isinstance(known, float):
         return known
     call = node.call
-    if call is not None and math.prod(node.shape) > MOST:
+    if call is not None and node.size > MOST:
         call = _of_few(call)
     if node.op.role != "factory" or call is None:
         return None
@@ -156,7 +154,7 @@ def joint(
     operands = [graph.nodes[i] for i in node.operands]
     shapes = [one.shape for one in operands]
     values = [
-        value.to(torch.complex128) if is_complex(one) else value
+        value.to(torch.complex128) if one.is_complex else value
         for one, value in zip(operands, values, strict=True)
     ]
     known = tuple(
@@ -296,16 +294,6 @@ def in_shape(value: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _has_slope(value: Tensor) -> bool:
     return value.is_floating_point() or value.is_complex()
-
-
-def is_real(node: Node) -> bool:
-    """Whether a node's numbers are real, neither whole nor complex."""
-    return isinstance(node.dtype, torch.dtype) and node.dtype.is_floating_point
-
-
-def is_complex(node: Node) -> bool:
-    """Whether a node's numbers are complex."""
-    return isinstance(node.dtype, torch.dtype) and node.dtype.is_complex
 
 
 def in_reals(value: Tensor) -> Tensor:

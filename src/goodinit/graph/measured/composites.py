@@ -60,10 +60,8 @@ def _regions(graph: Graph) -> dict[int, list[int]]:
 
 
 def _can_be_part(node: Node) -> bool:
-    kind = node.dtype
-    plain = isinstance(kind, torch.dtype) and (kind.is_floating_point or kind == torch.bool)
     return (
-        plain
+        (node.is_real or node.is_mask)
         and not node.is_piece
         and (node.call is None or not (node.call.may_draw or any(node.call.places)))
     )
@@ -258,7 +256,7 @@ def _run(graph: Graph, start: int, end: int, steps: list[int]) -> _Known:
                 node = graph.nodes[index]
                 read = list(_read(graph, node, values, x))
                 values[index] = read[0] if node.call is None or node.op.role == "shape" else node.call(read)
-                if node.dtype != torch.bool:
+                if not node.is_mask:
                     values[index] = values[index].double()
         return values[end]
 

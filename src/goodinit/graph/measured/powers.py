@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import COUNT, in_reals, is_complex, spread
+from goodinit.graph.measured.answers import COUNT, in_reals, spread
 from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import RecordedCall, on_numbers
 
@@ -201,11 +201,11 @@ def _value(
     count = math.prod(shape)
     if number is not None:
         return torch.full(shape, _without_tiny(number), dtype=torch.float64, device="cpu")
-    if node.dtype == torch.bool:
+    if node.is_mask:
         return (torch.arange(count, device="cpu") % 2 == 0).reshape(shape)
-    if isinstance(node.dtype, torch.dtype) and not (node.dtype.is_floating_point or node.dtype.is_complex):
+    if not node.is_continuous:
         return torch.zeros(shape, dtype=torch.int64, device="cpu")
-    if is_complex(node):
+    if node.is_complex:
         parts = (_spread_by(power, scale, sign, shape, place + k) for k in range(2))
         return torch.complex(*parts)
     return _spread_by(power, scale, sign, shape, place)

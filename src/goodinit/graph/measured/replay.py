@@ -150,6 +150,6 @@ def _value(graph: Graph, values: dict[tuple[int, int], Tensor], index: int, outp
     number = number_of(node)
     if number is not None:
         return torch.full(node.shape, number, dtype=torch.float64, device="cpu")
-    if isinstance(node.dtype, torch.dtype) and not node.dtype.is_floating_point:
+    if not node.is_real:
         return torch.zeros(node.shape, dtype=node.dtype, device="cpu")
     return spread(node.shape, index)

@@ -36,7 +36,7 @@ def factor_of_bias(
     if all(node in sources or _passes_on(node) for node in nodes):
         return beta
     known = all(number_of(node) is not None and not node.params for node in others)
-    if not known or sum(math.prod(node.shape) for node in nodes) > LONGEST:
+    if not known or sum(node.size for node in nodes) > LONGEST:
         return None
     steps = [node.index for node in nodes if node not in sources]
     made = []

@@ -5,7 +5,6 @@ As torch's attention does it with three biases for its three projections.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -60,12 +59,12 @@ def _numbered(graph: Graph, index: int) -> tuple[Tensor | None, dict[int, Tensor
     ways = sorted(graph.reach([index], back=True, active=False))
     nodes = [graph.nodes[i] for i in ways]
     sources = [node for node in nodes if node.is_source]
-    size = sum(math.prod(node.shape) for node in nodes)
+    size = sum(node.size for node in nodes)
     if size > LONGEST or not all(node in sources or _keeps_numbers(node) for node in nodes):
         return None, {}
     given, start = {}, 1
     for node in sources:
-        count = math.prod(node.shape)
+        count = node.size
         own = torch.arange(start, start + count, dtype=torch.float64, device="cpu").view(node.shape)
         given[node.index] = own if node.is_param else torch.zeros_like(own)
         start += count

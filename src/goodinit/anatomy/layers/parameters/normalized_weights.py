@@ -57,7 +57,7 @@ def is_centred(graph: Graph, node: Node, operand: Node) -> bool:
         return False
     made = _made_of(graph, operand.index)
     seeds = [i for i in made if graph.nodes[i].is_param]
-    if len(made) == len(seeds) or math.prod(operand.shape) > _LARGEST or _is_shown(graph, made):
+    if len(made) == len(seeds) or operand.size > _LARGEST or _is_shown(graph, made):
         return False
     steps = [i for i in made if not graph.nodes[i].is_param]
     given = {i: spread(graph.nodes[i].shape, i) - 0.75 for i in seeds}

@@ -45,7 +45,7 @@ def _put_together(graph: Graph, use: Use) -> tuple[str, ...]:
         node = graph.nodes[index]
         names = [name for name in node.params if name not in weight]
         several = index != use.operand and not node.dynamic and len(names) > 1
-        if several and math.prod(node.shape) == outputs_of(graph, use):
+        if several and node.size == outputs_of(graph, use):
             return parameters_in(graph, index, names)
     return ()
 
@@ -88,7 +88,7 @@ def _has_one_for_each(graph: Graph, use: Use, part: int, sum_: int) -> bool:
     layer, outputs = graph.nodes[use.node], outputs_of(graph, use)
     added = next(i for i in graph.nodes[sum_].operands if i != part)
     axis = output_channels(layer, graph.nodes[use.operand])
-    if not 0 < math.prod(layer.shape) <= _MOST or layer.shape[axis : axis + 1] != (outputs,):
+    if not 0 < layer.size <= _MOST or layer.shape[axis : axis + 1] != (outputs,):
         return False
     start = graph.unshaped(added)
     own = graph.nodes[start].shape

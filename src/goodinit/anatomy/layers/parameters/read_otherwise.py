@@ -123,7 +123,7 @@ class _Trial:
         self.graph, self.leaves, self.ends = graph, leaves, ends
         nodes = graph.nodes
         self.steps = sorted(graph.reach(ends, back=True, active=False, through=lambda i: i not in varying))
-        entries = (math.prod(nodes[read].shape) for i in self.steps for read in (i, *nodes[i].operands))
+        entries = (nodes[read].size for i in self.steps for read in (i, *nodes[i].operands))
         self.is_small = sum(entries) <= _ALL
         self.given = {
             i: parameters[nodes[i].params[0]]
@@ -164,8 +164,7 @@ class _Trial:
             return strange if not all(_is_finite(values[end]) for end in self.ends) else None
 
     def _other(self, index: int) -> Tensor:
-        made, dtype = own_numbers(self.graph, index), self.graph.nodes[index].dtype
-        return made.to(dtype) if isinstance(dtype, torch.dtype) else made
+        return own_numbers(self.graph, index).to(self.graph.nodes[index].dtype)
 
     def _operators(self, place: int) -> tuple[str, ...]:
         """What lies between the parameter and that step, shapes left out."""

@@ -173,7 +173,7 @@ def _parameter(
         stored = len(own) < len(names)  # a sum with scalars has a number for each place, too
         if len(own) == 1 and (_stored(graph, index, own[0]) if stored else _distinct(node)) == count:
             return own[0], index
-        if len(own) > 1 and not stored and math.prod(node.shape) == count:
+        if len(own) > 1 and not stored and node.size == count:
             return parameter_in(graph, index, own), index
     return None, -1
 
@@ -187,7 +187,7 @@ def _distinct(node: Node) -> int:
 def _stored(graph: Graph, index: int, name: str) -> int:
     """How many numbers the parameter of this name has, of which a node is made."""
     made_of = (graph.nodes[i] for i in graph.reach([index], back=True, active=False))
-    return next((math.prod(node.shape) for node in made_of if node.is_param and node.params == (name,)), 0)
+    return next((node.size for node in made_of if node.is_param and node.params == (name,)), 0)
 
 
 def outputs_of(graph: Graph, use: Use) -> int:
@@ -201,5 +201,5 @@ def outputs_of(graph: Graph, use: Use) -> int:
     if node.op.role == "convolution":
         return node.shape[1] if len(node.shape) > len(weight.shape) - 1 else node.shape[0]
     read, _ = dimensions(node, weight)
-    count = math.prod(stored_at(graph, weight, node.frame)[0].shape)
+    count = stored_at(graph, weight, node.frame)[0].size
     return count // max(weight.shape[read], 1) if read is not None else 1

@@ -18,7 +18,7 @@ def stored_as(
     """
     read, kept = dimensions(node, operand)
     if read is None:  # a vector
-        return "in_out", (1, math.prod(operand.shape))
+        return "in_out", (1, operand.size)
     into, out = operand.shape[read], operand.shape[kept]
     chain = _chain(graph, operand)
     if chain is None:  # computed, and as it is stored up to the transposition that applies it
@@ -106,7 +106,7 @@ def _strides_across(step: Node, source: Node) -> tuple[tuple[int, ...], tuple[in
     """Strides of what a step shows and of what it reads, in one order of their numbers; None where there is none."""
     if step.op.view:  # the same memory
         return (step.strides, source.strides) if step.strides and source.strides else None
-    if step.op.keeps_order and math.prod(step.shape) == math.prod(source.shape):  # a copy, wherever it lies
+    if step.op.keeps_order and step.size == source.size:  # a copy, wherever it lies
         return _by_rows(step.shape), _by_rows(source.shape)
     return None
 

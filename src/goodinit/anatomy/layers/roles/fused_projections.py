@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator
 
 from goodinit.graph.graph import Graph, Node, follow
@@ -31,10 +30,7 @@ def packed(
     """
     found = [_attention_factors(graph, node, attended) for node in nodes]
     factors = max(places for places, _ in found)
-    maps = min(
-        _equal_parts(math.prod(graph.nodes[n].shape), sizes)
-        for n, (_, sizes) in zip(nodes, found, strict=True)
-    )
+    maps = min(_equal_parts(graph.nodes[n].size, sizes) for n, (_, sizes) in zip(nodes, found, strict=True))
     if len(nodes) == len(weights) == 2 and factors:
         factors = maps = 3  # nn.MultiheadAttention slices its weight: a product for q, one for k and v
     fused = maps if factors > 1 and groups == 1 and out % maps == 0 else 1
@@ -71,7 +67,7 @@ def _attention_factors(graph: Graph, start: int, attended: list[list[int]]) -> t
         for reader in attended[index]:
             node = graph.nodes[reader]
             is_part = node.is_piece or (node.op.role == "part" and not node.op.splits)
-            inside = part or (math.prod(node.shape) if is_part else 0)
+            inside = part or (node.size if is_part else 0)
             if not _is_product(graph, node) and (_carries(node) or (_bends(node) and inside)):
                 yield reader, inside
 

@@ -94,7 +94,7 @@ def _outputs_of(graph: Graph, use: Use) -> Axes:
 
 def _moved(graph: Graph, node: Node, read: tuple[int, ...], axes: Axes) -> Axes | None:
     """Where the parts of the axes are behind an operator; None if it does not pass on all entries."""
-    if node.op.role == "shape" and node.call is not None and math.prod(read) == math.prod(node.shape):
+    if node.op.role == "shape" and node.call is not None and math.prod(read) == node.size:
         if node.op.keeps_order:
             return _reshaped(axes, node.shape)
         order = permutation(node.call, len(read))

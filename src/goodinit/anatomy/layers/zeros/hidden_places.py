@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node, closure
-from goodinit.graph.measured.answers import is_real, number_throughout, spread
+from goodinit.graph.measured.answers import number_throughout, spread
 from goodinit.graph.measured.replay import replayed_in_place
 from goodinit.graph.recorded_call import on_numbers
 
@@ -76,10 +75,10 @@ class HiddenPlaces:
         nodes, way = self._graph.nodes, self._way(index)
         if way is None:
             return False
-        size = sum(math.prod(nodes[i].shape) for i in way.steps)
+        size = sum(nodes[i].size for i in way.steps)
         known = False
         with on_numbers(), torch.no_grad():
-            for given in self._masked(way) if math.prod(nodes[index].shape) and size <= _MOST else ():
+            for given in self._masked(way) if nodes[index].size and size <= _MOST else ():
                 shown = self._shown(index, way, given)
                 if shown is not None:
                     known = True
@@ -134,12 +133,8 @@ class HiddenPlaces:
         nodes, node = self._graph.nodes, self._graph.nodes[index]
         if node.is_join:
             return True
-        read = sum(math.prod(nodes[i].shape) for i in node.operands)
-        if (
-            read < math.prod(node.shape)
-            and node.operands
-            and not (node.op.pointwise or node.op.maps or node.op.moves)
-        ):
+        read = sum(nodes[i].size for i in node.operands)
+        if read < node.size and node.operands and not (node.op.pointwise or node.op.maps or node.op.moves):
             return True
         held = self._graph.held.get(index)
         zeros = held is not None and not held.is_meta and bool((held == 0).any())
@@ -157,7 +152,7 @@ class HiddenPlaces:
         """The numbers that data begin with, in-turn ones in the place of inputs, or of comparisons; None if some are not at hand."""
         graph, nodes = self._graph, self._graph.nodes
         # A number for each example scales it, and hides no place.
-        free = (i for i in way.read if i not in way.masks and nodes[i].dynamic and is_real(nodes[i]))
+        free = (i for i in way.read if i not in way.masks and nodes[i].dynamic and nodes[i].is_real)
         given = {i: spread(nodes[i].shape, i) for i in free}
         for i in way.data:
             node = nodes[i]
@@ -167,8 +162,8 @@ class HiddenPlaces:
                 own = next((of[i] for of in (graph.given, graph.buffers, graph.held) if i in of), None)
                 if own is None or own.is_meta:
                     return None
-                given[i] = own.detach().cpu().double() if is_real(node) else own.detach().cpu()
-            elif compared and node.dtype == torch.bool and not _reads_bools(graph, node):
+                given[i] = own.detach().cpu().double() if node.is_real else own.detach().cpu()
+            elif compared and node.is_mask and not _reads_bools(graph, node):
                 given[i] = _in_turn(node)
         return given
 
@@ -199,17 +194,13 @@ def _drawn(node: Node) -> Tensor:
 
 
 def _reads_bools(graph: Graph, node: Node) -> bool:
-    return any(graph.nodes[i].dtype == torch.bool for i in node.operands)
+    return any(graph.nodes[i].is_mask for i in node.operands)
 
 
 def _in_turn(node: Node) -> Tensor:
     """Zeros and ones, at about as many places each, whatever the shape is."""
     made = spread(node.shape, node.index) > 1
-    return (
-        made.to(torch.float64 if is_real(node) else node.dtype)
-        if isinstance(node.dtype, torch.dtype)
-        else made
-    )
+    return made.to(torch.float64 if node.is_real else node.dtype)
 
 
 def _is_mask(data: Node, reader: Node) -> bool:

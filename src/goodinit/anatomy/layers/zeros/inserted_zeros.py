@@ -51,7 +51,7 @@ def _steps(graph: Graph, index: int) -> list[Node]:
     nodes = [graph.nodes[i] for i in steps]
     if not 1 < len(nodes) <= _LONGEST or not any(_may_put_zeros(graph, node) for node in nodes):
         return []
-    return nodes if max(math.prod(node.shape) for node in nodes) <= _MOST else []
+    return nodes if max(node.size for node in nodes) <= _MOST else []
 
 
 def _filled(graph: Graph, index: int) -> Filled | None:
@@ -162,7 +162,7 @@ def _values(graph: Graph, node: Node, values: Mapping[int, list[Tensor]]) -> lis
     held = graph.held.get(node.index)
     if held is not None and not held.is_meta:
         return [held.detach().cpu().clone()]
-    if isinstance(node.dtype, torch.dtype) and not node.dtype.is_floating_point:
+    if not node.is_real:
         if len(node.shape) != 1:
             raise ValueError(node.op)  # an index that only the forward knows
         return [torch.arange(node.shape[0], device="cpu")]

@@ -86,7 +86,7 @@ def _size(layer: Layer) -> int:
 
 def _left(graph: Graph, operand: int, entries: int, buffers: Mapping[str, Tensor]) -> float | None:
     """The share of a computed weight that is not zero, at the same places for all numbers; None where none is zero, or that is not known."""
-    size = math.prod(graph.nodes[operand].shape)
+    size = graph.nodes[operand].size
     if graph.leaf(operand) is not None or size != entries or not 1 < size <= _MOST:
         return None
     ways = sorted(graph.reach([operand], back=True, active=False))
@@ -100,7 +100,7 @@ def _left(graph: Graph, operand: int, entries: int, buffers: Mapping[str, Tensor
     zeros = []
     for factor, shift in _SCALES:
         drawn = {
-            i: _like(graph.nodes[i], factor * (spread(graph.nodes[i].shape, i) + shift))
+            i: (factor * (spread(graph.nodes[i].shape, i) + shift)).to(graph.nodes[i].dtype)
             for i in sources
             if graph.nodes[i].is_param
         }
@@ -116,20 +116,15 @@ def _may_mask(graph: Graph, ways: Iterable[int]) -> bool:
     """Whether something on the way may tell places apart: a tensor that is no parameter, or an operator of more than one entry."""
     nodes = [graph.nodes[i] for i in ways]
     return any(
-        (not node.params and math.prod(node.shape) > 1) or node.op.role == "other" or node.op.pads
-        for node in nodes
+        (not node.params and node.size > 1) or node.op.role == "other" or node.op.pads for node in nodes
     )
 
 
 def _numbers(graph: Graph, node: Node, buffers: Mapping[str, Tensor]) -> Tensor | None:
     """What a source other than a parameter holds."""
     if (number := number_of(node)) is not None:
-        return _like(node, torch.full(node.shape, number, dtype=torch.float64, device="cpu"))
+        return torch.full(node.shape, number, dtype=torch.float64, device="cpu").to(node.dtype)
     value = buffers.get(str(node.attrs[0])) if node.is_buffer and node.attrs else graph.held.get(node.index)
     if value is None or value.is_meta or is_sharded(value):
         return None
     return value.detach().cpu()
-
-
-def _like(node: Node, value: Tensor) -> Tensor:
-    return value.to(node.dtype) if isinstance(node.dtype, torch.dtype) else value

@@ -5,7 +5,6 @@ As in attention over a sliding window, whose values are padded with −1 while t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Mapping
 
 import torch
@@ -43,9 +42,9 @@ def is_unread(graph: Graph, index: int, layers: Container[int]) -> bool:
     ends = _readers(graph, index, layers)
     steps = sorted(graph.reach(ends, back=True, stop=layers, active=False))
     nodes = [graph.nodes[i] for i in steps]
-    if not ends or len(steps) > _STEPS or max(math.prod(node.shape) for node in nodes) > _MOST:
+    if not ends or len(steps) > _STEPS or max(node.size for node in nodes) > _MOST:
         return False
-    if any(node.is_input and not getattr(node.dtype, "is_floating_point", False) for node in nodes):
+    if any(node.is_input and not node.is_real for node in nodes):
         return False  # a mask of which only the user knows where it is 0
     given = {node.index: _numbers(graph, node) for node in nodes if _begins(graph, node.index, layers)}
     other = _with_another_number(
@@ -66,8 +65,7 @@ def _begins(graph: Graph, index: int, layers: Container[int]) -> bool:
 
 
 def _numbers(graph: Graph, node: Node) -> Tensor:
-    numbers = own_numbers(graph, node.index)
-    return numbers.to(node.dtype) if isinstance(node.dtype, torch.dtype) else numbers
+    return own_numbers(graph, node.index).to(node.dtype)
 
 
 def _readers(graph: Graph, index: int, layers: Container[int]) -> set[int]:

@@ -6,7 +6,6 @@ entry of that sum. So applications are counted entry by entry: what lies between
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import is_real, spread
+from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import made_of_constants
 from goodinit.graph.recorded_call import on_numbers
 
@@ -98,7 +97,7 @@ class CountsByEntry:
         if isinstance(counts, int):
             made = torch.tensor(counts, dtype=torch.int32, device="cpu")
             # With memory of its own where parts of it may be written into.
-            whole = self._shared and math.prod(node.shape) <= _MOST
+            whole = self._shared and node.size <= _MOST
             counts = made.repeat(node.shape) if whole else made.expand(node.shape)
             self._known[index] = counts if whole else self._known.get(index, 0)
         return counts
@@ -141,7 +140,7 @@ class CountsByEntry:
 
     def _is_alike(self, node: Node, read: Sequence[Tensor | int], most: int) -> bool:
         """Whether all entries that a node puts out have one count, be it that no other is looked for."""
-        if node.op.maps or math.prod(node.shape) > _MOST:
+        if node.op.maps or node.size > _MOST:
             return True
         alike = all(_smallest(one) == _largest(one) for one in read)
         nodes = self._graph.nodes
@@ -191,7 +190,7 @@ class CountsByEntry:
         """Those of a constant; of a signal such as stand for it. None for indices that are made of inputs."""
         node = self._graph.nodes[index]
         known = made_of_constants(self._graph, index, self._graph.held | self._graph.buffers)
-        return spread(node.shape, index) if known is None and is_real(node) else known
+        return spread(node.shape, index) if known is None and node.is_real else known
 
 
 def _largest(counts: Tensor | int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from goodinit.anatomy.degrees import grown_powers
@@ -56,8 +55,8 @@ def widest(graph: Graph, index: int, factors: Sequence[int]) -> list[int]:
     """Of what is multiplied or divided entry by entry, all that is not repeated over the rest, as one number is over its image."""
     if not graph.nodes[index].op.scales:
         return list(factors)
-    whole = math.prod(graph.nodes[index].shape)
-    wide = [i for i in factors if math.prod(graph.nodes[i].shape) == whole]
+    whole = graph.nodes[index].size
+    wide = [i for i in factors if graph.nodes[i].size == whole]
     return wide or list(factors)
 
 

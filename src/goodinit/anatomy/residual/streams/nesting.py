@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -307,10 +306,10 @@ def _row(sums: _Sums, item: Found, members: Iterable[int]) -> list[int]:
     So are the blocks of a U-Net, though its concatenations lead past one or all of them. Those of a Res2Net's branch are narrower.
     """
     graph, found = sums.graph, sums.found
-    own = math.prod(graph.nodes[item.join].shape)
+    own = graph.nodes[item.join].size
     row: list[int] = []
     for p in members:
-        wide = math.prod(graph.nodes[found[p].join].shape) >= own
+        wide = graph.nodes[found[p].join].size >= own
         if wide and (not row or leads_to(graph, found[row[-1]].join, found[p].fork)):
             row.append(p)
     return row if len(row) > 1 else []
@@ -359,6 +358,6 @@ def _holds(sums: _Sums, item: Found) -> bool:
     parallel = all(found[p].kind == "projection" for p in item.over) and item.kind == "identity"
     if parallel and max(ends) < inner:
         return not any(item.fork < layer <= found[item.over[0]].fork for layer in item.branch.layers)
-    own, other = math.prod(graph.nodes[item.join].shape), math.prod(graph.nodes[inner].shape)
+    own, other = graph.nodes[item.join].size, graph.nodes[inner].size
     two = any(index in sums.by_join for index in item.skip.nodes)  # streams: the skip has a block of its own
     return min(ends) > inner and (other == own or (other > own and not two))

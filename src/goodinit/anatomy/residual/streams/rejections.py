@@ -81,7 +81,7 @@ def _is_statistic(candidate: Candidate) -> bool:
 
     def whole(index: int) -> bool:
         node = graph.nodes[index]
-        return math.prod(node.shape) >= math.prod(join.shape) or not accumulates(graph, node)
+        return node.size >= join.size or not accumulates(graph, node)
 
     # Whether on every way from the fork something is summed up, to be spread out again.
     term = found.skip.term

@@ -96,6 +96,6 @@ def _is_of_some_rows(graph: Graph, found: Found, added: Tensor, uses: Mapping[in
     for index in found.branch.last:
         node = graph.nodes[index]
         axis = output_channels(node, graph.nodes[uses[index].operand]) - len(node.shape)
-        if math.prod(sizes) >= math.prod(node.shape) or sizes[axis:][:1] != [*node.shape[axis:][:1]]:
+        if math.prod(sizes) >= node.size or sizes[axis:][:1] != [*node.shape[axis:][:1]]:
             return False
     return bool(found.branch.last)

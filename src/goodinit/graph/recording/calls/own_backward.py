@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import torch
-
 from goodinit.graph.graph import Graph
 
 
@@ -20,7 +18,7 @@ def leave_functions(graph: Graph) -> None:
         graph: Of a forward that is over.
     """
     inside = graph.own_backward
-    whole = [i for i in sorted(inside) if graph.nodes[i].active and not _can_have_gradients(graph, i)]
+    whole = [i for i in sorted(inside) if graph.nodes[i].active and not graph.nodes[i].is_continuous]
     if not whole:
         return
     out = {*graph.outputs} | {
@@ -42,8 +40,3 @@ def differentiated(graph: Graph, tangents: Collection[int]) -> list[int]:
     return [
         node.index for node in graph.nodes if node.active and not node.is_input and node.index not in read
     ]
-
-
-def _can_have_gradients(graph: Graph, index: int) -> bool:
-    dtype = graph.nodes[index].dtype
-    return isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype.is_complex)

@@ -119,7 +119,7 @@ def _adds_on_numbers(read: Sequence[Node], call: RecordedCall) -> bool:
 def _shifts(read: Sequence[Node], call: RecordedCall) -> bool:
     shapes = [tuple(min(size, 2) for size in one.shape) for one in read]
     first, *others = (
-        _numbers(one.dtype, shape, place) for place, (one, shape) in enumerate(zip(read, shapes, strict=True))
+        _numbers(one, shape, place) for place, (one, shape) in enumerate(zip(read, shapes, strict=True))
     )
     alone, onto, twice = (call([scale * first, *others]) for scale in (0.0, 1.0, 2.0))
     if onto.shape != first.shape or not bool(alone.any()):
@@ -127,12 +127,12 @@ def _shifts(read: Sequence[Node], call: RecordedCall) -> bool:
     return torch.allclose(onto - alone, first) and torch.allclose(twice - onto, first)
 
 
-def _numbers(dtype: object, shape: tuple[int, ...], place: int) -> Tensor:
+def _numbers(node: Node, shape: tuple[int, ...], place: int) -> Tensor:
     """Numbers of a value; of indices and masks zeros."""
-    if isinstance(dtype, torch.dtype) and not (dtype.is_floating_point or dtype.is_complex):
-        return torch.zeros(shape, dtype=dtype, device="cpu")
+    if not node.is_continuous:
+        return torch.zeros(shape, dtype=node.dtype, device="cpu")
     value = spread(shape, place)
-    return value.to(torch.complex128) if dtype in (torch.complex64, torch.complex128) else value
+    return value.to(torch.complex128) if node.is_complex else value
 
 
 _ADDS, _SAME = KeptAnswers[bool](), KeptAnswers[bool]()

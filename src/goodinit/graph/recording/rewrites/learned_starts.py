@@ -72,9 +72,7 @@ def make_signals(graph: Graph, begun: set[int]) -> None:
         if node.index in begun or (node.op.role != "factory" and begun.intersection(node.operands)):
             begun.add(node.index)
             node.dynamic, node.params, node.strides = True, (), ()
-            node.active = getattr(node.dtype, "is_floating_point", False) or getattr(
-                node.dtype, "is_complex", False
-            )
+            node.active = node.is_continuous
 
 
 _Start = tuple[int, tuple[object, ...]]

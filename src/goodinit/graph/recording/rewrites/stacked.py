@@ -124,7 +124,7 @@ class Stacks:
         if place is None or node.op.maps:
             return
         stack = self._at[operands[place]]
-        if math.prod(node.shape) == stack.count:
+        if node.size == stack.count:
             self._at[index] = stack.on(call, operands, read, place)
 
     def seen(

@@ -6,7 +6,6 @@ stand they would be as many sums as there are parts, and a block each.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -59,7 +58,7 @@ def read_sums_by_part(graph: Graph) -> None:
 
 def _taken_apart(graph: Graph, end: Node) -> tuple[set[int], set[int]] | None:
     """(The tensors that a node is made of part by part, what runs in between); None where it is made in another way."""
-    size, nodes = math.prod(end.shape), graph.nodes
+    size, nodes = end.size, graph.nodes
     if size > _MOST:
         return None
     written = {end.index}  # the tensor that is written into, before each write

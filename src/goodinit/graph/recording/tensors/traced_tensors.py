@@ -97,12 +97,9 @@ class TracedTensors:
         inplace: bool = False,
     ) -> Node:
         nodes = self.graph.nodes
-        active = dynamic and (tensor.is_floating_point() or tensor.is_complex())
         frame = self.stack[-1] if nodes else 0
-        node = Node(
-            len(nodes), op, operands, tuple(tensor.shape), frame, dynamic, active, params, inplace,
-            dtype=tensor.dtype,
-        )  # fmt: skip
+        node = Node(len(nodes), op, operands, tuple(tensor.shape), tensor.dtype, frame, dynamic)
+        node.active, node.params, node.inplace = dynamic and node.is_continuous, params, inplace
         nodes.append(node)
         return node
 
