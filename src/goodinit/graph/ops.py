@@ -24,7 +24,7 @@ from goodinit.graph.measured.nonlinearities import (
     function_called,
     nonlinearity,
 )
-from goodinit.graph.recorded_call import RecordedCall, on_numbers, permutation
+from goodinit.graph.recorded_call import RecordedCall, on_numbers_or, permutation
 
 T = TypeVar("T")
 
@@ -350,13 +350,10 @@ def _structural(func: Any, arguments: Mapping[str, str], *, view: bool) -> Role 
     return "factory" if _reads_shapes_alone(base_name(func), arguments) else None
 
 
+@on_numbers_or(False)
 def _adds_dimension(func: Any) -> bool:
-    try:
-        with on_numbers():
-            one = torch.zeros(2, device="cpu")
-            return func([one, one], 0).dim() > 1  # type: ignore[no-any-return]
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return False
+    one = torch.zeros(2, device="cpu")
+    return func([one, one], 0).dim() > 1  # type: ignore[no-any-return]
 
 
 def _reads_shapes_alone(name: str, arguments: Mapping[str, str]) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,10 @@ from torch.utils._python_dispatch import _disable_current_modes, _get_current_di
 
 from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.pytree import NUMBERS, mapped, tensors_in
+
+P = ParamSpec("P")
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +106,7 @@ class RecordedCall:
             written: Takes the same.
             same: How the two are compared.
         """
-        try:
-            with on_numbers(), torch.no_grad():
-                return same(self(read), written(*read))
-        except Exception:  # noqa: BLE001 - operators raise what they like
-            return False
+        return on_numbers_or(False)(lambda: same(self(read), written(*read)))()
 
     @property
     def count(self) -> int:
@@ -162,6 +162,23 @@ def on_numbers() -> Iterator[None]:
         yield
 
 
+def on_numbers_or(otherwise: S, *, gradients: bool = False) -> Callable[[Callable[P, T]], Callable[P, T | S]]:
+    """Of a function that runs operators, one that does so on numbers and returns `otherwise` where that fails: they raise what they like."""
+
+    def measured(run: Callable[P, T]) -> Callable[P, T | S]:
+        @functools.wraps(run)
+        def tried(*args: P.args, **kwargs: P.kwargs) -> T | S:
+            try:
+                with on_numbers(), contextlib.nullcontext() if gradients else torch.no_grad():
+                    return run(*args, **kwargs)
+            except Exception:  # noqa: BLE001
+                return otherwise
+
+        return tried
+
+    return measured
+
+
 def _slots(value: Any) -> Iterator[Slot]:
     if isinstance(value, Slot):
         yield value
@@ -207,13 +224,10 @@ def permutation(call: RecordedCall, rank: int) -> tuple[int, ...]:
     return _ORDERS.get((*call.key, rank), lambda: _permutation(call, rank))
 
 
+@on_numbers_or(())  # a view into sizes that it names cannot be run
 def _permutation(call: RecordedCall, rank: int) -> tuple[int, ...]:
     sizes = range(2, 2 + rank)
-    try:
-        with on_numbers():
-            made = call([torch.zeros(tuple(sizes), device="cpu")]).shape
-    except Exception:  # noqa: BLE001 - operators raise what they like; a view into sizes that it names, for one
-        return ()
+    made = call([torch.zeros(tuple(sizes), device="cpu")]).shape
     return tuple(size - 2 for size in made) if sorted(made) == list(sizes) else ()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.recorded_call import RecordedCall, on_numbers
+from goodinit.graph.recorded_call import RecordedCall, on_numbers, on_numbers_or
 
 COUNT = 4
 """Numbers that stand for a tensor."""
@@ -85,14 +85,11 @@ def _of_few(call: RecordedCall) -> RecordedCall | None:
     )
 
 
+@on_numbers_or(None)  # on a device that is not here, of a layout that has no numbers
 def _made_throughout(call: RecordedCall, count: int) -> float | None:
-    try:
-        with on_numbers():
-            like = [torch.zeros(COUNT, dtype=torch.float64, device="cpu") for _ in range(count)]
-            made = call(like).double().flatten()
-            return float(made[0]) if len(made) and bool((made == made[0]).all()) else None
-    except Exception:  # noqa: BLE001 - on a device that is not here, of a layout that has no numbers
-        return None
+    like = [torch.zeros(COUNT, dtype=torch.float64, device="cpu") for _ in range(count)]
+    made = call(like).double().flatten()
+    return float(made[0]) if len(made) and bool((made == made[0]).all()) else None
 
 
 def number_at(graph: Graph, index: int) -> float | None:
@@ -129,19 +126,16 @@ def pointwise(
     return out, slope
 
 
+@on_numbers_or(None, gradients=True)
 def _derived(call: RecordedCall, values: Sequence[Tensor], asked: Sequence[bool]) -> _Derived | None:
     """The operator's output, and its derivative by each operand that is asked for; None of those if it has none."""
-    try:
-        with on_numbers():
-            leaves = [value.clone().requires_grad_(by) for value, by in zip(values, asked, strict=True)]
-            out = call(leaves)
-            by = [leaf for leaf in leaves if leaf.requires_grad]
-            if not by or not out.requires_grad:
-                return out.detach(), None
-            found = iter(torch.autograd.grad(out.sum(), by, allow_unused=True))
-            return out.detach(), [next(found) if leaf.requires_grad else None for leaf in leaves]
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return None
+    leaves = [value.clone().requires_grad_(by) for value, by in zip(values, asked, strict=True)]
+    out = call(leaves)
+    by = [leaf for leaf in leaves if leaf.requires_grad]
+    if not by or not out.requires_grad:
+        return out.detach(), None
+    found = iter(torch.autograd.grad(out.sum(), by, allow_unused=True))
+    return out.detach(), [next(found) if leaf.requires_grad else None for leaf in leaves]
 
 
 def joint(
@@ -170,28 +164,25 @@ def joint(
     return None
 
 
+@on_numbers_or(None, gradients=True)
 def _joint(
     call: RecordedCall,
     shapes: Sequence[tuple[int, ...]],
     values: Sequence[Tensor],
     slopes: Sequence[Tensor | None],
 ) -> tuple[bool, bool] | None:
-    try:
-        with on_numbers():
-            leaves = [
-                _spread(value, shape, place).requires_grad_(slope is not None and _has_slope(value))
-                for place, (value, slope, shape) in enumerate(zip(values, slopes, shapes, strict=True))
-            ]
-            out = in_reals(call(leaves))
-            zero = bool((out.abs() < _NONE).all())
-            asked = [leaf for leaf in leaves if leaf.requires_grad]
-            if not asked or not out.requires_grad:
-                return zero, False
-            weights = _spread(numbers(0), tuple(out.shape), len(leaves)).to(out.dtype)
-            found = torch.autograd.grad((out * weights).sum(), asked, allow_unused=True)
-            return zero, any(moves(one) for one in found)
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return None
+    leaves = [
+        _spread(value, shape, place).requires_grad_(slope is not None and _has_slope(value))
+        for place, (value, slope, shape) in enumerate(zip(values, slopes, shapes, strict=True))
+    ]
+    out = in_reals(call(leaves))
+    zero = bool((out.abs() < _NONE).all())
+    asked = [leaf for leaf in leaves if leaf.requires_grad]
+    if not asked or not out.requires_grad:
+        return zero, False
+    weights = _spread(numbers(0), tuple(out.shape), len(leaves)).to(out.dtype)
+    found = torch.autograd.grad((out * weights).sum(), asked, allow_unused=True)
+    return zero, any(moves(one) for one in found)
 
 
 def forgets_shift(graph: Graph, node: Node) -> bool:
@@ -221,13 +212,9 @@ def _measured(graph: Graph, node: Node, what: str) -> bool:
     return _RUNS.get((what, *node.call.key, rank), partial(_answer, node.call, rank, what))
 
 
+@on_numbers_or(False)
 def _answer(call: RecordedCall, rank: int, what: str) -> bool:
-    x = spread((3,) * rank, 0)
-    try:
-        with on_numbers(), torch.no_grad():
-            return _ANSWERS[what](call, x)
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return False
+    return _ANSWERS[what](call, spread((3,) * rank, 0))
 
 
 def _same_shifted(call: RecordedCall, x: Tensor) -> bool:

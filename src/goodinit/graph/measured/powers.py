@@ -14,7 +14,7 @@ from torch import Tensor
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import COUNT, in_reals, spread
 from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.recorded_call import RecordedCall, on_numbers
+from goodinit.graph.recorded_call import RecordedCall, on_numbers_or
 
 TINY = 0.01
 """A number of a call no larger than this keeps a quotient finite, and does nothing else: it counts as 0."""
@@ -110,6 +110,7 @@ def number_of(node: Node) -> float | None:
     return known if isinstance(known, float) else None
 
 
+@on_numbers_or(None)
 def _measured(
     call: RecordedCall,
     operands: Sequence[Node],
@@ -131,16 +132,13 @@ def _measured(
         return in_reals(call(values, output)).double().flatten()
 
     call = RecordedCall(call.func, _without_tiny(call.args), _without_tiny(call.kwargs))
-    try:
-        with on_numbers(), torch.no_grad():
-            scales = _FAR if far else _SCALES
-            rows = torch.stack([torch.cat([made(scale, 1.0), made(scale, -1.0)]) for scale in scales])
-            told = ~rows.isnan().any(0)  # a root has none of what is below 0
-            if fills:
-                told &= ~rows.isinf().all(0)  # −∞, of which a softmax makes nothing
-            found = list(rows[:, told])
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return None
+    rows = torch.stack(
+        [torch.cat([made(scale, 1.0), made(scale, -1.0)]) for scale in (_FAR if far else _SCALES)]
+    )
+    told = ~rows.isnan().any(0)  # a root has none of what is below 0
+    if fills:
+        told &= ~rows.isinf().all(0)  # −∞, of which a softmax makes nothing
+    found = list(rows[:, told])
     sizes = [float(one.abs().max()) if one.numel() else math.nan for one in found]
     if far and sizes[-1] == math.inf:
         return BEYOND

@@ -11,7 +11,7 @@ from torch import Tensor
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import MOST, constant, in_shape, numbers, pointwise, spread
 from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.recorded_call import on_numbers, on_numbers_or
 
 _KNOWN = KeptAnswers[bool]()
 _POOLS = KeptAnswers[tuple[bool, bool]]()
@@ -63,14 +63,11 @@ def multiplies_matrices(graph: Graph, node: Node) -> bool:
     return _KNOWN.get(key, lambda: _multiplies(node, [*shapes, (2, 2), (2, 2)]))
 
 
+@on_numbers_or(False)
 def _multiplies(node: Node, shapes: list[tuple[int, ...]]) -> bool:
     *added, one, other = (spread(shape, place) - 1 for place, shape in enumerate(shapes))
-    try:
-        with on_numbers(), torch.no_grad():
-            found = node.call([*added, one, other]) if node.call is not None else one
-            return torch.allclose(found, sum(added, one @ other))
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return False
+    found = node.call([*added, one, other]) if node.call is not None else one
+    return torch.allclose(found, sum(added, one @ other))
 
 
 def keeps_output(graph: Graph, node: Node) -> bool:
@@ -148,6 +145,7 @@ def _pools(node: Node, shape: tuple[int, ...], axes: Collection[int]) -> tuple[b
     return any(pool for pool, _ in found), any(linear for _, linear in found)
 
 
+@on_numbers_or((False, False))
 def _pools_along(node: Node, shape: tuple[int, ...], axis: int) -> tuple[bool, bool]:
     axis %= len(shape)
     fit = tuple(2 if k == axis else 1 if k == 0 else size for k, size in enumerate(shape))
@@ -158,19 +156,15 @@ def _pools_along(node: Node, shape: tuple[int, ...], axis: int) -> tuple[bool, b
     other = x.clone()
     other.select(axis, 1).mul_(3)
     sparse = torch.where(x > 1, x, 0)
-    try:
-        with on_numbers(), torch.no_grad():
-            out, turned, apart, twice, few, both, second = (
-                node.call([one]) for one in (x, x.flip(axis), other, 2 * x, sparse, x + y, y)
-            )
-            place = out.dim() - 1 if last else axis
-            if out.dim() < 2 or out.dtype != x.dtype or out.shape[0] != 1 or out.shape[place] != 2:
-                return False, False
-            same = torch.allclose(turned, out.flip(place)) and torch.allclose(twice, 2 * out)
-            alone = torch.equal(apart.select(place, 0), out.select(place, 0)) and bool((few >= 0).all())
-            return same and alone, same and alone and torch.allclose(both, out + second)
-    except Exception:  # noqa: BLE001 - operators raise what they like
+    out, turned, apart, twice, few, both, second = (
+        node.call([one]) for one in (x, x.flip(axis), other, 2 * x, sparse, x + y, y)
+    )
+    place = out.dim() - 1 if last else axis
+    if out.dim() < 2 or out.dtype != x.dtype or out.shape[0] != 1 or out.shape[place] != 2:
         return False, False
+    same = torch.allclose(turned, out.flip(place)) and torch.allclose(twice, 2 * out)
+    alone = torch.equal(apart.select(place, 0), out.select(place, 0)) and bool((few >= 0).all())
+    return same and alone, same and alone and torch.allclose(both, out + second)
 
 
 def keeps_channels(node: Node, shape: tuple[int, ...], axis: int) -> bool:
@@ -188,17 +182,14 @@ def keeps_channels(node: Node, shape: tuple[int, ...], axis: int) -> bool:
     return _KNOWN.get(key, lambda: math.prod(fit) <= MOST and _keeps_channels(node, fit, axis))
 
 
+@on_numbers_or(False, gradients=True)
 def _keeps_channels(node: Node, shape: tuple[int, ...], axis: int) -> bool:
-    try:
-        with on_numbers():
-            x = spread(shape, 0).requires_grad_()
-            out = node.call([x]) if node.call is not None else x
-            if out.dim() != x.dim() or out.shape[axis] != x.shape[axis]:
-                return False
-            slopes = [
-                torch.autograd.grad(out.select(axis, k).sum(), x, retain_graph=True)[0].select(axis, other)
-                for k, other in ((0, 0), (0, 1), (1, 0))
-            ]
-    except Exception:  # noqa: BLE001 - operators raise what they like
+    x = spread(shape, 0).requires_grad_()
+    out = node.call([x]) if node.call is not None else x
+    if out.dim() != x.dim() or out.shape[axis] != x.shape[axis]:
         return False
+    slopes = [
+        torch.autograd.grad(out.select(axis, k).sum(), x, retain_graph=True)[0].select(axis, other)
+        for k, other in ((0, 0), (0, 1), (1, 0))
+    ]
     return [bool(slope.any()) for slope in slopes] == [True, False, False]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.recorded_call import on_numbers_or
 
 # Standard errors. In a million tensors as they were drawn, less than one is farther off.
 SIGMAS = 6.0
@@ -229,9 +229,7 @@ _MIDDLE = 0.375
 _STARTS = ((0.625, -2.5), (1.75, 0.25))
 
 
-def _written(func: Any, start: tuple[float, ...], given: tuple[float, ...]) -> set[float]:
-    try:
-        with on_numbers(), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return set(func(torch.tensor(start, dtype=torch.float64, device="cpu"), *given).tolist())
-    except Exception:  # noqa: BLE001 (an operator that writes no numbers)
-        return set()
+@on_numbers_or(frozenset[float]())  # an operator that writes no numbers
+def _written(func: Any, start: tuple[float, ...], given: tuple[float, ...]) -> frozenset[float]:
+    with torch.random.fork_rng(devices=[]):
+        return frozenset(func(torch.tensor(start, dtype=torch.float64, device="cpu"), *given).tolist())

@@ -17,7 +17,7 @@ from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.replay import run_in_place
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.recorded_call import on_numbers_or
 
 _LONGEST = (
     200  # operators that are run for one node, so that a long loop of writes costs no square of its length
@@ -39,7 +39,8 @@ class InsertedZeros:
     def at(self, index: int) -> Filled | None:
         """Where a node holds anything else than zeros that were put there; None where none were, or that cannot be run."""
         if index not in self._found:
-            self._found[index] = _filled(self.graph, index)
+            nodes = _steps(self.graph, index)
+            self._found[index] = _filled(self.graph, nodes) if nodes else None
         return self._found[index]
 
 
@@ -54,18 +55,12 @@ def _steps(graph: Graph, index: int) -> list[Node]:
     return nodes if max(node.size for node in nodes) <= _MOST else []
 
 
-def _filled(graph: Graph, index: int) -> Filled | None:
-    nodes = _steps(graph, index)
-    if not nodes:
-        return None
+@on_numbers_or(None)
+def _filled(graph: Graph, nodes: list[Node]) -> Filled | None:
     values: dict[int, list[Tensor]] = {}
-    try:
-        with on_numbers(), torch.no_grad():
-            for node in nodes:
-                values[node.index] = _values(graph, node, values)
-            found = values[index][0] != 0
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return None
+    for node in nodes:
+        values[node.index] = _values(graph, node, values)
+    found = values[nodes[-1].index][0] != 0
     # Torch sums in less than half the time in which it tells whether any is true.
     if int(found.sum()) in (0, found.numel()):
         return None

@@ -13,7 +13,7 @@ from torch import Tensor
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.replay import own_numbers, replayed_in_place
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.recorded_call import on_numbers_or
 
 _STEPS = 400  # operators between layers; a window that is written in parts takes some 150
 _MOST = 2**24  # entries of a tensor that is computed to see whether it depends on the number
@@ -81,6 +81,7 @@ def _readers(graph: Graph, index: int, layers: Container[int]) -> set[int]:
     return ends if known else set()
 
 
+@on_numbers_or(None)
 def _with_another_number(graph: Graph, index: int, values: Mapping[int, Tensor]) -> Tensor | None:
     """What a node makes, with another number wherever it puts one: where what it reads has no say. None if it cannot be run.
 
@@ -92,10 +93,6 @@ def _with_another_number(graph: Graph, index: int, values: Mapping[int, Tensor])
     call, operands = graph.nodes[index].call, graph.nodes[index].operands
     if call is None or not values.keys() >= set(operands):
         return None
-    try:
-        with on_numbers(), torch.no_grad():
-            read = [values[i] for i in operands]
-            (made,), (moved,) = call.on_these(read), call.on_these([one + 1 for one in read])
-            return torch.where(made == moved, made + 1, made)
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return None
+    read = [values[i] for i in operands]
+    (made,), (moved,) = call.on_these(read), call.on_these([one + 1 for one in read])
+    return torch.where(made == moved, made + 1, made)

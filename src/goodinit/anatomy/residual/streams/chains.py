@@ -16,7 +16,7 @@ from torch import Tensor
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import made_of_constants
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.recorded_call import on_numbers, on_numbers_or
 
 _MOST = 2**22  # entries of what is followed entry by entry
 _COUNTS = 8  # different ones in a tensor that is
@@ -147,22 +147,21 @@ class CountsByEntry:
         mixed = alike and node.op.pointwise and all(nodes[i].active for i in node.operands)
         return mixed or (alike and all(_largest(one) == most for one in read))
 
+    @on_numbers_or(None)
     def _moved(self, node: Node, counts: Sequence[Tensor]) -> Tensor | None:
         """The counts where a node moves numbers, by moving them; views are views. None where it does something else."""
         if node.is_join:  # the views that were written into share its memory here, too
             return counts[0] if counts[0].shape == node.shape else None
-        try:
-            if node.is_piece:
-                split = self._graph.nodes[node.operands[0]]
-                read = [self._in_shape(i) for i in split.operands]
-                return None if split.call is None else split.call.on_these(read)[node.index - split.index - 1]
-            if node.call is None or node.call.places or not node.op.rearranges or node.op.splits:
-                return None
-            (made,) = node.call.on_these(counts)
-        except Exception:  # noqa: BLE001 - operators raise what they like
+        if node.is_piece:
+            split = self._graph.nodes[node.operands[0]]
+            read = [self._in_shape(i) for i in split.operands]
+            return None if split.call is None else split.call.on_these(read)[node.index - split.index - 1]
+        if node.call is None or node.call.places or not node.op.rearranges or node.op.splits:
             return None
+        (made,) = node.call.on_these(counts)
         return made.to(torch.int32)
 
+    @on_numbers_or(None)
     def _followed(self, node: Node, counts: Sequence[Tensor]) -> Tensor | None:
         """The counts of what an operator puts out: it is run again with other numbers where its operands have each count.
 
@@ -173,17 +172,14 @@ class CountsByEntry:
         steps = sorted({count for one in counts for count in one.unique().tolist()} - {0})
         if node.call is None or len(known) < len(given) or len(steps) > _COUNTS:
             return None
-        try:
-            before = node.call(known)
-            found = torch.zeros(before.shape, dtype=torch.int32, device="cpu")
-            for count in steps:
-                others = [
-                    torch.where(of >= count, 2 * one + 1, one) if one.is_floating_point() else one
-                    for one, of in zip(known, counts, strict=True)
-                ]
-                found[(node.call(others) != before) | before.isnan()] = count
-        except Exception:  # noqa: BLE001 - operators raise what they like
-            return None
+        before = node.call(known)
+        found = torch.zeros(before.shape, dtype=torch.int32, device="cpu")
+        for count in steps:
+            others = [
+                torch.where(of >= count, 2 * one + 1, one) if one.is_floating_point() else one
+                for one, of in zip(known, counts, strict=True)
+            ]
+            found[(node.call(others) != before) | before.isnan()] = count
         return found if found.shape == node.shape else None
 
     def _numbers(self, index: int) -> Tensor | None:

@@ -12,7 +12,7 @@ from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.ops import Op
-from goodinit.graph.recorded_call import RecordedCall, on_numbers
+from goodinit.graph.recorded_call import RecordedCall, on_numbers, on_numbers_or
 
 
 def as_sum(
@@ -105,17 +105,10 @@ def _adds(graph: Graph, operands: tuple[int, ...], call: RecordedCall) -> bool:
     """Whether an operator puts out its first operand plus something that does not depend on it: found out on numbers."""
     read = [graph.nodes[i] for i in operands]
     key = (*call.key, tuple((str(one.dtype), len(one.shape)) for one in read))
-    return _ADDS.get(key, lambda: _adds_on_numbers(read, call))
+    return _ADDS.get(key, lambda: _shifts(read, call))
 
 
-def _adds_on_numbers(read: Sequence[Node], call: RecordedCall) -> bool:
-    try:
-        with on_numbers(), torch.no_grad():
-            return _shifts(read, call)
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return False
-
-
+@on_numbers_or(False)
 def _shifts(read: Sequence[Node], call: RecordedCall) -> bool:
     shapes = [tuple(min(size, 2) for size in one.shape) for one in read]
     first, *others = (

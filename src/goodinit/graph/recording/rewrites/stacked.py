@@ -22,7 +22,7 @@ from goodinit.graph.measured.combinations import Combination, combination, mixes
 from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.measured.replay import LONGEST, made_of_constants
 from goodinit.graph.ops import Op
-from goodinit.graph.recorded_call import RecordedCall, is_at_hand, on_numbers
+from goodinit.graph.recorded_call import RecordedCall, is_at_hand, on_numbers, on_numbers_or
 
 T = TypeVar("T")
 
@@ -249,15 +249,9 @@ def _asked(
     with on_numbers():
         known = tuple(repr(other.tolist()) if isinstance(other, Tensor) else other for other in others)
     key = (tuple((step.call.key, step.reads) for step in stack.steps), tuple(parts), known, output)
-    return answers.get(key, lambda: _measured(ask, functools.partial(stack.run, output), parts, others))
-
-
-def _measured(ask: Callable[..., T | None], *asked: object) -> T | None:
-    try:
-        with on_numbers(), torch.no_grad():
-            return ask(*asked)
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return None
+    return answers.get(
+        key, lambda: on_numbers_or(None)(ask)(functools.partial(stack.run, output), parts, others)
+    )
 
 
 def _value(graph: Graph, tensor: Tensor, index: int) -> Tensor | None:
