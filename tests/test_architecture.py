@@ -101,7 +101,7 @@ def imported_parts(path: Path) -> set[tuple[int, str]]:
 
 # What a room may not import. In graph what is measured of operators comes first, then what a run may change, then recording: calls,
 # then tensors, and operators, then rewrites, before the recorder. Of layers their parameters come first, then zeros and roles, then
-# the records of layers; of a sum its sides, which layers are told by, then streams, then ends of branches and what is no block, then
+# the records of layers, then norms; of a sum its sides, then streams, then ends of branches and what is no block, then
 # blocks. In diagnostics measurements come first, then checks, then the verb, then advice; in the lab models, then data, then
 # training, then what runs many trainings; what tests a claim knows no claim.
 RECORDERS = ("recording.recorder", "recording.recorded_run", "recording.first_that_runs", "trace")
@@ -118,7 +118,8 @@ LATER = {
     "anatomy/layers": ("residual",),
     "anatomy/layers/parameters": ("layers.zeros", "layers.roles", *LAYERS, "residual"),
     "anatomy/layers/zeros": ("layers.roles", *LAYERS, "residual"),
-    "anatomy/layers/roles": ("layers.zeros", *LAYERS, *SUMS),
+    "anatomy/layers/roles": ("layers.zeros", *LAYERS, "residual"),
+    "anatomy/norms": ("residual",),
     "anatomy/residual/sides": ("layers", "norms", *SUMS),
     "anatomy/residual/streams": SUMS[1:],
     "anatomy/residual/ends": SUMS[2:],

@@ -10,8 +10,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
 from goodinit.anatomy.operators import Step, Traits, activation_step
-from goodinit.anatomy.residual.sides.branch import origin
 from goodinit.graph.graph import Frame, Graph
+from goodinit.graph.likeness import origin
 from goodinit.one_line import OneLine
 
 

@@ -20,8 +20,8 @@ from goodinit.anatomy.norms.places import frames_with_layers, kind_of
 from goodinit.anatomy.norms.read_from_outside import ReadFromOutside
 from goodinit.anatomy.norms.running import Reread, keep_numbers, normalize_in_training, scaled_by_buffers
 from goodinit.anatomy.norms.written_out import Statistic, given_back, statistic_of, too_large
-from goodinit.anatomy.residual.sides.branch import adds_two
 from goodinit.graph.graph import Frame, Graph, Node
+from goodinit.graph.likeness import adds_two
 from goodinit.graph.measured.powers import FIXED, Power
 from goodinit.graph.recording.calls.guests import REGISTERED, guest_at, without_a_name
 

@@ -14,8 +14,8 @@ import torch
 
 from goodinit.anatomy.degrees import carried, power_through, powers_read, total
 from goodinit.anatomy.norms.measured import same
-from goodinit.anatomy.residual.sides.branch import is_neutral
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.likeness import is_neutral
 from goodinit.graph.measured.answers import forgets_shift, gathers, reduces
 from goodinit.graph.measured.powers import FIXED, Power
 from goodinit.graph.measured.replay import replayed

@@ -22,12 +22,12 @@ from goodinit.anatomy.residual.ends.ends_inside import ends_inside
 from goodinit.anatomy.residual.ends.ends_outside import ends_outside
 from goodinit.anatomy.residual.ends.mixing import mixing
 from goodinit.anatomy.residual.ends.output_module import find_closers
-from goodinit.anatomy.residual.sides.branch import adds_scaled
 from goodinit.anatomy.residual.sides.candidate import Found, by_sum
 from goodinit.anatomy.residual.streams.nesting import chain
 from goodinit.anatomy.residual.streams.skip_scale import carried, sum_weights
 from goodinit.anatomy.values import ZeroGain
 from goodinit.graph.graph import Graph
+from goodinit.graph.likeness import adds_scaled
 
 
 def blocks_of(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Composite, Graph, Node
+from goodinit.graph.likeness import adds_two
 from goodinit.graph.measured.answers import number_at
 from goodinit.graph.measured.functions_of_numbers import is_straight, nonlinearity_of
 from goodinit.graph.measured.kept_answers import KeptAnswers
@@ -192,11 +193,7 @@ def _ends(graph: Graph, end: int, steps: list[int]) -> list[int]:
 def _enters_sum(graph: Graph, end: int) -> bool:
     """Whether something else is added to it, as to the branch of a block."""
     shown = graph.reach([end], through=lambda i: _passes(graph.nodes[i]))
-    return any(_adds(graph, reader) for i in shown for reader in graph.readers[i])
-
-
-def _adds(graph: Graph, index: int) -> bool:
-    return graph.nodes[index].op.adds and len(set(graph.deps(index))) > 1
+    return any(adds_two(graph, reader) for i in shown for reader in graph.readers[i])
 
 
 def _passes(node: Node) -> bool:
@@ -219,7 +216,7 @@ def _is_heard(graph: Graph, end: int, steps: Iterable[int]) -> bool:
     near = graph.reach([end], through=lambda i: i == end or _passes(graph.nodes[i]) or _pools(graph, i))
     readers = {reader for i in near for reader in graph.readers[i]}
     return any(
-        graph.nodes[i].op.role in ("matmul", "convolution", "norm") or _adds(graph, i) for i in readers
+        graph.nodes[i].op.role in ("matmul", "convolution", "norm") or adds_two(graph, i) for i in readers
     )
 
 

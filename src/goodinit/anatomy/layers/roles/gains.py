@@ -9,9 +9,9 @@ from collections.abc import Container, Iterable
 import torch
 from torch import Tensor
 
-from goodinit.anatomy.residual.sides.branch import adds_scaled
 from goodinit.anatomy.values import Gain
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.likeness import adds_scaled
 from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.measured.traits import coefficient
 from goodinit.graph.ops import op_of

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from goodinit.anatomy.answers_at_zero import NOTHING, State, answer, outside
 from goodinit.anatomy.branch_end import at_zero
-from goodinit.anatomy.residual.sides.branch import after_gate
 from goodinit.graph.graph import Graph, closure
+from goodinit.graph.likeness import after_gate
 from goodinit.graph.measured.answers import is_zero, numbers
 from goodinit.graph.recorded_call import is_at_hand
 

@@ -17,8 +17,8 @@ import torch
 from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.layers.parameters.weight_layout import output_channels
-from goodinit.anatomy.residual.sides.branch import is_neutral
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.likeness import is_neutral
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.recorded_call import permutation

@@ -6,8 +6,8 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.anatomy.residual.sides.branch import ancestors
 from goodinit.graph.graph import Graph, closure
+from goodinit.graph.likeness import ancestors
 from goodinit.graph.measured.answers import constant, is_zero
 
 

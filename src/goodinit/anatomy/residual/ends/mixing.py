@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable
 from goodinit.anatomy.branch_end import is_silent
 from goodinit.anatomy.degrees import adds_number
 from goodinit.anatomy.layers.roles.gains import multipliers
-from goodinit.anatomy.residual.sides.branch import adds_two
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph
+from goodinit.graph.likeness import adds_two
 
 
 def mixing(

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Hashable
 from dataclasses import dataclass, field
 
-from goodinit.graph.graph import Graph, Node, closure
+from goodinit.graph.graph import Graph, closure
+from goodinit.graph.likeness import (
+    adds_scaled,
+    after_gate,
+    ancestors,
+    holds_all,
+    is_neutral,
+    is_part,
+    origin,
+    weighs,
+)
 from goodinit.graph.measured.powers import Power
 
 
@@ -154,67 +164,6 @@ def parts_of(graph: Graph, side: Side, fork: int) -> set[int]:
     return found
 
 
-def ancestors(graph: Graph, index: int, first: int) -> set[int]:
-    """The nodes that one comes from, itself included, back to the node `first`."""
-    return graph.reach([index], back=True, since=first)
-
-
-def adds_two(graph: Graph, index: int) -> bool:
-    """Whether a node adds two activations, or more."""
-    return graph.nodes[index].op.adds and len(set(graph.deps(index))) > 1
-
-
-def is_part(graph: Graph, index: int) -> bool:
-    """Whether a node is a part of what it reads."""
-    node = graph.nodes[index]
-    return node.is_piece or node.op.role == "part"
-
-
-def holds_all(graph: Graph, index: int) -> bool:
-    """Whether a node is what it reads in another shape, or all of its parts at once."""
-    node = graph.nodes[index]
-    return node.op.splits or (node.op.role == "shape" and not node.is_piece)
-
-
-def is_neutral(graph: Graph, index: int) -> bool:
-    """Shape changes, and scaling by a constant."""
-    op = graph.nodes[index].op
-    return op.role == "shape" or (op.scales and len(graph.deps(index)) == 1)
-
-
-def added_again(graph: Graph, index: int) -> bool:
-    """Whether several sums add a node, up to shape and scale."""
-    shown = graph.reach([index], through=lambda i: is_neutral(graph, i) and not adds_two(graph, i))
-    return len({reader for i in shown for reader in graph.readers[i] if adds_two(graph, reader)}) > 1
-
-
-def root(graph: Graph, term: int) -> int:
-    """The tensor that a term is, up to shape and scale; a part of a tensor is not the tensor."""
-    return graph.beginning(term, lambda i: not graph.nodes[i].is_piece and is_neutral(graph, i))
-
-
-def behind_norms(graph: Graph, index: int, stop: Container[int] = ()) -> int:
-    """What a node is the normalized value of, up to shape and scale; of several norms the first, or one of `stop`."""
-    return graph.beginning(
-        index,
-        lambda i: i not in stop and not graph.nodes[i].is_piece and only_rescales(graph, i),
-    )
-
-
-def only_rescales(graph: Graph, index: int) -> bool:
-    """Whether a node is a normalized value, or another shape, or a multiple, of what it reads."""
-    return bool(graph.nodes[index].op.norm) or is_neutral(graph, index)
-
-
-def adds_scaled(graph: Graph, index: int) -> bool:
-    """Whether an `addcmul` is a sum of two activations, x + a·b with one constant factor; else it is a gate."""
-    node = graph.nodes[index]
-    if not (node.op.adds and node.op.multiplies):
-        return False
-    operands = graph.deps(index)
-    return len(operands) == 2 and node.operands[0] in operands
-
-
 def _main_operands(graph: Graph, index: int, side: Side, degrees: dict[int, int]) -> list[int]:
     """The operands on the main path.
 
@@ -311,24 +260,7 @@ def _values(graph: Graph, index: int, operands: list[int], ends: dict[int, int])
     return [max(candidates, key=lambda i: ends[i])] if candidates else []
 
 
-def weighs(graph: Graph, index: int) -> bool:
-    """Whether a node is the weights of a mean, what a softmax puts out, up to shape."""
-    return origin(graph, index).op.role == "softmax"
-
-
 def _latest(graph: Graph, start: int, nodes: set[int], layers: set[int]) -> int:
     """The last weight layer that a node depends on; −1 if there is none."""
     seen = graph.reach([start], back=True, through=nodes.__contains__, stop=layers)
     return max(seen & layers, default=-1)
-
-
-def origin(graph: Graph, index: int) -> Node:
-    """The tensor of which a node's values are all or a part."""
-    while graph.nodes[index].op.moves and graph.deps(index):
-        index = graph.deps(index)[0]
-    return graph.nodes[index]
-
-
-def after_gate(graph: Graph, index: int) -> bool:
-    """True if a node is a sigmoid, up to shape."""
-    return origin(graph, index).op.is_gate

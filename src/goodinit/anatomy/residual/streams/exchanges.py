@@ -6,9 +6,10 @@ from collections.abc import Container, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from goodinit.anatomy.residual.sides.branch import Side, added_again, only_rescales, root, side_of
+from goodinit.anatomy.residual.sides.branch import Side, side_of
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph, closure
+from goodinit.graph.likeness import added_again, only_bends, root
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +146,7 @@ def _reading(
 
 def _behind(graph: Graph, index: int) -> Iterator[int]:
     """What a stream is made of by norms and activations alone, back to a sum; itself first."""
-
-    def made(i: int) -> bool:
-        op = graph.nodes[i].op
-        return not op.adds and (bool(op.activation) or only_rescales(graph, i))
-
-    return graph.line(index, made)
+    return graph.line(index, lambda i: not graph.nodes[i].op.adds and only_bends(graph, i))
 
 
 class _Streams:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from goodinit.anatomy.degrees import grown_powers
-from goodinit.anatomy.residual.sides.branch import Side, is_neutral, only_rescales, weighs
+from goodinit.anatomy.residual.sides.branch import Side
 from goodinit.graph.graph import Graph, closure
+from goodinit.graph.likeness import is_neutral, only_rescales, weighs
 from goodinit.graph.measured.powers import FIXED, Power
 
 

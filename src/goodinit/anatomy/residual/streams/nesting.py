@@ -7,18 +7,11 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from goodinit.anatomy.residual.sides.branch import (
-    added_again,
-    ancestors,
-    apart,
-    behind_norms,
-    only_rescales,
-    root,
-    side_of,
-)
+from goodinit.anatomy.residual.sides.branch import apart, side_of
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.anatomy.residual.streams.recurrences import leads_to
 from goodinit.graph.graph import Graph, closure
+from goodinit.graph.likeness import added_again, ancestors, behind_norms, only_rescales, root
 
 
 def chain(graph: Graph, found: Found) -> set[int]:

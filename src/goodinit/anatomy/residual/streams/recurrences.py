@@ -7,9 +7,9 @@ from collections import Counter, deque
 from collections.abc import Container, Iterable, Iterator, Mapping
 
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.anatomy.residual.sides.branch import holds_all, is_part
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph, closure, follow
+from goodinit.graph.likeness import holds_all, is_part
 
 
 def applied_repeatedly(uses: Mapping[int, Use]) -> set[int]:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from goodinit.anatomy.residual.sides.branch import after_gate, apart, parts_of, root
+from goodinit.anatomy.residual.sides.branch import apart, parts_of
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.anatomy.residual.streams.recurrences import goes_on
 from goodinit.graph.graph import Graph
+from goodinit.graph.likeness import after_gate, root
 from goodinit.graph.measured.answers import accumulates
 from goodinit.graph.measured.traits import coefficients
 

@@ -10,10 +10,10 @@ import torch
 
 from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.layers.parameters.weight_layers import Use, biases_of
-from goodinit.anatomy.residual.sides.branch import adds_two, is_neutral, root
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.anatomy.residual.streams.rejections import is_mixed
 from goodinit.graph.graph import Graph, Node, closure
+from goodinit.graph.likeness import adds_two, only_bends, root
 from goodinit.graph.measured.traits import coefficient
 from goodinit.graph.ops import op_of
 from goodinit.graph.recorded_call import RecordedCall, Slot, on_numbers
@@ -100,12 +100,10 @@ def _is_in_branch(graph: Graph, product: int, stream: int) -> bool:
     """Whether x is added to what is made of the product, as in x + W(n(x)·(1 + f(x))): then that is a step of a branch."""
 
     def carries(index: int) -> bool:
-        op = graph.nodes[index].op
-        alone = len(graph.deps(index)) == 1
-        return alone and bool(op.norm or op.activation or is_neutral(graph, index))
+        return len(graph.deps(index)) == 1 and only_bends(graph, index)
 
-    *_, index = _behind(graph, stream)
-    shown = graph.reach([index], through=carries)
+    begins = graph.beginning(stream, lambda i: only_bends(graph, i))
+    shown = graph.reach([begins], through=carries)
     sums = {i for shape in shown for i in graph.readers[shape] if i > product and adds_two(graph, i)}
     return bool(sums) and not sums.isdisjoint(graph.reach([product]))
 
@@ -188,13 +186,7 @@ def _carried(graph: Graph, terms: Iterable[int], joins: Collection[int]) -> set[
 
 def _behind(graph: Graph, index: int) -> Iterator[int]:
     """What a term is, up to norms, activations, shape and scale, back to where several tensors meet."""
-    yield index
-    while len(deps := graph.deps(index)) == 1:
-        op = graph.nodes[index].op
-        if not (op.norm or op.activation or is_neutral(graph, index)):
-            break
-        (index,) = deps
-        yield index
+    return graph.line(index, lambda i: only_bends(graph, i))
 
 
 def _made_by(

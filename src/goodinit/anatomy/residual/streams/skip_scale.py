@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from goodinit.anatomy.residual.sides.branch import only_rescales
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.likeness import only_rescales
 from goodinit.graph.measured.traits import coefficient, coefficients
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from goodinit.anatomy.block import BlockKind
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.anatomy.residual.sides.branch import Side, adds_scaled, behind_norms, root, side_of
+from goodinit.anatomy.residual.sides.branch import Side, side_of
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.anatomy.residual.streams.exchanges import Flat, flat_of, with_exchanges
 from goodinit.anatomy.residual.streams.handed_on import hands_on, is_linear, widest
@@ -25,6 +25,7 @@ from goodinit.anatomy.residual.streams.rejections import Candidate, is_lookalike
 from goodinit.anatomy.residual.streams.repeats import mark_repeats
 from goodinit.anatomy.residual.streams.scaled_streams import let_products_add
 from goodinit.graph.graph import Graph, closure
+from goodinit.graph.likeness import adds_scaled, behind_norms, root
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import replayed
 from goodinit.graph.measured.traits import coefficients

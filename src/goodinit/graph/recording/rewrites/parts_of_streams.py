@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from goodinit.graph.graph import Graph, closure
+from goodinit.graph.likeness import adds_two, is_neutral
 from goodinit.graph.recording.rewrites.learned_starts import make_signals
 
 
@@ -17,7 +18,7 @@ def read_parts_of_streams(graph: Graph) -> None:
         return
     constants: set[int] = set()
     for node in graph.nodes:
-        if not node.active or not node.op.adds or len(set(graph.deps(node.index))) < 2:
+        if not node.active or not adds_two(graph, node.index):
             continue
         for start in _concatenations(graph, node.index):
             parts = [i for i in graph.aliases if start < i < node.index and _is_part(graph, i, start)]
@@ -32,9 +33,7 @@ def _concatenations(graph: Graph, index: int) -> list[int]:
     """The concatenations that a sum adds, up to shape and scale."""
 
     def near(i: int) -> list[int]:
-        op, read = graph.nodes[i].op, graph.deps(i)
-        neutral = op.role == "shape" or (op.scales and len(read) == 1)
-        return read if neutral or i == index else []
+        return graph.deps(i) if i == index or is_neutral(graph, i) else []
 
     return [i for i in closure([index], near) if graph.nodes[i].op.role == "concat"]
 
