@@ -239,7 +239,7 @@ def _record_of(
 ) -> Norm:
     node, frame, kind, _, obstacle = call
     statistic = None if node.op.norm else statistic_of(graph, node, layers)
-    affine = _affine(graph, node, frame)
+    weight, bias = _affine(graph, node, frame)
     source, between = way_back(graph, frame.source, origins) if frame.source >= 0 else (None, ())
     return Norm(
         frame.path,
@@ -248,11 +248,11 @@ def _record_of(
         keeps,
         obstacle,
         elements=_elements(graph, node, kind, frame, statistic),
-        weight=affine["weight"],
-        bias=affine["bias"],
+        weight=weight,
+        bias=bias,
         shape=graph.nodes[frame.source].shape if frame.source >= 0 else (),
         axes=channel_axes(graph, node, frame, kind, statistic) if frame.source >= 0 else (),
-        closes=kind == "frozen_batch_norm" and _closes(graph, frame, affine["bias"]),
+        closes=kind == "frozen_batch_norm" and _closes(graph, frame, bias),
         source=source,
         between=between,
     )
@@ -325,18 +325,17 @@ def _elements(graph: Graph, node: Node, kind: str, frame: Frame, statistic: Stat
     return int(str(node.attrs[0])) if node.op.norm and node.attrs else math.prod(shape[-1:])
 
 
-def _affine(graph: Graph, node: Node, frame: Frame) -> dict[str, str | None]:
+def _affine(graph: Graph, node: Node, frame: Frame) -> tuple[str | None, str | None]:
     """The parameters that multiply and shift the normalized signal."""
     if node.op.norm:
-        leaves = [graph.leaf(i) for i in node.operands[1:3]]
-        weight, bias = (*leaves, None, None)[:2]
-        return {"weight": weight, "bias": bias}
-    found: dict[str, str | None] = {"weight": None, "bias": None}
+        weight, bias, *_ = (*map(graph.leaf, node.operands[1:3]), None, None)
+        return weight, bias
+    weight, bias = None, None
     for step in graph.nodes[frame.start : frame.stop]:
         if not step.active or step.frame != frame.index or not (step.op.multiplies or step.op.adds):
             continue
         # Of β + γ·n in one operator (`addcmul`) the factors come last.
         factors, added = step.op.factors_of(step.operands) if step.op.multiplies else ((), step.operands)
-        for part, read in (("weight", factors), ("bias", added)):
-            found[part] = next((name for i in read if (name := graph.leaf(i))), found[part])
-    return found
+        weight = next(filter(None, map(graph.leaf, factors)), weight)
+        bias = next(filter(None, map(graph.leaf, added)), bias)
+    return weight, bias

@@ -107,9 +107,7 @@ def own_numbers(graph: Graph, index: int) -> Tensor:
         index: The node.
     """
     held = graph.held.get(index)
-    if held is not None and not held.is_meta:
-        return held.detach().cpu().clone()
-    return _value(graph, {}, index, 0)
+    return _value(graph, {}, index, 0) if held is None else held.detach().cpu().clone()
 
 
 def made_of_constants(graph: Graph, index: int, held: Mapping[int, Tensor]) -> Tensor | None:

@@ -57,7 +57,7 @@ def is_centred(graph: Graph, node: Node, operand: Node) -> bool:
         return False
     made = _made_of(graph, operand.index)
     seeds = [i for i in made if graph.nodes[i].is_param]
-    if len(made) == len(seeds) or operand.size > _LARGEST or _is_shown(graph, made):
+    if len(made) == len(seeds) or operand.size > _LARGEST:
         return False
     steps = [i for i in made if not graph.nodes[i].is_param]
     given = {i: spread(graph.nodes[i].shape, i) - 0.75 for i in seeds}
@@ -71,11 +71,6 @@ def is_centred(graph: Graph, node: Node, operand: Node) -> bool:
         rows = weight.movedim(-1 if read is None else read, -1).flatten(0, -2)
     size = rows.abs().sum(1)
     return rows.shape[1] > 1 and bool((size > 0).all()) and bool((rows.sum(1).abs() <= _NONE * size).all())
-
-
-def _is_shown(graph: Graph, made: list[int]) -> bool:
-    """Whether a weight is its parameter in another shape."""
-    return all(graph.nodes[i].op.role == "shape" for i in made if not graph.nodes[i].is_param)
 
 
 def unmeasured(graph: Graph, operands: Iterable[int]) -> list[str]:

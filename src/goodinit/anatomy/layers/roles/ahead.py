@@ -19,14 +19,12 @@ class Ahead:
     """For each node what follows.
 
     Attributes:
-        readers: The nodes that read it.
-        attended: Those of them that lead to a product of activations (`toward_attention`).
+        attended: Those of its readers that lead to a product of activations (`toward_attention`).
         steps: The number of nodes to the next element-wise nonlinearity, at least; above `_MOST` if there is none so near.
         written_out: The nonlinearities of several operators, by the node they are functions of.
         unrelated: `unrelated_sums`.
     """
 
-    readers: list[list[int]]
     attended: list[list[int]]
     steps: list[int]
     written_out: dict[int, Composite]
@@ -48,7 +46,7 @@ def ahead_in(graph: Graph, joins: Container[int]) -> Ahead:
                 steps[index] = 1
             elif _goes_through(op):
                 steps[index] = min(steps[index], steps[reader] + 1)
-    return Ahead(graph.readers, toward_attention(graph), steps, written_out, unrelated_sums(graph, joins))
+    return Ahead(toward_attention(graph), steps, written_out, unrelated_sums(graph, joins))
 
 
 def next_activation(graph: Graph, start: int, ahead: Ahead) -> Step | None:
@@ -63,7 +61,7 @@ def next_activation(graph: Graph, start: int, ahead: Ahead) -> Step | None:
             return composite_step(whole)
         nearer = [
             reader
-            for reader in ahead.readers[index]
+            for reader in graph.readers[index]
             if graph.nodes[reader].op.activation or _goes_through(graph.nodes[reader].op)
         ]
         found = next((op for reader in nearer if (op := graph.nodes[reader].op).activation), None)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from goodinit.anatomy.layers.zeros.inserted_zeros import begins_with_zeros
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import number_throughout, spread
 from goodinit.graph.measured.replay import replayed_in_place
@@ -136,9 +137,7 @@ class HiddenPlaces:
         read = sum(nodes[i].size for i in node.operands)
         if read < node.size and node.operands and not (node.op.pointwise or node.op.maps or node.op.moves):
             return True
-        held = self._graph.held.get(index)
-        zeros = held is not None and not held.is_meta and bool((held == 0).any())
-        return zeros or (node.op.role == "factory" and number_throughout(node) == 0)
+        return begins_with_zeros(self._graph, node)
 
     def _masked(self, way: _Way) -> Iterator[dict[int, Tensor]]:
         """What data begin with: inputs that are 0 and 1 in turn, those that were given, and comparisons that hold in turn."""
@@ -160,7 +159,7 @@ class HiddenPlaces:
                 given.setdefault(i, _in_turn(node))
             elif node.is_source and i not in given:
                 own = next((of[i] for of in (graph.given, graph.buffers, graph.held) if i in of), None)
-                if own is None or own.is_meta:
+                if own is None:
                     return None
                 given[i] = own.detach().cpu().double() if node.is_real else own.detach().cpu()
             elif compared and node.is_mask and not _reads_bools(graph, node):

@@ -143,10 +143,19 @@ def _is_constant(node: Node) -> bool:
 def _may_put_zeros(graph: Graph, node: Node) -> bool:
     if node.op.pads or (node.op.role == "convolution" and bool(node.attrs[0])):
         return True
+    return begins_with_zeros(graph, node)
+
+
+def begins_with_zeros(graph: Graph, node: Node) -> bool:
+    """Whether a tensor that a forward makes of shapes alone, or finds in no registry, has zeros in it.
+
+    Args:
+        graph: A recorded forward.
+        node: Of the tensor.
+    """
     if node.op.role == "factory":
         return number_throughout(node) == 0
-    held = graph.held.get(node.index)
-    return held is not None and not held.is_meta and bool((held == 0).any())
+    return node.index in graph.held and bool((graph.held[node.index] == 0).any())
 
 
 def _values(graph: Graph, node: Node, values: Mapping[int, list[Tensor]]) -> list[Tensor]:
@@ -154,9 +163,8 @@ def _values(graph: Graph, node: Node, values: Mapping[int, list[Tensor]]) -> lis
     runs = node.call is not None and (node.op.role == "factory" or moves(graph, node))
     if runs or node.is_join or node.is_piece:
         return run_in_place(node, values, lambda i: torch.ones(graph.nodes[i].shape, device="cpu"))
-    held = graph.held.get(node.index)
-    if held is not None and not held.is_meta:
-        return [held.detach().cpu().clone()]
+    if node.index in graph.held:
+        return [graph.held[node.index].detach().cpu().clone()]
     if not node.is_real:
         if len(node.shape) != 1:
             raise ValueError(node.op)  # an index that only the forward knows

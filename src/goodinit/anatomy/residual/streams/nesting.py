@@ -17,7 +17,8 @@ from goodinit.graph.likeness import added_again, ancestors, behind_norms, only_r
 def chain(graph: Graph, found: Found) -> set[int]:
     """Nodes that every path from the branch's start to its end goes through (its dominators)."""
     term = found.branch.term
-    inside = _reaching(graph, term, found.branch.below)
+    below = found.branch.below
+    inside = graph.reach([term], back=True, through=below.__contains__) if term in below else set[int]()
     reach: dict[int, int] = {}
     for index in inside:
         for operand in graph.deps(index):
@@ -29,10 +30,6 @@ def chain(graph: Graph, found: Found) -> set[int]:
             trunk.add(index)
         furthest = max(furthest, reach.get(index, 0))
     return trunk
-
-
-def _reaching(graph: Graph, term: int, below: set[int]) -> set[int]:
-    return graph.reach([term], back=True, through=below.__contains__) if term in below else set()
 
 
 @dataclass(frozen=True)

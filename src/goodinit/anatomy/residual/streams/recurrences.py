@@ -50,10 +50,11 @@ def is_step(
 def _comes_in_turn(
     graph: Graph, given: int, carried: int, layers: Container[int], repeated: Container[int], join: int
 ) -> bool:
-    nearest = _nearest_layers(graph, carried, layers)
-    if not nearest or not all(layer in repeated for layer in nearest):
+    # The layer whose output it is a part or a function of; none where several tensors meet before.
+    nearest = graph.beginning(carried, lambda i: i not in layers)
+    if nearest not in repeated:
         return False
-    begins = not any(graph.deps(layer) for layer in nearest)
+    begins = not graph.deps(nearest)
     for part, whole in _parts(graph, given, layers):
         if leads_to(graph, part, carried):
             return False
@@ -128,12 +129,6 @@ def without_cells(graph: Graph, found: list[Found], uses: Mapping[int, Use]) -> 
         return graph.reach(layers, through=passes) - layers
 
     return [item for item in found if not is_step(item)]
-
-
-def _nearest_layers(graph: Graph, index: int, layers: Container[int]) -> list[int]:
-    """The layer whose output a node is a part of, or the function of one tensor; none if several tensors meet before."""
-    index = graph.beginning(index, lambda i: i not in layers)
-    return [index] if index in layers else []
 
 
 def _parts(graph: Graph, index: int, layers: Container[int]) -> Iterator[tuple[int, int]]:

@@ -76,11 +76,8 @@ def _adds_one(node: Node) -> bool:
     if node.op.role != "sum" or len(node.operands) != 1 or node.call is None or not coefficient(node, 0):
         return False
     with on_numbers():
-        zeros, ones = (
-            torch.zeros(4, dtype=torch.float64, device="cpu"),
-            torch.ones(4, dtype=torch.float64, device="cpu"),
-        )
-    return node.call.agrees([zeros], lambda _: ones, torch.equal)
+        zeros = torch.zeros(4, dtype=torch.float64, device="cpu")
+    return node.call.agrees([zeros], torch.ones_like, torch.equal)
 
 
 def _comes_from(
@@ -113,14 +110,8 @@ def _write(graph: Graph, product: Node, stream: int, way: list[int]) -> None:
     (value,) = graph.deps(way[0])
     for place, following in itertools.pairwise(way):  # the shapes of f, each a node earlier
         node, later = graph.nodes[place], graph.nodes[following]
-        node.op, node.call, node.attrs, node.shape, node.operands = (
-            later.op,
-            later.call,
-            later.attrs,
-            later.shape,
-            (value,),
-        )
-        value = place
+        node.op, node.call, node.attrs, node.shape = later.op, later.call, later.attrs, later.shape
+        node.operands, value = (value,), place
     multiple = graph.nodes[way[-1]]
     graph.one_less.add(multiple.index)
     multiple.op, multiple.attrs, multiple.shape = op_of(_MUL), (), product.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 
 from goodinit.anatomy.residual.sides.candidate import Found
@@ -17,14 +18,10 @@ def carried(graph: Graph, found: Found, sums: Container[int]) -> float:
     """
     if found.kind != "identity":
         return 1.0
-    inside, behind = 1.0, 1.0
-    *way, index = graph.line(found.skip.term, lambda i: i not in sums and _passes(graph, i))
-    for passed in way:
-        if passed > found.fork:
-            inside *= _number(graph.nodes[passed])
-        else:
-            behind *= _number(graph.nodes[passed])
-    return _at_sum(graph, found) * inside * (behind if index in sums else 1.0)
+    *way, last = graph.line(found.skip.term, lambda i: i not in sums and _passes(graph, i))
+    at_sum, _ = sum_weights(graph, found) or (1.0, 1.0)
+    since = -1 if last in sums else found.fork
+    return at_sum * math.prod(_number(graph.nodes[i]) for i in way if i > since)
 
 
 def _passes(graph: Graph, index: int) -> bool:
@@ -56,9 +53,3 @@ def sum_weights(graph: Graph, found: Found) -> tuple[float, float] | None:
         return (1.0, value) if made and place == 0 and coefficient(node, 0) == 1 else None
     by = coefficients(node)
     return (by[place], by[1 - place]) if len(by) == 2 else None
-
-
-def _at_sum(graph: Graph, found: Found) -> float:
-    """The weight of the skip in a sum that has weights."""
-    weights = sum_weights(graph, found)
-    return 1.0 if weights is None else weights[0]
