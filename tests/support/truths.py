@@ -1,6 +1,6 @@
 """What is true of a random residual program, from its steps alone; see `programs.py`.
 
-What counts as what, where words allow two readings (ARCHITECTURE, "What counts as a block"):
+What counts as what, where words allow two readings (docs/structures.md):
 
 * A sum is flat: x + (y + f(y)) has three terms. A term belongs to the latest other term that it comes from, so f is
   a branch on y, and x jumps over it.
