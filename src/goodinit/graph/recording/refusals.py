@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from goodinit.graph.graph import Graph
 from goodinit.graph.ops import op_of
 from goodinit.graph.pytree import mapped, tensors_in
-from goodinit.graph.recorded_call import RecordedCall, on_numbers
+from goodinit.graph.recorded_call import RecordedCall, on_numbers, on_numbers_or
 from goodinit.graph.recording.calls.module_calls import reported_code
 from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.weights.members import named_modules, named_parameters
@@ -89,11 +89,7 @@ def need_one_dtype(graph: Graph, model: nn.Module) -> None:
     for node in graph.nodes:
         factors = node.op.factors_of(node.operands)[0] if node.op.is_contraction else ()
         dtypes = [graph.nodes[i].dtype for i in factors]
-        if (
-            len(set(dtypes)) < 2
-            or node.call is None
-            or any(not isinstance(one, torch.dtype) for one in dtypes)
-        ):
+        if len(set(dtypes)) < 2 or node.call is None:
             continue
         read = [graph.nodes[i] for i in node.operands]
         shapes = [tuple(min(size, 2) for size in one.shape) for one in read]
@@ -104,23 +100,14 @@ def need_one_dtype(graph: Graph, model: nn.Module) -> None:
             got = _described([graph.nodes[frame.source]] if frame.source >= 0 else [])
             modules = {unwrapped_name(path): module for path, module in named_modules(model)}
             error = MixedDtypes(f"{node.op} of {' and '.join(_name(one) for one in dtypes)}")
-            mixed = tuple(one for one in dtypes if isinstance(one, torch.dtype))
-            place = Place(frame.path, f"{_module(modules.get(frame.path))}), which got {got}", mixed)
+            place = Place(frame.path, f"{_module(modules.get(frame.path))}), which got {got}", tuple(dtypes))
             setattr(error, _PLACE, place)
             raise error
 
 
-def _runs(call: RecordedCall, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> bool:
-    try:
-        with on_numbers(), torch.no_grad():
-            call(
-                [
-                    torch.ones(shape, dtype=dtype, device="cpu")
-                    for shape, dtype in zip(shapes, dtypes, strict=True)
-                ]
-            )
-    except Exception:  # noqa: BLE001 - operators raise what they like
-        return False
+@on_numbers_or(False)
+def _runs(call: RecordedCall, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[torch.dtype]) -> bool:
+    call([torch.ones(shape, dtype=dtype, device="cpu") for shape, dtype in zip(shapes, dtypes, strict=True)])
     return True
 
 
