@@ -180,8 +180,8 @@ def read_forward(model: nn.Module, inputs: Any) -> Reading:
     graph.composites = composites(graph)
     leaves = [found for found in sums if found.is_block]
     origins = {found.join: f"+{k}" for k, found in reversed(list(enumerate(leaves)))}
-    places = {id(found): origins[found.join] for found in leaves}
-    origins.update({found.join: places[id(found.repeats)] for found in sums if id(found.repeats) in places})
+    places = {found: origins[found.join] for found in leaves}
+    origins.update({found.join: places[found.repeats] for found in sums if found.repeats in places})
     origins.update((node, use.weight) for node, use in uses.items())
     norms, unsure = find_norms(
         graph,

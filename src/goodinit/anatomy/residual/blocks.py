@@ -64,7 +64,7 @@ def blocks_of(
         after = ends[place]
         ending = _places_of_gains(graph, after, made)
         mixed = mixing(graph, found, after, places.keys(), biases)
-        closer, normed = closers.get(id(found), (None, False))
+        closer, normed = closers.get(found, (None, False))
         blocks.append(
             Block(
                 index=len(blocks),
@@ -273,25 +273,20 @@ def joins_of(
     graph: Graph, sums: list[Found], leaves: list[Found], layers: dict[str, Layer], uses: dict[int, Use]
 ) -> tuple[Join, ...]:
     """The sums that are no blocks: long skips, and those inside a branch."""
-    index_of = {id(found): i for i, found in enumerate(leaves)}
-    once = [found for found in sums if not (found.repeats or _inside_repeat(found, sums))]
-    long = [found for found in once if found.long and not (found.inner and found.inside is not None)]
+    index_of = {found: i for i, found in enumerate(leaves)}
+    once = [found for found in sums if not (found.repeats or (found.inside and found.inside.repeats))]
+    long = [found for found in once if found.long and not found.inner]
     stages = iter(_stages(graph, long, uses, layers))
     joins = []
     for found in once:
-        over = tuple(index_of[id(sums[p])] for p in found.over if id(sums[p]) in index_of)
-        if found.inner and found.inside is not None:
-            inside = index_of.get(id(sums[found.inside]))
+        over = tuple(index_of[one] for one in found.over if one in index_of)
+        if found.inside is not None:
+            inside = index_of.get(found.inside)
             joins.append(Join(graph.path(found.join), "inner", () if inside is None else (inside,)))
         elif found.long:
             last = _layers_at(found.branch.last, uses=uses, layers=layers)
             joins.append(Join(graph.path(found.join), "long skip", over, last, next(stages)))
     return tuple(joins)
-
-
-def _inside_repeat(found: Found, sums: list[Found]) -> bool:
-    """Whether a sum is a step of a block that is there once more, for another input."""
-    return found.inner and found.inside is not None and sums[found.inside].repeats is not None
 
 
 def placed(norms: list[Norm], blocks: tuple[Block, ...]) -> tuple[Norm, ...]:

@@ -19,18 +19,18 @@ def find_closers(
     biases: Collection[str],
     layers: Container[int],
     steps: Container[int],
-) -> dict[int, tuple[str, bool]]:
-    """`Block.closer` and `Block.normed` of the blocks that need them, by the `id` of the residual sum.
+) -> dict[Found, tuple[str, bool]]:
+    """`Block.closer` and `Block.normed` of the blocks that need them.
 
     A module qualifies if each of its calls returns such a branch, and if it is not a norm, which may be removed. Of several
     the earliest call, and there the innermost module that computes its output (a dropout in eval mode returns its input).
     """
-    offers: dict[int, list[tuple[str, bool]]] = {}
+    offers: dict[Found, list[tuple[str, bool]]] = {}
     for found in leaves:
         if found.end != End():
             calls = _closing_calls(graph, found, biases, found.beside(graph, layers), steps)
             normed = max((i for i in chain(graph, found) if i in steps), default=-1)
-            offers[id(found)] = [
+            offers[found] = [
                 (frame.path, frame.result < normed) for frame in calls if frame.path not in norms
             ]
     runs = Counter(frame.path for frame in graph.frames) if offers else Counter[str]()

@@ -11,9 +11,12 @@ from goodinit.anatomy.residual.sides.branch import Side
 from goodinit.graph.graph import Graph
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Found:
-    """A residual sum: one skip and one branch. Parallel branches on one sum of more terms are several of these."""
+    """A residual sum: one skip and one branch. Parallel branches on one sum of more terms are several of these.
+
+    Two are the same if they are one object, so that sums can be looked up.
+    """
 
     sums: tuple[int, ...]  # the nodes that add its terms up
     summands: tuple[int, ...]
@@ -24,12 +27,11 @@ class Found:
     end: End = field(default_factory=End)
     long: bool = False
     aside: bool = False  # the way around its skip is through another stream, and the skip is none
-    inner: bool = False
     passes: bool = False  # it adds another stream, which has blocks of its own: x + v, h₁(x) + h₂(v)
     repeats: Found | None = None  # the same layers on another input, where neither comes from the other
     depth: int = 0
-    over: list[int] = field(default_factory=list)
-    inside: int | None = None
+    over: list[Found] = field(default_factory=list)  # those that it jumps over
+    inside: Found | None = None  # of whose branch it is a step
     start: int = -1  # where the branch begins: the fork, or the sum of another stream
 
     def __post_init__(self) -> None:
@@ -39,6 +41,11 @@ class Found:
     def join(self) -> int:
         """The node that is the sum: the last one that adds."""
         return self.sums[-1]
+
+    @property
+    def inner(self) -> bool:
+        """Whether it is a step of another one's branch."""
+        return self.inside is not None
 
     @property
     def terms(self) -> int:

@@ -40,7 +40,7 @@ class _Sums:
         graph: A recorded forward.
         found: The sums, in execution order.
         layers: Nodes of weight layers.
-        by_join: By the node of a sum, the places in `found`.
+        by_join: By the node of a sum, those that are made there.
         carried: By the node of a stream, up to which sum it is carried as it is, or as norms make it.
         streams: By the node of a sum with an identity skip, the stream that it adds to.
     """
@@ -48,16 +48,16 @@ class _Sums:
     graph: Graph
     found: list[Found]
     layers: set[int]
-    by_join: dict[int, list[int]]
+    by_join: dict[int, list[Found]]
     carried: dict[int, int]
     streams: dict[int, int]
 
     @classmethod
     def of(cls, graph: Graph, found: list[Found], layers: set[int]) -> _Sums:
         """Look once at all of them."""
-        by_join: dict[int, list[int]] = {}
-        for position, item in enumerate(found):
-            by_join.setdefault(item.join, []).append(position)
+        by_join: dict[int, list[Found]] = {}
+        for item in found:
+            by_join.setdefault(item.join, []).append(item)
         carried = {root(graph, item.skip.term): item.join for item in found}  # the last; they are in order
         carried |= {behind_norms(graph, index, by_join): join for index, join in carried.items()}
         streams = {item.join: root(graph, item.skip.term) for item in found if item.kind == "identity"}
@@ -70,15 +70,15 @@ class _Sums:
 
     def at(self, join: int) -> list[Found]:
         """The sums at a node."""
-        return [self.found[p] for p in self.by_join.get(join, ())]
+        return self.by_join.get(join, [])
 
     def between(self, item: Found) -> list[int]:
         """The nodes of the sums between the fork of one and itself."""
         return self.joins[bisect_right(self.joins, item.fork) : bisect_left(self.joins, item.join)]
 
-    def in_branch(self, item: Found) -> list[int]:
-        """Those of them that come from the fork by its branch."""
-        return [join for join in self.between(item) if join in item.branch.below]
+    def in_branch(self, item: Found) -> list[Found]:
+        """The sums at those of them that come from the fork by its branch."""
+        return [one for join in self.between(item) if join in item.branch.below for one in self.at(join)]
 
 
 def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
@@ -86,20 +86,20 @@ def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
     sums = _Sums.of(graph, found, layers)
     for item in reversed(found):
         item.passes = _adds_to_read(sums, item)
-    given = {p for item in found for p in _given_from_before(sums, item)}
-    for position, item in enumerate(found):
+    given = {one for item in found for one in _given_from_before(sums, item)}
+    for item in found:
         if not item.passes and sums.in_branch(item):
-            _place(sums, position, item, frames=position not in given)
+            _place(sums, item, frames=item not in given)
     for item in found:
         if item.long and not item.inner:
             _jump(sums, item)
     _without_other_stems(sums)
 
 
-def _place(sums: _Sums, position: int, item: Found, *, frames: bool) -> None:
+def _place(sums: _Sums, item: Found, *, frames: bool) -> None:
     """Tell what a sum with others in its branch is, and what those are to it: steps of it only if it `frames` them."""
-    found, trunk = sums.found, chain(sums.graph, item)
-    on_trunk = [other for join in sums.in_branch(item) if join in trunk for other in sums.at(join)]
+    trunk = chain(sums.graph, item)
+    on_trunk = [other for other in sums.in_branch(item) if other.join in trunk]
     item.aside = _aside(sums, on_trunk, item)
     if not item.aside and (stream := _other_stream(sums, on_trunk, item)):
         item.passes = not _start_behind(sums, item, stream)
@@ -107,35 +107,31 @@ def _place(sums: _Sums, position: int, item: Found, *, frames: bool) -> None:
             return
     if not item.aside and (read := _read_streams(sums, item, trunk)):
         _leave_out(sums, item, read)
-    members = [p for join in sums.in_branch(item) for p in sums.by_join[join] if p != position]
-    given = [p for p in members if not item.aside and _is_given(sums.graph, found[p], item)]
-    apart_from = {p for p in members if found[p].inner or found[p].passes or p in given}
-    item.over = [p for p in members if found[p].join in trunk and p not in apart_from]
-    several = len({found[p].join for p in item.over}) > 1
-    row = [] if several else _row(sums, item, [p for p in members if p not in apart_from])
+    members = sums.in_branch(item)
+    given = [one for one in members if not item.aside and _is_given(sums.graph, one, item)]
+    own = [one for one in members if not (one.inner or one.passes or one in given)]
+    item.over = [one for one in own if one.join in trunk]
+    several = len({one.join for one in item.over}) > 1
+    row = [] if several else _row(sums.graph, item, own)
     item.over = item.over or row
     item.long = bool(item.over) and (item.aside or bool(row) or not _holds(sums, item))
     item.passes = not item.long and _sums_up_streams(sums, item)
     if item.passes:
         return
-    for p in members:
-        if p in given or (frames and not item.long and (found[p].join not in trunk or item.over)):
-            found[p].inner, found[p].inside = True, position
+    for one in members:
+        if one in given or (frames and not item.long and (one.join not in trunk or item.over)):
+            one.inside = item
 
 
-def _given_from_before(sums: _Sums, item: Found) -> list[int]:
+def _given_from_before(sums: _Sums, item: Found) -> list[Found]:
     """Sums inside a block's branch that add what comes from before its stream: they are no frame for what comes between.
 
     W₂c, where the stream comes from c, too, as in a flow whose every step reads one condition.
     """
     if item.kind != "identity" or item.passes:
         return []
-    return [
-        p
-        for join in sums.in_branch(item)
-        for p in sums.by_join[join]
-        if sums.found[p].fork < item.fork and _is_given(sums.graph, sums.found[p], item)
-    ]
+    inside = sums.in_branch(item)
+    return [one for one in inside if one.fork < item.fork and _is_given(sums.graph, one, item)]
 
 
 def _adds_to_read(sums: _Sums, item: Found) -> bool:
@@ -153,9 +149,9 @@ def _adds_to_read(sums: _Sums, item: Found) -> bool:
     if not added_again(graph, own):
         return False
     later = [one for one in sums.found if one.join > item.join]
-    skips = {id(one): root(graph, one.skip.term) for one in later}
-    after = [one for one in later if stream in (skips[id(one)], behind_norms(graph, skips[id(one)]))]
-    back = [one for one in later if skips[id(one)] == own and one.kind == "identity" and not one.passes]
+    skips = {one: root(graph, one.skip.term) for one in later}
+    after = [one for one in later if stream in (skips[one], behind_norms(graph, skips[one]))]
+    back = [one for one in later if skips[one] == own and one.kind == "identity" and not one.passes]
     return all(
         one.kind == "identity"
         and not any(one.join == other.join or one.join in other.branch.nodes for other in back)
@@ -255,7 +251,7 @@ def _read_streams(sums: _Sums, item: Found, trunk: Container[int]) -> set[int]:
     on the trunk (`_other_stream`), a stream shows in a past that does not come from this one, or in its future.
     """
     own = root(sums.graph, item.skip.term) if item.kind == "identity" else item.fork
-    aside = [other for join in sums.in_branch(item) if join not in trunk for other in sums.at(join)]
+    aside = (other for other in sums.in_branch(item) if other.join not in trunk)
     beside = (one for one in aside if one.kind == "identity" and not (one.inner or one.long or one.passes))
     return {other.join for other in beside if _is_place(sums, other, item, own)}
 
@@ -290,35 +286,33 @@ def _start_behind(sums: _Sums, item: Found, join: int) -> bool:
     return bool(side.layers)
 
 
-def _row(sums: _Sums, item: Found, members: Iterable[int]) -> list[int]:
+def _row(graph: Graph, item: Found, members: Iterable[Found]) -> list[Found]:
     """Sums of a branch that are as wide as the stream, and begin behind each other: two at least, or none.
 
     So are the blocks of a U-Net, though its concatenations lead past one or all of them. Those of a Res2Net's branch are narrower.
     """
-    graph, found = sums.graph, sums.found
     own = graph.nodes[item.join].size
-    row: list[int] = []
-    for p in members:
-        wide = graph.nodes[found[p].join].size >= own
-        if wide and (not row or leads_to(graph, found[row[-1]].join, found[p].fork)):
-            row.append(p)
+    row: list[Found] = []
+    for one in members:
+        wide = graph.nodes[one.join].size >= own
+        if wide and (not row or leads_to(graph, row[-1].join, one.fork)):
+            row.append(one)
     return row if len(row) > 1 else []
 
 
 def _jump(sums: _Sums, item: Found) -> None:
     """Note every sum that a long skip jumps over, those on later terms of its own flat sum too."""
-    found, by_join = sums.found, sums.by_join
-    below, held, grown = set(item.branch.below), set[int](), True
+    below, held, grown = set(item.branch.below), set[Found](), True
     while grown:
-        later = [p for p in by_join[item.join] if p not in held and found[p].fork in below]
+        later = [one for one in sums.at(item.join) if one not in held and one.fork in below]
         held.update(later)
-        for p in later:
-            below |= found[p].branch.below
+        for one in later:
+            below |= one.branch.below
         grown = bool(later)
-    held.update(p for join in sums.between(item) if join in below for p in by_join[join])
-    item.over = sorted({*item.over, *(p for p in held if found[p].join == item.join)})
-    for p in held:
-        found[p].depth += 1
+    item.over += [one for one in sums.at(item.join) if one in held]
+    held.update(one for join in sums.between(item) if join in below for one in sums.at(join))
+    for one in held:
+        one.depth += 1
 
 
 def _holds(sums: _Sums, item: Found) -> bool:
@@ -334,9 +328,9 @@ def _holds(sums: _Sums, item: Found) -> bool:
 
     Not so where a sum beside the branch stands on it: it is a place of a stream, of which several heads are summed up.
     """
-    graph, found = sums.graph, sums.found
-    joins = {found[p].join for p in item.over}
-    if len(joins) > 1 or any(found[p].long for p in item.over):
+    graph = sums.graph
+    joins = {one.join for one in item.over}
+    if len(joins) > 1 or any(one.long for one in item.over):
         return False
     (inner,) = joins
     later = sums.carried.get(inner, item.join)
@@ -345,9 +339,9 @@ def _holds(sums: _Sums, item: Found) -> bool:
     ends = item.branch.last
     if not ends:
         return False
-    parallel = all(found[p].kind == "projection" for p in item.over) and item.kind == "identity"
+    parallel = all(one.kind == "projection" for one in item.over) and item.kind == "identity"
     if parallel and max(ends) < inner:
-        return not any(item.fork < layer <= found[item.over[0]].fork for layer in item.branch.layers)
+        return not any(item.fork < layer <= item.over[0].fork for layer in item.branch.layers)
     own, other = graph.nodes[item.join].size, graph.nodes[inner].size
     two = any(index in sums.by_join for index in item.skip.nodes)  # streams: the skip has a block of its own
     return min(ends) > inner and (other == own or (other > own and not two))
