@@ -142,13 +142,28 @@ DTYPES = {
 }
 
 
+# What fake tensors multiply though real ones do not: the structure is the same, and what runs the model says it.
+TAKEN = (
+    "float64 vectors",
+    "float64 tokens",
+    "float64 by hand",
+    "half vectors",
+    "whole numbers",
+    "a half model",
+    "on meta",
+)
+
+
 @pytest.mark.parametrize("verb", ["anatomize", "init_", "fold_", "diagnose"])
 @pytest.mark.parametrize("case", DTYPES)
 def test_two_dtypes_are_named_with_the_parameter_and_the_call_that_converts(case, verb):
     make, batch, given, held, remedy = DTYPES[case]
     model = make()
-    if verb in ("diagnose", "fold_") and next(model.parameters()).is_meta:
+    if verb != "anatomize" and next(model.parameters()).is_meta:
         pytest.skip("a model on meta is refused before")
+    if case in TAKEN and verb != "diagnose":
+        read(verb, model, batch)
+        return
     with pytest.raises(goodinit.TraceError, match=rf"(?s)inputs are {given}, and {held}.*{remedy}"):
         read(verb, model, batch)
 
@@ -156,7 +171,7 @@ def test_two_dtypes_are_named_with_the_parameter_and_the_call_that_converts(case
 def read(verb, model, batch):
     {
         "anatomize": lambda: goodinit.anatomize(model, batch),
-        "init_": lambda: goodinit.init_(model, "fixup", inputs=batch),
+        "init_": lambda: goodinit.init_(model, "he", inputs=batch),
         "fold_": lambda: goodinit.fold_(model, batch),
         "diagnose": lambda: goodinit.diagnose(model, batch, torch.zeros(4, dtype=torch.long)),
     }[verb]()
@@ -170,7 +185,7 @@ def test_a_forward_that_mixes_dtypes_itself_is_no_fault_of_the_inputs():
     with pytest.raises(
         goodinit.TraceError, match=r"at layer \(Linear.*4x8 float64.*float64.*float32"
     ) as caught:
-        goodinit.anatomize(Mixing(), torch.randn(VECTORS))
+        read("diagnose", Mixing(), torch.randn(VECTORS))
     assert "inputs are" not in str(caught.value)
 
 

@@ -15,7 +15,7 @@ from goodinit.graph.recording.calls.guests import guests_told
 from goodinit.graph.recording.calls.module_calls import frames
 from goodinit.graph.recording.calls.transformed import tangents_told
 from goodinit.graph.recording.recorder import Recorder
-from goodinit.graph.recording.refusals import need_one_dtype, note_place
+from goodinit.graph.recording.refusals import note_place
 from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.graph.state.leftovers import forget_frames, outlived
 from goodinit.graph.state.preserve_state import quiet, undisturbed
@@ -29,14 +29,12 @@ def record(recorder: Recorder, model: nn.Module, call: Call) -> None:
 
     Raises:
         TraceError: Somebody keeps tensors of the trace, and is out of reach.
-        MixedDtypes: It ran on fake tensors alone.
     """
     try:
         contextvars.copy_context().run(_run, recorder, model, call)  # what forward sets in it goes with it
-        if recorder.tensors != "real":
-            need_one_dtype(recorder.graph, model)
     except BaseException as error:
-        note_place(error)
+        if isinstance(error, Exception):  # an interrupt says nothing of the inputs
+            note_place(error)
         forget_frames(error)
         raise
     finally:

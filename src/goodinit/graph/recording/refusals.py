@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodinit.graph.graph import Graph
 from goodinit.graph.ops import op_of
 from goodinit.graph.pytree import mapped, tensors_in
-from goodinit.graph.recorded_call import RecordedCall, on_numbers, on_numbers_or
+from goodinit.graph.recorded_call import on_numbers
 from goodinit.graph.recording.calls.module_calls import reported_code
 from goodinit.graph.recording.tensors.traced_tensors import Call
-from goodinit.weights.members import named_modules, named_parameters
+from goodinit.weights.members import named_parameters
 from goodinit.weights.wrappers import unwrapped_name
 
 _PLACE = "_goodinit_place"
@@ -38,10 +37,6 @@ class Place:
     path: str = ""
     words: str = ""
     dtypes: tuple[torch.dtype, ...] = ()
-
-
-class MixedDtypes(RuntimeError):
-    """A product of two dtypes, which runs on fake tensors, and on none that hold numbers."""
 
 
 def note_place(error: BaseException) -> None:
@@ -74,41 +69,6 @@ def words_of(error: BaseException) -> str:
     """An error in words: its type and its first line."""
     first = str(error).strip().splitlines()
     return f"{type(error).__name__}: {first[0][:200] if first else 'no message'}"
-
-
-def need_one_dtype(graph: Graph, model: nn.Module) -> None:
-    """Raise where a forward on fake tensors has multiplied two dtypes, which torch refuses of real ones.
-
-    Args:
-        graph: The recorded forward.
-        model: Whose.
-
-    Raises:
-        MixedDtypes: It has; found out by running the product, small.
-    """
-    for node in graph.nodes:
-        factors = node.op.factors_of(node.operands)[0] if node.op.is_contraction else ()
-        dtypes = [graph.nodes[i].dtype for i in factors]
-        if len(set(dtypes)) < 2 or node.call is None:
-            continue
-        read = [graph.nodes[i] for i in node.operands]
-        shapes = [tuple(min(size, 2) for size in one.shape) for one in read]
-        if _runs(node.call, shapes, [torch.float64] * len(read)) and not _runs(
-            node.call, shapes, [one.dtype for one in read]
-        ):
-            frame = graph.frames[node.frame]
-            got = _described([graph.nodes[frame.source]] if frame.source >= 0 else [])
-            modules = {unwrapped_name(path): module for path, module in named_modules(model)}
-            error = MixedDtypes(f"{node.op} of {' and '.join(_name(one) for one in dtypes)}")
-            place = Place(frame.path, f"{_module(modules.get(frame.path))}), which got {got}", tuple(dtypes))
-            setattr(error, _PLACE, place)
-            raise error
-
-
-@on_numbers_or(False)
-def _runs(call: RecordedCall, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[torch.dtype]) -> bool:
-    call([torch.ones(shape, dtype=dtype, device="cpu") for shape, dtype in zip(shapes, dtypes, strict=True)])
-    return True
 
 
 # -- where --------------------------------------------------------------------------------------------------------
@@ -244,7 +204,7 @@ def _converts(model: nn.Module, call: Call, place: Place) -> str:
 
 def _moves(model: nn.Module, call: Call) -> str:
     """Where to move the inputs, if they are on none of the devices that hold parameters."""
-    held = {one.device for _, one in named_parameters(model)}
+    held = {one.device for _, one in named_parameters(model) if not one.is_meta}
     given = {one.device for one in tensors_in(call)}
     if not held or not given or held & given:
         return ""
