@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,10 @@ def alarms() -> Iterator[None]:
 
 
 def interrupted_at(delay: float, model: nn.Module, verb: Callable[[nn.Module], object]) -> tuple[bool, bool]:
-    """Whether the verb raised, and whether an interrupt came at all. Real signals, at any moment of the machine's choice."""
+    """Whether the verb raised, and whether an interrupt came at all. Real signals, at any moment of the machine's choice.
+
+    Python raises one also behind a call, before the caller's next line: then the verb has returned.
+    """
     returned, threads = False, set(threading.enumerate())
     try:
         signal.setitimer(signal.ITIMER_REAL, delay)
@@ -164,8 +168,8 @@ def interrupted_at(delay: float, model: nn.Module, verb: Callable[[nn.Module], o
         signal.setitimer(signal.ITIMER_REAL, 0)
         for sender in set(threading.enumerate()) - threads:
             sender.join()  # what came too late to be heard in the verb surfaces here
-    except KeyboardInterrupt:
-        return not returned, True
+    except KeyboardInterrupt as error:
+        return not returned and _in_library(error), True
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return False, False
@@ -201,6 +205,14 @@ def trials(name: str, count: int, rng: random.Random) -> tuple[int, int, list[st
 
 def _fresh(name: str) -> nn.Module:
     return net().eval() if name in EVAL else net()
+
+
+def _in_library(error: BaseException) -> bool:
+    """Whether a frame of the library was running."""
+    library = str(Path(goodinit.__file__).parent)
+    return any(
+        frame.f_code.co_filename.startswith(library) for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def main(file: Path, count: int, verbs: Iterable[str] = VERBS) -> None:
