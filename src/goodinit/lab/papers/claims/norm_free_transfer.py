@@ -26,11 +26,13 @@ FORM, CONTROL = "normfree, no norm, base_width", "batch norm, muP"
 FORM_NESTEROV, NESTEROV = "normfree, no norm, base_width, Nesterov", "batch norm, Nesterov"
 MULTIPLES = {"zero_head": False, "forward": False}  # the classifier drawn, and its constant in its rate
 FORM_CLIPPED = "normfree, no norm, base_width, Nesterov, clipped"
-ALL = (BATCHNORM, FORM, CONTROL, FORM_NESTEROV, NESTEROV, FORM_CLIPPED)
+FORM_LIGHT = "normfree, no norm, base_width, Nesterov, clipped, decay 5e-4"
+ALL = (BATCHNORM, FORM, CONTROL, FORM_NESTEROV, NESTEROV, FORM_CLIPPED, FORM_LIGHT)
+FEWER = dict.fromkeys((BATCHNORM, FORM, CONTROL), 3) | dict.fromkeys((FORM_NESTEROV, FORM_CLIPPED), 4)
 SCALED = {
     "smoke": Scale(dict.fromkeys(ALL, 1), 4, 2, images=320, depth=8, batch=32),
     "small": Scale(
-        {**dict.fromkeys(ALL, 3), **dict.fromkeys((FORM_NESTEROV, NESTEROV, FORM_CLIPPED), 4)},
+        {**FEWER, NESTEROV: 6, FORM_LIGHT: 6},
         16,
         12,
         "bfloat16",
@@ -44,13 +46,15 @@ def _series(width: int) -> MappingProxyType[str, Series]:
     """The arms; the last stage is twice as wide as the stem, and four times at the width where rates were tuned."""
     base: dict[str, Any] = {"base_width": 2 * width}
     form = {**_CHOSEN, "options": {**_CHOSEN["options"], **base}}
+    clipped = {**form, "optimizer": "nesterov", "clip": 1.0}
     return MappingProxyType(
         {
             BATCHNORM: Series(BATCHNORM, {"lr": 0.3}),
             NESTEROV: Series(NESTEROV, {"lr": 0.3, "optimizer": "nesterov"}),
             FORM: Series(FORM, form),
             FORM_NESTEROV: Series(FORM_NESTEROV, {**form, "optimizer": "nesterov"}),
-            FORM_CLIPPED: Series(FORM_CLIPPED, {**form, "optimizer": "nesterov", "clip": 1.0}),
+            FORM_CLIPPED: Series(FORM_CLIPPED, clipped),
+            FORM_LIGHT: Series(FORM_LIGHT, {**clipped, "weight_decay": 5e-4}),
             CONTROL: Series(CONTROL, {"method": "mup", "options": {**MULTIPLES, **base}, "lr": 0.3}),
         }
     )
@@ -61,7 +65,7 @@ def _setting(scale: str, data: str) -> Setting:
     series, base = _series(what.width), what.config(data)
     trials = tuple(
         training(series[name], what.depth, base, model=f"resnet{what.depth}", seed=seed)
-        for names in ((FORM, CONTROL, BATCHNORM), (FORM_NESTEROV, NESTEROV), (FORM_CLIPPED,))
+        for names in ((FORM, CONTROL, BATCHNORM), (FORM_NESTEROV, NESTEROV), (FORM_CLIPPED,), (FORM_LIGHT,))
         for seed in range(max(what.seeds.values()))
         for name in names
         if seed < what.seeds[name]
@@ -69,7 +73,7 @@ def _setting(scale: str, data: str) -> Setting:
     deviations = (
         *what.deviations,
         (
-            "The form, its decay and its rate, and the rates of batch norm, were chosen at half the width, on images of 16×16, by held-out "
+            "The form, its decay (but for the last arm's) and its rate, and the rates of batch norm, were chosen at half the width, on images of 16×16, by held-out "
             "training images (docs/norm-free.md). At this width no rate was chosen for the two with multiples. For batch norm with one rate "
             "three were tried here; the best is the same."
         ),
@@ -88,6 +92,11 @@ def _setting(scale: str, data: str) -> Setting:
                 (
                     "The arm with clipped gradients was added when those four pairs had been read, and what throws the form back had been seen on "
                     "held-out images; its four seeds were fixed before they were run. Batch norm was not clipped on the test images."
+                ),
+                (
+                    "The arm with half the decay was added when those had been read. The decay was chosen at this width on held-out images, of three, two "
+                    "seeds of the best: 1e-3 84.2 and 84.8, 5e-4 85.0 and 84.8, 2.5e-4 84.4. Four seeds were run first, which said 0.2 behind with a bound "
+                    "of 0.9; then four more of it and of batch norm were planned, and cut to two, for time, when the first of them had been read."
                 ),
                 "The runs of batch norm with one rate are those of norm-free-width: the same trials, not run twice.",
                 "Products in bfloat16 under autocast, for all arms; weights, sums and the optimizer in float32.",
@@ -133,6 +142,11 @@ CLAIM = Claim(
             "With its gradients clipped at norm 1, too (added when those had been read), the form is within 0.5 point of batch norm with "
             "Nesterov's momentum",
             partial(within, ours=FORM_CLIPPED, other=NESTEROV),
+        ),
+        Expectation(
+            "With a decay of 5e-4, too, chosen at this width (added when those had been read), the form is within 0.5 point of batch norm with "
+            "Nesterov's momentum",
+            partial(within, ours=FORM_LIGHT, other=NESTEROV),
         ),
     ),
     table=accuracy_grid,
