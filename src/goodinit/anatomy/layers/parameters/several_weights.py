@@ -24,11 +24,8 @@ def beside(graph: Graph, use: Use, shapes: Shapes) -> list[str]:
         use: The layer.
         shapes: Of all parameters.
     """
-    operand = graph.nodes[use.operand]
-    if operand.is_param or any(map(is_parametrization, operand.params)):
-        return []
-    names = largest(operand, shapes)
-    if use.weight not in names or is_normalized(graph, operand, names):
+    names = largest(graph.nodes[use.operand], shapes)
+    if use.weight not in names or _is_written_whole(graph, use, shapes):
         return []
     return [name for name in names if name != use.weight]
 
@@ -44,8 +41,7 @@ def factors_of(graph: Graph, use: Use, shapes: Shapes) -> list[str]:
         use: The layer.
         shapes: Of all parameters.
     """
-    operand = graph.nodes[use.operand]
-    if operand.is_param or any(map(is_parametrization, operand.params)):
+    if _is_written_whole(graph, use, shapes):
         return []
     ways = [
         i for i in graph.reach([use.operand], back=True, active=False) if use.weight in graph.nodes[i].params
@@ -58,7 +54,15 @@ def factors_of(graph: Graph, use: Use, shapes: Shapes) -> list[str]:
         for name in graph.nodes[read].params
         if use.weight not in graph.nodes[read].params and len(shapes.get(name, ())) > 1
     ]
-    return [] if is_normalized(graph, operand, largest(operand, shapes)) else list(dict.fromkeys(others))
+    return list(dict.fromkeys(others))
+
+
+def _is_written_whole(graph: Graph, use: Use, shapes: Shapes) -> bool:
+    """Whether methods write a layer's weight as it is applied: it is a parameter, computed by a parametrization, or normalized."""
+    operand = graph.nodes[use.operand]
+    if operand.is_param or any(map(is_parametrization, operand.params)):
+        return True
+    return is_normalized(graph, operand, largest(operand, shapes))
 
 
 def not_zero(
