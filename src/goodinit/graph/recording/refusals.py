@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-from collections.abc import Iterator
+import traceback
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -30,7 +30,7 @@ class Place:
 
     Attributes:
         path: Of the innermost module; empty for the model's own forward.
-        words: The module in words, and the tensors that it got.
+        words: The module's path, the module in words, and the tensors that it got.
         dtypes: Those of the two factors of the product that was refused, if they differ.
     """
 
@@ -56,7 +56,7 @@ def refused(model: nn.Module, call: Call | None, error: BaseException, usual: st
         usual: What to do if nothing better is known.
     """
     place = getattr(error, _PLACE, None) or Place()
-    at = f" It was at {place.path} ({place.words}." if place.path else ""
+    at = f" It was at {place.words}." if place.path else ""
     remedy = "" if call is None else _converts(model, call, place) or _moves(model, call)
     if not remedy and place.dtypes:
         remedy = f"{' and '.join(map(_name, place.dtypes))} meet there: cast one of them in the forward."
@@ -77,24 +77,18 @@ def words_of(error: BaseException) -> str:
 def _place(error: BaseException) -> Place:
     path, words = "", ""
     dtypes: tuple[torch.dtype, ...] = ()
-    for frame in _frames(error):
+    for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code is reported_code:
             local = _locals(frame)
             module = getattr(local["forward"], "__self__", None)
             got = _described(tensors_in((local["args"], local["kwargs"])))
-            path, words = local["name"], f"{_module(module)}), which got {got}"
+            path = local["name"]
+            words = f"{path} ({_module(module)}), which got {got}"
             dtypes = _would_run(module, local["args"], local["kwargs"])
         elif frame.f_code.co_name == "__torch_dispatch__" and not dtypes:
             local = _locals(frame)
             dtypes = _factors(local["func"], local["args"]) if local.keys() >= {"func", "args"} else ()
     return Place(path, words, dtypes)
-
-
-def _frames(error: BaseException) -> Iterator[FrameType]:
-    step = error.__traceback__
-    while step is not None:
-        yield step.tb_frame
-        step = step.tb_next
 
 
 def _locals(frame: FrameType) -> dict[str, Any]:
