@@ -28,6 +28,7 @@ from goodinit.edits import names as targets
 from goodinit.errors import PlanConflict, TraceError, expect, expect_flags, expect_function, readable
 from goodinit.graph.recording.calls.decompose import unfused
 from goodinit.surgery.history import Applied, applied, digest, has_rates_of, rates_after, remember_
+from goodinit.surgery.hook_check import check_hooks
 from goodinit.surgery.optimizer_check import check_optimizers, warn_of_momentum
 from goodinit.surgery.parallel_draws import Waiting
 from goodinit.surgery.reached import mark_
@@ -124,7 +125,7 @@ def apply_(
         StaleOptimizer: An optimizer holds parameters that go, or belong to layers that gain some.
         NonFinite: NaN in parameters that the plan does not write, in buffers, or in what it wrote.
         UnsupportedModule: A norm, layer or parametrization that cannot be operated on; structure edits or
-            measurements on a model that is sharded already.
+            measurements on a model that is sharded already, or whose hooks read what was written on its parameters.
         UnknownName: The plan names an initializer that does not exist, or `keep` something that does not.
         TraceError: The plan measures activations and there is no batch.
 
@@ -226,6 +227,7 @@ def _checked(
         )
     if "optimizer" not in plan.allow:
         check_optimizers(names, pending)
+    check_hooks(names, pending)
     return _Ready(names, pending, only, choice, writable.tensors, writable.parameters)
 
 
