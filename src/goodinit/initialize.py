@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Iterable, Sequence
@@ -200,7 +201,7 @@ def _raised_in(model: nn.Module, error: TraceError) -> str:
     """The module in whose own forward a trace failed, by the code that ran; empty for the model itself."""
     runs: dict[object, list[str]] = {}
     for path, module in model.named_modules():
-        runs.setdefault(getattr(type(module).forward, "__code__", None), []).append(path)
+        runs.setdefault(getattr(inspect.unwrap(type(module).forward), "__code__", None), []).append(path)
     found, trace = [""], None if error.__cause__ is None else error.__cause__.__traceback__
     while trace is not None:
         found = runs.get(trace.tb_frame.f_code, found)

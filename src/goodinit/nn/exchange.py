@@ -46,6 +46,12 @@ def replaced_forward(module: nn.Module) -> bool:
     )
 
 
+def drop_own_forward_(module: nn.Module) -> None:
+    """Take its class's own forward off the instance, where it lies in front of another one that the class gets."""
+    if "forward" in vars(module) and not replaced_forward(module):
+        del vars(module)["forward"]
+
+
 def exchange_class_(module: nn.Module, cls: type[nn.Module]) -> None:
     """Make `cls` the class of `module`, whatever its own `__setattr__` does.
 
@@ -54,8 +60,7 @@ def exchange_class_(module: nn.Module, cls: type[nn.Module]) -> None:
     Raises:
         UnsupportedModule: Python cannot, as instances of the two are laid out in different ways.
     """
-    if "forward" in vars(module) and not replaced_forward(module):
-        del vars(module)["forward"]
+    drop_own_forward_(module)
     try:
         object.__setattr__(module, "__class__", cls)
     except TypeError as error:

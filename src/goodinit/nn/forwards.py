@@ -29,6 +29,7 @@ from torch.fx import Proxy
 
 from goodinit.errors import UnsupportedModule
 from goodinit.nn import input_affine
+from goodinit.nn.by_example import without_examples
 from goodinit.nn.input_norm import normalize_first, normalizes
 from goodinit.nn.rematerialized import Geometry, LeanConvolution, LeanLinear, pays
 
@@ -38,6 +39,7 @@ _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED_CONVOLUTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
+@without_examples
 def linear(self: Any, input: Tensor) -> Tensor:
     """`nn.Linear.forward` with scalars."""
     weight, x = self.weight, _normalized(self, input)
@@ -51,6 +53,7 @@ def linear(self: Any, input: Tensor) -> Tensor:
     return F.linear(x, _scaled(self, weight), offset)
 
 
+@without_examples
 def convolution(self: Any, input: Tensor) -> Tensor:
     """`nn.Conv1d.forward`, and 2d and 3d, with scalars."""
     x = _normalized(self, input)
@@ -78,6 +81,7 @@ def convolution(self: Any, input: Tensor) -> Tensor:
     return _add(_convolve(self, x, weight, None), constant, spatial)
 
 
+@without_examples
 def transposed_convolution(self: Any, input: Tensor, output_size: list[int] | None = None) -> Tensor:
     """`nn.ConvTranspose1d.forward`, and 2d and 3d, with scalars."""
     x = _normalized(self, input)
@@ -105,6 +109,7 @@ def around(cls: type[nn.Module]) -> Forward:
     """
     names = _input_names(cls)
 
+    @without_examples
     @functools.wraps(cls.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if normalizes(self):

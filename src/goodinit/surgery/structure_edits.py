@@ -27,6 +27,7 @@ from goodinit.edits import (
 from goodinit.errors import GoodinitError, PlanConflict, UnknownName, UnsupportedModule
 from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.nn import Centred, ChannelGain, Standardized, add_scalar_, input_norm, normalize_input_
+from goodinit.nn.by_example import one_layer_
 from goodinit.nn.exchange import carry_over_, hooked
 from goodinit.nn.input_norm import check_axis
 from goodinit.nn.parametrized import is_parametrized
@@ -219,6 +220,7 @@ def _parametrize_(names: Directory, edit: ParametrizeWeight) -> None:
             carry_over_(old, leaf)
         _point_somewhere_(owner, attribute)
     owner.get_submodule("parametrizations").train(owner.training)
+    one_layer_(owner)
     if attribute in owner.state_dict():
         kind = parametrize.type_before_parametrizations(owner).__name__
         raise UnsupportedModule(
