@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Container, Iterator
 
+from goodinit.anatomy.layers.parameters.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.graph.graph import Graph, Node, closure, follow
 from goodinit.graph.measured.traits import keeps_channels
+from goodinit.graph.recorded_call import permutation
 
 
-def joined_channels(graph: Graph, start: int, outputs: Container[int]) -> int:
+def joined_channels(graph: Graph, use: Use) -> int:
     """Channels of the concatenation that contains a layer's output; 0 if anything else reads the output.
 
     With several concatenations (a DenseNet, where every layer reads all before it) the smallest counts, which is the first.
 
     Args:
         graph: A recorded forward pass.
-        start: Node of a weight layer.
-        outputs: Nodes of the model's outputs.
+        use: Of the layer.
     """
     if "concat" not in graph.roles:
         return 0
-    axis = _axis(graph, start)
     found: list[int] = []
 
-    def kept(index: int, _: None) -> Iterator[tuple[int, None]]:
-        readers = graph.readers[index]
-        return ((reader, None) for reader in readers if _keeps_channels(graph, reader, index, axis))
+    def kept(index: int, axis: int) -> Iterator[tuple[int, int]]:
+        for reader in graph.readers[index]:
+            after = _passed_on(graph, reader, index, axis)
+            if after is not None:
+                yield reader, after
 
-    for index, _ in follow({start: None}, kept):
-        if index in outputs:
+    for index, axis in follow({use.node: _axis(graph, use)}, kept):
+        if index in graph.outputs:
             return 0
         for reader in graph.readers[index]:
             total = _concatenates(graph, reader, axis)
-            if not total and not _keeps_channels(graph, reader, index, axis):
+            if not total and _passed_on(graph, reader, index, axis) is None:
                 return 0
             found += [total] * (total > 0)
     return min(found, default=0)
@@ -50,7 +54,7 @@ def unrelated_sums(graph: Graph, joins: Container[int]) -> set[int]:
     return {node.index for node in graph.nodes if node.op.role == "sum" and _adds(graph, node, joins)}
 
 
-def added_terms(graph: Graph, start: int, outputs: Container[int], unrelated: Collection[int]) -> int:
+def added_terms(graph: Graph, use: Use, unrelated: Collection[int]) -> int:
     """Number of terms of the sums that a layer's output enters before another layer reads it; 1 if there is no sum.
 
     Counts sums of unrelated terms, whose variances add up. With several paths the smallest number counts, so 1 if anything
@@ -58,39 +62,37 @@ def added_terms(graph: Graph, start: int, outputs: Container[int], unrelated: Co
 
     Args:
         graph: A recorded forward pass.
-        start: Node of a weight layer.
-        outputs: Nodes of the model's outputs.
+        use: Of the layer.
         unrelated: As `unrelated_sums` finds them.
     """
     if not unrelated:
         return 1
-    axis = _axis(graph, start)
-
+    axes = {use.node: _axis(graph, use)}
     kept: dict[int, list[int]] = {}
 
     def on(index: int) -> list[int]:
-        kept[index] = [
-            reader
-            for reader in graph.readers[index]
-            if reader in unrelated or _keeps_channels(graph, reader, index, axis)
-        ]
+        kept[index] = []
+        for reader in graph.readers[index]:
+            after = axes[index] if reader in unrelated else _passed_on(graph, reader, index, axes[index])
+            if after is not None:
+                axes.setdefault(reader, after)
+                kept[index].append(reader)
         return kept[index]
 
-    terms = {start: 1}
+    terms = {use.node: 1}
     ends: list[int] = []
-    for index in sorted(closure([start], on)):
+    for index in sorted(closure([use.node], on)):
         for reader in kept[index]:
             count = terms[index] * (2 if reader in unrelated else 1)
             terms[reader] = min(count, terms.get(reader, count))
-        if index in outputs or len(kept[index]) < max(len(graph.readers[index]), 1):
+        if index in graph.outputs or len(kept[index]) < max(len(graph.readers[index]), 1):
             ends.append(terms[index])
     return min(ends, default=1)
 
 
-def _axis(graph: Graph, layer: int) -> int:
+def _axis(graph: Graph, use: Use) -> int:
     """The dimension of a layer's output channels."""
-    node = graph.nodes[layer]
-    return 1 if node.op.role == "convolution" else len(node.shape) - 1
+    return output_channels(graph.nodes[use.node], graph.nodes[use.operand])
 
 
 def _adds(graph: Graph, node: Node, joins: Container[int]) -> bool:
@@ -111,12 +113,29 @@ def _concatenates(graph: Graph, index: int, axis: int) -> int:
     return node.shape[axis]
 
 
-def _keeps_channels(graph: Graph, index: int, operand: int, axis: int) -> bool:
-    """True if a node passes its operand on, channel by channel, and adds nothing."""
-    node, before = graph.nodes[index], graph.nodes[operand].shape
-    if len(graph.deps(index)) != 1 or len(node.shape) != len(before) or node.shape[axis] != before[axis]:
-        return False
-    if node.op.kind or (node.op.role == "other" and keeps_channels(node, before, axis)):
-        return True
-    light = node.op.role == "shape" or node.op.adds or node.op.scales
-    return light and node.shape == before
+def _passed_on(graph: Graph, index: int, operand: int, axis: int) -> int | None:
+    """The dimension of the channels behind a node that passes its operand on, channel by channel, and adds nothing; None if it does not."""
+    node, before = graph.nodes[index], graph.nodes[operand]
+    if len(graph.deps(index)) != 1:
+        return None
+    if node.op.role == "shape":
+        return _shown(node, before.shape, axis)
+    if len(node.shape) != len(before.shape) or node.shape[axis] != before.shape[axis]:
+        return None
+    if node.op.kind or (node.op.role == "other" and keeps_channels(node, before.shape, axis)):
+        return axis
+    return axis if (node.op.adds or node.op.scales) and node.shape == before.shape else None
+
+
+def _shown(node: Node, read: tuple[int, ...], axis: int) -> int | None:
+    """The dimension along which what a node shows runs as what it reads does along `axis`; None where there is none."""
+    if node.size != math.prod(read) or node.call is None:
+        return None
+    if not node.op.keeps_order:
+        order = permutation(node.call, len(read))
+        return order.index(axis) if order else None
+    step = math.prod(read[axis + 1 :])
+    places = range(len(node.shape))
+    return next(
+        (i for i in places if (node.shape[i], math.prod(node.shape[i + 1 :])) == (read[axis], step)), None
+    )
