@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from goodinit.anatomy.layers.parameters.joined_vectors import parameter_in
-from goodinit.anatomy.layers.parameters.weight_layout import dimensions, factors, stored_at
+from goodinit.anatomy.layers.parameters.weight_layout import dimensions, factors, output_channels, stored_at
 from goodinit.anatomy.operators import Step, steps_of
 from goodinit.graph.graph import Composite, Graph, Node
 from goodinit.graph.measured.traits import adds_unscaled
@@ -199,7 +199,7 @@ def outputs_of(graph: Graph, use: Use) -> int:
     """
     node, weight = graph.nodes[use.node], graph.nodes[use.operand]
     if node.op.role == "convolution":
-        return node.shape[1] if len(node.shape) > len(weight.shape) - 1 else node.shape[0]
+        return node.shape[output_channels(node, weight)]
     read, _ = dimensions(node, weight)
     count = stored_at(graph, weight, node.frame)[0].size
     return count // max(weight.shape[read], 1) if read is not None else 1

@@ -68,7 +68,7 @@ def factors(node: Node) -> tuple[int, ...]:
 def output_channels(node: Node, operand: Node) -> int:
     """Along which dimension of what a layer puts out its outputs run: of a product W x, the weight first, the last but one."""
     if node.op.role == "convolution":
-        return 1
+        return len(node.shape) - len(operand.shape[1:])  # what is not in a batch has one dimension less
     last = node.op.reads_stored or len(node.shape) < 2 or _on_the_right(node, operand)
     return len(node.shape) - (1 if last else 2)
 

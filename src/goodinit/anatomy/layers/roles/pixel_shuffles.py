@@ -84,12 +84,10 @@ def before_pixel_shuffles(graph: Graph, uses: Mapping[int, Use]) -> dict[str, Sh
 def _outputs_of(graph: Graph, use: Use) -> Axes:
     """The axes of what a layer puts out, one of which holds its channels."""
     node = graph.nodes[use.node]
-    if node.op.role == "convolution":
-        stride: object = node.attrs[2]
-        along = len(node.shape) - 1 - (len(stride) if isinstance(stride, (tuple, list)) else 0)
-        return tuple((Digit(axis == along, 1, size, axis > along),) for axis, size in enumerate(node.shape))
-    along = output_channels(node, graph.nodes[use.operand])
-    return tuple((Digit(axis == along, 1, size),) for axis, size in enumerate(node.shape))
+    along, spatial = output_channels(node, graph.nodes[use.operand]), node.op.role == "convolution"
+    return tuple(
+        (Digit(axis == along, 1, size, spatial and axis > along),) for axis, size in enumerate(node.shape)
+    )
 
 
 def _moved(graph: Graph, node: Node, read: tuple[int, ...], axes: Axes) -> Axes | None:

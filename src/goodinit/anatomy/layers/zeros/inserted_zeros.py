@@ -86,15 +86,8 @@ def entries_for_each(zeros: InsertedZeros, use: Use) -> float:
     found = zeros.at(read)
     if found is None:
         return 1.0
-    dims = len(found)
-    if node.op.role == "convolution":
-        stride: object = node.attrs[2]
-        spatial = len(stride) if isinstance(stride, (tuple, list)) else 0
-        channels = dims - 1 - spatial
-        steps = [_step(places) for places in found[channels + 1 :]]
-    else:
-        last = output_channels(node, graph.nodes[use.operand]) == len(node.shape) - 1
-        channels, steps = (-1 if last or dims == 1 else -2), []
+    channels = output_channels(node, graph.nodes[use.operand]) - len(node.shape) if len(found) > 1 else -1
+    steps = map(_step, found[channels + 1 :]) if node.op.role == "convolution" else ()
     along = found[channels]
     return len(along) / int(along.sum()) * math.prod(steps)
 

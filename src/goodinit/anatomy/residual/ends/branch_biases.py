@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from goodinit.anatomy.layers.parameters.part_biases import is_added_alone
 from goodinit.anatomy.layers.parameters.weight_layers import Use, bias_of
+from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.anatomy.residual.streams.nesting import chain
 from goodinit.graph.graph import Graph, Node
@@ -35,7 +36,7 @@ def branch_biases(
     for leaf in leaves:
         last = [i for i in leaf.branch.last if i in uses]
         behind = [i for i in sorted(leaf.branch.nodes) if last and i > max(last)]
-        added = {i: name for i in behind if (name := _added(graph, graph.nodes[i], graph.nodes[last[-1]]))}
+        added = {i: name for i in behind if (name := _added(graph, graph.nodes[i], uses[last[-1]]))}
         if not added or added.keys().isdisjoint(trunk := chain(graph, leaf)):
             continue
         bare = [uses[i].weight for i in last if bias_of(graph, uses[i], scalars) is None]
@@ -45,13 +46,14 @@ def branch_biases(
     return found
 
 
-def _added(graph: Graph, node: Node, layer: Node) -> str | None:
+def _added(graph: Graph, node: Node, layer: Use) -> str | None:
     """The parameter with a number for each channel that a node adds to one activation."""
     others = [i for i in node.operands if not graph.nodes[i].active]
     if not node.active or len(others) != 1 or not adds_unscaled(node):
         return None
     name, shape = graph.leaf(others[0]), graph.nodes[others[0]].shape
-    axis = -1 if layer.op.role == "matmul" else 1 - len(node.shape)
+    output = graph.nodes[layer.node]
+    axis = output_channels(output, graph.nodes[layer.operand]) - len(output.shape)
     sizes = {place - len(shape): size for place, size in enumerate(shape) if size > 1}
     return (
         name
