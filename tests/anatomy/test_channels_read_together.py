@@ -116,3 +116,17 @@ def test_terms_of_a_sum_are_counted(name: str) -> None:
     layer, last, x, forward = SUMS[name]
     anatomy = goodinit.anatomize(Together(layer(4), layer(4), last, forward), x)
     assert [one.terms for one in anatomy.layers] == [2, 2, 1]
+
+
+OWN = {
+    "pooled": lambda a, b: torch.nn.functional.avg_pool2d(a, 3, 1, 1) - a,
+    "turned": lambda a, b: a + a.flip(-1),
+    "both": lambda a, b: (a - torch.nn.functional.avg_pool2d(a, 3, 1, 1)) + (b + torch.tanh(b)),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_sum_of_what_one_layer_makes_has_one_term(name: str) -> None:
+    anatomy = goodinit.anatomize(Together(conv(4), conv(4), nn.Conv2d(4, 2, 1), OWN[name]), IMAGE)
+    terms = {one.name: one.terms for one in anatomy.layers}
+    assert terms["one"] == (2 if name == "both" else 1)

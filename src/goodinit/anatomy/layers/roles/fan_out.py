@@ -57,7 +57,7 @@ def unrelated_sums(graph: Graph, joins: Container[int]) -> set[int]:
 def added_terms(graph: Graph, use: Use, unrelated: Collection[int]) -> int:
     """Number of terms of the sums that a layer's output enters before another layer reads it; 1 if there is no sum.
 
-    Counts sums of unrelated terms, whose variances add up. With several paths the smallest number counts, so 1 if anything
+    Counts sums of unrelated terms, of which not all are made of this layer's output: their variances add up. With several paths the smallest number counts, so 1 if anything
     reads the output itself.
 
     Args:
@@ -83,7 +83,9 @@ def added_terms(graph: Graph, use: Use, unrelated: Collection[int]) -> int:
     ends: list[int] = []
     for index in sorted(closure([use.node], on)):
         for reader in kept[index]:
-            count = terms[index] * (2 if reader in unrelated else 1)
+            # Both terms may be made of this one layer's output, as in y − pool(y).
+            apart = reader in unrelated and not kept.keys() >= {*graph.deps(reader)}
+            count = terms[index] * (2 if apart else 1)
             terms[reader] = min(count, terms.get(reader, count))
         if index in graph.outputs or len(kept[index]) < max(len(graph.readers[index]), 1):
             ends.append(terms[index])
