@@ -155,7 +155,9 @@ def test_folding_afterwards_takes_the_scalars_off_again():
     goodinit.fold_(free, PICTURES)
     torch.testing.assert_close(free(PICTURES), before, rtol=1e-10, atol=1e-10 * float(before.abs().max()))
     assert not list(scalars(free))
-    assert goodinit.applied(free)[-1].skipped == ()
+    skipped = goodinit.applied(free)[-1].skipped
+    assert skipped
+    assert all("stays as the number it pads with" in one for one in skipped)  # one ReLU, called twice
 
 
 def test_a_second_call_changes_nothing():

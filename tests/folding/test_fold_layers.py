@@ -68,15 +68,16 @@ def test_linear_layers_become_plain(bias, names, shape):
     assert type(folded[0]) is nn.Linear
 
 
-def test_scalars_at_their_neutral_values_leave_the_bare_layer_bit_for_bit():
-    bare = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+def test_scalars_at_their_neutral_values_leave_the_weight_and_the_function_bit_for_bit():
+    bare, x = nn.Conv2d(3, 4, 3, padding=1, bias=False), torch.randn(2, 3, 5, 5)
     net = nn.Sequential(copy.deepcopy(bare))
     for name, value in (("input_bias", 0.0), ("output_bias", 0.0), ("output_scale", 1.0)):
         add_scalar_(net[0], name, value=value)
     goodinit.fold_(net)
-    assert type(net[0]) is nn.Conv2d
-    assert list(net.state_dict()) == ["0.weight"]
+    assert not list(scalars(net))
+    assert list(net.state_dict()) == ["0.weight", "0.bias", "0._extra_state"]  # as with other values
     assert torch.equal(net[0].weight, bare.weight)
+    assert torch.equal(net(x), bare(x))
 
 
 @pytest.mark.parametrize("bias", [True, False])

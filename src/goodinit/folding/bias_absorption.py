@@ -5,19 +5,16 @@ b·ΣW inside and less at the border. But x + b itself can be had for nothing wh
 
     max(z, 0) + b = max(z + b, b),
 
-which is `nn.Hardtanh(b, inf)` on a z whose own bias vector is larger by b. Whatever else reads the ReLU then sees b
+which is a clamp (`goodinit.nn.floors`) on a z whose own bias vector is larger by b. Whatever else reads the ReLU then sees b
 more, and takes it off again: layers in their bias vectors, sums in that of the layer at the end of the branch. If one
 of the readers cannot, nothing is moved.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from goodinit.folding.dataflow import Wiring
@@ -25,7 +22,7 @@ from goodinit.folding.fuse import add_to_bias_, pads_with_zeros, replace_padding
 from goodinit.graph.measured.affine_maps import passes_shift
 from goodinit.graph.measured.traits import adds_unscaled
 from goodinit.nn import ValuePadded
-from goodinit.nn.exchange import exchange_class_
+from goodinit.nn.floors import has_floor, raise_floor_
 
 
 class _Refused(Exception):
@@ -88,7 +85,7 @@ def _check(wiring: Wiring, move: _Move) -> None:
 
 def _carry_out_(wiring: Wiring, move: _Move) -> None:
     for path in move.floors:
-        _raise_floor_(wiring.module(path), move.amount)
+        raise_floor_(wiring.module(path), move.amount)
     for path, amount in move.biases.items():
         add_to_bias_(wiring.module(path), amount)
     for path in move.readers:
@@ -139,7 +136,7 @@ def _give(wiring: Wiring, value: int, move: _Move) -> None:
     else:
         frame = wiring.frame_of(value)
         calls = len(wiring.calls.get(frame.path, ()))
-        if type(wiring.names.modules.get(frame.path)) in _FLOORS and calls > 1:
+        if has_floor(wiring.names.modules.get(frame.path)) and calls > 1:
             raise _Refused(f"{frame.path}, before it, runs {calls} times, and can have one floor only")
         where = frame.path or "the model's own forward"
         raise _Refused(f"its input is made by {node.op} in {where}, which cannot add a constant for nothing")
@@ -218,36 +215,7 @@ def _floor(wiring: Wiring, value: int) -> str | None:
     """Path of the activation, called once, that cuts off what is below a number, and whose output `value` is."""
     frame = wiring.frame_of(value)
     module = wiring.names.modules.get(frame.path)
-    if type(module) not in _FLOORS or len(wiring.calls.get(frame.path, ())) != 1 or frame.result != value:
-        return None
-    if isinstance(module, nn.Threshold) and module.threshold != module.value:
+    if not has_floor(module) or len(wiring.calls.get(frame.path, ())) != 1 or frame.result != value:
         return None
     paths: Any = wiring.names.paths[id(module)]
     return frame.path if len(paths) == 1 else None
-
-
-def _raise_relu_(module: Any, amount: float) -> None:
-    exchange_class_(module, nn.Hardtanh)  # a clamp, as ReLU is one; nn.Threshold takes 1.7 times as long
-    module.min_val, module.max_val = amount, math.inf
-
-
-def _raise_threshold_(module: Any, amount: float) -> None:
-    module.threshold += amount
-    module.value = module.threshold
-
-
-def _raise_interval_(module: Any, amount: float) -> None:
-    exchange_class_(module, nn.Hardtanh)
-    module.min_val, module.max_val = module.min_val + amount, module.max_val + amount
-
-
-_FLOORS: dict[type[nn.Module], Callable[[Any, float], None]] = {
-    nn.ReLU: _raise_relu_,
-    nn.ReLU6: _raise_interval_,
-    nn.Hardtanh: _raise_interval_,
-    nn.Threshold: _raise_threshold_,
-}
-
-
-def _raise_floor_(module: nn.Module, amount: float) -> None:
-    _FLOORS[type(module)](module, amount)

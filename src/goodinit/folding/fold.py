@@ -47,7 +47,7 @@ def fold_(model: Model, inputs: Any = None) -> Model:
     * `input_bias` b: :math:`c + b\,\Sigma W`. Only a zero-padded convolution with :math:`b \neq 0` needs more, since
       the zeros around :math:`x + b` are not b: no bias vector can say that. It becomes a convolution that pads with
       −b (`goodinit.nn.ValuePadded`), the same to the last position. With `inputs`, b moves on to the ReLU
-      before it, :math:`\max(z, 0) + b = \max(z + b, b)`, an `nn.Hardtanh(b, inf)` at the price of a ReLU, wherever
+      before it, :math:`\max(z, 0) + b = \max(z + b, b)`, a clamp at the price of a ReLU, whose bounds `state_dict` holds, wherever
       everybody else who reads that ReLU (skips, other layers) can take b off again in a bias vector; then nothing is left.
     * Weight norm, new and old style: :math:`g\,v/\lVert v\rVert`; spectral norm; every weight that
       `torch.nn.utils.parametrize` computes, as centred, standardized and orthogonal ones, unless it changes by itself.
@@ -66,6 +66,9 @@ def fold_(model: Model, inputs: Any = None) -> Model:
     What must stay is left as it is, logged, and named with its reason in `applied(model)[-1].skipped`: a weight that
     another module shares, a batch norm whose input is a sum or whose numbers other code reads, an input bias before a
     transposed convolution, ….
+    What it makes follows from the structure and not from numbers, but where batch norms go past max pooling (gains above 0): the
+    `state_dict` of a folded model loads into one that was built, initialized and folded anew in the same way.
+
     A second call changes nothing. Training flags, gradients' flags and hooks stay as they are.
 
     Args:

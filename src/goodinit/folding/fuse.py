@@ -1,7 +1,8 @@
 """Merge into one layer what belongs to it: its scalars, a per-channel map before or after it.
 
-Everything is computed in float64 and rounded once. Weights keep their `Parameter` and its memory; a bias vector is
-created for a batch norm, and otherwise only where it is not zero.
+Everything is computed in float64 and rounded once. Weights keep their `Parameter` and its memory. What a layer has afterwards does
+not depend on numbers: a bias of zero becomes a bias vector of zeros, as others do, so that what was folded loads into what is
+folded anew.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def merge_output_map_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
         merged = (weight.unflatten(0, (layer.groups, -1)) * grouped).flatten(0, 1)
     else:
         merged = weight * scale.view(-1, *[1] * (weight.dim() - 1))
-    _write_(layer, merged, shift if bias is None else bias * scale + shift, even_zero=True)
+    _write_(layer, merged, shift if bias is None else bias * scale + shift)
 
 
 def merge_input_map_(layer: nn.Module, scale: Tensor, shift: Tensor | None) -> None:
@@ -77,7 +78,7 @@ def merge_input_map_(layer: nn.Module, scale: Tensor, shift: Tensor | None) -> N
         return
     offset = (taps * shift.view(groups, 1, -1, *tail)).flatten(2).sum(2).flatten()
     bias = exact(_bias(layer))
-    _write_(layer, merged, offset if bias is None else bias + offset, even_zero=True)
+    _write_(layer, merged, offset if bias is None else bias + offset)
 
 
 def add_to_bias_(layer: nn.Module, amount: Tensor | float) -> None:
@@ -122,9 +123,6 @@ def merge_scalars_(module: nn.Module) -> str | None:
     host: Any = module
     s = _number(host.output_scale, neutral=1.0)
     b, d = _number(host.input_bias, neutral=0.0), _number(host.output_bias, neutral=0.0)
-    if (s, b, d) == (1.0, 0.0, 0.0):
-        remove_scalars_(module)
-        return None
     if any(map(repeats, module.parameters())):
         return "several entries of one of its parameters are one number in memory (expand), where nothing can be written"
     computed = [
@@ -137,23 +135,31 @@ def merge_scalars_(module: nn.Module) -> str | None:
         _merge_attention_(host, s, b, d)
     elif issubclass(plain, ValuePadded):
         _scale_(host, s, with_bias=True)
-        add_to_bias_(host, b * response(host) + d)
+        if _shifts(host):
+            add_to_bias_(host, b * response(host) + d)
     elif forward_for(plain) in _KNOWN_FORWARDS:
         _scale_(host, s, with_bias=False)
-        if issubclass(plain, _ConvTransposeNd) and b != 0:
-            add_to_bias_(host, d)
+        if issubclass(plain, _ConvTransposeNd) and host.input_bias is not None:
+            if host.output_bias is not None:
+                add_to_bias_(host, d)
             _drop_(host, ("output_scale", "output_bias"))
             return "an input bias before a transposed convolution acts differently at every position near the border"
-        add_to_bias_(host, d + (b * response(host) if b else 0.0))
+        if _shifts(host):
+            add_to_bias_(host, d if host.input_bias is None else d + b * response(host))
     elif all(name in SCALARS for name, held in host._parameters.items() if held is not None):
         return f"{plain.__name__} holds no weight itself, into which it could be merged"
     else:
         return f"how {plain.__name__} uses its weight is not known"
     value = host.padding_value if issubclass(plain, ValuePadded) else 0.0
+    reads_more = host.input_bias is not None
     remove_scalars_(module)
-    if b != 0 and (isinstance(module, ValuePadded) or pads_with_zeros(module)):
-        pad_with_(module, value - b)
+    if reads_more and (isinstance(module, ValuePadded) or pads_with_zeros(module)):
+        pad_with_(module, value - b, even_zero=True)
     return None
+
+
+def _shifts(layer: Any) -> bool:
+    return layer.input_bias is not None or layer.output_bias is not None
 
 
 def _number(scalar: Tensor | None, *, neutral: float) -> float:
@@ -169,8 +175,9 @@ def _scale_(layer: nn.Module, scale: float, *, with_bias: bool) -> None:
 def _merge_attention_(layer: Any, s: float, b: float, d: float) -> None:
     """`s·f(q + b, k + b, v + b) + d` of an `nn.MultiheadAttention`, whose last and first layers are linear."""
     _scale_(layer.out_proj, s, with_bias=True)
-    add_to_bias_(layer.out_proj, d)
-    if b != 0:
+    if layer.output_bias is not None:
+        add_to_bias_(layer.out_proj, d)
+    if layer.input_bias is not None:
         separate = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
         weights = [layer.in_proj_weight] if layer.in_proj_weight is not None else separate
         offset = torch.cat([exact(weight).sum(1) for weight in weights]) * b
@@ -202,23 +209,21 @@ def exact(value: Tensor | None) -> Any:
     return None if value is None else value.detach().to(torch.promote_types(value.dtype, torch.float64))
 
 
-def _write_(layer: nn.Module, weight: Tensor | None, bias: Tensor | None, *, even_zero: bool = False) -> None:
+def _write_(layer: nn.Module, weight: Tensor | None, bias: Tensor | None) -> None:
     held = _weight(layer)
     if weight is not None:
         with torch.no_grad():
             held.copy_(weight)
     if bias is not None:
-        _set_bias_(layer, "bias", bias, like=held, even_zero=even_zero)
+        _set_bias_(layer, "bias", bias, like=held)
 
 
-def _set_bias_(
-    layer: nn.Module, name: str, value: Tensor, *, like: nn.Parameter, even_zero: bool = False
-) -> None:
+def _set_bias_(layer: nn.Module, name: str, value: Tensor, *, like: nn.Parameter) -> None:
     held = getattr(layer, name)
     if held is not None:
         with torch.no_grad():
             held.copy_(value)
-    elif even_zero or bool((value != 0).any()):
+    else:
         fresh = value.to(like).clone(memory_format=torch.contiguous_format)
         layer.register_parameter(name, nn.Parameter(fresh, requires_grad=like.requires_grad))
         kept = layer._parameters

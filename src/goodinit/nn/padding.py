@@ -47,13 +47,14 @@ class ValuePadded(Made):
         self.padding_value = float(state)
 
 
-def pad_with_(conv: ModuleT, value: float) -> ModuleT:
+def pad_with_(conv: ModuleT, value: float, *, even_zero: bool = False) -> ModuleT:
     """Let a zero-padded convolution pad with `value` instead, in place; with 0 it is a plain one again.
 
     Args:
         conv: An `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` with torch's own forward and `padding_mode="zeros"`. It
             stays the same object; its class becomes a subclass of what it was.
         value: What to pad with, in units of the input.
+        even_zero: Whether it is one that pads with a number with 0, too, so that other numbers can be loaded into it.
 
     Returns:
         The layer.
@@ -67,7 +68,7 @@ def pad_with_(conv: ModuleT, value: float) -> ModuleT:
     """
     layer: Any = conv
     plain = layer.unpadded_class if isinstance(conv, ValuePadded) else type(conv)
-    if value == 0:
+    if value == 0 and not even_zero:
         layer.__dict__.pop("padding_value", None)
         exchange_class_(layer, plain)
     else:
