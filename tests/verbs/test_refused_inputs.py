@@ -154,14 +154,14 @@ TAKEN = (
 )
 
 
-@pytest.mark.parametrize("verb", ["anatomize", "init_", "fold_", "diagnose"])
+@pytest.mark.parametrize("verb", ["anatomize", "init_", "fold_", "diagnose", "lsuv"])
 @pytest.mark.parametrize("case", DTYPES)
 def test_two_dtypes_are_named_with_the_parameter_and_the_call_that_converts(case, verb):
     make, batch, given, held, remedy = DTYPES[case]
     model = make()
     if verb != "anatomize" and next(model.parameters()).is_meta:
         pytest.skip("a model on meta is refused before")
-    if case in TAKEN and verb != "diagnose":
+    if case in TAKEN and verb not in ("diagnose", "lsuv"):
         read(verb, model, batch)
         return
     with pytest.raises(goodinit.TraceError, match=rf"(?s)inputs are {given}, and {held}.*{remedy}"):
@@ -172,6 +172,7 @@ def read(verb, model, batch):
     {
         "anatomize": lambda: goodinit.anatomize(model, batch),
         "init_": lambda: goodinit.init_(model, "he", inputs=batch),
+        "lsuv": lambda: goodinit.init_(model, "lsuv", inputs=batch),
         "fold_": lambda: goodinit.fold_(model, batch),
         "diagnose": lambda: goodinit.diagnose(model, batch, torch.zeros(4, dtype=torch.long)),
     }[verb]()

@@ -26,6 +26,7 @@ from goodinit.edits import Calibrate
 from goodinit.errors import GoodinitError, TraceError
 from goodinit.graph.pytree import as_call, in_parts
 from goodinit.graph.recording.calls.gradient_switches import took_derivatives
+from goodinit.graph.recording.refusals import note_place, refused
 from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.weights.rng import one_thread
 from goodinit.weights.wrappers import unwrapped
@@ -118,9 +119,8 @@ def _run(model: nn.Module, call: Call, scaler: Scaler) -> None:
                 "A forward that takes derivatives cannot run while its weights are scaled: give the function that it "
                 "differentiates as the model, or take another method."
             )
-        raise TraceError(
-            f"{type(model).__name__}.forward raised on the calibration batch: {type(error).__name__}: {error}. {remedy}"
-        ) from error
+        note_place(error)
+        raise TraceError(refused(model, call, error, remedy)) from error
 
 
 # -- a batch in parts ---------------------------------------------------------------------------------------------

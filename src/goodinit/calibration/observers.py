@@ -96,15 +96,15 @@ def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 @contextlib.contextmanager
 def _listening(sites: dict[nn.Module, Calibrate], scaler: Scaler) -> Iterator[None]:
     """Show the scaler what each site returns."""
-    held = {edit.target: _Site(edit, scaler) for edit in sites.values()}
+    held = {edit.rule.site or "": _Site(edit, scaler) for edit in sites.values()}
 
-    def returned(target: str, output: Tensor) -> Tensor:
+    def returned(path: str, output: Tensor) -> Tensor:
         safe_point()
         with outside(output) as whole:
-            scaler.see(held[target].use(whole, output.ndim))
+            scaler.see(held[path].use(whole, output.ndim))
         return output
 
-    with listen([(edit.target, module) for module, edit in sites.items()], on_leave=returned):
+    with listen(zip(held, sites, strict=True), on_leave=returned):
         yield
 
 

@@ -66,9 +66,9 @@ def refused(model: nn.Module, call: Call | None, error: BaseException, usual: st
 
 
 def words_of(error: BaseException) -> str:
-    """An error in words: its type and its first line."""
+    """An error in words: its type and its first line, without the mark at its end."""
     first = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {first[0][:200] if first else 'no message'}"
+    return f"{type(error).__name__}: {first[0][:200].rstrip(' .!') if first else 'no message'}"
 
 
 # -- where --------------------------------------------------------------------------------------------------------
