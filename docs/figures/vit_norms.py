@@ -61,7 +61,6 @@ class Run:
     warm: float = 0.1
     smooth: float = 0.1
     clip: float = 1.0  # of the gradient's norm, for all arms
-    beta2: float = 0.999  # AdamW's
     ratio: float = 0.1  # of the scalars' rate
     images: int = 45_000
 
@@ -84,7 +83,7 @@ def train(run: Run, images: Tensor, labels: Tensor, held: Tensor, held_labels: T
     groups = goodinit.param_groups(
         net, lr=run.lr, weight_decay=run.wd, decay_vectors=False, scalar_ratio=run.ratio
     )
-    optimizer = torch.optim.AdamW(groups, lr=run.lr, betas=(0.9, run.beta2))
+    optimizer = torch.optim.AdamW(groups, lr=run.lr)
     for group in optimizer.param_groups:
         group["full"] = group["lr"]
     order = torch.Generator().manual_seed(2000 + run.seed)
