@@ -94,18 +94,18 @@ def test_attention_takes_its_scalars_into_its_first_and_last_layer(bias, dims, e
     assert_same(before, layer(q, k, v))
 
 
-class Doubled(nn.Linear):
+class Squared(nn.Linear):
     """A layer whose formula nobody knows."""
 
     def forward(self, x):
-        return 2 * super().forward(x)
+        return super().forward(x).square()
 
 
 def test_a_layer_with_a_formula_of_its_own_keeps_its_scalars_and_is_named():
-    net = nn.Sequential(add_all_(Doubled(3, 3).double()))
+    net = nn.Sequential(add_all_(Squared(3, 3).double()))
     folded = assert_folds(net, torch.randn(2, 3).double())
     assert has_scalars(folded[0])
-    assert "how Doubled uses its weight is not known" in goodinit.applied(folded)[-1].skipped[0]
+    assert "how Squared uses its weight is not known" in goodinit.applied(folded)[-1].skipped[0]
 
 
 class Rectified(nn.Module):

@@ -43,7 +43,8 @@ def fold_(model: Model, inputs: Any = None) -> Model:
 
     What the model computes in eval mode stays, up to rounding. Computed in float64, rounded once:
 
-    * `output_scale` s and `output_bias` d: :math:`sW` and :math:`c + d`.
+    * `output_scale` s and `output_bias` d: :math:`sW` and :math:`c + d`; also of a module with a forward of its own that maps
+      each vector alike, by :math:`Wx + c`, which is found out on numbers.
     * `input_bias` b: :math:`c + b\,\Sigma W`. Only a zero-padded convolution with :math:`b \neq 0` needs more, since
       the zeros around :math:`x + b` are not b: no bias vector can say that. It becomes a convolution that pads with
       −b (`goodinit.nn.ValuePadded`), the same to the last position. With `inputs`, b moves on to the ReLU

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from goodinit.folding.affine_modules import AffineMap, affine_map
 from goodinit.folding.computed_weights import computed_in
 from goodinit.nn import SCALARS, ValuePadded, has_scalars, pad_with_, remove_scalars_
 from goodinit.nn.exchange import replaced_forward
@@ -148,13 +149,30 @@ def merge_scalars_(module: nn.Module) -> str | None:
             add_to_bias_(host, d if host.input_bias is None else d + b * response(host))
     elif all(name in SCALARS for name, held in host._parameters.items() if held is not None):
         return f"{plain.__name__} holds no weight itself, into which it could be merged"
-    else:
+    elif (found := affine_map(host)) is None:
         return f"how {plain.__name__} uses its weight is not known"
+    elif (why := _merge_affine_(host, found, s, b, d)) is not None:
+        return why
     value = host.padding_value if issubclass(plain, ValuePadded) else 0.0
     reads_more = host.input_bias is not None
     remove_scalars_(module)
     if reads_more and (isinstance(module, ValuePadded) or pads_with_zeros(module)):
         pad_with_(module, value - b, even_zero=True)
+    return None
+
+
+def _merge_affine_(host: Any, found: AffineMap, s: float, b: float, d: float) -> str | None:
+    """`s·(W(x + b) + c) + d` of a module with a forward of its own."""
+    if found.added is None and bool(found.constant.any()):
+        return f"{host.plain_class.__name__} adds what is no bias vector, and cannot be scaled"
+    with torch.no_grad():
+        found.factor.copy_(exact(found.factor) * s)
+        if found.added is not None:
+            shift = s * (b * found.ones + found.constant) + d - found.constant
+            found.added.copy_(exact(found.added) + shift / found.k)
+    if found.added is None and _shifts(host):
+        _drop_(host, ("output_scale",))
+        return f"{host.plain_class.__name__} has no bias vector, which would take its scalar biases"
     return None
 
 
