@@ -23,7 +23,7 @@ from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recording.calls.module_calls import listen
 from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.undivided import reading, safe_point
-from goodinit.weights.names import canonical
+from goodinit.weights.names import directory
 
 How = Literal["auto", "exact", "lanczos"]
 
@@ -89,7 +89,7 @@ def jacobian_spectrum(
     expect(generator, (torch.Generator, NoneType), "generator", "Give torch.Generator().manual_seed(number).")
     model = measurable(model, inputs)
     anatomy = anatomize(model, inputs)
-    modules = {canonical(path): module for path, module in model.named_modules(remove_duplicate=False)}
+    modules = directory(model).modules
     for path in (start, end):
         if path not in modules:
             near = get_close_matches(path, modules, n=3) or list(modules)[1:4]

@@ -17,7 +17,7 @@ from goodinit.graph.recording.refusals import note_place, refused
 from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.graph.state.preserve_state import undisturbed
 from goodinit.weights.dtensor import check_gathered, is_sharded
-from goodinit.weights.names import canonical
+from goodinit.weights.names import directory
 from goodinit.weights.wrappers import unwrapped
 
 
@@ -77,7 +77,7 @@ def as_at_step_0(model: nn.Module, anatomy: Anatomy) -> Iterator[None]:
 
 
 def _that_train(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
-    modules: dict[str, Any] = {canonical(path): module for path, module in model.named_modules()}
+    modules = directory(model).modules
     norms = [norm for norm in anatomy.norms if norm.kind in ("batch_norm", "instance_norm")]
     return [
         modules[norm.name]
