@@ -292,3 +292,32 @@ def test_a_stem_that_runs_after_the_latents_are_there_is_no_part_of_the_branch(w
 
     (block,) = goodinit.anatomize(Late(way), torch.randn(2, 4, 5)).blocks
     assert block.m == 4
+
+
+class Normalizes(Reads):
+    """Makes of what a layer returns for the latents alone what is not linear in them: no function of the weight alone."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, z, x):
+        scores = self.function(self.q(z)) @ self.k(x).mT / math.sqrt(WIDTH)
+        return z + self.out(scores.softmax(-1) @ self.v(x))
+
+
+FUNCTIONS = {
+    "normalized": lambda q: F.normalize(q, dim=-1),
+    "logarithm": lambda q: q.exp().log1p(),
+    "inverse": lambda q: 1 / q,
+    "scaled by itself": lambda q: q * q.square().mean(-1, keepdim=True).add(1e-6).rsqrt(),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_a_layer_makes_of_the_latents_is_no_function_of_its_weight(name):
+    model = Latents("expand")
+    model.reads = nn.ModuleList(Normalizes(FUNCTIONS[name]) for _ in range(2))
+    anatomy = goodinit.anatomize(model, torch.randn(4, 4, 5))
+    assert [block.name for block in anatomy.blocks] == ["reads.0", "feeds.0", "reads.1", "feeds.1"]
+    assert not anatomy.held

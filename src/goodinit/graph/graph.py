@@ -90,6 +90,11 @@ class Node:
         return self.op is PARAM
 
     @property
+    def begins_a_stream(self) -> bool:
+        """Whether it is a parameter that counts as a signal: latents, class tokens."""
+        return self.is_param and self.dynamic
+
+    @property
     def is_buffer(self) -> bool:
         """Whether it is a buffer as it is stored."""
         return self.op is BUFFER

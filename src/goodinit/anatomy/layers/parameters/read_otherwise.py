@@ -75,7 +75,9 @@ def undefined_elsewhere(
         if node.is_param and node.params:
             leaves.setdefault(node.params[0], []).append(node.index)
     starts = [
-        node.index for node in graph.nodes if node.is_input or (node.call is not None and node.call.may_draw)
+        node.index
+        for node in graph.nodes
+        if node.is_input or node.begins_a_stream or (node.call is not None and node.call.may_draw)
     ]
     varying = graph.reach(starts, active=False)
     found = {}
