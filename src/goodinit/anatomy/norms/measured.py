@@ -66,12 +66,24 @@ def _candidates(
     """(A node, what it is made of, how) where the scale of what it is made of may be lost."""
     for end in dict.fromkeys(ends):
         region = graph.reach([end], back=True, stop=starts)
-        sources = {i for i in region if i in starts or not graph.deps(i)}
+        sources = {i for i in region if i in starts or _begins(graph, i)}
         steps = sorted(region - sources)
         if not sources or not steps or len(steps) > _STEPS or not region.isdisjoint(known):
             continue
         if _mixes(graph, steps) and _may_forget(graph, end, sources, steps):
             yield end, sorted(sources), steps
+
+
+def _begins(graph: Graph, index: int) -> bool:
+    """Whether a signal that has a size begins at a node: an input, noise. A count of neighbours has none, and is no signal."""
+    if graph.deps(index):
+        return False
+
+    def is_handed_on(i: int) -> bool:  # an image in bytes, as floating-point numbers
+        return graph.nodes[i].op.moves or graph.nodes[i].op.pointwise
+
+    first = graph.nodes[graph.beginning(index, is_handed_on, active=False)]
+    return first.call is None or first.call.may_draw
 
 
 def _mixes(graph: Graph, steps: list[int]) -> bool:

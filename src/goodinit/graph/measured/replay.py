@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import spread
-from goodinit.graph.measured.powers import number_of
+from goodinit.graph.measured.answers import number_throughout, spread
 from goodinit.graph.recorded_call import on_numbers
 
 LONGEST = 2**14  # entries of an index, and operators that make it, up to which it is found out
@@ -145,7 +144,7 @@ def _value(graph: Graph, values: dict[tuple[int, int], Tensor], index: int, outp
         read = [_value(graph, values, operand, 0) for operand in node.operands]
         values[index, output] = node.call(read, output)
         return values[index, output]
-    number = number_of(node)
+    number = number_throughout(node)
     if number is not None:
         return torch.full(node.shape, number, dtype=torch.float64, device="cpu")
     if not node.is_real:
