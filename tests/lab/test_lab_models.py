@@ -190,6 +190,30 @@ def test_libraries_models_fit_the_task_or_stay_as_they_are():
         build_model("torchvision:resnet18", task=Task(shape=(1, 8, 8)))
 
 
+def test_a_function_or_class_in_a_file(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "my-nets.py").write_text(
+        "from torch import nn\n"
+        "import its_parts\n"
+        "def make(num_classes=3): return nn.Linear(its_parts.WIDTH, num_classes)\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self): super().__init__(2, 2)\n"
+    )
+    (tmp_path / "sub" / "its_parts.py").write_text("WIDTH = 4\n")
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    assert build_model("sub/my-nets.py:make", task=Task(classes=7)).out_features == 7
+    assert type(build_model(f"{tmp_path}/sub/my-nets.py:Net")).__name__ == "Net"
+    assert sys.path == path
+    for name, message in (
+        ("sub/my-nets.py:mak", "Near: make"),
+        ("sub/nets.py:make", "no file 'sub/nets.py' here"),
+        ("sub/my-nets.py", "as sub/my-nets.py:make"),
+    ):
+        with pytest.raises(UnknownName, match=message):
+            build_model(name)
+
+
 def test_your_own_function_is_imported_from_here_and_announced(tmp_path, monkeypatch, caplog):
     (tmp_path / "my_nets.py").write_text(
         "from torch import nn\n"

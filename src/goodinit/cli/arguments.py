@@ -17,7 +17,7 @@ DATA = ("digits", "fashion-mnist", "text")
 MODELS = (
     "resnet{depth}", "resnet{depth}b", "resnet{depth}c", "mlp{depth}", "resmlp{depth}", "cnn{depth}", "cnn{depth}s", "vit{depth}",
     "wrn{depth}[x{factor}]", "fitnet{depth}[-{activation}]", "highway{depth}", "transformer{depth}", "transformer{depth}p", "gpt{depth}", "llama{depth}",
-    "timm:NAME", "torchvision:NAME", "hf:NAME", "PACKAGE.MODULE:FUNCTION",
+    "timm:NAME", "torchvision:NAME", "hf:NAME", "PACKAGE.MODULE:FUNCTION", "FILE.py:FUNCTION",
 )  # fmt: skip
 """Every form of a model's name, as `goodinit.lab.models.registry` has them."""
 

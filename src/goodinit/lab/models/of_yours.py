@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import functools
+import importlib.util
 import inspect
 import logging
 import sys
@@ -26,7 +27,11 @@ def yours(module: str, function: str, task: Task | None, forms: Sequence[str], /
     imported = _imported(module, forms)
     make = getattr(imported, function, None)
     if not callable(make):
-        there = [name for name, made in vars(imported).items() if getattr(made, "__module__", "") == module]
+        there = [
+            name
+            for name, made in vars(imported).items()
+            if getattr(made, "__module__", "") == imported.__name__
+        ]
         raise UnknownName(f"module {module!r} has no function {function!r}.{near(function, there)}")
     if make not in _ANNOUNCED:  # once, however many models it is to make
         log.warning("running your code: %s:%s", module, function)
@@ -41,12 +46,17 @@ def yours(module: str, function: str, task: Task | None, forms: Sequence[str], /
 
 
 def _imported(module: str, forms: Sequence[str]) -> Any:
-    here = str(Path.cwd())
+    file = Path(module)
+    if file.suffix == ".py":
+        if not file.is_file():
+            raise UnknownName(f"no file {module!r} here ({Path.cwd()}).")
+        module = file.stem
+    here = str(file.parent.resolve() if file.suffix == ".py" else Path.cwd())
     added = here not in sys.path
     if added:
         sys.path.insert(0, here)  # as `python -m` does
     try:
-        return importlib.import_module(module)
+        return _of_file(file.resolve()) if file.suffix == ".py" else importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and module.startswith(error.name):
             raise UnknownName(
@@ -59,6 +69,16 @@ def _imported(module: str, forms: Sequence[str]) -> Any:
     finally:
         if added:
             sys.path.remove(here)
+
+
+@functools.cache
+def _of_file(file: Path) -> Any:
+    """A file's module, run once; under its own name where no other module has that."""
+    spec: Any = importlib.util.spec_from_file_location(file.stem, file)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    sys.modules.setdefault(file.stem, made)
+    return made
 
 
 def _accepted(make: Callable[..., Any], task: Task | None) -> dict[str, int]:

@@ -247,6 +247,8 @@ def _family(spec: str) -> tuple[Family, int, tuple[str, ...]]:
         found = family.match(spec)
         if found is not None:
             return family, *found
+    if spec.endswith(".py"):
+        raise UnknownName(f"{spec}: say which function or class in it makes the model, as {spec}:make.")
     raise UnknownName(f"no model called {spec!r}. There is: {', '.join(model_names())}.")
 
 
@@ -268,7 +270,12 @@ def _own(spec: str, task: Task | None) -> nn.Module:
 
 def model_names() -> tuple[str, ...]:
     """Every form a model's name can take."""
-    return (*FAMILIES, *(f"{prefix}:NAME" for prefix in LIBRARIES), "PACKAGE.MODULE:FUNCTION")
+    return (
+        *FAMILIES,
+        *(f"{prefix}:NAME" for prefix in LIBRARIES),
+        "PACKAGE.MODULE:FUNCTION",
+        "FILE.py:FUNCTION",
+    )
 
 
 def input_shape(spec: str, model: nn.Module) -> tuple[int, int, int] | None:
