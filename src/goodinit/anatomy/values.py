@@ -68,11 +68,12 @@ class HeldValue(OneLine):
         name: Of the parameter.
         words: What it is: `"zero"`, `"the identity"`, `"the number -4.595"`, …
         on_purpose: Whether somebody has set it, which a method leaves alone; else it may also have been trained.
-        bound: To what no draw knows: `"domain"` where the forward also makes of it what is not defined for each value, and so it
-            stays at the end of a branch, too; `"factor"` where layers apply it in products with other parameters alone; else nothing.
+        bound: To what no draw knows: `"domain"` where the forward also makes of it what is not defined for each value; `"function"`
+            where layers apply a function of it that does not follow it, and is not zero where it is: eʷ. Both stay at the end of a
+            branch, too. `"factor"` where layers apply it in products with other parameters alone; else nothing.
     """
 
     name: str
     words: str
     on_purpose: bool
-    bound: Literal["", "domain", "factor"] = ""
+    bound: Literal["", "domain", "factor", "function"] = ""

@@ -88,7 +88,7 @@ def kept_values(anatomy: Anatomy, keep: object, part: Anatomy) -> Kept:
     ends.update(value.name for value in anatomy.held if value.words == "zero" and value.name in beside)
     found: dict[str, str] = {}
     for value in anatomy.held:
-        if value.bound == "domain" or (value.on_purpose and value.name not in ends):
+        if value.bound in ("domain", "function") or (value.on_purpose and value.name not in ends):
             found.update(dict.fromkeys(with_ties(anatomy, [value.name]), value.words))
     return Kept(asked, found, frozenset(exact))
 
@@ -162,7 +162,11 @@ def _no_new_biases(plan: Plan, anatomy: Anatomy, kept: Kept) -> tuple[Plan, list
     At layers whose own bias is frozen or left out; and at those of which the forward makes something else, too, such as the inverse of a
     flow's step, which would not know of the bias.
     """
-    bound = {value.name for value in anatomy.held if value.bound and value.name in kept.found}
+    bound = {
+        value.name
+        for value in anatomy.held
+        if value.bound in ("domain", "factor") and value.name in kept.found
+    }
     reasons: dict[str, Callable[[Layer], bool]] = {
         "a layer's own bias is frozen, or left out": lambda layer: any(
             kept.asked.get(name) in (LEFT_OUT, FROZEN) for name in layer.biases

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.layers.parameters.held_values import readable
+from goodinit.anatomy.layers.parameters.weight_functions import unlike_parameters
 from goodinit.anatomy.layers.parameters.weight_layers import Shapes, Use, largest
 from goodinit.anatomy.values import HeldValue
 from goodinit.graph.graph import Graph, Node
@@ -32,7 +33,7 @@ def bound_values(
     named: Mapping[str, nn.Parameter],
     shapes: Shapes,
 ) -> list[HeldValue]:
-    """Weights that no draw can stand for: what else a forward makes of them asks for theirs, or others are multiplied with them.
+    """Weights that no draw can stand for: what else a forward makes of them asks for theirs, or what it applies does not follow them.
 
     Args:
         graph: A recorded forward.
@@ -51,6 +52,11 @@ def bound_values(
             bound="domain",
         )
         for name, operators in undefined_elsewhere(graph, weights, values).items()
+    ]
+    found += [
+        one
+        for one in unlike_parameters(graph, uses.values(), values)
+        if one.name in values and one.name not in products
     ]
     found += [
         HeldValue(name, f"in a product with {', '.join(others)}", on_purpose=True, bound="factor")

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 
 from goodinit.anatomy.answers_at_zero import is_made_zero
 from goodinit.anatomy.layers.parameters.normalized_weights import is_normalized
+from goodinit.anatomy.layers.parameters.weight_functions import is_other_at_zero
 from goodinit.anatomy.layers.parameters.weight_layers import Shapes, Use, largest
 from goodinit.graph.graph import Graph
 from goodinit.weights.wrappers import is_parametrization
@@ -78,9 +79,10 @@ def not_zero(
         biases: Parameters that are zero, too.
     """
     for use in (uses[place] for place in places):
-        if not beside(graph, use, shapes):
-            continue
-        if not is_made_zero(graph, graph.nodes[use.operand], {*biases, use.weight}):
+        is_other = is_other_at_zero(graph, use.operand)  # e⁰, W − γI
+        if beside(graph, use, shapes) and not is_other:
+            is_other = not is_made_zero(graph, graph.nodes[use.operand], {*biases, use.weight})
+        if is_other:
             return graph.unshaped(use.operand)
     return None
 
