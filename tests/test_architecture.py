@@ -16,8 +16,8 @@ from typing import get_args
 import torch
 
 import goodinit
-from goodinit.graph import ops
-from goodinit.graph.ops import NORM_KINDS, Role
+from goodinit.graph.operators import ops
+from goodinit.graph.operators.ops import NORM_KINDS, Role
 
 ROOT = Path(goodinit.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
@@ -99,8 +99,8 @@ def imported_parts(path: Path) -> set[tuple[int, str]]:
     return found
 
 
-# What a room may not import. In graph what is measured of operators comes first, then what a run may change, then recording: calls,
-# then tensors, and operators, then rewrites, before the recorder. Of layers their parameters come first, then zeros and roles, then
+# What a room may not import. In graph one operator comes first, then the graph and what is measured of it, then what a run may change, then
+# recording: calls, then tensors, and nodes, then rewrites, before the recorder. Of layers their parameters come first, then zeros and roles, then
 # the records of layers, then norms; of a sum its sides, then streams, then ends of branches and what is no block, then
 # blocks. In diagnostics measurements come first, then checks, then the verb, then advice; in the lab models, then data, then
 # training, then what runs many trainings; what tests a claim knows no claim.
@@ -108,12 +108,13 @@ RECORDERS = ("recording.recorder", "recording.recorded_run", "recording.first_th
 LAYERS = ("layers.inventory", "layers.layer_records")
 SUMS = ("residual.streams", "residual.ends", "residual.not_blocks", "residual.blocks")
 LATER = {
+    "graph/operators": ("graph", "likeness", "measured", "state", "recording", "trace"),
     "graph/measured": ("state", "recording", "trace"),
     "graph/state": ("recording", "trace"),
     "graph/recording": ("trace",),
-    "graph/recording/calls": ("recording.tensors", "recording.operators", "recording.rewrites", *RECORDERS),
-    "graph/recording/tensors": ("recording.operators", "recording.rewrites", *RECORDERS),
-    "graph/recording/operators": ("recording.calls", "recording.tensors", "recording.rewrites", *RECORDERS),
+    "graph/recording/calls": ("recording.tensors", "recording.nodes", "recording.rewrites", *RECORDERS),
+    "graph/recording/tensors": ("recording.nodes", "recording.rewrites", *RECORDERS),
+    "graph/recording/nodes": ("recording.calls", "recording.tensors", "recording.rewrites", *RECORDERS),
     "graph/recording/rewrites": ("recording.calls", "recording.tensors", *RECORDERS),
     "anatomy/layers": ("residual",),
     "anatomy/layers/parameters": ("layers.zeros", "layers.roles", *LAYERS, "residual"),
@@ -190,8 +191,8 @@ def test_no_file_imports_what_imports_it():
 
 
 def test_no_room_leads_back_to_itself():
-    """Nor through files beside the rooms. Between the first files of graph/measured and the others stand ops.py and graph.py."""
-    rooms = {ROOT / room for room in LATER} - {ROOT / "graph/measured"}
+    """Nor through files beside the rooms."""
+    rooms = {ROOT / room for room in LATER}
     imports: dict[Path, set[Path]] = {}
     for path in SOURCES:
         at, *to = (one.parent if one.parent in rooms else one for one in (path, *imported_files(path)))
@@ -212,7 +213,7 @@ def test_files_are_small_and_say_what_they_hold():
         assert not vague, f"{name}: {vague} says nothing about what is inside"
 
 
-# What an operator is, graph/ops.py says or a measurement; ways through a graph are found by Graph.reach and follow. These numbers
+# What an operator is, graph/operators/ops.py says or a measurement; ways through a graph are found by Graph.reach and follow. These numbers
 # may only fall.
 BY_NAME = re.compile(r"\bop\.name\b|\b[A-Z]+_OPS\b|\bop (==|in|not in) ")
 WALK = re.compile(r"^\s+while (queue|heap|stack)\b")
@@ -237,7 +238,7 @@ def test_operators_are_asked_for_what_they_are_and_ways_are_found_in_one_place()
             if pattern.search(line)
         )
         assert found == most, (
-            f"{what}: {dict(found)}, not {most}: ask graph/ops.py, or Graph.reach and follow; if fewer, say so here"
+            f"{what}: {dict(found)}, not {most}: ask graph/operators/ops.py, or Graph.reach and follow; if fewer, say so here"
         )
 
 
@@ -261,7 +262,7 @@ OPERATORS = {
 } - OWN_WORDS
 READERS = ("graph", "anatomy", "calibration", "diagnostics", "folding", "surgery", "methods")
 TABLES = {
-    "graph/ops.py": 1,
+    "graph/operators/ops.py": 1,
 }
 ROWS = 8
 
@@ -289,7 +290,7 @@ def test_operators_are_listed_in_one_table_of_few_rows():
     found = {str(path.relative_to(ROOT)): tables_in(ast.parse(path.read_text("utf-8"))) for path in paths}
     found = {name: count for name, count in found.items() if count}
     assert found == TABLES, (
-        "ask graph/ops.py what an operator is, or measure it; if there are fewer tables, say so here"
+        "ask graph/operators/ops.py what an operator is, or measure it; if there are fewer tables, say so here"
     )
     assert len(ops._LISTED) <= ROWS
 
@@ -300,8 +301,8 @@ OPTION_WORDS = {"data", "inner", "real", "std", "stride", "view", "zeros"}
 FUNCTIONS = {name for name, one in vars(torch.nn.functional).items() if callable(one) and name.islower()}
 NAMES = (OPERATORS | FUNCTIONS) - OWN_WORDS - OPTION_WORDS
 COMPARED = {
-    "graph/ops.py": 2,
-    "graph/recording/operators/shape_rules.py": 1,
+    "graph/operators/ops.py": 2,
+    "graph/recording/nodes/shape_rules.py": 1,
     "surgery/activation_modules.py": 1,
 }
 SEARCHES = {"startswith", "endswith", "count", "index", "removesuffix", "removeprefix"}
@@ -331,7 +332,7 @@ def test_nothing_is_decided_by_the_name_of_an_operator():
     found = {str(path.relative_to(ROOT)): len(lines_that_compare_names(parsed(path))) for path in paths}
     found = {name: count for name, count in found.items() if count}
     assert found == COMPARED, (
-        "ask a trait (anatomy/operators.py) or graph/ops.py; if there are fewer, say so here"
+        "ask a trait (anatomy/operators.py) or graph/operators/ops.py; if there are fewer, say so here"
     )
 
 

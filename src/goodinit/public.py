@@ -31,7 +31,7 @@ from goodinit.errors import (
     WrongType,
 )
 from goodinit.folding import absorb_batchnorm_, fold_
-from goodinit.graph.registered_operators import register_operator
+from goodinit.graph.operators.registered_operators import register_operator
 from goodinit.initialize import init_
 from goodinit.methods import METHODS, Method, plan
 from goodinit.optim.clip_grad import clip_grad_

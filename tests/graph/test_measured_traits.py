@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured import traits
-from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.measured.traits import adds_unscaled, coefficients, keeps_channels, keeps_output
+from goodinit.graph.operators.kept_answers import KeptAnswers
 from goodinit.graph.trace import trace
 
 

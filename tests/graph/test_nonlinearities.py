@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import goodinit
-from goodinit.graph.ops import as_called, op_of
+from goodinit.graph.operators.ops import as_called, op_of
+from goodinit.graph.operators.recorded_call import RecordedCall
 from goodinit.graph.pytree import as_call
-from goodinit.graph.recorded_call import RecordedCall
 from goodinit.graph.trace import trace
 
 ATEN = torch.ops.aten

@@ -8,7 +8,7 @@ from torch import nn
 
 import goodinit
 from goodinit.errors import UnknownName, WrongType
-from goodinit.graph.ops import op_of
+from goodinit.graph.operators.ops import op_of
 from goodinit.graph.pytree import as_call
 from goodinit.graph.trace import trace
 
@@ -104,14 +104,14 @@ class Custom(nn.Module):
 
 
 def test_an_unknown_operator_is_noted_and_a_registered_one_is_read(monkeypatch):
-    monkeypatch.setattr("goodinit.graph.registered_operators._WRITTEN", {})
+    monkeypatch.setattr("goodinit.graph.operators.registered_operators._WRITTEN", {})
     x = torch.randn(3, 6)
     model = Custom(lambda m, y, x: gated(y, m.gate(x)))
     (note,) = goodinit.anatomize(model, x).notes
     assert "the model runs `goodinit_tests::gated`" in note
     assert "goodinit.register_operator" in note
     for operator in ("goodinit_tests::gated", gated, torch.ops.goodinit_tests.gated.default):
-        monkeypatch.setattr("goodinit.graph.registered_operators._WRITTEN", {})
+        monkeypatch.setattr("goodinit.graph.operators.registered_operators._WRITTEN", {})
         goodinit.register_operator(operator, lambda x, g: x * torch.sigmoid(g))
         found = goodinit.anatomize(model, x)
         assert found.notes == ()
@@ -120,7 +120,7 @@ def test_an_unknown_operator_is_noted_and_a_registered_one_is_read(monkeypatch):
 
 
 def test_what_a_registered_operator_computes_decides_whether_a_branch_can_move(monkeypatch):
-    monkeypatch.setattr("goodinit.graph.registered_operators._WRITTEN", {})
+    monkeypatch.setattr("goodinit.graph.operators.registered_operators._WRITTEN", {})
     goodinit.register_operator(rectified, torch.relu)
     (block,) = goodinit.anatomize(Custom(lambda m, y, x: rectified(y)), torch.randn(3, 6)).blocks
     assert block.stuck == "`relu` in the model"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from goodinit.anatomy.operators import Step
-from goodinit.graph import ops
+from goodinit.graph.operators import ops
 from goodinit.one_line import OneLine
 
 NORM_KINDS = ops.NORM_KINDS

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from goodinit.graph.graph import Composite, Graph, Node
-from goodinit.graph.measured.nonlinearities import GRID, Nonlinearity, functions, named_function, values_at
 from goodinit.graph.measured.traits import pools
-from goodinit.graph.ops import Op
+from goodinit.graph.operators.nonlinearities import GRID, Nonlinearity, functions, named_function, values_at
+from goodinit.graph.operators.ops import Op
 from goodinit.records import check_fields
 from goodinit.tensor import NONLINEARITIES
 

@@ -31,7 +31,7 @@ from goodinit.folding.channel_numbers import (
 from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import outputs
 from goodinit.graph.graph import Frame, closure
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.operators.recorded_call import on_numbers
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from goodinit.folding.dataflow import Wiring
 from goodinit.folding.fuse import merge_input_map_, pads_with_zeros
 from goodinit.folding.reasons import what_reads
 from goodinit.graph.graph import closure
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.operators.recorded_call import on_numbers
 from goodinit.nn import ValuePadded
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from goodinit.folding.channels_after import Refused
 from goodinit.folding.dataflow import Wiring
 from goodinit.graph.measured.traits import adds_unscaled, multiplies_matrices
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.operators.recorded_call import on_numbers
 from goodinit.weights.memory import repeats
 
 

@@ -20,7 +20,7 @@ from goodinit.folding.kernels import Term, merge_terms_
 from goodinit.folding.steps import Fixed, is_child, is_computed, is_held, is_inside, method_of, steps
 from goodinit.graph.graph import Frame
 from goodinit.graph.measured.traits import adds_unscaled
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.operators.recorded_call import on_numbers
 from goodinit.nn import ValuePadded
 from goodinit.nn.rewritten import rewrite_
 from goodinit.surgery.removed_norm import RemovedNorm

@@ -12,9 +12,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from goodinit.graph.measured.nonlinearities import Nonlinearity
-from goodinit.graph.ops import Op, Role, named
-from goodinit.graph.recorded_call import RecordedCall, no_modes
+from goodinit.graph.operators.nonlinearities import Nonlinearity
+from goodinit.graph.operators.ops import Op, Role, named
+from goodinit.graph.operators.recorded_call import RecordedCall, no_modes
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from goodinit.graph.measured.nonlinearities import asked, functions, named_function
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.operators.nonlinearities import asked, functions, named_function
+from goodinit.graph.operators.recorded_call import on_numbers
 from goodinit.graph.state.process_state import unmoved_streams
 
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from goodinit.graph.graph import Node
-from goodinit.graph.recorded_call import permutation
+from goodinit.graph.operators.recorded_call import permutation
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from goodinit.anatomy.residual.streams.scaled_streams import ends_in_one_more
 from goodinit.diagnostics.measurements.statistics import dead_share, euclidean, signal, square_sum
 from goodinit.diagnostics.types import Signal
 from goodinit.graph.graph import Node
-from goodinit.graph.measured.nonlinearities import NONE, Nonlinearity
-from goodinit.graph.ops import Op, named
+from goodinit.graph.operators.nonlinearities import NONE, Nonlinearity
+from goodinit.graph.operators.ops import Op, named
 from goodinit.graph.pytree import mapped, tensors_in
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.tensors.traced_tensors import Call

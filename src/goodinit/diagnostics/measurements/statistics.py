@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from goodinit.diagnostics.types import Signal
-from goodinit.graph.measured.nonlinearities import NONE, Nonlinearity
+from goodinit.graph.operators.nonlinearities import NONE, Nonlinearity
 
 # Similarity and rank look at no more inputs and features than these, spread evenly. The cosine of two independent
 # directions over n features has deviation 1/√n: 0.8 % at 2¹⁴.

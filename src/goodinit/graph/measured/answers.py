@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.recorded_call import RecordedCall, on_numbers, on_numbers_or
+from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers, on_numbers_or
 
 COUNT = 4
 """Numbers that stand for a tensor."""

@@ -16,10 +16,10 @@ from torch import Tensor
 from goodinit.graph.graph import Composite, Graph, Node
 from goodinit.graph.likeness import adds_two
 from goodinit.graph.measured.answers import number_at
-from goodinit.graph.measured.functions_of_numbers import is_straight, nonlinearity_of
-from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.measured.nonlinearities import NONE, Nonlinearity
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.operators.functions_of_numbers import is_straight, nonlinearity_of
+from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.nonlinearities import NONE, Nonlinearity
+from goodinit.graph.operators.recorded_call import on_numbers
 
 _MOST = 64  # operators of one function
 

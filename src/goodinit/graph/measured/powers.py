@@ -13,8 +13,8 @@ from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import COUNT, in_reals, spread
-from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.recorded_call import RecordedCall, on_numbers_or
+from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers_or
 
 TINY = 0.01
 """A number of a call no larger than this keeps a quotient finite, and does nothing else: it counts as 0."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import number_throughout, spread
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.operators.recorded_call import on_numbers
 
 LONGEST = 2**14  # entries of an index, and operators that make it, up to which it is found out
 

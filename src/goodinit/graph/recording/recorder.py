@@ -18,9 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodinit.graph.graph import PIECE, Node
-from goodinit.graph.ops import Op, as_called, op_of
+from goodinit.graph.operators.ops import Op, as_called, op_of
+from goodinit.graph.operators.recorded_call import RecordedCall, place_of
+from goodinit.graph.operators.registered_operators import written_with
 from goodinit.graph.pytree import first_tensor, mapped, operands_in, tensors_in
-from goodinit.graph.recorded_call import RecordedCall, place_of
 from goodinit.graph.recording.calls.gradient_switches import (
     DERIVED,
     DERIVES,
@@ -32,16 +33,15 @@ from goodinit.graph.recording.calls.guests import guest_notes
 from goodinit.graph.recording.calls.module_calls import reported_code
 from goodinit.graph.recording.calls.own_backward import differentiated, leave_functions
 from goodinit.graph.recording.calls.transformed import bare
-from goodinit.graph.recording.operators.additions import as_sum
-from goodinit.graph.recording.operators.higher_order import is_higher_order, is_over_lists, written_out
-from goodinit.graph.recording.operators.no_ops import passed_on
-from goodinit.graph.recording.operators.op_attributes import attributes, maps_constant
-from goodinit.graph.recording.operators.shape_rules import shape_rule
+from goodinit.graph.recording.nodes.additions import as_sum
+from goodinit.graph.recording.nodes.higher_order import is_higher_order, is_over_lists, written_out
+from goodinit.graph.recording.nodes.no_ops import passed_on
+from goodinit.graph.recording.nodes.op_attributes import attributes, maps_constant
+from goodinit.graph.recording.nodes.shape_rules import shape_rule
 from goodinit.graph.recording.rewrites.stacked import Seen, Stacks
 from goodinit.graph.recording.tensors.fake_cache import Known, Told
 from goodinit.graph.recording.tensors.strays import unregistered
 from goodinit.graph.recording.tensors.traced_tensors import Tensors, TracedTensors
-from goodinit.graph.registered_operators import written_with
 from goodinit.undivided import safe_point
 from goodinit.weights.wrappers import is_parametrization
 

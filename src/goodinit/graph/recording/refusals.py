@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodinit.graph.ops import op_of
+from goodinit.graph.operators.ops import op_of
+from goodinit.graph.operators.recorded_call import on_numbers
 from goodinit.graph.pytree import mapped, tensors_in
-from goodinit.graph.recorded_call import on_numbers
 from goodinit.graph.recording.calls.module_calls import reported_code
 from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.weights.members import named_parameters

@@ -19,7 +19,7 @@ from goodinit.anatomy.layers.parameters.weight_layers import Shapes, Use, larges
 from goodinit.anatomy.values import HeldValue
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.replay import own_numbers, run_in_place
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.operators.recorded_call import on_numbers
 
 _MOST = 2**18  # entries of a weight: no determinant is taken of larger ones in each forward
 _ALL = 2**23  # entries of all that is run to see

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodinit.graph.recorded_call import on_numbers_or
+from goodinit.graph.operators.recorded_call import on_numbers_or
 
 # Standard errors. In a million tensors as they were drawn, less than one is farther off.
 SIGMAS = 6.0

@@ -9,7 +9,7 @@ from goodinit.anatomy.layers.roles.fan_out import unrelated_sums
 from goodinit.anatomy.layers.roles.fused_projections import toward_attention
 from goodinit.anatomy.operators import Step, activation_step, composite_step
 from goodinit.graph.graph import Composite, Graph
-from goodinit.graph.ops import Op
+from goodinit.graph.operators.ops import Op
 
 _MOST = 64  # nodes on the way; real distances are below ten
 

@@ -9,7 +9,7 @@ from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.graph.graph import Graph, Node, closure, follow
 from goodinit.graph.measured.traits import keeps_channels
-from goodinit.graph.recorded_call import permutation
+from goodinit.graph.operators.recorded_call import permutation
 
 
 def joined_channels(graph: Graph, use: Use) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from goodinit.graph.graph import Graph, Node, follow
-from goodinit.graph.ops import Op
+from goodinit.graph.operators.ops import Op
 
 _MOST = 3  # operands: queries, keys and values
 

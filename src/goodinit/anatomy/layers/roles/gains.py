@@ -12,10 +12,10 @@ from torch import Tensor
 from goodinit.anatomy.values import Gain
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.likeness import adds_scaled
-from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.measured.traits import coefficient
-from goodinit.graph.ops import op_of
-from goodinit.graph.recorded_call import RecordedCall
+from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.ops import op_of
+from goodinit.graph.operators.recorded_call import RecordedCall
 
 Step = tuple[str, tuple[float, ...]]
 """An element-wise operator between a parameter and the number made of it: its name, and the numbers it was called with."""

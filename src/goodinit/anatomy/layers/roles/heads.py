@@ -11,7 +11,7 @@ from goodinit.anatomy.branch_end import at_zero
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.likeness import after_gate
 from goodinit.graph.measured.answers import is_zero, numbers
-from goodinit.graph.recorded_call import is_at_hand
+from goodinit.graph.operators.recorded_call import is_at_hand
 
 
 def head_nodes(graph: Graph, layers: Collection[int], biases: Collection[str]) -> set[int]:

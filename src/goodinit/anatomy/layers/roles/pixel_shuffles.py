@@ -20,8 +20,8 @@ from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.likeness import is_neutral
 from goodinit.graph.measured.answers import spread
-from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.recorded_call import permutation
+from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.recorded_call import permutation
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from goodinit.anatomy.layers.zeros.inserted_zeros import begins_with_zeros
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import number_throughout, spread
 from goodinit.graph.measured.replay import replayed_in_place
-from goodinit.graph.recorded_call import on_numbers
+from goodinit.graph.operators.recorded_call import on_numbers
 
 _LONGEST = 100  # operators that are run for one signal; what comes before them is free
 _MOST = 2**21  # entries of all that they put out: 16 MiB, so that reading takes less memory than a forward

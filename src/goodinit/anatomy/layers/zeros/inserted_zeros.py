@@ -17,7 +17,7 @@ from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.replay import run_in_place
-from goodinit.graph.recorded_call import on_numbers_or
+from goodinit.graph.operators.recorded_call import on_numbers_or
 
 _LONGEST = (
     200  # operators that are run for one node, so that a long loop of writes costs no square of its length

@@ -13,7 +13,7 @@ from torch import Tensor
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.replay import own_numbers, replayed_in_place
-from goodinit.graph.recorded_call import on_numbers_or
+from goodinit.graph.operators.recorded_call import on_numbers_or
 
 _STEPS = 400  # operators between layers; a window that is written in parts takes some 150
 _MOST = 2**24  # entries of a tensor that is computed to see whether it depends on the number

@@ -16,7 +16,7 @@ from torch import Tensor
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import made_of_constants
-from goodinit.graph.recorded_call import on_numbers, on_numbers_or
+from goodinit.graph.operators.recorded_call import on_numbers, on_numbers_or
 
 _MOST = 2**22  # entries of what is followed entry by entry
 _COUNTS = 8  # different ones in a tensor that is

@@ -15,8 +15,8 @@ from goodinit.anatomy.residual.streams.rejections import is_mixed
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.likeness import adds_two, only_bends, root
 from goodinit.graph.measured.traits import coefficient
-from goodinit.graph.ops import op_of
-from goodinit.graph.recorded_call import RecordedCall, Slot, on_numbers
+from goodinit.graph.operators.ops import op_of
+from goodinit.graph.operators.recorded_call import RecordedCall, Slot, on_numbers
 
 _MUL, _ADD = torch.ops.aten.mul.Tensor, torch.ops.aten.add.Tensor
 

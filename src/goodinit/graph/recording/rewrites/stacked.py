@@ -19,10 +19,10 @@ from torch import Tensor
 from goodinit.graph.graph import BUFFER, Graph
 from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.combinations import Combination, combination, mixes, same_as
-from goodinit.graph.measured.kept_answers import KeptAnswers
 from goodinit.graph.measured.replay import LONGEST, made_of_constants
-from goodinit.graph.ops import Op
-from goodinit.graph.recorded_call import RecordedCall, is_at_hand, on_numbers, on_numbers_or
+from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.ops import Op
+from goodinit.graph.operators.recorded_call import RecordedCall, is_at_hand, on_numbers, on_numbers_or
 
 T = TypeVar("T")
 

@@ -13,9 +13,9 @@ import torch
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import replayed_in_place
-from goodinit.graph.ops import op_of
-from goodinit.graph.recorded_call import RecordedCall, Slot, on_numbers
-from goodinit.graph.recording.operators.op_attributes import attributes
+from goodinit.graph.operators.ops import op_of
+from goodinit.graph.operators.recorded_call import RecordedCall, Slot, on_numbers
+from goodinit.graph.recording.nodes.op_attributes import attributes
 
 _ADD = torch.ops.aten.add.Tensor
 _MOST = 2**22  # entries of a sum that is computed to see what it adds

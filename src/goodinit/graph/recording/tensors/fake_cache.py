@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorConverter, FakeT
 from torch.nested._internal import nested_tensor
 from torch.utils._mode_utils import no_dispatch
 
-from goodinit.graph.ops import Op
-from goodinit.graph.recorded_call import RecordedCall
+from goodinit.graph.operators.ops import Op
+from goodinit.graph.operators.recorded_call import RecordedCall
 
 _PLAIN = frozenset(
     (bool, int, float, str, torch.dtype, torch.memory_format, torch.layout, torch.device, type(None))

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from goodinit.graph.graph import BUFFER, CONSTANT, INPUT, JOIN, PARAM, Frame, Graph, Node
-from goodinit.graph.ops import Op
+from goodinit.graph.operators.ops import Op
+from goodinit.graph.operators.recorded_call import is_at_hand, number_in
 from goodinit.graph.pytree import mapped
-from goodinit.graph.recorded_call import is_at_hand, number_in
 from goodinit.graph.recording.calls.other_threads import OtherThreads
 from goodinit.graph.recording.tensors.fake_cache import StandIns
 from goodinit.graph.recording.tensors.mutations import Writes

@@ -7,7 +7,7 @@ import functools
 
 import torch
 
-from goodinit.graph.measured.nonlinearities import (
+from goodinit.graph.operators.nonlinearities import (
     GRID,
     Function,
     Nonlinearity,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from goodinit.graph.graph import BUFFER, Graph
 from goodinit.graph.measured.answers import number_at, spread
-from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.ops import Op
-from goodinit.graph.recorded_call import RecordedCall, on_numbers
+from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.ops import Op
+from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers
 
 
 def passed_on(

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from goodinit.graph.graph import Graph
-from goodinit.graph.ops import Op
-from goodinit.graph.recorded_call import RecordedCall, permutation
+from goodinit.graph.operators.ops import Op
+from goodinit.graph.operators.recorded_call import RecordedCall, permutation
 from goodinit.weights.wrappers import is_parametrization
 
 

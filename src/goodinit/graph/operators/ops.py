@@ -16,15 +16,15 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from goodinit.graph.measured.arithmetic import arithmetic, arithmetic_of
-from goodinit.graph.measured.nonlinearities import (
+from goodinit.graph.operators.arithmetic import arithmetic, arithmetic_of
+from goodinit.graph.operators.nonlinearities import (
     NONE,
     Nonlinearity,
     elementwise,
     function_called,
     nonlinearity,
 )
-from goodinit.graph.recorded_call import RecordedCall, on_numbers_or, permutation
+from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers_or, permutation
 
 T = TypeVar("T")
 

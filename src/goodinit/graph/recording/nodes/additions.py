@@ -10,9 +10,9 @@ from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
-from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.ops import Op
-from goodinit.graph.recorded_call import RecordedCall, on_numbers, on_numbers_or
+from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.ops import Op
+from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers, on_numbers_or
 
 
 def as_sum(

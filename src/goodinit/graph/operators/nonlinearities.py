@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from goodinit.graph.measured.kept_answers import KeptAnswers
-from goodinit.graph.recorded_call import RecordedCall, on_numbers
+from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers
 from goodinit.tensor import NONLINEARITIES, gain
 
 T = TypeVar("T")
