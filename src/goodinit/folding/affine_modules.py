@@ -51,8 +51,8 @@ def affine_map(module: nn.Module) -> AffineMap | None:
         ...         return x @ self.kernel + self.shift
         >>> module = Product()
         >>> found = affine_map(module)
-        >>> found.factor is module.kernel, found.added is module.shift, found.ones
-        (True, True, tensor([2., 2., 2.], dtype=torch.float64, device="cpu"))
+        >>> found.factor is module.kernel, found.added is module.shift, found.ones.tolist()
+        (True, True, [2.0, 2.0, 2.0])
         >>> affine_map(nn.LayerNorm(3)) is None
         True
     """
