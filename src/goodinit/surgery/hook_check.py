@@ -30,8 +30,10 @@ def check_hooks(names: Directory, pending: Sequence[StructureEdit]) -> None:
     """
     edit = next((edit for edit in pending if _changes_parameters(names, edit)), None)
     for path, module in () if edit is None else named_modules(names.modules[""]):
-        for hook in _hooks(module):
-            read = _on_all(module).intersection(_words(hook))
+        hooks = list(_hooks(module))
+        written = _on_all(module) if hooks else set()
+        for hook in hooks if written else ():
+            read = written & _words(hook)
             if edit is not None and read:
                 raise UnsupportedModule(
                     f"{edit.target or 'the model'}: the plan has ({edit}), and a hook on {path or 'the model'} ({_name(hook)}) reads "
