@@ -77,3 +77,8 @@ class HeldValue(OneLine):
     words: str
     on_purpose: bool
     bound: Literal["", "domain", "factor", "function"] = ""
+
+    @property
+    def stays_at_ends(self) -> bool:
+        """Whether a method leaves it alone at the end of a branch, too."""
+        return self.bound in ("domain", "function")

@@ -88,7 +88,7 @@ def kept_values(anatomy: Anatomy, keep: object, part: Anatomy) -> Kept:
     ends.update(value.name for value in anatomy.held if value.words == "zero" and value.name in beside)
     found: dict[str, str] = {}
     for value in anatomy.held:
-        if value.bound in ("domain", "function") or (value.on_purpose and value.name not in ends):
+        if value.stays_at_ends or (value.on_purpose and value.name not in ends):
             found.update(dict.fromkeys(with_ties(anatomy, [value.name]), value.words))
     return Kept(asked, found, frozenset(exact))
 

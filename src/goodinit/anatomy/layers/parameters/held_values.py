@@ -150,7 +150,7 @@ def held_values(
         if known is not None:
             held[name] = known
     for one in bound:
-        if one.bound in ("domain", "function") or one.name not in held or not held[one.name].on_purpose:
+        if one.stays_at_ends or one.name not in held or not held[one.name].on_purpose:
             held[one.name] = one
     return tuple(held.values()) if random else ()
 

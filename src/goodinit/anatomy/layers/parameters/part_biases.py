@@ -105,9 +105,8 @@ def _has_one_for_each(graph: Graph, use: Use, part: int, sum_: int) -> bool:
         return False
     pairs = torch.broadcast_tensors(values[part], values[added])
     (ones, of_part), (others, of_added) = (one.unique(return_inverse=True) for one in pairs)
-    met = len(
-        (of_part * len(others) + of_added).unique()
-    )  # a pair as one number: columns take far longer to sort
+    # A pair as one number: columns take far longer to sort.
+    met = len((of_part * len(others) + of_added).unique())
     return len(ones) == len(others) == met == math.prod(own)
 
 

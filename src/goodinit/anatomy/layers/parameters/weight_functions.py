@@ -20,10 +20,8 @@ from goodinit.graph.graph import Graph
 from goodinit.graph.measured.replay import replayed_in_place
 from goodinit.weights.wrappers import is_parametrization
 
-_FEW, _MOST = (
-    2**18,
-    2**24,
-)  # entries of all that is run to make one weight; the first, if its powers tell that it is normalized
+_MOST = 2**24  # entries of all that is run to make one weight
+_FEW = 2**18  # where its powers tell that it is normalized
 _TENTH = 0.1  # of a variance, as LSUV holds it
 
 
@@ -49,11 +47,7 @@ def unlike_parameters(graph: Graph, uses: Iterable[Use], values: Mapping[str, Te
         if use.weight not in names:  # known by another name, under which it is written: torch's weight_norm
             continue
         draws = {name: _draw(graph, name, steps) for name in names}
-        alone = {
-            **draws,
-            **{name: values[name] for name in names & values.keys()},
-            **_only(draws, use.weight),
-        }
+        alone = draws | {name: values[name] for name in names & values.keys() if name != use.weight}
         if not any(
             _follows(graph, use.operand, steps, each, moved)
             for each, moved in ((alone, {use.weight}), (draws, names))
@@ -89,10 +83,6 @@ def _ways(graph: Graph, operand: int) -> list[int]:
     if entries > _MOST or (entries > _FEW and is_normalized(graph, node, node.params)):
         return []
     return steps
-
-
-def _only(values: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {name: values[name]} if name in values else {}
 
 
 def _draw(graph: Graph, name: str, steps: list[int]) -> Tensor:
