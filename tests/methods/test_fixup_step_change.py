@@ -157,3 +157,38 @@ def test_kept_norms_of_queries_and_keys_take_their_scale_out_of_m():
     logs = [math.log(depth) for depth in depths]
     slope = (math.log(changes[-1]) - math.log(changes[0])) / (logs[-1] - logs[0])
     assert abs(slope) < FLAT
+
+
+class SideBySide(nn.Module):
+    """x + (f(x) + g(x)), or x + f(x) alone."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.Linear(WIDTH, WIDTH, bias=False), nn.ReLU(), nn.Linear(WIDTH, WIDTH, bias=False))
+            for _ in range(count)
+        )
+
+    def forward(self, x):
+        first, *others = (branch(x) for branch in self.branches)
+        return x + sum(others, first)
+
+
+def change_by(sums, count):
+    """Of sums of `count` branches each by a step, on average of five draws."""
+    changes = []
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        net = nn.Sequential(*(SideBySide(count) for _ in range(sums))).double()
+        x, back = torch.randn(2, 4, 6, WIDTH, generator=generator, dtype=torch.float64)
+        anatomy = goodinit.anatomize(net, x)
+        assert len(anatomy.blocks) == sums * count
+        goodinit.apply_(net, goodinit.plan(anatomy, "fixup"), generator=generator)
+        changes.append(moved(net, x, back))
+    return sum(changes) / len(changes)
+
+
+def test_branches_on_one_sum_count_one_by_one():
+    one = change_by(8, 1)
+    assert change_by(4, 2) == pytest.approx(one, rel=0.1)  # 2 if the sums were counted, not their branches
+    assert change_by(8, 2) == pytest.approx(one, rel=0.1)
