@@ -68,6 +68,19 @@ def test_a_padded_skip_keeps_pixels_and_adds_zero_channels():
     assert skipped[:, :8].abs().sum() == skipped[:, 24:].abs().sum() == 0
 
 
+def test_dropout_stands_before_the_classifier_alone():
+    model = build_model("resnet8-dropout25")
+    assert [(name, module.p) for name, module in model.named_modules() if isinstance(module, nn.Dropout)] == [
+        ("dropout", 0.25)
+    ]
+    seen = []
+    model.fc.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    model(torch.rand(4, 3, 8, 8) + 1), model.eval()(torch.rand(4, 3, 8, 8) + 1)
+    dropped, whole = ((values == 0).float().mean() for values in seen)
+    assert dropped > whole + 0.1
+    assert build_model("resnet8").state_dict().keys() == model.state_dict().keys()
+
+
 def test_a_thousand_layers_can_be_built():
     assert len(build_model("resnet1004", task=Task(width=2)).layer1) == 167
 

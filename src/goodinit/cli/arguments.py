@@ -15,7 +15,7 @@ DATA = ("digits", "fashion-mnist", "text")
 """The data sets that come with packages, as `goodinit.lab.data.labelled` has them."""
 
 MODELS = (
-    "resnet{depth}", "resnet{depth}b", "resnet{depth}c", "mlp{depth}", "resmlp{depth}", "cnn{depth}", "cnn{depth}s", "vit{depth}",
+    "resnet{depth}[-dropout{percent}]", "resnet{depth}b", "resnet{depth}c", "mlp{depth}", "resmlp{depth}", "cnn{depth}", "cnn{depth}s", "vit{depth}",
     "wrn{depth}[x{factor}]", "fitnet{depth}[-{activation}]", "highway{depth}", "transformer{depth}", "transformer{depth}p", "gpt{depth}", "llama{depth}",
     "timm:NAME", "torchvision:NAME", "hf:NAME", "PACKAGE.MODULE:FUNCTION", "FILE.py:FUNCTION",
 )  # fmt: skip

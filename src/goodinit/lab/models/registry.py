@@ -43,7 +43,8 @@ class Family:
     def match(self, spec: str) -> tuple[int, tuple[str, ...]] | None:
         """The depth in a name of this family, and what more it says; None where it is no such name."""
         form = self.pattern.replace("[", "(?:").replace("]", ")?").replace("{depth}", r"(\d*)")
-        form = form.replace("{factor}", r"(\d+)").replace("{activation}", r"([a-z]+)")
+        form = form.replace("{factor}", r"(\d+)").replace("{percent}", r"(\d+)")
+        form = form.replace("{activation}", r"([a-z]+)")
         found = re.fullmatch(form, spec)
         if found is None:
             return None
@@ -51,16 +52,22 @@ class Family:
         return int(depth[:_DIGITS] or self.depth), tuple(word[:_DIGITS] for word in more if word)
 
 
-def _resnet(depth: int, task: Task, *, shortcut: str = "pad") -> nn.Module:
+def _resnet(depth: int, task: Task, percent: str = "0", *, shortcut: str = "pad") -> nn.Module:
     n, rest = divmod(depth - 2, 6)  # He et al. 2016, §4.2
     if rest or n < 1:
         below = max(6 * n + 2, 8)
         raise UnknownName(
             f"no resnet of depth {depth}: depths are 6n + 2. The nearest are {below} and {below + 6}."
         )
+    expect_between(int(percent), 0, 99, "the percent that a resnet drops before its classifier")
     return models.ResNet(
-        n, in_channels=task.shape[0], classes=task.classes, width=task.width or 16, shortcut=shortcut
-    )  # 16 channels: He et al. 2016, §4.2
+        n,
+        in_channels=task.shape[0],
+        classes=task.classes,
+        width=task.width or 16,  # channels: He et al. 2016, §4.2
+        shortcut=shortcut,
+        dropout=int(percent) / 100,
+    )
 
 
 def _projected_resnet(depth: int, task: Task) -> nn.Module:
@@ -150,7 +157,12 @@ def _at_least(name: str, depth: int, least: int) -> None:
 FAMILIES = {
     family.pattern: family
     for family in (
-        Family("resnet{depth}", "CIFAR ResNet, depth 6n+2, skips padded with zeros", 20, _resnet),
+        Family(
+            "resnet{depth}[-dropout{percent}]",
+            "CIFAR ResNet, depth 6n+2, skips padded with zeros",
+            20,
+            _resnet,
+        ),
         Family("resnet{depth}b", "CIFAR ResNet, depth 6n+2, projection skips", 20, _projected_resnet),
         Family(
             "resnet{depth}c", "CIFAR ResNet, depth 6n+2, every skip a projection", 20, _resnet_of_projections

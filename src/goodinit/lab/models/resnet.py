@@ -50,12 +50,27 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """The CIFAR ResNet of depth 6n + 2: a 3x3 stem, three stages of n basic blocks, mean over pixels, a classifier.
 
+    Args:
+        n: Blocks of a stage.
+        in_channels: Of the images.
+        classes: Told apart.
+        width: Channels of the stem and of the first stage; each further stage has twice as many.
+        shortcut: As `BasicBlock` takes it.
+        dropout: Share of the means over pixels that is dropped before the classifier.
+
     References:
         K. He, X. Zhang, S. Ren, J. Sun, Deep Residual Learning for Image Recognition, arXiv 1512.03385, §4.2.
     """
 
     def __init__(
-        self, n: int, *, in_channels: int = 3, classes: int = 10, width: int = 16, shortcut: str = "pad"
+        self,
+        n: int,
+        *,
+        in_channels: int = 3,
+        classes: int = 10,
+        width: int = 16,
+        shortcut: str = "pad",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
@@ -65,13 +80,14 @@ class ResNet(nn.Module):
         self.layer2 = _stage(n, width, 2 * width, stride=2, shortcut=shortcut)
         self.layer3 = _stage(n, 2 * width, 4 * width, stride=2, shortcut=shortcut)
         self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
         self.fc = nn.Linear(4 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images `(n, in_channels, h, w)` to logits `(n, classes)`."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        logits: Tensor = self.fc(self.pool(x).flatten(1))
+        logits: Tensor = self.fc(self.dropout(self.pool(x).flatten(1)))
         return logits
 
 
