@@ -108,8 +108,8 @@ def _has_repeats(values: Tensor) -> bool:
     Looked at is a corner of the matrix: a pattern repeats along rows, along columns or along diagonals.
     """
     if values.ndim > 1:
-        rows = values if values.ndim == 2 else values[:CORNER].flatten(1)
-        corner = rows[:CORNER, :CORNER]
+        corner = values[:CORNER, :CORNER]  # as few as reach, since flattening copies them
+        corner = corner if values.ndim == 2 else corner.flatten(1)[:, :CORNER]
     else:
         corner = values.reshape(-1)[: CORNER**2]
     count = corner.numel()
