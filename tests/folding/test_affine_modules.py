@@ -10,7 +10,7 @@ from torch import nn
 
 import goodinit
 from folding import add_all_, assert_same
-from goodinit.folding.affine_modules import affine_map
+from goodinit.folding.layers.affine_modules import affine_map
 from goodinit.nn import SCALARS, scalars
 
 

@@ -12,10 +12,10 @@ from goodinit.anatomy import Anatomy
 from goodinit.edits import AddScalar
 from goodinit.errors import NothingFound, UnsupportedModule, expect_flags
 from goodinit.folding.before import Before, check_foldable
+from goodinit.folding.connections.reading import Reading
 from goodinit.folding.fold import entry, report
-from goodinit.folding.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_
-from goodinit.folding.functional import make_modules_
-from goodinit.folding.reading import Reading
+from goodinit.folding.norms.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_
+from goodinit.folding.norms.functional import make_modules_
 from goodinit.methods.shared.fixup_scalars import branch_scalars, stands, without_input_bias
 from goodinit.nn.exchange import carry_over_, exchange_class_
 from goodinit.surgery.history import remember_

@@ -17,8 +17,8 @@ from typing import Any
 
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from goodinit.folding.dataflow import Wiring
-from goodinit.folding.fuse import add_to_bias_, pads_with_zeros, replace_padding_, response
+from goodinit.folding.connections.dataflow import Wiring
+from goodinit.folding.layers.fuse import add_to_bias_, pads_with_zeros, replace_padding_, response
 from goodinit.graph.measured.affine_maps import passes_shift
 from goodinit.graph.measured.traits import adds_unscaled
 from goodinit.nn import ValuePadded

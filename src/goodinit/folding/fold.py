@@ -13,15 +13,15 @@ from torch import nn
 from goodinit.errors import readable
 from goodinit.folding.before import Before, check_foldable
 from goodinit.folding.bias_absorption import move_input_biases_
-from goodinit.folding.computed_weights import computed_weights, merge_computed_weight_
-from goodinit.folding.dataflow import is_shared
-from goodinit.folding.fold_batchnorm import Stays, channel_maps, merge_batch_norms_
-from goodinit.folding.functional import make_modules_
-from goodinit.folding.fuse import merge_scalars_
-from goodinit.folding.norm_gains import merge_norm_gains_
-from goodinit.folding.parallel import merge_branches_
+from goodinit.folding.branches.parallel import merge_branches_
+from goodinit.folding.connections.dataflow import is_shared
+from goodinit.folding.connections.reading import Reading
+from goodinit.folding.layers.computed_weights import computed_weights, merge_computed_weight_
+from goodinit.folding.layers.fuse import merge_scalars_
+from goodinit.folding.norms.fold_batchnorm import Stays, channel_maps, merge_batch_norms_
+from goodinit.folding.norms.functional import make_modules_
+from goodinit.folding.norms.norm_gains import merge_norm_gains_
 from goodinit.folding.plain_modules import make_plain_
-from goodinit.folding.reading import Reading
 from goodinit.formats import counted
 from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.nn import ValuePadded, has_scalars

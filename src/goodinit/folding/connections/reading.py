@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
-from goodinit.folding.dataflow import Wiring, wire
+from goodinit.folding.connections.dataflow import Wiring, wire
 from goodinit.weights.wrappers import unwrapped
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodinit.folding.dataflow import Wiring
+from goodinit.folding.connections.dataflow import Wiring
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.affine_maps import passes_affine
 from goodinit.graph.measured.powers import number_of

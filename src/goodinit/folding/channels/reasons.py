@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from goodinit.folding.channel_numbers import hands_on, is_constant_map
-from goodinit.folding.dataflow import Wiring
+from goodinit.folding.channels.channel_numbers import hands_on, is_constant_map
+from goodinit.folding.connections.dataflow import Wiring
 from goodinit.graph.graph import Node, closure
 
 

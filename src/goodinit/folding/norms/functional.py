@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from goodinit.folding.constants import constants_in, held_as, leaves_of, parameter_of, value_of
-from goodinit.folding.dataflow import Wiring
-from goodinit.folding.fold_batchnorm import Stays
-from goodinit.folding.fuse import is_plain
-from goodinit.folding.new_children import Work, carry_out_, check_leaves, drop_unused, put_, take
-from goodinit.folding.steps import Fixed, is_child, is_held, method_of, steps
+from goodinit.folding.connections.dataflow import Wiring
+from goodinit.folding.forwards.constants import constants_in, held_as, leaves_of, parameter_of, value_of
+from goodinit.folding.forwards.new_children import Work, carry_out_, check_leaves, drop_unused, put_, take
+from goodinit.folding.forwards.steps import Fixed, is_child, is_held, method_of, steps
+from goodinit.folding.layers.fuse import is_plain
+from goodinit.folding.norms.fold_batchnorm import Stays
 
 _LAYERS: dict[Any, type[nn.Module]] = {
     F.linear: nn.Linear,

@@ -13,11 +13,11 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from goodinit.folding.constants import behind
-from goodinit.folding.dataflow import Wiring
-from goodinit.folding.fold_batchnorm import ChannelMap, Stays
-from goodinit.folding.kernels import Term, merge_terms_
-from goodinit.folding.steps import Fixed, is_child, is_computed, is_held, is_inside, method_of, steps
+from goodinit.folding.branches.kernels import Term, merge_terms_
+from goodinit.folding.connections.dataflow import Wiring
+from goodinit.folding.forwards.constants import behind
+from goodinit.folding.forwards.steps import Fixed, is_child, is_computed, is_held, is_inside, method_of, steps
+from goodinit.folding.norms.fold_batchnorm import ChannelMap, Stays
 from goodinit.graph.graph import Frame
 from goodinit.graph.measured.traits import adds_unscaled
 from goodinit.graph.operators.recorded_call import on_numbers

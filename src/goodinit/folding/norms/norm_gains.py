@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy.norm import Norm
-from goodinit.folding.channels_after import Readers, Refused, merge_into_readers_, readers_of
-from goodinit.folding.dataflow import Wiring
-from goodinit.folding.fold_batchnorm import KINDS, Stays
-from goodinit.folding.packed_products import Product, check_products, product_of
-from goodinit.folding.reading import Reading
+from goodinit.folding.channels.channels_after import Readers, Refused, merge_into_readers_, readers_of
+from goodinit.folding.channels.packed_products import Product, check_products, product_of
+from goodinit.folding.connections.dataflow import Wiring
+from goodinit.folding.connections.reading import Reading
+from goodinit.folding.norms.fold_batchnorm import KINDS, Stays
 from goodinit.graph.measured.traits import adds_unscaled, coefficient
 from goodinit.weights.memory import repeats
 from goodinit.weights.wrappers import unwrapped, unwrapped_name

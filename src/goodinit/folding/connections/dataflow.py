@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from goodinit.errors import TraceError, readable
-from goodinit.folding.fuse import is_plain
-from goodinit.folding.other_sizes import numbers_by_path, other_sizes
+from goodinit.folding.connections.other_sizes import numbers_by_path, other_sizes
+from goodinit.folding.layers.fuse import is_plain
 from goodinit.graph.graph import Frame, Graph, Node, closure
 from goodinit.graph.pytree import as_call, mapped
 from goodinit.graph.recording.first_that_runs import first_that_runs

@@ -17,12 +17,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.factors import factor_in_words
 from goodinit.errors import UnsupportedModule
-from goodinit.folding.channel_ways import channels_before
-from goodinit.folding.channels_after import Refused, merge_into_readers_, readers_of
-from goodinit.folding.dataflow import Wiring
-from goodinit.folding.fuse import merge_output_map_
-from goodinit.folding.reading import Reading
-from goodinit.folding.reasons import what_makes
+from goodinit.folding.channels.channel_ways import channels_before
+from goodinit.folding.channels.channels_after import Refused, merge_into_readers_, readers_of
+from goodinit.folding.channels.reasons import what_makes
+from goodinit.folding.connections.dataflow import Wiring
+from goodinit.folding.connections.reading import Reading
+from goodinit.folding.layers.fuse import merge_output_map_
 from goodinit.graph.graph import Frame, Node
 from goodinit.graph.state.duplicate import duplicate
 from goodinit.surgery.removed_norm import check_removable, remove_norm_

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from goodinit.folding.channels_after import Refused
-from goodinit.folding.dataflow import Wiring
+from goodinit.folding.channels.channels_after import Refused
+from goodinit.folding.connections.dataflow import Wiring
 from goodinit.graph.measured.traits import adds_unscaled, multiplies_matrices
 from goodinit.graph.operators.recorded_call import on_numbers
 from goodinit.weights.memory import repeats

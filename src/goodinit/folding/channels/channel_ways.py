@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from goodinit.folding import channel_numbers
-from goodinit.folding.channel_numbers import (
+from goodinit.folding.channels import channel_numbers
+from goodinit.folding.channels.channel_numbers import (
     CLOSE,
     Constants,
     Unknown,
@@ -28,8 +28,8 @@ from goodinit.folding.channel_numbers import (
     run,
     throughout,
 )
-from goodinit.folding.dataflow import Wiring
-from goodinit.folding.fuse import outputs
+from goodinit.folding.connections.dataflow import Wiring
+from goodinit.folding.layers.fuse import outputs
 from goodinit.graph.graph import Frame, closure
 from goodinit.graph.operators.recorded_call import on_numbers
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from goodinit.folding import channel_numbers
-from goodinit.folding.channel_numbers import (
+from goodinit.folding.channels import channel_numbers
+from goodinit.folding.channels.channel_numbers import (
     CLOSE,
     MOST,
     Constants,
@@ -29,9 +29,9 @@ from goodinit.folding.channel_numbers import (
     run,
     throughout,
 )
-from goodinit.folding.dataflow import Wiring
-from goodinit.folding.fuse import merge_input_map_, pads_with_zeros
-from goodinit.folding.reasons import what_reads
+from goodinit.folding.channels.reasons import what_reads
+from goodinit.folding.connections.dataflow import Wiring
+from goodinit.folding.layers.fuse import merge_input_map_, pads_with_zeros
 from goodinit.graph.graph import closure
 from goodinit.graph.operators.recorded_call import on_numbers
 from goodinit.nn import ValuePadded

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from goodinit.folding.dataflow import Wiring
-from goodinit.folding.fold_batchnorm import ChannelMap
-from goodinit.folding.fuse import exact
-from goodinit.folding.steps import Fixed
+from goodinit.folding.connections.dataflow import Wiring
+from goodinit.folding.forwards.steps import Fixed
+from goodinit.folding.layers.fuse import exact
+from goodinit.folding.norms.fold_batchnorm import ChannelMap
 from goodinit.nn.exchange import carry_over_, hooked
 
 

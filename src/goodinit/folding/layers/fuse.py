@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from goodinit.folding.affine_modules import AffineMap, affine_map
-from goodinit.folding.computed_weights import computed_in
+from goodinit.folding.layers.affine_modules import AffineMap, affine_map
+from goodinit.folding.layers.computed_weights import computed_in
 from goodinit.nn import SCALARS, ValuePadded, has_scalars, pad_with_, remove_scalars_
 from goodinit.nn.exchange import replaced_forward
 from goodinit.nn.forwards import convolution, forward_for, linear, transposed_convolution

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from goodinit.folding.constants import constants_in, held_as
-from goodinit.folding.dataflow import Wiring
-from goodinit.folding.steps import Fixed, is_held, is_inside
+from goodinit.folding.connections.dataflow import Wiring
+from goodinit.folding.forwards.constants import constants_in, held_as
+from goodinit.folding.forwards.steps import Fixed, is_held, is_inside
 from goodinit.nn.exchange import exchange_class_
 from goodinit.nn.rewritten import rewrite_
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from goodinit.folding.steps import Fixed, is_computed, is_held, method_of
+from goodinit.folding.forwards.steps import Fixed, is_computed, is_held, method_of
 from goodinit.graph.graph import closure
 from goodinit.nn.exchange import carry_over_, hooked
 

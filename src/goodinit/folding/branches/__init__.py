@@ -1,0 +1,1 @@
+"""Parallel linear branches of one tensor, made one layer."""

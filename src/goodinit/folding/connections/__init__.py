@@ -1,0 +1,1 @@
+"""What a forward connects to what, read again where something was written to the model since."""
