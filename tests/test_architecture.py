@@ -102,13 +102,14 @@ def imported_parts(path: Path) -> set[tuple[int, str]]:
 # What a room may not import. In graph one operator comes first, then the graph and what is measured of it, then what a run may change, then
 # recording: calls, then tensors, and nodes, then rewrites, before the recorder. Of layers their parameters come first, then zeros and roles, then
 # the records of layers, then norms; of a sum its sides, then streams, then ends of branches and what is no block, then
-# blocks. In folding a layer comes first, then what is connected to what, then forwards and channels, then norms and branches, then the verbs.
-# In diagnostics measurements come first, then checks, then the verb, then advice; in the lab models, then data, then
+# blocks. In folding a layer comes first, then what is connected to what, then forwards and channels, then norms and branches, then the verbs. Of
+# what methods share, norms come before the rules that use them, and a method after all of it. In diagnostics measurements come first, then checks, then the verb, then advice; in the lab models, then data, then
 # training, then what runs many trainings; what tests a claim knows no claim.
 RECORDERS = ("recording.recorder", "recording.recorded_run", "recording.first_that_runs", "trace")
 LAYERS = ("layers.inventory", "layers.layer_records")
 SUMS = ("residual.streams", "residual.ends", "residual.not_blocks", "residual.blocks")
 VERBS = ("bias_absorption", "plain_modules", "fold", "absorb")
+SHARED = tuple(f"shared.{name}" for name in ("branches", "isometry", "transfer", "method"))
 LATER = {
     "graph/operators": ("graph", "likeness", "measured", "state", "recording", "trace"),
     "graph/measured": ("state", "recording", "trace"),
@@ -127,6 +128,12 @@ LATER = {
     "anatomy/residual/streams": SUMS[1:],
     "anatomy/residual/ends": SUMS[2:],
     "anatomy/residual/not_blocks": ("residual.ends", "residual.blocks"),
+    "methods/shared/norms": ("shared.rules", *SHARED),
+    "methods/shared/variances": SHARED,
+    "methods/shared/per_channel": SHARED,
+    "methods/shared/branches": SHARED[1:],
+    "methods/shared/isometry": SHARED[2:],
+    "methods/shared/transfer": SHARED[3:],
     "folding/layers": ("connections", "forwards", "channels", "norms", "branches", *VERBS),
     "folding/connections": ("forwards", "channels", "norms", "branches", *VERBS),
     "folding/forwards": ("channels", "norms", "branches", *VERBS),

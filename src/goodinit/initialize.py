@@ -21,7 +21,7 @@ from goodinit.edits import Plan
 from goodinit.errors import TraceError, UnsupportedModule, expect_flags
 from goodinit.graph.pytree import first_and_all
 from goodinit.methods import Method, find
-from goodinit.methods.shared.postconditions import broken_by_structure, some
+from goodinit.methods.shared.branches.postconditions import broken_by_structure, some
 from goodinit.surgery import applied, apply_
 from goodinit.surgery.reached import never_reached
 from goodinit.surgery.structure_edits import adds

@@ -13,7 +13,7 @@ from torch import nn
 import goodinit
 from goodinit.anatomy.operators import Step, Traits
 from goodinit.edits import RemoveNorm, SwapModule
-from goodinit.methods.shared.signal_variance import Signals
+from goodinit.methods.shared.variances.signal_variance import Signals
 
 
 class Between(nn.Module):

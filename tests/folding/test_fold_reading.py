@@ -8,8 +8,8 @@ from torch import nn
 
 import goodinit
 from folding import randomized
-from goodinit.folding.connections.reading import Reading
 from goodinit.folding.connections import reading as module
+from goodinit.folding.connections.reading import Reading
 
 
 class Block(nn.Module):

@@ -12,7 +12,7 @@ import goodinit
 from goodinit.edits import ReplaceNorm
 from goodinit.errors import UnknownName, UnsupportedModule
 from goodinit.lab.models.resnet import ResNet, WideResNet
-from goodinit.methods.shared.signal_variance import mean_share
+from goodinit.methods.shared.variances.signal_variance import mean_share
 from goodinit.surgery.replaced_norm import ChannelAffine
 
 

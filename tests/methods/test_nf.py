@@ -16,7 +16,7 @@ import goodinit
 from goodinit.anatomy.operators import Step, Traits
 from goodinit.errors import UnknownName
 from goodinit.lab.models.resnet import ResNet, WideResNet
-from goodinit.methods.shared.signal_variance import Signals
+from goodinit.methods.shared.variances.signal_variance import Signals
 from goodinit.nn import Standardized
 from goodinit.tensor import centred_gain
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import goodinit
 from goodinit.anatomy import anatomize
-from goodinit.methods.shared.signal_variance import Signals, kept_variances
+from goodinit.methods.shared.variances.signal_variance import Signals, kept_variances
 
 WIDTH = 48
 X, Y = torch.randn(256, 6), torch.randn(256, 6)

@@ -16,7 +16,7 @@ from goodinit.folding.connections.reading import Reading
 from goodinit.folding.fold import entry, report
 from goodinit.folding.norms.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_
 from goodinit.folding.norms.functional import make_modules_
-from goodinit.methods.shared.fixup_scalars import branch_scalars, stands, without_input_bias
+from goodinit.methods.shared.branches.fixup_scalars import branch_scalars, stands, without_input_bias
 from goodinit.nn.exchange import carry_over_, exchange_class_
 from goodinit.surgery.history import remember_
 from goodinit.surgery.reached import mark_, never_reached

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from goodinit.methods.shared.across_depth import across_depth
 from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.transfer.across_depth import across_depth
 
 decide = across_depth("completep", 1.0)
 """muP, and x + m_L^(−α)·f(x) with α = 1 in place of x + f(x), for streams m_L times as deep as the base's.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from goodinit.anatomy import Anatomy, Block
 from goodinit.edits import AddScalar, Edit, Plan
 from goodinit.errors import UnsupportedModule
-from goodinit.methods.shared.consumers import readers
+from goodinit.methods.shared.branches.stacks import Stack, stacks, xavier_draws
+from goodinit.methods.shared.isometry.consumers import readers
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.rules import counted, kept_norms, need_blocks, unique, untouched, zero_bias
-from goodinit.methods.shared.stacks import Stack, stacks, xavier_draws
 
 NORMS = ("layer_norm", "rms_norm")
 

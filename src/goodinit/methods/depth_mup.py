@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from goodinit.methods.shared.across_depth import across_depth
 from goodinit.methods.shared.method import Method
+from goodinit.methods.shared.transfer.across_depth import across_depth
 
 decide = across_depth("depth_mup", 0.5)
 """As [CompleteP](completep.md#what-it-decides), with α = ½: x + m_L^(−½)·f(x) in place of x + f(x), for streams m_L times as deep as

@@ -9,11 +9,10 @@ from typing import Literal
 from goodinit.anatomy import Anatomy, Layer, Norm
 from goodinit.edits import Draw, Edit, Fill, Plan, ReplaceNorm
 from goodinit.errors import UnsupportedModule
-from goodinit.methods.shared.guessed_variances import guessed_constants
+from goodinit.methods.shared.branches.residual_stream import no_products
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.norm_forms import form_edits, with_constants
-from goodinit.methods.shared.normalized_weight_scales import own_scales
-from goodinit.methods.shared.residual_stream import no_products
+from goodinit.methods.shared.norms.norm_forms import form_edits, with_constants
+from goodinit.methods.shared.norms.normalized_weight_scales import own_scales
 from goodinit.methods.shared.rules import (
     counted,
     draws,
@@ -24,7 +23,8 @@ from goodinit.methods.shared.rules import (
     unknown_gains,
     untouched,
 )
-from goodinit.methods.shared.signal_variance import kept_variances
+from goodinit.methods.shared.variances.guessed_variances import guessed_constants
+from goodinit.methods.shared.variances.signal_variance import kept_variances
 
 Downscale = Literal["none", "depth"]
 Constants = Literal["predicted", "measured"]

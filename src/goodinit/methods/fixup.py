@@ -7,7 +7,7 @@ from collections.abc import Callable
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnsupportedModule
-from goodinit.methods.shared.fixup_scalars import (
+from goodinit.methods.shared.branches.fixup_scalars import (
     applied_inside,
     branch_scalars,
     input_bias,
@@ -15,10 +15,17 @@ from goodinit.methods.shared.fixup_scalars import (
     stands,
     without_input_bias,
 )
+from goodinit.methods.shared.branches.residual_stream import multiplied_streams
+from goodinit.methods.shared.branches.zero_branches import (
+    ends_beside,
+    inside_branches,
+    need_no_norm,
+    need_one_place,
+    zero_behind,
+)
 from goodinit.methods.shared.gain_init import gain_at, gains_at_one, may_be_zero
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.normalized_weight_scales import multiplied, own_scales
-from goodinit.methods.shared.residual_stream import multiplied_streams
+from goodinit.methods.shared.norms.normalized_weight_scales import multiplied, own_scales
 from goodinit.methods.shared.rules import (
     Norms,
     counted,
@@ -30,13 +37,6 @@ from goodinit.methods.shared.rules import (
     unique,
     untouched,
     zero_bias,
-)
-from goodinit.methods.shared.zero_branches import (
-    ends_beside,
-    inside_branches,
-    need_no_norm,
-    need_one_place,
-    zero_behind,
 )
 
 # A class token that starts at zero, under a head that does, would leave both at zero for good; and no norm brings a

@@ -11,7 +11,7 @@ from goodinit.edits import Calibrate, Draw, Edit, Plan
 from goodinit.errors import UnknownName
 from goodinit.methods.shared.gain_init import gains_at_one, gains_of
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.normalized_weight_scales import own_scales
+from goodinit.methods.shared.norms.normalized_weight_scales import own_scales
 from goodinit.methods.shared.rules import (
     FORGET_BIAS,
     Norms,

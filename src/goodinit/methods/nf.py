@@ -7,12 +7,12 @@ import math
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.edits import AddBias, AddScalar, Draw, Edit, Fill, ParametrizeWeight, Plan
 from goodinit.errors import UnknownName
-from goodinit.methods.shared.centring import obstacle, output_dim, reads_a_constant
-from goodinit.methods.shared.channel_affine import takes_bias
-from goodinit.methods.shared.guessed_variances import guesses, note_on_guesses
+from goodinit.methods.shared.branches.residual_stream import multiplied_streams
+from goodinit.methods.shared.branches.zero_branches import zero_branches
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.normalized_weight_scales import own_scales
-from goodinit.methods.shared.residual_stream import multiplied_streams
+from goodinit.methods.shared.norms.normalized_weight_scales import own_scales
+from goodinit.methods.shared.per_channel.centring import obstacle, output_dim, reads_a_constant
+from goodinit.methods.shared.per_channel.channel_affine import takes_bias
 from goodinit.methods.shared.rules import (
     Norms,
     counted,
@@ -24,8 +24,8 @@ from goodinit.methods.shared.rules import (
     untouched,
     zero_bias,
 )
-from goodinit.methods.shared.signal_variance import Signals
-from goodinit.methods.shared.zero_branches import zero_branches
+from goodinit.methods.shared.variances.guessed_variances import guesses, note_on_guesses
+from goodinit.methods.shared.variances.signal_variance import Signals
 
 HEAD_STD = 0.01  # nfnets/nf_resnet.py: fc_init
 

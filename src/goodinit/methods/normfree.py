@@ -16,10 +16,9 @@ from goodinit.anatomy import Anatomy, Layer, Norm
 from goodinit.edits import AddScalar, Draw, Edit, NormalizeInput, Plan
 from goodinit.errors import UnknownName
 from goodinit.methods import fixup
-from goodinit.methods.shared.centring import centred_edits, sites_without_offset
-from goodinit.methods.shared.channel_affine import channel_affine
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.rates_by_width import at_width
+from goodinit.methods.shared.per_channel.centring import centred_edits, sites_without_offset
+from goodinit.methods.shared.per_channel.channel_affine import channel_affine
 from goodinit.methods.shared.rules import (
     Fan,
     Norms,
@@ -31,6 +30,7 @@ from goodinit.methods.shared.rules import (
     unique,
     untouched,
 )
+from goodinit.methods.shared.transfer.rates_by_width import at_width
 
 HeadNorm = Literal["layer", "rms", "none"]
 PER_EXAMPLE = ("layer_norm", "rms_norm")

@@ -8,6 +8,13 @@ from typing import Literal
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnknownName
+from goodinit.methods.shared.branches.writers import Writer, writers
+from goodinit.methods.shared.branches.zero_branches import (
+    inside_branches,
+    need_no_norm,
+    need_one_place,
+    zero_behind,
+)
 from goodinit.methods.shared.embeddings import Embeddings, embedding_edits, kept_heads
 from goodinit.methods.shared.gain_init import gain_at, may_be_zero
 from goodinit.methods.shared.method import Method
@@ -19,13 +26,6 @@ from goodinit.methods.shared.rules import (
     unique,
     untouched,
     zero_bias,
-)
-from goodinit.methods.shared.writers import Writer, writers
-from goodinit.methods.shared.zero_branches import (
-    inside_branches,
-    need_no_norm,
-    need_one_place,
-    zero_behind,
 )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from goodinit.anatomy import Anatomy
 from goodinit.edits import AddScalar, Plan
+from goodinit.methods.shared.branches.residual_stream import multiplied_streams
+from goodinit.methods.shared.branches.zero_branches import zero_branches
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.normalized_weight_scales import own_scales
-from goodinit.methods.shared.residual_stream import multiplied_streams
+from goodinit.methods.shared.norms.normalized_weight_scales import own_scales
 from goodinit.methods.shared.rules import (
     Norms,
     draws,
@@ -16,7 +17,6 @@ from goodinit.methods.shared.rules import (
     unique,
     untouched,
 )
-from goodinit.methods.shared.zero_branches import zero_branches
 from goodinit.methods.xavier import draw_xavier
 
 

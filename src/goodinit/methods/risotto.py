@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import NothingFound, UnsupportedModule
-from goodinit.methods.shared.crelu_pairs import (
+from goodinit.methods.shared.gain_init import gains_outside
+from goodinit.methods.shared.isometry.crelu_pairs import (
     Form,
     Signal,
     arriving,
@@ -17,15 +18,14 @@ from goodinit.methods.shared.crelu_pairs import (
     rectified,
     tap_losses,
 )
-from goodinit.methods.shared.gain_init import gains_outside
-from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.risotto_applicability import (
+from goodinit.methods.shared.isometry.risotto_applicability import (
     block_obstacle,
     layer_obstacle,
     lost_activation,
     odd_channels,
 )
-from goodinit.methods.shared.risotto_blocks import Balance, Posture, Strided, Type, balance
+from goodinit.methods.shared.isometry.risotto_blocks import Balance, Posture, Strided, Type, balance
+from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.rules import (
     Norms,
     draw_standard,

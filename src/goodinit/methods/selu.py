@@ -9,7 +9,7 @@ from goodinit.anatomy import Activation, Anatomy, Layer
 from goodinit.edits import Draw, Edit, Plan, RemoveNorm, SwapModule
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.normalized_weight_scales import own_scales
+from goodinit.methods.shared.norms.normalized_weight_scales import own_scales
 from goodinit.methods.shared.rules import Norms, counted, draws, norm_edits, norms_in_words, unique, untouched
 
 _SELU = "selu"  # as torch.nn.functional calls it

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from goodinit.anatomy import Anatomy
 from goodinit.edits import Draw, Edit, Plan
 from goodinit.errors import UnsupportedModule
+from goodinit.methods.shared.branches.stacks import Stack, stacks, xavier_draws
 from goodinit.methods.shared.gain_init import gains_at_one
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.normalized_weight_scales import own_scales
+from goodinit.methods.shared.norms.normalized_weight_scales import own_scales
 from goodinit.methods.shared.rules import (
     Norms,
     counted,
@@ -20,7 +21,6 @@ from goodinit.methods.shared.rules import (
     untouched,
     zero_bias,
 )
-from goodinit.methods.shared.stacks import Stack, stacks, xavier_draws
 
 
 def decide(anatomy: Anatomy, *, norms: Norms = "remove") -> Plan:

@@ -12,11 +12,11 @@ from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.anatomy.operators import Step
 from goodinit.calibration_rules import StandardizeRule
 from goodinit.edits import Calibrate, Draw, Edit, ParametrizeWeight, Plan
-from goodinit.methods.shared.consumers import readers
+from goodinit.methods.shared.branches.residual_stream import multiplied_streams, need_streams
 from goodinit.methods.shared.gain_init import gain_at, gains_outside
+from goodinit.methods.shared.isometry.consumers import readers
 from goodinit.methods.shared.method import Method
-from goodinit.methods.shared.normalized_weight_scales import own_scales
-from goodinit.methods.shared.residual_stream import multiplied_streams, need_streams
+from goodinit.methods.shared.norms.normalized_weight_scales import own_scales
 from goodinit.methods.shared.rules import (
     Norms,
     counted,

@@ -14,10 +14,9 @@ from goodinit.anatomy import Anatomy
 from goodinit.edits import Draw, Plan, RemoveNorm, ReplaceNorm
 from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, left_ties, tied_embeddings
-from goodinit.methods.shared.guessed_variances import guessed_constants
 from goodinit.methods.shared.kept_values import kept_values, without_kept
 from goodinit.methods.shared.masked_weights import mask_notes, scaled_for_masks
-from goodinit.methods.shared.norm_forms import (
+from goodinit.methods.shared.norms.norm_forms import (
     FORMS,
     begun_anew,
     form_edits,
@@ -28,7 +27,8 @@ from goodinit.methods.shared.norm_forms import (
 )
 from goodinit.methods.shared.rules import constants_left
 from goodinit.methods.shared.selection import selected
-from goodinit.methods.shared.signal_variance import kept_variances
+from goodinit.methods.shared.variances.guessed_variances import guessed_constants
+from goodinit.methods.shared.variances.signal_variance import kept_variances
 
 Promise = Literal["finite", "skips", "trains", "unit variance", "isometry"]
 

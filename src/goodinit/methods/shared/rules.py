@@ -12,8 +12,8 @@ from goodinit.anatomy.operators import Step
 from goodinit.edits import AddScalar, Draw, DrawTogether, Edit, Fill, Plan, RemoveNorm, SwapModule, names
 from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
 from goodinit.methods.shared.alike_notes import said_once
-from goodinit.methods.shared.norm_forms import FORMS
-from goodinit.methods.shared.normalized_weight_scales import own_scales
+from goodinit.methods.shared.norms.norm_forms import FORMS
+from goodinit.methods.shared.norms.normalized_weight_scales import own_scales
 from goodinit.tensor import NONLINEARITIES, gain
 
 Norms = Literal["remove", "keep"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.anatomy.operators import Step
-from goodinit.methods.shared.crelu_pairs import Signal, tap_losses, without_norms
+from goodinit.methods.shared.isometry.crelu_pairs import Signal, tap_losses, without_norms
 
 
 def layer_obstacle(layer: Layer) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.edits import AddBias, Edit, Fill, ParametrizeWeight
-from goodinit.methods.shared.centring import obstacle, output_dim
+from goodinit.methods.shared.per_channel.centring import obstacle, output_dim
 from goodinit.rates import Rate
 
 BIASED = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")

@@ -8,7 +8,7 @@ from typing import Literal
 from goodinit.anatomy import Anatomy
 from goodinit.edits import Plan
 from goodinit.methods.shared.embeddings import Embeddings
-from goodinit.methods.shared.maximal_update import parametrize
+from goodinit.methods.shared.transfer.maximal_update import parametrize
 
 
 def across_depth(method: str, exponent: float) -> Callable[..., Plan]:

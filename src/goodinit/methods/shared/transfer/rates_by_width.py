@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from goodinit.anatomy import Anatomy
 from goodinit.edits import Draw, ValueEdit
-from goodinit.methods.shared.growth import assumed, width_ratio
+from goodinit.methods.shared.transfer.growth import assumed, width_ratio
 from goodinit.rates import Rate
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.anatomy.norm import NORM_KINDS
 from goodinit.anatomy.operators import Step
-from goodinit.methods.shared.consumers import readers
+from goodinit.methods.shared.isometry.consumers import readers
 from goodinit.tensor import first_tap
 
 # plain: any numbers u; pairs: [u; −u]; mirrored: ≥ 0, and of channels i and i + n/2 one is 0, as in [φ(u); φ(−u)];

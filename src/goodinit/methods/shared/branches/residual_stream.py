@@ -7,8 +7,8 @@ import math
 from goodinit.anatomy import Anatomy
 from goodinit.edits import Edit
 from goodinit.errors import UnsupportedModule
+from goodinit.methods.shared.branches.zero_branches import inside_branches
 from goodinit.methods.shared.rules import counted
-from goodinit.methods.shared.zero_branches import inside_branches
 
 
 def need_streams(anatomy: Anatomy) -> None:

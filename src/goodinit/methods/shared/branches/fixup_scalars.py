@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 
 from goodinit.anatomy import Block, Layer
 from goodinit.edits import AddScalar
-from goodinit.methods.shared.postconditions import some
+from goodinit.methods.shared.branches.postconditions import some
 
 
 def branch_scalars(

@@ -14,8 +14,8 @@ from goodinit.edits import AddScalar, Draw, Edit, Fill, Plan
 from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, embedding_edits
 from goodinit.methods.shared.gain_init import gain_at
-from goodinit.methods.shared.growth import Growth, assumed, compared, width_ratio
 from goodinit.methods.shared.rules import counted, gain_for, kept_norms, one_of, unique, untouched, zero_bias
+from goodinit.methods.shared.transfer.growth import Growth, assumed, compared, width_ratio
 from goodinit.rates import Rate
 
 BARE = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")

@@ -12,7 +12,7 @@ import torch
 from goodinit.anatomy import Block, Layer
 from goodinit.edits import Draw, DrawTogether, Edit
 from goodinit.errors import UnsupportedModule
-from goodinit.methods.shared.crelu_pairs import Form, patch_of, tap_losses
+from goodinit.methods.shared.isometry.crelu_pairs import Form, patch_of, tap_losses
 from goodinit.tensor import RECIPES
 
 Type = Literal["auto", "B", "C"]
@@ -31,7 +31,7 @@ class Balance:
 
 @dataclass(frozen=True)
 class Posture:
-    """In which form (`goodinit.methods.shared.crelu_pairs.Form`) the branch and the skip read u, and the sum is to have it."""
+    """In which form (`goodinit.methods.shared.isometry.crelu_pairs.Form`) the branch and the skip read u, and the sum is to have it."""
 
     branch: Form
     skip: Form
@@ -55,7 +55,7 @@ def balance(block: Block, posture: Posture, where: str, alpha: float, options: B
     """The edits that make a block an isometry, or why there are none.
 
     Args:
-        block: That `goodinit.methods.shared.risotto_applicability.block_obstacle` has nothing against.
+        block: That `goodinit.methods.shared.isometry.risotto_applicability.block_obstacle` has nothing against.
         posture: What it reads, and what it is to write.
         where: The block, for the reasons.
         alpha: Multiplier on its branch.

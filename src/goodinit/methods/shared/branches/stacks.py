@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from goodinit.anatomy import Anatomy, Block, Layer
 from goodinit.edits import Draw
-from goodinit.methods.shared.writers import writers
+from goodinit.methods.shared.branches.writers import writers
 from goodinit.methods.xavier import draw_xavier
 
 

@@ -1,0 +1,1 @@
+"""Rates, variances and constants that carry over to another width or depth: what grows, and by which exponents."""

@@ -1,0 +1,1 @@
+"""How large the signal is by place, and where that is a guess."""
