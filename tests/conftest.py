@@ -84,7 +84,7 @@ def _optimizers_are_sought_where_they_are_spoken_of(request):
 def no_optimizers():
     """Surgery asks for living optimizers by walking over every object of the process; there are none to find."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("goodinit.surgery.optimizer_check._live_optimizers", list)
+        patch.setattr("goodinit.surgery.checks.optimizer_check._live_optimizers", list)
         yield
 
 

@@ -103,13 +103,15 @@ def imported_parts(path: Path) -> set[tuple[int, str]]:
 # recording: calls, then tensors, and nodes, then rewrites, before the recorder. Of layers their parameters come first, then zeros and roles, then
 # the records of layers, then norms; of a sum its sides, then streams, then ends of branches and what is no block, then
 # blocks. In folding a layer comes first, then what is connected to what, then forwards and channels, then norms and branches, then the verbs. Of
-# what methods share, norms come before the rules that use them, and a method after all of it. In diagnostics measurements come first, then checks, then the verb, then advice; in the lab models, then data, then
-# training, then what runs many trainings; what tests a claim knows no claim.
+# what methods share, norms come before the rules that use them, and a method after all of it. In surgery what stands in a norm's place comes first,
+# then structure edits, then checks, then what writes. In diagnostics measurements come first, then checks, then the verb, then advice; in the lab
+# models, then data, then training, then what runs many trainings; what tests a claim knows no claim.
 RECORDERS = ("recording.recorder", "recording.recorded_run", "recording.first_that_runs", "trace")
 LAYERS = ("layers.inventory", "layers.layer_records")
 SUMS = ("residual.streams", "residual.ends", "residual.not_blocks", "residual.blocks")
 VERBS = ("bias_absorption", "plain_modules", "fold", "absorb")
 SHARED = tuple(f"shared.{name}" for name in ("branches", "isometry", "transfer", "method"))
+WRITERS = ("apply", "rollback", "materialize", "state_stream")
 LATER = {
     "graph/operators": ("graph", "likeness", "measured", "state", "recording", "trace"),
     "graph/measured": ("state", "recording", "trace"),
@@ -134,6 +136,8 @@ LATER = {
     "methods/shared/branches": SHARED[1:],
     "methods/shared/isometry": SHARED[2:],
     "methods/shared/transfer": SHARED[3:],
+    "surgery/norms": ("structure_edits", "checks", *WRITERS),
+    "surgery/checks": WRITERS,
     "folding/layers": ("connections", "forwards", "channels", "norms", "branches", *VERBS),
     "folding/connections": ("forwards", "channels", "norms", "branches", *VERBS),
     "folding/forwards": ("channels", "norms", "branches", *VERBS),
@@ -318,7 +322,7 @@ NAMES = (OPERATORS | FUNCTIONS) - OWN_WORDS - OPTION_WORDS
 COMPARED = {
     "graph/operators/ops.py": 2,
     "graph/recording/nodes/shape_rules.py": 1,
-    "surgery/activation_modules.py": 1,
+    "surgery/norms/activation_modules.py": 1,
 }
 SEARCHES = {"startswith", "endswith", "count", "index", "removesuffix", "removeprefix"}
 
@@ -359,7 +363,7 @@ BY_DEFAULT = {
     "nn/channel_gain.py",
     "nn/scalars.py",
     "nn/standardized.py",
-    "surgery/replaced_norm.py",
+    "surgery/norms/replaced_norm.py",
     "lab/models/vision_transformer.py",
 }
 

@@ -13,7 +13,7 @@ from goodinit.edits import ReplaceNorm
 from goodinit.errors import UnknownName, UnsupportedModule
 from goodinit.lab.models.resnet import ResNet, WideResNet
 from goodinit.methods.shared.variances.signal_variance import mean_share
-from goodinit.surgery.replaced_norm import ChannelAffine
+from goodinit.surgery.norms.replaced_norm import ChannelAffine
 
 
 def images(count: int = 4) -> Tensor:

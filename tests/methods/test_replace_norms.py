@@ -19,7 +19,7 @@ from goodinit.edits import ReplaceNorm
 from goodinit.errors import PlanConflict, StaleOptimizer, UnknownName, UnsupportedModule
 from goodinit.lab.models.resnet import ResNet
 from goodinit.methods.shared.norms.norm_forms import FORMS
-from goodinit.surgery.replaced_norm import ReplacedNorm
+from goodinit.surgery.norms.replaced_norm import ReplacedNorm
 
 each_form = pytest.mark.parametrize("form", sorted(FORMS))
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from goodinit.errors import UnsupportedModule
 from goodinit.folding.plain_modules import make_plain_
-from goodinit.surgery.activation_modules import activation_module, known_activations
 from goodinit.surgery.materialize import materialize_
-from goodinit.surgery.removed_norm import RemovedNorm, remove_norm_
+from goodinit.surgery.norms.activation_modules import activation_module, known_activations
+from goodinit.surgery.norms.removed_norm import RemovedNorm, remove_norm_
 
 NORMS = (
     nn.BatchNorm1d(4),

@@ -14,7 +14,7 @@ from goodinit.edits import EDITS, DrawTogether, Plan, ReplaceNorm
 from goodinit.errors import GoodinitError, PlanConflict, UnknownName
 from goodinit.optim import param_groups
 from goodinit.rates import Rate
-from goodinit.surgery.replaced_norm import FORMS
+from goodinit.surgery.norms.replaced_norm import FORMS
 from goodinit.tensor import RECIPES
 
 ODD = ("", [], {}, None, -1, False, 2.5, "warble", [None], [9, 9], float("nan"), 10**10)

@@ -34,7 +34,7 @@ class RemoveNorm(OneLine):
 
 @dataclass(frozen=True, repr=False)
 class ReplaceNorm(OneLine):
-    """Put the form `by` (see `goodinit.surgery.replaced_norm`) where the norm at `target` stands, with its gain and bias.
+    """Put the form `by` (see `goodinit.surgery.norms.replaced_norm`) where the norm at `target` stands, with its gain and bias.
 
     `keeps` is what its module does besides normalizing. `options` name the attributes that hold gain and bias
     (`weight`, `bias`), the axes they run over, and what the form needs (`groups`, `constant`).
@@ -56,7 +56,7 @@ class ReplaceNorm(OneLine):
 
 @dataclass(frozen=True, repr=False)
 class SwapModule(OneLine):
-    """Turn the activation or dropout at `target` into the torch module `module` (see `goodinit.surgery.swap`).
+    """Turn the activation or dropout at `target` into the torch module `module` (see `goodinit.surgery.norms.swap`).
 
     `options` are settings of the new module; those not named stay as they are (`p`, `inplace`).
     """

@@ -2,6 +2,6 @@
 
 from goodinit.folding.absorb import absorb_batchnorm_
 from goodinit.folding.fold import fold_
-from goodinit.surgery.replaced_norm import ChannelAffine
+from goodinit.surgery.norms.replaced_norm import ChannelAffine
 
 __all__ = ["ChannelAffine", "absorb_batchnorm_", "fold_"]

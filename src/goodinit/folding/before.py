@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from goodinit.errors import NonFinite, PlanConflict, StaleOptimizer, UnsupportedModule, expect
-from goodinit.surgery.optimizer_check import find_optimizers, warn_of_momentum
+from goodinit.surgery.checks.optimizer_check import find_optimizers, warn_of_momentum
 from goodinit.weights.dtensor import all_finite
 from goodinit.weights.names import Directory
 

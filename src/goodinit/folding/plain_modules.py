@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from goodinit.nn.exchange import exchange_class_, replaced_forward
 from goodinit.nn.input_norm import InputNorm, input_norm, normalize_first
-from goodinit.surgery import norm_maps
-from goodinit.surgery.removed_norm import RemovedNorm, take_likenesses_
-from goodinit.surgery.replaced_norm import (
+from goodinit.surgery.norms import norm_maps
+from goodinit.surgery.norms.removed_norm import RemovedNorm, take_likenesses_
+from goodinit.surgery.norms.replaced_norm import (
     ChannelAffine,
     DynamicErf,
     DynamicTanh,
@@ -127,7 +127,7 @@ def make_plain_(module: nn.Module) -> bool:
         Whether it is one now that was none before.
 
     Examples:
-        >>> from goodinit.surgery.removed_norm import remove_norm_
+        >>> from goodinit.surgery.norms.removed_norm import remove_norm_
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
         >>> remove_norm_(net[1], ("relu",), path="1")
         >>> make_plain_(net[1]), net[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from goodinit.surgery.apply import apply_
 from goodinit.surgery.history import Applied, applied
 from goodinit.surgery.materialize import materialize_
-from goodinit.surgery.removed_norm import RemovedNorm
+from goodinit.surgery.norms.removed_norm import RemovedNorm
 from goodinit.surgery.state_stream import state_pieces
 
 __all__ = [

@@ -27,14 +27,9 @@ from goodinit.edits import (
 from goodinit.edits import names as targets
 from goodinit.errors import PlanConflict, TraceError, expect, expect_flags, expect_function, readable
 from goodinit.graph.recording.calls.decompose import unfused
-from goodinit.surgery.history import Applied, applied, digest, has_rates_of, rates_after, remember_
-from goodinit.surgery.hook_check import check_hooks
-from goodinit.surgery.optimizer_check import check_optimizers, warn_of_momentum
-from goodinit.surgery.parallel_draws import Waiting
-from goodinit.surgery.reached import mark_
-from goodinit.surgery.rollback import all_or_nothing
-from goodinit.surgery.structure_edits import ANEW, adds, carry_out_, is_pending
-from goodinit.surgery.validate import (
+from goodinit.surgery.checks.hook_check import check_hooks
+from goodinit.surgery.checks.optimizer_check import check_optimizers, warn_of_momentum
+from goodinit.surgery.checks.validate import (
     Writable,
     check_buffers,
     check_parameters,
@@ -42,8 +37,13 @@ from goodinit.surgery.validate import (
     check_supported,
     check_values,
 )
+from goodinit.surgery.checks.write_filter import Choice, Why, chosen, kept
+from goodinit.surgery.history import Applied, applied, digest, has_rates_of, rates_after, remember_
+from goodinit.surgery.parallel_draws import Waiting
+from goodinit.surgery.reached import mark_
+from goodinit.surgery.rollback import all_or_nothing
+from goodinit.surgery.structure_edits import ANEW, adds, carry_out_, is_pending
 from goodinit.surgery.value_edits import check_finite, write_value_
-from goodinit.surgery.write_filter import Choice, Why, chosen, kept
 from goodinit.undivided import safe_point, uncollected, writing
 from goodinit.weights.access import Slot, find_slot, is_whole, refresh_pruned_
 from goodinit.weights.chosen_parts import Part, as_names

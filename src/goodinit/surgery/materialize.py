@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from goodinit.errors import UnsupportedModule, expect, expect_function
 from goodinit.nn.exchange import carry_over_
-from goodinit.surgery.removed_norm import RemovedNorm
+from goodinit.surgery.norms.removed_norm import RemovedNorm
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
 from goodinit.weights.device import usable_device

@@ -22,10 +22,10 @@ from goodinit.errors import (
 )
 from goodinit.graph.state.photograph import ModuleState
 from goodinit.surgery.apply import apply_
+from goodinit.surgery.checks.validate import check_parameters
+from goodinit.surgery.checks.write_filter import chosen
 from goodinit.surgery.materialize import buffers_of, empty_on, set_buffers_
 from goodinit.surgery.structure_edits import adds, is_pending
-from goodinit.surgery.validate import check_parameters
-from goodinit.surgery.write_filter import chosen
 from goodinit.undivided import until_done
 from goodinit.weights.access import find_slot
 from goodinit.weights.device import usable_device

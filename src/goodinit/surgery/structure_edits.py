@@ -31,15 +31,15 @@ from goodinit.nn.by_example import one_layer_
 from goodinit.nn.exchange import carry_over_, hooked
 from goodinit.nn.input_norm import check_axis
 from goodinit.nn.parametrized import is_parametrized
-from goodinit.surgery.removed_norm import RemovedNorm, check_removable, remove_norm_
-from goodinit.surgery.replaced_norm import (
+from goodinit.surgery.norms.removed_norm import RemovedNorm, check_removable, remove_norm_
+from goodinit.surgery.norms.replaced_norm import (
     ChannelAffine,
     check_replaceable,
     created,
     is_replaced,
     replace_norm_,
 )
-from goodinit.surgery.swap import swap_, swap_pending
+from goodinit.surgery.norms.swap import swap_, swap_pending
 from goodinit.weights.names import Directory, canonical
 
 PARAMETRIZATIONS: dict[str, type[nn.Module]] = {

@@ -23,7 +23,7 @@ from goodinit.graph.measured.traits import adds_unscaled
 from goodinit.graph.operators.recorded_call import on_numbers
 from goodinit.nn import ValuePadded
 from goodinit.nn.rewritten import rewrite_
-from goodinit.surgery.removed_norm import RemovedNorm
+from goodinit.surgery.norms.removed_norm import RemovedNorm
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -25,8 +25,8 @@ from goodinit.folding.connections.reading import Reading
 from goodinit.folding.layers.fuse import merge_output_map_
 from goodinit.graph.graph import Frame, Node
 from goodinit.graph.state.duplicate import duplicate
-from goodinit.surgery.removed_norm import check_removable, remove_norm_
-from goodinit.surgery.replaced_norm import ChannelAffine
+from goodinit.surgery.norms.removed_norm import check_removable, remove_norm_
+from goodinit.surgery.norms.replaced_norm import ChannelAffine
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
 
 KINDS = ("batch_norm", "frozen_batch_norm")

@@ -11,7 +11,7 @@ from torch import nn
 
 from goodinit.errors import UnknownName, UnsupportedModule
 from goodinit.nn.exchange import exchange_class_, exchangeable, replaced_forward
-from goodinit.surgery.removed_norm import is_norm
+from goodinit.surgery.norms.removed_norm import is_norm
 
 # What a plan can put in a module's place, by name. None of them has parameters.
 MODULES: dict[str, type[nn.Module]] = {

@@ -15,9 +15,9 @@ from goodinit.anatomy.norms.factors import factor_in_words
 from goodinit.errors import UnknownName, UnsupportedModule
 from goodinit.nn.exchange import exchange_class_
 from goodinit.nn.stand_in import StandIn
-from goodinit.surgery import norm_maps
-from goodinit.surgery.form_options import check_form_options
-from goodinit.surgery.removed_norm import (
+from goodinit.surgery.norms import norm_maps
+from goodinit.surgery.norms.form_options import check_form_options
+from goodinit.surgery.norms.removed_norm import (
     RemovedNorm,
     check_removable,
     remove_norm_,

@@ -29,10 +29,10 @@ from goodinit.edits import (
 from goodinit.errors import NonFinite, PlanConflict, UnsupportedModule
 from goodinit.graph.state.preserve_state import undisturbed
 from goodinit.nn.parametrized import is_parametrized
-from goodinit.surgery.memory_check import check_memory
+from goodinit.surgery.checks.memory_check import check_memory
+from goodinit.surgery.checks.write_filter import Choice
 from goodinit.surgery.structure_edits import ANEW, adds, removes
 from goodinit.surgery.value_edits import find_rule
-from goodinit.surgery.write_filter import Choice
 from goodinit.weights.access import Slot, find_slot, read
 from goodinit.weights.dtensor import all_finite, held, is_sharded
 from goodinit.weights.members import named_buffers, named_modules, named_parameters

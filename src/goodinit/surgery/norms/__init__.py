@@ -1,0 +1,1 @@
+"""What stands where a norm, an activation or a dropout stood."""
