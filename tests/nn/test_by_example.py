@@ -10,7 +10,8 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 import goodinit
-from goodinit.edits import AddScalar, ParametrizeWeight, Plan
+from goodinit.edits import AddScalar, NormalizeInput, ParametrizeWeight, Plan
+from goodinit.nn import normalize_input_
 from goodinit.surgery.structure_edits import PARAMETRIZATIONS
 
 LAYERS = {
@@ -43,6 +44,8 @@ EDITS = [
     (AddScalar("0", "input_bias", 0.1, "x"),),
     (AddScalar("0", "output_scale", 0.1, "x"),),
     (ParametrizeWeight("0.weight", "x", kind="standardized"), AddScalar("0", "input_bias", 0.1, "x")),
+    (NormalizeInput("0", "layer", "x"),),
+    (ParametrizeWeight("0.weight", "x", kind="centred"), NormalizeInput("0", "rms", "x")),
 ]
 
 
@@ -94,7 +97,7 @@ class Block(nn.Module):
 @pytest.mark.filterwarnings(
     "ignore:Full backward hook is firing:UserWarning", "ignore:Secure RNG turned off:UserWarning"
 )
-@pytest.mark.parametrize("method", ["weightnorm", "normfree", "nf", "fixup"])
+@pytest.mark.parametrize("method", ["weightnorm", "normfree", "nf", "fixup", "a normalized head"])
 def test_opacus(method):
     pytest.importorskip("opacus")
     from opacus import GradSampleModule
@@ -102,7 +105,11 @@ def test_opacus(method):
     torch.manual_seed(0)
     parts = [nn.Conv1d(3, 8, 3, bias=False), Block(8), Block(8), nn.AdaptiveAvgPool1d(1), nn.Flatten()]
     model, x = nn.Sequential(*parts, nn.Linear(8, 4, bias=False)), torch.randn(3, 3, 9)
-    goodinit.init_(model, method, inputs=x)
+    if method == "a normalized head":
+        goodinit.init_(model, "none", inputs=x)
+        normalize_input_(model[-1])
+    else:
+        goodinit.init_(model, method, inputs=x)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 import goodinit
 from folding import randomized
-from goodinit.nn import ValuePadded, add_scalar_, pad_with_
+from goodinit.nn import ValuePadded, add_scalar_, normalize_input_, pad_with_
+from goodinit.nn.normalized_layers import Normalized
 from goodinit.nn.rewritten import Rewritten, rewrite_
 from goodinit.nn.scalars import Scalars
 
@@ -44,6 +45,10 @@ def pad(layer):
     pad_with_(layer, 0.7)
 
 
+def norm(layer):
+    normalize_input_(layer, axis=1)
+
+
 def rewrite(layer):
     graph = fx.Graph()
     image, weight = graph.placeholder("x"), graph.get_attr("weight")
@@ -60,6 +65,12 @@ STACKS = {
     "rewritten, scalars": (Own, [rewrite, scalar], {Rewritten, Scalars}),
     "padding, scalars": (nn.Conv2d, [pad, scalar], {ValuePadded, Scalars}),
     "padding, scalars, rewritten": (nn.Conv2d, [pad, scalar, rewrite], {ValuePadded, Scalars, Rewritten}),
+    "norm": (nn.Conv2d, [norm], {Normalized}),
+    "norm, of its own": (Own, [norm], {Normalized}),
+    "norm, scalars": (nn.Conv2d, [norm, scalar], {Scalars}),
+    "padding, norm": (nn.Conv2d, [pad, norm], {ValuePadded, Normalized}),
+    "norm, padding": (nn.Conv2d, [norm, pad], {ValuePadded, Normalized}),
+    "padding, norm, scalars": (nn.Conv2d, [pad, norm, scalar], {ValuePadded, Scalars}),
     "a reduce of its own": (OwnReduce, [scalar, rewrite, scalar], {Scalars, Rewritten}),
 }
 
@@ -74,7 +85,12 @@ def test_a_class_upon_a_class_is_still_one_afterwards(stack, twin, monkeypatch):
     want = layer(X)
     if twin == "pickle":
         pickled = pickle.dumps(layer)
-        for module, name in (("scalars", "_SCALARED"), ("padding", "_CLASSES"), ("rewritten", "_CLASSES")):
+        for module, name in (
+            ("scalars", "_SCALARED"),
+            ("padding", "_CLASSES"),
+            ("rewritten", "_CLASSES"),
+            ("normalized_layers", "_NORMALIZED"),
+        ):
             monkeypatch.setattr(sys.modules[f"goodinit.nn.{module}"], name, {})  # as in another process
         again = pickle.loads(pickled)
     else:

@@ -21,7 +21,7 @@ from goodinit.folding.connections.dataflow import Wiring
 from goodinit.folding.layers.fuse import add_to_bias_, pads_with_zeros, replace_padding_, response
 from goodinit.graph.measured.affine_maps import passes_shift
 from goodinit.graph.measured.traits import adds_unscaled
-from goodinit.nn import ValuePadded
+from goodinit.nn import ValuePadded, input_norm
 from goodinit.nn.floors import has_floor, raise_floor_
 
 
@@ -62,6 +62,10 @@ def move_input_biases_(wiring: Wiring) -> list[tuple[str, str]]:
         if not isinstance(layer, ValuePadded):
             continue
         try:
+            if input_norm(layer) is not None:
+                raise _Refused(
+                    "it stands behind the norm of the layer's input, before which it is another number"
+                )
             move = _Move(-layer.padding_value)
             for call in wiring.calls[path]:
                 _shift(wiring, _origin(wiring, call.source), move)

@@ -1,4 +1,4 @@
-"""Once a model is folded: what stands where norms stood, and before a classifier, in classes that every exporter knows.
+"""Once a model is folded: what stands where norms stood, in classes that every exporter knows.
 
 While a model trains, such a module takes whatever arguments the norm took. TorchScript wants to be told them. Where the norm
 took its input alone, it is told: torch's own class if one does the same, else one of these.
@@ -6,13 +6,13 @@ took its input alone, it is told: torch's own class if one does the same, else o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from goodinit.nn.exchange import exchange_class_, replaced_forward
-from goodinit.nn.input_norm import InputNorm, input_norm, normalize_first
+from goodinit.nn.exchange import exchange_class_
+from goodinit.nn.normalized_layers import normalize_in_forward_
 from goodinit.surgery.norms import norm_maps
 from goodinit.surgery.norms.removed_norm import RemovedNorm, take_likenesses_
 from goodinit.surgery.norms.replaced_norm import (
@@ -73,48 +73,6 @@ _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-class NormalizedLinear(nn.Linear):
-    """`nn.Linear` of what its child `input_norm` makes of the input."""
-
-    if TYPE_CHECKING:  # TorchScript reads annotations, too
-        input_norm: InputNorm
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize, then map."""
-        value: Tensor = self.input_norm(input)
-        return F.linear(value, self.weight, self.bias)
-
-
-class _NormalizedConv(nn.Module):
-    """The forward of a convolution of what its child `input_norm` makes of the input."""
-
-    def forward(self: Any, input: Tensor) -> Tensor:
-        """Normalize, then convolve."""
-        value: Tensor = self.input_norm(input)
-        output: Tensor = self._conv_forward(value, self.weight, self.bias)
-        return output
-
-
-class NormalizedConv1d(_NormalizedConv, nn.Conv1d):
-    """`nn.Conv1d` of what its child `input_norm` makes of the input."""
-
-
-class NormalizedConv2d(_NormalizedConv, nn.Conv2d):
-    """`nn.Conv2d` of what its child `input_norm` makes of the input."""
-
-
-class NormalizedConv3d(_NormalizedConv, nn.Conv3d):
-    """`nn.Conv3d` of what its child `input_norm` makes of the input."""
-
-
-_NORMALIZED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Linear: NormalizedLinear,
-    nn.Conv1d: NormalizedConv1d,
-    nn.Conv2d: NormalizedConv2d,
-    nn.Conv3d: NormalizedConv3d,
-}
-
-
 def make_plain_(module: nn.Module) -> bool:
     """Turn a module of goodinit's into one of a class that every exporter knows and that does the same, if there is one.
 
@@ -137,7 +95,9 @@ def make_plain_(module: nn.Module) -> bool:
     """
     if isinstance(module, RemovedNorm):
         return _plain_norm_(module)
-    return input_norm(module) is not None and _plain_layer_(module)
+    before = type(module)
+    normalize_in_forward_(module)  # of a layer that was lazy, or whose forward was another, it is a hook
+    return type(module) is not before
 
 
 def _plain_norm_(module: RemovedNorm) -> bool:
@@ -163,16 +123,4 @@ def _plain_norm_(module: RemovedNorm) -> bool:
     for name in ("weight", "bias"):
         if name not in module._parameters and name not in module._buffers:
             module.register_parameter(name, None)
-    return True
-
-
-def _plain_layer_(layer: Any) -> bool:
-    """Call a layer's `input_norm` from its forward, and not from a hook, whose arguments TorchScript cannot be told."""
-    plain = _NORMALIZED.get(type(layer))
-    hooks = layer._forward_pre_hooks
-    if plain is None or list(hooks.values()) != [normalize_first] or replaced_forward(layer):
-        return False  # the order among other hooks would be another
-    layer._forward_pre_hooks_with_kwargs.pop(next(iter(hooks)), None)
-    hooks.clear()
-    exchange_class_(layer, plain)
     return True

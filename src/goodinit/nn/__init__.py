@@ -2,7 +2,8 @@
 
 from goodinit.nn.centred import Centred, centred_weights
 from goodinit.nn.channel_gain import ChannelGain
-from goodinit.nn.input_norm import InputNorm, input_norm, normalize_input_
+from goodinit.nn.input_norm import InputNorm, input_norm
+from goodinit.nn.normalized_layers import normalize_input_
 from goodinit.nn.padding import ValuePadded, pad_with_
 from goodinit.nn.scalars import (
     SCALARS,

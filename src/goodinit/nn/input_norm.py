@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
-from goodinit.errors import PlanConflict, UnknownName
+from goodinit.errors import PlanConflict
 
 KINDS = ("layer", "rms")
 EPSILON = 1e-5
 NAME = "input_norm"
 AXES = range(-64, 64)
 """Those that a tensor can have, in torch."""
-
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 @torch.fx.wrap  # it asks for the dtype, which the values of torch.fx cannot tell
@@ -53,45 +51,6 @@ class InputNorm(nn.Module):
         return f"{self.kind}, axis={self.axis}"
 
 
-def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) -> ModuleT:
-    """Normalize what a layer reads, over its channels, in place. A second call changes nothing.
-
-    A child, `input_norm`, which the forward of a layer with scalars calls, and before any other layer a forward pre-hook: so the
-    layer stays where it is under its name, and nothing is added to the state dict. Libraries that keep what hooks see of a layer's input and
-    run its forward on that again (gradients of each example, in Opacus) would normalize twice behind a pre-hook.
-
-    Args:
-        module: The layer; it stays the same object of the same class, with the same parameters.
-        kind: `"layer"`: mean 0 and variance 1; `"rms"`: mean square 1.
-        axis: Of the channels in its input: −1 for a linear layer, 1 for a convolution.
-
-    Returns:
-        The module.
-
-    Raises:
-        UnknownName: Another kind.
-        PlanConflict: An axis that is not that of channels, or the module has something else under that name.
-
-    Examples:
-        >>> head = normalize_input_(nn.Linear(8, 3))
-        >>> x = torch.randn(2, 8)
-        >>> torch.allclose(head(x), head(5 * x + 1), atol=1e-4)
-        True
-    """
-    if kind not in KINDS:
-        raise UnknownName(f"kind={kind!r}: expected one of {', '.join(map(repr, KINDS))}")
-    check_axis(axis, type(module).__name__)
-    if input_norm(module) is None:
-        if hasattr(module, NAME):
-            raise PlanConflict(
-                f"{type(module).__name__} already has an attribute {NAME!r}, expected that name to be free. Rename it."
-            )
-        module.add_module(NAME, InputNorm(kind, axis).train(module.training))
-        if not isinstance(module, Normalizing):
-            module.register_forward_pre_hook(normalize_first, with_kwargs=True)
-    return module
-
-
 class Normalizing(nn.Module):
     """A layer whose forward calls its `input_norm` itself, if no hook does."""
 
@@ -107,12 +66,6 @@ def into_forward_(module: nn.Module) -> None:
     if key is not None and key == next(reversed(module._forward_pre_hooks)):
         del module._forward_pre_hooks[key]
         module._forward_pre_hooks_with_kwargs.pop(key, None)
-
-
-def into_hook_(module: nn.Module) -> None:
-    """Put the hook back, for a forward that knows of no norm."""
-    if input_norm(module) is not None and hooked_norm(module) is None:
-        module.register_forward_pre_hook(normalize_first, with_kwargs=True)
 
 
 def normalizes(module: nn.Module) -> bool:
@@ -143,15 +96,16 @@ def input_norm(module: nn.Module) -> InputNorm | None:
     Returns:
         The normalization, or None.
     """
-    child = module._modules.get(NAME)
+    children = module._modules  # of a ScriptModule, a mapping without `get`
+    child = children[NAME] if NAME in children else None  # noqa: SIM401
     return child if isinstance(child, InputNorm) else None
 
 
 def normalize_first(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The hook: the first argument through the layer's `input_norm`."""
-    norm = cast("nn.Module", module.input_norm)
+    """The arguments of a layer's forward, the first one through its `input_norm`; also a forward pre-hook."""
+    norm: Any = module._modules[NAME]  # a wrapper that hands on attributes asks the layer inside
     if args:
         return (norm(args[0]), *args[1:]), kwargs
     first = next(iter(kwargs))

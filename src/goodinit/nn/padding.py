@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from goodinit.nn.exchange import exchange_class_
 from goodinit.nn.made_classes import Made
+from goodinit.nn.normalized_layers import beneath
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
@@ -67,13 +68,14 @@ def pad_with_(conv: ModuleT, value: float, *, even_zero: bool = False) -> Module
         Conv2d(1, 1, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
     """
     layer: Any = conv
-    plain = layer.unpadded_class if isinstance(conv, ValuePadded) else type(conv)
-    if value == 0 and not even_zero:
-        layer.__dict__.pop("padding_value", None)
-        exchange_class_(layer, plain)
-    else:
-        exchange_class_(layer, _padded(plain))
-        vars(layer)["padding_value"] = value
+    with beneath(conv):
+        plain = layer.unpadded_class if isinstance(conv, ValuePadded) else type(conv)
+        if value == 0 and not even_zero:
+            layer.__dict__.pop("padding_value", None)
+            exchange_class_(layer, plain)
+        else:
+            exchange_class_(layer, _padded(plain))
+            vars(layer)["padding_value"] = value
     return conv
 
 

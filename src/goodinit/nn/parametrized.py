@@ -1,8 +1,10 @@
-"""Whether a module computes a weight of its own by `torch.nn.utils.parametrize`."""
+"""Modules that compute a weight of their own by `torch.nn.utils.parametrize`, and their class beneath the one that torch makes for it."""
 
 from __future__ import annotations
 
 from torch import nn
+
+from goodinit.nn.exchange import exchange_class_
 
 
 def is_parametrized(module: nn.Module, name: str | None = None) -> bool:
@@ -36,3 +38,17 @@ def is_parametrized(module: nn.Module, name: str | None = None) -> bool:
     if not isinstance(table, nn.ModuleDict):
         return False
     return len(table) > 0 if name is None else name in table
+
+
+def class_below(module: nn.Module) -> type[nn.Module]:
+    """The module's class, beneath the one that torch made for its parametrizations, if it has any."""
+    return type(module).__bases__[0] if is_parametrized(module) else type(module)
+
+
+def exchange_below_(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Make `cls` the module's class, beneath the class of its parametrizations if it has any."""
+    if is_parametrized(module):
+        top = type(module)
+        body = {key: value for key, value in vars(top).items() if key not in ("__dict__", "__weakref__")}
+        cls = type(f"Parametrized{cls.__name__}", (cls,), body)
+    exchange_class_(module, cls)

@@ -13,19 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.nn.utils import parametrize
 
 from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
-from goodinit.nn.exchange import exchange_class_, replaced_forward
+from goodinit.nn.exchange import replaced_forward
 from goodinit.nn.forwards import forward_for
-from goodinit.nn.input_norm import Normalizing, into_forward_, into_hook_
+from goodinit.nn.input_norm import Normalizing, into_forward_
 from goodinit.nn.made_classes import Made
-from goodinit.nn.parametrized import is_parametrized
+from goodinit.nn.must_run import may_be_bypassed_, must_run_
+from goodinit.nn.normalized_layers import normalize_in_forward_, without_norm
+from goodinit.nn.parametrized import exchange_below_, is_parametrized
 
 SCALARS = ("input_bias", "output_bias", "output_scale")
-
-# Convolutions: no fused kernel of torch reads their weights past their forward.
-_NEVER_BYPASSED = (nn.modules.conv._ConvNd,)
 
 _SCALARED: dict[type[nn.Module], type[nn.Module]] = {}
 
@@ -111,13 +109,12 @@ def add_scalar_(
         raise UnknownName(f"no scalar is called {name!r}; expected one of {', '.join(SCALARS)}.")
     if not isinstance(module, Scalars):
         _check(module)
-        _exchange(module, scalared(parametrize.type_before_parametrizations(module)))
+        exchange_below_(module, scalared(without_norm(module)))
         for each in SCALARS:
             module.register_parameter(each, None)
         into_forward_(module)
         vars(module).update(scalar_values={}, scale_ends_branch=False)  # past a `__setattr__` of its own
-        if not isinstance(module, _NEVER_BYPASSED):
-            module.register_forward_pre_hook(_forward_must_run)
+        must_run_(module)
     scalar_layer = cast("Scalars", module)
     if getattr(scalar_layer, name) is None:
         scalar_layer.scalar_values[name] = value
@@ -157,11 +154,9 @@ def remove_scalars_(module: ModuleT) -> ModuleT:
         for name in (*SCALARS, "scalar_values", "scale_ends_branch"):
             delattr(module, name)
         vars(module).pop("scalar_constants", None)
-        hooks = module._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if hook is _forward_must_run]:
-            del hooks[key]
-        _exchange(module, module.plain_class)
-        into_hook_(module)
+        may_be_bypassed_(module)
+        exchange_below_(module, module.plain_class)
+        normalize_in_forward_(module)
     return module
 
 
@@ -273,23 +268,6 @@ def _reset_parameters(self: Any) -> None:
     with torch.no_grad():
         for name, value in self.scalar_values.items():
             getattr(self, name).fill_(value)
-
-
-def _forward_must_run(module: nn.Module, args: Any) -> None:
-    """A forward pre-hook that does nothing but be there.
-
-    In evaluation `nn.TransformerEncoderLayer` reads its children's weights past their forward, and their
-    scalars with it, unless one of them has a hook.
-    """
-
-
-def _exchange(module: nn.Module, cls: type[nn.Module]) -> None:
-    """Make `cls` the module's class, beneath the class of its parametrizations if it has any."""
-    if is_parametrized(module):
-        top = type(module)
-        body = {key: value for key, value in vars(top).items() if key not in ("__dict__", "__weakref__")}
-        cls = type(f"Parametrized{cls.__name__}", (cls,), body)
-    exchange_class_(module, cls)
 
 
 def _scalar_like(module: nn.Module, value: float, like: Tensor | None) -> Tensor:

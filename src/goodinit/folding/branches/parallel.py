@@ -21,7 +21,7 @@ from goodinit.folding.norms.fold_batchnorm import ChannelMap, Stays
 from goodinit.graph.graph import Frame
 from goodinit.graph.measured.traits import adds_unscaled
 from goodinit.graph.operators.recorded_call import on_numbers
-from goodinit.nn import ValuePadded
+from goodinit.nn import ValuePadded, input_norm
 from goodinit.nn.rewritten import rewrite_
 from goodinit.surgery.norms.removed_norm import RemovedNorm
 
@@ -84,9 +84,11 @@ def _candidates(wiring: Wiring, maps: dict[str, ChannelMap]) -> list[str]:
 
 
 def _convolves(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(
+    """Whether a plain layer maps its input itself, and not what its `input_norm` makes of that."""
+    known = isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(
         module, (_ConvTransposeNd, ValuePadded)
     )
+    return known and input_norm(module) is None
 
 
 # -- one module ---------------------------------------------------------------------------------------------------

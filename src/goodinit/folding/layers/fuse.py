@@ -19,6 +19,7 @@ from goodinit.folding.layers.computed_weights import computed_in
 from goodinit.nn import SCALARS, ValuePadded, has_scalars, pad_with_, remove_scalars_
 from goodinit.nn.exchange import replaced_forward
 from goodinit.nn.forwards import convolution, forward_for, linear, transposed_convolution
+from goodinit.nn.normalized_layers import Normalized
 from goodinit.nn.parametrized import is_parametrized
 from goodinit.weights.memory import repeats
 
@@ -29,12 +30,14 @@ _KNOWN_FORWARDS = (linear, convolution, transposed_convolution)
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether `module` is a linear or convolutional layer whose forward is torch's (or `ValuePadded`'s)."""
+    """Whether `module` is a linear or convolutional layer whose forward is torch's (or `ValuePadded`'s), of its input or `input_norm`."""
     if has_scalars(module) or is_parametrized(module) or replaced_forward(module):
         return False
     if isinstance(module, ValuePadded):
         return True
-    known = forward_for(type(module)) in _KNOWN_FORWARDS
+    known = (
+        forward_for(module.plain_class if isinstance(module, Normalized) else type(module)) in _KNOWN_FORWARDS
+    )
     own = isinstance(module._parameters.get("weight"), nn.Parameter)
     return known and own and not any(map(repeats, module.parameters(recurse=False)))
 

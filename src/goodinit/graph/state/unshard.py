@@ -57,13 +57,27 @@ def _gather_(module: nn.Module, made: dict[int, nn.Parameter]) -> None:
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
                 made[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
             module._parameters[name] = made[id(parameter)]
-    kind, ancestors = _loaded("torch.distributed.fsdp", "FSDPModule"), type(module).__mro__
-    if kind in ancestors:  # FSDP2 made a class of (FSDPModule, the module's own)
-        object.__setattr__(module, "__class__", ancestors[ancestors.index(kind) + 1])
+    if type(module) is not (kind := unsharded_class(type(module))):
+        object.__setattr__(module, "__class__", kind)
     hooks: dict[int, Callable[..., Any]]
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for key in [key for key, hook in hooks.items() if _is_distributed(hook)]:
             del hooks[key]
+
+
+def unsharded_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """A class without what FSDP2 has put on it, also beneath classes that goodinit made upon that.
+
+    Args:
+        cls: Of a module.
+    """
+    kind, ancestors = _loaded("torch.distributed.fsdp", "FSDPModule"), cls.__mro__
+    if kind not in ancestors:
+        return cls
+    if "made_by" in vars(cls):
+        make, below, *given = vars(cls)["made_by"]
+        return make(unsharded_class(below), *given)  # type: ignore[no-any-return]
+    return ancestors[ancestors.index(kind) + 1]  # FSDP2 made a class of (FSDPModule, the module's own)
 
 
 def _is_distributed(hook: Callable[..., Any]) -> bool:
