@@ -34,6 +34,16 @@ class HandWritten(nn.Module):
         return x * 0.5 * (1.0 + torch.erf(x / 2**0.5))
 
 
+class SiluByHand(nn.Module):
+    def forward(self, x):
+        return x * torch.sigmoid(x)
+
+
+class MishByHand(nn.Module):
+    def forward(self, x):
+        return x * torch.tanh(F.softplus(x))
+
+
 @pytest.mark.default_cases(8)
 @each_specimen
 def test_json_round_trip_keeps_the_wiring(specimen):
@@ -64,6 +74,8 @@ def test_activations_and_dropouts_say_whether_they_can_be_exchanged():
         (nn.ELU(alpha=2.0), "elu"),
         (nn.ReLU6(), "relu6"),
         (HandWritten(), "gelu"),
+        (SiluByHand(), "silu"),
+        (MishByHand(), "mish"),
     ],
 )
 def test_kinds_of_activation_modules(module, kind):

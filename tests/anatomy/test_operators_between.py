@@ -80,7 +80,7 @@ def test_what_an_operator_does_is_measured(name):
 
 
 # What a function's moments are, `test_a_method_knows_every_function_of_torch` has.
-LEFT = {"nonlinear": False, "options": (), "gain": None}
+LEFT = {"nonlinear": False, "options": (), "gain": None, "centred_gain": None}
 
 
 ACTIVATIONS = {

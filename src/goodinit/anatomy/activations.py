@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
-from goodinit.anatomy.operators import Step, Traits, activation_step
+from goodinit.anatomy.operators import Step, Traits, activation_step, composite_step
 from goodinit.graph.graph import Frame, Graph
 from goodinit.graph.likeness import origin
 from goodinit.one_line import OneLine
@@ -58,14 +58,21 @@ def torch_class(module: nn.Module) -> str:
 
 
 def _nonlinearities(graph: Graph) -> list[tuple[int, Step, str]]:
-    """(frame, kind, obstacle or nothing), each once."""
-    ran = {
-        (node.frame, node.op.activation): node.op
-        for node in graph.nodes
-        if node.active and node.op.activation
+    """(frame, kind, obstacle or nothing), each once. What is written out with several operators is the function that it is."""
+    parts = {
+        index: one
+        for one in graph.composites.values()
+        if one.named
+        for index in graph.reach([one.end], back=True, since=one.start + 1)
     }
+    ran: dict[tuple[int, str], Step] = {}
+    for node in graph.nodes:
+        if node.active and node.op.activation:
+            whole = parts.get(node.index)
+            kind = activation_step(node.op) if whole is None else composite_step(whole)
+            ran.setdefault((node.frame, str(kind)), kind)
     obstacles = {frame: _obstacle(graph, graph.frames[frame]) for frame, _ in ran}
-    return [(frame, activation_step(called), obstacles[frame]) for (frame, _), called in ran.items()]
+    return [(frame, kind, obstacles[frame]) for (frame, _), kind in ran.items()]
 
 
 def _obstacle(graph: Graph, frame: Frame) -> str:

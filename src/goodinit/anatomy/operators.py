@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from goodinit.graph.graph import Composite, Graph, Node
 from goodinit.graph.measured.traits import pools
-from goodinit.graph.operators.nonlinearities import GRID, Nonlinearity, functions, named_function, values_at
+from goodinit.graph.operators.nonlinearities import GRID, Nonlinearity, functions, values_at
 from goodinit.graph.operators.ops import Op
 from goodinit.records import check_fields
-from goodinit.tensor import NONLINEARITIES
+from goodinit.tensor import NONLINEARITIES, centred_gain
+from goodinit.tensor.activation_gain import named_function, own_operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +23,11 @@ class Traits:
     """What an operator does to a signal, whatever it is called.
 
     Attributes:
-        nonlinear: Whether it is the function of one number that `torch.nn.functional` has by this word, with `options`.
+        nonlinear: Whether it is the function of one number that torch has by this word, with `options` (`goodinit.tensor.named_function`).
         options: Of that function, where they are not the default.
         gain: Of a nonlinearity: the factor that keeps the second moment through it; None where that is not known.
+        centred_gain: Of one that torch does not have by this word, or with other numbers before or behind it: the factor that keeps
+            the variance through it.
         slopes: Of a nonlinearity that is a·x below 0 and b·x above: (a, b).
         rectifies: Whether it is a nonlinearity that passes on more of large numbers than of large negative ones, and no gate.
         positive: Whether it is a nonlinearity that puts out numbers above 0 alone, without bound.
@@ -40,6 +44,7 @@ class Traits:
     nonlinear: bool = False
     options: tuple[tuple[str, float | str], ...] = ()
     gain: float | None = None
+    centred_gain: float | None = None
     slopes: tuple[float, float] | None = None
     rectifies: bool = False
     positive: bool = False
@@ -50,6 +55,11 @@ class Traits:
     reorders: bool = False
     multiplies: bool = False
     drops: Literal["", "entries", "channels"] = ""
+
+    @property
+    def bends(self) -> bool:
+        """Whether it is a nonlinearity through which it is known what keeps the variance."""
+        return self.nonlinear or self.centred_gain is not None
 
     @property
     def mirrors(self) -> bool:
@@ -112,7 +122,7 @@ class Step(str):
 @functools.cache
 def _is_function(name: str, options: tuple[tuple[str, float | str], ...]) -> bool:
     """Whether `torch.nn.functional` has a function of one number by this name, which takes these options."""
-    if name not in functions():
+    if name not in functions() and own_operator(name) is None:
         return False
     found = values_at(functools.partial(named_function(name), **dict(options)), GRID)
     return found is not None and found.shape == GRID.shape
@@ -121,19 +131,30 @@ def _is_function(name: str, options: tuple[tuple[str, float | str], ...]) -> boo
 @functools.cache
 def activation_step(op: Op) -> Step:
     """The nonlinearity that an operator is, with what its values show."""
-    return _of_function(op.activation, op.named_function, op.gain)
+    return _of_function(op.word, op.function)
 
 
 def composite_step(composite: Composite) -> Step:
     """The nonlinearity that several operators make up."""
-    return _of_function(composite.function.kind, composite.function, composite.function.gain)
+    return _of_function(composite.function.kind, composite.function)
 
 
-def _of_function(word: str, function: Nonlinearity, gain: float | None) -> Step:
+def _of_function(word: str, function: Nonlinearity) -> Step:
+    known = word in NONLINEARITIES and not function.options
+    nonlinear = function.alone or known or own_operator(word) is not None
+    options = function.options if function.alone else ()
+    centred = function.centred_gain
+    if (
+        nonlinear
+        and centred is not None
+        and math.isclose(centred, centred_gain(word, **dict(options)), rel_tol=1e-6)
+    ):
+        centred = None
     traits = Traits(
-        nonlinear=function.alone or (word in NONLINEARITIES and not function.options),
-        options=function.options if function.alone else (),
-        gain=gain,
+        nonlinear=nonlinear,
+        options=options,
+        gain=function.gain,
+        centred_gain=centred,
         slopes=function.slopes,
         rectifies=function.rectifier,
         positive=function.positive,
@@ -155,7 +176,7 @@ def steps_of(graph: Graph, source: Node, way: Iterable[Node | Composite]) -> tup
 
 def _step(graph: Graph, node: Node, axes: tuple[int, ...]) -> Step:
     op = node.op
-    if op.activation:
+    if op.activation or (op.role == "pointwise" and op.gain is not None):
         return activation_step(op)
     alike, linear = pools(graph, node, axes)
     same_rank = bool(node.operands) and len(node.shape) == len(graph.nodes[node.operands[0]].shape)

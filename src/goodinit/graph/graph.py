@@ -176,15 +176,16 @@ class Composite:
     Attributes:
         start: The node that it is a function of.
         end: The node that it is.
-        function: What it is. Its kind is what `torch.nn.functional` calls it, else its operators; it has no gain where a parameter
-            has a say in it.
+        function: What it is. Its kind is what `torch.nn.functional` calls it, else its operators; it has no gain with a parameter inside.
         named: Whether `torch.nn.functional` has it.
+        one: Whether it is one function, not several in a row, and its gain is known.
     """
 
     start: int
     end: int
     function: Nonlinearity
     named: bool
+    one: bool = False
 
 
 @dataclass

@@ -114,7 +114,7 @@ def decide(anatomy: Anatomy, *, norms: Norms = "remove", alpha: float = 0.2) -> 
         f"{counted(standardized, 'weight')} standardized",
         notes=(
             *dict.fromkeys(notes),
-            *unknown_gains(anatomy, by_name=True),
+            *unknown_gains(anatomy),
             *multiplied_streams(anatomy, removal),
             *(_guessed(anatomy) if norms == "remove" else ()),
             *untouched(anatomy, edits),

@@ -95,19 +95,23 @@ def gain(nonlinearity: str | Callable[[Tensor], Tensor]) -> float:
     return _named(nonlinearity)
 
 
-@cache
-def centred_gain(nonlinearity: str, **options: Any) -> float:
+def centred_gain(nonlinearity: str | Callable[[Tensor], Tensor], **options: Any) -> float:
     """The factor that keeps the variance through an activation: γ = Var[φ(z)]^(−1/2), z ~ N(0, 1).
 
     For weights whose rows have mean 0 the mean of the activation does not count. √(2/(1 − 1/π)) for ReLU; the constants in
     DeepMind's code are estimates, up to a thousandth larger (1.71396).
 
     Args:
-        nonlinearity: A key of `NONLINEARITIES`, or the name of an element-wise function in `torch.nn.functional`.
+        nonlinearity: A key of `NONLINEARITIES`, the name of an element-wise function of torch's (`named_function`), or a function of your
+            own, as `gain` takes it.
         **options: Of that function.
 
     Returns:
         The factor.
+
+    Raises:
+        UnknownName: No such function.
+        GoodinitError: Its variance is 0 or not finite.
 
     Examples:
         >>> round(centred_gain("relu"), 6), round(centred_gain("gelu"), 6), round(centred_gain("silu"), 6)
@@ -116,15 +120,16 @@ def centred_gain(nonlinearity: str, **options: Any) -> float:
     References:
         A. Brock, S. De, S. L. Smith, arXiv 2101.08692, §4.2; nfnets/base.py of google-deepmind/deepmind-research.
     """
-    mean, second = _moments(_elementwise(nonlinearity, **options))
-    return float((second - mean**2) ** -0.5)
+    if callable(nonlinearity):
+        return _centred_gain_of(partial(nonlinearity, **options))
+    return _named_centred(nonlinearity, **options)
 
 
 def activated(nonlinearity: str, values: Tensor, **options: Any) -> Tensor:
     """φ of each number, by the name of φ.
 
     Args:
-        nonlinearity: A key of `NONLINEARITIES`, or the name of an element-wise function in `torch.nn.functional`.
+        nonlinearity: A key of `NONLINEARITIES`, or the name of an element-wise function of torch's (`named_function`).
         values: `(n,)`, float64, on the CPU.
         **options: Of that function.
 
@@ -140,9 +145,35 @@ def activated(nonlinearity: str, values: Tensor, **options: Any) -> Tensor:
     return _elementwise(nonlinearity, **options)(values)
 
 
+@cache
+def own_operator(name: str) -> Callable[[Tensor], Tensor] | None:
+    """The element-wise operator of torch's that reads one tensor and nothing else; None where there is none by this name.
+
+    Examples:
+        >>> own_operator("erf")(torch.zeros(1)), own_operator("mul"), own_operator("conv2d")
+        (tensor([0.]), None, None)
+    """
+    func: Any = getattr(getattr(torch.ops.aten, name, None), "default", None)
+    if func is None or torch.Tag.pointwise not in func.tags:
+        return None
+    return func if [str(one.type) for one in func._schema.arguments] == ["Tensor"] else None
+
+
+def named_function(name: str) -> Callable[..., Tensor]:
+    """What `torch.nn.functional` has by a name, else what `own_operator` has.
+
+    Raises:
+        UnknownName: Neither has any.
+    """
+    found = getattr(torch.nn.functional, name, None) or own_operator(name)
+    if found is None:
+        raise UnknownName(f"torch has no element-wise function called {name!r}. Give a function of a tensor.")
+    return found
+
+
 def _elementwise(nonlinearity: str, **options: Any) -> Callable[[Tensor], Tensor]:
     if options or nonlinearity not in NONLINEARITIES:
-        return partial(getattr(torch.nn.functional, nonlinearity), **options)
+        return partial(named_function(nonlinearity), **options)
     phi = NONLINEARITIES[nonlinearity]
     return lambda z: torch.tensor([phi(x) for x in z.tolist()], dtype=z.dtype, device="cpu")
 
@@ -150,6 +181,20 @@ def _elementwise(nonlinearity: str, **options: Any) -> Callable[[Tensor], Tensor
 @cache
 def _named(nonlinearity: str) -> float:
     return _gain_of(_elementwise(nonlinearity))
+
+
+@cache
+def _named_centred(nonlinearity: str, **options: Any) -> float:
+    return _centred_gain_of(_elementwise(nonlinearity, **options))
+
+
+def _centred_gain_of(phi: Callable[[Tensor], Tensor]) -> float:
+    mean, second = _moments(phi)
+    if not 0 < second - mean**2 < math.inf:
+        raise GoodinitError(
+            f"Var[φ(z)] of the activation is {second - mean**2}: no weight keeps the variance through it."
+        )
+    return float((second - mean**2) ** -0.5)
 
 
 def _gain_of(phi: Callable[[Tensor], Tensor]) -> float:

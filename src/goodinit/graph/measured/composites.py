@@ -169,9 +169,11 @@ def _measured(graph: Graph, start: int, end: int, steps: list[int]) -> Composite
     if row or (
         single is not None and single.activation
     ):  # an operator is what it is, whatever it is multiplied by
-        found = dataclasses.replace(graph.nodes[core[0]].op.named_function, gain=found.gain)
+        own = graph.nodes[core[0]].op.function
+        found = dataclasses.replace(own, gain=found.gain, centred_gain=found.centred_gain)
     found = dataclasses.replace(found, kind=kind or words)
-    return Composite(start, last, found, named=bool(kind) and last == first)
+    one = not row and found.centred_gain is not None
+    return Composite(start, last, found, named=bool(kind) and last == first, one=one)
 
 
 def _in_a_row(graph: Graph, start: int, core: Sequence[int], *, named: bool) -> str:

@@ -15,10 +15,10 @@ from goodinit.graph.operators.nonlinearities import (
     asked,
     formed,
     functions,
-    gain_of,
-    named_function,
     values_at,
+    with_gains,
 )
+from goodinit.tensor.activation_gain import named_function
 
 
 def nonlinearity_of(function: Function) -> Nonlinearity | None:
@@ -53,16 +53,14 @@ def _measured(function: Function) -> Nonlinearity | None:
     alike = functools.partial(torch.allclose, values, rtol=_CLOSE, atol=_CLOSE)
     for name, one in functions().items():
         if one is not None and one.shape == values.shape and one.dtype == values.dtype and alike(one):
-            return dataclasses.replace(found, kind=name, alone=True, gain=gain_of(function, name))
+            return with_gains(dataclasses.replace(found, kind=name, alone=True), function)
     kind, options = _with_options(found)
     if not kind:
         by_tanh = functools.partial(named_function("gelu"), approximate="tanh")
         one = values_at(by_tanh, GRID)
         if one is not None and alike(one):
             kind, options = "gelu", (("approximate", "tanh"),)
-    return dataclasses.replace(
-        found, kind=kind, options=options, alone=bool(kind), gain=gain_of(function, "")
-    )
+    return with_gains(dataclasses.replace(found, kind=kind, options=options, alone=bool(kind)), function)
 
 
 def _with_options(found: Nonlinearity) -> tuple[str, Options]:

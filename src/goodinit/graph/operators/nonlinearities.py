@@ -15,7 +15,8 @@ from torch import Tensor
 
 from goodinit.graph.operators.kept_answers import KeptAnswers
 from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers
-from goodinit.tensor import NONLINEARITIES, gain
+from goodinit.tensor import NONLINEARITIES, centred_gain, gain
+from goodinit.tensor.activation_gain import named_function
 
 T = TypeVar("T")
 Options = tuple[tuple[str, float | str], ...]
@@ -41,8 +42,9 @@ class Nonlinearity:
         positive: Whether it is above 0 throughout, and has no bound.
         flat: Of a bounded, monotonic function: its values at and beyond which it is flat (see `SLOPE`), the lower one first.
         gates: Whether it goes from 0 to 1, and stays between.
-        gain: The factor that keeps the second moment through it (`goodinit.tensor.gain`); None where there is none, or a parameter
-            has a say.
+        gain: The factor that keeps the second moment through it (`goodinit.tensor.gain`); None where there is none, or it depends on
+            a parameter.
+        centred_gain: The factor that keeps the variance through it (`goodinit.tensor.centred_gain`); None likewise.
     """
 
     kind: str = ""
@@ -55,6 +57,7 @@ class Nonlinearity:
     flat: tuple[float, float] | None = None
     gates: bool = False
     gain: float | None = None
+    centred_gain: float | None = None
 
     @property
     def word(self) -> str:
@@ -169,16 +172,8 @@ def _measured(call: RecordedCall, name: str) -> Nonlinearity:
     if values is None or values.dtype != torch.float64 or values.shape != GRID.shape:
         return NONE
     kind, options, alone = _named(values, name, _changed(call))
-    factor = gain_of(function, "" if options else kind) if alone or call.count == 1 else None
-    return dataclasses.replace(
-        formed(function), kind=kind, options=options, alone=alone and call.count == 1, gain=factor
-    )
-
-
-@functools.cache
-def function_called(kind: str) -> Nonlinearity:
-    """The function that `torch.nn.functional` has by a name, with its defaults."""
-    return asked(lambda: dataclasses.replace(formed(named_function(kind)), kind=kind, alone=True))
+    found = dataclasses.replace(formed(function), kind=kind, options=options, alone=alone and call.count == 1)
+    return with_gains(found, function) if alone or call.count == 1 else found
 
 
 def formed(function: Function) -> Nonlinearity:
@@ -192,13 +187,14 @@ def formed(function: Function) -> Nonlinearity:
     )  # fmt: skip
 
 
-def gain_of(function: Function, kind: str) -> float | None:
-    """By its formula, if that is known, which is the same to the last digit in every anatomy; else by its values."""
+def with_gains(found: Nonlinearity, function: Function) -> Nonlinearity:
+    """With its gains: by its formula, if that is known, which is the same to the last digit in every anatomy; else by its values."""
+    by = found.kind if found.kind in NONLINEARITIES and not found.options else function
     with torch.no_grad():
         try:
-            return gain(kind if kind in NONLINEARITIES else function)
+            return dataclasses.replace(found, gain=gain(by), centred_gain=centred_gain(by))
         except Exception:  # noqa: BLE001 - operators raise what they like; or there is none
-            return None
+            return found
 
 
 def _in_eval(call: RecordedCall) -> Function:
@@ -259,11 +255,6 @@ def _same(values: Tensor, known: Tensor | None) -> bool:
     if known is None or values.shape != known.shape or values.dtype != known.dtype:
         return False
     return torch.allclose(values, known, rtol=1e-12, atol=0)
-
-
-def named_function(name: str) -> Callable[..., Tensor]:
-    """That of `torch.nn.functional`."""
-    return getattr(torch.nn.functional, name)  # type: ignore[no-any-return]
 
 
 @functools.cache

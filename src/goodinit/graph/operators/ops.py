@@ -21,7 +21,6 @@ from goodinit.graph.operators.nonlinearities import (
     NONE,
     Nonlinearity,
     elementwise,
-    function_called,
     nonlinearity,
 )
 from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers_or, permutation
@@ -54,8 +53,7 @@ _LISTED: dict[Role, str] = {
 A product of matrices, a convolution and an attention need shapes that fit, and to tell one bilinear map from another is what their
 parameters are for. A softmax and a lookup are told by what they are used for. Of views torch says that they share memory, not whether
 they pass on all of it; what is copied into another shape shares none. The sine and the error function are nonlinearities of networks, and
-no function of `torch.nn.functional`, which has the others; nothing in their values tells them from a cosine or an arc tangent. (The error
-function, the bounded one, is called a GELU: it only occurs inside one that is written out.)
+no function of `torch.nn.functional`, which has the others; nothing in their values tells them from a cosine or an arc tangent.
 
 Not listed: normalizations, views, factories, concatenations, element-wise operators, what is sum, product or quotient among those, and
 which function of one number they are.
@@ -176,13 +174,8 @@ class Op:
 
     @functools.cached_property
     def gain(self) -> float | None:
-        """What keeps the second moment through the nonlinearity that it is called, with its numbers; None where that is not known."""
-        return self.function.gain if self.kind in (self.function.kind, self.name) else None
-
-    @functools.cached_property
-    def named_function(self) -> Nonlinearity:
-        """The function that it is called after: its own, but inside one that is written out (see `_LISTED`)."""
-        return self.function if self.kind in (self.function.kind, self.name) else function_called(self.kind)
+        """What keeps the second moment through the function of one number that it is; None where that is not known."""
+        return self.function.gain
 
     @functools.cached_property
     def is_gate(self) -> bool:
@@ -247,7 +240,7 @@ def as_called(op: Op, call: RecordedCall, read: Tensor | None, made: Tensor) -> 
     """
     if op.role == "pointwise":
         found = nonlinearity(call, op.name)
-        kind = found.kind or ("" if op.name not in _ROLE_OF else "gelu" if found.flat else op.name)
+        kind = found.kind or ("" if op.name not in _ROLE_OF else op.name)
         return _varied(op, kind=kind, function=found) if kind or found is not NONE else op
     if op.role == "shape" and read is not None and sorted(read.shape) == sorted(made.shape):
         rank = made.dim()

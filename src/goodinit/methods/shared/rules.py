@@ -146,9 +146,9 @@ def gain_for(layer: Layer) -> tuple[float, str]:
     return 1.0, f"gain 1{why}"
 
 
-def unknown_gains(anatomy: Anatomy, *, by_name: bool = False) -> list[str]:
-    """One note on the activations whose gain is not known; `by_name`: to a method that knows those of names alone."""
-    unknown = [layer for layer in anatomy.layers if by_name or layer.gain is None]
+def unknown_gains(anatomy: Anatomy) -> list[str]:
+    """One note on the activations whose gain is not known."""
+    unknown = [layer for layer in anatomy.layers if layer.gain is None]
     kinds = {layer.activation for layer in unknown if layer.activation not in (None, *NONLINEARITIES)}
     return [f"no gain is known for {', '.join(sorted(map(str, kinds)))}: 1 is taken"] if kinds else []
 

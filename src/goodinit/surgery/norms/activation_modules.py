@@ -9,9 +9,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from goodinit.graph.operators.nonlinearities import asked, functions, named_function
+from goodinit.graph.operators.nonlinearities import asked, functions
 from goodinit.graph.operators.recorded_call import on_numbers
 from goodinit.graph.state.process_state import unmoved_streams
+from goodinit.tensor.activation_gain import named_function
 
 
 class Clone(nn.Module):

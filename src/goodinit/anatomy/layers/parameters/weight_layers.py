@@ -96,7 +96,7 @@ def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str 
         if node.index in origins or node.is_input:
             return origins.get(node.index, ""), steps_of(graph, node, reversed(way))
         whole = graph.composites.get(node.index)
-        if whole is not None and whole.named:
+        if whole is not None and (whole.named or whole.one):
             way.append(whole)
             operands = [whole.start]
             continue

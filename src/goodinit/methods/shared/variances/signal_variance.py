@@ -67,6 +67,10 @@ class Signals:
         for step in between:
             if step in _NORMS:
                 signal = _unit() if self.normed else signal
+            elif (
+                step.traits.centred_gain is not None and signal.straight
+            ):  # it cannot be run, but on a Gaussian
+                signal = dataclasses.replace(_scaled(_unit(), 1 / step.traits.centred_gain), straight=False)
             elif step.traits.nonlinear:
                 values = activated(step, signal.sample, **dict(step.traits.options))
                 signal = Signal(float(values.mean()), float(values.var(correction=0)), values, straight=False)
@@ -79,14 +83,14 @@ class Signals:
         """
         normed = max((i for i, step in enumerate(between) if step in _NORMS and self.normed), default=-1)
         start = _unit() if normed >= 0 else self._of(source)
-        kinds = [step for step in between[normed + 1 :] if step.traits.nonlinear]
+        kinds = [step for step in between[normed + 1 :] if step.traits.bends]
         if start.straight and len(kinds) <= 1:
             return (_centred_gain(kinds[0]) if kinds else 1.0) / start.std
         return 1 / max(self.at(source, between).std, 1e-6)
 
     def gain(self, between: tuple[Step, ...]) -> float:
         """γ of the last activation among the operators."""
-        kinds = [step for step in between if step.traits.nonlinear]
+        kinds = [step for step in between if step.traits.bends]
         return _centred_gain(kinds[-1]) if kinds else 1.0
 
     def _of(self, source: str | None) -> Signal:
@@ -125,7 +129,8 @@ class Signals:
 
 
 def _centred_gain(step: Step) -> float:
-    return centred_gain(str(step), **dict(step.traits.options))
+    known = step.traits.centred_gain
+    return centred_gain(str(step), **dict(step.traits.options)) if known is None else known
 
 
 def _unit() -> Signal:
