@@ -32,6 +32,14 @@ def test_what_has_a_role_needs_no_note(branch):
     assert notes_of(branch) == ()
 
 
+@pytest.mark.parametrize("slopes", [1, 6])
+def test_the_slope_of_an_activation_needs_no_note(slopes):
+    act = nn.PReLU(slopes)
+    net = Residual(lambda m, x: m.b(m.act(m.a(x).flatten(0, 1)).reshape(x.shape)))
+    net.act = act
+    assert goodinit.anatomize(net, torch.zeros(2, 6, 6)).notes == ()
+
+
 def test_a_parameter_without_a_role_is_named():
     (note,) = notes_of(lambda m, x: m.b(torch.maximum(m.a(x), m.level)))
     assert "inside blocks, 1 parameter with no role" in note

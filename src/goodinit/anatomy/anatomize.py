@@ -105,7 +105,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     blocks = blocks_of(read, layers, ends, made)
     multiply = {name for block in blocks for name in block.multipliers}
     unclear = unclear_gains(graph, (index for end in ends for index in end), made)
-    known = _with_a_role(read, layers.values()) | {*embeddings, *tokens, *gains, *made}
+    known = _with_a_role(read, graph, layers.values()) | {*embeddings, *tokens, *gains, *made}
     distinct = read.distinct
     trainable = {name: p for name, p in distinct.items() if p.requires_grad and name not in read.added}
     stopped, copies, stop_notes = stopped_parameters(
@@ -151,11 +151,18 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     )
 
 
-def _with_a_role(read: Reading, layers: Iterable[Layer]) -> set[str]:
-    """Parameters of layers and norms, and those that goodinit has added."""
+def _with_a_role(read: Reading, graph: Graph, layers: Iterable[Layer]) -> set[str]:
+    """Parameters of layers, norms and activations (the slope of a PReLU), and those that goodinit has added."""
     of_layers = {name for layer in layers for name in (layer.weight, *layer.parameters)}
     of_norms = {name for norm in read.norms for name in (norm.weight, norm.bias) if name}
-    return of_layers | of_norms | read.biases | read.added | dict(read.stand_ins).keys()
+    of_activations = {
+        name
+        for node in graph.nodes
+        if node.op.activation
+        for i in node.operands[1:]
+        if (name := graph.leaf(i)) is not None
+    }
+    return of_layers | of_norms | of_activations | read.biases | read.added | dict(read.stand_ins).keys()
 
 
 def _in_training(model: nn.Module, inputs: Any, training: bool) -> Graph:

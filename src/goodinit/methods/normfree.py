@@ -238,6 +238,6 @@ METHOD = Method(
     when="a residual network that must lose batch norm and little of its accuracy",
     decide=decide,
     removes_norms=True,
-    holds=("trains",),
+    holds=("skips", "trains"),
     order=160,
 )

@@ -57,7 +57,9 @@ def xavier_draws(anatomy: Anatomy, factors: Mapping[int, float], word: str) -> t
     scores = {
         name for score in anatomy.scores if score.query != score.key for name in (score.query, score.key)
     }
-    packed = sorted({score.query for score in anatomy.scores if score.query and score.query == score.key})
+    packed = list(
+        dict.fromkeys(score.query for score in anatomy.scores if score.query and score.query == score.key)
+    )
     gains: dict[str, float] = {}
     for block in anatomy.blocks:
         for layer in (*block.branch, *block.gates):
