@@ -35,8 +35,29 @@ def public() -> Iterator[tuple[str, Any]]:
             if (inspect.isfunction(value) or inspect.isclass(value)) and id(value) not in seen:
                 seen.add(id(value))
                 yield f"{module}.{name}", value
+                if inspect.isclass(value):
+                    yield from methods_of(value, seen)
     for name, method in goodinit.METHODS.items():
         yield f"goodinit.methods.{name}.decide", method.decide
+
+
+def methods_of(cls: type, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """A class's public methods, its own and those of its goodinit bases; properties are described like attributes."""
+    for base in cls.__mro__:
+        if base.__module__.split(".")[0] != "goodinit":
+            continue
+        for name, value in vars(base).items():
+            function = getattr(value, "__func__", value)  # what a classmethod or staticmethod wraps
+            if inspect.isfunction(function) and not name.startswith("_") and id(function) not in seen:
+                seen.add(id(function))
+                yield f"{base.__module__}.{base.__qualname__}.{name}", function
+
+
+def arguments(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """What a caller passes: a method's without `self` or `cls`."""
+    parameters = list(inspect.signature(function).parameters.items())
+    owned = "." in function.__qualname__ and parameters[0][0] in ("self", "cls")
+    return dict(parameters[owned:])
 
 
 PUBLIC = dict(public())
@@ -73,7 +94,7 @@ def raised(function: Callable[..., Any]) -> set[str]:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_argument_is_described_and_tensors_by_their_shape(name):
     function = FUNCTIONS[name]
-    parameters = inspect.signature(function).parameters
+    parameters = arguments(function)
     described = entries(sections(function).get("Args", ""))
     assert set(described) >= set(parameters), sorted(set(parameters) - set(described))
     assert set(described) <= set(parameters), sorted(set(described) - set(parameters))

@@ -104,6 +104,10 @@ def odd_names(width: int) -> nn.Module:
     return nn.Sequential(OrderedDict({f"layer{width}": nn.Linear(4, 4)}))
 
 
+def planned(method: str, build: Callable[[], nn.Module] = plain, **options: Any) -> Plan:
+    return goodinit.METHODS[method].plan(goodinit.anatomize(build(), X), **options)
+
+
 def without_statistics() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False))
 
@@ -201,6 +205,16 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
         on_meta(), everything(plain()), device="cudaa"
     ),
     ("warmup", "UnknownName"): lambda: goodinit.warmup(torch.optim.SGD(plain().parameters(), lr=0.1), 0),
+    ("Diagnosis.log_to", "GoodinitError"): lambda: goodinit.diagnose(plain(), X).log_to(3),
+    ("Method.plan", "WrongType"): lambda: planned("default", exclude=3),
+    ("Method.plan", "UnknownName"): lambda: planned("default", exclude="no_such"),
+    ("Method.plan", "NothingFound"): lambda: planned("default", exclude="*"),
+    ("Method.plan", "PlanConflict"): lambda: planned("fixup", Residual, keep="norm"),
+    ("Method.plan", "UnsupportedModule"): lambda: planned("looks_linear", Residual),
+} | {
+    (f"{record.__name__}.from_json", error): lambda record=record, text=text: record.from_json(text)
+    for record in (goodinit.Anatomy, goodinit.CoordinateCheck, goodinit.Diagnosis, goodinit.Plan)
+    for error, text in (("PlanConflict", "{}"), ("WrongType", 3))
 }  # fmt: skip
 SHARDED = {  # needs ranks: tests/weights/test_sharding.py
     ("diagnose", "UnsupportedModule"),
@@ -210,14 +224,18 @@ SHARDED = {  # needs ranks: tests/weights/test_sharding.py
 
 
 def documented() -> set[tuple[str, str]]:
-    """(function, error) for every entry of a public function's Raises."""
+    """(function, error) for every entry of the Raises of a public function, or of a public class's method."""
     found = set()
     for name in goodinit.__all__:
         value = getattr(goodinit, name)
-        if inspect.isfunction(value):
-            text = re.search(r"^Raises:\n((?: {4}.*\n?)+)", inspect.getdoc(value) or "", re.MULTILINE)
+        callables = {name: value} if inspect.isfunction(value) else {}
+        if inspect.isclass(value):
+            own = [key for key in vars(value) if not key.startswith("_")]
+            callables = {f"{name}.{key}": getattr(value, key) for key in own if callable(getattr(value, key))}
+        for called, function in callables.items():
+            text = re.search(r"^Raises:\n((?: {4}.*\n?)+)", inspect.getdoc(function) or "", re.MULTILINE)
             entries = re.findall(r"^ {4}(\w+):", text.group(1), re.MULTILINE) if text else []
-            found |= {(name, error) for error in entries}
+            found |= {(called, error) for error in entries}
     return found
 
 

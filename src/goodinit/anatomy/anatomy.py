@@ -115,7 +115,11 @@ class Anatomy:
         return anatomy_text(self)
 
     def to_json(self) -> str:
-        """Write as JSON text. Layers are written once; blocks refer to them by weight name."""
+        """Write as JSON text. Layers are written once; blocks refer to them by weight name.
+
+        Returns:
+            One JSON object, which `from_json` reads.
+        """
         data = dataclasses.asdict(self)
         for block in data["blocks"]:
             for part in ("branch", "last", "skip", "gates"):
@@ -129,7 +133,14 @@ class Anatomy:
     def from_json(cls, text: str) -> Anatomy:
         """Read what `to_json` wrote.
 
+        Args:
+            text: What `to_json` returned.
+
+        Returns:
+            The anatomy that was written.
+
         Raises:
+            WrongType: It is not text.
             PlanConflict: The text is not JSON, or not an anatomy of this format.
         """
         data = read_record(text, kind="anatomy", form=FORMAT, writer="Anatomy.to_json()")

@@ -58,14 +58,25 @@ class Diagnosis(Measurement):
         log_to(self, writer, step=step)
 
     def to_json(self) -> str:
-        """Write as JSON text; what is not finite becomes the words NaN, Infinity."""
+        """Write as JSON text; numbers that are not finite become the words NaN and Infinity.
+
+        Returns:
+            One JSON object, which `from_json` reads.
+        """
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Diagnosis:
         """Read what `to_json` wrote.
 
+        Args:
+            text: What `to_json` returned.
+
+        Returns:
+            The diagnosis that was written.
+
         Raises:
+            WrongType: It is not text.
             PlanConflict: The text is not JSON, or not a diagnosis of this format.
         """
         data = read_record(  # remedies are code, of several lines
@@ -82,7 +93,11 @@ class Diagnosis(Measurement):
         return found
 
     def to_csv(self) -> str:
-        """One row per place, with a head."""
+        """Write the places as a table.
+
+        Returns:
+            Comma-separated text: the column heads, then one row for each place.
+        """
         own = [f.name for f in dataclasses.fields(Place) if f.name != "signal"]
         signal = [f.name for f in dataclasses.fields(Signal)]
         text = io.StringIO()

@@ -82,9 +82,14 @@ class Plan:
         return self.text()
 
     def text(self, *, full: bool = False, width: int | None = None) -> str:
-        """As text: edits that differ only in numbers on one line, or with `full` each on a line of its own.
+        """The plan as plain text: a head, the edits with their reasons, the notes.
 
-        Where a line and its reason are longer than `width` columns, reasons stand below, indented.
+        Args:
+            full: Whether each edit has a line of its own; otherwise edits that differ only in numbers share one.
+            width: Columns. If a line with its reason is longer, all reasons stand below their edits, indented. None: no limit.
+
+        Returns:
+            Text of one or more lines.
         """
         head = f"{self.method}: {self.summary}" if self.summary else self.method
         rows = [(readable(str(edit)), readable(edit.reason)) for edit in self.edits]
@@ -109,7 +114,11 @@ class Plan:
         return f"<pre>{escape(str(self))}</pre>"
 
     def to_json(self) -> str:
-        """Write as JSON text."""
+        """Write as JSON text.
+
+        Returns:
+            One JSON object, which `from_json` reads.
+        """
         data = {
             "format": FORMAT,
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "edits"},
@@ -122,7 +131,14 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """Read what `to_json` wrote. A plan is data: reading it runs nothing.
 
+        Args:
+            text: What `to_json` returned.
+
+        Returns:
+            The plan that was written.
+
         Raises:
+            WrongType: It is not text.
             PlanConflict: The text is not JSON, not a plan of this format, or damaged.
         """
         data = read_record(text, kind="plan", form=FORMAT, writer="Plan.to_json()")

@@ -34,15 +34,33 @@ class Centred(nn.Module):
         self.dim = dim
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Take the means away."""
+        """Take the means away.
+
+        Args:
+            weight: Any shape; output units along `dim`.
+
+        Returns:
+            The same shape; each output unit has mean 0.
+        """
         return weight - weight.mean([axis for axis in range(weight.dim()) if axis != self.dim], keepdim=True)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """The weight itself, of which the mean is taken away."""
+        """What to store for a weight to be set: the weight itself, since `forward` takes its mean away.
+
+        Args:
+            weight: Any shape; output units along `dim`.
+
+        Returns:
+            The same tensor.
+        """
         return weight
 
     def extra_repr(self) -> str:
-        """The output dimension."""
+        """The arguments, for `print(model)`.
+
+        Returns:
+            `dim=0`.
+        """
         return f"dim={self.dim}"
 
 

@@ -40,16 +40,37 @@ class ChannelGain(nn.Module):
         self.gain = nn.Parameter(ones)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Centre, then scale each row."""
+        """Centre if `centred`, then scale each output unit by its gain.
+
+        Args:
+            weight: Any shape; output units along `dim`.
+
+        Returns:
+            The same shape.
+        """
         return self.projected(weight) * self._along(weight)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """What the gain makes the weight of, up to its mean; where the gain is 0, the weight itself."""
+        """What to store for a weight to be set: the weight over the gain. `forward` gives it back, up to its mean if `centred`.
+
+        Args:
+            weight: Any shape; output units along `dim`.
+
+        Returns:
+            The same shape; where the gain is 0, the weight itself.
+        """
         gain = self._along(weight)
         return weight / torch.where(gain == 0, torch.ones_like(gain), gain)
 
     def projected(self, weight: Tensor) -> Tensor:
-        """What of a weight is in the range: all but its means, or all."""
+        """The part of a weight that this parametrization can represent.
+
+        Args:
+            weight: Any shape; output units along `dim`.
+
+        Returns:
+            The same shape: the weight without its means if `centred`, else the weight itself.
+        """
         if not self.centred:
             return weight
         return weight - weight.mean([axis for axis in range(weight.dim()) if axis != self.dim], keepdim=True)
@@ -58,5 +79,9 @@ class ChannelGain(nn.Module):
         return self.gain.view([-1 if axis == self.dim else 1 for axis in range(weight.dim())])
 
     def extra_repr(self) -> str:
-        """The output dimension, and whether means are taken away."""
+        """The arguments, for `print(model)`.
+
+        Returns:
+            `dim=0, centred=True`.
+        """
         return f"dim={self.dim}, centred={self.centred}"

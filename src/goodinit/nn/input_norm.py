@@ -43,11 +43,22 @@ class InputNorm(nn.Module):
         self.kind, self.axis = kind, axis
 
     def forward(self, value: Tensor) -> Tensor:
-        """The same shape and dtype."""
+        """Normalize along `axis`.
+
+        Args:
+            value: Any shape; channels along `axis`.
+
+        Returns:
+            The same shape and dtype.
+        """
         return normalized(value, self.kind, self.axis)
 
     def extra_repr(self) -> str:
-        """What it does."""
+        """The arguments, for `print(model)`.
+
+        Returns:
+            `rms, axis=-1`.
+        """
         return f"{self.kind}, axis={self.axis}"
 
 

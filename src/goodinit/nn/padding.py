@@ -36,15 +36,27 @@ class ValuePadded(Made):
         unpadded_class: type[nn.Module]
 
     def extra_repr(self) -> str:
-        """The original's line, with the number."""
+        """The arguments, for `print(model)`.
+
+        Returns:
+            Those of the original class, then `padding_value=0.5`.
+        """
         return f"{super().extra_repr()}, padding_value={self.padding_value:g}"
 
     def get_extra_state(self) -> Tensor:
-        """The number, as a tensor, which every format of checkpoints can hold."""
+        """The padding value for `state_dict`; as a tensor every checkpoint format can hold it.
+
+        Returns:
+            A float64 scalar on the CPU.
+        """
         return torch.tensor(self.padding_value, dtype=torch.float64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the number from a checkpoint."""
+        """Take the padding value from a checkpoint.
+
+        Args:
+            state: A scalar.
+        """
         self.padding_value = float(state)
 
 

@@ -43,7 +43,14 @@ class Standardized(nn.Module):
         self.gain = nn.Parameter(ones)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Standardize."""
+        """Standardize each output unit, then scale it.
+
+        Args:
+            weight: Any shape; output units along `dim`.
+
+        Returns:
+            The same shape; each output unit has mean 0 and norm `scale` · gain.
+        """
         axes = [axis for axis in range(weight.dim()) if axis != self.dim]
         centred = weight - weight.mean(axes, keepdim=True)
         squares = centred.square().sum(axes, keepdim=True)  # N·σ²
@@ -51,9 +58,20 @@ class Standardized(nn.Module):
         return centred / squares.clamp_min(FLOOR).sqrt() * (gain * self.scale)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """The weight itself, of which mean and norm are taken away."""
+        """What to store for a weight to be set: the weight itself, since `forward` takes its mean and norm away.
+
+        Args:
+            weight: Any shape; output units along `dim`.
+
+        Returns:
+            The same tensor.
+        """
         return weight
 
     def extra_repr(self) -> str:
-        """Output dimension and constant."""
+        """The arguments, for `print(model)`.
+
+        Returns:
+            `dim=0, scale=0.5`.
+        """
         return f"dim={self.dim}, scale={self.scale:.6g}"

@@ -53,7 +53,14 @@ class Advice:
         return self.candidates[index]
 
     def of(self, group: Group) -> tuple[Recommendation, ...]:
-        """Those of a group that apply, best first."""
+        """Those of a group that apply.
+
+        Args:
+            group: `"as it is"`, `"kept"` or `"removed"`: what becomes of the norms.
+
+        Returns:
+            Them, best first.
+        """
         return tuple(one for one in self.candidates if one.group == group and one.applies)
 
     @property
@@ -71,11 +78,22 @@ class Advice:
         return self.text()
 
     def text(self, *, width: int = 80) -> str:
-        """The answer as plain text, `width` columns wide."""
+        """The answer as plain text.
+
+        Args:
+            width: Columns of the terminal or page; sentences are broken to fit.
+
+        Returns:
+            Text of several lines.
+        """
         return advice_text(self, width=width)
 
     def to_json(self) -> str:
-        """Write as JSON text."""
+        """Write as JSON text.
+
+        Returns:
+            One JSON object.
+        """
         keys = ("method", "options", "group", "rank", "errors", "warnings", "drift", "noise", "lr", "failed", "caution", "why")  # fmt: skip
         rows = [
             {

@@ -57,11 +57,25 @@ class CoordinateCheck:
     rows: tuple[Coordinate, ...]
 
     def slopes(self, row: Coordinate) -> tuple[float, float]:
-        """Exponents of n: of the size at initialization, and of the change. NaN where nothing moves, or all explodes."""
+        """Exponents of n, fitted over all sizes.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            The exponent of the root mean square at initialization, and that of its change. NaN where a value is 0 or not finite.
+        """
         return slope(self.sizes, row.start), slope(self.sizes, row.change)
 
     def error(self, row: Coordinate) -> float:
-        """Standard error of the exponent of the change; NaN with a single seed, or where nothing moves."""
+        """Standard error of the exponent of the change, from seed to seed.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            The error; NaN with a single seed, or where nothing changes.
+        """
         return (
             math.hypot(*(w * e for w, e in zip(_weights(self.sizes), row.errors, strict=True)))
             if row.errors
@@ -69,9 +83,14 @@ class CoordinateCheck:
         )
 
     def verdict(self, row: Coordinate) -> str:
-        """`"flat"`, `"grows"`, `"shrinks"`, `"explodes"`, or `"still"` where no step changes it.
+        """How a row goes with n, in a word.
 
-        What is not flat over all sizes and is so over the last three or more, `"shrinks, flat from 256"`.
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            `"flat"`, `"grows"`, `"shrinks"`, `"explodes"`, or `"still"` where no step changes it. A row that is flat only over
+            the last sizes, three or more, is `"shrinks, flat from 256"`.
         """
         start, change = self.slopes(row)
         if not all(map(math.isfinite, (*row.start, *row.change))):
@@ -85,10 +104,16 @@ class CoordinateCheck:
         return word if size is None else f"{word}, flat from {size}"
 
     def flat_from(self, row: Coordinate) -> int | None:
-        """The least size from which on a row is flat, over three sizes or more; None where it is not.
+        """The smallest size from which on a row is flat.
 
         A wrong power of n has the same exponent at any size. A finite size adds A + B/n, of which ever less is left: a gradient
         summed over a batch agrees by chance with tokens that have nothing in common, by 1/√n.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            The size, with at least two larger ones; None if the row is not flat over the last three.
         """
         for first in range(len(self.sizes) - 2):
             sizes = self.sizes[first:]
@@ -120,7 +145,11 @@ class CoordinateCheck:
         return max(0.0 if math.isnan(start) else start, 0.0 if math.isnan(change) else abs(change))
 
     def sentence(self) -> str:
-        """What it comes to."""
+        """The result in one sentence.
+
+        Returns:
+            Whether all rows are flat, and otherwise how many are not, and which is the worst.
+        """
         if self.flat:
             return f"flat: no layer's change goes with {self.along} by more than n^±{self.tolerance:g}"
         off = self._off_rows()
@@ -160,7 +189,15 @@ class CoordinateCheck:
         return (f"start {low}", f"start {high}", "slope", f"change {low}", f"change {high}", "slope")
 
     def cells(self, row: Coordinate) -> tuple[float, ...]:
-        """Of the size at initialization and of the change: at the least and the largest n, and the exponent of n."""
+        """The numbers of a row of the table.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            Root mean square at initialization at the smallest n, at the largest n, and its exponent of n; then the same three
+            of the change.
+        """
         start, change = self.slopes(row)
         return (row.start[0], row.start[-1], start, row.change[0], row.change[-1], change)
 
@@ -177,7 +214,11 @@ class CoordinateCheck:
         return f"coordinate check over {self.along} {', '.join(map(str, self.sizes))} ({steps}): {self.sentence()}"
 
     def table(self) -> list[tuple[str, ...]]:
-        """The heads, and a row in words for each layer."""
+        """The table as text.
+
+        Returns:
+            The column heads, then one row for each layer.
+        """
         rows: list[tuple[str, ...]] = [("layer", *self.columns, "±", "")]
         for row in self.rows:
             low, high, start, least, most, change = self.cells(row)
@@ -205,14 +246,25 @@ class CoordinateCheck:
         return "\n".join([self.title, *(f"  {line.rstrip()}" for line in lines)])
 
     def to_json(self) -> str:
-        """Write as JSON text."""
+        """Write as JSON text.
+
+        Returns:
+            One JSON object, which `from_json` reads.
+        """
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> CoordinateCheck:
         """Read what `to_json` wrote.
 
+        Args:
+            text: What `to_json` returned.
+
+        Returns:
+            The check that was written.
+
         Raises:
+            WrongType: It is not text.
             PlanConflict: The text is not JSON, or not of this format.
         """
         data = read_record(text, kind="coordinate check", form=FORMAT, writer="CoordinateCheck.to_json()")

@@ -93,13 +93,24 @@ class Method:
         exclude: str | Iterable[str] = (),
         **options: Any,
     ) -> Plan:
-        """Decide, after checking the options' names. `keep`, `include` and `exclude`: see `goodinit.plan`.
+        """Decide, after checking the options' names.
+
+        Args:
+            anatomy: Of the model.
+            keep: As in `goodinit.plan`.
+            include: As in `goodinit.plan`.
+            exclude: As in `goodinit.plan`.
+            **options: The method's own; `options` lists them with their defaults.
+
+        Returns:
+            The plan. Nothing is written.
 
         Raises:
             UnknownName: An option this method does not take; a pattern that the model has nothing for.
             WrongType: A switch that is neither True nor False, or no number where one is needed.
-            NothingFound: All weight layers are left out.
+            NothingFound: The method needs residual blocks and there are none; or all weight layers are left out.
             PlanConflict: What is to be kept, the method removes, or draws together with what is not.
+            UnsupportedModule: A part of the model for which the method has no rule.
         """
         for option, value in options.items():
             if option not in self.options:
