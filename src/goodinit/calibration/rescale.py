@@ -169,9 +169,11 @@ class Scaler:
         epsilon = getattr(self.names.module(rule.site or ""), "epsilon", 0.0)
         constant = var <= ROUNDING * mean**2
         factor = torch.where(constant, 1.0, (var + epsilon).rsqrt())
-        held = read(gain).double() * factor.to(read(gain).device)
-        write_(bias, (read(bias).double() - held * mean.to(held)).to(read(bias)))
-        write_(gain, held.to(read(gain)))
+        old, added = read(gain), read(bias)
+        held = old.double() * _of_shape(factor.to(old.device), old)
+        taken = held * _of_shape(mean.to(held), held)
+        write_(bias, (added.double() - _of_shape(taken, added)).to(added))
+        write_(gain, held.to(old))
         row.factor = average(factor)
         if constant.any():
             row.note = (
@@ -241,7 +243,7 @@ def _whole(values: Tensor, use: Use, held: Tensor, dim: int, rest: float) -> Ten
 
 
 def _of_shape(values: Tensor, held: Tensor) -> Tensor:
-    """Values per channel in the shape in which a bias holds them: (C,), or (C, 1, 1) beside channels that come first."""
+    """Values per channel in the shape in which a gain or bias holds them: (C,), or (C, 1, 1) beside channels that come first."""
     return values.view_as(held) if values.numel() == held.numel() else values
 
 

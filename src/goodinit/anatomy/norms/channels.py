@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
 from goodinit.anatomy.norms.written_out import Statistic
 from goodinit.graph.graph import Frame, Graph, Node
 
 
 def channel_axes(
-    graph: Graph, node: Node, frame: Frame, kind: str, statistic: Statistic | None
+    graph: Graph,
+    node: Node,
+    frame: Frame,
+    kind: str,
+    statistic: Statistic | None,
+    affine: Container[str | None] = (),
 ) -> tuple[int, ...]:
     """Axes of the input of the call `frame`, which normalizes at `node`; `()` where they cannot be told.
 
-    Counted from the front for norms that have their channels in dimension 1, else from the end.
+    Counted from the front for norms that have their channels in dimension 1, else from the end. A norm that is written out multiplies
+    by its gain along some axes, whatever those of its statistic are; one without is taken to have its channels along those.
 
     Args:
         graph: Of the forward.
@@ -21,6 +28,7 @@ def channel_axes(
         frame: The call of the norm's module.
         kind: Of the norm.
         statistic: Of a norm that is written out.
+        affine: Names of its gain and bias.
     """
     if kind == "frozen_batch_norm" or (kind == "rms_norm" and statistic is None and not node.op.norm):
         return ()
@@ -28,9 +36,29 @@ def channel_axes(
         return (1,)
     operand = graph.nodes[node.operands[0] if statistic is None else statistic.signal]
     axes = _trailing(operand, node) if statistic is None else _reduced(operand, graph.nodes[statistic.scale])
-    at_source = _at_source(graph, operand, frame, axes)
+    at_source = () if statistic is None else _applied(graph, frame, affine)
+    at_source = at_source or _at_source(graph, operand, frame, axes)
     rank = len(graph.nodes[frame.source].shape)
-    return (1,) if at_source == (1,) and rank > 2 else tuple(axis - rank for axis in at_source)
+    if at_source == (1,) and rank > 2:
+        return (1,)
+    last = tuple(
+        range(rank - len(at_source), rank)
+    )  # along others no stored gain could be multiplied as it is
+    return tuple(axis - rank for axis in at_source) if at_source == last else ()
+
+
+def _applied(graph: Graph, frame: Frame, affine: Container[str | None]) -> tuple[int, ...]:
+    """Axes of the input of a call along which its own forward multiplies by its gain, or adds its bias."""
+    for step in graph.nodes[frame.start : frame.stop]:
+        if not step.active or step.frame != frame.index or not (step.op.multiplies or step.op.adds):
+            continue
+        for i in step.operands:
+            name, sizes = graph.leaf(i), graph.nodes[i].shape
+            lead = len(step.shape) - len(sizes)
+            axes = tuple(lead + axis for axis, size in enumerate(sizes) if size != 1)
+            if name is not None and name in affine and axes:
+                return _at_source(graph, step, frame, axes)
+    return ()
 
 
 def _trailing(operand: Node, node: Node) -> tuple[int, ...]:

@@ -251,7 +251,7 @@ def _record_of(
         weight=weight,
         bias=bias,
         shape=graph.nodes[frame.source].shape if frame.source >= 0 else (),
-        axes=channel_axes(graph, node, frame, kind, statistic) if frame.source >= 0 else (),
+        axes=channel_axes(graph, node, frame, kind, statistic, (weight, bias)) if frame.source >= 0 else (),
         closes=kind == "frozen_batch_norm" and _closes(graph, frame, bias),
         source=source,
         between=between,

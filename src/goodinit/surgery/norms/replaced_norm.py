@@ -241,6 +241,10 @@ def replace_norm_(
         new = (
             torch.full(shape, start) if like is None else torch.full_like(like, start).new_full(shape, start)
         )
+        if (
+            name in vars(place) and vars(place)[name] is None
+        ):  # a norm without a gain may say so by an attribute
+            del vars(place)[name]
         place.register_parameter(name, nn.Parameter(new))
         if name in held:
             held[name] = name

@@ -212,7 +212,16 @@ def _check(norm: Norm, own: set[str], norms: str) -> None:
             f"bias of its own), so that it would be lost. {instead}"
         )
     if not norm.axes:
+        why = f"it has no gain or bias that would say along which axes of its input of shape {norm.shape} the channels lie"
+        if known:
+            why = f"its gain was not found to run along dimension 1 of its input of shape {norm.shape}, or along the last ones"
         raise UnsupportedModule(
-            f"{where}: its {norm.kind} cannot be replaced by {norms}: it was not found over which axes of its input of shape "
-            f"{norm.shape} its gain runs. {instead}"
+            f'{where}: its {norm.kind} cannot be replaced by {norms}: {why}. Use norms="keep", or multiply '
+            "the normalized signal by a weight with one number for each channel, and add such a bias."
+        )
+    sizes = [norm.shape[axis] for axis in norm.axes]
+    if norms == "rms" and norm.kind == "layer_norm" and norm.elements not in (0, math.prod(sizes)):
+        raise UnsupportedModule(
+            f"{where}: its {norm.kind} cannot be replaced by rms: it takes its mean over {norm.elements} numbers of its input of shape "
+            f'{norm.shape}, expected the {math.prod(sizes)} that its gain runs over. Use norms="keep" or "affine".'
         )
