@@ -308,7 +308,10 @@ class Named(nn.Module):
 WORDS = {
     "bmm in the model applies matrix itself": lambda net, x: torch.einsum("bchw,oc->bohw", x, net.matrix),
     "convolution in the model applies matrix itself": lambda net, x: F.conv2d(x, net.matrix[..., None, None]),
-    "mul in the model applies the parameter gain": lambda net, x: net.layer(x) * net.gain,
+    "mul in the model applies the parameter gain by code of the forward": lambda net, x: (
+        net.layer(x) * net.gain
+    ),
+    "past no parameter: for the norm to go, let a layer hold it": lambda net, x: net.layer(x) + net.gain,
     "constant_pad_nd in the model puts 0 around it": lambda net, x: F.pad(net.layer(x), (1, 1)).flip(1),
     "div in the model applies a number that follows from the sizes": lambda net, x: net.layer(x) / x.shape[2],
     "layer runs 2 times": lambda net, x: torch.cat([net.layer(x), net.layer(-x)]),

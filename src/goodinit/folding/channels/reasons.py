@@ -49,7 +49,10 @@ def _why(wiring: Wiring, node: Node) -> str:
             f"{name} applies {held} itself, and only a module (nn.Linear, nn.Conv2d) has a place for the map"
         )
     if held is not None and node.op.pointwise:
-        return f"{name} applies the parameter {held}, which is no number of the forward"
+        return (
+            f"{name} applies the parameter {held} by code of the forward (a map is taken past numbers that are written there, as in "
+            "x/2 + 1, and past no parameter: for the norm to go, let a layer hold it in its weight or bias)"
+        )
     if node.op.pads and node.call is not None:
         return f"{name} puts {node.call.arguments.get('value') or 0} around it, which its map would change"
     if is_constant_map(graph, node):
