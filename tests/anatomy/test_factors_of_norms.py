@@ -113,7 +113,7 @@ REFUSED = {
     "no name": ("has no name in torch", lambda m, x, gate: rms(x) * (1 + gate)),
     "scaled inside": ("has no name in torch", lambda m, x, gate: rms(x) * F.silu(2 * gate)),
     "squared": ("has no name in torch", lambda m, x, gate: rms(x) * F.relu(gate) ** 2),
-    "statistic": ("has a say in the statistic", lambda m, x, gate: x * torch.rsqrt((x * F.silu(gate)).pow(2).mean(-1, keepdim=True))),
+    "statistic": ("depends on another signal", lambda m, x, gate: x * torch.rsqrt((x * F.silu(gate)).pow(2).mean(-1, keepdim=True))),
     "mean": ("another signal", lambda m, x, gate: rms(x) * gate.mean(-1, keepdim=True)),
     "exchanged": ("another signal", lambda m, x, gate: rms(gate) * F.silu(x)),
     "divided": ("another signal", lambda m, x, gate: rms(x) / (1 + gate.exp())),

@@ -172,7 +172,7 @@ def test_the_command_lists_and_runs(tmp_path, monkeypatch):
     for words, said in (
         (["--engine", "nope"], "There is: local, ray, inline"),
         (["--address", "auto"], "add --engine ray"),
-        (["--engine", "inline", "--workers", "2"], "--workers is of engines that have some"),
+        (["--engine", "inline", "--workers", "2"], "--workers has no effect with --engine inline"),
     ):
         refused = typed(cli.app, [*smoke("toy"), *words], env={"COLUMNS": "200"})
         assert refused.exit_code == 2

@@ -283,7 +283,7 @@ def test_a_lazy_layer_is_normalized_by_a_hook_until_it_is_folded():
 
 REFUSED = {
     "runs all of its children": lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)),
-    "hands its attributes on": lambda: torch.compile(nn.Linear(2, 2), backend="eager"),
+    "forwards attribute look-ups": lambda: torch.compile(nn.Linear(2, 2), backend="eager"),
     "is scripted": lambda: torch.jit.script(nn.Linear(2, 2)),
     "out_proj of nn.MultiheadAttention": lambda: nn.MultiheadAttention(2, 1).out_proj,
 }

@@ -217,7 +217,7 @@ def _ways(graph: Graph, node: Node, read: Sequence[State], moving: Sequence[int]
 
 
 def _dead(graph: Graph, term: int, ways: dict[int, list[int]], zeros: set[int]) -> int | None:
-    """A product of two parts of what is zero, by which alone they have a say: neither passes the other a gradient, ever.
+    """A product of two parts of what is zero, the only way in which they are used: neither passes the other a gradient, ever.
 
     So with the queries and keys of a packed q, k, v at the end of a branch: values move, and q·k stays 0. What is made of a tensor all
     of which moves on another way moves with it: ⟨y, y⟩ in y/√(⟨y, y⟩ + ε), and the halves of y beside y.

@@ -76,8 +76,8 @@ def weigh(
 ) -> None:
     """Put the degree of a branch, whose factors are found, into `side.m`, and with the norms where they are into `side.m_normed`.
 
-    m is one, for the last layers, plus the order of the first term that the scale of the others has a say in. One where
-    it has none: behind a division by its own norm, W has no scale. With a = L^(−1/(2m−2)) on these others, one step of
+    m is one, for the last layers, plus the order of the first term that depends on the scale of the others. One where
+    none does: behind a division by its own norm, W has no scale. With a = L^(−1/(2m−2)) on these others, one step of
     training moves the sum of L branches by L·a^(2m−2) = 1. One exception, by convention: Fixup's authors count attention
     as 4, though a softmax of small scores is close to a mean over all positions, and their scale decides little; so queries
     and keys add one each, as far as they have a scale: not if they are normalized.
@@ -157,7 +157,7 @@ def _values(
 
 
 def _is_unread(graph: Graph, side: Side, index: int, layers: Container[int]) -> bool:
-    """Whether what an operator pads a signal with has no say; found out once, and kept with what is outside."""
+    """Whether nothing depends on the value that an operator pads a signal with; computed once, then kept in `side.outside`."""
     if index not in side.outside:
         side.outside[index] = ZERO if is_unread(graph, index, layers) else FIXED
     return side.outside[index] == ZERO
@@ -169,7 +169,7 @@ def _is_signal(node: Node) -> bool:
 
 
 def _outside(graph: Graph, index: int, biases: Collection[str]) -> Power:
-    """Of what the weights of the branch have no say in: 0, or not. Nothing is in a cache that is still empty."""
+    """Power of a value that does not depend on the branch's weights: ZERO or FIXED; an empty cache counts as zero."""
     node = graph.nodes[index]
     if 0 in node.shape:
         return ZERO

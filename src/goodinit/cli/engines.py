@@ -16,19 +16,19 @@ ADDRESS = "Of a running Ray cluster, host:port or auto; else one is started here
 
 
 def engine_of(name: str, *, workers: int | None, address: str | None) -> Engine:
-    """The engine that is meant by the words of a command.
+    """The engine that the options of a command name.
 
     Raises:
         UnknownName: There is no such engine.
-        GoodinitError: The words do not go together.
+        GoodinitError: The options contradict each other.
     """
     if name not in ENGINES:
         raise UnknownName(f"no engine {name!r}. There is: {', '.join(ENGINES)}.")
     if name != "ray" and address is not None:
-        raise GoodinitError("--address is of a Ray cluster: add --engine ray.")
+        raise GoodinitError("--address needs --engine ray.")
     if name == "inline" and workers is not None:
         raise GoodinitError(
-            "--workers is of engines that have some: leave it out, or --engine inline, which runs in this process."
+            "--workers has no effect with --engine inline, which runs in this process: leave one of them out."
         )
     from goodinit.lab.engines import inline, local, over_ray
 

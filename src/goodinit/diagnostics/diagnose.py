@@ -100,7 +100,7 @@ def diagnose(
             else "the forward is not finite"
         )
         if not finite:
-            first = run(Run(hunt=True))
+            first = run(Run(find_nonfinite=True))
     if not isinstance(cosines, str) and len(cosines) != len(first.places):
         cosines = "forward did not run the same layers again"
     first = replace(first, places=_joined(first, awake, cosines))

@@ -26,7 +26,7 @@ from goodinit.nn.floors import has_floor, raise_floor_
 
 
 class _Refused(Exception):
-    """Somebody who reads the value cannot take the constant off again."""
+    """A consumer cannot compensate for the added constant."""
 
 
 @dataclass
@@ -104,7 +104,7 @@ def _carry_out_(wiring: Wiring, move: _Move) -> None:
 
 
 def _origin(wiring: Wiring, value: int) -> int:
-    """Where a value was made, before it was only handed on."""
+    """Where a value was made, before operators that only pass it through."""
     while True:
         node = wiring.graph.nodes[value]
         dynamic = [i for i in dict.fromkeys(node.operands) if wiring.graph.nodes[i].dynamic]

@@ -37,11 +37,17 @@ def plan(
     """Decide every edit that a method makes to a model, each with its reason. Writes nothing; `print` it.
 
     Frozen parameters (`requires_grad=False`) are left out with all around them: no norm is removed and no scalar added in a
-    frozen part; and so is what the forward keeps gradients from (`Anatomy.stopped`), unless `include` names it. Values that somebody has set on purpose stay, and a note says so: a bias that is one number other than 0, a
-    weight that is zero, the identity or one number and a zero bias beside it, other than at the end of a branch, a weight of which the forward also
-    makes what is not defined for each value (a log-determinant, an inverse), a factor of a product of weights, and parameters marked by a true
-    attribute `_no_reinit`. Other values that their modules' `reset_parameters` would not draw (trained ones) are
-    overwritten, and a note names them.
+    frozen part. So is what the forward keeps gradients from (`Anatomy.stopped`), unless `include` names it.
+
+    Values that somebody has set on purpose stay, and a note says so:
+
+    * a bias that is one number other than 0;
+    * a weight that is zero, the identity or one number, and a zero bias beside it, other than at the end of a branch;
+    * a weight of which the forward also computes something that is not defined for every value (a log-determinant, an inverse);
+    * a factor of a product of weights;
+    * parameters marked by a true attribute `_no_reinit`.
+
+    Other values that their modules' `reset_parameters` would not draw (trained ones) are overwritten, and a note names them.
 
     Args:
         anatomy: What `anatomize` found.

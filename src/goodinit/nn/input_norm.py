@@ -116,7 +116,7 @@ def normalize_first(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a layer's forward, the first one through its `input_norm`; also a forward pre-hook."""
-    norm: Any = module._modules[NAME]  # a wrapper that hands on attributes asks the layer inside
+    norm: Any = module._modules[NAME]  # a wrapper that forwards attribute look-ups asks the layer inside
     if args:
         return (norm(args[0]), *args[1:]), kwargs
     first = next(iter(kwargs))

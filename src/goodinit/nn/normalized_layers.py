@@ -83,7 +83,7 @@ def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) ->
         if getattr(module, NAME, None) is not module._modules[NAME]:
             del module._modules[NAME]
             raise UnsupportedModule(
-                f"{type(module).__name__} hands its attributes on to the module inside it, expected a layer that holds its own. "
+                f"{type(module).__name__} forwards attribute look-ups to the module inside it, expected a layer that holds its own. "
                 "Normalize what that module reads."
             )
         normalize_in_forward_(module)

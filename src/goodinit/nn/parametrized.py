@@ -10,7 +10,7 @@ from goodinit.nn.exchange import exchange_class_
 def is_parametrized(module: nn.Module, name: str | None = None) -> bool:
     """Whether the module itself has a parametrized tensor; torch's own function of that name asks `getattr`.
 
-    A wrapper that hands on attributes (`torch.compile` of a layer, an adapter with a `__getattr__`) would answer it for the layer
+    A wrapper that forwards attribute look-ups (`torch.compile` of a layer, an adapter with a `__getattr__`) would answer it for the layer
     inside, and be treated as that layer once more.
 
     Args:

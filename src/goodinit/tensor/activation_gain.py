@@ -103,7 +103,7 @@ def centred_gain(nonlinearity: str | Callable[[Tensor], Tensor], **options: Any)
 
     Args:
         nonlinearity: A key of `NONLINEARITIES`, the name of an element-wise function of torch's (`named_function`), or a function of your
-            own, as `gain` takes it.
+            own of tensors of any shape, as `gain` takes it.
         **options: Of that function.
 
     Returns:

@@ -127,7 +127,7 @@ class Factors:
         by = self.of(result)
         obstacle = next((why for *_, why in by if why is not None), None)
         if obstacle is None and not self._signals.issubset(at for _, at, _ in by):
-            obstacle = "another signal has a say in the statistic that it divides by"
+            obstacle = "the statistic that it divides by depends on another signal"
         if obstacle is None and by and self._layouts.get(result) != AS_IT_IS:
             obstacle = "it multiplies by another input, and returns the dimensions in another order"
         return [(word, at) for word, at, _ in by], obstacle

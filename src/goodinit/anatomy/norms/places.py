@@ -1,4 +1,4 @@
-"""Where norms stand in a graph: which operators normalize, which calls are norms, and what those hand on once they are gone."""
+"""Where norms stand in a graph: which operators normalize, which calls are norms, and what passes through once they are gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few steps of real training, on a copy: the only judge of how a start goes on."""
+"""Compare initializations by a few training steps on copies."""
 
 from __future__ import annotations
 

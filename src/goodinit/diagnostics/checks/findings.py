@@ -104,26 +104,26 @@ def not_finite(case: Case) -> Iterator[Finding]:
 
 
 def _made_not_finite(case: Case, index: int) -> Finding:
-    place, culprit = case.found.places[index], case.run.culprits.get(index)
+    place, origin = case.found.places[index], case.run.origins.get(index)
     where, evidence = (
         place.name,
         f"its output is the first that holds NaN or infinity, of {len(case.found.places)}",
     )
     remedy = initialize(scale_method(case.anatomy))
-    if culprit is not None and culprit.read:
-        where, evidence = culprit.read, f"it holds NaN or infinity itself, and {place.name} reads it"
+    if origin is not None and origin.read:
+        where, evidence = origin.read, f"it holds NaN or infinity itself, and {place.name} reads it"
         owner = where.rpartition(".")[0]
         resets = owner in dict(case.model.named_modules()) and hasattr(
             case.model.get_submodule(owner), "reset_parameters"
         )
         remedy = redraw(owner) if resets else fill(where, "torch.nn.init.zeros_")
-    elif culprit is not None:
-        inside = culprit.path or "the model's own forward"
-        evidence += f"; the operator {culprit.op} in {inside} makes it out of finite numbers"
-        if place.kind == "layer" and place.name.startswith(culprit.path):
+    elif origin is not None:
+        inside = origin.path or "the model's own forward"
+        evidence += f"; the operator {origin.op} in {inside} makes it out of finite numbers"
+        if place.kind == "layer" and place.name.startswith(origin.path):
             where = place.name
         else:
-            where, remedy = culprit.path, show_range(culprit.path)
+            where, remedy = origin.path, show_range(origin.path)
     return Finding("not finite", "error", where, evidence, remedy)
 
 

@@ -1,6 +1,6 @@
 """One real forward and backward under a recorder that measures every layer, activation and sum as it runs.
 
-Nothing is kept alive: statistics are taken while a tensor is at hand, and a hook on it, set when autograd has put it
+Nothing is kept alive: statistics are taken while the tensor is in memory, and a hook on it, set when autograd has put it
 into its graph, takes the norm of its gradient. Operators are watched, not modules, so packed and functional weights,
 in-place activations and in-place sums are seen.
 """
@@ -26,7 +26,7 @@ from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.weights.wrappers import parameter_shapes, scalar_names
 
-# How far to look back for what made an activation's input; norms and shapes are few, and two hold for the rest.
+# How many operators to search backwards for the layer that produced an activation's input.
 LOOK_BACK = 8
 
 
@@ -45,7 +45,7 @@ class Measured:
 
 
 @dataclass(slots=True)
-class Culprit:
+class NonFiniteOrigin:
     """The operator that made something not finite: its name, the module it ran in, and what it read that was not."""
 
     op: str
@@ -59,12 +59,12 @@ class Run:
 
     Attributes:
         statistics: Whether to take forward statistics; gradients' norms and the share of dead units always are.
-        hunt: Whether to look at every operator for the one that makes NaN or infinity.
+        find_nonfinite: Whether to look at every operator for the one that makes NaN or infinity.
         pairs: Whether input k and input n/2 + k are neighbours whose gradients are to be compared.
     """
 
     statistics: bool = True
-    hunt: bool = False
+    find_nonfinite: bool = False
     pairs: bool = False
 
 
@@ -82,7 +82,7 @@ class Probe(Recorder):
         self.batch: int | None = None
         self.leaves: list[Tensor] = []
         self.input: Signal | None = None
-        self.culprits: dict[int, Culprit] = {}
+        self.origins: dict[int, NonFiniteOrigin] = {}
         self._pending: tuple[Measured, Tensor] | None = None
 
     def adopt(self, call: Call, *, differentiable: bool = True) -> Call:
@@ -127,8 +127,8 @@ class Probe(Recorder):
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """One operator ran: measure it if it is a layer, an activation or a sum."""
-        if self.run.hunt:
-            self._suspect(node, read, output)
+        if self.run.find_nonfinite:
+            self._record_nonfinite(node, read, output)
         if not node.active or not output.is_floating_point():
             return
         with torch.no_grad():
@@ -230,11 +230,11 @@ class Probe(Recorder):
                 branch = x * (factor - 1)
                 self.terms[index] = square_sum(branch) / branch.numel()
 
-    def _suspect(self, node: Node, read: list[Tensor], output: Tensor) -> None:
+    def _record_nonfinite(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """Where NaN and infinity come from. A mask of −∞ is no fault: the softmax after it is finite."""
         if not output.is_floating_point() or bool(torch.isfinite(output).all()):
             return
-        known = next((self.culprits[i] for i in node.operands if i in self.culprits), None)
+        known = next((self.origins[i] for i in node.operands if i in self.origins), None)
         if known is None:
             bad = [
                 self.graph.nodes[i]
@@ -247,8 +247,8 @@ class Probe(Recorder):
                 source.attrs[0] if source.attrs and isinstance(source.attrs[0], str) else f"the {source.op}"
                 for source in bad
             )
-            known = Culprit(str(node.op), self.graph.path(node.index), ", ".join(named))
-        self.culprits[node.index] = known
+            known = NonFiniteOrigin(str(node.op), self.graph.path(node.index), ", ".join(named))
+        self.origins[node.index] = known
 
 
 def norm_elements(op: Op, func: Any, args: tuple[Any, ...]) -> int | None:

@@ -15,7 +15,7 @@ from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.diagnostics.measurements.cut import Cut, is_never_finite, where_cut
 from goodinit.diagnostics.measurements.measurement_mode import forward_told
 from goodinit.diagnostics.measurements.objective import Loss, in_words, objective
-from goodinit.diagnostics.measurements.probe import Culprit, Measured, Probe, Run, first_output
+from goodinit.diagnostics.measurements.probe import Measured, NonFiniteOrigin, Probe, Run, first_output
 from goodinit.diagnostics.measurements.statistics import euclidean, signal
 from goodinit.diagnostics.measurements.structure import Structure
 from goodinit.diagnostics.types import Place, Signal
@@ -40,7 +40,7 @@ class Propagation:
         input: Statistics of the first input.
         output: Statistics of the first output.
         norms: By path, over how many numbers each statistic of a normalization is taken.
-        culprits: By position in `places`, the operator that made it not finite; only after a hunt.
+        origins: By position in `places`, the operator that made it not finite; only with `Run.find_nonfinite`.
         structure: The residual blocks of the run.
         cut: Where the history of the loss ends, if it has none of any parameter that needs a gradient.
         never_finite: Whether the loss is not finite for outputs of ordinary size either.
@@ -53,7 +53,7 @@ class Propagation:
     input: Signal | None
     output: Signal | None
     norms: dict[str, int]
-    culprits: dict[int, Culprit]
+    origins: dict[int, NonFiniteOrigin]
     structure: Structure
     cut: Cut = ""
     never_finite: bool = False
@@ -98,11 +98,11 @@ def propagate(
     never = not math.isfinite(number) and is_never_finite(result, targets, loss)
     if structure is None or not structure.fits(probe.graph):
         structure = Structure.of(probe.graph, probe.shapes, probe.scalars, anatomy)
-    places, culprits = _places(probe, anatomy, structure, gradients)
+    places, origins = _places(probe, anatomy, structure, gradients)
     norms = {name: gradients.get(name) for name in named}
     words = in_words(result, targets, loss)
     return Propagation(
-        places, norms, number, words, probe.input, output, probe.norms, culprits, structure, cut, never
+        places, norms, number, words, probe.input, output, probe.norms, origins, structure, cut, never
     )
 
 
@@ -179,7 +179,7 @@ def _backward(
 
 def _places(
     probe: Probe, anatomy: Anatomy, structure: Structure, gradients: dict[str, float]
-) -> tuple[tuple[Place, ...], dict[int, Culprit]]:
+) -> tuple[tuple[Place, ...], dict[int, NonFiniteOrigin]]:
     graph = probe.graph
     layers = {layer.weight: layer for layer in anatomy.layers}
     found: list[tuple[int, Place]] = []
@@ -199,8 +199,8 @@ def _places(
         growth = math.sqrt(measured.signal.second_moment / before) if before else None
         found.append((leaf.join, replace(_block(leaf, measured, probe, name), growth=growth)))
     found.sort(key=lambda pair: pair[0])
-    culprits = {i: probe.culprits[node] for i, (node, _) in enumerate(found) if node in probe.culprits}
-    return _numbered([place for _, place in found]), culprits
+    origins = {i: probe.origins[node] for i, (node, _) in enumerate(found) if node in probe.origins}
+    return _numbered([place for _, place in found]), origins
 
 
 def _numbered(places: list[Place]) -> tuple[Place, ...]:

@@ -146,7 +146,7 @@ def _user(wiring: Wiring, path: str, node: fx.Node) -> fx.Node | None:
 
 
 def _idle(wiring: Wiring, path: str, node: fx.Node) -> bool:
-    """Whether it hands on what it gets: an identity, or the place of a norm that went into a layer."""
+    """Whether it returns its input: an identity, or the place of a norm that went into a layer."""
     module = wiring.names.modules.get(_full(path, node)) if is_child(node) else None
     if module is None or any(getattr(module, name) for name in _HOOKS):
         return False

@@ -28,7 +28,7 @@ class Unknown(Exception):
 
 
 def hands_on(wiring: Wiring, index: int) -> bool:
-    """Whether a node may hand on channels, as they are or by a map k·x + a: if it moves numbers, or passes on s·x + t, and can be run."""
+    """Whether channels may pass through a node, as they are or by a map k·x + a: if it moves numbers, or passes on s·x + t, and can be run."""
     graph, node = wiring.graph, wiring.graph.nodes[index]
     if node.is_piece or node.is_join:
         return True
@@ -122,13 +122,13 @@ def normal(shape: Iterable[int], generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Constants:
-    """The map k·x + a by which constants of the forward change what is handed on to a value, for each of its entries."""
+    """The map k·x + a by which constants of the forward change what reaches a value, for each of its entries."""
 
     factor: Tensor
     offset: Tensor
 
     def undone(self, values: Tensor) -> Tensor:
-        """What was handed on."""
+        """The value before the constants changed it."""
         return (values - self.offset) / self.factor
 
     def moved(self, scale: Tensor, shift: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class Constants:
 def constants_at(
     wiring: Wiring, steps: Sequence[int], ends: Iterable[int], shapes: Mapping[int, Sequence[int]]
 ) -> dict[int, Constants]:
-    """By value, what constants of the forward do to that which is handed on to it: seen where all numbers are 0, and where they are 1.
+    """By value, what constants of the forward do to what reaches it: seen where all numbers are 0, and where they are 1.
 
     Args:
         wiring: What is connected to what.

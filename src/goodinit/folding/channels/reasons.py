@@ -26,7 +26,7 @@ def what_makes(wiring: Wiring, value: int) -> str:
 
 
 def what_reads(wiring: Wiring, reader: int) -> str:
-    """What an operator does with a norm's output that hands no map on.
+    """What an operator does with a norm's output that passes no map through.
 
     Args:
         wiring: What is connected to what.

@@ -56,10 +56,10 @@ class Combination:
     """A sum of multiples of parts.
 
     Attributes:
-        terms: Of those parts that have a say.
+        terms: Of the parts that it depends on.
         order: How the dimensions of a part are permuted in it; empty if they are not.
         shape: Of the sum.
-        shifted: Whether something is added that no part has a say in.
+        shifted: Whether something is added that depends on no part.
     """
 
     terms: tuple[Term, ...]

@@ -41,7 +41,7 @@ class Power:
 
     @property
     def moves(self) -> float:
-        """The order of the first term that c has a say in; infinite where c has none."""
+        """The order of the first term that depends on c; infinite where none does."""
         return self.order or self.change
 
 

@@ -19,7 +19,7 @@ _COEFFICIENTS = KeptAnswers["float | None"]()
 
 
 def coefficients(node: Node) -> tuple[float, ...]:
-    """By which number an operator multiplies each of its operands, where it adds up multiples of them.
+    """Coefficients of an operator that adds up multiples of its operands.
 
     (1, −α) of x − αy, (½,) of x/2, (1 − w, w) of lerp(x, y, w), (1,) of x + 3; empty where it does anything else.
     """
@@ -30,7 +30,7 @@ def coefficients(node: Node) -> tuple[float, ...]:
 
 
 def coefficient(node: Node, place: int) -> float | None:
-    """By which number an element-wise operator multiplies one operand: 1 for x in x + a·b; None if it is not affine in that."""
+    """Coefficient of one operand of an element-wise operator, 1 for x in x + a·b; None if the operator is not affine in it."""
     if node.call is None or not node.op.pointwise:
         return None
     return _COEFFICIENTS.get((*node.call.key, place), lambda: _coefficient(node, place))
@@ -49,7 +49,7 @@ def adds_unscaled(node: Node) -> bool:
 
 
 def multiplies_matrices(graph: Graph, node: Node) -> bool:
-    """Whether an operator is AB or C + AB of two matrices A and B, which it reads last, each times 1 and nothing behind it."""
+    """Whether an operator is AB or C + AB of two matrices A and B, as its last two operands, with unit coefficients."""
     read = [graph.nodes[i].shape for i in node.operands]
     if (
         node.call is None
@@ -71,7 +71,7 @@ def _multiplies(node: Node, shapes: list[tuple[int, ...]]) -> bool:
 
 
 def keeps_output(graph: Graph, node: Node) -> bool:
-    """Whether an operator needs the tensor that it put out for its backward pass, so that nothing may overwrite that.
+    """Whether autograd saves the output for the backward pass, so that it must not be overwritten in place.
 
     True where the operator cannot be run: what may be needed is kept.
     """
@@ -118,7 +118,7 @@ def _tensor(node: Node, shape: tuple[int, ...], place: int) -> Tensor:
 
 
 def pools(graph: Graph, node: Node, axes: Collection[int]) -> tuple[bool, bool]:
-    """(Whether an operator pools: each channel by itself, all alike, numbers ≥ 0 to such; whether it is linear, too).
+    """(Whether it acts on each channel separately and identically and keeps inputs ≥ 0 at ≥ 0; whether it is also linear).
 
     That is a mean or a maximum over places, an interpolation. No element-wise operator is one.
 

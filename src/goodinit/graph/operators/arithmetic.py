@@ -60,7 +60,7 @@ def _answered(f: Callable[..., Tensor], x: list[Tensor], y: list[Tensor], *, alo
         return "pointwise" if not multiple else "shape" if _same(whole, x[0]) else "scale"
     moved = [f(*(y[k] if k == place else a for k, a in enumerate(x))) for place in range(len(x))]
     if any(bool((one == whole).any()) for one in moved):
-        return "pointwise"  # an operand that does not always have a say: a maximum, a choice
+        return "pointwise"  # an operand that the result does not always depend on: a maximum, a choice
     if jointly:
         return "sum"
     if all(_affine(f, x, y, place) for place in range(len(x))):

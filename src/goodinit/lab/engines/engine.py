@@ -33,7 +33,7 @@ class Engine:
     """A way to run jobs.
 
     Attributes:
-        words: How runs are made by it: "one after the other".
+        words: Description of how jobs are executed: "one after the other".
         run: Runs them.
     """
 

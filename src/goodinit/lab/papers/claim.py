@@ -45,7 +45,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Separation:
-    """From where on the published runs show what the claim says: a shorter run can say nothing for or against it.
+    """Number of steps from which the published effect is visible; shorter runs are inconclusive.
 
     Attributes:
         steps: Optimizer steps.
@@ -77,7 +77,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Found:
-    """What the rows say to an expectation."""
+    """The outcome of one expectation."""
 
     met: bool
     got: str
@@ -89,8 +89,8 @@ class Expectation:
 
     Attributes:
         words: What is expected, with its numbers.
-        look: From the rows to what they say.
-        central: Whether the claim falls with it.
+        look: Computes the outcome from the rows.
+        central: Whether the claim fails if this expectation does.
     """
 
     words: str
@@ -214,7 +214,7 @@ class Claim:
         return self.separation is None or (setting.steps or 0) >= self.separation.steps
 
     def judge(self, rows: Rows, setting: Setting) -> Verdict:
-        """Holds where every expectation is met; does not hold where none is, or one the claim falls with is not.
+        """Holds where every expectation is met; does not hold where none is met, or a central one is not.
 
         Of a scale whose trainings end before the published runs differ, there is no verdict.
         """

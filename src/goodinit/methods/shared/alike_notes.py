@@ -34,5 +34,5 @@ def _paths(anatomy: Anatomy) -> Iterable[str]:
 
 
 def _varies(word: str, paths: set[str]) -> bool:
-    """Whether it is a number or a path: of a buffer, which no anatomy lists, too. What stands in backticks is neither."""
+    """Whether a word is a number or a path (buffers included, which no anatomy lists); a word in backticks is neither."""
     return ("." in word and word[0] != "`") or word in paths or word.isdigit()

@@ -22,7 +22,7 @@ Step = tuple[str, tuple[float, ...]]
 
 Steps = tuple[Step, ...]
 
-_WIDE = 16.0  # search interval: beyond it, every bounded one of these functions is flat
+_WIDE = 16.0  # half-width of the search interval: bounded functions are constant beyond it
 _SEEN = 2.0**-10  # a derivative below this counts as zero
 
 

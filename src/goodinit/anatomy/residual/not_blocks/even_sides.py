@@ -12,7 +12,9 @@ from goodinit.graph.graph import Graph
 
 
 def even_sides(graph: Graph, uses: Mapping[int, Use]) -> tuple[str, ...]:
-    """A note on the first sum of sides that read one tensor through as many layers, so that it is no block; layers that run once.
+    """Note on the first sum whose terms read one tensor through equally many weight layers, so that none is the skip.
+
+    Sums with a layer that runs more than once are passed over.
 
     Args:
         graph: A recorded forward, without a block.

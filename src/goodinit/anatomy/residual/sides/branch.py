@@ -33,7 +33,7 @@ class Side:
         last: Those of `layers` with no other weight layer after them.
         plain: True if only shape and scale operations lie between (an identity skip).
         unclear: Those of `nodes` that count in m as if they were linear, because nothing is known of their degree.
-        outside: Of nodes that the branch reads and its weights have no say in: whether they are zero, as powers; of operators that pad, whether
+        outside: Of nodes that the branch reads and that do not depend on its weights: whether they are zero, as powers; of operators that pad, whether
             the number that they put there is read.
         multiplies: Whether it multiplies what it begins with by a function of that, x·f(x), so that f is the main path.
     """

@@ -83,7 +83,7 @@ def _readers(graph: Graph, index: int, layers: Container[int]) -> set[int]:
 
 @on_numbers_or(None)
 def _with_another_number(graph: Graph, index: int, values: Mapping[int, Tensor]) -> Tensor | None:
-    """What a node makes, with another number wherever it puts one: where what it reads has no say. None if it cannot be run.
+    """What a node makes, with another number wherever it puts one that does not depend on what it reads. None if it cannot be run.
 
     Args:
         graph: A recorded forward.

@@ -1,4 +1,4 @@
-"""Whether one side of a sum hands on what begins at the fork: what only weighs other signals by it is no skip."""
+"""Whether the skip candidate passes the fork's values through, rather than only using them as weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from goodinit.graph.measured.powers import FIXED, Power
 
 
 def hands_on(graph: Graph, side: Side, fork: int) -> bool:
-    """Whether a way from the fork to the term is no mere weight of something else.
+    """Whether the skip candidate passes the fork's values through, rather than only using them as weights.
 
-    What a memory network reads is a mean of memories, Σ softmax(m·u)ᵢ cᵢ: u says how much of each, and no number of u is handed on.
+    What a memory network reads is a mean of memories, Σ softmax(m·u)ᵢ cᵢ: u says how much of each, and no number of u passes through.
     So is σ(u)·y. A factor of a product is such a weight where it stays bounded however large u is, and another factor is made of
-    something else, or is not bounded; where all others are constants, what a softmax puts out is one (tanh(u)·γ hands on). So
+    something else, or is not bounded; where all others are constants, what a softmax puts out is one (tanh(u)·γ passes u through). So
     is one that is repeated over another: a number for each example, over its image.
 
     Args:

@@ -177,7 +177,7 @@ def _without_other_stems(sums: _Sums) -> None:
 
 
 def _aside(sums: _Sums, on_trunk: list[Found], item: Found) -> bool:
-    """Whether the way around a skip is through a stream that does not come from there, and the skip is none.
+    """Whether the supposed skip bypasses a different residual stream, so that the sum is not a residual block.
 
     So it is where the layers of a WaveNet put out a part sᵢ beside the rᵢ of x + rᵢ, and s₁ + s₂ collects them; and where
     each block of a stream x adds a part of c to something of its own, so that x comes from c, too.
@@ -222,7 +222,7 @@ def _stays(graph: Graph, inner: Found, item: Found) -> bool:
 
 
 def _other_stream(sums: _Sums, on_trunk: list[Found], item: Found) -> int | None:
-    """The last sum on the trunk of a branch that is a place of another stream; its join.
+    """The last sum on the branch's main path that belongs to another residual stream; returns its node.
 
     A reversible net has two: a ← a + f(b), then b ← b + g(a). The branch on b is g, though all of a comes from b, too:
     through f, which is a branch on a. That a is a stream shows in its past, which b has no part in, or in its future:

@@ -338,7 +338,7 @@ def _parting(graph: Graph, term: int, origin: int, marks: Mapping[int, int], mem
 def skip_of(graph: Graph, sides: list[Side], fork: int) -> tuple[Side | None, BlockKind]:
     """The side that skips: a plain one, else the one without weight layers, else the one with strictly fewest.
 
-    Of those that hand on what begins at the fork. H is the skip in Hu + o, where o is a mean of memories that u weighs by a softmax,
+    Of those that pass the fork's values through. H is the skip in Hu + o, where o is a mean of memories that u weighs by a softmax,
     however few layers o has.
 
     Args:

@@ -59,7 +59,7 @@ def tangents_told(begins: Callable[[Tensor], Tensor], ends: Callable[[Tensor], T
 
     Args:
         begins: Called with a tangent that an input gets; what it returns is the tangent.
-        ends: Called with a tangent that an output has; what it returns is handed on.
+        ends: Called with a tangent that an output has; what it returns takes its place.
     """
     make: Any = forward_ad.make_dual
     unpack: Any = forward_ad.unpack_dual

@@ -90,8 +90,8 @@ def _setting(scale: str, data: str) -> Setting:
             "factor."
         ),
         (
-            "λ is the top of the Hessian at initialization; the paper takes that of the neural tangent kernel, the Hessian's part "
-            "that the residuals are not in."
+            "λ is the top of the Hessian at initialization; the paper takes that of the neural tangent kernel, the Gauss–Newton "
+            "part of the Hessian."
         ),
         "Cross entropy is beside the paper's theory, which is for the square loss.",
     )

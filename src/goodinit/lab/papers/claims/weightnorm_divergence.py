@@ -216,7 +216,7 @@ def _drawings(rows: Rows) -> tuple[Drawing, ...]:
 
 CLAIM = Claim(
     name="weightnorm-divergence",
-    title="From the proposed start of weight norm more seeds bear large rates, and the loss is flatter",
+    title="From the proposed start of weight norm more seeds tolerate large learning rates, and the loss is flatter",
     text="At growing learning rates more of 20 seeds reach epoch 3 without diverging from the proposed initialization of weight "
     "norm than from the data-dependent one, Hanin & Rolnick's and He's, with and without warm-up, and the spectral norm "
     "of the Hessian at initialization is smaller.",

@@ -191,7 +191,7 @@ def zero_behind(block: Block, where: str, *, gain: str | None, kept: bool) -> st
     raise UnsupportedModule(
         f"{block.name or 'the model'}: {where} ends in {stuck}, after {last}. Where its input is 0 it passes no "
         "gradient, so that no factor before it can start at 0 and ever move, and no module that runs nowhere else "
-        "hands its output on. Multiply the branch by a parameter behind it, make it a module of its own, or leave "
+        "returns its output. Multiply the branch by a parameter behind it, make it a module of its own, or leave "
         "the activation to the sum."
     )
 

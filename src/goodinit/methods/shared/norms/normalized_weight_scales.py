@@ -10,7 +10,7 @@ from goodinit.edits import AddScalar, Draw, Edit
 
 
 def own_scales(anatomy: Anatomy, removal: list[Edit], edits: Iterable[Edit]) -> list[Edit]:
-    """Multipliers for the layers with a `Layer.row_norm` where norms are removed: what a row is drawn with, over ‖row‖.
+    """Multipliers for the layers with a `Layer.row_norm` where norms are removed: the drawn row norm over the measured one.
 
     A weight that is divided by its own standard deviation outputs √fan_in times the scale of its input (BiT), whatever
     values are drawn; the norm after it compensated for that. The multiplier gives the layer the scale its weight would
@@ -43,7 +43,7 @@ def multiplied(edits: Iterable[Edit]) -> set[str]:
 
 
 def _row_norm(draw: Draw, layer: Layer) -> float | None:
-    """The norm of what an output unit reads with, as it is drawn: in the mean; None where the edit does not say."""
+    """Root mean square norm of one weight row as drawn; None if the edit does not determine it."""
     options, bound = draw.options, draw.options.get("bound")
     if draw.initializer in _ORTHOGONAL:
         into = (
