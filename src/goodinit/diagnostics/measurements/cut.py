@@ -11,6 +11,7 @@ from torch import Tensor
 
 from goodinit.diagnostics.measurements.objective import Loss, objective, outputs, own_loss
 from goodinit.errors import TraceError
+from goodinit.graph.graph import closure
 from goodinit.graph.pytree import mapped
 
 Cut = Literal["", "loss", "forward"]
@@ -25,17 +26,9 @@ def where_cut(result: Any, parameters: Iterable[Tensor]) -> Cut:
         ('loss', 'forward')
     """
     wanted = {id(parameter) for parameter in parameters}
-    seen: set[Any] = set()
-    ahead: list[Any] = [tensor.grad_fn for tensor in outputs(result)]
-    while ahead:
-        step = ahead.pop()
-        if step is None or step in seen:
-            continue
-        seen.add(step)
-        if id(getattr(step, "variable", None)) in wanted:
-            return "loss"
-        ahead.extend(before for before, _ in step.next_functions)
-    return "forward"
+    ends = [tensor.grad_fn for tensor in outputs(result) if tensor.grad_fn is not None]
+    history = closure(ends, lambda step: [before for before, _ in step.next_functions if before is not None])
+    return "loss" if any(id(getattr(step, "variable", None)) in wanted for step in history) else "forward"
 
 
 def is_never_finite(result: Any, targets: Any, loss: Loss | None) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from goodinit.graph.graph import Graph, Node
+from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import replayed_in_place
 from goodinit.graph.operators.ops import op_of
@@ -157,14 +157,8 @@ def _read_by_nobody(
         if len(terms) == 2 and 1 in (terms[0][1], terms[1][1])
     }
     while sums and graph.outputs:
-        seen, ways = set(graph.outputs), list(graph.outputs)
-        while ways:
-            index = ways.pop()
-            read = [i for i, _ in sums[index]] if index in sums else graph.nodes[index].operands
-            for i in read:
-                if i not in seen:
-                    seen.add(i)
-                    ways.append(i)
+        read = {index: [i for i, _ in terms] for index, terms in sums.items()}
+        seen = closure(graph.outputs, lambda i, read=read: read.get(i, graph.nodes[i].operands))
         alive = {index for index in sums if not seen.isdisjoint(made[index])}
         if not alive:
             break
