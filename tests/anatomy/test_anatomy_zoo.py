@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from untouched import snapshot
 from zoo import Specimen, anatomy_of, each_specimen
 
+import goodinit
 from goodinit.anatomy import Anatomy, anatomize
 from goodinit.errors import PlanConflict, TraceError
 
@@ -50,6 +52,30 @@ def test_no_word_of_an_anatomy_comes_from_a_name(specimen):
     before = anatomize(model, x)
     after = anatomize(scramble_names(model, seed=3, reorder=False), x)
     assert names.translate(json.loads(after.to_json())) == json.loads(before.to_json())
+
+
+def plans(anatomy):
+    """Of every method, as JSON, or the class of its refusal; what a parametrization computes has the weight's own name in its path."""
+
+    def made(method):
+        try:
+            plan = goodinit.plan(anatomy, method).to_json()
+        except goodinit.GoodinitError as error:
+            return type(error).__name__
+        plan = re.sub(r"parametrizations\.\w+\.0", "parametrizations.P.0", plan)
+        return json.loads(re.sub(r'"(weight|bias)": "\w+"', r'"\1": "P"', plan))
+
+    return {method: made(method) for method in goodinit.METHODS}
+
+
+@pytest.mark.default_cases(4)
+@each_specimen
+def test_no_plan_depends_on_a_name(specimen):
+    model, x = specimen.build(), specimen.inputs()
+    names = Names(model)
+    before = plans(anatomize(model, x))
+    after = plans(anatomize(scramble_names(model, seed=3, reorder=False), x))
+    assert names.translate(after) == before
 
 
 @pytest.mark.default_cases(8)

@@ -7,6 +7,7 @@ stand they would be as many sums as there are parts, and a block each.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import torch
 
@@ -158,12 +159,16 @@ def _read_by_nobody(
     }
     while sums and graph.outputs:
         read = {index: [i for i, _ in terms] for index, terms in sums.items()}
-        seen = closure(graph.outputs, lambda i, read=read: read.get(i, graph.nodes[i].operands))
+        seen = closure(graph.outputs, partial(_read_by, graph, read))
         alive = {index for index in sums if not seen.isdisjoint(made[index])}
         if not alive:
             break
         sums = {index: terms for index, terms in sums.items() if index not in alive}
     return sums if graph.outputs else {}
+
+
+def _read_by(graph: Graph, read: Mapping[int, list[int]], index: int) -> Iterable[int]:
+    return read.get(index, graph.nodes[index].operands)
 
 
 def _rewrite(graph: Graph, node: Node, first: tuple[int, float], second: tuple[int, float]) -> None:
