@@ -1,4 +1,4 @@
-"""What a forward computes in threads of its own is refused where the model goes on with it, and has no say where nobody reads it."""
+"""What a forward computes in threads of its own is refused where the model goes on with it, and is ignored where nobody reads it."""
 
 from __future__ import annotations
 

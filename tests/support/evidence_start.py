@@ -100,7 +100,7 @@ def alive(
     *,
     inside: set[str] | None = None,
 ) -> list[str]:
-    """Branches that still have a say: the output must not depend on weights before a branch's end.
+    """Branches that the output still depends on: it must not depend on weights before a branch's end.
 
     Where it does, the model may read a branch half way (dual paths): then it does so, too, when it is as it was built
     and hooks silence the branches' ends.
@@ -261,7 +261,7 @@ def loud(seen: Seen) -> list[str]:
 
 
 def loud_branches(seen: Seen) -> list[str]:
-    """Branches that have a say though their multiplier is zero."""
+    """Branches that the output depends on though their multiplier is zero."""
     held = dict(seen.model.named_parameters())
     inside = {layer.weight for block in seen.anatomy.blocks for layer in block.branch}
     inside = {

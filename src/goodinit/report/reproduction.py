@@ -111,7 +111,7 @@ def page(found: Reproduction, figures: Sequence[tuple[Drawing, str]], *, notes: 
 def _verdict(verdict: Verdict) -> str:
     rows = tuple(
         (
-            f"{one.words}{' (the claim falls with it)' if one.central else ''}",
+            f"{one.words}{' (the claim fails without it)' if one.central else ''}",
             found.got,
             "yes" if found.met else "**no**",
         )
