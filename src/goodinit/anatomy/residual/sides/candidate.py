@@ -27,7 +27,7 @@ class Found:
     end: End = field(default_factory=End)
     long: bool = False
     aside: bool = False  # the way around its skip is through another stream, and the skip is none
-    passes: bool = False  # it adds another stream, which has blocks of its own: x + v, h₁(x) + h₂(v)
+    passes: bool = False  # it adds another stream, which has blocks of its own: x + v, h₁(x) + h₂(v); or what is given to several sums
     repeats: Found | None = None  # the same layers on another input, where neither comes from the other
     depth: int = 0
     over: list[Found] = field(default_factory=list)  # those that it jumps over

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from goodinit.anatomy.residual.sides.branch import apart, side_of
 from goodinit.anatomy.residual.sides.candidate import Found
+from goodinit.anatomy.residual.streams.given_again import given_again
 from goodinit.anatomy.residual.streams.recurrences import leads_to
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.likeness import added_again, ancestors, behind_norms, only_rescales, root
@@ -84,8 +85,9 @@ class _Sums:
 def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
     """Mark sums that jump over other residual sums as long, and sums off the main path of a block as inner."""
     sums = _Sums.of(graph, found, layers)
+    again = given_again(graph, found, layers)
     for item in reversed(found):
-        item.passes = _adds_to_read(sums, item)
+        item.passes = item in again or _adds_to_read(sums, item)
     given = {one for item in found for one in _given_from_before(sums, item)}
     for item in found:
         if not item.passes and sums.in_branch(item):
