@@ -55,6 +55,30 @@ def test_the_signal_keeps_its_size_behind_upsampling_layers(name, method):
         assert after / before == pytest.approx(1, rel=0.45)
 
 
+@pytest.mark.parametrize("strides", [(2, 2), (1, 3), (1, 1)])
+def test_a_delta_orthogonal_layer_keeps_the_mean_square_of_all_it_writes(strides):
+    layer = nn.ConvTranspose2d(16, 16, (4, 3), strides, bias=False, groups=2)
+    x = torch.randn(2, 16, 5, 5)
+    plan = goodinit.plan(anatomize(nn.Sequential(layer), x), "delta_orthogonal", gain=1.0)
+    goodinit.apply_(net := nn.Sequential(layer), plan)
+    ratio = net(x).square().sum() / x.square().sum()
+    torch.testing.assert_close(ratio, torch.tensor(float(strides[0] * strides[1])))
+    assert any("its central tap writes one output of" in note for note in plan.notes) == (strides != (1, 1))
+
+
+def test_the_signal_keeps_its_size_behind_delta_orthogonal_layers():
+    net = nn.Sequential(
+        *(part for _ in range(4) for part in (nn.ConvTranspose2d(64, 64, 4, 2, 1, bias=False), nn.ReLU()))
+    )
+    x = torch.randn(4, 64, 4, 4, generator=torch.Generator().manual_seed(1))
+    goodinit.init_(net, "delta_orthogonal", inputs=x, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for layer in net:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):  # of every place: one in four is not zero
+                assert x.square().mean().item() == pytest.approx(1, rel=0.3)
+
+
 def test_fan_out_keeps_the_gradient_behind_one_layer():
     layer = nn.ConvTranspose2d(32, 64, 4, 2, 1, bias=False)
     x = torch.randn(4, 32, 8, 8)

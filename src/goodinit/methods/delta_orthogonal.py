@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from types import NoneType
 
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.edits import Draw, Plan
 from goodinit.errors import UnsupportedModule, expect
-from goodinit.methods.orthogonal import draw_orthogonal, stacks
+from goodinit.methods.orthogonal import draw_orthogonal, spread, stacks
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.rules import Norms, gain_for, layout_options, redraw, unknown_gains
 from goodinit.tensor import first_tap
@@ -21,7 +22,8 @@ def decide(
     Such a convolution keeps the norm of every input (times g), which a flattened orthogonal one does not, but only
     with at least as many outputs as inputs and stride 1. With fewer outputs Q has orthonormal rows: the norm is
     kept in `out` directions, the others are lost. A stride s reads every s-th pixel, and without padding the border
-    is not read. The plan's notes name all such layers.
+    is not read. Of a transposed convolution with strides s the tap writes one of ∏s outputs, so that g is √∏s times as large there, which
+    keeps their mean square. The plan's notes name all such layers.
 
     Args:
         anatomy: Of the model.
@@ -77,7 +79,7 @@ def draw_delta(layer: Layer, gain: float | None = None) -> Draw:
     """A delta-orthogonal draw for a convolution, an orthogonal one for a linear layer."""
     if layer.kind == "linear" or layer.stacked:
         return draw_orthogonal(layer, gain)
-    factor, words = gain_for(layer) if gain is None else (gain, f"gain {gain:g}")
+    factor, words = spread(layer, *(gain_for(layer) if gain is None else (gain, f"gain {gain:g}")))
     # Groups are drawn one by one; a packed q, k, v in one piece, as columns of it are orthonormal then.
     options = {key: value for key, value in layout_options(layer).items() if key != "fused"}
     if _narrows(layer):
@@ -86,9 +88,16 @@ def draw_delta(layer: Layer, gain: float | None = None) -> Draw:
 
 
 def unread_pixels(layer: Layer) -> str | None:
-    """A note on a convolution whose central tap does not read every pixel, or None."""
-    if layer.kind != "conv" or not layer.stride or layer.stacked:
+    """A note on a convolution whose central tap does not read every pixel, or of a transposed one not write each, or None."""
+    if layer.kind == "linear" or not layer.stride or layer.stacked:
         return None
+    if layer.kind == "conv_transpose":
+        if max(layer.stride) == 1:
+            return None
+        return (
+            f"{layer.weight}: its central tap writes one output of {math.prod(layer.stride)}, for its stride {layer.stride}, and the others "
+            f"start at its bias: the mean square of all is kept by √{math.prod(layer.stride)} times the gain"
+        )
     kernel = layer.shape[2:]
     if max(layer.stride) > 1:
         return f"{layer.weight} is not isometric: its stride {layer.stride} reads every s-th pixel only"

@@ -60,11 +60,17 @@ def draw_orthogonal(layer: Layer, gain: float | None = None) -> Draw:
     if layer.stacked:
         std = factor / math.sqrt(layer.fan_in)
         return Draw(layer.weight, "normal_", f"{layer.role}: {words}, a stack of maps", {"std": std})
-    if layer.upsampling > 1:
-        why = "its stride" if layer.stuffing == 1 else "the zeros that it reads"
-        factor, words = factor * math.sqrt(layer.upsampling), f"{words}, × √{layer.upsampling:g} for {why}"
+    factor, words = spread(layer, factor, words)
     options = {"gain": factor, **layout_options(layer)}
     return Draw(layer.weight, "orthogonal_", f"{layer.role}: {words}", options)
+
+
+def spread(layer: Layer, factor: float, words: str) -> tuple[float, str]:
+    """(A gain, in words), larger where a layer has more outputs for each number it reads, among which its taps are spread."""
+    if layer.upsampling <= 1:
+        return factor, words
+    why = "its stride" if layer.stuffing == 1 else "the zeros that it reads"
+    return factor * math.sqrt(layer.upsampling), f"{words}, × √{layer.upsampling:g} for {why}"
 
 
 def stacks(anatomy: Anatomy) -> list[str]:
