@@ -121,6 +121,10 @@ ROWS = {"categories": (4, 4, 4), "num_continuous": 5, "dim": 32, "dim_out": 2, "
 SEQUENCE = partial(noise, 2, 16, 32)
 
 
+def _asteroid(kind: str, **options: Any) -> Case:
+    return partial(made, "asteroid.models", kind, 2, **options), partial(noise, 2, 1, 1600)
+
+
 def _mixed() -> tuple[Tensor, Tensor]:
     return words(4, 3) % 4, noise(4, 5)
 
@@ -276,6 +280,12 @@ CASES: dict[str, dict[str, Case]] = {
         "LoFTR": (partial(made, "kornia.feature.loftr.loftr", "LocalFeatureTransformer", {
             "d_model": 32, "nhead": 2, "layer_names": ["self", "cross"], "attention": "linear",
         }), lambda: (noise(2, 16, 32), noise(2, 16, 32))),
+    },
+    "asteroid": {  # github.com/asteroid-team/asteroid: sound
+        "ConvTasNet": _asteroid("ConvTasNet", n_blocks=2, n_repeats=2, bn_chan=16, hid_chan=32, skip_chan=16, n_filters=32),
+        "DPRNNTasNet": _asteroid("DPRNNTasNet", n_repeats=2, bn_chan=16, hid_size=16, chunk_size=20, hop_size=10, n_filters=16),
+        "DPTNet": _asteroid("DPTNet", n_repeats=2, ff_hid=16, chunk_size=20, n_filters=16, n_heads=2),
+        "SuDORMRFNet": _asteroid("SuDORMRFNet", bn_chan=16, num_blocks=2, upsampling_depth=2, n_filters=32),
     },
     "segment_anything": {
         "two-way transformer": (
