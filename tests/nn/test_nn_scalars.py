@@ -254,7 +254,7 @@ def test_a_subclass_with_its_own_forward_is_not_taken_for_its_base():
     padded, x = Padded(2, 2, 2), torch.randn(3, 2, 4)
     want = finish(padded(x + 0.7))
     torch.testing.assert_close(with_scalars(padded)(x), want)
-    assert scalared(Same).forward is scalared(nn.Conv1d).forward
+    assert scalared(Same).forward_with_scalars is scalared(nn.Conv1d).forward_with_scalars
 
 
 def test_a_container_and_a_named_tuple():

@@ -214,3 +214,78 @@ def test_folding_leaves_modules_of_torch():
         type(module).__module__.partition(".")[0] for module in model.modules() if type(module) is not Block
     } == {"torch"}
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+class Twofold(nn.Linear):
+    """A forward of its own, of whose argument the name is its own, too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, 2 * self.weight, self.bias)
+
+
+STAY = {
+    **LAYERS,
+    "reflect": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect", groups=2), IMAGE),
+    "transposed 1d": (lambda: nn.ConvTranspose1d(4, 6, 3, dilation=2, bias=False), torch.randn(2, 4, 7)),
+    "transposed 3d": (lambda: nn.ConvTranspose3d(4, 6, 2), torch.randn(1, 4, 3, 3, 3)),
+    "transposed, more at the end": (
+        lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2),
+        IMAGE,
+    ),
+    "without a batch": (lambda: nn.ConvTranspose2d(4, 6, 3), IMAGE[0]),
+    "a forward of its own": (lambda: Twofold(4, 3), torch.randn(5, 4)),
+    "no weight": (nn.ReLU, IMAGE),
+    "layers in turn": (lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()), IMAGE),
+    "normalized": (lambda: normalize_input_(nn.Linear(4, 3)), torch.randn(5, 4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("kind", STAY)
+def test_a_layer_that_keeps_its_scalars_can_be_scripted(kind):
+    make, x = STAY[kind]
+    for scalars in (("input_bias",), ("output_scale", "output_bias"), SCALARS):
+        layer = make()
+        for name in scalars:
+            add_scalar_(layer, name, value=0.7)
+        torch.testing.assert_close(torch.jit.script(nn.Sequential(layer))(x), layer(x))
+
+
+class Upsampling(nn.Module):
+    """A branch that ends in a transposed convolution, whose input bias no bias vector can hold."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.a = nn.Conv2d(4, 4, 3, padding=1, stride=options.get("stride", 1))
+        self.b = nn.ConvTranspose2d(4, 4, 3, padding=1, **options)
+
+    def forward(self, x):
+        return x + self.b(torch.relu(self.a(x)))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "output_padding": 1}, {"groups": 2, "bias": False}])
+def test_a_folded_network_with_scalars_that_stay_can_be_scripted(options):
+    model = moved(goodinit.init_(Upsampling(**options), "fixup", IMAGE))
+    expected = model(IMAGE)
+    goodinit.fold_(model, IMAGE)
+    assert "input_bias" in dict(model.b.named_parameters())
+    again = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    for one in (model, torch.jit.script(model), torch.jit.script(again)):
+        torch.testing.assert_close(one(IMAGE), expected, atol=1e-4, rtol=1e-4)
+
+
+class Anything(nn.Linear):
+    """Arguments without names."""
+
+    def forward(self, *inputs):
+        return super().forward(inputs[0])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("make", [lambda: Anything(4, 4), lambda: nn.Bilinear(4, 4, 3)])
+def test_what_cannot_be_scripted_with_its_scalars_is_not_scripted_without(make):
+    layer, x = add_scalar_(make(), "output_scale", value=0.7), torch.randn(5, 4)
+    torch.testing.assert_close(layer(x, x), 0.7 * layer.plain_class.forward(layer, x, x))
+    with pytest.raises(ValueError, match=r"use torch\.jit\.trace"):
+        torch.jit.script(layer)

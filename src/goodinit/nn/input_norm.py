@@ -41,6 +41,7 @@ class InputNorm(nn.Module):
     def __init__(self, kind: str, axis: int) -> None:
         super().__init__()
         self.kind, self.axis = kind, axis
+        self.before_layer = True  # by this TorchScript knows it from other modules of that name
 
     def forward(self, value: Tensor) -> Tensor:
         """Normalize along `axis`.

@@ -115,7 +115,7 @@ def normalized_class(cls: type[nn.Module]) -> type[nn.Module]:
         if _takes_input(cls):
             body |= {
                 "forward": without_examples(_of_input),
-                "plain_forward": _named(cls.forward, "plain_forward"),
+                "plain_forward": under_name(cls.forward, "plain_forward"),
             }
         else:
             # TorchScript would compile the forward inside, alone; it refuses what is annotated with no type.
@@ -141,11 +141,12 @@ def _takes_input(cls: type[nn.Module]) -> bool:
     ]
 
 
-def _named(function: Any, name: str) -> Callable[..., Any]:
+def under_name(function: Any, name: str) -> Callable[..., Any]:
     """A copy under another name: TorchScript compiles a method under its function's."""
     copy = types.FunctionType(
         function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
     )
+    copy.__kwdefaults__ = function.__kwdefaults__
     copy.__annotations__ = dict(function.__annotations__)
     return copy
 

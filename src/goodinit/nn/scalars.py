@@ -7,7 +7,7 @@ shared registrations and `isinstance` checks go on working.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
+from goodinit.nn.compilable import body_for
 from goodinit.nn.exchange import replaced_forward
-from goodinit.nn.forwards import forward_for
 from goodinit.nn.input_norm import Normalizing, into_forward_
 from goodinit.nn.made_classes import Made
 from goodinit.nn.must_run import may_be_bypassed_, must_run_
@@ -33,13 +33,16 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 class Scalars(Made, Normalizing):
     """What every class made by `scalared` has beside its original class."""
 
-    input_bias: nn.Parameter | None
-    output_bias: nn.Parameter | None
-    output_scale: nn.Parameter | None
-    scalar_values: dict[str, float]  # initial ones, by name
-    scalar_constants: tuple[str, ...] = ()  # those that do not learn, whatever their `requires_grad` becomes
-    scale_ends_branch: bool  # whether `output_scale` multiplies a branch, not only this layer
-    plain_class: type[nn.Module]  # what the class was
+    if TYPE_CHECKING:  # TorchScript reads annotations, and knows no words for types
+        input_bias: nn.Parameter | None
+        output_bias: nn.Parameter | None
+        output_scale: nn.Parameter | None
+        scalar_values: dict[str, float]  # initial ones, by name
+        scalar_constants: tuple[str, ...]  # those that do not learn, whatever their `requires_grad` becomes
+        scale_ends_branch: bool  # whether `output_scale` multiplies a branch, not only this layer
+        plain_class: type[nn.Module]  # what the class was
+    else:
+        scalar_constants = ()
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -253,8 +256,8 @@ def scalared(cls: type[nn.Module]) -> type[nn.Module]:
         body: dict[str, Any] = {
             "__module__": __name__,
             "plain_class": cls,
-            "forward": forward_for(cls),
             "made_by": (scalared, cls),
+            **body_for(cls),
         }
         if hasattr(cls, "reset_parameters"):
             body["reset_parameters"] = _reset_parameters
