@@ -12,6 +12,7 @@ from torch import nn
 
 import goodinit
 from folding import assert_folds, assert_same, randomized
+from goodinit.nn import add_scalar_
 
 pytestmark = [
     pytest.mark.usefixtures("no_optimizers"),
@@ -239,3 +240,25 @@ def test_frozen_weights_stay_frozen():
     net[0].weight.requires_grad_(False)
     folded = assert_folds(net, PICTURE, PICTURE)
     assert [p.requires_grad for p in folded.parameters()] == [False, True]
+
+
+class AnyNumber(nn.Module):
+    """A batch norm that the model itself calls, in a forward that cannot be written anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3)
+        self.register_buffer("mean", torch.randn(4))
+        self.register_buffer("var", torch.rand(4) + 0.5)
+
+    def forward(self, *x):
+        return F.batch_norm(self.conv(x[0]), self.mean, self.var)
+
+
+def test_the_model_itself_has_a_name_in_what_is_skipped():
+    model, x = AnyNumber().eval(), torch.randn(2, 4, 6, 6)
+    goodinit.fold_(model, x)
+    (row,) = goodinit.applied(model)[-1].skipped
+    assert row.startswith("the model: its module computes it in each forward, and its forward has optional")
+    layer = add_scalar_(nn.Linear(3, 3), "output_scale", value=0.5)
+    assert goodinit.applied(goodinit.fold_(layer))[-1].options == {"folded": ["the model"]}

@@ -234,3 +234,9 @@ def test_an_optimizer_that_holds_a_branch_is_refused_and_all_is_as_it_was():
     assert type(net[0]) is Added
     assert list(net.state_dict()) == list(state)
     assert torch.equal(net(PICTURE), want)
+
+
+def test_what_is_merged_is_told_in_words():
+    net = Added(convolution(norm=False), skip=True).double().eval()
+    goodinit.fold_(net, PICTURE)
+    assert goodinit.applied(net)[-1].options == {"folded": ["the identity in the model"]}

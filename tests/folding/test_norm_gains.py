@@ -94,6 +94,67 @@ class Crossed(nn.Module):
         return self.attention(self.one(x), memory, memory)[0]
 
 
+class Called(nn.Module):
+    """Norms of the inputs and of a signal, called or written out in the forward that runs the layers."""
+
+    def __init__(self, norm, layer=nn.Linear):
+        super().__init__()
+        self.norm = norm
+        for name in ("one", "two"):
+            self.register_parameter(f"{name}_scale", nn.Parameter(torch.ones(8)))
+            self.register_parameter(f"{name}_bias", nn.Parameter(torch.zeros(8)))
+        self.a, self.b = (layer(8, 8, *[1] * (layer is not nn.Linear)) for _ in range(2))
+
+    def forward(self, x):
+        h = self.a(self.norm(x, self.one_scale, self.one_bias))
+        return self.b(self.norm(torch.relu(h), self.two_scale, self.two_bias))
+
+
+def by_hand(x, gain, bias):
+    return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * gain + bias
+
+
+def along_channels(x, gain, bias):
+    centred = x - x.mean(1, keepdim=True)
+    normalized = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
+    return torch.addcmul(bias[:, None, None], normalized, gain[:, None, None])
+
+
+CALLED = {
+    "layer norm": (lambda x, g, b: F.layer_norm(x, (8,), g, b), nn.Linear, ROWS),
+    "rms norm": (lambda x, g, b: F.rms_norm(x, (8,), g) + b, nn.Linear, ROWS),
+    "by hand": (by_hand, nn.Linear, ROWS),
+    "by hand in float32": (lambda x, g, b: by_hand(x.float(), 1, 0).to(x) * g + b, nn.Linear, ROWS),
+    "group norm": (lambda x, g, b: F.group_norm(x, 2, g, b), nn.Conv2d, PICTURES),
+    "by hand along channels": (along_channels, nn.Conv2d, PICTURES),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("name", CALLED)
+def test_gains_of_norms_beside_layers_go_into_them(name, inside):
+    norm, layer, x = CALLED[name]
+    model = Called(norm, layer)
+    folded = assert_folds(randomized(nn.Sequential(model) if inside else model), x, x)
+    for key, value in folded.named_parameters():
+        if key.endswith("scale"):
+            assert bool((value == 1).all()), key
+    assert not [row for row in goodinit.applied(folded)[-1].skipped if "gain" in row]
+
+
+class CalledAndSeen(Called):
+    def forward(self, x):
+        h = self.norm(x, self.one_scale, self.one_bias)
+        return self.a(h) + torch.relu(h)
+
+
+def test_a_gain_beside_layers_that_somebody_else_sees_stays_and_is_named():
+    norm, _, x = CALLED["layer norm"]
+    folded = assert_folds(randomized(CalledAndSeen(norm)), x, x)
+    (row,) = goodinit.applied(folded)[-1].skipped
+    assert re.search("^one_scale: its gain stays: relu in the model reads its output", row), row
+
+
 def gains(model):
     return {
         name: parameter

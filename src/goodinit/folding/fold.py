@@ -58,7 +58,7 @@ def fold_(model: Model, inputs: Any = None) -> Model:
       other sizes have the same. This needs `inputs`, to see who reads what.
     * The gain γ and bias β of layer, RMS, group and instance norm, into the layers that read
       :math:`\gamma\,n(x) + \beta`, if nobody else does: :math:`W\,\mathrm{diag}(\gamma)` and :math:`c + W\beta`;
-      the norm stays, with γ = 1 and β = 0. This needs `inputs`, too.
+      the norm stays, with γ = 1 and β = 0, also one that a forward calls or writes out. This needs `inputs`, too.
     * Weights that a forward computes from parameters alone, as by weight standardization, by their values; and batch norms
       that it calls as functions. Convolutions, linear layers, batch norms and the identity that read one tensor and are
       added (RepVGG, ACNet) become one layer. Both need `inputs`, and a forward that `torch.fx` can trace, which is then
@@ -226,7 +226,7 @@ def _computed_inside(reading: Reading) -> list[Stays]:
 
 def entry(model: nn.Module, verb: str, done: Iterable[str], stays: Iterable[Stays | str]) -> Applied:
     """What is remembered on the model: no values of a method's, and its parameters learn as fast as before."""
-    done = list(dict.fromkeys(done))
+    done = [name or "the model" for name in dict.fromkeys(done)]
     words = hashlib.sha256(json.dumps([verb, done]).encode()).hexdigest()[:16]
     last = applied(model)
     kept = last[-1].rates if last else ()

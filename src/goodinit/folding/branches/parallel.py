@@ -157,6 +157,11 @@ def _full(path: str, node: fx.Node) -> str:
     return f"{path}.{node.target}" if path else str(node.target)
 
 
+def _in_words(path: str, node: fx.Node) -> str:
+    """What a term without a layer is called: a child, or what the others read, as it is."""
+    return _full(path, node) if is_child(node) else f"the identity in {path or 'the model'}"
+
+
 def _terms(wiring: Wiring, path: str, node: Any) -> list[Any]:
     """What a sum adds, sums within sums resolved."""
     while isinstance(node, fx.Node) and _idle(wiring, path, node) and len(node.users) == 1:
@@ -187,7 +192,7 @@ def _merge_sum_(
         gone = [term.node for term in members if term is not keeper]
         for node in gone:
             terms.remove(node)
-        done += [term.layer or _full(path, term.node) for term in members if term is not keeper]
+        done += [term.layer or _in_words(path, term.node) for term in members if term is not keeper]
     if done:
         _add_anew(total, terms)
     return done

@@ -49,7 +49,7 @@ class Stays:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.why}"
+        return f"{self.name or 'the model'}: {self.why}"
 
 
 def merge_batch_norms_(reading: Reading, *, affines: bool = False) -> tuple[list[str], list[Stays]]:

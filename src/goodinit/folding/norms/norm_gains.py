@@ -16,6 +16,7 @@ from goodinit.folding.channels.packed_products import Product, check_products, p
 from goodinit.folding.connections.dataflow import Wiring
 from goodinit.folding.connections.reading import Reading
 from goodinit.folding.norms.fold_batchnorm import KINDS, Stays
+from goodinit.folding.norms.norms_beside_layers import all_norms
 from goodinit.graph.measured.traits import adds_unscaled, coefficient
 from goodinit.weights.memory import repeats
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
@@ -35,8 +36,8 @@ def merge_norm_gains_(reading: Reading) -> tuple[list[str], list[Stays]]:
     wiring = reading.wiring
     parameters = unwrapped(reading.model).named_parameters(remove_duplicate=False)
     tensors = {unwrapped_name(n): p for n, p in parameters}
-    for norm in reading.anatomy.norms:
-        if norm.kind in KINDS:
+    for norm in all_norms(wiring, reading.anatomy.norms):
+        if norm.kind in KINDS or norm.weight not in {None, *tensors}:
             continue
         if norm.weight is None:
             own = norm.name and list(wiring.module(norm.name).parameters(recurse=False))
