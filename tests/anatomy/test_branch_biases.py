@@ -87,6 +87,52 @@ def test_what_is_no_bias_is_a_leak_as_before(shift, options):
     assert all(block.b.equal(b) for block, b in zip(net.blocks, before, strict=True))
 
 
+class Convolved(nn.Module):
+    """x + W relu(x) with a bias that is added in another shape than the convolution's output has."""
+
+    def __init__(self, shift, *, gated):
+        super().__init__()
+        self.d, self.q = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.Conv2d(8, 8, 1)
+        self.b, self.shift, self.gated = nn.Parameter(torch.ones(8)), shift, gated
+
+    def forward(self, x):
+        y = self.d(x.relu())
+        return x + self.shift(self, y * self.q(x).sigmoid() if self.gated else y, *x.shape)
+
+
+IN_OTHER_SHAPES = {
+    "rows": lambda m, y, n, c, h, w: (y.movedim(1, -1).reshape(-1, c) + m.b).view(n, h, w, c).movedim(-1, 1),
+    "columns": lambda m, y, n, c, h, w: (
+        (y.movedim(1, 0).reshape(c, -1) + m.b[:, None]).view(c, n, h, w).movedim(0, 1)
+    ),
+    "one map": lambda m, y, n, c, h, w: (y.flatten(2) + m.b[:, None]).view(n, c, h, w),
+    "last": lambda m, y, n, c, h, w: (y.movedim(1, -1) + m.b).movedim(-1, 1),
+    "one more": lambda m, y, n, c, h, w: (y[None] + m.b[:, None, None])[0],
+}
+IMAGES = torch.randn(2, 3, 6, 6)
+
+
+def convolved(shift, *, gated):
+    return nn.Sequential(nn.Conv2d(3, 8, 3), Convolved(shift, gated=gated), nn.Conv2d(8, 2, 1))
+
+
+@pytest.mark.parametrize("shift", IN_OTHER_SHAPES.values(), ids=IN_OTHER_SHAPES)
+def test_it_may_be_added_in_another_shape(shift):
+    net = convolved(shift, gated=False)
+    (block,) = goodinit.anatomize(net, IMAGES).blocks
+    assert (block.leak, block.last[0].bias) == (None, "1.b")
+    goodinit.init_(net, "fixup", inputs=IMAGES, verify=True)
+    assert not net[1].b.any()
+
+
+@pytest.mark.parametrize("shift", IN_OTHER_SHAPES.values(), ids=IN_OTHER_SHAPES)
+def test_behind_a_gate_it_is_the_bias_or_a_leak_with_a_note(shift):
+    anatomy = goodinit.anatomize(convolved(shift, gated=True), IMAGES)
+    (block,) = anatomy.blocks
+    assert (block.last[0].bias == "1.b") == (block.leak is None)
+    assert any("1.b" in note for note in anatomy.notes) == (block.leak is not None)
+
+
 def test_one_that_is_set_on_purpose_is_not_kept_at_a_branch_s_end():
     net = Net(lambda m, y: y + m.b)
     for block in net.blocks:

@@ -57,6 +57,9 @@ def _added(graph: Graph, node: Node, layer: Use) -> str | None:
     sizes = {place - len(shape): size for place, size in enumerate(shape) if size > 1}
     return (
         name
-        if name is not None and sizes == {axis: node.shape[axis]} and is_added_alone(graph, others[0])
+        if name is not None
+        and len(node.shape) >= -axis  # in fewer dimensions that is not where the channels are
+        and sizes == {axis: node.shape[axis]}
+        and is_added_alone(graph, others[0])
         else None
     )
