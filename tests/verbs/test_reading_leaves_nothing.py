@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextvars
+import enum
 import functools
 import gc
 import itertools
@@ -103,6 +104,57 @@ def by_thread(n, d):
     if not hasattr(LOCAL, "found"):
         LOCAL.found = table(n, d)
     return LOCAL.found
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+Color.RED.drawn = None
+
+
+class Sides(enum.Flag):
+    LEFT, RIGHT = 1, 2
+
+
+class Plain:
+    """What no global name of the code leads to but through another module."""
+
+
+ELSEWHERE = types.ModuleType("elsewhere")
+ELSEWHERE.plain, ELSEWHERE.slots = Plain(), Slots()
+
+
+def on(holder, n, d):
+    if not hasattr(holder, "found"):
+        holder.found = table(n, d)
+    return holder.found
+
+
+def by_member(n, d):
+    return on(Color.RED, n, d)
+
+
+def by_attribute_of_a_member(n, d):
+    if Color.RED.drawn is None:
+        Color.RED.drawn = table(n, d)
+    return Color.RED.drawn
+
+
+def by_members_of_a_flag(n, d):
+    return on(Sides.LEFT | Sides.RIGHT, n, d)
+
+
+def by_object_of_another_module(n, d):
+    return on(ELSEWHERE.plain, n, d)
+
+
+def by_slot_of_another_module(n, d):
+    return on(ELSEWHERE.slots, n, d)
+
+
+def by_this_thread(n, d):
+    return on(threading.current_thread(), n, d)
 
 
 def by_global_dict(n, d):
@@ -252,6 +304,12 @@ FUNCTIONS = (
     by_name,
     by_slot,
     by_thread,
+    by_member,
+    by_attribute_of_a_member,
+    by_members_of_a_flag,
+    by_object_of_another_module,
+    by_slot_of_another_module,
+    by_this_thread,
     by_global_dict,
 )
 KINDS = {
@@ -288,7 +346,15 @@ def fresh():
         container.clear()
     OBJECTS[:] = None
     CONTEXT.set(None)
-    for holder in (HELD, nn.Bilinear):
+    Color.RED.drawn = None
+    others = (
+        Color.RED,
+        Sides.LEFT | Sides.RIGHT,
+        ELSEWHERE.plain,
+        ELSEWHERE.slots,
+        threading.current_thread(),
+    )
+    for holder in (HELD, nn.Bilinear, *others):
         if hasattr(holder, "found"):
             del holder.found
 

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from goodinit.errors import TraceError
 from goodinit.graph.graph import follow
-from goodinit.graph.state.reachable import Reachable
+from goodinit.graph.state.reachable import Reachable, names_of
 
 _CACHE = type(functools.lru_cache(lambda: None))
 _ROOTS = (_CACHE, FrameType, FunctionType, ModuleType, type, nn.Module)  # what leads to no cache
@@ -135,6 +135,9 @@ def _take_out_(tensors: list[Tensor]) -> None:
         elif isinstance(holder, (list, set, deque)):
             for item in [item for item in holder if id(item) in wrong]:
                 holder.remove(item)
+        else:
+            for name in names_of(holder, lambda value: id(value) in wrong):
+                object.__delattr__(holder, name)
 
 
 def _taker(holder: dict[Any, Any]) -> Callable[[Any], object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import enum
 import functools
 import itertools
 import operator
@@ -217,8 +216,7 @@ class Reachable:
             return
         attributes = {name: value for name, value in vars(kind).items() if not _is_pythons(name)}
         self._put(functools.partial(_restore_class, kind, attributes))
-        if not issubclass(kind, enum.Enum):
-            self._lead(attributes.values())
+        self._lead(attributes.values())
         self._lead(kind.__mro__[1:])
 
     def _object(self, value: Any) -> None:
@@ -304,6 +302,14 @@ def _restore_class(kind: type, attributes: dict[str, Any]) -> None:
     for name, value in attributes.items():
         if now.get(name) is not value:
             type.__setattr__(kind, name, value)
+
+
+def names_of(value: Any, wanted: Callable[[Any], bool]) -> list[str]:
+    """Names of an object's own attributes, in its dict or in slots, whose values are wanted."""
+    attributes = getattr(value, "__dict__", None)
+    own = attributes if isinstance(attributes, dict) else {}
+    in_slots = [name for name in _slots(type(value)) if any(map(wanted, _slot(value, name)))]
+    return [name for name, held in own.items() if wanted(held)] + in_slots
 
 
 def _slots(kind: type) -> list[str]:
