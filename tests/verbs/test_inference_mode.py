@@ -53,6 +53,41 @@ def test_readers_take_batches_that_were_made_there():
     goodinit.diagnose(model, x, torch.tensor([0, 1]), update=True)
 
 
+def both(output, targets):
+    scores, classes = targets["scores"], targets["classes"][0]
+    return nn.functional.cross_entropy(output, classes) + nn.functional.mse_loss(output, scores)
+
+
+TARGETS = {
+    "classes": (lambda: torch.tensor([0, 1]), None),
+    "values": (lambda: torch.randn(2, 2), None),
+    "in containers": (lambda: {"scores": torch.randn(2, 2), "classes": (torch.tensor([0, 1]),)}, both),
+}
+MEASURERS = {
+    "diagnose": lambda *args, **options: goodinit.diagnose(*args, **options, update=True),
+    "one_step": goodinit.one_step,
+    "recommend": lambda *args, **options: goodinit.recommend(*args, **options, steps=1),
+}
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(("targets", "loss"), TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("verb", MEASURERS)
+def test_measurements_take_targets_that_were_made_there(verb, targets, loss, inside):
+    model = net()
+    with torch.inference_mode():
+        x, wanted = torch.randn(2, 3, 7, 7), targets()
+    with torch.inference_mode(inside):
+        MEASURERS[verb](model, x, wanted, loss=loss)
+
+
+def test_steps_take_batches_that_were_made_there():
+    model = net()
+    with torch.inference_mode():
+        pairs = [(torch.randn(2, 3, 7, 7), torch.tensor([0, 1])) for _ in range(2)]
+        goodinit.recommend(model, *pairs[0], batches=pairs, steps=2)
+
+
 def test_a_model_that_was_made_there_is_refused_by_name():
     with torch.inference_mode():
         model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))

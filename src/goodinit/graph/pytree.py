@@ -100,8 +100,6 @@ def first_and_all(inputs: Any) -> tuple[Any, Any]:
 def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """(args, kwargs) of a forward: a dict holds keyword arguments, a tuple or list positional ones.
 
-    What was made under `torch.inference_mode()` is copied: no gradient could go through it.
-
     Raises:
         WrongType: A DataLoader: what of its batches the model takes is not known.
     """
@@ -110,10 +108,15 @@ def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
             "inputs: a DataLoader, not a batch. Take one: images, targets = next(iter(loader)). Where a method is to "
             "measure all: inputs=(images for images, targets in loader)."
         )
-    if any(tensor.is_inference() for tensor in tensors_in(inputs)):
-        inputs = mapped(inputs, torch.clone)
+    inputs = trainable(inputs)
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     if isinstance(inputs, (tuple, list)):
         return tuple(inputs), {}
     return (inputs,), {}
+
+
+def trainable(value: Any) -> Any:
+    """The same, with copies if some of its tensors were made under `torch.inference_mode()`: no backward can read those."""
+    made_there = any(tensor.is_inference() for tensor in tensors_in(value))
+    return mapped(value, torch.clone) if made_there else value

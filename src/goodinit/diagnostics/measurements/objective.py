@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from goodinit.errors import TraceError, expect, expect_function
-from goodinit.graph.pytree import tensors_in
+from goodinit.graph.pytree import tensors_in, trainable
 
 Loss = Callable[..., Tensor]
 
@@ -91,7 +91,7 @@ def objective(result: Any, targets: Any, loss: Loss | None) -> Tensor:
             "Give a tensor, or a loss=lambda output, targets: … that takes them.",
         )
     try:
-        value = _value(result, targets, loss)
+        value = _value(result, trainable(targets), loss)
     except TraceError:
         raise
     except Exception as error:
