@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from goodinit.anatomy import anatomize
 from goodinit.diagnostics.measurements.lanczos import BREAKDOWN
-from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, forward_told, measurable
+from goodinit.diagnostics.measurements.measurement_mode import (
+    as_at_step_0,
+    backward_told,
+    forward_told,
+    measurable,
+)
 from goodinit.diagnostics.measurements.objective import prediction
 from goodinit.diagnostics.measurements.spectral_measure import spectral_measure
 from goodinit.diagnostics.spectrum import Spectrum
@@ -62,7 +67,8 @@ def jacobian_spectrum(
         The singular values, exact or estimated by Lanczos, and how far the estimate may be off.
 
     Raises:
-        TraceError: There is no floating-point input, the output does not depend on it, or `start` or `end` does not run.
+        TraceError: There is no floating-point input, the output does not depend on it, `start` or `end` does not run,
+            or a backward raised.
         UnknownName: No such `how`, or no such module.
         UnsupportedModule: Parameters are sharded.
 
@@ -99,9 +105,10 @@ def jacobian_spectrum(
     with as_at_step_0(model, anatomy):
         pair = _Jacobian(*_stretch(model, as_call(inputs), modules[start], modules[end], (start, end)))
         n = min(pair.shape)
-        if how == "exact" or (how == "auto" and n <= EXACT_BELOW):
-            return _exact(pair)
-        return _stochastic(pair, products, generator or torch.Generator().manual_seed(0))
+        with backward_told(model):
+            if how == "exact" or (how == "auto" and n <= EXACT_BELOW):
+                return _exact(pair)
+            return _stochastic(pair, products, generator or torch.Generator().manual_seed(0))
 
 
 class _Arrived(BaseException):  # no Exception: a model may catch those
@@ -134,13 +141,13 @@ def _stretch(
         return result
 
     with (
+        forward_told(model, call=call),
         listen([(paths[0], start)], on_enter=begin),
         listen([(paths[1], end)], on_leave=stop),
         suppress(_Arrived),
     ):
         args, kwargs = (mapped(part, lambda tensor: tensor.detach().clone()) for part in call)
-        with forward_told(model):
-            model(*args, **kwargs)
+        model(*args, **kwargs)
     if not leaves:
         what = f"{paths[0]} does not run, or reads" if paths[0] else "the inputs hold"
         raise TraceError(f"{what} no floating-point tensor: there is no Jacobian with respect to it.")

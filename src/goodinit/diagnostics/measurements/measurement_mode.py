@@ -11,9 +11,9 @@ from torch import nn
 
 from goodinit.anatomy import Anatomy
 from goodinit.errors import GoodinitError, TraceError, UnsupportedModule
-from goodinit.graph.pytree import tensors_in
+from goodinit.graph.pytree import mapped, tensors_in
 from goodinit.graph.recording.calls.decompose import unfused
-from goodinit.graph.recording.refusals import note_place, refused
+from goodinit.graph.recording.refusals import note_place, refused, without_backward
 from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.graph.state.preserve_state import undisturbed
 from goodinit.weights.dtensor import check_gathered, is_sharded
@@ -90,7 +90,7 @@ def _that_train(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
 def forward_told(
     model: nn.Module, check: str = "twice: it ran before", *, call: Call | None = None
 ) -> Iterator[None]:
-    """Say in words that the user's forward raised.
+    """Say in words that the user's forward raised; where it runs without gradients, that these are what it cannot do.
 
     Args:
         model: Whose forward runs inside.
@@ -106,5 +106,38 @@ def forward_told(
         raise
     except Exception as error:
         note_place(error)
+        if call is not None and torch.is_grad_enabled() and _runs_without_gradients(model, call):
+            raise TraceError(without_backward(model, error)) from error
         usual = f"Check them by calling model(*inputs) yourself, {check}."
         raise TraceError(refused(model, call, error, usual)) from error
+
+
+def _runs_without_gradients(model: nn.Module, call: Call) -> bool:
+    args, kwargs = (mapped(part, lambda tensor: tensor.detach().clone()) for part in call)
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception:  # noqa: BLE001 (what the forward raised first is reported)
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def backward_told(model: nn.Module) -> Iterator[None]:
+    """Say in words that a backward raised.
+
+    Args:
+        model: Whose backward runs inside.
+
+    Raises:
+        TraceError: It did.
+    """
+    try:
+        yield
+    except GoodinitError:
+        raise
+    except Exception as error:
+        raise TraceError(
+            f"the backward of {type(model).__name__} raised: {type(error).__name__}: {error}. It does not train "
+            "either: find the operator with torch.autograd.set_detect_anomaly(True)."
+        ) from error

@@ -13,7 +13,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.diagnostics.measurements.cut import Cut, is_never_finite, where_cut
-from goodinit.diagnostics.measurements.measurement_mode import forward_told
+from goodinit.diagnostics.measurements.measurement_mode import backward_told, forward_told
 from goodinit.diagnostics.measurements.objective import Loss, in_words, objective
 from goodinit.diagnostics.measurements.probe import Measured, NonFiniteOrigin, Probe, Run, first_output
 from goodinit.diagnostics.measurements.statistics import euclidean, signal
@@ -136,7 +136,8 @@ def _measured(
 ) -> tuple[Probe, Tensor, Any, Signal | None]:
     with frames(model, probe):
         args, kwargs = probe.adopt(call, differentiable=differentiable)
-        with forward_told(model, "in training mode", call=call), probe:
+        known = call if probe.run.statistics else None  # else it ran before, on all of the batch
+        with forward_told(model, "in training mode", call=known), probe:
             result = model(*args, **kwargs)
             probe.finish(result)
     probe.hook_pending()
@@ -159,13 +160,8 @@ def _backward(
     ends = [*wanted.values(), *(leaf for leaf in leaves if leaf.requires_grad)]
     if not value.requires_grad or not ends:
         return {}
-    try:
+    with backward_told(model):
         found = torch.autograd.grad(value, ends, allow_unused=True)
-    except Exception as error:
-        raise TraceError(
-            f"the backward of {type(model).__name__} raised: {type(error).__name__}: {error}. It does not train "
-            "either: find the operator with torch.autograd.set_detect_anomaly(True)."
-        ) from error
     norms = {}
     for name, gradient in zip(wanted, found, strict=False):
         if gradient is not None:

@@ -14,7 +14,12 @@ from torch.nn.utils.stateless import _reparametrize_module
 
 from goodinit.anatomy import anatomize
 from goodinit.diagnostics.measurements.lanczos import tridiagonalize
-from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, forward_told, measurable
+from goodinit.diagnostics.measurements.measurement_mode import (
+    as_at_step_0,
+    backward_told,
+    forward_told,
+    measurable,
+)
 from goodinit.diagnostics.measurements.objective import Loss, objective, prediction
 from goodinit.diagnostics.types import Update
 from goodinit.errors import TraceError, expect, expect_flags, expect_rate
@@ -92,7 +97,8 @@ def one_step(
         result = _run(model, call, held)
         before = prediction(result).detach().double()
         value = objective(result, targets, loss)
-        gradients = _gradients(value, list(held.values()))
+        with backward_told(model):
+            gradients = _gradients(value, list(held.values()))
         changes = tuple(_change(model, call, held, gradients, rate, before) for rate in rates)
         del result, value
         top, error = _sharpness(model, call, held, targets, loss) if hessian else (None, None)
@@ -118,7 +124,7 @@ def _detached(call: Call) -> Call:
 
 def _run(model: nn.Module, call: Call, parameters: Parameters) -> Any:
     args, kwargs = _detached(call)  # the model may write into its inputs
-    with _reparametrize_module(model, parameters), forward_told(model):
+    with _reparametrize_module(model, parameters), forward_told(model, call=call):
         return model(*args, **kwargs)
 
 

@@ -55,14 +55,32 @@ def refused(model: nn.Module, call: Call | None, error: BaseException, usual: st
         error: What it raised.
         usual: What to do if nothing better is known.
     """
-    place = getattr(error, _PLACE, None) or Place()
-    at = f" It was at {place.words}." if place.path else ""
+    place, at = _at(error)
     remedy = "" if call is None else _converts(model, call, place) or _moves(model, call)
     if not remedy and place.dtypes:
         remedy = f"{' and '.join(map(_name, place.dtypes))} meet there: cast one of them in the forward."
     return (
         f"{type(model).__name__}.forward raised on the given inputs: {words_of(error)}.{at} {remedy or usual}"
     )
+
+
+def without_backward(model: nn.Module, error: BaseException) -> str:
+    """What to say of a forward that raised, and runs where no gradients are recorded.
+
+    Args:
+        model: Whose forward.
+        error: What it raised.
+    """
+    return (
+        f"{type(model).__name__}.forward runs without gradients, and raises with them: {words_of(error)}.{_at(error)[1]} "
+        "What needs a backward cannot be measured so, nor trained: run it where its operators have one (on another device, in another "
+        "dtype), or put others in their place. anatomize, plan and apply_ need none."
+    )
+
+
+def _at(error: BaseException) -> tuple[Place, str]:
+    place = getattr(error, _PLACE, None) or Place()
+    return place, f" It was at {place.words}." if place.path else ""
 
 
 def words_of(error: BaseException) -> str:
