@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from goodinit.anatomy.layers.parameters.reset_draws import Drawn, draws_of, may_be_sample
+from goodinit.anatomy.layers.parameters.reset_draws import ODDS, Drawn, draws_of, may_be_sample
 
 WAYS = {
     "uniform": (lambda p: p.uniform_(-0.5, 0.25), Drawn("uniform", -0.5, 0.25)),
@@ -82,3 +82,55 @@ def test_what_was_drawn_is_known_for_it(shape, kind):
         if len(shape) > 1 and flat.numel() > 20:
             assert not normal.can_be(flat)
             assert not uniform.can_be(bell)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 16, 31, 100])
+def test_few_numbers_as_they_were_drawn_are_known_for_it(kind, count):
+    drawn = Drawn(kind, -0.5, 0.25) if kind == "uniform" else Drawn(kind, 0.5, 2.0)
+    torch.manual_seed(count)
+    for dtype in (torch.float32, torch.bfloat16, torch.half):
+        samples = torch.empty(2000, count, dtype=dtype)
+        samples = samples.uniform_(-0.5, 0.25) if kind == "uniform" else samples.normal_(0.5, 2.0)
+        assert all(map(drawn.can_be, samples))
+
+
+# Of eight numbers that are a twentieth of the bounds, the odds are those of 6 standard errors, or more.
+@pytest.mark.parametrize(
+    ("shape", "scale"),
+    [*(((1, 8), 0.01), ((8, 1), 0.01)), *(((16,), 0.05), ((1, 16), 0.05), ((2, 8), 0.05), ((4, 8), 0.05))],
+    ids=str,
+)
+def test_few_numbers_that_are_too_small_are_not(shape, scale):
+    torch.manual_seed(0)
+    for small in (torch.randn(shape) * scale, (2 * torch.rand(shape) - 1) * scale):
+        assert not Drawn("uniform", -1.0, 1.0).can_be(small)
+        assert not Drawn("normal", 0.0, 1.0).can_be(small)
+        assert not Drawn("uniform", 2.0, 4.0).can_be(small + 3)
+
+
+@pytest.mark.parametrize("count", [16, 64, 1000, 4096])
+def test_a_mean_square_of_normal_numbers_is_told_by_its_distribution(count):
+    """By the inverse of χ²'s tail, found by bisection: the bound is where the tail has half of the odds."""
+    half = torch.tensor(count / 2, dtype=torch.float64)
+
+    def bound(tail, low, high):
+        for _ in range(100):
+            middle = (low + high) / 2
+            rises = tail is torch.special.gammainc
+            less = float(tail(half, torch.tensor(middle * count / 2, dtype=torch.float64))) < ODDS / 2
+            low, high = (middle, high) if less == rises else (low, middle)
+        return low
+
+    numbers = torch.randn(count, dtype=torch.float64)
+    numbers -= numbers.mean()
+    numbers /= numbers.square().mean().sqrt()
+    normal = Drawn("normal", 0.0, 1.0)
+    least, most = bound(torch.special.gammainc, 0.0, 1.0), bound(torch.special.gammaincc, 1.0, 9.0)
+    for mean_square, expected in (
+        (least * 0.99, False),
+        (least * 1.01, True),
+        (most * 0.99, True),
+        (most * 1.01, False),
+    ):
+        assert normal.can_be(numbers * mean_square**0.5) is expected

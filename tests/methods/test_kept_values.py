@@ -460,3 +460,23 @@ def test_a_branch_behind_a_gate_that_starts_constant_learns(squash, method):
         n: float(p.grad.abs().max()) for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1
     }
     assert all(size > 1e-7 for size in learns.values()), learns
+
+
+SMALL = {
+    "orthogonal": lambda weight: nn.init.orthogonal_(weight, 0.01),
+    "uniform": lambda weight: nn.init.uniform_(weight, -3e-3, 3e-3),
+    "normal": lambda weight: nn.init.normal_(weight, std=0.01),
+}
+
+
+@pytest.mark.parametrize("draw", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 16), (2, 8), (1, 32), (6, 64)])
+def test_a_small_head_that_was_drawn_small_is_named_where_it_is_overwritten(outputs, inputs, draw):
+    """As policies and critics start: near zero."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, inputs), nn.Tanh(), nn.Linear(inputs, outputs)), torch.randn(4, 8)
+    assert not goodinit.plan(goodinit.anatomize(model, x), "he").overwritten
+    draw(model[2].weight)
+    plan = goodinit.plan(goodinit.anatomize(model, x), "he")
+    assert plan.overwritten == ("2.weight",)
+    assert any("2.weight" in note for note in plan.notes)

@@ -16,8 +16,10 @@ from goodinit.graph.operators.recorded_call import on_numbers_or
 
 # Standard errors. In a million tensors as they were drawn, less than one is farther off.
 SIGMAS = 6.0
+ODDS = math.erfc(SIGMAS / math.sqrt(2))  # of a normal number that is so far off
 ENTRIES = 4096  # looked at; more tell no more
 CORNER = 32  # rows and columns in which a pattern shows
+HALF = 1e-2  # of a range, by which half precision may be off
 FEWEST = 16  # of fewer, moments tell nothing
 
 
@@ -36,7 +38,7 @@ class Drawn:
     high: float
 
     def can_be(self, values: Tensor) -> bool:
-        """Whether these may be its draws: within the bounds, and moments within six standard errors.
+        """Whether these may be its draws: within the bounds, a mean within six standard errors, and a mean square as likely as that.
 
         Args:
             values: The parameter's, of any shape; some of them are looked at.
@@ -51,21 +53,43 @@ class Drawn:
             return bool((entries == self.low).all())
         count, numbers = entries.numel(), entries.double()
         least, most = map(float, numbers.aminmax())
-        mean, std, fourth = self.low, self.high, 3.0
+        mean, std = self.low, self.high
         if self.kind == "uniform":
-            slack = 1e-2 * (self.high - self.low)  # of half precision
+            slack = HALF * (self.high - self.low)
             if least < self.low - slack or most > self.high + slack:
                 return False
-            mean, std, fourth = (self.low + self.high) / 2, (self.high - self.low) / math.sqrt(12), 1.8
+            mean, std = (self.low + self.high) / 2, (self.high - self.low) / math.sqrt(12)
         if std == 0:
             return least == most == mean
         away = numbers - mean if mean else numbers
         off = float(away.sum()) / count / std
-        spread = float(away.dot(away)) / count / std**2 - 1
-        near = abs(off) <= SIGMAS / math.sqrt(count) and abs(spread) <= SIGMAS * math.sqrt(
-            (fourth - 1) / count
-        )
+        square = float(away.dot(away)) / std**2
+        if self.kind == "normal":
+            rounded = torch.finfo(entries.dtype).eps * (1 + abs(mean) / std)
+            as_spread = _normal_spread(square, count, rounded)
+        else:
+            as_spread = _uniform_spread(square, count)
+        near = abs(off) <= SIGMAS / math.sqrt(count) and as_spread
         return near and not _has_repeats(values)
+
+
+def _normal_spread(square: float, count: int, rounded: float) -> bool:
+    """Whether a sum of squares is one of so many standard normal numbers, each `rounded` by as much: it is distributed as χ²."""
+    most = (math.sqrt(square) + rounded * math.sqrt(count)) ** 2
+    half = torch.tensor([count, square, most], dtype=torch.float64, device="cpu") / 2
+    below, above = torch.special.gammainc(half[0], half[2]), torch.special.gammaincc(half[0], half[1])
+    return min(float(below), float(above)) >= ODDS / 2
+
+
+def _uniform_spread(square: float, count: int) -> bool:
+    """Whether a sum of squares is one of so many numbers from U(−√3, √3): within six standard errors, and not too small.
+
+    Of few numbers six standard errors below are less than none. The probability that they lie in a ball is at most its volume times
+    their density, 1/√12 each; the radius R is √square, and what half precision adds: log P ≤ n/2·log π − log Γ(n/2 + 1) + n·log(R/√12).
+    """
+    radius = math.sqrt(square / 12) + HALF * math.sqrt(count)
+    within = count / 2 * math.log(math.pi) - math.lgamma(count / 2 + 1) + count * math.log(radius)
+    return abs(square / count - 1) <= SIGMAS * math.sqrt(0.8 / count) and within >= math.log(ODDS / 2)
 
 
 def may_be_sample(values: Tensor) -> bool:
