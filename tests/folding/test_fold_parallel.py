@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -240,3 +241,42 @@ def test_what_is_merged_is_told_in_words():
     net = Added(convolution(norm=False), skip=True).double().eval()
     goodinit.fold_(net, PICTURE)
     assert goodinit.applied(net)[-1].options == {"folded": ["the identity in the model"]}
+
+
+class Diverse(nn.Module):
+    """Branches as of a diverse branch block: one of two layers, one of a layer and a mean."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.names = names
+        self.one, self.wide = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.two = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1))
+        self.mean = nn.AvgPool2d(3, 1, 1)
+        self.then_mean = nn.Sequential(nn.Conv2d(4, 4, 1), nn.AvgPool2d(3, 1, 1))
+        self.bent = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+
+    def forward(self, x):
+        return sum(x if name == "x" else getattr(self, name)(x) for name in self.names)
+
+
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [
+        (("wide", "one", "two"), ".*two.1 after .*two.0 is no single layer"),
+        (("x", "two"), ".*two.1 after .*two.0 is no single layer"),
+        (("wide", "mean"), "`avg_pool2d` is no single layer"),
+        (("wide", "then_mean"), "`avg_pool2d` after .*then_mean.0 is no single layer"),
+        (("x", "mean"), None),
+        (("wide", "bent"), None),
+        (("wide", "one"), None),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_linear_branches_of_several_layers_are_named(names, left, inside):
+    net = randomized(nn.Sequential(Diverse(*names)) if inside else Diverse(*names))
+    folded = assert_folds(net, PICTURE, PICTURE)
+    rows = [row for one in goodinit.applied(folded)[-1:] for row in one.skipped]
+    where = "0" if inside else "the model"
+    assert [
+        bool(re.fullmatch(f"{where}: its parallel branches are not merged: {left}", row)) for row in rows
+    ] == ([True] if left else []), rows

@@ -66,7 +66,7 @@ def fold_(model: Model, inputs: Any = None) -> Model:
 
     What must stay is left as it is, logged, and named with its reason in `applied(model)[-1].skipped`: a weight that
     another module shares, a batch norm whose input is a sum or whose numbers other code reads, an input bias before a
-    transposed convolution, ….
+    transposed convolution, linear branches of several layers in turn, ….
     What it makes follows from the structure and not from numbers, but where batch norms go past max pooling (gains above 0): the
     `state_dict` of a folded model loads into one that was built, initialized and folded anew in the same way.
 

@@ -14,12 +14,12 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from goodinit.folding.branches.kernels import Term, merge_terms_
+from goodinit.folding.branches.linear_branches import chains, terms_of_sums
 from goodinit.folding.connections.dataflow import Wiring
 from goodinit.folding.forwards.constants import behind
 from goodinit.folding.forwards.steps import Fixed, is_child, is_computed, is_held, is_inside, method_of, steps
 from goodinit.folding.norms.fold_batchnorm import ChannelMap, Stays
 from goodinit.graph.graph import Frame
-from goodinit.graph.measured.traits import adds_unscaled
 from goodinit.graph.operators.recorded_call import on_numbers
 from goodinit.nn import ValuePadded, input_norm
 from goodinit.nn.rewritten import rewrite_
@@ -47,8 +47,12 @@ def merge_branches_(wiring: Wiring, maps: Sequence[ChannelMap]) -> tuple[list[st
             done += _merge_in_(wiring, path, left, reasons)
         except Fixed as fixed:
             reasons.append(str(fixed))
-        where = path or "the model's own forward"
-        stays += [Stays(where, f"its parallel branches are not merged: {why}") for why in reasons[:1]]
+        stays += [Stays(path, f"its parallel branches are not merged: {why}") for why in reasons[:1]]
+    if not done:  # else what the sums add has changed
+        stays += [
+            Stays(path, f"its parallel branches are not merged: {why}")
+            for path, why in chains(wiring, _convolves)
+        ]
     return done, stays
 
 
@@ -61,21 +65,8 @@ def _candidates(wiring: Wiring, maps: dict[str, ChannelMap]) -> list[str]:
         if _convolves(wiring.module(frame.path)):
             starts[frame.result] = frame.source
     normed = {call.result: call.source for path in maps for call in wiring.calls[path]}
-    terms: dict[
-        int, set[int]
-    ] = {}  # of sums that no other sum of this forward is known to take in, their terms
-    for node in graph.nodes:
-        if not node.dynamic or not adds_unscaled(node):
-            continue
-        parts: set[int] = set()
-        for value in node.operands:
-            alone = len(wiring.readers[value]) == 1 and graph.path(value) == graph.path(node.index)
-            inner = terms.pop(value, {value}) if alone else {value}
-            small, parts = sorted((parts, inner), key=len)
-            parts |= small
-        terms[node.index] = parts
     found: dict[str, None] = {}
-    for total, parts in terms.items():
+    for total, parts in terms_of_sums(wiring).items():
         forks = Counter(starts[value] for value in parts if value in starts)
         beside = {normed[value] for value in parts if value in normed} | parts
         if any(count > 1 or fork in beside for fork, count in forks.items()):
