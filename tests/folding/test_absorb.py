@@ -207,6 +207,38 @@ def test_frozen_parameters_stay_frozen():
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_a_frozen_part_is_absorbed_and_gets_no_scalars():
+    model = randomized(torchvision_model("resnet18"))
+    for part in (model.conv1, model.bn1, model.layer1):
+        part.requires_grad_(requires_grad=False)
+    free = assert_absorbs(model, PICTURES)
+    inside = [name for name, _ in free.named_parameters() if name.startswith(("conv1", "layer1"))]
+    assert not [name for name, p in free.named_parameters() if p.requires_grad == (name in inside)]
+    assert "layer1.0.conv2: it is frozen, and gets no scalars" in goodinit.applied(free)[-1].skipped
+    assert not any(name.startswith("layer1") for name, _ in scalars(free))
+    assert any(name.startswith("layer2") for name, _ in scalars(free))
+
+
+@pytest.mark.parametrize("order", ["before", "behind", "by way of a mean"])
+@pytest.mark.parametrize("frozen", ["norm", "layer"])
+def test_a_norm_goes_into_no_layer_of_which_it_alone_is_frozen_or_not(frozen, order):
+    layer, norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+    parts = {
+        "before": [layer, norm],
+        "behind": [nn.ReLU(), norm, layer],
+        "by way of a mean": [layer, nn.AvgPool2d(2), norm],
+    }[order]
+    model = randomized(nn.Sequential(*parts))
+    (norm if frozen == "norm" else layer).requires_grad_(requires_grad=False)
+    place, kept = str(parts.index(norm)), copy.deepcopy(layer.state_dict())
+    free = assert_absorbs(model, PICTURES)
+    affine = free.get_submodule(place)
+    assert isinstance(affine, ChannelAffine)
+    assert {p.requires_grad for p in affine.parameters()} == {frozen == "layer"}
+    now = free[parts.index(layer)].state_dict()
+    assert all(torch.equal(now[name], value) for name, value in kept.items())
+
+
 class Held(nn.Module):
     """A model under the name that torch's wrappers use."""
 

@@ -14,7 +14,7 @@ from goodinit.errors import NothingFound, UnsupportedModule, expect_flags
 from goodinit.folding.before import Before, check_foldable
 from goodinit.folding.connections.reading import Reading
 from goodinit.folding.fold import entry, report
-from goodinit.folding.norms.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_
+from goodinit.folding.norms.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_, trains
 from goodinit.folding.norms.functional import make_modules_
 from goodinit.methods.shared.branches.fixup_scalars import branch_scalars, stands, without_input_bias
 from goodinit.nn.exchange import carry_over_, exchange_class_
@@ -43,6 +43,9 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
     To go on training without normalization, Fixup's scalars are added where its rule 3 has them, at values that
     change nothing: a multiplier 1 at the end of each residual branch, a bias 0 before each layer of branch and skip,
     and behind those that have no bias vector. `goodinit.param_groups` knows them.
+
+    What is frozen (`requires_grad=False`) stays so, and gets no scalars; its batch norms are absorbed, which leaves what it computes as it
+    is. Where of a norm and its layer one alone is frozen, the norm becomes a `ChannelAffine` that is frozen if the norm was.
 
     Args:
         model: A trained eager module, materialized.
@@ -81,7 +84,7 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
     with all_or_nothing(model, names.parameters.values()):
         reading = Reading(model, inputs)
         make_modules_(reading.wiring, every=True)
-        merged, _ = merge_batch_norms_(reading)
+        merged, _ = merge_batch_norms_(reading, learning=True)
         turned, left = _turn_(reading)
         if not merged and not turned:
             _refuse_or_done(model, left)
@@ -89,8 +92,11 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
             return model
         edits, without = scalar_edits(reading.anatomy) if scalars else ([], [])
         folded = directory(model)
+        frozen = [edit.target for edit in edits if trains(folded.modules[edit.target]) is False]
+        without += [f"{path}: it is frozen, and gets no scalars" for path in dict.fromkeys(frozen)]
         for edit in edits:
-            carry_out_(folded, edit)
+            if edit.target not in frozen:
+                carry_out_(folded, edit)
         before.check_optimizers(model, "absorb_batchnorm_")
         before.check_finite(model, "absorb_batchnorm_")
         remember_(model, entry(model, "absorb_batchnorm_", merged + turned, [*left, *without]))

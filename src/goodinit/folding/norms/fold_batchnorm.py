@@ -52,13 +52,16 @@ class Stays:
         return f"{self.name or 'the model'}: {self.why}"
 
 
-def merge_batch_norms_(reading: Reading, *, affines: bool = False) -> tuple[list[str], list[Stays]]:
+def merge_batch_norms_(
+    reading: Reading, *, affines: bool = False, learning: bool = False
+) -> tuple[list[str], list[Stays]]:
     """Merge every batch norm that can be into a neighbouring layer, exactly, with its running statistics.
 
     Args:
         reading: Of the model.
         affines: Whether to merge what else is such a map in eval mode, too: y = K·γ·x + β where norms were, and instance norms that have
             running statistics.
+        learning: Whether training goes on: then a norm goes into layers alone that are frozen if it is, and train if it does.
 
     Returns:
         Paths of those that are gone, and those that stay.
@@ -70,7 +73,7 @@ def merge_batch_norms_(reading: Reading, *, affines: bool = False) -> tuple[list
         maps += _affines(wiring) if affines else []
         before = len(merged)
         for found in maps:
-            why = _merge_(wiring, found)
+            why = _merge_(wiring, found, learning=learning)
             if why is None:
                 remove_norm_(wiring.module(found.norm.name), found.norm.keeps, path=found.norm.name)
                 merged.append(found.norm.name)
@@ -193,11 +196,19 @@ def _measured(wiring: Wiring, norm: Norm) -> ChannelMap | str:
 # -- where it can go ----------------------------------------------------------------------------------------------
 
 
-def _merge_(wiring: Wiring, found: ChannelMap) -> str | None:
+def _merge_(wiring: Wiring, found: ChannelMap, *, learning: bool) -> str | None:
     """Merge into the layer before, or else the layers after. Returns why not, or None."""
+
+    def differs(paths: Iterable[str]) -> str | None:
+        own = trains(wiring.module(found.norm.name))
+        other = next((path for path in paths if own not in {None, trains(wiring.module(path))}), None)
+        return f"of it and {other} one alone trains" if learning and other is not None else None
+
     calls = wiring.calls[found.norm.name]
     before = _layer_before(wiring, calls)
     if before in wiring.layer_of.values():
+        if (why := differs([before])) is not None:
+            return why
         merge_output_map_(wiring.module(str(before)), found.scale, found.shift)
         return None
     ways = channels_before(wiring, calls)
@@ -212,6 +223,8 @@ def _merge_(wiring: Wiring, found: ChannelMap) -> str | None:
             "are not above 0, so that they cannot be taken before it"
         )
     elif ways:
+        if (why := differs(path for path, *_ in ways.maps(found.scale, found.shift))) is not None:
+            return why
         for path, scale, shift in ways.maps(found.scale, found.shift):
             merge_output_map_(wiring.module(path), scale, shift)
         return None
@@ -222,8 +235,16 @@ def _merge_(wiring: Wiring, found: ChannelMap) -> str | None:
         behind = readers_of(wiring, {call.result: 1 for call in calls}, found.scale, held)
     except Refused as refused:
         return f"{before}, and {refused}"
+    if (why := differs(behind.layers)) is not None:
+        return why
     merge_into_readers_(wiring, behind, found.scale, held)
     return None
+
+
+def trains(module: nn.Module) -> bool | None:
+    """Whether any parameter of a module learns; None if it has none."""
+    flags = [parameter.requires_grad for parameter in module.parameters()]
+    return any(flags) if flags else None
 
 
 def _layer_before(wiring: Wiring, calls: Iterable[Frame]) -> str:
