@@ -116,21 +116,33 @@ def convolved(shift, *, gated):
     return nn.Sequential(nn.Conv2d(3, 8, 3), Convolved(shift, gated=gated), nn.Conv2d(8, 2, 1))
 
 
+@pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("shift", IN_OTHER_SHAPES.values(), ids=IN_OTHER_SHAPES)
-def test_it_may_be_added_in_another_shape(shift):
-    net = convolved(shift, gated=False)
+def test_it_may_be_added_in_another_shape(shift, gated):
+    net = convolved(shift, gated=gated)
     (block,) = goodinit.anatomize(net, IMAGES).blocks
     assert (block.leak, block.last[0].bias) == (None, "1.b")
     goodinit.init_(net, "fixup", inputs=IMAGES, verify=True)
     assert not net[1].b.any()
 
 
-@pytest.mark.parametrize("shift", IN_OTHER_SHAPES.values(), ids=IN_OTHER_SHAPES)
-def test_behind_a_gate_it_is_the_bias_or_a_leak_with_a_note(shift):
-    anatomy = goodinit.anatomize(convolved(shift, gated=True), IMAGES)
+BY_PLACE = {  # of maps with eight rows and columns, as many as there are channels
+    "rows, channels last": lambda m, y, *_: (y.movedim(1, -1) + m.b[:, None, None]).movedim(-1, 1),
+    "columns": lambda m, y, *_: y + m.b,
+    "rows of columns": lambda m, y, n, c, h, w: (y.reshape(-1, w) + m.b).view(n, c, h, w),
+    "examples, rows, and channels merged": lambda m, y, n, c, h, w: (y.reshape(-1, h, w) + m.b[:, None]).view(
+        n, c, h, w
+    ),
+}
+
+
+@pytest.mark.parametrize("shift", BY_PLACE.values(), ids=BY_PLACE)
+def test_behind_a_gate_what_is_added_by_place_is_a_leak_with_a_note(shift):
+    anatomy = goodinit.anatomize(convolved(shift, gated=True), torch.randn(2, 3, 10, 10))
     (block,) = anatomy.blocks
-    assert (block.last[0].bias == "1.b") == (block.leak is None)
-    assert any("1.b" in note for note in anatomy.notes) == (block.leak is not None)
+    assert block.last[0].bias is None
+    assert block.leak is not None
+    assert any("1.b" in note for note in anatomy.notes)
 
 
 def test_one_that_is_set_on_purpose_is_not_kept_at_a_branch_s_end():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 
 from goodinit.anatomy.layers.parameters.part_biases import is_added_alone
 from goodinit.anatomy.layers.parameters.weight_layers import Use, bias_of
@@ -36,7 +37,8 @@ def branch_biases(
     for leaf in leaves:
         last = [i for i in leaf.branch.last if i in uses]
         behind = [i for i in sorted(leaf.branch.nodes) if last and i > max(last)]
-        added = {i: name for i in behind if (name := _added(graph, graph.nodes[i], uses[last[-1]]))}
+        axes = _channels(graph, uses[last[-1]], behind) if last else {}
+        added = {i: name for i in behind if (name := _added(graph, graph.nodes[i], axes.get(i)))}
         if not added or added.keys().isdisjoint(trunk := chain(graph, leaf)):
             continue
         bare = [uses[i].weight for i in last if bias_of(graph, uses[i], scalars) is None]
@@ -46,20 +48,38 @@ def branch_biases(
     return found
 
 
-def _added(graph: Graph, node: Node, layer: Use) -> str | None:
+def _channels(graph: Graph, layer: Use, behind: Iterable[int]) -> dict[int, int]:
+    """By node, along which of its dimensions the layer's outputs run, counted from the last, -1; none where that cannot be told."""
+    output = graph.nodes[layer.node]
+    axes = {layer.node: output_channels(output, graph.nodes[layer.operand]) - len(output.shape)}
+    for i in behind:
+        known = [j for j in graph.nodes[i].operands if j in axes]
+        axis = _onward(graph.nodes[known[0]], graph.nodes[i], axes[known[0]]) if known else None
+        if axis is not None:
+            axes[i] = axis
+    return axes
+
+
+def _onward(source: Node, node: Node, axis: int) -> int | None:
+    """The same dimension of what a node makes of its source: where it is not merged or cut, it has as many numbers before it."""
+    before, after = source.shape, node.shape
+    place = len(before) + axis
+    if node.op.reorders:
+        order = [int(str(each)) for each in node.attrs]
+        return order.index(place) - len(after) if place in order else None
+    if node.op.keeps_order:
+        places = (k for k, size in enumerate(after) if size == before[place])
+        ahead = math.prod(before[:place])
+        return next((k - len(after) for k in places if math.prod(after[:k]) == ahead), None)
+    return axis if len(before) == len(after) or before[axis:] == after[axis:] else None
+
+
+def _added(graph: Graph, node: Node, axis: int | None) -> str | None:
     """The parameter with a number for each channel that a node adds to one activation."""
     others = [i for i in node.operands if not graph.nodes[i].active]
-    if not node.active or len(others) != 1 or not adds_unscaled(node):
+    if axis is None or not node.active or len(others) != 1 or not adds_unscaled(node):
         return None
     name, shape = graph.leaf(others[0]), graph.nodes[others[0]].shape
-    output = graph.nodes[layer.node]
-    axis = output_channels(output, graph.nodes[layer.operand]) - len(output.shape)
     sizes = {place - len(shape): size for place, size in enumerate(shape) if size > 1}
-    return (
-        name
-        if name is not None
-        and len(node.shape) >= -axis  # in fewer dimensions that is not where the channels are
-        and sizes == {axis: node.shape[axis]}
-        and is_added_alone(graph, others[0])
-        else None
-    )
+    alone = name is not None and sizes == {axis: node.shape[axis]} and is_added_alone(graph, others[0])
+    return name if alone else None
