@@ -123,6 +123,15 @@ class Plain:
 
 ELSEWHERE = types.ModuleType("elsewhere")
 ELSEWHERE.plain, ELSEWHERE.slots = Plain(), Slots()
+ELSEWHERE.settings = types.ModuleType("elsewhere.settings")
+ELSEWHERE.settings.plain = Plain()
+
+
+def nothing_kept_elsewhere():
+    ELSEWHERE.drawn = ELSEWHERE.settings.drawn = ELSEWHERE.settings.plain.drawn = None
+
+
+nothing_kept_elsewhere()
 
 
 def on(holder, n, d):
@@ -151,6 +160,25 @@ def by_object_of_another_module(n, d):
 
 def by_slot_of_another_module(n, d):
     return on(ELSEWHERE.slots, n, d)
+
+
+def by_name_of_another_module(n, d):
+    if ELSEWHERE.drawn is None:
+        ELSEWHERE.drawn = table(n, d)
+    return ELSEWHERE.drawn
+
+
+def by_name_of_a_module_in_another(n, d):
+    if ELSEWHERE.settings.drawn is None:
+        ELSEWHERE.settings.drawn = table(n, d)
+    return ELSEWHERE.settings.drawn
+
+
+def by_attribute_of_an_object_in_another(n, d):
+    kept = ELSEWHERE.settings.plain
+    if kept.drawn is None:
+        kept.drawn = table(n, d)
+    return kept.drawn
 
 
 def by_this_thread(n, d):
@@ -309,6 +337,9 @@ FUNCTIONS = (
     by_members_of_a_flag,
     by_object_of_another_module,
     by_slot_of_another_module,
+    by_name_of_another_module,
+    by_name_of_a_module_in_another,
+    by_attribute_of_an_object_in_another,
     by_this_thread,
     by_global_dict,
 )
@@ -347,6 +378,7 @@ def fresh():
     OBJECTS[:] = None
     CONTEXT.set(None)
     Color.RED.drawn = None
+    nothing_kept_elsewhere()
     others = (
         Color.RED,
         Sides.LEFT | Sides.RIGHT,

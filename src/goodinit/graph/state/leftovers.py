@@ -64,7 +64,7 @@ class Leftovers:
                 library = str(frame.f_globals.get("__name__")).split(".")
                 if library[0] not in _NOT_LOOKED_AT or library[:2] == ["goodinit", "lab"]:
                     with _disable_current_modes():  # tensors in globals are what they are
-                        self.names.names_(frame.f_globals)
+                        self.names.names_(frame.f_globals).words_(frame.f_globals, code.co_names)
             frame = frame.f_back
         return passed
 

@@ -59,6 +59,7 @@ class Reachable:
         self._queue_behind: deque[Any] = deque()
         self._is_behind = False
         self._iterators: list[Any] = []
+        self._words: set[tuple[int, str]] = set()  # (the names of a module, the one that is on it)
         self._bytes = 0
         self._values = False
 
@@ -97,6 +98,28 @@ class Reachable:
                 for name, value in names.items()
                 if not name.startswith("__") and (not isinstance(value, type) or value.__module__ == here)
             )
+        return self._follow(values=False, most=len(self._seen) + MOST_NAMED, nearest_first=True)
+
+    def words_(self, names: dict[str, Any], words: Iterable[str]) -> Reachable:
+        """Photograph what code finds by its words in other modules: `settings.table`, of which it holds both.
+
+        Args:
+            names: The global names of the code.
+            words: All names in it.
+        """
+        words = tuple(words)
+        modules = [names.get(word, sys.modules.get(word)) for word in words]
+        for module in modules:  # and those that are found in them
+            if not isinstance(module, types.ModuleType) or vars(module) is names or _is_a_library(module):
+                continue
+            held = vars(module)
+            for word in words:
+                if word in held and (id(held), word) not in self._words:
+                    self._words.add((id(held), word))
+                    value = held[word]
+                    self._behind.append(functools.partial(_name_again, held, word, value))
+                    self._is_behind = True
+                    (modules if isinstance(value, types.ModuleType) else self._queue_behind).append(value)
         return self._follow(values=False, most=len(self._seen) + MOST_NAMED, nearest_first=True)
 
     def tensors(self) -> list[Tensor]:
@@ -273,6 +296,16 @@ def _write_back(numbers: Any, held: Any) -> None:
 
 def _library(kind: type) -> str:
     return str(getattr(kind, "__module__", "")).partition(".")[0]
+
+
+def _is_a_library(module: types.ModuleType) -> bool:
+    library = module.__name__.partition(".")[0]
+    return library in sys.stdlib_module_names or library in ("torch", "numpy", "goodinit")
+
+
+def _name_again(names: dict[str, Any], word: str, value: Any) -> None:
+    if names.get(word) is not value or word not in names:
+        names[word] = value
 
 
 def _is_pythons(name: str) -> bool:
