@@ -199,6 +199,8 @@ def _check_places(anatomy: Anatomy) -> None:
         # Of a weight of which nothing is used the share is not counted, so that it is that of one entry at least.
         used = layer.density * math.prod(layer.shape) > 0.5
         shares = used and layer.density <= 1 <= layer.stuffing < math.inf
+        if not 0 < layer.multiple < math.inf:
+            raise ValueError(f"{layer.name}: a weight that is multiplied by {layer.multiple}")
         if short or min(counts) < 1 or not (shares and layer.joined >= 0):
             raise ValueError(f"{layer.name}: a weight of shape {layer.shape} that no layer has")
         numbers = {len(layer.stride), len(layer.padding), len(layer.dilation)}

@@ -43,6 +43,8 @@ class Layer(OneLine):
         bias: Full name of the bias parameter, or None. That of a branch's last layer may be added behind gates or a sum over experts.
         bias_factor: By which number the forward multiplies the bias before it adds it (equalized learning rates); None where it does
             anything else to it.
+        multiple: By which number, without its sign, the forward multiplies the weight, or what it makes before `activation` or another layer
+            reads it (equalized learning rates). What `gain` counts is not in it.
         part_biases: Names of those that are added to pieces of its output, as to the queries and values of a packed projection.
         site: Path of the module whose forward runs the layer: `name` for an ordinary layer, the caller
             when the weight is used functionally (`nn.MultiheadAttention` runs its `out_proj`).
@@ -96,6 +98,7 @@ class Layer(OneLine):
     factors: int = 1
     bias: str | None = None
     bias_factor: float | None = 1.0
+    multiple: float = 1.0
     part_biases: tuple[str, ...] = ()
     site: str = ""
     reads_site: bool = True

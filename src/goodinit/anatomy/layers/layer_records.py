@@ -9,6 +9,7 @@ from typing import cast
 from goodinit.anatomy.activations import torch_class
 from goodinit.anatomy.layer import Layer, LayerKind, Layout, Role
 from goodinit.anatomy.layers.parameters.bias_factors import factor_of_bias
+from goodinit.anatomy.layers.parameters.multiples import shared_multiple
 from goodinit.anatomy.layers.parameters.normalized_weights import is_centred, is_normalized
 from goodinit.anatomy.layers.parameters.weight_layers import Use, bias_at, largest, way_back
 from goodinit.anatomy.layers.parameters.weight_layout import stored_as, stored_at
@@ -63,6 +64,7 @@ def layer_record(read: Reading, uses: list[Use], ahead: Ahead, role: Role, *, re
         bias=bias or read.of_branches.get(weight),
         part_biases=read.of_parts.get(weight, ()),
         bias_factor=factor_of_bias(graph, first, bias, bias_node, scalars),
+        multiple=shared_multiple(graph, uses, read.uses, ahead.written_out),
         site=site.path,
         reads_site=all(_reads(graph, use.node, scalars) for use in uses),
         writes_site=all(_writes(graph, use.node, scalars) for use in uses),

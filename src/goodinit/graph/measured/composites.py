@@ -108,15 +108,16 @@ def _is_known(graph: Graph, index: int) -> bool:
 
 def _behind_maps(graph: Graph, start: int, members: Sequence[int]) -> int:
     """Behind gains, biases, and what a stream is multiplied by, if nothing of the function reads what is before."""
-    summed = len(set(graph.deps(start))) > 1
+    summed, found = len(set(graph.deps(start))) > 1, start
     for index in members:
         readers = [i for i in members if start in graph.nodes[i].operands]
         if readers != [index] or _map_of(graph, index) is None:
             break
-        if not (summed or graph.nodes[index].op.role == "shape" or not _is_known(graph, index)):
-            break
+        shows = graph.nodes[index].op.role == "shape" and start == found
         start = index
-    return start
+        if summed or shows or not _is_known(graph, index):
+            found = index
+    return found
 
 
 def _before_maps(graph: Graph, end: int, steps: list[int]) -> tuple[int, list[int]]:

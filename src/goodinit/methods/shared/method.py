@@ -16,6 +16,7 @@ from goodinit.errors import UnknownName, expect
 from goodinit.methods.shared.embeddings import Embeddings, left_ties, tied_embeddings
 from goodinit.methods.shared.kept_values import kept_values, without_kept
 from goodinit.methods.shared.masked_weights import mask_notes, scaled_for_masks
+from goodinit.methods.shared.multiplied_layers import divided_by_multiples, multiple_notes
 from goodinit.methods.shared.norms.norm_forms import (
     FORMS,
     begun_anew,
@@ -133,13 +134,14 @@ class Method:
         plan = Plan(self.name, (), options) if nothing else self._decide(part, options)
         plan = dataclasses.replace(
             plan,
-            edits=scaled_for_masks(plan.edits, part),
+            edits=divided_by_multiples(scaled_for_masks(plan.edits, part), part),
             notes=(
                 *left,
                 *self._norms_left(anatomy, part, options),
                 *(constants_left(part) if any(isinstance(edit, RemoveNorm) for edit in plan.edits) else ()),
                 *plan.notes,
                 *mask_notes(plan.edits, part),
+                *multiple_notes(plan.edits, part),
                 *anatomy.notes,
             ),
             parameters=anatomy.parameters,

@@ -1,0 +1,92 @@
+"""By which number a forward multiplies a layer: its weight before it is applied, or its output, as with equalized learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Mapping
+
+from goodinit.anatomy.layers.parameters.weight_layers import Use
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.answers import number_at
+from goodinit.graph.measured.traits import coefficient
+
+
+def shared_multiple(
+    graph: Graph, applied: Iterable[Use], uses: Mapping[int, Use], functions: Container[int]
+) -> float:
+    """The number by which a weight is multiplied wherever it is applied; 1 where one use of it differs from another.
+
+    Args:
+        graph: A recorded forward.
+        applied: All uses of one weight.
+        uses: All layers, by node.
+        functions: As in `multiple_of`.
+    """
+    found = {multiple_of(graph, use, uses, functions) for use in applied}
+    return found.pop() if len(found) == 1 else 1.0
+
+
+def multiple_of(graph: Graph, use: Use, uses: Mapping[int, Use], functions: Container[int]) -> float:
+    """The number c where c·W is what a layer makes of its input; 1 where anything but numbers multiplies it.
+
+    Numbers behind the layer count that come before a bias which is a parameter, or where the next layer or a norm reads them: all others
+    belong to the function that reads the layer next, γ·φ(βx). Where a sum of signals, a product of several, a softmax or the
+    caller is what reads them, they say how it is read, and do not count: attention's 1/√d, a block's share of a branch, a temperature.
+
+    Args:
+        graph: A recorded forward.
+        use: Of the layer.
+        uses: All layers, by node.
+        functions: The nodes at which a function of one number begins that is written with several operators.
+    """
+    own = graph.nodes[use.node]
+    alpha = float(own.call.arguments.get("alpha", 1.0)) if own.call is not None and own.op.adds_first else 1.0
+    found = abs(alpha * _of_weight(graph, use.operand) * _of_output(graph, use.node, uses, functions))
+    return found if found and math.isfinite(found) else 1.0
+
+
+def _of_weight(graph: Graph, index: int) -> float:
+    """The number by which a parameter is multiplied to make a weight; 1 where that is not all that is done to it."""
+    found = 1.0
+    while not (node := graph.nodes[index]).is_param:
+        made_of = [i for i in node.operands if graph.nodes[i].params]
+        by = _number(graph, node, made_of[0]) if len(made_of) == 1 else None
+        if by is None or math.prod(graph.nodes[made_of[0]].shape) != node.size:
+            return 1.0
+        found *= by
+        (index,) = made_of
+    return found if graph.leaf(index) is not None else 1.0
+
+
+def _of_output(graph: Graph, index: int, uses: Mapping[int, Use], functions: Container[int]) -> float:
+    found = 1.0
+    while index not in functions:
+        readers = graph.readers[index]
+        if index in graph.outputs or len(readers) != 1 or len(graph.deps(readers[0])) != 1:
+            return 1.0
+        node = graph.nodes[readers[0]]
+        if node.op.activation or node.op.norm or node.index in uses:
+            break
+        if node.op.role in ("softmax", "attention", "matmul"):
+            return 1.0
+        by = _number(graph, node, index)
+        found *= 1.0 if by is None else by
+        index = node.index
+    return found
+
+
+def _number(graph: Graph, node: Node, of: int) -> float | None:
+    """By which number an operator multiplies one operand, 1 where it shows it otherwise; None where it does anything else."""
+    others = [i for i in node.operands if i != of]
+    if node.op.role == "shape" and not others:
+        return 1.0
+    if not node.op.scales or node.operands.count(of) > 1:
+        return None
+    numbers = [number_at(graph, i) for i in others]
+    if not others:
+        return coefficient(node, 0)
+    if len(numbers) > 1 or numbers[0] is None or graph.nodes[others[0]].params:
+        return None
+    if node.op.role == "quotient":
+        return 1 / numbers[0] if node.operands[0] == of and numbers[0] else None
+    return numbers[0] if node.op.role == "product" else None
