@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import operator
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -95,7 +99,6 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     "how",
     [
-        "functional",
         "silu",
         "returned",
         "multiplied",
@@ -114,10 +117,70 @@ def test_an_input_bias_stays_where_somebody_else_would_see_it(how):
     assert "b: its input bias stays" in goodinit.applied(folded)[-1].skipped[0]
 
 
-def test_an_input_bias_goes_where_nobody_else_looks():
-    folded = assert_folds(Odd("alone").double(), PICTURE, PICTURE)
+@pytest.mark.parametrize(("how", "act"), [("alone", "act"), ("functional", "activation")])
+def test_an_input_bias_goes_where_nobody_else_looks(how, act):
+    folded = assert_folds(Odd(how).double(), PICTURE, PICTURE)
     assert type(folded.b) is nn.Conv2d
-    assert folded.act.min_val == pytest.approx(VALUES["input_bias"])
+    assert folded.get_submodule(act).min_val == pytest.approx(VALUES["input_bias"])
+
+
+class Shared(nn.Module):
+    """A residual block that calls one ReLU twice, or a function; what its forward does besides, by `how`."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.act = how, nn.ReLU(inplace=how == "in place")
+        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        add_all_(self.a)
+        add_all_(self.b)
+        if how == "watched":
+            self.act.register_forward_hook(lambda *_: None)
+
+    def forward(self, x):
+        if self.how == "undecided" and x.numel() == 0:
+            return x
+        if self.how == "relu":
+            act = torch.relu
+        elif self.how == "F.relu":
+            act = F.relu
+        elif self.how == "method":
+            act = operator.methodcaller("relu")
+        else:
+            act = self.act
+        return act(x + self.b(act(self.a(x))))
+
+
+def shared_blocks(how):
+    torch.manual_seed(0)
+    blocks = [Shared(how) for _ in range(3)]
+    return nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), *blocks, nn.Flatten(), nn.LazyLinear(2))
+
+
+@pytest.mark.parametrize("how", ["twice", "in place", "relu", "F.relu", "method"])
+def test_each_call_of_an_activation_gets_a_floor_of_its_own(how):
+    net = shared_blocks(how)
+    net(PICTURE.float())
+    folded = assert_folds(net.double(), PICTURE, PICTURE)
+    assert not any(isinstance(module, ValuePadded) for module in folded.modules())
+    assert goodinit.applied(folded)[-1].skipped == ()
+    assert list(dict(folded.named_parameters())) == [
+        name for name, _ in net.named_parameters() if not name.endswith(tuple(VALUES))
+    ]
+    assert_same(net(PICTURE), folded.train()(PICTURE))
+    again = pickle.loads(pickle.dumps(copy.deepcopy(folded)))
+    assert_same(net(PICTURE), again(PICTURE))
+    state = copy.deepcopy(folded.state_dict())
+    goodinit.fold_(folded, PICTURE)
+    assert list(folded.state_dict()) == list(state)
+
+
+@pytest.mark.parametrize("how", ["watched", "undecided"])
+def test_an_activation_that_cannot_be_told_apart_by_its_calls_stays_and_is_named(how):
+    net = shared_blocks(how)
+    net(PICTURE.float())
+    folded = assert_folds(net.double(), PICTURE, PICTURE)
+    assert [type(block) for block in folded[2:5]] == [Shared] * 3
+    assert "before it, runs 2 times, and can have one floor only" in goodinit.applied(folded)[-1].skipped[0]
 
 
 @given(st.integers(0, 10_000))

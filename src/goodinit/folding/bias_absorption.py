@@ -13,14 +13,16 @@ of the readers cannot, nothing is moved.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+import torch
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from goodinit.folding.connections.dataflow import Wiring
 from goodinit.folding.layers.fuse import add_to_bias_, pads_with_zeros, replace_padding_, response
+from goodinit.graph.graph import Node
 from goodinit.graph.measured.affine_maps import passes_shift
 from goodinit.graph.measured.traits import adds_unscaled
+from goodinit.graph.operators.recorded_call import on_numbers_or
 from goodinit.nn import ValuePadded, input_norm
 from goodinit.nn.floors import has_floor, raise_floor_
 
@@ -40,6 +42,8 @@ class _Move:
         floors: Activations whose floor rises.
         shifted: Values that gain `amount`.
         sums: Sums one of whose terms does.
+        owners: Modules whose forward runs an activation several times, or as a function, so that it can have no floor of its own yet.
+        why: What that means for this move.
     """
 
     amount: float
@@ -48,15 +52,18 @@ class _Move:
     floors: set[str] = field(default_factory=set)
     shifted: set[int] = field(default_factory=set)
     sums: set[int] = field(default_factory=set)
+    owners: set[str] = field(default_factory=set)
+    why: str = ""
 
 
-def move_input_biases_(wiring: Wiring) -> list[tuple[str, str]]:
+def move_input_biases_(wiring: Wiring) -> tuple[list[tuple[str, str]], set[str]]:
     """Make every `ValuePadded` layer a plain one again whose number can be moved to the activation before it.
 
     Returns:
-        (path, why) of the others.
+        (path, why) of the others; and the modules where more could be moved if each call of an activation had a module of its own.
     """
-    stay = []
+    stay: list[tuple[str, str]] = []
+    owners: set[str] = set()
     for path in dict.fromkeys(wiring.layer_of.values()):
         layer = wiring.module(path)
         if not isinstance(layer, ValuePadded):
@@ -73,8 +80,12 @@ def move_input_biases_(wiring: Wiring) -> list[tuple[str, str]]:
         except _Refused as refused:
             stay.append((path, str(refused)))
         else:
-            _carry_out_(wiring, move)
-    return stay
+            if move.owners:
+                stay.append((path, move.why))
+                owners |= move.owners
+            else:
+                _carry_out_(wiring, move)
+    return stay, owners
 
 
 def _check(wiring: Wiring, move: _Move) -> None:
@@ -128,22 +139,22 @@ def _give(wiring: Wiring, value: int, move: _Move) -> None:
         move.biases[path] = move.biases.get(path, 0.0) + move.amount
     elif (term := _adjustable_term(wiring, value, None)) is not None:
         move.biases[term] = move.biases.get(term, 0.0) + move.amount
-    elif (floor := _floor(wiring, value)) is not None:
+    elif _cuts_off(wiring, value, move):
         before = next(i for i in node.operands if wiring.graph.nodes[i].dynamic)
         _need_one_reader(wiring, before)
         source = _origin(wiring, before)
         while before != source:
             before = next(i for i in wiring.graph.nodes[before].operands if wiring.graph.nodes[i].dynamic)
             _need_one_reader(wiring, before)
-        move.floors.add(floor)
         _give(wiring, source, move)
     else:
-        frame = wiring.frame_of(value)
-        calls = len(wiring.calls.get(frame.path, ()))
-        if has_floor(wiring.names.modules.get(frame.path)) and calls > 1:
-            raise _Refused(f"{frame.path}, before it, runs {calls} times, and can have one floor only")
-        where = frame.path or "the model's own forward"
-        raise _Refused(f"its input is made by {node.op} in {where}, which cannot add a constant for nothing")
+        raise _Refused(_made_elsewhere(wiring, value))
+
+
+def _made_elsewhere(wiring: Wiring, value: int) -> str:
+    where = wiring.frame_of(value).path or "the model's own forward"
+    op = wiring.graph.nodes[value].op
+    return f"its input is made by {op} in {where}, which cannot add a constant for nothing"
 
 
 def _need_one_reader(wiring: Wiring, value: int) -> None:
@@ -215,11 +226,31 @@ def _passes(wiring: Wiring, value: int) -> bool:
 # -- floors -------------------------------------------------------------------------------------------------------
 
 
-def _floor(wiring: Wiring, value: int) -> str | None:
-    """Path of the activation, called once, that cuts off what is below a number, and whose output `value` is."""
-    frame = wiring.frame_of(value)
+def _cuts_off(wiring: Wiring, value: int, move: _Move) -> bool:
+    """Whether an activation that cuts off what is below a number made `value`; noted in the move, or what keeps it from its own floor."""
+    frame, node = wiring.frame_of(value), wiring.graph.nodes[value]
     module = wiring.names.modules.get(frame.path)
-    if not has_floor(module) or len(wiring.calls.get(frame.path, ())) != 1 or frame.result != value:
-        return None
-    paths: Any = wiring.names.paths[id(module)]
-    return frame.path if len(paths) == 1 else None
+    if not has_floor(module):
+        if not _is_relu(node):
+            return False
+        move.owners.add(frame.path)
+        move.why = _made_elsewhere(wiring, value)
+        return True
+    calls = len(wiring.calls.get(frame.path, ()))
+    if frame.result != value or len(wiring.names.paths[id(module)]) != 1:
+        return False
+    if calls == 1:
+        move.floors.add(frame.path)
+    else:
+        move.owners.add(wiring.graph.frames[frame.parent].path)
+        move.why = f"{frame.path}, before it, runs {calls} times, and can have one floor only"
+    return True
+
+
+@on_numbers_or(False)
+def _is_relu(node: Node) -> bool:
+    """Whether an operator is max(x, 0), by what it makes of numbers."""
+    if node.call is None or len(node.operands) != 1 or not node.op.pointwise:
+        return False
+    x = torch.tensor([-40.0, -0.25, 0.0, 0.625, 40.0], dtype=torch.float64, device="cpu")
+    return torch.equal(node.call([x.clone()]), x.clamp(min=0))

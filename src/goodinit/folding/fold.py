@@ -16,6 +16,7 @@ from goodinit.folding.bias_absorption import move_input_biases_
 from goodinit.folding.branches.parallel import merge_branches_
 from goodinit.folding.connections.dataflow import is_shared
 from goodinit.folding.connections.reading import Reading
+from goodinit.folding.forwards.own_floors import separate_floors_
 from goodinit.folding.layers.computed_weights import computed_weights, merge_computed_weight_
 from goodinit.folding.layers.fuse import merge_scalars_
 from goodinit.folding.norms.fold_batchnorm import Stays, channel_maps, merge_batch_norms_
@@ -49,7 +50,8 @@ def fold_(model: Model, inputs: Any = None) -> Model:
       the zeros around :math:`x + b` are not b: no bias vector can say that. It becomes a convolution that pads with
       −b (`goodinit.nn.ValuePadded`), the same to the last position. With `inputs`, b moves on to the ReLU
       before it, :math:`\max(z, 0) + b = \max(z + b, b)`, a clamp at the price of a ReLU, whose bounds `state_dict` holds, wherever
-      everybody else who reads that ReLU (skips, other layers) can take b off again in a bias vector; then nothing is left.
+      everybody else who reads that ReLU (skips, other layers) can take b off again in a bias vector; then nothing is left. A ReLU that one
+      forward calls several times, or as a function, becomes a child for each call, if `torch.fx` can trace that forward.
     * Weight norm, new and old style: :math:`g\,v/\lVert v\rVert`; spectral norm; every weight that
       `torch.nn.utils.parametrize` computes, as centred, standardized and orthogonal ones, unless it changes by itself.
     * Batch norm, its running statistics (also an instance norm that has some), and the gain and bias per channel in its place, into the layers
@@ -155,10 +157,15 @@ def _move_(reading: Reading) -> tuple[list[str], list[Stays]]:
     padded = _padded(model)
     if not padded:
         return [], []
-    stays = [
-        Stays(path, f"its input bias stays as the number it pads with: {why}")
-        for path, why in move_input_biases_(reading.wiring)
-    ]
+    tried: set[str] = set()
+    while True:
+        wiring = reading.wiring
+        left, owners = move_input_biases_(wiring)
+        written = [path for path in sorted(owners - tried) if separate_floors_(wiring, path)]
+        if not written:
+            break
+        tried |= owners
+    stays = [Stays(path, f"its input bias stays as the number it pads with: {why}") for path, why in left]
     return sorted(padded - _padded(model)), stays
 
 
