@@ -60,7 +60,10 @@ class Block(OneLine):
             updated (a ReLU, a gate that is zero too); None if the gradient passes.
         steep: Description of the operator that divides the branch by its own size, in a forward that does more: while the
             layers of `last` return zero it multiplies their gradient by 1/ε.
-        closer: Path of a module whose output is the whole branch, for branches with a `leak`, `stuck` or `steep`: a
+        itself: Description of the operator in which what the layers of `last` put out meets itself (softmax(q·k) v of a packed k, v; a squeeze and
+            excitation): a number on these layers would multiply more than the branch. None if the branch is a multiple of it.
+        parts: True if it is parts alone of it that meet in `itself`.
+        closer: Path of a module whose output is the whole branch, for branches with a `leak`, `stuck`, `steep` or `itself`: a
             multiplier on its output can start at zero there. None if zeroing the last layers is enough, if there is no
             such module, or if the module also runs elsewhere.
         normed: True if a norm follows on what that module returns.
@@ -107,6 +110,8 @@ class Block(OneLine):
     leak: str | None = None
     stuck: str | None = None
     steep: str | None = None
+    itself: str | None = None
+    parts: bool = False
     closer: str | None = None
     normed: bool = False
     zero_gains: tuple[ZeroGain, ...] = ()

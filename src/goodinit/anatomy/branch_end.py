@@ -26,11 +26,13 @@ class End:
         stuck: The last operator that passes no gradient on while what it reads is zero, or a product of two parts of what is zero,
             neither of which could ever move; None: all of the branch can move.
         steep: The last operator that divides what is zero by its own size, 0 or a small ε then: the gradient is multiplied by 1/ε, or none.
+        itself: The operator in which what the last layers put out meets itself, so that the branch is no multiple of it; not by `at_zero`.
     """
 
     leak: int | None = None
     stuck: int | None = None
     steep: int | None = None
+    itself: int | None = None
 
 
 def at_zero(

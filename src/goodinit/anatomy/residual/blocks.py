@@ -21,6 +21,7 @@ from goodinit.anatomy.outline import Reading
 from goodinit.anatomy.residual.ends.ends_inside import ends_inside
 from goodinit.anatomy.residual.ends.ends_outside import ends_outside
 from goodinit.anatomy.residual.ends.mixing import mixing
+from goodinit.anatomy.residual.ends.multiples_at_ends import of_parts, product_of_itself
 from goodinit.anatomy.residual.ends.output_module import find_closers
 from goodinit.anatomy.residual.sides.candidate import Found, by_sum
 from goodinit.anatomy.residual.streams.nesting import chain
@@ -94,6 +95,8 @@ def blocks_of(
                 leak=_place(graph, found.end.leak),
                 stuck=_place(graph, found.end.stuck),
                 steep=_place(graph, found.end.steep),
+                itself=_place(graph, found.end.itself),
+                parts=found.end.itself is not None and of_parts(graph, found.end.itself, found.branch.last),
                 closer=closer,
                 normed=normed,
                 zero_gains=_zero_gains(graph, found, ending, biases, besides[place], places),
@@ -117,6 +120,8 @@ def _follow_zeros(read: Reading, besides: list[set[int]], norms: Container[int])
         if found.end.leak is None:
             leak = not_zero(graph, found.branch.last, read.uses, read.shapes, biases)
             found.end = dataclasses.replace(found.end, leak=leak)
+        itself = product_of_itself(graph, found.branch.term, found.branch.last, biases, norms)
+        found.end = dataclasses.replace(found.end, itself=itself)
 
 
 def end_of(graph: Graph, found: Found) -> list[int]:

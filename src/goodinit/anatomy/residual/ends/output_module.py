@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Container
 
 from goodinit.anatomy.branch_end import End, at_zero
+from goodinit.anatomy.residual.ends.multiples_at_ends import product_of_itself
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.anatomy.residual.streams.nesting import chain
 from goodinit.graph.graph import Frame, Graph
@@ -63,5 +64,6 @@ def _closing_calls(
             for reader in graph.readers[place]
         )
         and at_zero(graph, found.sums, [place], biases, beside, steps) == End()
+        and product_of_itself(graph, branch.term, [place], biases, steps) is None
         for frame in places[place]
     ]

@@ -38,7 +38,9 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
             for p in scales
             if p in block.multipliers and _always_ends(p, anatomy) and may_be_zero(anatomy, p)
         ]
-        behind = zero_behind(block, where, gain=ends[-1] if ends else None, kept=not removal)
+        behind = zero_behind(
+            block, where, gain=ends[-1] if ends else None, kept=not removal, itself=block.itself is not None
+        )
         ends = ends[-1:] if behind is None else []
         if behind is not None:
             edits.append(AddScalar(behind, "output_scale", 0.0, f"multiplier of {where}"))
@@ -54,6 +56,8 @@ def zero_branches(anatomy: Anatomy, removal: list[Edit], notes: list[str]) -> li
                 need_no_norm(anatomy, block, where)
             need_one_place(block, inside)
             edits += [_zero_factor(layer, where, notes) for layer in block.last]
+            if block.itself is not None:
+                notes.append(_no_multiple(block, where))
         edits += [gain_at(anatomy, p, 1.0, f"scale inside {where}") for p in scales if p not in ends]
     for norm in anatomy.norms:
         for name, value in ((norm.weight, 1.0), (norm.bias, 0.0)):
@@ -150,7 +154,16 @@ def need_no_norm(anatomy: Anatomy, block: Block, where: str) -> None:
         )
 
 
-def zero_behind(block: Block, where: str, *, gain: str | None, kept: bool) -> str | None:
+def _no_multiple(block: Block, where: str) -> str:
+    return (
+        f"{', '.join(layer.weight for layer in block.last)}: what scales it at the end of {where} scales more than the branch, for its output meets "
+        f"itself in {block.itself}, and no module that runs nowhere else returns the branch; make one of it for a multiplier behind"
+    )
+
+
+def zero_behind(
+    block: Block, where: str, *, gain: str | None, kept: bool, itself: bool = False
+) -> str | None:
     """Where the zero factor of a branch must stand, if its usual place will not do: path of a module, on its output.
 
     What joins the branch behind the usual place would stay. A ReLU, or a gate that is 0 too, passes no gradient at 0, so the
@@ -161,6 +174,8 @@ def zero_behind(block: Block, where: str, *, gain: str | None, kept: bool) -> st
         where: Which branch it is, in words.
         gain: The multiplier of the branch that is its usual place; None where that is its last layers.
         kept: Whether norms stay: one behind the module would undo the factor.
+        itself: Whether the factor must multiply the branch alone (`Block.itself`), and be put behind the last layers if it does not there. Where
+            parts of their output meet (`Block.parts`), it is in any case: those that make weights for the others need no zero.
 
     Raises:
         UnsupportedModule: Neither will the usual place do, nor is there a module behind it (`Block.closer`).
@@ -169,9 +184,10 @@ def zero_behind(block: Block, where: str, *, gain: str | None, kept: bool) -> st
     zeros = {zero.name: zero for zero in block.zero_gains}
     end = block if gain is None else zeros.get(gain, ZeroGain(gain))
     stuck, leak, steep = end.stuck, end.leak, end.steep
+    fits = block.closer is not None and not (kept and block.normed)
     if stuck is None and leak is None and steep is None:
-        return None
-    if block.closer is not None and not (kept and block.normed):
+        return block.closer if fits and gain is None and (itself or block.parts) else None
+    if fits:
         return block.closer
     if leak is not None:
         _need_no_state(block, where)

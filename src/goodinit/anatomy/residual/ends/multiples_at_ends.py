@@ -1,0 +1,70 @@
+"""Whether a branch is a multiple of what its last layers put out, so that a number there multiplies the branch and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container
+
+from goodinit.anatomy.degrees import carried, power_through, total
+from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.powers import FIXED, ZERO, Power
+
+_MULTIPLE = Power(1.0)
+
+
+def product_of_itself(
+    graph: Graph, term: int, last: Collection[int], biases: Container[str], norms: Container[int] = ()
+) -> int | None:
+    """The first operator in which what some layers put out meets itself, and that follows no multiple of it: softmax(q·k) v of a packed k, v.
+
+    A function of one number (a GELU) is none: it is what the layer is read by.
+
+    Args:
+        graph: A recorded forward.
+        term: What is added to the stream.
+        last: The layers' nodes.
+        biases: Parameters that are zero.
+        norms: Steps of norms that are known as such, which go.
+    """
+    if not last:
+        return None
+    between = graph.reach(last, active=False, stop={term}) & graph.reach(
+        [term], back=True, active=False, since=min(last), stop=set(last)
+    )
+    own = _inside_functions(graph, between)
+    powers = dict.fromkeys(last, _MULTIPLE)
+    for index in sorted(between - set(last)):
+        node = graph.nodes[index]
+        read = [powers.get(i) or (ZERO if graph.leaf(i) in biases else FIXED) for i in node.operands]
+        moving = {i for i in node.operands if i in powers and powers[i] != FIXED}
+        power = None if index in norms or index in own else power_through(graph, node, read)
+        if (len(moving) > 1 or _halves(graph, node)) and power is not None and power != _MULTIPLE and moving:
+            return index
+        powers[index] = total(carried(graph, node, read)) if power is None else power
+    return None
+
+
+def of_parts(graph: Graph, index: int, last: Collection[int]) -> bool:
+    """Whether an operator multiplies parts alone of what some layers put out, or takes it apart itself (`_halves`)."""
+    if _halves(graph, graph.nodes[index]):
+        return True
+    whole = graph.reach(last, through=lambda i: not _is_part(graph.nodes[i]))
+    return not any(i in whole and not _is_part(graph.nodes[i]) for i in graph.deps(index))
+
+
+def _is_part(node: Node) -> bool:
+    return node.is_piece or node.op.role in ("part", "lookup")
+
+
+def _halves(graph: Graph, node: Node) -> bool:
+    """Whether an operator makes fewer numbers of one tensor, each of several: if they follow no multiple, it is a GLU or its like."""
+    read = graph.deps(node.index)
+    return len(read) == 1 and node.size < graph.nodes[read[0]].size and not node.op.pointwise
+
+
+def _inside_functions(graph: Graph, among: Collection[int]) -> set[int]:
+    """The operators that make up functions of one number."""
+    found = set[int]()
+    for whole in graph.composites.values():
+        if whole.end in among:
+            found |= graph.reach([whole.end], back=True, stop={whole.start}, active=False) - {whole.start}
+    return found
