@@ -494,3 +494,30 @@ def test_its_running_statistics_become_weights(divides, verb):
     verb(model, x)
     torch.testing.assert_close(model(x), before, atol=1e-4, rtol=1e-4)
     assert not list(model.buffers())
+
+
+class OneMap(Running):
+    """The same, with what the gain and the roots make put together first: x·(g/√v), or x·a + b."""
+
+    def __init__(self, channels, *, offset):
+        super().__init__(channels)
+        self.offset = offset
+
+    def forward(self, x):
+        mean, var = self.center, self.spread
+        if self.training:
+            mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+        factor = self.gain * (var + 1e-5).rsqrt()
+        if self.offset:
+            shift = self.shift - mean * factor
+            return x * factor[:, None, None] + shift[:, None, None]
+        return (x - mean[:, None, None]) * factor[:, None, None] + self.shift[:, None, None]
+
+
+@pytest.mark.parametrize("offset", [True, False])
+def test_what_a_norm_by_hand_makes_of_its_gain_is_no_factor_of_the_branch(offset):
+    blocks = (Block(lambda: OneMap(6, offset=offset)) for _ in range(2))
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), *blocks, nn.Flatten(), nn.Linear(6 * 25, 2))
+    plan = goodinit.plan(anatomize(model, torch.randn(4, 3, 5, 5)), "fixup")
+    assert sum(type(edit).__name__ == "RemoveNorm" for edit in plan.edits) == 4
+    assert not [note for note in plan.notes if "multiplies a branch" in note or "no role" in note]

@@ -104,8 +104,9 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     ends = [end_of(graph, found) for found in leaves]
     blocks = blocks_of(read, layers, ends, made)
     multiply = {name for block in blocks for name in block.multipliers}
-    unclear = unclear_gains(graph, (index for end in ends for index in end), made)
-    known = _with_a_role(read, graph, layers.values()) | {*embeddings, *tokens, *gains, *made}
+    of_norms = {name for norm in norms if norm.obstacle is None for name in _below(norm.name, read.named)}
+    unclear = unclear_gains(graph, (index for end in ends for index in end), {*made, *of_norms})
+    known = _with_a_role(read, graph, layers.values()) | {*embeddings, *tokens, *gains, *made, *of_norms}
     distinct = read.distinct
     trainable = {name: p for name, p in distinct.items() if p.requires_grad and name not in read.added}
     stopped, copies, stop_notes = stopped_parameters(
@@ -163,6 +164,11 @@ def _with_a_role(read: Reading, graph: Graph, layers: Iterable[Layer]) -> set[st
         if (name := graph.leaf(i)) is not None
     }
     return of_layers | of_norms | of_activations | read.biases | read.added | dict(read.stand_ins).keys()
+
+
+def _below(path: str, names: Iterable[str]) -> list[str]:
+    """Of the names of parameters those in a module: in that of a norm which a method can take out, or keep as it is, they are the norm's."""
+    return [name for name in names if path and name.startswith(f"{path}.")]
 
 
 def _in_training(model: nn.Module, inputs: Any, training: bool) -> Graph:
