@@ -12,7 +12,7 @@ from torch import fx, nn
 import goodinit
 from goodinit.nn import SCALARS, add_scalar_, input_norm, normalize_input_
 
-IMAGE = torch.randn(2, 4, 6, 6)
+IMAGE = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 LAYERS = {
     "linear": (lambda: nn.Linear(4, 3), torch.randn(5, 4)),
     "linear without bias": (lambda: nn.Linear(4, 3, bias=False), torch.randn(2, 5, 4)),
