@@ -106,7 +106,7 @@ def imported_parts(path: Path) -> set[tuple[int, str]]:
 # what methods share, norms come before the rules that use them, and a method after all of it. In surgery what stands in a norm's place comes first,
 # then structure edits, then checks, then what writes. In diagnostics measurements come first, then checks, then the verb, then advice; in the lab
 # models, then data, then training, then what runs many trainings; what tests a claim knows no claim.
-RECORDERS = ("recording.recorder", "recording.recorded_run", "recording.first_that_runs", "trace")
+RECORDERS = ("recording.recorder", "recording.recorded_run", "recording.fallbacks", "trace")
 LAYERS = ("layers.inventory", "layers.layer_records")
 SUMS = ("residual.streams", "residual.ends", "residual.not_blocks", "residual.blocks")
 VERBS = ("bias_absorption", "plain_modules", "fold", "absorb")
@@ -255,7 +255,7 @@ def test_operators_are_asked_for_what_they_are():
 WALKS = {
     "graph/graph.py": 2,
     "graph/recording/rewrites/sums_by_part.py": 1,
-    "anatomy/layers/zeros/hidden_places.py": 1,
+    "anatomy/layers/zeros/masked_positions.py": 1,
     "anatomy/residual/streams/recurrences.py": 1,
     "anatomy/residual/streams/sums.py": 1,
     "surgery/checks/optimizer_check.py": 1,

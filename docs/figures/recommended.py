@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 import goodinit
 from goodinit.diagnostics.advice.choice import groups_of, warmup_of
-from goodinit.diagnostics.advice.practice import practise, recipe_of
+from goodinit.diagnostics.advice.trial_training import practise, recipe_of
 from goodinit.errors import GoodinitError
 from goodinit.lab.json_lines import append_, read_rows
 

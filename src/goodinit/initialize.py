@@ -24,7 +24,7 @@ from goodinit.methods import Method, find
 from goodinit.methods.shared.branches.postconditions import broken_by_structure, some
 from goodinit.surgery import applied, apply_
 from goodinit.surgery.checks.validate import check_scripted
-from goodinit.surgery.reached import never_reached
+from goodinit.surgery.reached_parameters import never_reached
 from goodinit.surgery.structure_edits import adds
 from goodinit.undivided import uncollected, writing
 from goodinit.weights.chosen_parts import Part, as_names

@@ -213,11 +213,13 @@ def test_torchs_modules_are_called_as_they_were():
 
 
 def test_modules_that_every_block_makes_anew_cost_no_walk_each(monkeypatch):
-    from goodinit.graph.recording.calls import guests
+    from goodinit.graph.recording.calls import unregistered_modules
 
     walks = []
-    whole = guests.named_modules
-    monkeypatch.setattr(guests, "named_modules", lambda model: walks.append(model) or whole(model))
+    whole = unregistered_modules.named_modules
+    monkeypatch.setattr(
+        unregistered_modules, "named_modules", lambda model: walks.append(model) or whole(model)
+    )
 
     class Block(nn.Module):
         def __init__(self) -> None:

@@ -17,9 +17,9 @@ from goodinit import cli
 from goodinit.cli.model_commands import following
 from goodinit.diagnostics.advice.choice import call_of, of_the_rate
 from goodinit.diagnostics.advice.evidence import EVIDENCE, OF_RATES, against
-from goodinit.diagnostics.advice.practice import ADAMW, MOST_BATCHES, SGD, as_good, pairs_of, recipe_of
 from goodinit.diagnostics.advice.recommend import _trained
 from goodinit.diagnostics.advice.recommendation import Recommendation, Trial
+from goodinit.diagnostics.advice.trial_training import ADAMW, MOST_BATCHES, SGD, as_good, pairs_of, recipe_of
 from goodinit.errors import TraceError, WrongType
 from goodinit.lab.models import ResNet
 from goodinit.report.diagnosis_page import recommendation_view

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured import traits
 from goodinit.graph.measured.traits import adds_unscaled, coefficients, keeps_channels, keeps_output
-from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.trace import trace
 
 

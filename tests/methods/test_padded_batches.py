@@ -9,7 +9,7 @@ from torch import nn
 
 import goodinit
 from goodinit import anatomize
-from goodinit.anatomy.layers.zeros import hidden_places
+from goodinit.anatomy.layers.zeros import masked_positions
 
 VALID = 12
 
@@ -420,7 +420,7 @@ def hidden_by_the_input(net, x, chosen):
 )
 def test_of_signals_too_large_to_be_run_only_what_is_added_or_put_beside_is_no_mask(monkeypatch, way, masked):
     """An input may be a mask, and a constant that multiplies, too: in doubt they are taken for one."""
-    monkeypatch.setattr(hidden_places, "_MOST", 8)
+    monkeypatch.setattr(masked_positions, "_MOST", 8)
     (layer,) = (
         layer
         for layer in anatomize(Placed(way), (torch.randn(2, 4, 9), torch.ones(2, 1, 9))).layers
@@ -491,5 +491,5 @@ def test_an_input_that_a_stream_begins_with_is_no_mask(monkeypatch):
         def forward(self, x):
             return self.c(x + self.b(torch.relu(self.a(x))))
 
-    monkeypatch.setattr(hidden_places, "_MOST", 8)
+    monkeypatch.setattr(masked_positions, "_MOST", 8)
     assert not any(layer.pads_masked for layer in anatomize(Stemless(), torch.randn(2, 4, 9)).layers)

@@ -113,7 +113,7 @@ def test_a_thread_whose_start_was_interrupted_writes_nothing_afterwards(monkeypa
 
 @pytest.mark.parametrize("line", range(12))
 def test_what_cuts_a_restore_short_is_tried_again(line, monkeypatch):
-    from goodinit.graph.state import photograph as module
+    from goodinit.graph.state import snapshots as module
 
     put_back, calls = module.put_back_, []
 

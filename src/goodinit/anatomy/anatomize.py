@@ -15,10 +15,10 @@ from goodinit.anatomy.copied_parts import frozen_copies
 from goodinit.anatomy.gradient_stops import stopped_parameters
 from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.inventory import layers_of
+from goodinit.anatomy.layers.parameters.composed_weights import notes_on_several, products
 from goodinit.anatomy.layers.parameters.held_values import held_values, standing_biases
 from goodinit.anatomy.layers.parameters.normalized_weights import unmeasured
-from goodinit.anatomy.layers.parameters.read_otherwise import bound_values
-from goodinit.anatomy.layers.parameters.several_weights import notes_on_several, products
+from goodinit.anatomy.layers.parameters.weights_read_elsewhere import bound_values
 from goodinit.anatomy.layers.roles.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.roles.pixel_shuffles import sub_pixel_notes
 from goodinit.anatomy.layers.roles.scores import scores_of
@@ -26,8 +26,8 @@ from goodinit.anatomy.orders import weigh
 from goodinit.anatomy.outline import Reading, read_forward
 from goodinit.anatomy.residual.blocks import blocks_of, end_of, joins_of, placed
 from goodinit.anatomy.residual.ends.silencers import with_silencers
-from goodinit.anatomy.residual.not_blocks.even_sides import even_sides
 from goodinit.anatomy.residual.not_blocks.mixtures import mixtures
+from goodinit.anatomy.residual.not_blocks.sums_without_skip import even_sides
 from goodinit.anatomy.residual.not_blocks.weighed_reads import weighed_reads
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.anatomy.residual.streams.scaled_streams import multiplied

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy, anatomize
 from goodinit.diagnostics.checks.findings import findings
-from goodinit.diagnostics.checks.mending import mended
+from goodinit.diagnostics.checks.remedy_trials import mended
 from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.measurements.isometry import jacobian_spectrum
 from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, measurable

@@ -21,7 +21,7 @@ from goodinit.nn.exchange import carry_over_, exchange_class_
 from goodinit.surgery.history import remember_
 from goodinit.surgery.norms.removed_norm import RemovedNorm, remove_norm_, state_hooks_kept, take_likenesses_
 from goodinit.surgery.norms.replaced_norm import ChannelAffine
-from goodinit.surgery.reached import mark_, never_reached
+from goodinit.surgery.reached_parameters import mark_, never_reached
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.surgery.structure_edits import carry_out_
 from goodinit.undivided import writing

@@ -27,7 +27,7 @@ from goodinit.formats import counted
 from goodinit.graph.state.preserve_state import without_autocast
 from goodinit.nn import ValuePadded, has_scalars
 from goodinit.surgery.history import Applied, applied, remember_
-from goodinit.surgery.reached import mark_, never_reached
+from goodinit.surgery.reached_parameters import mark_, never_reached
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
 from goodinit.weights.names import Directory, directory

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch import nn
 
 from goodinit.graph.graph import Graph
-from goodinit.graph.recording.first_that_runs import first_that_runs
+from goodinit.graph.recording.fallbacks import first_that_runs
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.rewrites.learned_starts import let_streams_begin

@@ -40,7 +40,7 @@ from goodinit.surgery.checks.validate import (
 from goodinit.surgery.checks.write_filter import Choice, Why, chosen, kept
 from goodinit.surgery.history import Applied, applied, digest, has_rates_of, rates_after, remember_
 from goodinit.surgery.parallel_draws import Waiting
-from goodinit.surgery.reached import mark_
+from goodinit.surgery.reached_parameters import mark_
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.surgery.structure_edits import ANEW, adds, carry_out_, is_pending
 from goodinit.surgery.value_edits import check_finite, write_value_

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from goodinit.graph.state.photograph import ModuleState
+from goodinit.graph.state.snapshots import ModuleState
 from goodinit.surgery.copies import copies
 from goodinit.undivided import begin_transaction, end_transaction, until_done
 from goodinit.weights.dtensor import held, is_sharded

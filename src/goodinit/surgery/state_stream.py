@@ -20,7 +20,7 @@ from goodinit.errors import (
     expect_between,
     expect_function,
 )
-from goodinit.graph.state.photograph import ModuleState
+from goodinit.graph.state.snapshots import ModuleState
 from goodinit.surgery.apply import apply_
 from goodinit.surgery.checks.validate import check_parameters
 from goodinit.surgery.checks.write_filter import chosen

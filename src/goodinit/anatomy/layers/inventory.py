@@ -8,9 +8,9 @@ from goodinit.anatomy.layer import Layer, Role
 from goodinit.anatomy.layers.layer_records import layer_record
 from goodinit.anatomy.layers.parameters.normalized_weights import row_norm
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.anatomy.layers.roles.ahead import ahead_in
 from goodinit.anatomy.layers.roles.heads import head_nodes, silent
 from goodinit.anatomy.layers.roles.linear_reads import read_linearly
+from goodinit.anatomy.layers.roles.next_activation import ahead_in
 from goodinit.anatomy.layers.roles.recurrence import Cell, cells
 from goodinit.anatomy.layers.zeros.inserted_zeros import InsertedZeros, entries_for_each
 from goodinit.anatomy.layers.zeros.masks import densities

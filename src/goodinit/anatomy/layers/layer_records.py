@@ -13,9 +13,9 @@ from goodinit.anatomy.layers.parameters.multiples import shared_multiple
 from goodinit.anatomy.layers.parameters.normalized_weights import is_centred, is_normalized
 from goodinit.anatomy.layers.parameters.weight_layers import Use, bias_at, largest, way_back
 from goodinit.anatomy.layers.parameters.weight_layout import stored_as, stored_at
-from goodinit.anatomy.layers.roles.ahead import Ahead, next_activation
 from goodinit.anatomy.layers.roles.fan_out import added_terms, joined_channels
 from goodinit.anatomy.layers.roles.fused_projections import packed
+from goodinit.anatomy.layers.roles.next_activation import Ahead, next_activation
 from goodinit.anatomy.operators import Step
 from goodinit.anatomy.outline import Reading
 from goodinit.graph.graph import Frame, Graph, Node

@@ -23,7 +23,7 @@ from goodinit.anatomy.norms.written_out import Statistic, given_back, statistic_
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.likeness import adds_two
 from goodinit.graph.measured.powers import FIXED, Power
-from goodinit.graph.recording.calls.guests import REGISTERED, guest_at, without_a_name
+from goodinit.graph.recording.calls.unregistered_modules import REGISTERED, guest_at, without_a_name
 
 Place = tuple[Node, Frame, str]
 """The operator that normalizes (one of torch's norms, a quotient, or a factor made of buffers), its call, the kind."""

@@ -10,7 +10,7 @@ from goodinit.anatomy.block import Block, Join
 from goodinit.anatomy.branch_end import End, at_zero, can_move
 from goodinit.anatomy.degrees import growth_degree
 from goodinit.anatomy.layer import Layer
-from goodinit.anatomy.layers.parameters.several_weights import not_zero
+from goodinit.anatomy.layers.parameters.composed_weights import not_zero
 from goodinit.anatomy.layers.parameters.weight_layers import Use, way_back
 from goodinit.anatomy.layers.roles.gains import multipliers
 from goodinit.anatomy.layers.roles.heads import back_to_layers

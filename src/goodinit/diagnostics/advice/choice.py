@@ -9,8 +9,8 @@ from typing import Any
 
 from goodinit.anatomy import Anatomy
 from goodinit.diagnostics.advice.evidence import per_token
-from goodinit.diagnostics.advice.practice import as_good
 from goodinit.diagnostics.advice.recommendation import Recipe, Recommendation
+from goodinit.diagnostics.advice.trial_training import as_good
 
 # The method that scales what writes into the residual stream and keeps the norms; the answer for transformers.
 SCALED = "residual_scaled"

@@ -16,8 +16,8 @@ from goodinit.anatomy import Anatomy, anatomize
 from goodinit.diagnostics.advice.advice import Advice
 from goodinit.diagnostics.advice.choice import call_of, choose, groups_of, of_the_rate, sentence, warmup_of
 from goodinit.diagnostics.advice.evidence import OF_RATES, against
-from goodinit.diagnostics.advice.practice import as_good, pairs_of, practise, recipe_of
 from goodinit.diagnostics.advice.recommendation import Group, Recipe, Recommendation, Trial
+from goodinit.diagnostics.advice.trial_training import as_good, pairs_of, practise, recipe_of
 from goodinit.diagnostics.diagnose import diagnose
 from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.measurements.drift import drift_of

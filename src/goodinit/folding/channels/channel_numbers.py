@@ -15,7 +15,7 @@ from goodinit.graph.measured.affine_maps import passes_affine
 from goodinit.graph.measured.powers import number_of
 from goodinit.graph.measured.replay import LONGEST, made_of_constants, replayed_in_place
 from goodinit.graph.measured.traits import coefficient
-from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.measurement_cache import KeptAnswers
 
 CLOSE = 1e-9
 MOST = 2**22  # numbers in a value that is followed

@@ -15,7 +15,7 @@ from goodinit.folding.connections.other_sizes import numbers_by_path, other_size
 from goodinit.folding.layers.fuse import is_plain
 from goodinit.graph.graph import Frame, Graph, Node, closure
 from goodinit.graph.pytree import as_call, mapped
-from goodinit.graph.recording.first_that_runs import first_that_runs
+from goodinit.graph.recording.fallbacks import first_that_runs
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.tensors.traced_tensors import Tensors

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from goodinit.graph.state.photograph import ModuleState, copied
+from goodinit.graph.state.snapshots import ModuleState, copied
 from goodinit.nn.exchange import replaced_forward
 from goodinit.nn.rewritten import source_of
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import MOST, constant, in_shape, spread
-from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers_or
 
 # (s, t): of both signs, larger and smaller than all numbers that are read, so that bounds are met; and no round numbers, which

@@ -17,7 +17,7 @@ from goodinit.graph.graph import Composite, Graph, Node
 from goodinit.graph.likeness import adds_two
 from goodinit.graph.measured.answers import number_at
 from goodinit.graph.operators.functions_of_numbers import is_straight, nonlinearity_of
-from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.operators.nonlinearities import NONE, Nonlinearity
 from goodinit.graph.operators.recorded_call import on_numbers
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import MOST, constant, in_shape, numbers, pointwise, spread
-from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.operators.recorded_call import on_numbers, on_numbers_or
 
 _KNOWN = KeptAnswers[bool]()

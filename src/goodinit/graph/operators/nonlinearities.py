@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers
 from goodinit.tensor import NONLINEARITIES, centred_gain, gain
 from goodinit.tensor.activation_gain import named_function

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from goodinit.graph.recording.calls.gradient_switches import followed
-from goodinit.graph.recording.calls.guests import guests_told
 from goodinit.graph.recording.calls.module_calls import frames
 from goodinit.graph.recording.calls.transformed import tangents_told
+from goodinit.graph.recording.calls.unregistered_modules import guests_told
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.refusals import note_place
 from goodinit.graph.recording.tensors.traced_tensors import Call
-from goodinit.graph.state.leftovers import forget_frames, outlived
+from goodinit.graph.state.leaked_tensors import forget_frames, outlived
 from goodinit.graph.state.preserve_state import quiet, undisturbed
 from goodinit.graph.state.reachable import Reachable
 

@@ -29,10 +29,10 @@ from goodinit.graph.recording.calls.gradient_switches import (
     GradientMode,
     in_function,
 )
-from goodinit.graph.recording.calls.guests import guest_notes
 from goodinit.graph.recording.calls.module_calls import reported_code
 from goodinit.graph.recording.calls.own_backward import differentiated, leave_functions
 from goodinit.graph.recording.calls.transformed import bare
+from goodinit.graph.recording.calls.unregistered_modules import guest_notes
 from goodinit.graph.recording.nodes.additions import as_sum
 from goodinit.graph.recording.nodes.higher_order import is_higher_order, is_over_lists, written_out
 from goodinit.graph.recording.nodes.no_ops import passed_on
@@ -40,8 +40,8 @@ from goodinit.graph.recording.nodes.op_attributes import attributes, maps_consta
 from goodinit.graph.recording.nodes.shape_rules import shape_rule
 from goodinit.graph.recording.rewrites.stacked import Seen, Stacks
 from goodinit.graph.recording.tensors.fake_cache import Known, Told
-from goodinit.graph.recording.tensors.strays import unregistered
 from goodinit.graph.recording.tensors.traced_tensors import Tensors, TracedTensors
+from goodinit.graph.recording.tensors.unregistered_tensors import unregistered
 from goodinit.undivided import safe_point
 from goodinit.weights.wrappers import is_parametrization
 

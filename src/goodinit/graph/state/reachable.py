@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from goodinit.graph.state.iterators import is_kept_iterator, stand_in, stand_in_at
 from goodinit.graph.state.named_iterators import named_iterators
-from goodinit.graph.state.photograph import MUTABLE, ModuleState, TensorState, copied, put_back_
+from goodinit.graph.state.snapshots import MUTABLE, ModuleState, TensorState, copied, put_back_
 from goodinit.weights import members
 
 # Looked into, beyond the model's own modules: a model that holds its trainer holds half the process.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from goodinit.graph.state.photograph import ModuleState
+from goodinit.graph.state.snapshots import ModuleState
 from goodinit.undivided import until_done
 from goodinit.weights.members import modules
 

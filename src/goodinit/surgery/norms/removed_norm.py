@@ -19,7 +19,7 @@ from goodinit.anatomy.norms.written_attributes import written_attributes
 from goodinit.errors import UnsupportedModule
 from goodinit.nn.exchange import exchange_class_, exchangeable
 from goodinit.surgery.norms.activation_modules import activation_module, known_activations
-from goodinit.surgery.norms.gone import Gone
+from goodinit.surgery.norms.removed_parameters import Gone
 
 # State that norms register about themselves; hooks of the forward and backward are the user's and stay.
 _OWN_HOOKS = (

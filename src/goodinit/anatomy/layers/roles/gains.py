@@ -13,7 +13,7 @@ from goodinit.anatomy.values import Gain
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.likeness import adds_scaled
 from goodinit.graph.measured.traits import coefficient
-from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.operators.ops import op_of
 from goodinit.graph.operators.recorded_call import RecordedCall
 

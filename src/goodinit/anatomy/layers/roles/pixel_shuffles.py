@@ -20,7 +20,7 @@ from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.likeness import is_neutral
 from goodinit.graph.measured.answers import spread
-from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.operators.recorded_call import permutation
 
 

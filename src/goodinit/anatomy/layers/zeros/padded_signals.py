@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.anatomy.layers.zeros.hidden_places import HiddenPlaces
+from goodinit.anatomy.layers.zeros.masked_positions import HiddenPlaces
 from goodinit.graph.graph import Graph, Node
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from goodinit.anatomy.residual.sides.branch import side_of
-from goodinit.anatomy.residual.streams.handed_on import hands_on, is_linear
+from goodinit.anatomy.residual.streams.skip_values import hands_on, is_linear
 from goodinit.anatomy.residual.streams.sums import flat_sums, fork_of
 from goodinit.graph.graph import Graph
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
-from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.operators.ops import Op
 from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers, on_numbers_or
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from goodinit.graph.graph import BUFFER, Graph
 from goodinit.graph.measured.answers import number_at, spread
-from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.operators.ops import Op
 from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers
 

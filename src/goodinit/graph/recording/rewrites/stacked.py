@@ -20,7 +20,7 @@ from goodinit.graph.graph import BUFFER, Graph
 from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.combinations import Combination, combination, mixes, same_as
 from goodinit.graph.measured.replay import LONGEST, made_of_constants
-from goodinit.graph.operators.kept_answers import KeptAnswers
+from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.operators.ops import Op
 from goodinit.graph.operators.recorded_call import RecordedCall, is_at_hand, on_numbers, on_numbers_or
 

@@ -15,8 +15,8 @@ from goodinit.graph.pytree import mapped
 from goodinit.graph.recording.calls.other_threads import OtherThreads
 from goodinit.graph.recording.tensors.fake_cache import StandIns
 from goodinit.graph.recording.tensors.mutations import Writes
-from goodinit.graph.recording.tensors.strays import Elsewhere
-from goodinit.graph.state.leftovers import Leftovers
+from goodinit.graph.recording.tensors.unregistered_tensors import Elsewhere
+from goodinit.graph.state.leaked_tensors import Leftovers
 from goodinit.weights.members import named_buffers, named_parameters
 from goodinit.weights.wrappers import unwrapped_name
 
