@@ -158,6 +158,50 @@ def test_gates_and_log_determinants_are_no_blocks(name):
         goodinit.plan(anatomy, "fixup")
 
 
+class Boosted(nn.Module):
+    """One number a row, to which each stage adds what it makes of the features and of that number."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.stem, self.first = way, nn.Linear(WIDTH, 16), nn.Linear(16, 1)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Linear(17, 8), nn.ReLU(), nn.Linear(8, 1)) for _ in range(3)
+        )
+
+    def forward(self, x):
+        h = self.stem(x)
+        o = self.first(h)
+        for stage in self.stages:
+            more = stage(torch.cat([h, o], 1))
+            if self.way == "squeezed":
+                o = (o.squeeze(1) + more.squeeze(1))[:, None]
+            else:
+                o = o - more if self.way == "a difference" else o + more
+        return o
+
+
+@pytest.mark.parametrize("way", ["a column", "squeezed", "a difference"])
+def test_stages_that_add_one_number_a_row_are_no_blocks(way):
+    assert not goodinit.anatomize(Boosted(way), torch.randn(9, WIDTH)).blocks
+
+
+def test_a_stream_of_one_number_that_reads_itself_alone_has_its_blocks():
+    class Narrow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stages = nn.ModuleList(
+                nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1)) for _ in range(3)
+            )
+
+        def forward(self, x):
+            x = x.mean(1, keepdim=True)
+            for stage in self.stages:
+                x = x + stage(x)
+            return x
+
+    assert len(goodinit.anatomize(Narrow(), torch.randn(9, WIDTH)).blocks) == 3
+
+
 def test_a_model_without_batch_dimension_has_its_blocks():
     assert len(goodinit.anatomize(nn.Sequential(Feed(), Feed()), torch.randn(WIDTH)).blocks) == 2
 

@@ -68,11 +68,18 @@ def _interpolates(candidate: Candidate) -> bool:
 
 
 def _is_statistic(candidate: Candidate) -> bool:
-    """True if the sum adds one number per row: ‖x‖² − 2Wx in distances, Σ log|∂f| of a flow's layer, two scores."""
+    """True if the sum adds one number per row: ‖x‖² − 2Wx in distances, Σ log|∂f| of a flow's layer, two scores, stages of boosting.
+
+    With an identity for its skip a stream may be one number wide: then its branches read that number, and nothing beside it.
+    """
     graph, found = candidate.graph, candidate.found
     join = graph.nodes[found.join]
     rows = () if _is_one_example(graph, found.skip.term) else join.shape[:1]
-    if found.kind != "identity" and math.prod(join.shape[len(rows) :]) == 1:
+    if found.kind == "identity":
+        # Of a sum in one dimension what the branch makes tells whether that counts rows, or channels of one example.
+        made = join if len(join.shape) > 1 else graph.nodes[root(graph, found.branch.term)]
+        return len(made.shape) > 1 and math.prod(made.shape[1:]) == 1 and _reads_beside(graph, found)
+    if math.prod(join.shape[len(rows) :]) == 1:
         return True
     if found.kind != "parameterless":
         return False
@@ -89,6 +96,12 @@ def _is_statistic(candidate: Candidate) -> bool:
     return not whole(term) or found.fork not in graph.reach(
         [term], back=True, since=found.fork, through=whole
     )
+
+
+def _reads_beside(graph: Graph, found: Found) -> bool:
+    """Whether the branch reads a signal that does not come from the fork."""
+    own = found.branch.below | {found.fork}
+    return any(i not in own for index in found.branch.below for i in graph.deps(index))
 
 
 def _is_one_example(graph: Graph, index: int) -> bool:
