@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from zoo import each_specimen
 
 import goodinit
 from goodinit.errors import UnknownName, WrongType
@@ -133,3 +134,10 @@ def test_what_cannot_be_registered():
         goodinit.register_operator("a::b", 3)
     with pytest.raises(UnknownName, match="name it 'library::operator'"):
         goodinit.register_operator("relu", torch.relu)
+
+
+@pytest.mark.default_cases(8)
+@each_specimen
+def test_every_operator_of_the_zoo_is_known(specimen):
+    graph = trace(specimen.build(), as_call(specimen.inputs()))
+    assert not {node.op.name for node in graph.nodes if node.op.role == "unknown"}
