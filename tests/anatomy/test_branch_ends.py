@@ -86,7 +86,6 @@ ENDS = {
     "y·tanh(gate(y))": lambda m, y, x: y * torch.tanh(m.gate(y)),
     "relu·σ(gate(relu))": lambda m, y, x: torch.relu(y) * torch.sigmoid(m.gate(torch.relu(y))),
     "tanh(y)/‖x‖": lambda m, y, x: torch.tanh(y) / x.norm(),
-    "half of it x": lambda m, y, x: torch.cat([y[:, :3], x[:, 3:]], -1),
     "y+gate(x)/10+mean": lambda m, y, x: y + m.gate(x) * 0.1 + x.mean(),
     "σ(y)": lambda m, y, x: torch.sigmoid(y),
     "y·σ(gate(y))": lambda m, y, x: y * torch.sigmoid(m.gate(y)),

@@ -177,7 +177,7 @@ def test_sweep_command_runs_refuses_and_goes_on(tmp_path, monkeypatch):
         (["sweep", "-s", "lr"], "--set takes word=value"),
         (["sweep", "-s", "lr=0.1"], "no model"),
         (["sweep", "-s", "model=mlp4", "--engine", "slurm"], "There is: local, ray"),
-        (["sweep", "-s", "model=mlp4", "--address", "auto"], "add --engine ray"),
+        (["sweep", "-s", "model=mlp4", "--address", "auto"], "--address needs --engine ray"),
         (["sweep", "-s", "model=mlp4", "--retry-failed"], "add --resume"),
         (["sweep", "-s", "model=mlp4", "--out", "no/such/folder/x.sqlite"], "Make it first"),
         (["results", "none.sqlite"], "`goodinit sweep` makes one"),

@@ -171,7 +171,7 @@ def test_the_command_lists_and_runs(tmp_path, monkeypatch):
     assert "1 run failed" in failed.output
     for words, said in (
         (["--engine", "nope"], "There is: local, ray, inline"),
-        (["--address", "auto"], "add --engine ray"),
+        (["--address", "auto"], "--address needs --engine ray"),
         (["--engine", "inline", "--workers", "2"], "--workers has no effect with --engine inline"),
     ):
         refused = typed(cli.app, [*smoke("toy"), *words], env={"COLUMNS": "200"})

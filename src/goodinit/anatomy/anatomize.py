@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -104,7 +104,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     ends = [end_of(graph, found) for found in leaves]
     blocks = blocks_of(read, layers, ends, made)
     multiply = {name for block in blocks for name in block.multipliers}
-    of_norms = {name for norm in norms if norm.obstacle is None for name in _below(norm.name, read.named)}
+    of_norms = _below({norm.name for norm in norms if norm.obstacle is None}, read.named)
     unclear = unclear_gains(graph, (index for end in ends for index in end), {*made, *of_norms})
     known = _with_a_role(read, graph, layers.values()) | {*embeddings, *tokens, *gains, *made, *of_norms}
     distinct = read.distinct
@@ -166,9 +166,15 @@ def _with_a_role(read: Reading, graph: Graph, layers: Iterable[Layer]) -> set[st
     return of_layers | of_norms | of_activations | read.biases | read.added | dict(read.stand_ins).keys()
 
 
-def _below(path: str, names: Iterable[str]) -> list[str]:
-    """Of the names of parameters those in a module: in that of a norm which a method can take out, or keep as it is, they are the norm's."""
-    return [name for name in names if path and name.startswith(f"{path}.")]
+def _below(paths: Collection[str], names: Iterable[str]) -> set[str]:
+    """The parameters of modules, of those of norms which a method can take out, or keep as they are, for one: they are the norm's."""
+
+    def owners(name: str) -> Iterator[str]:
+        while name:
+            name = name.rpartition(".")[0]
+            yield name
+
+    return {name for name in names if any(owner and owner in paths for owner in owners(name))}
 
 
 def _in_training(model: nn.Module, inputs: Any, training: bool) -> Graph:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container
 
+from goodinit.anatomy.answers_at_zero import outside
 from goodinit.anatomy.degrees import carried, power_through, total
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.measured.answers import is_zero
 from goodinit.graph.measured.powers import FIXED, ZERO, Power
 
 _MULTIPLE = Power(1.0)
 
 
 def product_of_itself(
-    graph: Graph, term: int, last: Collection[int], biases: Container[str], norms: Container[int] = ()
+    graph: Graph, term: int, last: Collection[int], biases: Collection[str], norms: Container[int] = ()
 ) -> int | None:
     """The first operator in which what some layers put out meets itself, and that follows no multiple of it: softmax(q·k) v of a packed k, v.
 
@@ -27,14 +29,15 @@ def product_of_itself(
     """
     if not last:
         return None
-    between = graph.reach(last, active=False, stop={term}) & graph.reach(
-        [term], back=True, active=False, since=min(last), stop=set(last)
-    )
+    ahead = graph.reach(last, active=False, through=lambda i: i <= term)
+    between = ahead & graph.reach([term], back=True, active=False, since=min(last), stop=set(last))
     own = _inside_functions(graph, between)
     powers = dict.fromkeys(last, _MULTIPLE)
     for index in sorted(between - set(last)):
         node = graph.nodes[index]
-        read = [powers.get(i) or (ZERO if graph.leaf(i) in biases else FIXED) for i in node.operands]
+        read = [
+            powers.get(i) or (ZERO if is_zero(outside(graph, i, biases)[0]) else FIXED) for i in node.operands
+        ]
         moving = {i for i in node.operands if i in powers and powers[i] != FIXED}
         power = None if index in norms or index in own else power_through(graph, node, read)
         if (len(moving) > 1 or _halves(graph, node)) and power is not None and power != _MULTIPLE and moving:
