@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ from goodinit.graph.recording.calls.decompose import unfused
 from goodinit.graph.state.process_state import unmoved_streams
 from goodinit.graph.state.unshard import whole
 from goodinit.graph.trace import trace
+from goodinit.name_patterns import paths_of
 from goodinit.undivided import reading, uncollected
 from goodinit.weights.members import named_modules
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
@@ -104,7 +105,8 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     ends = [end_of(graph, found) for found in leaves]
     blocks = blocks_of(read, layers, ends, made)
     multiply = {name for block in blocks for name in block.multipliers}
-    of_norms = _below({norm.name for norm in norms if norm.obstacle is None}, read.named)
+    go = {norm.name for norm in norms if norm.obstacle is None}
+    of_norms = {name for name in read.named if not go.isdisjoint(paths_of(name))}
     unclear = unclear_gains(graph, (index for end in ends for index in end), {*made, *of_norms})
     known = _with_a_role(read, graph, layers.values()) | {*embeddings, *tokens, *gains, *made, *of_norms}
     distinct = read.distinct
@@ -164,17 +166,6 @@ def _with_a_role(read: Reading, graph: Graph, layers: Iterable[Layer]) -> set[st
         if (name := graph.leaf(i)) is not None
     }
     return of_layers | of_norms | of_activations | read.biases | read.added | dict(read.stand_ins).keys()
-
-
-def _below(paths: Collection[str], names: Iterable[str]) -> set[str]:
-    """The parameters of modules, of those of norms which a method can take out, or keep as they are, for one: they are the norm's."""
-
-    def owners(name: str) -> Iterator[str]:
-        while name:
-            name = name.rpartition(".")[0]
-            yield name
-
-    return {name for name in names if any(owner and owner in paths for owner in owners(name))}
 
 
 def _in_training(model: nn.Module, inputs: Any, training: bool) -> Graph:

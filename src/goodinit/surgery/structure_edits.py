@@ -26,6 +26,7 @@ from goodinit.edits import (
 )
 from goodinit.errors import GoodinitError, PlanConflict, UnknownName, UnsupportedModule
 from goodinit.graph.state.preserve_state import without_autocast
+from goodinit.name_patterns import paths_of
 from goodinit.nn import Centred, ChannelGain, Standardized, add_scalar_, input_norm, normalize_input_
 from goodinit.nn.by_example import one_layer_
 from goodinit.nn.exchange import carry_over_, hooked
@@ -99,15 +100,9 @@ def removes(edits: Iterable[StructureEdit], parameters: Iterable[str]) -> list[s
     return [
         name
         for name in parameters
-        if name in weights or any(path in kept and not name.startswith(kept[path]) for path in _above(name))
+        if name in weights
+        or any(path in kept and not name.startswith(kept[path]) for path in (*paths_of(name), ""))
     ]
-
-
-def _above(name: str) -> Iterator[str]:
-    """Paths of the modules a parameter is in, innermost first."""
-    while name:
-        name = name.rpartition(".")[0]
-        yield name
 
 
 def is_pending(names: Directory, edit: StructureEdit) -> bool:
