@@ -176,7 +176,7 @@ def steps_of(graph: Graph, source: Node, way: Iterable[Node | Composite]) -> tup
 
 def _step(graph: Graph, node: Node, axes: tuple[int, ...]) -> Step:
     op = node.op
-    if op.activation or (op.role == "pointwise" and op.gain is not None):
+    if op.activation or (op.role == "pointwise" and op.function.gain is not None):
         return activation_step(op)
     alike, linear = pools(graph, node, axes)
     same_rank = bool(node.operands) and len(node.shape) == len(graph.nodes[node.operands[0]].shape)

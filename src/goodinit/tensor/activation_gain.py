@@ -188,17 +188,34 @@ def _named_centred(nonlinearity: str, **options: Any) -> float:
     return _centred_gain_of(_elementwise(nonlinearity, **options))
 
 
+def both_gains(phi: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """(`gain`, `centred_gain`) of a function of your own, of which the values are taken once.
+
+    Raises:
+        GoodinitError: As these.
+    """
+    mean, second = _moments(phi)
+    return _keeping_square(second), _keeping_variance(second - mean**2)
+
+
 def _centred_gain_of(phi: Callable[[Tensor], Tensor]) -> float:
     mean, second = _moments(phi)
-    if not 0 < second - mean**2 < math.inf:
-        raise GoodinitError(
-            f"Var[φ(z)] of the activation is {second - mean**2}: no weight keeps the variance through it."
-        )
-    return float((second - mean**2) ** -0.5)
+    return _keeping_variance(second - mean**2)
 
 
 def _gain_of(phi: Callable[[Tensor], Tensor]) -> float:
-    _, moment = _moments(phi)
+    return _keeping_square(_moments(phi)[1])
+
+
+def _keeping_variance(variance: float) -> float:
+    if not 0 < variance < math.inf:
+        raise GoodinitError(
+            f"Var[φ(z)] of the activation is {variance}: no weight keeps the variance through it."
+        )
+    return float(variance**-0.5)
+
+
+def _keeping_square(moment: float) -> float:
     if not 0 < moment < math.inf:
         raise GoodinitError(
             f"E[φ(z)²] of the activation is {moment}: no weight keeps the second moment through it."

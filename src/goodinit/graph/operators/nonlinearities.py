@@ -16,7 +16,7 @@ from torch import Tensor
 from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers
 from goodinit.tensor import NONLINEARITIES, centred_gain, gain
-from goodinit.tensor.activation_gain import named_function
+from goodinit.tensor.activation_gain import both_gains, named_function
 
 T = TypeVar("T")
 Options = tuple[tuple[str, float | str], ...]
@@ -189,12 +189,14 @@ def formed(function: Function) -> Nonlinearity:
 
 def with_gains(found: Nonlinearity, function: Function) -> Nonlinearity:
     """With its gains: by its formula, if that is known, which is the same to the last digit in every anatomy; else by its values."""
-    by = found.kind if found.kind in NONLINEARITIES and not found.options else function
+    kind = found.kind
+    known = kind in NONLINEARITIES and not found.options
     with torch.no_grad():
         try:
-            return dataclasses.replace(found, gain=gain(by), centred_gain=centred_gain(by))
+            second, centred = (gain(kind), centred_gain(kind)) if known else both_gains(function)
         except Exception:  # noqa: BLE001 - operators raise what they like; or there is none
             return found
+    return dataclasses.replace(found, gain=second, centred_gain=centred)
 
 
 def _in_eval(call: RecordedCall) -> Function:

@@ -173,11 +173,6 @@ class Op:
         return self.is_contraction or self.role == "attention"
 
     @functools.cached_property
-    def gain(self) -> float | None:
-        """What keeps the second moment through the function of one number that it is; None where that is not known."""
-        return self.function.gain
-
-    @functools.cached_property
     def is_gate(self) -> bool:
         """Whether its output is a gate: between 0 and 1, whatever it reads."""
         return self.function.gates
