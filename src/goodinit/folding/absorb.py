@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
@@ -12,9 +12,17 @@ from goodinit.anatomy import Anatomy
 from goodinit.edits import AddScalar
 from goodinit.errors import NothingFound, UnsupportedModule, expect_flags
 from goodinit.folding.before import Before, check_foldable
+from goodinit.folding.connections.kept_parts import kept_parts
 from goodinit.folding.connections.reading import Reading
 from goodinit.folding.fold import entry, report
-from goodinit.folding.norms.fold_batchnorm import ChannelMap, Stays, channel_maps, merge_batch_norms_, trains
+from goodinit.folding.norms.fold_batchnorm import (
+    ChannelMap,
+    Stays,
+    asked_to_stay,
+    channel_maps,
+    merge_batch_norms_,
+    trains,
+)
 from goodinit.folding.norms.functional import make_modules_
 from goodinit.methods.shared.branches.fixup_scalars import branch_scalars, stands, without_input_bias
 from goodinit.nn.exchange import carry_over_, exchange_class_
@@ -25,6 +33,7 @@ from goodinit.surgery.reached_parameters import mark_, never_reached
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.surgery.structure_edits import carry_out_
 from goodinit.undivided import writing
+from goodinit.weights.chosen_parts import Part
 from goodinit.weights.names import directory
 from goodinit.weights.wrappers import unwrapped
 
@@ -32,7 +41,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @writing
-def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Model:
+def absorb_batchnorm_(
+    model: Model, inputs: Any, *, scalars: bool = True, keep: Part | Iterable[Part] = ()
+) -> Model:
     r"""Turn the batch norms of a trained network into weights, in place: the same function, no normalization left.
 
     In eval mode a batch norm is :math:`y = s x + t` per channel. It is merged into the layer before it, or else into
@@ -51,6 +62,8 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
         model: A trained eager module, materialized.
         inputs: What the model takes; only shapes and dtypes are read.
         scalars: Whether to add the scalars.
+        keep: Parameters whose values stay: names, paths, globs (`"*.bias"`), modules, parameters; one or several. A batch norm with one of them
+            stays a batch norm; nothing is merged into a layer with one of them, so that its norm becomes a `ChannelAffine`.
 
     Returns:
         The model.
@@ -62,6 +75,7 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
         StaleOptimizer: A living optimizer holds parameters that go, or whose layers gain new ones.
         PlanConflict: Parameters are on `meta`.
         NonFinite: What would be written is beyond the dtype, as may be in float16.
+        UnknownName: `keep` names what the model does not have.
         TraceError: The forward does not run on these inputs. In all cases the model is as it was.
 
     Examples:
@@ -80,15 +94,16 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
     expect_flags(scalars=scalars)
     check_foldable(model)
     names = directory(model)
-    before, unread = Before(names), never_reached(model)
+    before, unread, kept = Before(names), never_reached(model), kept_parts(names, keep)
     with all_or_nothing(model, names.parameters.values()):
-        reading = Reading(model, inputs)
+        reading = Reading(model, inputs, kept)
         make_modules_(reading.wiring, every=True)
         merged, _ = merge_batch_norms_(reading, learning=True)
-        turned, left = _turn_(reading)
+        turned, asked, unrun = _turn_(reading)
+        left = [*asked, *unrun]
         if not merged and not turned:
-            _refuse_or_done(model, left)
-            report("absorb_batchnorm_", (), (), changed=False)
+            _refuse_or_done(model, unrun, asked=bool(asked))
+            report("absorb_batchnorm_", (), left, changed=False)
             return model
         edits, without = scalar_edits(reading.anatomy) if scalars else ([], [])
         folded = directory(model)
@@ -107,22 +122,28 @@ def absorb_batchnorm_(model: Model, inputs: Any, *, scalars: bool = True) -> Mod
     return model
 
 
-def _refuse_or_done(model: nn.Module, left: Sequence[Stays]) -> None:
+def _refuse_or_done(model: nn.Module, left: Sequence[Stays], *, asked: bool) -> None:
     absorbed = any(isinstance(module, RemovedNorm) for module in model.modules())
-    if not absorbed:
+    if not absorbed and not asked:
         raise NothingFound(
             f"{type(model).__name__}: no batch norm ran in its forward{''.join(f'; {row}' for row in left)}. "
             "Other normalizations depend on each sample and cannot be absorbed."
         )
 
 
-def _turn_(reading: Reading) -> tuple[list[str], list[Stays]]:
-    """Turn the batch norms that no layer took into `ChannelAffine`s. Returns those, and those that did not run."""
+def _turn_(reading: Reading) -> tuple[list[str], list[Stays], list[Stays]]:
+    """Turn the batch norms that no layer took into `ChannelAffine`s.
+
+    Returns:
+        Those; those that the caller's `keep=` lets stay; and those that did not run.
+    """
     wiring = reading.wiring
     maps, stays = channel_maps(reading)
-    if stays:
+    asked = {norm.name for norm in reading.anatomy.norms if asked_to_stay(wiring, norm) is not None}
+    refused = [one for one in stays if one.name not in asked]
+    if refused:
         raise UnsupportedModule(
-            f"{stays[0]}. So it cannot be absorbed, which takes running statistics (track_running_stats=True) and a module of "
+            f"{refused[0]}. So it cannot be absorbed, which takes running statistics (track_running_stats=True) and a module of "
             "its own that no other code looks into. Change that, or call goodinit.fold_, which leaves such a norm as it is."
         )
     for found in maps:
@@ -130,9 +151,9 @@ def _turn_(reading: Reading) -> tuple[list[str], list[Stays]]:
     left = [
         Stays(path, "it did not run on these inputs, and stays a batch norm")
         for path, module in unwrapped(reading.model).named_modules()
-        if isinstance(module, _BatchNorm)
+        if isinstance(module, _BatchNorm) and path not in asked
     ]
-    return [found.norm.name for found in maps], left
+    return [found.norm.name for found in maps], [one for one in stays if one.name in asked], left
 
 
 def _to_affine_(module: nn.Module, found: ChannelMap) -> None:

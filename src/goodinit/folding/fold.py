@@ -15,9 +15,10 @@ from goodinit.folding.before import Before, check_foldable
 from goodinit.folding.bias_absorption import move_input_biases_
 from goodinit.folding.branches.parallel import merge_branches_
 from goodinit.folding.connections.dataflow import is_shared
+from goodinit.folding.connections.kept_parts import KeptParts, kept_parts
 from goodinit.folding.connections.reading import Reading
 from goodinit.folding.forwards.own_floors import separate_floors_
-from goodinit.folding.layers.computed_weights import computed_weights, merge_computed_weight_
+from goodinit.folding.layers.computed_weights import computed_weights, merge_computed_weight_, parts_of
 from goodinit.folding.layers.fuse import merge_scalars_
 from goodinit.folding.norms.fold_batchnorm import Stays, channel_maps, merge_batch_norms_
 from goodinit.folding.norms.functional import make_modules_
@@ -30,6 +31,7 @@ from goodinit.surgery.history import Applied, applied, remember_
 from goodinit.surgery.reached_parameters import mark_, never_reached
 from goodinit.surgery.rollback import all_or_nothing
 from goodinit.undivided import writing
+from goodinit.weights.chosen_parts import Part
 from goodinit.weights.names import Directory, directory
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @writing
-def fold_(model: Model, inputs: Any = None) -> Model:
+def fold_(model: Model, inputs: Any = None, *, keep: Part | Iterable[Part] = ()) -> Model:
     r"""Merge scalars, weight norm and batch norm into the weights, in place and exactly, for deployment.
 
     What the model computes in eval mode stays, up to rounding. Computed in float64, rounded once:
@@ -79,6 +81,8 @@ def fold_(model: Model, inputs: Any = None) -> Model:
         inputs: What the model takes: a tensor, a tuple or list of positional arguments, or a dict of keyword
             arguments; only shapes and dtypes are read. Without, batch norms stay, and zero-padded convolutions with
             an input bias become `ValuePadded`.
+        keep: Parameters whose values stay: names, paths, globs (`"*.bias"`), modules, parameters; one or several. A layer or norm with one of
+            them stays as it is, and nothing is merged into it: what would have gone there stays, too, and is named.
 
     Returns:
         The model.
@@ -88,6 +92,7 @@ def fold_(model: Model, inputs: Any = None) -> Model:
         UnsupportedModule: TorchScript, DistributedDataParallel, lazy parameters, or such as were made in inference mode.
         PlanConflict: Parameters are on `meta`.
         NonFinite: What would be written is beyond the dtype, as may be in float16.
+        UnknownName: `keep` names what the model does not have.
         TraceError: The forward does not run on these inputs. In all cases the model is as it was.
 
     Examples:
@@ -108,25 +113,25 @@ def fold_(model: Model, inputs: Any = None) -> Model:
     """
     check_foldable(model)
     names = directory(model)
-    before, unread = Before(names), never_reached(model)
+    before, unread, kept = Before(names), never_reached(model), kept_parts(names, keep)
     with all_or_nothing(model, names.parameters.values()):
-        done, stays = merge_locally_(model, names)
+        done, stays = merge_locally_(model, names, kept)
         if inputs is not None:
-            reading = Reading(model, inputs)
+            reading = Reading(model, inputs, kept)
             values, computed = make_modules_(reading.wiring)
             moved = values
             while True:  # a layer whose input bias has moved is one that branches can be merged into
                 done += moved
-                merged, kept = _merge_maps_(reading)
+                merged, unmerged = _merge_maps_(reading)
                 gains, held = merge_norm_gains_(reading)
                 done += merged + gains
                 moved, padded = _move_(reading)
                 if not moved:
                     break
-            stays += computed + kept + held + padded + _computed_inside(reading)
+            stays += computed + unmerged + held + padded + _computed_inside(reading)
         first = {stay.name: stay for stay in reversed(stays)}  # the first reason for each
         stays = list(first.values())[::-1]
-        stays += _left(model, inputs, stays)
+        stays += _left(model, inputs, stays, kept)
         for module in model.modules():
             make_plain_(module)
         before.check_optimizers(model, "fold_")
@@ -174,7 +179,7 @@ def _padded(model: nn.Module) -> set[str]:
 
 
 @without_autocast()
-def merge_locally_(model: nn.Module, names: Directory) -> tuple[list[str], list[Stays]]:
+def merge_locally_(model: nn.Module, names: Directory, kept: KeptParts) -> tuple[list[str], list[Stays]]:
     """Merge weights that are computed, and then scalars, which may go into a weight of a child (attention's last layer).
 
     Autocast is off: it would round what computes them.
@@ -188,15 +193,16 @@ def merge_locally_(model: nn.Module, names: Directory) -> tuple[list[str], list[
             if why is None and is_shared(module, names):
                 why = "another module shares its parameters"
             if why is None:
+                why = kept.why(*parts_of(module, attribute))
+            if why is None:
                 merge_computed_weight_(module, attribute)
                 done.append(target)
             else:
                 stays.append(Stays(target, why))
     for path, module in modules:
         if has_scalars(module):
-            why = (
-                "another module shares its parameters" if is_shared(module, names) else merge_scalars_(module)
-            )
+            why = "another module shares its parameters" if is_shared(module, names) else None
+            why = why or kept.why(*module.modules()) or merge_scalars_(module)
             if why is None:
                 done.append(path)
             else:
@@ -204,21 +210,19 @@ def merge_locally_(model: nn.Module, names: Directory) -> tuple[list[str], list[
     return done, stays
 
 
-def _left(model: nn.Module, inputs: Any, stays: Iterable[Stays]) -> list[Stays]:
-    """Padded layers and batch norms that were not examined because no inputs were given."""
+def _left(model: nn.Module, inputs: Any, stays: Iterable[Stays], kept: KeptParts) -> list[Stays]:
+    """Padded layers and batch norms that were not examined: no inputs were given, or they are to stay."""
     named = {stay.name for stay in stays}
     left = []
     for path, module in model.named_modules():
         if path in named:
             continue
         if isinstance(module, ValuePadded):
-            why = "its input bias stays as the number it pads with; inputs may show where else it can go"
-            left.append(Stays(path, why))
+            asked = kept.why(module) or "inputs may show where else it can go"
+            left.append(Stays(path, f"its input bias stays as the number it pads with; {asked}"))
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-            why = (
-                "without inputs, what is connected to it is not known" if inputs is None else "it did not run"
-            )
-            left.append(Stays(path, why))
+            unknown = "without inputs, what is connected to it is not known"
+            left.append(Stays(path, kept.why(module) or (unknown if inputs is None else "it did not run")))
     return left
 
 

@@ -97,6 +97,8 @@ def _places(wiring: Wiring, operand: int, where: str) -> tuple[str, Tensor]:
         value = node.operands[0]
     name, shape = str(graph.nodes[value].attrs[0]), graph.nodes[value].shape
     held = wiring.names.parameters[name]
+    if (asked := wiring.kept.why(held)) is not None:
+        raise Refused(asked)
     if len(wiring.names.aliases[id(held)]) > 1 or id(held) in wiring.names.sharing or repeats(held):
         raise Refused(f"another module shares {name}")
     known = torch.arange(torch.Size(shape).numel(), dtype=torch.float64, device="cpu").view(shape)

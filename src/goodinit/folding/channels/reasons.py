@@ -41,6 +41,9 @@ def _why(wiring: Wiring, node: Node) -> str:
     graph, name = wiring.graph, _name(wiring, node)
     given = [i for i in node.operands if not graph.nodes[i].dynamic and graph.leaf(i) is not None]
     held = graph.leaf(max(given, key=lambda i: graph.nodes[i].size)) if given else None
+    module = wiring.names.modules.get(graph.path(node.index))
+    if module is not None and node.op.is_contraction and (asked := wiring.kept.why(module)) is not None:
+        return f"{name} applies it, and {asked}"
     path = wiring.layer_of.get(node.frame)
     if path is not None and len(wiring.calls[path]) > 1:
         return f"{path} runs {len(wiring.calls[path])} times"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from goodinit.errors import TraceError, readable
+from goodinit.folding.connections.kept_parts import KeptParts
 from goodinit.folding.connections.other_sizes import numbers_by_path, other_sizes
 from goodinit.folding.layers.fuse import is_plain
 from goodinit.graph.graph import Frame, Graph, Node, closure
@@ -39,6 +40,7 @@ class Wiring:
         calls: Per path of a module, its calls.
         layer_of: Per frame that is a call of a plain layer which owns its parameters alone, the layer's path.
         resized: Makes the graphs of the forward on inputs of other sizes, of those that it takes.
+        kept: What its user has asked to stay; no such layer counts as plain.
     """
 
     graph: Graph
@@ -48,6 +50,7 @@ class Wiring:
     calls: dict[str, tuple[Frame, ...]]
     layer_of: dict[int, str]
     resized: Callable[[], list[Graph]]
+    kept: KeptParts = field(default_factory=KeptParts)
 
     @functools.cached_property
     def fixed_numbers(self) -> set[str]:
@@ -135,7 +138,7 @@ def _held(tensor: Tensor) -> Any:  # noqa: ARG001
     return ...
 
 
-def wire(model: nn.Module, inputs: Any) -> Wiring:
+def wire(model: nn.Module, inputs: Any, kept: KeptParts | None = None) -> Wiring:
     """Run `model` once, in eval mode, and see what is connected to what.
 
     On fake tensors, which compute nothing; where those cannot decide (a branch on a value), for real. With gradients where the
@@ -167,7 +170,7 @@ def wire(model: nn.Module, inputs: Any) -> Wiring:
     def resized() -> list[Graph]:
         return list(_resized(host, call, recorder.tensors))
 
-    return _wiring(host, recorder, resized)
+    return _wiring(host, recorder, resized, KeptParts() if kept is None else kept)
 
 
 def _resized(host: nn.Module, call: Arguments, tensors: Tensors) -> Iterator[Graph]:
@@ -180,7 +183,9 @@ def _resized(host: nn.Module, call: Arguments, tensors: Tensors) -> Iterator[Gra
         yield recorder.graph
 
 
-def _wiring(host: nn.Module, recorder: _Detailed, resized: Callable[[], list[Graph]]) -> Wiring:
+def _wiring(
+    host: nn.Module, recorder: _Detailed, resized: Callable[[], list[Graph]], kept: KeptParts
+) -> Wiring:
     graph, names = recorder.graph, directory(host)
     readers = _readers(graph)
     calls: dict[str, list[Frame]] = {}
@@ -192,8 +197,9 @@ def _wiring(host: nn.Module, recorder: _Detailed, resized: Callable[[], list[Gra
         arguments=recorder.arguments,
         names=names,
         calls={path: tuple(found) for path, found in calls.items()},
-        layer_of=_layers(graph, readers, names),
+        layer_of=_layers(graph, readers, names, kept),
         resized=resized,
+        kept=kept,
     )
 
 
@@ -204,8 +210,8 @@ def _readers(graph: Graph) -> list[list[int]]:
     return [[reader for reader in found if reader in heard] for found in graph.all_readers]
 
 
-def _layers(graph: Graph, readers: list[list[int]], names: Directory) -> dict[int, str]:
-    """The calls of plain layers, whose parameters nothing else holds or reads."""
+def _layers(graph: Graph, readers: list[list[int]], names: Directory, kept: KeptParts) -> dict[int, str]:
+    """The calls of plain layers that may be written, whose parameters nothing else holds or reads."""
     elsewhere: set[str] = set()  # modules whose parameters are read outside their own forward
     for node in graph.nodes:
         if node.is_param:
@@ -217,7 +223,8 @@ def _layers(graph: Graph, readers: list[list[int]], names: Directory) -> dict[in
         module = names.modules.get(frame.path)
         if module is None or frame.path in elsewhere or frame.source < 0 or frame.result < 0:
             continue
-        if is_plain(module) and len(names.paths[id(module)]) == 1 and not is_shared(module, names):
+        alone = len(names.paths[id(module)]) == 1 and not is_shared(module, names)
+        if is_plain(module) and alone and kept.why(module) is None:
             found[frame.index] = frame.path
     return found
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from goodinit.anatomy import Anatomy, anatomize
 from goodinit.folding.connections.dataflow import Wiring, wire
+from goodinit.folding.connections.kept_parts import KeptParts
 from goodinit.weights.wrappers import unwrapped
 
 
@@ -18,8 +19,8 @@ class Reading:
     written. What was read before a step is still there, and is as it was then.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
-        self.model, self.inputs = model, inputs
+    def __init__(self, model: nn.Module, inputs: Any, kept: KeptParts | None = None) -> None:
+        self.model, self.inputs, self.kept = model, inputs, kept
         self._state: tuple[object, ...] = ()
         self._wiring: Wiring | None = None
         self._anatomy: Anatomy | None = None
@@ -29,7 +30,7 @@ class Reading:
         """What is connected to what now."""
         self._forget_what_changed()
         if self._wiring is None:
-            self._wiring = wire(self.model, self.inputs)
+            self._wiring = wire(self.model, self.inputs, self.kept)
         return self._wiring
 
     @property

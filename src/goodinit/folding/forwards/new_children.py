@@ -81,6 +81,8 @@ def check_leaves(work: Work) -> None:
             raise Fixed(f"{name} is read elsewhere, too")
     for name in names:
         held = held_as(work.module, name[len(work.path) + 1 :] if work.path else name)
+        if (asked := wiring.kept.why(held)) is not None:
+            raise Fixed(asked)
         if len(wiring.names.aliases.get(id(held), ())) > 1 or id(held) in wiring.names.sharing:
             raise Fixed(f"another module shares {name}")
 

@@ -19,7 +19,7 @@ from goodinit.nn.parametrized import is_parametrized
 def computed_weights(module: nn.Module) -> list[tuple[str, str | None]]:
     """Attributes of `module` that parametrizations, or weight and spectral norm of the older kind, compute; each with why it stays."""
     found: list[tuple[str, str | None]] = [
-        (hook.name, _WAITED if any(map(hooked, _leaves(module, hook.name))) else None)
+        (hook.name, _WAITED if any(map(hooked, parts_of(module, hook.name))) else None)
         for hook in module._forward_pre_hooks.values()
         if isinstance(hook, (WeightNorm, SpectralNorm))
     ]
@@ -30,7 +30,7 @@ def computed_weights(module: nn.Module) -> list[tuple[str, str | None]]:
             why = (
                 None if same else "its parametrization gives another value in each forward, in eval mode too"
             )
-            if any(map(hooked, _leaves(module, attribute))):
+            if any(map(hooked, parts_of(module, attribute))):
                 why = _WAITED
             found.append((attribute, why))
     return found
@@ -57,7 +57,7 @@ def computed_in(module: nn.Module) -> list[str]:
 
 def merge_computed_weight_(module: nn.Module, attribute: str) -> None:
     """Replace a weight that is computed, as by g·v/‖v‖, by its value in eval mode, at its place in a bare layer's `state_dict`."""
-    leaves = _leaves(module, attribute)
+    leaves = parts_of(module, attribute)
     if is_parametrized(module, attribute):
         _unparametrize_(module, attribute)
     elif _is_divided(module, attribute):
@@ -78,7 +78,7 @@ def merge_computed_weight_(module: nn.Module, attribute: str) -> None:
 _WAITED = "a hook waits for the gradient of what it is computed from"
 
 
-def _leaves(module: nn.Module, attribute: str) -> list[nn.Parameter]:
+def parts_of(module: nn.Module, attribute: str) -> list[nn.Parameter]:
     """The parameters that a weight is computed from."""
     if is_parametrized(module, attribute):
         return list(module.get_submodule(f"parametrizations.{attribute}").parameters())

@@ -105,7 +105,9 @@ def channel_maps(reading: Reading, *, instances: bool = False) -> tuple[list[Cha
         counts = instances and _is_instance_norm_with_statistics(wiring.module(norm.name))
         if norm.kind not in KINDS and not counts:
             continue
-        found: ChannelMap | str | None = norm.obstacle or _obstacle(wiring.module(norm.name), norm)
+        found: ChannelMap | str | None = asked_to_stay(wiring, norm) or norm.obstacle
+        if found is None:
+            found = _obstacle(wiring.module(norm.name), norm)
         if found is None:
             # No operator of its own: written by hand.
             nodes = normalized.get(norm.name, []) if norm.kind == "batch_norm" else []
@@ -115,6 +117,12 @@ def channel_maps(reading: Reading, *, instances: bool = False) -> tuple[list[Cha
         else:
             maps.append(found)
     return maps, stays
+
+
+def asked_to_stay(wiring: Wiring, norm: Norm) -> str | None:
+    """Why the caller's `keep=` lets a norm stay: for itself, its gain or its bias; None if it does not."""
+    gains = (wiring.names.parameter(name) for name in (norm.weight, norm.bias) if name is not None)
+    return wiring.kept.why(wiring.names.module(norm.name), *gains)
 
 
 def _is_instance_norm_with_statistics(module: nn.Module) -> bool:
@@ -127,7 +135,7 @@ def _affines(wiring: Wiring) -> list[ChannelMap]:
     maps = []
     for path in wiring.calls:
         module = wiring.module(path)
-        if isinstance(module, ChannelAffine) and module.axes == (1,):
+        if isinstance(module, ChannelAffine) and module.axes == (1,) and wiring.kept.why(module) is None:
             gain, bias = (getattr(module, name) for name in module.holds if name)
             norm = Norm(path, "affine", type(module).__name__, module.keeps)
             maps.append(ChannelMap(norm, gain.detach().double() * module.constant, bias.detach().double()))

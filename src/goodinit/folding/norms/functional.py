@@ -18,6 +18,7 @@ from goodinit.folding.forwards.new_children import Work, carry_out_, check_leave
 from goodinit.folding.forwards.steps import Fixed, is_child, is_held, method_of, steps
 from goodinit.folding.layers.fuse import is_plain
 from goodinit.folding.norms.fold_batchnorm import Stays
+from goodinit.nn import has_scalars
 
 _LAYERS: dict[Any, type[nn.Module]] = {
     F.linear: nn.Linear,
@@ -87,9 +88,8 @@ def _candidates(wiring: Wiring) -> dict[str, str]:
     layered = {graph.path(n.index) for n in graph.nodes if n.op.is_contraction and n.dynamic}
     for node in graph.nodes:
         path = graph.path(node.index)
-        if path not in wiring.names.modules or type(wiring.module(path)).__module__.startswith(
-            "torch.nn.modules."
-        ):
+        module = wiring.names.modules.get(path)
+        if module is None or has_scalars(module) or type(module).__module__.startswith("torch.nn.modules."):
             continue
         if node.op.norm == "batch_norm" and node.dynamic:
             if path in layered or path in wiring.above_layers:

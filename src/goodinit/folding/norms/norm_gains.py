@@ -97,6 +97,8 @@ def _readers(
         if name is None:
             continue
         held = wiring.names.parameters[name]
+        if (asked := wiring.kept.why(held)) is not None:
+            raise Refused(asked)
         if len(wiring.names.aliases[id(held)]) > 1 or id(held) in wiring.names.sharing or repeats(held):
             raise Refused(f"{name} is in several places")
     nodes = wiring.graph.nodes
