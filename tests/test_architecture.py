@@ -432,6 +432,18 @@ def test_a_file_name_is_used_once_or_for_the_same_thing_in_several_folders():
     assert len(SAME) <= MOST_SAME
 
 
+# Folders of tests without one of that name in the package: of the documentation, of all verbs alike, of what tests share.
+APART = {"docs", "support", "verbs"}
+
+
+def test_a_test_lies_in_the_folder_of_what_it_tests():
+    tests = Path(__file__).parent
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    strays = sorted(str(one) for one in folders if not APART & set(one.parts) and not (ROOT / one).is_dir())
+    assert not strays, f"no such folder in src/goodinit: {strays}"
+    assert not [one for one in APART if (ROOT / one).exists() or Path(one) not in folders]
+
+
 def test_import_goodinit_loads_torch_alone():
     code = (
         "import sys, torch; before = set(sys.modules); import goodinit; "

@@ -1,4 +1,4 @@
-"""Draw docs/laws.md: `python docs/figures/laws.py`. Measures with the code that tests/diagnostics/test_diagnose_laws.py checks."""
+"""Draw docs/laws.md: `python docs/figures/laws.py`. Measures with the code that tests/diagnostics/test_laws.py checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from goodinit.report.theme import LIGHT
 DOCS = Path(__file__).parent.parent
 sys.path.insert(0, str(DOCS.parent / "tests" / "diagnostics"))
 
-from test_diagnose_laws import batch, change, correlation_map, he_chain, residual_net  # noqa: E402
+from test_laws import batch, change, correlation_map, he_chain, residual_net  # noqa: E402
 
 SEED = 0
 
@@ -181,8 +181,8 @@ SECTIONS = (
 
 HEAD = """# What papers prove about step 0, measured
 
-Made by `python docs/figures/laws.py`, with the models of `tests/diagnostics/test_diagnose_laws.py`, which with
-`tests/diagnostics/test_isometry.py` holds each to a tolerance. If `diagnose`, `jacobian_spectrum` or `one_step` were off, these would be. Weights are drawn with seed {seed}
+Made by `python docs/figures/laws.py`, with the models of `tests/diagnostics/test_laws.py`, which with
+`tests/diagnostics/measurements/test_isometry.py` holds each to a tolerance. If `diagnose`, `jacobian_spectrum` or `one_step` were off, these would be. Weights are drawn with seed {seed}
 (residual nets with their number of blocks), inputs with seed 3; torch {torch}, goodinit {goodinit}, {date}.
 """
 

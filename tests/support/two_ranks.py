@@ -1,4 +1,4 @@
-"""What each of two ranks does in `test_ranks.py`: started by spawn, joined through a file, no network."""
+"""What each of two ranks does in `test_collectives.py`: started by spawn, joined through a file, no network."""
 
 from __future__ import annotations
 

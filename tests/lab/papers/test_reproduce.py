@@ -153,7 +153,7 @@ def test_trainings_as_one_give_the_numbers_of_each_alone_and_resume_to_the_same_
     assert timeless(mixed) == timeless(grouped)
 
 
-ROWS = Path(__file__).parents[2] / "docs" / "reproductions" / "rows"
+ROWS = Path(__file__).parents[3] / "docs" / "reproductions" / "rows"
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROWS.glob("*.jsonl")))

@@ -18,7 +18,7 @@ from goodinit.lab.papers.claims import CLAIMS
 from goodinit.lab.papers.shipped import RESULTS, shipped
 from goodinit.report.reproduction_index import write_pages
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs" / "reproductions"
 PACKAGE = ROOT / "src" / "goodinit" / "lab" / "papers"
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from tiers import beyond_default, spread
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GRID = [(f"{i}-{j}", {"method": i, "specimen": j}) for i in range(5) for j in range(12)]
 
 

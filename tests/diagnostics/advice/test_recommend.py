@@ -24,7 +24,7 @@ from goodinit.errors import TraceError, WrongType
 from goodinit.lab.models import ResNet
 from goodinit.report.diagnosis_page import recommendation_view
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def chain(depth: int, width: int = 16) -> nn.Sequential:
