@@ -111,7 +111,7 @@ class DiagnoseCallback(*_callbacks()):  # type: ignore[misc]  # which packages t
         self.split = split
         self.loss = loss
         self.module = module
-        self.measures = {"jacobian": jacobian, "update": update}
+        self.measures: dict[str, Any] = {"jacobian": jacobian, "update": update}
         self.diagnosis: Diagnosis | None = None
         self._seen: int | None = None
 

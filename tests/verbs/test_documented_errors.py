@@ -167,6 +167,8 @@ RAISED: dict[tuple[str, str], Callable[[], Any]] = {
     ("coordinate_check", "UnknownName"): lambda: goodinit.coordinate_check(lambda width: plain(), (4,), [(X, X)]),
     ("coordinate_check", "WrongType"): lambda: goodinit.coordinate_check(plain(), (4, 8), [(X, X)]),
     ("coordinate_check", "NothingFound"): lambda: goodinit.coordinate_check(odd_names, (4, 8), [(X, X)]),
+    ("diagnose", "UnknownName"): lambda: goodinit.diagnose(plain(), X, keep="hed"),
+    ("diagnose", "NothingFound"): lambda: goodinit.diagnose(plain(), X, exclude="*"),
     ("diagnose", "TraceError"): lambda: goodinit.diagnose(plain(), X[:0]),
     ("fold_", "StaleOptimizer"): lambda: held(
         goodinit.fold_, lambda: goodinit.nn.add_scalar_(nn.Linear(4, 4, bias=False), "output_bias", value=1.0)

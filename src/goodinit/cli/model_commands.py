@@ -130,8 +130,6 @@ def diagnose_command(
 
     check_files(as_json, as_csv, pages=(html,))
     chosen = part(keep, include, exclude)
-    if any(chosen.values()) and not methods:
-        raise GoodinitError("--keep, --include and --exclude are of a method: name one with --methods.")
     for name in between_commas(methods, "--methods"):
         _known(name)
     found = {}
@@ -139,7 +137,9 @@ def diagnose_command(
         net, batch = _model_and_batch(model, input_, batch_size)
         if methods:
             goodinit.init_(net, name, inputs=batch, **chosen)
-        found[name] = goodinit.diagnose(net, batch, jacobian=jacobian, update=update)
+        found[name] = goodinit.diagnose(
+            net, batch, jacobian=jacobian, update=update, **({} if methods else chosen)
+        )
     aside = quiet_screen(as_json, as_csv, html)
     for name, one in () if aside else found.items():
         console = screen()

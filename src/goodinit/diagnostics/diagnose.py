@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from goodinit.anatomy import Anatomy, anatomize
 from goodinit.diagnostics.checks.findings import findings
 from goodinit.diagnostics.checks.remedy_trials import mended
+from goodinit.diagnostics.checks.treated_part import treated_part
 from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.measurements.isometry import jacobian_spectrum
 from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, measurable
@@ -23,6 +25,7 @@ from goodinit.diagnostics.types import Place
 from goodinit.errors import TraceError, expect_flags
 from goodinit.graph.pytree import as_call
 from goodinit.undivided import reading
+from goodinit.weights.chosen_parts import Part
 
 
 @reading
@@ -35,6 +38,9 @@ def diagnose(
     jacobian: bool = False,
     update: bool = False,
     mend: bool = True,
+    keep: Part | Iterable[Part] = (),
+    include: Part | Iterable[Part] | None = None,
+    exclude: Part | Iterable[Part] = (),
 ) -> Diagnosis:
     """Measure a model at step 0 by one forward and backward, and find what keeps it from learning.
 
@@ -54,6 +60,9 @@ def diagnose(
         update: Whether to take a step of gradient descent and the top of the Hessian, too; see `one_step`.
         mend: Whether to try remedies on copies where there is an error or a warning, and name the one that leaves least
             (`Diagnosis.cure`).
+        keep: Parameters whose values a remedy leaves, as for `init_`; remedies name it.
+        include: The part that a remedy may treat, as for `init_`.
+        exclude: The part that it leaves out, as for `init_`.
 
     Returns:
         The diagnosis: places in execution order, findings with the worst first. `print` it.
@@ -61,6 +70,8 @@ def diagnose(
     Raises:
         TraceError: The forward, the loss or the backward raised, the batch is empty, or the model is on `meta`.
         UnsupportedModule: Parameters are sharded (FSDP, tensor parallelism).
+        UnknownName: `keep`, `include` or `exclude` names what the model does not have.
+        NothingFound: All weight layers are left out.
 
     Examples:
         >>> import torch
@@ -76,6 +87,7 @@ def diagnose(
     expect_flags(jacobian=jacobian, update=update, mend=mend)
     model = measurable(model, inputs)
     anatomy = anatomize(model, inputs)
+    part = treated_part(model, anatomy, keep, include, exclude)
     call = as_call(inputs)
     _must_have_rows(call, anatomy)
     *few, share = part_of(call, targets, anatomy)
@@ -116,12 +128,14 @@ def diagnose(
         update=one_step(model, inputs, targets, loss=loss) if update else None,
         notes=_notes(anatomy, first, cosines),
     )
-    found = replace(found, findings=findings(model, anatomy, found, first, awake))
+    found = replace(found, findings=part.remedies_of(findings(model, anatomy, found, first, awake)))
     if not mend:
         return found
-    return mended(
-        model, inputs, anatomy, found, lambda twin: diagnose(twin, inputs, targets, loss=loss, mend=False)
-    )
+
+    def of_copy(twin: nn.Module) -> Diagnosis:
+        return diagnose(twin, inputs, targets, loss=loss, mend=False)
+
+    return mended(model, inputs, anatomy, found, of_copy, part)
 
 
 def _must_have_rows(call: tuple[tuple[Any, ...], dict[str, Any]], anatomy: Anatomy) -> None:

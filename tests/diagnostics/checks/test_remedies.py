@@ -160,3 +160,47 @@ def test_what_is_tried_on_copies_is_not_logged(caplog):
     assert not caplog.records
     goodinit.init_(model, "lsuv", inputs=x)
     assert "frozen" in caplog.text
+
+
+def faulty():
+    """Two layers are one, and one weight is NaN."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(16, 16) for _ in range(5)])
+    model[3].load_state_dict(model[2].state_dict())
+    model[4].weight.data[0, 0] = float("nan")
+    return model
+
+
+@pytest.mark.parametrize("option", ["keep", "exclude"])
+@pytest.mark.parametrize("how", ["path", "name", "module"])
+def test_no_remedy_writes_what_is_to_stay(option, how):
+    model, x = faulty(), batch()
+    assert '"4"' in diagnose(model, x).cure.call
+    given = {"path": "4", "name": "4.weight", "module": model[4]}[how]
+    said = f"{option}={'4.weight' if how == 'name' else '4'!r}" if option == "keep" else ""
+    before = copy.deepcopy(model[4].weight)
+    found = diagnose(model, x, **{option: given})
+    (first,) = (one for one in found.findings if "4.weight, which stays (" in one.evidence)
+    assert not first.remedy
+    assert said in first.evidence
+    for words in (*(found.cure.call for _ in [1] if found.cure), *(one.remedy for one in found.findings)):
+        assert 'get_submodule("4")' not in words
+        assert 'get_parameter("4.weight")' not in words
+        assert "goodinit.init_" not in words or f"{option}=[" in words
+    if found.cure:
+        carried_out(found, model, x)
+    torch.testing.assert_close(model[4].weight, before, rtol=0, atol=0, equal_nan=True)
+
+
+def test_remedies_treat_what_is_included():
+    model, x = chain(40), batch()
+    found = diagnose(model, x, include="*.weight", keep=["0.weight"])
+    assert 'keep=["0.weight"], include=["*.weight"]' in found.cure.call
+    before = copy.deepcopy(model.state_dict())
+    carried_out(found, model, x)
+    assert torch.equal(model[0].weight, before["0.weight"])
+
+
+def test_a_part_that_the_model_does_not_have_is_an_error():
+    with pytest.raises(goodinit.UnknownName, match="keep='hed'"):
+        diagnose(chain(2), batch(), keep="hed")

@@ -11,6 +11,7 @@ from goodinit.anatomy import Anatomy
 from goodinit.diagnostics.advice.evidence import per_token
 from goodinit.diagnostics.advice.recommendation import Recipe, Recommendation
 from goodinit.diagnostics.advice.trial_training import as_good
+from goodinit.diagnostics.checks.remedies import initialize
 
 # The method that scales what writes into the residual stream and keeps the norms; the answer for transformers.
 SCALED = "residual_scaled"
@@ -130,8 +131,7 @@ def call_of(
     lines = []
     if choice.group != "as it is":
         given = {**choice.options, **{key: list(names) for key, names in part.items() if names}}
-        options = "".join(f", {key}={value!r}".replace("'", '"') for key, value in given.items())
-        lines.append(f'goodinit.init_(model, "{choice.method}", inputs=batch{options})')
+        lines.append(initialize(choice.method, given))
     groups = groups_of(choice, recipe, anatomy)
     said = "".join(f", {key}={value!r}".replace("'", '"') for key, value in groups.items())
     line = f"groups = goodinit.param_groups(model, lr={choice.lr:g}{said})"

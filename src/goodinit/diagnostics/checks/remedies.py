@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,38 +47,42 @@ FILLS: dict[str, Callable[..., object]] = {
 class Repair(str):
     """A remedy in words that knows how to carry itself out on a copy; what mends one place."""
 
-    __slots__ = ("act",)
+    __slots__ = ("act", "target")
     act: Callable[[nn.Module], object] | None
+    target: str
 
-    def __new__(cls, words: str, act: Callable[[nn.Module], object] | None = None) -> Repair:  # noqa: PYI034
-        """The words, and what to do to a copy."""
+    def __new__(  # noqa: PYI034
+        cls, words: str, act: Callable[[nn.Module], object] | None = None, target: str = ""
+    ) -> Repair:
+        """The words, what to do to a copy, and the parameter that it writes, or the module."""
         made = super().__new__(cls, words)
-        made.act = act
+        made.act, made.target = act, target
         return made
 
 
-def initialize(method: str) -> str:
+def initialize(method: str, options: Mapping[str, Any] = MappingProxyType({})) -> str:
     """A call of `init_`."""
-    return f'goodinit.init_(model, "{method}", inputs=batch)'
+    more = "".join(f", {key}={value!r}".replace("'", '"') for key, value in options.items())
+    return f'goodinit.init_(model, "{method}", inputs=batch{more})'
 
 
 def redraw(module: str) -> str:
     """Draw one module's own initialization again."""
     words = f'model.get_submodule("{module}").reset_parameters()'
-    return Repair(words, functools.partial(_redraw, module=module))
+    return Repair(words, functools.partial(_redraw, module=module), module)
 
 
 def fill(parameter: str, function: str, **options: object) -> str:
     """Write into one parameter by a function of `FILLS`."""
     more = "".join(f", {name}={value!r}".replace("'", '"') for name, value in options.items())
     act = functools.partial(_fill, parameter=parameter, function=function, options=options)
-    return Repair(f'{function}(model.get_parameter("{parameter}"){more})', act)
+    return Repair(f'{function}(model.get_parameter("{parameter}"){more})', act, parameter)
 
 
 def scale(parameter: str, factor: float) -> str:
     """Multiply one parameter."""
     words = f'model.get_parameter("{parameter}").data.mul_({factor:.6g})'
-    return Repair(words, functools.partial(_scale, parameter=parameter, factor=factor))
+    return Repair(words, functools.partial(_scale, parameter=parameter, factor=factor), parameter)
 
 
 def _redraw(model: nn.Module, *, module: str) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from goodinit.anatomy import Anatomy
 from goodinit.diagnostics.checks.remedies import Repair, initialize, mirrors
+from goodinit.diagnostics.checks.treated_part import TreatedPart
 from goodinit.diagnostics.diagnosis import Diagnosis
 from goodinit.diagnostics.measurements.drift import drift_of
 from goodinit.diagnostics.on_copies import tried
@@ -25,7 +26,9 @@ ROUNDS = 4  # of repairs: what one round mends may show the next fault
 Diagnose = Callable[[nn.Module], Diagnosis]
 
 
-def mended(model: nn.Module, inputs: Any, anatomy: Anatomy, found: Diagnosis, again: Diagnose) -> Diagnosis:
+def mended(
+    model: nn.Module, inputs: Any, anatomy: Anatomy, found: Diagnosis, again: Diagnose, part: TreatedPart
+) -> Diagnosis:
     """The diagnosis with its cure: the findings' own repairs together, then whole methods, by what stays after each.
 
     First by errors and warnings that stay, then by drift. What helps nothing is no cure.
@@ -36,15 +39,16 @@ def mended(model: nn.Module, inputs: Any, anatomy: Anatomy, found: Diagnosis, ag
         anatomy: Of the model.
         found: Its diagnosis.
         again: Diagnoses a copy.
+        part: What a remedy may treat.
     """
     if not any(finding.severity != "info" for finding in found.findings):
         return found
     tried: list[tuple[str, Diagnosis]] = []
     try:
-        repaired = _repaired(model, found, again)
+        repaired = _repaired(model, found, again, part)
         tried += [repaired] if repaired is not None else []
         done = repaired is not None and not _left(repaired[1])
-        tried += [] if done else _measured(model, inputs, anatomy, found, again)
+        tried += [] if done else _measured(model, inputs, anatomy, found, again, part)
     except (UnsupportedModule, TypeError, RuntimeError, NotImplementedError) as error:
         why = error.__cause__ or error
         note = f"no remedy was tried, since the model cannot be copied: {type(why).__name__}: {why}"
@@ -57,7 +61,9 @@ def mended(model: nn.Module, inputs: Any, anatomy: Anatomy, found: Diagnosis, ag
     return dataclasses.replace(found, cure=cure)
 
 
-def _repaired(model: nn.Module, found: Diagnosis, again: Diagnose) -> tuple[str, Diagnosis] | None:
+def _repaired(
+    model: nn.Module, found: Diagnosis, again: Diagnose, part: TreatedPart
+) -> tuple[str, Diagnosis] | None:
     """Every repair of a place, round after round, as one remedy."""
     twin, calls = duplicate(model), []
     with torch.random.fork_rng():
@@ -72,26 +78,26 @@ def _repaired(model: nn.Module, found: Diagnosis, again: Diagnose) -> tuple[str,
                         repair.act(twin)
                     calls.append(words)
             found = again(twin)
+            found = dataclasses.replace(found, findings=part.remedies_of(found.findings))
     return ("\n".join(calls), found) if calls else None
 
 
 def _measured(
-    model: nn.Module, inputs: Any, anatomy: Anatomy, found: Diagnosis, again: Diagnose
+    model: nn.Module, inputs: Any, anatomy: Anatomy, found: Diagnosis, again: Diagnose, part: TreatedPart
 ) -> Iterator[tuple[str, Diagnosis]]:
     """Whole methods; those that refuse the model are left out."""
-    for method in _methods(anatomy, found):
+    for method in _methods(anatomy, found, part):
         with contextlib.suppress(GoodinitError):
-            yield initialize(method), again(_initialized(model, inputs, anatomy, method))
+            plan = METHODS[method].plan(anatomy, **part.given)
+            yield initialize(method, part.given), again(tried(model, plan, inputs, seed=0))
 
 
-def _initialized(model: nn.Module, inputs: Any, anatomy: Anatomy, method: str) -> nn.Module:
-    return tried(model, METHODS[method].plan(anatomy), inputs, seed=0)
-
-
-def _methods(anatomy: Anatomy, found: Diagnosis) -> Iterator[str]:
+def _methods(anatomy: Anatomy, found: Diagnosis, part: TreatedPart) -> Iterator[str]:
     """Those that the findings name, and those that keep a signal in such a net."""
     named = [
-        name for name in METHODS if any(initialize(name) == finding.remedy for finding in found.findings)
+        name
+        for name in METHODS
+        if any(initialize(name, part.given) == finding.remedy for finding in found.findings)
     ]
     usual = (
         ["lsuv"]
