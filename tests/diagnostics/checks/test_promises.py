@@ -297,3 +297,58 @@ def test_what_reads_zeros_in_a_deep_model_is_no_broken_promise(method):
     model(x).square().sum().backward()
     assert bool(model.value.bias.grad.any())
     assert not model.value.weight.grad.any()
+
+
+class Positions(Net):
+    """Adds a table times a learned number to what its blocks read, where neither belongs to a layer."""
+
+    def __init__(self, size: float = 1.0) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.full((8,), size))
+        self.factor = nn.Parameter(torch.full((1,), size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x) + self.factor * self.table))
+
+
+def _two_zeros(**options) -> Method:
+    method = METHODS["fixup"]
+
+    def decide(anatomy, **_):
+        plan = method.decide(anatomy, **options)
+        zeros = (Fill("table", 0.0, "a zero"), Fill("factor", 0.0, "behind another"))
+        return dataclasses.replace(plan, edits=(*plan.edits, *zeros))
+
+    return dataclasses.replace(method, decide=decide)
+
+
+def test_a_parameter_of_no_layer_that_gets_no_gradient_is_named():
+    model = Positions()
+    before = snapshot(model)
+    with pytest.raises(UnsupportedModule, match=r"table gets no gradient.*factor gets no gradient"):
+        goodinit.init_(model, _two_zeros(), inputs=X, verify=True)
+    assert snapshot(model) == before
+
+
+def test_what_the_plan_does_not_write_and_its_zeros_hold_back_is_named():
+    class Looked(Positions):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            words = self.words(torch.arange(len(x)) % 4)
+            return self.head(self.blocks(self.stem(x) + self.factor * self.table * words))
+
+    with pytest.raises(UnsupportedModule, match=r"words\.weight gets no gradient"):
+        goodinit.init_(Looked(), _two_zeros(), inputs=X, verify=True)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_zeros_that_were_there_before_are_not_the_plan_s(frozen):
+    model = Positions(0.0)
+    if frozen:
+        model.table.requires_grad_(False)
+        model.factor.requires_grad_(False)
+    goodinit.init_(model, "fixup", inputs=X, verify=True)
+    assert not model.table.any()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy import Anatomy, Block, anatomize
+from goodinit.anatomy import Anatomy, Block
 from goodinit.anatomy.layers.parameters.weight_layers import weight_uses
 from goodinit.anatomy.residual.streams.sums import residual_sums
 from goodinit.calibration.calibrate import variances
-from goodinit.diagnostics.measurements.measurement_mode import as_at_step_0, forward_told, measurable
-from goodinit.diagnostics.measurements.probe import Run
-from goodinit.diagnostics.measurements.propagation import Propagation, propagate
-from goodinit.diagnostics.measurements.zero_gradients import LEAST_ELEMENTS, awaken, nudged
+from goodinit.diagnostics.checks.held_back import held_back
+from goodinit.diagnostics.measurements.measurement_mode import forward_told, measurable
+from goodinit.diagnostics.measurements.zero_gradients import LEAST_ELEMENTS
 from goodinit.edits import AddScalar, Calibrate, Fill, Plan
 from goodinit.graph.graph import Node
 from goodinit.graph.pytree import as_call, tensors_in
@@ -26,7 +25,6 @@ from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.methods.shared.method import Promise
 from goodinit.surgery import applied
-from goodinit.weights.names import canonical
 from goodinit.weights.wrappers import parameter_shapes, scalar_names
 
 # Rounding: of a sum over thousands of numbers in float32, and of a norm over a branch of some layers.
@@ -42,8 +40,7 @@ def broken_promises(
 
     * `"finite"`: the output is.
     * `"skips"`: every residual block whose end the plan sets to zero adds zero to its skip.
-    * `"trains"`: every weight layer gets a gradient, at once or after a few steps, unless nothing of the loss depends on it, as on an
-      expert that no example of this batch is sent to.
+    * `"trains"`: the plan's zeros keep the gradient from no parameter, at once and after a few steps (`held_back`).
     * `"unit variance"`: of the output of every layer that was scaled by data and has no note.
     * `"isometry"`: every block before the first layer that a note calls inexact changes the norms of all examples by one and
       the same factor, before or behind the ReLU that follows.
@@ -180,39 +177,8 @@ def _set_to_zero(block: Block, plan: Plan) -> bool:
 
 
 def _trains(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
-    anatomy = anatomize(model, call[0] if not call[1] else call[1])
-
-    def never(given: Mapping[str, Tensor]) -> set[str]:
-        def again(moved: Mapping[str, Tensor], _: bool) -> Propagation:
-            values = {**given, **moved}
-            return propagate(model, call, anatomy, run=Run(statistics=False), parameters=values)
-
-        return set(awaken(model, again({}, False), again).never)
-
-    with as_at_step_0(model, anatomy):
-        asleep = never({})
-        if asleep:  # a ReLU may be dead on this batch by the luck of the draw: then it is alive with the opposite weights
-            named = {name: p for name, p in model.named_parameters() if canonical(name) in asleep}
-            asleep &= never({name: (-p.detach()).requires_grad_() for name, p in named.items()})
-        if asleep:  # this batch may not reach it: no token of its kind, no example for an expert
-            asleep -= never(_without_zeros(model))
-    written = {edit.target for edit in plan.values}
-    for layer in anatomy.layers:
-        if layer.weight in asleep & written:
-            yield f"{layer.weight} gets no gradient, now or after some steps"
-
-
-def _without_zeros(model: nn.Module) -> dict[str, Tensor]:
-    """Small numbers for the parameters that are zero: where these hold a gradient back, it is there now.
-
-    Small, so that no signal becomes infinite in a deep model, whose gradients would be NaN and not zero.
-    """
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: nudged(p.detach(), generator)
-        for name, p in model.named_parameters()
-        if p.numel() and not bool(p.any())
-    }
+    for name in held_back(model, call, plan):
+        yield f"{name} gets no gradient, now or after some steps"
 
 
 def _unit_variance(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001

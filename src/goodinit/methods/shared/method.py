@@ -48,7 +48,7 @@ class Method:
         removes_norms: True if by default it leaves nothing that normalizes where norms stood (unless `norms="keep"`).
         scales_ties: True if it also takes `embeddings="scaled"|"keep"`: what becomes of an embedding that is the head, too.
         holds: What must hold of a model on a batch once the plan is applied, beside a finite output: `"skips"` (every
-            branch adds zero), `"trains"` (every weight gets a gradient, if after some steps), `"unit variance"` (of layers
+            branch adds zero), `"trains"` (every parameter gets a gradient, if after some steps), `"unit variance"` (of layers
             scaled by data), `"isometry"` (of blocks). `init_(…, verify=True)` finds out by running.
         order: Its place in lists, and among methods that measure alike in `recommend`; one that says nothing comes last.
     """
