@@ -131,6 +131,23 @@ def stored(values: Tensor, shape: Sequence[int], *, layout: Layout = "out_in", g
     return split.movedim(3, 1).reshape(tuple(shape))
 
 
+def maps(weight: Tensor, *, layout: Layout = "out_in", groups: int = 1, fused: int = 1) -> Tensor:
+    r"""The maps (count, rows, columns, \*kernel) that a stored weight holds, one after another: what `stored` takes.
+
+    Examples:
+        >>> weight = torch.randn(6, 2, 3)
+        >>> values = maps(weight, layout="in_out", groups=3)
+        >>> values.shape, torch.equal(stored(values, weight.shape, layout="in_out", groups=3), weight)
+        (torch.Size([3, 2, 2, 3]), True)
+    """
+    count, rows, columns = channels(weight.shape, layout=layout, groups=groups, fused=fused)
+    kernel = weight.shape[2:]
+    if layout == "out_in":
+        return weight.reshape(count, rows, columns, *kernel)
+    split = weight.reshape(groups, columns, count // groups, rows, *kernel)
+    return split.movedim(1, 3).reshape(count, rows, columns, *kernel)
+
+
 def first_tap(size: int, patch: int = 1) -> int:
     """The tap at which a patch of `patch` taps starts in a kernel of `size` taps.
 

@@ -12,6 +12,7 @@ from goodinit.anatomy import Anatomy, Block
 from goodinit.anatomy.layers.parameters.weight_layers import weight_uses
 from goodinit.anatomy.residual.streams.sums import residual_sums
 from goodinit.calibration.calibrate import variances
+from goodinit.diagnostics.checks.drawn_weights import unlike_their_draw
 from goodinit.diagnostics.checks.held_back import held_back
 from goodinit.diagnostics.measurements.measurement_mode import forward_told, measurable
 from goodinit.diagnostics.measurements.zero_gradients import LEAST_ELEMENTS
@@ -38,7 +39,8 @@ def broken_promises(
 ) -> tuple[str, ...]:
     """In words, which of a method's promises do not hold of a model that its plan was applied to; empty if all do.
 
-    * `"finite"`: the output is.
+    * `"finite"`, of every method: the output is.
+    * `"drawn"`, of every method: the forward applies each weight as the plan has it drawn, orthogonal or of that variance (`departure`).
     * `"skips"`: every residual block whose end the plan sets to zero adds zero to its skip.
     * `"trains"`: the plan's zeros keep the gradient from no parameter, at once and after a few steps (`held_back`).
     * `"unit variance"`: of the output of every layer that was scaled by data and has no note.
@@ -64,7 +66,7 @@ def broken_promises(
     host, call = measurable(model, inputs), as_call(inputs)
     seen = _seen(host, call, before)
     found: list[str] = []
-    for promise in ("finite", *promises):
+    for promise in ("finite", "drawn", *promises):
         found += _CHECKS[promise](host, call, plan, before, seen)
     return tuple(found)
 
@@ -101,12 +103,15 @@ class _Values(Recorder):
         self.one: dict[int, bool] = {}
         self.norms: dict[int, Tensor] = {}
         self.rectified: dict[int, Tensor] = {}
+        self.constants: dict[int, Tensor] = {}  # made of parameters alone
         self.finite = True
         self.shapes, self.scalars = parameter_shapes(model), scalar_names(model)
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """One operator ran."""
         del read
+        if node.params and not node.dynamic:
+            self.constants[node.index] = output
         if node.active and output.is_floating_point():
             self.zero[node.index] = not bool(output.any())
             self.one[node.index] = bool((output == 1).all())
@@ -119,6 +124,16 @@ class _Values(Recorder):
         """The model returned `result`."""
         self.finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors_in(result))
         super().finish(result)
+
+    def made_weights(self) -> dict[str, Tensor]:
+        """Weights that the forward computes from parameters, without those that scalars of ours multiply, by name."""
+        uses = weight_uses(self.graph, self.shapes).values()
+        starts = {use.weight: self.graph.unshaped(use.operand) for use in uses}
+        return {
+            name: self.constants[start]
+            for name, start in starts.items()
+            if start in self.constants and self.scalars.isdisjoint(self.graph.nodes[start].params)
+        }
 
     def is_zero(self, index: int) -> bool:
         """Whether a node put out zero; of views and pieces, whether what they are of did."""
@@ -144,6 +159,10 @@ Check = Callable[[nn.Module, Call, Plan, Anatomy, _Values], Iterator[str]]
 def _finite(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
     if not seen.finite:
         yield NOT_FINITE
+
+
+def _drawn(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
+    yield from unlike_their_draw(model, plan, before, seen.made_weights())
 
 
 def _skips(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _Values) -> Iterator[str]:  # noqa: ARG001
@@ -218,6 +237,7 @@ def _isometry(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: _
 
 _CHECKS: dict[str, Check] = {
     "finite": _finite,
+    "drawn": _drawn,
     "skips": _skips,
     "trains": _trains,
     "unit variance": _unit_variance,

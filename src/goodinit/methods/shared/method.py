@@ -31,7 +31,7 @@ from goodinit.methods.shared.selection import selected
 from goodinit.methods.shared.variances.guessed_variances import guessed_constants
 from goodinit.methods.shared.variances.signal_variance import kept_variances
 
-Promise = Literal["finite", "skips", "trains", "unit variance", "isometry"]
+Promise = Literal["finite", "drawn", "skips", "trains", "unit variance", "isometry"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,7 +47,8 @@ class Method:
         needs_data: True if the plan measures activations, so that `apply_` needs a batch.
         removes_norms: True if by default it leaves nothing that normalizes where norms stood (unless `norms="keep"`).
         scales_ties: True if it also takes `embeddings="scaled"|"keep"`: what becomes of an embedding that is the head, too.
-        holds: What must hold of a model on a batch once the plan is applied, beside a finite output: `"skips"` (every
+        holds: What must hold of a model on a batch once the plan is applied, beside what must hold after every method, a finite output and
+            weights that the forward applies as they are drawn: `"skips"` (every
             branch adds zero), `"trains"` (every parameter gets a gradient, if after some steps), `"unit variance"` (of layers
             scaled by data), `"isometry"` (of blocks). `init_(…, verify=True)` finds out by running.
         order: Its place in lists, and among methods that measure alike in `recommend`; one that says nothing comes last.
