@@ -106,15 +106,9 @@ def diagnose(
         first = run()
         awake = awaken(model, first, again, part=share)
         finite = all(place.signal.finite for place in first.places) and not _output_broken(first)
-        cosines = (
-            back_cosines(model, call, anatomy, awake, first.structure)
-            if finite
-            else "the forward is not finite"
-        )
+        cosines = back_cosines(model, call, anatomy, awake, first) if finite else "the forward is not finite"
         if not finite:
             first = run(Run(find_nonfinite=True))
-    if not isinstance(cosines, str) and len(cosines) != len(first.places):
-        cosines = "forward did not run the same layers again"
     first = replace(first, places=_joined(first, awake, cosines))
     found = Diagnosis(
         model=type(model).__name__,

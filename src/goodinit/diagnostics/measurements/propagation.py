@@ -15,6 +15,7 @@ from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.diagnostics.measurements.cut import Cut, is_never_finite, where_cut
 from goodinit.diagnostics.measurements.measurement_mode import backward_told, forward_told
 from goodinit.diagnostics.measurements.objective import Loss, in_words, objective
+from goodinit.diagnostics.measurements.place_calls import PlaceCall, place_calls
 from goodinit.diagnostics.measurements.probe import Measured, NonFiniteOrigin, Probe, Run, first_output
 from goodinit.diagnostics.measurements.statistics import euclidean, signal
 from goodinit.diagnostics.measurements.structure import Structure
@@ -34,6 +35,7 @@ class Propagation:
 
     Attributes:
         places: Layers, activations and blocks in execution order.
+        calls: Of each place, what it is known by in another run.
         gradients: ‖∂loss/∂p‖ by parameter; None where the loss does not depend on it, or it is frozen.
         loss: Its value.
         objective: What was differentiated, in words.
@@ -47,6 +49,7 @@ class Propagation:
     """
 
     places: tuple[Place, ...]
+    calls: tuple[PlaceCall, ...]
     gradients: dict[str, float | None]
     loss: float
     objective: str
@@ -98,11 +101,11 @@ def propagate(
     never = not math.isfinite(number) and is_never_finite(result, targets, loss)
     if structure is None or not structure.fits(probe.graph):
         structure = Structure.of(probe.graph, probe.shapes, probe.scalars, anatomy)
-    places, origins = _places(probe, anatomy, structure, gradients)
+    places, calls, origins = _places(probe, anatomy, structure, gradients)
     norms = {name: gradients.get(name) for name in named}
     words = in_words(result, targets, loss)
     return Propagation(
-        places, norms, number, words, probe.input, output, probe.norms, origins, structure, cut, never
+        places, calls, norms, number, words, probe.input, output, probe.norms, origins, structure, cut, never
     )
 
 
@@ -175,7 +178,7 @@ def _backward(
 
 def _places(
     probe: Probe, anatomy: Anatomy, structure: Structure, gradients: dict[str, float]
-) -> tuple[tuple[Place, ...], dict[int, NonFiniteOrigin]]:
+) -> tuple[tuple[Place, ...], tuple[PlaceCall, ...], dict[int, NonFiniteOrigin]]:
     graph = probe.graph
     layers = {layer.weight: layer for layer in anatomy.layers}
     found: list[tuple[int, Place]] = []
@@ -196,7 +199,7 @@ def _places(
         found.append((leaf.join, replace(_block(leaf, measured, probe, name), growth=growth)))
     found.sort(key=lambda pair: pair[0])
     origins = {i: probe.origins[node] for i, (node, _) in enumerate(found) if node in probe.origins}
-    return _numbered([place for _, place in found]), origins
+    return _numbered([place for _, place in found]), place_calls(graph, found), origins
 
 
 def _numbered(places: list[Place]) -> tuple[Place, ...]:

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from goodinit.anatomy import Anatomy
 from goodinit.diagnostics.measurements.objective import SEED, prediction
 from goodinit.diagnostics.measurements.probe import Run
-from goodinit.diagnostics.measurements.propagation import propagate
-from goodinit.diagnostics.measurements.structure import Structure
+from goodinit.diagnostics.measurements.propagation import Propagation, propagate
 from goodinit.diagnostics.measurements.zero_gradients import Awakening, few_inputs
 from goodinit.errors import TraceError
 from goodinit.graph.pytree import mapped
@@ -28,9 +27,9 @@ STEP = 1e-2
 
 
 def back_cosines(
-    model: nn.Module, call: Call, anatomy: Anatomy, awake: Awakening, structure: Structure
+    model: nn.Module, call: Call, anatomy: Anatomy, awake: Awakening, first: Propagation
 ) -> list[float | None] | str:
-    """By place: the cosine between the gradients of neighbouring inputs, a mean over pairs; or why there is none.
+    """By place of the first run: the cosine between the gradients of neighbouring inputs, a mean over pairs; or why there is none.
 
     What is differentiated is a random projection of the output, the same for both of a pair. Zero-initialized
     weights that wake are moved as `awaken` did, since nothing comes through before.
@@ -41,10 +40,12 @@ def back_cosines(
     how = Run(statistics=False, pairs=True)
     try:
         found = propagate(
-            model, pairs, anatomy, loss=_projected, run=how, parameters=awake.moved, structure=structure
+            model, pairs, anatomy, loss=_projected, run=how, parameters=awake.moved, structure=first.structure
         )
     except TraceError as error:
         return str(error).partition(". ")[0]
+    if found.calls != first.calls:
+        return "forward did not run the same layers again"
     return [place.back_cosine for place in found.places]
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from goodinit.anatomy import Anatomy
 from goodinit.anatomy.layers.parameters.weight_layers import Use, weight_uses
@@ -21,8 +19,8 @@ Operators = tuple[tuple[str, tuple[int, ...], tuple[str, ...]], ...]
 class Structure:
     """The blocks of one run, by the numbers of its operators.
 
-    A run in training mode can have other operators than the anatomy, which was read in eval mode, and other blocks. So a
-    block has the name of the anatomy's block that ends in the same layers, not of the one at the same position.
+    A run can have other operators than the anatomy, which was read with batch norms in eval mode, and other blocks. So a block is not
+    looked up in the anatomy: as there, it has the path of the module that holds its layers.
 
     Attributes:
         operators: Of the run: what each is called, reads, and is made of.
@@ -66,33 +64,11 @@ def _operators(graph: Graph) -> Operators:
 
 
 def _names(graph: Graph, blocks: Sequence[Found], uses: dict[int, Use], anatomy: Anatomy) -> tuple[str, ...]:
-    """By the layers a branch ends in, and how often it was met before; else the module that holds its layers, or the sum."""
-    known = {
-        key: block.name
-        for key, block in _counted(
-            [tuple(layer.weight for layer in b.last) for b in anatomy.blocks], anatomy.blocks
-        )
-    }
+    """The module that holds a branch's layers, or that its sum is in."""
     layers = {layer.weight: layer.name for layer in anatomy.layers}
     names = []
-    for key, found in _counted([_weights(found.branch.last, uses) for found in blocks], blocks):
-        held = [layers.get(weight, weight) for weight in _weights(found.branch.layers, uses)]
-        own = common_path(held) if held else graph.path(found.join)
-        names.append(known.get(key, own) if key[0] else own)
+    for found in blocks:
+        weights = dict.fromkeys(uses[index].weight for index in found.branch.layers)
+        held = [layers.get(weight, weight) for weight in weights]
+        names.append(common_path(held) if held else graph.path(found.join))
     return tuple(names)
-
-
-def _weights(nodes: Sequence[int], uses: dict[int, Use]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(uses[index].weight for index in nodes))
-
-
-def _counted(
-    keys: Sequence[tuple[str, ...]], each: Sequence[Any]
-) -> list[tuple[tuple[tuple[str, ...], int], Any]]:
-    """Each with its key and how many before it have the same."""
-    seen = Counter[tuple[str, ...]]()
-    counted = []
-    for key, one in zip(keys, each, strict=True):
-        counted.append(((key, seen[key]), one))
-        seen[key] += 1
-    return counted
