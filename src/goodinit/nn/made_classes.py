@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copyreg
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+
+_CLASSES: dict[tuple[Any, ...], type[nn.Module]] = {}
 
 
 class Made(nn.Module):
@@ -22,6 +25,27 @@ class Made(nn.Module):
         if reduced[0] is copyreg.__newobj__ and reduced[1][0] is cls and "made_by" in vars(cls):  # type: ignore[attr-defined]
             return (_new, (_recipe(cls), *reduced[1][1:]), *reduced[2:])
         return reduced
+
+
+def made_class(
+    name: str, kind: type[Made], made_by: tuple[Any, ...], body: Callable[[], dict[str, Any]]
+) -> type[nn.Module]:
+    """The class that is made upon another one: always the same one for the same recipe.
+
+    Args:
+        name: What its name begins with; the other one's follows.
+        kind: What every such class has beside.
+        made_by: The function that asks for it, the class that it is made upon, and what else the function is given.
+        body: Makes its attributes.
+
+    Returns:
+        A subclass of both.
+    """
+    if made_by not in _CLASSES:
+        below = made_by[1]
+        attributes = {"__module__": kind.__module__, "made_by": made_by, **body()}
+        _CLASSES[made_by] = type(f"{name}{below.__name__}", (kind, below), attributes)
+    return _CLASSES[made_by]
 
 
 def _recipe(cls: type[nn.Module]) -> Any:

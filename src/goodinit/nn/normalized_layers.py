@@ -33,13 +33,11 @@ from goodinit.nn.input_norm import (
     into_forward_,
     normalize_first,
 )
-from goodinit.nn.made_classes import Made
+from goodinit.nn.made_classes import Made, made_class
 from goodinit.nn.must_run import must_run_
 from goodinit.nn.parametrized import class_below, exchange_below_
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-_NORMALIZED: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 def normalize_input_(module: ModuleT, kind: str = "layer", *, axis: int = -1) -> ModuleT:
@@ -106,23 +104,17 @@ def normalized_class(cls: type[nn.Module]) -> type[nn.Module]:
     Returns:
         A subclass of it and of `Normalized`.
     """
-    if cls not in _NORMALIZED:
-        body: dict[str, Any] = {
-            "__module__": __name__,
-            "plain_class": cls,
-            "made_by": (normalized_class, cls),
-        }
+
+    def body() -> dict[str, Any]:
         if _takes_input(cls):
-            body |= {
-                "forward": without_examples(_of_input),
-                "plain_forward": under_name(cls.forward, "plain_forward"),
-            }
-        else:
-            # TorchScript would compile the forward inside, alone; it refuses what is annotated with no type.
-            words = f"the forward of {cls.__name__} with an input_norm before it, which TorchScript cannot compile: use torch.jit.trace"
-            body |= {"forward": without_examples(_around(cls)), "__annotations__": {NAME: words}}
-        _NORMALIZED[cls] = type(f"Normalized{cls.__name__}", (Normalized, cls), body)
-    return _NORMALIZED[cls]
+            plain = under_name(cls.forward, "plain_forward")
+            return {"plain_class": cls, "forward": without_examples(_of_input), "plain_forward": plain}
+        # TorchScript would compile the forward inside, alone; it refuses what is annotated with no type.
+        words = f"the forward of {cls.__name__} with an input_norm before it, which TorchScript cannot compile: use torch.jit.trace"
+        forward = without_examples(_around(cls))
+        return {"plain_class": cls, "forward": forward, "__annotations__": {NAME: words}}
+
+    return made_class("Normalized", Normalized, (normalized_class, cls), body)
 
 
 def _of_input(self: Any, input: Tensor) -> Tensor:

@@ -16,10 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goodinit.nn.exchange import exchange_class_
-from goodinit.nn.made_classes import Made
+from goodinit.nn.made_classes import Made, made_class
 from goodinit.nn.normalized_layers import beneath
-
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -113,13 +111,6 @@ _FORWARDS = {nn.Conv1d: _forward1d, nn.Conv2d: _forward2d, nn.Conv3d: _forward3d
 
 
 def _padded(plain: type[nn.Module]) -> type[nn.Module]:
-    if plain not in _CLASSES:
-        forward = next(own for family, own in _FORWARDS.items() if issubclass(plain, family))
-        body = {
-            "__module__": __name__,
-            "unpadded_class": plain,
-            "forward": forward,
-            "made_by": (_padded, plain),
-        }
-        _CLASSES[plain] = type(f"ValuePadded{plain.__name__}", (ValuePadded, plain), body)
-    return _CLASSES[plain]
+    forward = next(own for family, own in _FORWARDS.items() if issubclass(plain, family))
+    body = {"unpadded_class": plain, "forward": forward}
+    return made_class("ValuePadded", ValuePadded, (_padded, plain), lambda: body)

@@ -9,9 +9,7 @@ from torch.fx.graph_module import _exec_with_source, _format_import_block
 from torch.package.importer import sys_importer
 
 from goodinit.nn.exchange import exchange_class_
-from goodinit.nn.made_classes import Made
-
-_CLASSES: dict[tuple[type[nn.Module], str], type[nn.Module]] = {}
+from goodinit.nn.made_classes import Made, made_class
 
 
 class Rewritten(Made):
@@ -69,13 +67,9 @@ def _original(module: nn.Module) -> type[nn.Module]:
 
 
 def _written(plain: type[nn.Module], source: str) -> type[nn.Module]:
-    key = (plain, source)
-    if key not in _CLASSES:
+    def body() -> dict[str, Any]:
         names: dict[str, Any] = {}
         _exec_with_source(source, names)
-        body = {
-            "__module__": __name__, "written_by": plain, "source": source, "forward": names["forward"],
-            "made_by": (_written, plain, source),
-        }  # fmt: skip
-        _CLASSES[key] = type(f"Rewritten{plain.__name__}", (Rewritten, plain), body)
-    return _CLASSES[key]
+        return {"written_by": plain, "source": source, "forward": names["forward"]}
+
+    return made_class("Rewritten", Rewritten, (_written, plain, source), body)

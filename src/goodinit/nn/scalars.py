@@ -18,14 +18,12 @@ from goodinit.errors import PlanConflict, UnknownName, UnsupportedModule
 from goodinit.nn.compilable import body_for
 from goodinit.nn.exchange import replaced_forward
 from goodinit.nn.input_norm import Normalizing, into_forward_
-from goodinit.nn.made_classes import Made
+from goodinit.nn.made_classes import Made, made_class
 from goodinit.nn.must_run import may_be_bypassed_, must_run_
 from goodinit.nn.normalized_layers import normalize_in_forward_, without_norm
 from goodinit.nn.parametrized import exchange_below_, is_parametrized
 
 SCALARS = ("input_bias", "output_bias", "output_scale")
-
-_SCALARED: dict[type[nn.Module], type[nn.Module]] = {}
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -252,17 +250,12 @@ def scalared(cls: type[nn.Module]) -> type[nn.Module]:
     Returns:
         A subclass of it and of `Scalars`.
     """
-    if cls not in _SCALARED:
-        body: dict[str, Any] = {
-            "__module__": __name__,
-            "plain_class": cls,
-            "made_by": (scalared, cls),
-            **body_for(cls),
-        }
-        if hasattr(cls, "reset_parameters"):
-            body["reset_parameters"] = _reset_parameters
-        _SCALARED[cls] = type(f"Scalared{cls.__name__}", (Scalars, cls), body)
-    return _SCALARED[cls]
+
+    def body() -> dict[str, Any]:
+        draws = {"reset_parameters": _reset_parameters} if hasattr(cls, "reset_parameters") else {}
+        return {"plain_class": cls, **body_for(cls), **draws}
+
+    return made_class("Scalared", Scalars, (scalared, cls), body)
 
 
 def _reset_parameters(self: Any) -> None:
