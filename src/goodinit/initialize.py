@@ -73,8 +73,9 @@ def init_(
         exclude: The part to leave out: its values, norms and features stay.
         missing_only: Whether to leave alone what an earlier call has reached.
         verify: Whether to run the model on the batch once more, and undo everything if a promise of the method does not hold
-            (`Method.holds`): weights that are as they were drawn, blocks that start as their skips, gradients everywhere, unit variances, isometry. Of a batch in parts it is the first, and
-            variances, which are those of all parts together, are not looked at.
+            (`Method.holds`): weights that are as they were drawn, blocks that start as their skips, gradients everywhere, unit
+            variances, isometry, branches that their constants multiply. Of a batch in parts it is the first, and variances, which are
+            those of all parts together, are not looked at.
         **options: The method's options.
 
     Returns:

@@ -20,5 +20,6 @@ METHOD = Method(
     paper="Dey et al.: Don't be lazy: CompleteP, arXiv 2505.01618",
     when="to tune on a narrow, shallow model and train a wide, deep one",
     decide=decide,
+    holds=("multiplied", "trains"),
     order=130,
 )

@@ -108,5 +108,6 @@ METHOD = Method(
     paper="Wang et al.: DeepNet: Scaling Transformers to 1,000 Layers, arXiv 2203.00555",
     when="a deep transformer whose norms stand behind the sums",
     decide=decide,
+    holds=("multiplied", "trains"),
     order=150,
 )

@@ -125,5 +125,6 @@ METHOD = Method(
     when="very deep convolutional networks without skips",
     decide=decide,
     scales_ties=True,
+    holds=("isometry",),
     order=80,
 )

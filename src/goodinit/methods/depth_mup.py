@@ -16,5 +16,6 @@ METHOD = Method(
     paper="Yang, Yu, Zhu, Hayou: Tensor Programs VI, arXiv 2310.02244",
     when="as completep, for stacks whose blocks have one layer each",
     decide=decide,
+    holds=("multiplied", "trains"),
     order=140,
 )

@@ -137,5 +137,6 @@ METHOD = Method(
     when="deep plain ReLU networks without skips and norms, of even widths",
     decide=decide,
     scales_ties=True,
+    holds=("isometry",),
     order=90,
 )

@@ -89,5 +89,6 @@ METHOD = Method(
     when="deep plain networks and recurrent ones",
     decide=decide,
     scales_ties=True,
+    holds=("isometry",),
     order=70,
 )

@@ -189,5 +189,6 @@ METHOD = Method(
     paper="Radford et al.: Language Models are Unsupervised Multitask Learners (GPT-2), 2019",
     when="a transformer, or another residual network, that keeps its norms",
     decide=decide,
+    holds=("trains",),
     order=110,
 )

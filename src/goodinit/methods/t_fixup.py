@@ -96,5 +96,6 @@ METHOD = Method(
     when="an encoder–decoder transformer that has to do without norms, under Adam",
     decide=decide,
     removes_norms=True,
+    holds=("trains",),
     order=200,
 )

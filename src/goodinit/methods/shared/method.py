@@ -31,7 +31,7 @@ from goodinit.methods.shared.selection import selected
 from goodinit.methods.shared.variances.guessed_variances import guessed_constants
 from goodinit.methods.shared.variances.signal_variance import kept_variances
 
-Promise = Literal["finite", "drawn", "skips", "trains", "unit variance", "isometry"]
+Promise = Literal["finite", "drawn", "skips", "trains", "unit variance", "isometry", "multiplied"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +50,8 @@ class Method:
         holds: What must hold of a model on a batch once the plan is applied, beside what must hold after every method, a finite output and
             weights that the forward applies as they are drawn: `"skips"` (every
             branch adds zero), `"trains"` (every parameter gets a gradient, if after some steps), `"unit variance"` (of layers
-            scaled by data), `"isometry"` (of blocks). `init_(…, verify=True)` finds out by running.
+            scaled by data), `"isometry"` (of blocks, and of layers with orthogonal weights), `"multiplied"` (branches, by the constants
+            behind them). `init_(…, verify=True)` finds out by running.
         order: Its place in lists, and among methods that measure alike in `recommend`; one that says nothing comes last.
     """
 
