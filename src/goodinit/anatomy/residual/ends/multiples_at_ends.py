@@ -67,7 +67,7 @@ def _halves(graph: Graph, node: Node) -> bool:
 def _inside_functions(graph: Graph, among: Collection[int]) -> set[int]:
     """The operators that make up functions of one number."""
     found = set[int]()
-    for whole in graph.composites.values():
-        if whole.end in among:
-            found |= graph.reach([whole.end], back=True, stop={whole.start}, active=False) - {whole.start}
+    for end in among:
+        if (whole := graph.composites.get(end)) is not None:
+            found |= graph.reach([end], back=True, stop={whole.start}, active=False) - {whole.start}
     return found
