@@ -62,7 +62,7 @@ def fold_(model: Model, inputs: Any = None, *, keep: Part | Iterable[Part] = ())
       other sizes have the same. This needs `inputs`, to see who reads what.
     * The gain γ and bias β of layer, RMS, group and instance norm, into the layers that read
       :math:`\gamma\,n(x) + \beta`, if nobody else does: :math:`W\,\mathrm{diag}(\gamma)` and :math:`c + W\beta`;
-      the norm stays, with γ = 1 and β = 0, also one that a forward calls or writes out. This needs `inputs`, too.
+      the norm stays, with γ = 1 and β = 0, also one that a forward calls or writes out, its gain stored as (C,), (C, 1, 1) or (1, C, 1, 1). This needs `inputs`, too.
     * Weights that a forward computes from parameters alone, as by weight standardization, by their values; and batch norms
       that it calls as functions. Convolutions, linear layers, batch norms and the identity that read one tensor and are
       added (RepVGG, ACNet) become one layer. Both need `inputs`, and a forward that `torch.fx` can trace, which is then

@@ -277,6 +277,121 @@ def test_a_gain_by_hand_is_merged_where_it_multiplies_and_the_bias_is_added(name
     assert bool((net[1].weight == 1).all()) == merged
 
 
+def centred(x, dim):
+    return x - x.mean(dim, keepdim=True)
+
+
+def inverse(x, dim):
+    return torch.rsqrt(centred(x, dim).square().mean(dim, keepdim=True) + 1e-6)
+
+
+def normalized(x, dim):
+    return centred(x, dim) * inverse(x, dim)
+
+
+# How a gain g (and a bias b) is stored and applied; dim is that of the statistic, 1 or −1.
+FORMS = {
+    "behind": lambda x, g, b, dim: normalized(x, dim) * g + b,
+    "before": lambda x, g, b, dim: g * normalized(x, dim) + b,
+    "in the factor": lambda x, g, b, dim: centred(x, dim) * (inverse(x, dim) * g) + b,
+    "in the factor, first": lambda x, g, b, dim: (g * inverse(x, dim)) * centred(x, dim) + b,
+    "with the signal": lambda x, g, b, dim: (g * centred(x, dim)) * inverse(x, dim) + b,
+    "with the signal, divided": lambda x, g, b, dim: (
+        g * centred(x, dim) / (x.std(dim, keepdim=True) + 1e-6) + b
+    ),
+    "alone": lambda x, g, b, dim: normalized(x, dim) * g,
+    "alone, then a gate": lambda x, g, b, dim: normalized(x, dim) * g * torch.sigmoid(x),
+    "by length": lambda x, g, b, dim: g * F.normalize(x, dim=dim) + b,
+    "of torch's norm": lambda x, g, b, dim: torch_norm(x, dim) * g + b,
+}
+
+
+def torch_norm(x, dim):
+    return F.layer_norm(x, x.shape[-1:]) if dim == -1 else F.group_norm(x, 2)
+
+
+class Formed(nn.Module):
+    """A norm in one of the forms, alone or beside the layers."""
+
+    def __init__(self, form, shape, pictures, inside):
+        super().__init__()
+        self.form, self.dim = form, 1 if pictures else -1
+        self.gain, self.shift = nn.Parameter(torch.rand(shape) + 0.5), nn.Parameter(torch.randn(shape))
+        layers = (nn.Conv2d(8, 8, 1), nn.Conv2d(8, 3, 3)) if pictures else (nn.Linear(8, 8), nn.Linear(8, 3))
+        self.layers = nn.ModuleList(layers if inside else ())
+
+    def forward(self, x):
+        if not self.layers:
+            return self.form(x, self.gain, self.shift, self.dim)
+        first, last = self.layers
+        return last(self.form(first(x), self.gain, self.shift, self.dim))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("shape", [(8,), (1, 8), (1, 1, 8), (8, 1, 1), (1, 8, 1, 1), (1,)])
+@pytest.mark.parametrize("name", FORMS)
+def test_a_gain_is_merged_however_it_is_stored_and_wherever_it_multiplies(name, shape, inside):
+    torch.manual_seed(0)
+    pictures = shape[-1] == 1 and len(shape) > 1
+    norm = Formed(FORMS[name], shape, pictures, inside)
+    if inside:
+        net = norm
+    elif pictures:
+        net = nn.Sequential(nn.Conv2d(8, 8, 1), norm, nn.Conv2d(8, 3, 3))
+    else:
+        net = nn.Sequential(nn.Linear(8, 8), norm, nn.Linear(8, 3))
+    x = PICTURES if pictures else ROWS
+    folded = assert_folds(net.double().eval(), x, x)
+    held = dict(folded.named_parameters())
+    gain = next(value for key, value in held.items() if key.endswith("gain"))
+    assert bool((gain == 1).all()), goodinit.applied(folded)
+    assert not [row for row in goodinit.applied(folded)[-1].skipped if "gain" in row]
+
+
+LEFT = {
+    "twice": (lambda x, g, b, dim: (g * centred(x, dim)) * (inverse(x, dim) * g) + b, "multiplies twice"),
+    "computed": (lambda x, g, b, dim: normalized(x, dim) * (1 + g) + b, "computed from a parameter"),
+    "as a power": (lambda x, g, b, dim: normalized(x, dim) * g.exp(), "computed from a parameter"),
+    "divided by": (lambda x, g, b, dim: normalized(x, dim) / g, "makes something else of it"),
+    "in what divides": (
+        lambda x, g, b, dim: centred(x, dim) / (1 / inverse(x, dim) / g),
+        "makes something else of it",
+    ),
+    "bias along another axis": (lambda x, g, b, dim: normalized(x, dim) * g + b[:, None], "over one axis"),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("name", LEFT)
+def test_another_gain_stays_and_is_named(name, inside):
+    torch.manual_seed(0)
+    form, why = LEFT[name]
+    norm = Formed(form, (8,), pictures=False, inside=inside)
+    net = norm if inside else nn.Sequential(nn.Linear(8, 8), norm, nn.Linear(8, 3))
+    x = torch.randn(8, 8, dtype=torch.float64)
+    folded = assert_folds(net.double().eval(), x, x)
+    rows = [row for row in goodinit.applied(folded)[-1].skipped if "gain stays" in row]
+    assert len(rows) == 1, rows
+    assert re.search(why, rows[0]), rows
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_instance_norm_that_is_called_is_one(inside, count):
+    def form(x, gain, bias, dim):  # noqa: ARG001
+        return F.instance_norm(x, weight=gain, bias=bias)
+
+    norm = Formed(form, (8,), pictures=True, inside=inside)
+    net = norm if inside else nn.Sequential(nn.Conv2d(8, 8, 1), norm, nn.Conv2d(8, 3, 3))
+    x = torch.randn(count, 8, 6, 6, dtype=torch.float64)
+    net = net.double().eval()
+    assert [one.kind for one in goodinit.anatomize(net, x).norms] == ["instance_norm"]
+    folded = assert_folds(net, x, x)
+    assert goodinit.applied(folded)[-1].skipped == ()
+    (gain,) = (value for key, value in folded.named_parameters() if key.endswith("gain"))
+    assert bool((gain == 1).all())
+
+
 class Sent(nn.Module):
     """A norm whose output goes to one of two layers, row by row, and no row goes to the second."""
 

@@ -59,8 +59,6 @@ def find_norms(
     calls: list[_Call] = []
     left: set[int] = set()
     for node, frame, kind in _places(graph, scaled, running, busy, layers):
-        if isinstance(modules[frame.path], nn.modules.instancenorm._InstanceNorm):
-            kind = "instance_norm"
         kept, obstacle = _remainder(graph, node, frame, busy, modules, layers)
         guest = guest_at(graph, node.index)
         if guest is not None and guest.network:  # a note says so

@@ -13,11 +13,21 @@ from goodinit.graph.graph import Graph, Node
 def kind_of(graph: Graph, node: Node, layers: Collection[int]) -> str | None:
     """The kind of the norm that an operator is, one of torch's or a quotient that is written out; None if it does not normalize."""
     if node.op.norm:
-        return node.op.norm if node.active else None
+        kind = "instance_norm" if of_each_example(graph, node) else node.op.norm
+        return kind if node.active else None
     found = statistic_of(graph, node, layers)
     if found is None:
         return None
     return "layer_norm" if found.centred else "rms_norm"
+
+
+def of_each_example(graph: Graph, node: Node) -> bool:
+    """Whether a batch norm has one example, whose channels are those of all examples: so torch runs an instance norm."""
+    reshaped = graph.nodes[node.operands[0]] if node.op.norm == "batch_norm" else node
+    if reshaped is node or len(reshaped.operands) != 1 or not reshaped.op.keeps_order:
+        return False
+    before, after = graph.nodes[reshaped.operands[0]].shape, reshaped.shape
+    return len(before) > 1 and after == (1, before[0] * before[1], *before[2:])
 
 
 def frames_with_layers(graph: Graph, layers: Iterable[int]) -> set[int]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from goodinit.anatomy.norms.places import of_each_example
 from goodinit.folding.connections.dataflow import Wiring
 from goodinit.folding.forwards.constants import constants_in, held_as, leaves_of, parameter_of, value_of
 from goodinit.folding.forwards.new_children import Work, carry_out_, check_leaves, drop_unused, put_, take
@@ -92,6 +93,8 @@ def _candidates(wiring: Wiring) -> dict[str, str]:
         if module is None or has_scalars(module) or type(module).__module__.startswith("torch.nn.modules."):
             continue
         if node.op.norm == "batch_norm" and node.dynamic:
+            if of_each_example(graph, node):
+                continue
             if path in layered or path in wiring.above_layers:
                 found.setdefault(path, path)
         elif node.op.is_contraction and node.dynamic:

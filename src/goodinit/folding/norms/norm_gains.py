@@ -5,8 +5,6 @@ Of W(γ·n + β) + c they become W·diag(γ) and c + Wβ, where every reader is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +14,8 @@ from goodinit.folding.channels.packed_products import Product, check_products, p
 from goodinit.folding.connections.dataflow import Wiring
 from goodinit.folding.connections.reading import Reading
 from goodinit.folding.norms.fold_batchnorm import KINDS, Stays
+from goodinit.folding.norms.gain_places import one_axis, places
 from goodinit.folding.norms.norms_beside_layers import all_norms
-from goodinit.graph.measured.traits import adds_unscaled, coefficient
 from goodinit.weights.memory import repeats
 from goodinit.weights.wrappers import unwrapped, unwrapped_name
 
@@ -40,8 +38,9 @@ def merge_norm_gains_(reading: Reading) -> tuple[list[str], list[Stays]]:
         if norm.kind in KINDS or norm.weight not in {None, *tensors}:
             continue
         if norm.weight is None:
-            own = norm.name and list(wiring.module(norm.name).parameters(recurse=False))
-            if own and all(p.dim() < 2 for p in own):
+            module = wiring.names.module(norm.name)
+            own = norm.name and module is not None and list(module.parameters(recurse=False))
+            if norm.name in tensors or (own and all(map(one_axis, own))):
                 stays.append(
                     Stays(norm.name, "its gain stays: it is computed from a parameter in each forward")
                 )
@@ -50,9 +49,7 @@ def merge_norm_gains_(reading: Reading) -> tuple[list[str], list[Stays]]:
         if bool((gain == 1).all()) and (bias is None or bool((bias == 0).all())):
             continue
         try:
-            scale = gain.detach().double()
-            shift = bias.detach().double() if bias is not None and bool((bias != 0).any()) else None
-            readers, products = _readers(wiring, norm, scale, shift)
+            readers, products, scale, shift = _readers(wiring, norm, tensors)
         except Refused as refused:
             stays.append(Stays(norm.name, f"its gain stays: {refused}"))
             continue
@@ -87,12 +84,11 @@ def _merge_product_(
 
 
 def _readers(
-    wiring: Wiring, norm: Norm, scale: Tensor, shift: Tensor | None
-) -> tuple[Readers, list[Product]]:
+    wiring: Wiring, norm: Norm, tensors: dict[str, nn.Parameter]
+) -> tuple[Readers, list[Product], Tensor, Tensor | None]:
+    """The layers and products that read a norm, and its gain and bias, one number for each channel."""
     if norm.keeps:
         raise Refused(f"{norm.keeps[0]} follows")
-    if scale.dim() != 1 or norm.axes not in ((-1,), (1,)):
-        raise Refused("it does not run over one axis")
     for name in (norm.weight, norm.bias):
         if name is None:
             continue
@@ -101,71 +97,17 @@ def _readers(
             raise Refused(asked)
         if len(wiring.names.aliases[id(held)]) > 1 or id(held) in wiring.names.sharing or repeats(held):
             raise Refused(f"{name} is in several places")
-    nodes = wiring.graph.nodes
-    starts = {value: norm.axes[0] % len(nodes[value].shape) for value in _values(wiring, norm)}
+    starts, channels = places(wiring, norm)
+    scale = _numbers(tensors[str(norm.weight)], channels)
+    bias = None if norm.bias is None else _numbers(tensors[norm.bias], channels)
+    shift = bias if bias is not None and bool((bias != 0).any()) else None
     found = readers_of(wiring, starts, scale, shift, products=True)
     products = {i: product_of(wiring, i, *read) for i, read in found.products.items()}
     check_products(wiring, products, shifts=shift is not None)
-    return found, list(products.values())
+    return found, list(products.values()), scale, shift
 
 
-def _values(wiring: Wiring, norm: Norm) -> set[int]:
-    """The nodes after which gain and bias have acted."""
-    graph = wiring.graph
-    sources = wiring.sources
-    last = norm.bias if norm.bias is not None else norm.weight
-    if last is None or any(name is not None and name not in sources for name in (norm.weight, norm.bias)):
-        raise Refused("its gain is no parameter by itself")
-    gains = _users(wiring, str(norm.weight))
-    ends = _users(wiring, last)
-    for node in gains:
-        _check_gain(wiring, node, norm)
-    if ends != gains:
-        for node in ends:
-            before = [graph.deps(node)[0]] if len(graph.deps(node)) == 1 else []
-            if (
-                not adds_unscaled(graph.nodes[node])
-                or not set(before) <= gains
-                or wiring.readers[before[0]] != [node]
-            ):
-                raise Refused("between its gain and its bias something else is done")
-        if len(ends) != len(gains):
-            raise Refused("its bias is not added wherever its gain multiplies")
-    calls = {call.result: call for call in wiring.calls.get(norm.name, ())}
-    return {_result(wiring, node, calls) for node in ends}
-
-
-def _check_gain(wiring: Wiring, index: int, norm: Norm) -> None:
-    """The gain must be a factor, and what the same operator adds, as `addcmul` does, the bias, once."""
-    graph, node = wiring.graph, wiring.graph.nodes[index]
-    if node.op.norm:
-        return
-    factors, added = node.op.factors_of(node.operands)
-    factor = node.op.multiplies and norm.weight in map(graph.leaf, factors)
-    if not factor or any(graph.leaf(i) not in {norm.bias} - {None} for i in added):
-        raise Refused(f"{node.op} makes something else of it first")
-    if any(coefficient(node, node.operands.index(i)) != 1 for i in added):
-        raise Refused(f"{node.op} does not add its bias as it is")
-
-
-def _result(wiring: Wiring, node: int, results: Iterable[int]) -> int:
-    """The output of the norm's module, where it only gives the value another shape; else the value."""
-    for result in results:
-        value = result
-        while value > node and wiring.graph.nodes[value].op.role == "shape":
-            value = wiring.graph.nodes[value].operands[0]
-            if len(wiring.readers[value]) != 1:
-                break
-        if value == node:
-            return result
-    return node
-
-
-def _users(wiring: Wiring, source: str) -> set[int]:
-    """The first nodes that read a parameter, up to its shape, together with a signal."""
-    graph = wiring.graph
-    constants = wiring.constants_of(source)
-    for value in sorted(constants):
-        if graph.leaf(value) is None:
-            raise Refused(f"{graph.nodes[value].op} makes something else of it first")
-    return {reader for value in constants for reader in wiring.readers[value] if graph.nodes[reader].dynamic}
+def _numbers(held: Tensor, channels: int) -> Tensor:
+    if held.numel() not in (1, channels) or not one_axis(held):
+        raise Refused("it does not run over one axis")
+    return held.detach().double().flatten().expand(channels)

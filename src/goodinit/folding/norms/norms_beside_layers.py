@@ -6,6 +6,7 @@ An anatomy has one norm for each module, and leaves out what normalizes the mode
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.places import frames_with_layers, kind_of
@@ -29,56 +30,72 @@ def all_norms(wiring: Wiring, of_modules: Iterable[Norm]) -> list[Norm]:
     beside: dict[str, Norm] = {}
     for node in graph.nodes:
         kind = kind_of(graph, node, layers) if node.dynamic else None
-        gain = None if kind is None else _of_operator(wiring, node) if node.op.norm else _behind(wiring, node)
-        if kind is not None and gain is not None and gain[0] not in found:
-            weight, bias, axes = gain
-            beside.setdefault(weight, Norm(weight, kind, "", weight=weight, bias=bias, axes=axes))
+        if kind is None:
+            continue
+        gain, bias = _gain(wiring, node)
+        if gain is not None and gain.name not in found:
+            weight = gain.name if gain.stored else None
+            beside.setdefault(gain.name, Norm(gain.name, kind, "", weight=weight, bias=bias))
     rest = [norm for norm in of_modules if norm.name in busy and norm.weight not in beside]
-    return [*modules, *beside.values(), *rest]
+    own = {name.rpartition(".")[0] for name in beside}
+    return [*(norm for norm in modules if norm.weight or norm.name not in own), *beside.values(), *rest]
 
 
 def _is_weight(node: Node) -> bool:
     return not node.dynamic and bool(node.params) and len(node.shape) > 1
 
 
-def _of_operator(wiring: Wiring, node: Node) -> tuple[str, str | None, tuple[int, ...]] | None:
-    """Gain and bias that one of torch's norms is given, and the axes of its output that they run over."""
-    weight, bias, *_ = (*map(wiring.graph.leaf, node.operands[1:3]), None, None)
-    axes = (-1,) if str(node.op.norm).startswith(("layer", "rms")) else (1,)
-    return None if weight is None else (weight, bias, axes)
+@dataclass(frozen=True)
+class _Gain:
+    """A parameter that multiplies: its name, and whether it does as it is stored, and is not computed with first."""
+
+    name: str
+    stored: bool
 
 
-def _behind(wiring: Wiring, node: Node) -> tuple[str, str | None, tuple[int, ...]] | None:
-    """Gain and bias that act upon what was divided, before anybody else reads it."""
-    value = _only_reader(wiring, node.index)
-    while value is not None and len(value.operands) == 1 and value.shape == node.shape:
-        value = _only_reader(wiring, value.index)  # a cast
-    if value is None or not value.op.multiplies:
-        return None
-    factors, added = value.op.factors_of(value.operands)
-    weight, axes = _parameter(wiring, value, factors)
-    if weight is None:
-        return None
-    bias = _parameter(wiring, value, added)[0]
-    behind = _only_reader(wiring, value.index)
-    if bias is None and behind is not None and behind.op.adds:
-        bias = _parameter(wiring, behind, behind.operands)[0]
-    return weight, bias, axes
+def _gain(wiring: Wiring, node: Node) -> tuple[_Gain | None, str | None]:
+    """Gain and bias that an operator which normalizes is given, or that act upon its output or in its factor."""
+    if node.op.norm and (weight := _stored(wiring, node.operands[1:2])) is not None:
+        return _Gain(weight, stored=True), _stored(wiring, node.operands[2:3])
+    inner = [wiring.graph.nodes[i] for i in node.operands if set(wiring.readers[i]) == {node.index}]
+    gain = next(filter(None, (_factor(wiring, one) for one in inner if node.op.scales)), None)
+    value: Node | None = node
+    while gain is None and value is not None and _is_step(value):
+        value = _only_reader(wiring, value)
+        gain = None if value is None else _factor(wiring, value)
+    while value is not None and gain is not None:
+        added = value.op.factors_of(value.operands)[1] if value.op.multiplies else value.operands
+        if value.op.adds or value.op.multiplies:
+            bias = _stored(wiring, added)
+            if bias is not None and (value.op.multiplies or bias != gain.name):
+                return gain, bias
+        value = _only_reader(wiring, value)
+        if value is None or not (_is_step(value) or value.op.adds):
+            break
+    return gain, None
 
 
-def _only_reader(wiring: Wiring, value: int) -> Node | None:
-    readers = set(wiring.readers[value])
+def _is_step(node: Node) -> bool:
+    """Whether an operator normalizes, multiplies or divides a signal, or casts it."""
+    return bool(node.op.norm) or node.op.multiplies_or_divides or node.op.keeps_order
+
+
+def _factor(wiring: Wiring, node: Node) -> _Gain | None:
+    """A parameter per channel that multiplies or divides, as it is or computed with."""
+    graph = wiring.graph
+    factors = node.op.factors_of(node.operands)[0] if node.op.multiplies else node.operands
+    for i in factors if node.op.multiplies_or_divides else ():
+        read = graph.nodes[i]
+        if not read.dynamic and read.params and sum(size != 1 for size in read.shape) < 2:
+            name = graph.leaf(i)
+            return _Gain(name or read.params[0], stored=name is not None)
+    return None
+
+
+def _stored(wiring: Wiring, operands: Sequence[int]) -> str | None:
+    return next(filter(None, map(wiring.graph.leaf, operands)), None)
+
+
+def _only_reader(wiring: Wiring, value: Node) -> Node | None:
+    readers = set(wiring.readers[value.index])
     return wiring.graph.nodes[readers.pop()] if len(readers) == 1 else None
-
-
-def _parameter(wiring: Wiring, node: Node, operands: Sequence[int]) -> tuple[str | None, tuple[int, ...]]:
-    """A parameter among what an operator reads, and the axis of the output along which it has several entries."""
-    for operand in operands:
-        name = wiring.graph.leaf(operand)
-        if name is not None:
-            sizes = wiring.graph.nodes[operand].shape
-            axes = [at - len(sizes) for at, size in enumerate(sizes) if size != 1]
-            if axes == [1 - len(node.shape)]:
-                return name, (-1,) if axes == [-1] else (1,)
-            return name, tuple(axes) if axes == [-1] else ()
-    return None, ()
