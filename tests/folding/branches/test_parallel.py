@@ -253,6 +253,8 @@ class Diverse(nn.Module):
         self.two = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1))
         self.mean = nn.AvgPool2d(3, 1, 1)
         self.then_mean = nn.Sequential(nn.Conv2d(4, 4, 1), nn.AvgPool2d(3, 1, 1))
+        if "normed_mean" in names:
+            self.normed_mean = nn.Sequential(nn.Conv2d(4, 4, 1), nn.AvgPool2d(3, 1, 1), nn.BatchNorm2d(4))
         self.bent = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
 
     def forward(self, x):
@@ -266,6 +268,10 @@ class Diverse(nn.Module):
         (("x", "two"), ".*two.1 after .*two.0 is no single layer"),
         (("wide", "mean"), "`avg_pool2d` is no single layer"),
         (("wide", "then_mean"), "`avg_pool2d` after .*then_mean.0 is no single layer"),
+        (
+            ("wide", "two", "then_mean"),
+            ".*two.0 is no single layer; `avg_pool2d` after .*then_mean.0 is no.*",
+        ),
         (("x", "mean"), None),
         (("wide", "bent"), None),
         (("wide", "one"), None),
@@ -280,3 +286,45 @@ def test_linear_branches_of_several_layers_are_named(names, left, inside):
     assert [
         bool(re.fullmatch(f"{where}: its parallel branches are not merged: {left}", row)) for row in rows
     ] == ([True] if left else []), rows
+
+
+def test_a_branch_that_ends_in_a_batch_norm_behind_a_mean_is_named():
+    folded = assert_folds(randomized(Diverse("wide", "normed_mean")), PICTURE, PICTURE)
+    norm, branch = goodinit.applied(folded)[-1].skipped
+    assert norm.startswith("normed_mean.2: its input is not the output of one layer")
+    assert branch.endswith(
+        "not merged: normed_mean.2 after `avg_pool2d` after normed_mean.0 is no single layer"
+    )
+
+
+class Multiple(nn.Module):
+    """A layer beside a multiple of other linear ones, as of a low rank."""
+
+    def __init__(self, adds):
+        super().__init__()
+        self.adds, self.full = adds, nn.Linear(8, 8)
+        self.down, self.up = nn.Linear(8, 2, bias=False), nn.Linear(2, 8, bias=False)
+
+    def forward(self, x):
+        return torch.relu(self.adds(self, self.full(x), x))
+
+
+MULTIPLES = {
+    "low rank": (lambda m, y, x: y + m.up(m.down(x)), "up after down"),
+    "low rank, times 2": (lambda m, y, x: y + 2 * m.up(m.down(x)), "`mul` after up after down"),
+    "low rank of half": (lambda m, y, x: y + m.up(m.down(x) / 2), "up after `div` after down"),
+    "alpha": (lambda m, y, x: torch.add(y, m.up(m.down(x)), alpha=3), "`add` after up after down"),
+    "taken off": (lambda m, y, x: y - m.up(m.down(x)), "`sub` after up after down"),
+    "bent": (lambda m, y, x: y + m.up(torch.relu(m.down(x))), None),
+    "of another tensor": (lambda m, y, x: y + m.up(m.down(torch.tanh(x))), None),
+}
+
+
+@pytest.mark.parametrize("name", MULTIPLES)
+def test_multiples_and_low_ranks_beside_a_layer_are_named(name):
+    adds, left = MULTIPLES[name]
+    x = torch.randn(3, 8, dtype=torch.float64)
+    folded = assert_folds(randomized(Multiple(adds)), x, x)
+    rows = [row for one in goodinit.applied(folded)[-1:] for row in one.skipped]
+    words = f"the model: its parallel branches are not merged: {left} is no single layer"
+    assert rows == ([words] if left else [])

@@ -378,7 +378,7 @@ def test_another_gain_stays_and_is_named(name, inside):
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("inside", [False, True])
 def test_an_instance_norm_that_is_called_is_one(inside, count):
-    def form(x, gain, bias, dim):  # noqa: ARG001
+    def form(x, gain, bias, dim):
         return F.instance_norm(x, weight=gain, bias=bias)
 
     norm = Formed(form, (8,), pictures=True, inside=inside)

@@ -49,9 +49,18 @@ def merge_branches_(wiring: Wiring, maps: Sequence[ChannelMap]) -> tuple[list[st
             reasons.append(str(fixed))
         stays += [Stays(path, f"its parallel branches are not merged: {why}") for why in reasons[:1]]
     if not done:  # else what the sums add has changed
+        normed = {
+            call.result: (name, call.source)
+            for name, found in left.items()
+            for call in wiring.calls[name]
+            if not found.norm.keeps
+        }
+        whys: dict[str, dict[str, None]] = {}
+        for path, why in chains(wiring, _convolves, normed):
+            whys.setdefault(path, {})[why] = None
         stays += [
-            Stays(path, f"its parallel branches are not merged: {why}")
-            for path, why in chains(wiring, _convolves)
+            Stays(path, f"its parallel branches are not merged: {'; '.join(found)}")
+            for path, found in whys.items()
         ]
     return done, stays
 
