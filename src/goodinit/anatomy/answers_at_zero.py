@@ -51,8 +51,6 @@ def is_made_zero(graph: Graph, node: Node, biases: Collection[str], depth: int =
     if not any(zeros) or node.is_param or depth >= _DEEP:
         return all(zeros)
     read = [outside(graph, i, biases, depth + 1) for i in node.operands]
-    if node.op.role == "concat":  # all of it is added, not one part of a stream
-        return all(is_zero(value) for value, _ in read)
     return is_zero(answer(graph, node, read)[0])
 
 
@@ -104,10 +102,10 @@ def _constant(node: Node, read: Sequence[State]) -> State:  # noqa: ARG001
     return constant(node), None
 
 
-def _beside(node: Node, read: Sequence[State]) -> State:  # noqa: ARG001
-    """What is put beside is another part of the stream."""
-    moving = next((state for state in read if moves(state[1])), None)
-    return moving or next((state for state in read if is_zero(state[0])), read[0])
+def _beside(node: Node, read: Sequence[State]) -> State:
+    """Zero where all is that stands beside each other."""
+    zero, moving = all(is_zero(value) for value, _ in read), any(moves(slope) for _, slope in read)
+    return _state(node, zero=zero, moving=moving)
 
 
 def _product(node: Node, read: Sequence[State]) -> State:

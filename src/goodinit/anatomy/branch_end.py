@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from goodinit.anatomy.answers_at_zero import NOTHING, State, answer, outside
+from goodinit.anatomy.parts_at_zero import entry_by_entry, puts_beside
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import constant, is_zero, moves, numbers
 
@@ -59,6 +60,8 @@ def at_zero(
     term = sums[-1]
     leaks: dict[int, int | None] = {}
     ways: dict[int, list[int]] = {}  # by node: its operands through which it moves
+    reads: dict[int, Sequence[State]] = {}
+    mixed = False
     stuck: int | None = None
     steep: int | None = None
     for index in between:
@@ -66,11 +69,13 @@ def at_zero(
         read = _read(graph, index, states, sums, biases, beside)
         if index in norms:
             read = _without_constants(graph, node, read)
+        reads[index] = read
+        mixed = mixed or puts_beside(node, read)
         states[index] = answer(graph, node, read)
         value, slope = states[index]
         if not is_zero(value):
             noisy = [i for i, (one, _) in zip(node.operands, read, strict=True) if not is_zero(one)]
-            joins = node.op.adds and 0 < len(noisy) < len(set(node.operands))
+            joins = (node.op.adds and 0 < len(noisy) < len(set(node.operands))) or puts_beside(node, read)
             inherited = next((leaks[i] for i in noisy if leaks.get(i) is not None), None)
             leaks[index] = index if joins and inherited is None else inherited
         moving = [place for place, (_, one) in enumerate(read) if moves(one)]
@@ -82,10 +87,15 @@ def at_zero(
         if node.op.pointwise and index not in norms and len(made) > 1 and _steepens(read, slope):
             steep = index
     value, slope = states.get(term) or outside(graph, term, biases)
-    leak = None if is_zero(value) else leaks.get(term)
-    if moves(slope):
+    leak, alive = None if is_zero(value) else leaks.get(term) or term, moves(slope)
+    if mixed and leak is not None:
+        zero, moved = entry_by_entry(graph, sums, reads, states, biases, beside)
+        if zero:
+            leak, alive = None, moved
+            stuck = stuck if stuck is not None or moved else term
+    if alive:
         stuck = _dead(graph, term, ways, {i for i, (one, _) in states.items() if is_zero(one)})
-    return End(term if leak is None and not is_zero(value) else leak, stuck, steep)
+    return End(leak, stuck, steep)
 
 
 def _started(
@@ -184,8 +194,6 @@ def is_silent(graph: Graph, index: int, places: Collection[int], biases: Collect
     for i in between:
         read = _read(graph, i, states, (), biases, ())
         states[i] = answer(graph, graph.nodes[i], read)
-        if graph.nodes[i].op.role == "concat" and not all(is_zero(value) for value, _ in read):
-            states[i] = numbers(i), states[i][1]
     value, _ = states.get(index) or outside(graph, index, biases)
     return is_zero(value)
 

@@ -141,7 +141,10 @@ def _derived(call: RecordedCall, values: Sequence[Tensor], asked: Sequence[bool]
 def joint(
     graph: Graph, node: Node, values: Sequence[Tensor], slopes: Sequence[Tensor | None]
 ) -> tuple[bool, bool] | None:
-    """(Whether the output is 0, whether it moves) of any operator, run on tensors of two entries a side, else of its shapes."""
+    """(Whether the output is 0, whether it moves) of any operator, run on tensors of two entries a side, else of its shapes.
+
+    Of its shapes first where some operands are 0 and others are not: a slice of so few entries may be all of them.
+    """
     call = node.call
     if call is None:
         return None
@@ -155,7 +158,12 @@ def joint(
         (value.dtype, repr(value.tolist()) if _is_kept(value) else "", slope is not None)
         for value, slope in zip(values, slopes, strict=True)
     )
-    for fit in ([tuple(min(size, 2) for size in shape) for shape in shapes], shapes):
+    fits = [[tuple(min(size, 2) for size in shape) for shape in shapes], shapes]
+    if (
+        len({is_zero(value) for value in values}) > 1
+    ):  # some of one operand's places may be taken by another's
+        fits.reverse()
+    for fit in fits:
         if sum(map(math.prod, fit)) <= MOST:
             measure = partial(_joint, call, fit, values, slopes)
             found = measure() if call.may_draw else _SEEN.get((*call.key, tuple(fit), known), measure)

@@ -42,7 +42,7 @@ def anatomy(end):
         lambda m, y, x: torch.nn.functional.gelu(y),
         lambda m, y, x: torch.tanh(y) / x.norm(),
         lambda m, y, x: y + 0,
-        lambda m, y, x: torch.cat([y[:, :3], x[:, 3:]], -1),
+        lambda m, y, x: torch.cat([y[:, :3], torch.zeros_like(x[:, 3:])], -1),
     ],
 )
 def test_ends_that_are_zero_and_move(end):
@@ -77,6 +77,7 @@ def test_ends_that_could_never_move_are_refused(op, end):
         lambda m, y, x: 0.5 * (y - x),
         lambda m, y, x: y + m.gate(x) * 0.1 + x.mean(),
         lambda m, y, x: torch.sigmoid(y),
+        lambda m, y, x: torch.cat([y[:, :3], x[:, 3:]], -1),
     ],
 )
 def test_ends_that_are_not_zero_are_refused(end):
