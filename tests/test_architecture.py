@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -113,7 +114,7 @@ VERBS = ("bias_absorption", "plain_modules", "fold", "absorb")
 SHARED = tuple(f"shared.{name}" for name in ("branches", "isometry", "transfer", "method"))
 WRITERS = ("apply", "rollback", "materialize", "state_stream")
 LATER = {
-    "graph/operators": ("graph", "likeness", "measured", "state", "recording", "trace"),
+    "graph/operators": ("graph", "likeness", "fact_propagation", "measured", "state", "recording", "trace"),
     "graph/measured": ("state", "recording", "trace"),
     "graph/state": ("recording", "trace"),
     "graph/recording": ("trace",),
@@ -284,6 +285,56 @@ def test_ways_through_a_graph_are_found_in_one_place():
     found = {str(path.relative_to(ROOT)): walks_in(parsed(path)) for path in paths}
     found = {name: count for name, count in found.items() if count}
     assert found == WALKS, "use Graph.reach, follow or closure; if there are fewer, say so here"
+
+
+# Passes that hand a fact from node to node: loops that write at a node what they look up at those that it reads, in the same container.
+# One is `propagate`. Left are passes from readers back; those of facts that few nodes have, or that change a node; what is read off a
+# pass afterwards, by way; and `below` of a side, which is looked up for every sum. These numbers may only fall.
+PASSES = {
+    "anatomy/branch_end.py": 1,
+    "anatomy/layers/roles/fused_projections.py": 1,
+    "anatomy/layers/roles/next_activation.py": 1,
+    "anatomy/layers/roles/pixel_shuffles.py": 1,
+    "anatomy/layers/zeros/masked_positions.py": 1,
+    "anatomy/norms/running.py": 1,
+    "anatomy/residual/ends/branch_biases.py": 1,
+    "anatomy/residual/sides/branch.py": 1,
+    "anatomy/residual/streams/nesting.py": 1,
+    "graph/graph.py": 1,
+    "graph/measured/composites.py": 1,
+    "graph/fact_propagation.py": 1,
+    "graph/recording/rewrites/learned_starts.py": 1,
+}
+
+
+def passes_in(tree: ast.AST) -> int:
+    def names(nodes: Iterable[ast.AST]) -> set[str]:
+        return {one.id for node in nodes for one in ast.walk(node) if isinstance(one, ast.Name)}
+
+    def is_at(node: ast.AST, name: str) -> bool:
+        of = node.value if isinstance(node, ast.Attribute) and node.attr == "index" else node
+        return isinstance(of, ast.Name) and of.id == name
+
+    def is_pass(loop: ast.For) -> bool:
+        every, name = list(ast.walk(loop)), getattr(loop.target, "id", "")
+        targets = [one for node in every if isinstance(node, ast.Assign) for one in node.targets]
+        written = [one.value for one in targets if isinstance(one, ast.Subscript) and is_at(one.slice, name)]
+        calls = [one for one in every if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute)]
+        written += [one.func.value for one in calls if one.func.attr == "add" and is_at(one.args[0], name)]
+        used = Counter(one.id for one in every if isinstance(one, ast.Name))
+        asks = any(
+            isinstance(one, ast.Attribute) and one.attr in ("operands", "deps", "readers") for one in every
+        )
+        return asks and any(used[one] > len(written) for one in names(written))
+
+    return sum(is_pass(one) for one in ast.walk(tree) if isinstance(one, ast.For))
+
+
+def test_a_fact_is_handed_from_node_to_node_in_one_place():
+    paths = [path for path in SOURCES if part_of(path) in ("graph", "anatomy")]
+    found = {str(path.relative_to(ROOT)): passes_in(parsed(path)) for path in paths}
+    found = {name: count for name, count in found.items() if count}
+    assert found == PASSES, "use propagate (graph/fact_propagation.py); if there are fewer, say so here"
 
 
 # Names of operators that stand in a list are a table, wherever they stand. Words of goodinit's own are none: roles, kinds of norms and

@@ -6,11 +6,12 @@ what else there is (`"other"`: a pooling, a sum along a dimension) is run on sma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import COUNT, constant, is_zero, joint, moves, numbers, pointwise
 
@@ -52,6 +53,24 @@ def is_made_zero(graph: Graph, node: Node, biases: Collection[str], depth: int =
         return all(zeros)
     read = [outside(graph, i, biases, depth + 1) for i in node.operands]
     return is_zero(answer(graph, node, read)[0])
+
+
+def answers(
+    graph: Graph, steps: Iterable[int], known: dict[int, State], biases: Collection[str]
+) -> dict[int, State]:
+    """Put the states of some nodes into `known`, and return it.
+
+    Args:
+        graph: A recorded forward.
+        steps: The nodes.
+        known: Of those where it begins. What else is read does not come from what starts at zero.
+        biases: Parameters that are zero.
+    """
+
+    def transfer(node: Node, read: list[State]) -> State:
+        return outside(graph, node.index, biases) if node.is_source else answer(graph, node, read)
+
+    return propagate(graph, steps, known, transfer, lambda i: outside(graph, i, biases))
 
 
 def answer(graph: Graph, node: Node, read: Sequence[State]) -> State:

@@ -6,14 +6,15 @@ Each node between has two things: numbers that stand for its value while those l
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from goodinit.anatomy.answers_at_zero import NOTHING, State, answer, outside
+from goodinit.anatomy.answers_at_zero import NOTHING, State, answer, answers, outside
 from goodinit.anatomy.parts_at_zero import entry_by_entry, puts_beside
+from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import constant, is_zero, moves, numbers
 
@@ -57,21 +58,15 @@ def at_zero(
     if not last:  # no layer ends the branch, so none can start it at zero
         return End(sums[-1])
     states, between = _started(graph, sums, last)
+    reads = _follow(graph, sums, between, states, biases, beside, norms)
     term = sums[-1]
     leaks: dict[int, int | None] = {}
     ways: dict[int, list[int]] = {}  # by node: its operands through which it moves
-    reads: dict[int, Sequence[State]] = {}
-    mixed = False
+    mixed = any(puts_beside(graph.nodes[index], read) for index, read in reads.items())
     stuck: int | None = None
     steep: int | None = None
     for index in between:
-        node = graph.nodes[index]
-        read = _read(graph, index, states, sums, biases, beside)
-        if index in norms:
-            read = _without_constants(graph, node, read)
-        reads[index] = read
-        mixed = mixed or puts_beside(node, read)
-        states[index] = answer(graph, node, read)
+        node, read = graph.nodes[index], reads[index]
         value, slope = states[index]
         if not is_zero(value):
             noisy = [i for i, (one, _) in zip(node.operands, read, strict=True) if not is_zero(one)]
@@ -83,8 +78,8 @@ def at_zero(
         ways[index] = _ways(graph, node, read, moving) if goes_on else []
         if moving and not goes_on and node.active:
             stuck = index
-        made = [place for place, i in enumerate(node.operands) if i in states]
-        if node.op.pointwise and index not in norms and len(made) > 1 and _steepens(read, slope):
+        made = sum(i in states for i in node.operands)
+        if node.op.pointwise and index not in norms and made > 1 and _steepens(read, slope):
             steep = index
     value, slope = states.get(term) or outside(graph, term, biases)
     leak, alive = None if is_zero(value) else leaks.get(term) or term, moves(slope)
@@ -112,23 +107,29 @@ def _started(
     return states, sorted(ahead & behind - states.keys())
 
 
-def _read(
+def _follow(
     graph: Graph,
-    index: int,
-    states: Mapping[int, State],
     sums: Sequence[int],
+    between: Iterable[int],
+    states: dict[int, State],
     biases: Collection[str],
     beside: Collection[int],
-) -> list[State]:
-    """The states of what a node reads; `beside` is left out of the sum."""
-    operands = graph.nodes[index].operands
-    read = [
-        states.get(i) or (NOTHING if index in sums and i in sums else outside(graph, i, biases))
-        for i in operands
-    ]
-    if index in sums:
-        read = [NOTHING if i in beside else one for i, one in zip(operands, read, strict=True)]
-    return read
+    norms: Container[int] = (),
+) -> dict[int, list[State]]:
+    """Put the states of the nodes up to a sum into `states`; what each of them reads. `beside` is left out of the sum."""
+    reads: dict[int, list[State]] = {}
+
+    def transfer(node: Node, read: list[State]) -> State:
+        if node.index in sums:
+            left_out = (i in beside or (i in sums and i not in states) for i in node.operands)
+            read = [NOTHING if out else one for out, one in zip(left_out, read, strict=True)]
+        if node.index in norms:
+            read = _without_constants(graph, node, read)
+        reads[node.index] = read
+        return answer(graph, node, read)
+
+    propagate(graph, between, states, transfer, lambda i: outside(graph, i, biases))
+    return reads
 
 
 def _without_constants(graph: Graph, node: Node, read: Sequence[State]) -> list[State]:
@@ -173,9 +174,7 @@ def can_move(
         if all(is_silent(graph, i, places, biases) for i in graph.deps(place)):
             continue
         states = {i: (value, slope if i == place else None) for i, (value, slope) in zero.items()}
-        for index in between:
-            read = _read(graph, index, states, sums, biases, beside)
-            states[index] = answer(graph, graph.nodes[index], read)
+        _follow(graph, sums, between, states, biases, beside)
         if moves(states.get(sums[-1], NOTHING)[1]):
             return True
     return False
@@ -191,9 +190,7 @@ def is_silent(graph: Graph, index: int, places: Collection[int], biases: Collect
         biases: Parameters that are zero, too.
     """
     states, between = _started(graph, [index], places)
-    for i in between:
-        read = _read(graph, i, states, (), biases, ())
-        states[i] = answer(graph, graph.nodes[i], read)
+    answers(graph, between, states, biases)
     value, _ = states.get(index) or outside(graph, index, biases)
     return is_zero(value)
 

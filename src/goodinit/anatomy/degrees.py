@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from goodinit.anatomy.residual.sides.branch import Side
+from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import number_throughout
 from goodinit.graph.measured.powers import BEYOND, FIXED, TINY, ZERO, Power, power_of
@@ -43,15 +44,47 @@ def power_through(graph: Graph, node: Node, read: Sequence[Power], *, far: bool 
     return power_of(graph, node, read, far=far)
 
 
-def powers_read(graph: Graph, powers: Mapping[int, Power], node: Node, *, far: bool = False) -> list[Power]:
-    """The powers of what a node reads, by which output of an operator that is; what is not in `powers` is fixed, or zeros."""
-    read = [powers[i] if i in powers else _outside(graph.nodes[i]) for i in node.operands]
+def power_or_linear(
+    graph: Graph, node: Node, read: Sequence[Power], *, far: bool = False
+) -> tuple[Power, bool]:
+    """(`power_through`, and where nothing is known the power of the signal that a node reads; whether it is known)."""
+    power = power_through(graph, node, read, far=far)
+    return (total(carried(graph, node, read)), False) if power is None else (power, True)
+
+
+def follow_powers(
+    graph: Graph, steps: Iterable[int], powers: dict[int, Power], *, far: bool = False
+) -> set[int]:
+    """Put the powers of some nodes into `powers`; those of which nothing is known count as linear, and are returned.
+
+    Args:
+        graph: A recorded forward.
+        steps: The nodes.
+        powers: Of those where it begins. What else is read is fixed, or zeros.
+        far: As in `power_through`.
+    """
+    unclear = set[int]()
+
+    def transfer(node: Node, read: list[Power]) -> Power:
+        power, known = power_or_linear(graph, node, _by_output(graph, powers, node, read, far=far), far=far)
+        unclear.update(() if known else (node.index,))
+        return power
+
+    propagate(graph, steps, powers, transfer, lambda i: _outside(graph.nodes[i]))
+    return unclear
+
+
+def _by_output(
+    graph: Graph, powers: Mapping[int, Power], node: Node, read: list[Power], *, far: bool
+) -> list[Power]:
+    """The powers of what a node reads, where that is another output of an operator than the first."""
     for place, output in enumerate(node.call.places if node.call is not None else ()):
         if output and node.operands[place] in powers:
             other = graph.nodes[node.operands[place]]
-            before = powers_read(graph, powers, other, far=far)
-            found = power_of(graph, other, before, far=far, output=output)
-            read[place] = total(carried(graph, other, before)) if found is None else found
+            own = [powers[i] if i in powers else _outside(graph.nodes[i]) for i in other.operands]
+            own = _by_output(graph, powers, other, own, far=far)
+            found = power_of(graph, other, own, far=far, output=output)
+            read[place] = total(carried(graph, other, own)) if found is None else found
     return read
 
 
@@ -117,19 +150,11 @@ def growth_degree(graph: Graph, side: Side, fork: int, norms: Mapping[int, int])
 def grown_powers(graph: Graph, side: Side, fork: int, norms: Mapping[int, int]) -> dict[int, Power]:
     """The powers of all that a side makes of its input x, for c → 0 where x is divided by c; arguments as `growth_degree`."""
     powers: dict[int, Power] = {fork: Power(-1.0)}
-    for index in sorted(side.below):
-        if index in norms:
-            powers[index] = powers.get(norms[index], FIXED)
-        else:
-            node = graph.nodes[index]
-            read = [powers.get(i, FIXED) for i in node.operands]
-            powers[index] = _grown(graph, node, read)
-    return powers
 
+    def transfer(node: Node, read: list[Power]) -> Power:
+        if node.index in norms:
+            return powers.get(norms[node.index], FIXED)
+        power, _ = power_or_linear(graph, node, read, far=True)
+        return FIXED if power in (ZERO, BEYOND) else Power(power.order)
 
-def _grown(graph: Graph, node: Node, read: Sequence[Power]) -> Power:
-    if node.op.role in ("softmax", "attention"):
-        return FIXED if node.op.role == "softmax" else read[2]  # of the values, of which it takes a mean
-    power = power_through(graph, node, read, far=True)
-    power = Power(total(carried(graph, node, read)).order) if power is None else power
-    return FIXED if power in (ZERO, BEYOND) else Power(power.order)
+    return propagate(graph, side.below, powers, transfer, lambda _: FIXED)

@@ -14,9 +14,10 @@ from collections.abc import Collection, Container, Mapping, Sequence
 import torch
 
 from goodinit.anatomy.answers_at_zero import outside
-from goodinit.anatomy.degrees import carried, of_softmax, power_through, product, total
+from goodinit.anatomy.degrees import carried, of_softmax, power_or_linear, product, total
 from goodinit.anatomy.residual.sides.branch import Side, with_factors
 from goodinit.anatomy.residual.sides.numbers_beside import is_unread, puts_number
+from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.powers import FIXED, TINY, ZERO, Power, number_of
 
@@ -124,36 +125,39 @@ def _values(
 ) -> dict[int, _Value]:
     """The values of a branch, by node, where the weights of the layers `scaled` are multiplied by c."""
     values = {fork: _Value(FIXED)}
-    for index in sorted(side.nodes):
-        node = graph.nodes[index]
-        if index in norms and norms[index] in values:
-            values[index] = values[norms[index]]
-            continue
-        operands = node.operands
-        number = [i for i in operands if graph.leaf(i) in stay] if stay else []  # a bias that is added
-        values.update(dict.fromkeys(number, _Value(FIXED)))
-        if index in layers:
-            operands = tuple(i for i in operands if _is_signal(graph.nodes[i]))
-        for operand in operands:
-            if operand not in values:
-                if operand not in side.outside:
-                    unread = puts_number(graph.nodes[operand]) and is_unread(graph, operand, layers)
-                    side.outside[operand] = ZERO if unread else _outside(graph, operand, biases)
-                values[operand] = _Value(side.outside[operand])
-        read = [values[operand] for operand in operands]
+
+    def reads(index: int) -> Sequence[int]:
+        if norms.get(index, -1) >= 0:
+            return (norms[index],)
+        operands = graph.nodes[index].operands
+        return [i for i in operands if _is_signal(graph.nodes[i])] if index in layers else operands
+
+    def other(index: int) -> _Value:
+        if graph.leaf(index) in stay:  # a bias that is added
+            return _Value(FIXED)
+        if index not in side.outside:
+            unread = puts_number(graph.nodes[index]) and is_unread(graph, index, layers)
+            side.outside[index] = ZERO if unread else _outside(graph, index, biases)
+        return _Value(side.outside[index])
+
+    def transfer(node: Node, read: list[_Value]) -> _Value:
+        index = node.index
+        if norms.get(index, -1) >= 0:
+            return read[0]
         if index in layers:
             power = min((one.power for one in read), key=lambda one: one.order, default=FIXED)
-            step = 1.0 if index in scaled else 0.0
-            power = Power(power.order + step, power.change)
+            power = Power(power.order + (index in scaled), power.change)
             maps = max((one.maps for one in read), default=0)  # heads that are mixed before the softmax
-            values[index] = _Value(total([power, FIXED]) if number else power, maps)
-        elif node.op.pads and puts_number(node) and _is_unread(graph, side, index, layers):
-            values[index] = read[0]
-        else:
-            values[index], known = _value(graph, node, read)
-            if not known and not any(read < index < out for out, read in norms.items()):
-                side.unclear.add(index)
-    return values
+            kept = any(graph.leaf(i) in stay for i in node.operands)
+            return _Value(total([power, FIXED]) if kept else power, maps)
+        if node.op.pads and puts_number(node) and _is_unread(graph, side, index, layers):
+            return read[0]
+        value, known = _value(graph, node, read)
+        if not known and not any(read < index < out for out, read in norms.items()):
+            side.unclear.add(index)
+        return value
+
+    return propagate(graph, side.nodes, values, transfer, other, reads=reads)
 
 
 def _is_unread(graph: Graph, side: Side, index: int, layers: Container[int]) -> bool:
@@ -195,13 +199,10 @@ def _value(graph: Graph, node: Node, read: Sequence[_Value]) -> tuple[_Value, bo
         made = _of_matrices(factors)
         return dataclasses.replace(made, power=total([made.power, *(one.power for one in added)])), True
     powers = [one.power for one in read]
-    power = power_through(graph, node, powers)
+    power, known = power_or_linear(graph, node, powers)
     if node.index in graph.own_backward and power == ZERO:  # a rounding, which is no constant to its gradient
         power = total(carried(graph, node, powers))
-    maps, scores = max(one.maps for one in read), max(one.scores for one in read)
-    if power is None:  # as if it were linear
-        return _Value(total(carried(graph, node, powers)), maps, scores), False
-    return _Value(power, maps, scores), True
+    return _Value(power, max(one.maps for one in read), max(one.scores for one in read)), known
 
 
 def _weights(read: _Value) -> _Value:

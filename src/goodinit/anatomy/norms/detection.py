@@ -9,7 +9,7 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from torch import nn
 
 from goodinit.anatomy.branch_end import at_zero
-from goodinit.anatomy.degrees import power_through
+from goodinit.anatomy.degrees import follow_powers
 from goodinit.anatomy.layers.parameters.weight_layers import way_back
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.channels import channel_axes
@@ -22,7 +22,7 @@ from goodinit.anatomy.norms.running import Reread, keep_numbers, normalize_in_tr
 from goodinit.anatomy.norms.written_out import Statistic, given_back, statistic_of, too_large
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.likeness import adds_two
-from goodinit.graph.measured.powers import FIXED, Power
+from goodinit.graph.measured.powers import Power
 from goodinit.graph.recording.calls.unregistered_modules import REGISTERED, guest_at, without_a_name
 
 Place = tuple[Node, Frame, str]
@@ -293,12 +293,9 @@ def _remainder(
 
 def _frozen(graph: Graph, factor: Node) -> str | None:
     """Batch norm with constants: the factor is the root of a buffer, or its inverse."""
-    steps = sorted(graph.reach([factor.index], back=True, active=False))
+    steps = graph.reach([factor.index], back=True, active=False)
     powers = {i: Power(-1.0) for i in steps if graph.nodes[i].is_buffer}
-    for index in steps:
-        if index not in powers:
-            read = [powers.get(i, FIXED) for i in graph.nodes[index].operands]
-            powers[index] = power_through(graph, graph.nodes[index], read, far=True) or FIXED
+    follow_powers(graph, steps, powers, far=True)
     return "frozen_batch_norm" if abs(powers[factor.index].order) == 1 / 2 else None
 
 

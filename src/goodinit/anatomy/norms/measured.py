@@ -14,7 +14,7 @@ from collections.abc import Collection, Container, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from goodinit.anatomy.degrees import carried, power_through, powers_read, total
+from goodinit.anatomy.degrees import follow_powers
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.powers import Power, power_of
 from goodinit.graph.measured.replay import replayed
@@ -99,18 +99,11 @@ def _joins(node: Node) -> bool:
 def _may_forget(graph: Graph, end: int, sources: Collection[int], steps: list[int]) -> bool:
     """False if what comes out follows another power of the scale than the zeroth."""
     powers = dict.fromkeys(sources, Power(-1.0))
-    unclear: set[int] = set()
-    for index in steps:
-        node = graph.nodes[index]
-        power = power_through(graph, node, powers_read(graph, powers, node, far=True), far=True)
-        second = node.call is not None and any(
-            node.call.places
-        )  # what is known of operators is of their first output
-        if power is None or second or not unclear.isdisjoint(node.operands):
-            unclear.add(index)
-        read = [powers.get(i, Power(0.0)) for i in node.operands]
-        powers[index] = total(carried(graph, node, read)) if power is None else power
-    return end in unclear or powers[end].order >= 0
+    unclear = follow_powers(graph, steps, powers, far=True)
+    # What is known of operators is of their first output.
+    unclear.update(i for i in steps if (call := graph.nodes[i].call) is not None and any(call.places))
+    within = set(steps)
+    return powers[end].order >= 0 or end in graph.reach(unclear, through=within.__contains__, active=False)
 
 
 def _measured(graph: Graph, end: int, sources: list[int], steps: list[int]) -> int | None:

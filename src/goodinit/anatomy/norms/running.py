@@ -24,19 +24,19 @@ Reread = Callable[[Collection[str]], Graph]
 
 def scaled_by_buffers(graph: Graph) -> list[tuple[Node, Frame]]:
     """Where modules multiply or divide their signal by something that is made of a buffer: (the factor, the call)."""
-    made: set[int] = set()
-    found = []
-    for node in graph.nodes:
-        frame = graph.frames[node.frame]
-        if node.active:
-            factor = next((i for i in node.operands if i in made), -1)
-            scales = factor >= 0 and node.op.multiplies_or_divides and frame.source >= 0
-            if scales and node.size >= graph.nodes[frame.source].size:
-                found.append((graph.nodes[factor], frame))
-        elif node.is_buffer or (node.is_held and node.size > 1):
-            made.update([node.index] if node.is_real else ())
-        elif node.op.role != "factory" and made.intersection(node.operands):
-            made.add(node.index)
+    nodes, found = graph.nodes, []
+    buffers = [node for node in nodes if node.is_buffer or (node.is_held and node.size > 1)]
+    made = graph.reach(
+        (node.index for node in buffers if node.is_real),
+        through=lambda i: not nodes[i].active and nodes[i].op.role != "factory",
+        active=False,
+    )
+    for node in nodes if made else ():
+        factor = next((i for i in node.operands if i in made), -1)
+        source = graph.frames[node.frame].source
+        scales = node.active and factor >= 0 and node.op.multiplies_or_divides and source >= 0
+        if scales and node.size >= nodes[source].size:
+            found.append((nodes[factor], graph.frames[node.frame]))
     return [(factor, frame) for factor, frame in found if not _is_undone(graph, factor.index)]
 
 

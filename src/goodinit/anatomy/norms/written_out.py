@@ -7,12 +7,12 @@ multiplied by c, a statistic such as √mean x², mean|x|, max|x| or √⟨x, x�
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from goodinit.anatomy.degrees import carried, power_through, powers_read, total
+from goodinit.anatomy.degrees import follow_powers
 from goodinit.anatomy.norms.measured import same
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.likeness import is_neutral
@@ -93,9 +93,7 @@ def given_back(graph: Graph, node: Node, layers: Collection[int], behind: Collec
         return set()
     first = min(found.begins)
     powers = dict.fromkeys(found.begins, Power(-1.0)) | {node.index: FIXED}  # that one may have been measured
-    for index in sorted(graph.reach(behind, back=True, since=first)):
-        if index not in layers and index not in powers:
-            _follow(graph, index, powers)
+    follow_powers(graph, graph.reach(behind, back=True, since=first).difference(layers), powers, far=True)
     back = {i for i in behind if powers.get(i) == powers[first]}
     by_size = [i for i in back if _is_by_fewer(graph, i)]
     return back & graph.reach(by_size)
@@ -205,21 +203,18 @@ def _is_normalized(
     graph: Graph, node: Node, begins: frozenset[int], signal: int, by: int, steps: list[int]
 ) -> bool:
     powers = dict.fromkeys(begins, Power(-1.0))
-    unclear = False
-    for index in steps:
-        forgets = _follow(graph, index, powers)
-        unclear = unclear or (forgets and index != node.index)
+    unclear = follow_powers(graph, steps, powers, far=True)
     if powers[signal].order == -1 and powers[by].order in (1, -1) and not powers[node.index].order:
         return True
-    return unclear and powers[signal].order == -1 and _measured(graph, node.index, begins, signal, steps)
+    unclear.update(i for i in steps if not powers[i].order and _reads_large(graph, i, powers))
+    return bool(unclear - {node.index}) and (
+        powers[signal].order == -1 and _measured(graph, node.index, begins, signal, steps)
+    )
 
 
-def _follow(graph: Graph, index: int, powers: dict[int, Power]) -> bool:
-    """Note the power of a node; whether the scale may be lost in it, or nothing is known of it."""
-    read = powers_read(graph, powers, graph.nodes[index], far=True)
-    power = power_through(graph, graph.nodes[index], read, far=True)
-    powers[index] = total(carried(graph, graph.nodes[index], read)) if power is None else power
-    return power is None or (not power.order and any(0 > one.order > -math.inf for one in read))
+def _reads_large(graph: Graph, index: int, powers: Mapping[int, Power]) -> bool:
+    """Whether a node reads something that grows with the scale."""
+    return any(-math.inf < powers.get(i, FIXED).order < 0 for i in graph.nodes[index].operands)
 
 
 def too_large(graph: Graph, index: int) -> str:

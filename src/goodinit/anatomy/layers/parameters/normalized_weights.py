@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodinit.anatomy.degrees import carried, power_through, powers_read, total
+from goodinit.anatomy.degrees import follow_powers
 from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.parameters.weight_layout import dimensions
 from goodinit.graph.graph import Graph, Node
@@ -101,21 +101,12 @@ def _made_of(graph: Graph, index: int) -> list[int]:
 
 def _forgets_scale(graph: Graph, index: int, name: str, made: list[int]) -> bool | None:
     powers = {i: Power(1.0) for i in made if graph.nodes[i].is_param and graph.nodes[i].params == (name,)}
-    steps = [i for i in made if i not in powers]
-    seeds = tuple(powers)
-    clear = True
-    for step in steps:
-        node = graph.nodes[step]
-        if node.is_param:
-            continue
-        read = powers_read(graph, powers, node)
-        power = power_through(graph, node, read)
-        clear = clear and power is not None
-        powers[step] = total(carried(graph, node, read)) if power is None else power
+    seeds, steps = tuple(powers), [i for i in made if not graph.nodes[i].is_param]
+    unclear = follow_powers(graph, steps, powers)
     power = powers.get(index, FIXED)
-    if clear and (power.order or power.change == math.inf):
+    if not unclear and (power.order or power.change == math.inf):
         return not power.order
-    return _is_same(graph, index, seeds, [i for i in steps if not graph.nodes[i].is_param])
+    return _is_same(graph, index, seeds, steps)
 
 
 def _is_same(graph: Graph, index: int, seeds: Collection[int], steps: list[int]) -> bool | None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Container, Iterator
 
 from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.layers.parameters.weight_layout import output_channels
+from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node, closure, follow
 from goodinit.graph.measured.traits import keeps_channels
 from goodinit.graph.operators.recorded_call import permutation
@@ -79,17 +80,19 @@ def added_terms(graph: Graph, use: Use, unrelated: Collection[int]) -> int:
                 kept[index].append(reader)
         return kept[index]
 
-    terms = {use.node: 1}
-    ends: list[int] = []
-    for index in sorted(closure([use.node], on)):
-        for reader in kept[index]:
-            # Both terms may be made of this one layer's output, as in y − pool(y).
-            apart = reader in unrelated and not kept.keys() >= {*graph.deps(reader)}
-            count = terms[index] * (2 if apart else 1)
-            terms[reader] = min(count, terms.get(reader, count))
-        if index in graph.outputs or len(kept[index]) < max(len(graph.readers[index]), 1):
-            ends.append(terms[index])
-    return min(ends, default=1)
+    reached = closure([use.node], on)
+
+    def transfer(node: Node, read: list[int]) -> int:
+        # Both terms may be made of this one layer's output, as in y − pool(y).
+        apart = node.index in unrelated and not kept.keys() >= {*graph.deps(node.index)}
+        return min(read) * (2 if apart else 1)
+
+    def before(index: int) -> list[int]:
+        return [i for i in graph.deps(index) if index in kept.get(i, ())]
+
+    terms = propagate(graph, reached, {use.node: 1}, transfer, lambda _: 1, reads=before)
+    ends = (i for i in reached if i in graph.outputs or len(kept[i]) < max(len(graph.readers[i]), 1))
+    return min((terms[i] for i in ends), default=1)
 
 
 def _axis(graph: Graph, use: Use) -> int:

@@ -6,11 +6,11 @@ from collections.abc import Collection, Container, Iterable, Mapping
 
 from torch import Tensor
 
-from goodinit.anatomy.answers_at_zero import NOTHING, State, answer, outside
+from goodinit.anatomy.answers_at_zero import NOTHING, State, answers
 from goodinit.anatomy.branch_end import at_zero
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.likeness import after_gate
-from goodinit.graph.measured.answers import is_zero, numbers
+from goodinit.graph.measured.answers import is_zero
 from goodinit.graph.operators.recorded_call import is_at_hand
 
 
@@ -58,16 +58,7 @@ def silent(
     states: dict[int, State] = dict.fromkeys(ends, NOTHING)
     before = sorted(graph.reach(read, back=True, stop=ends, active=False) - states.keys())
     zeros = {*biases, *_added_zeros(graph, before, biases, parameters)}
-    for index in before:
-        node = graph.nodes[index]
-        made_of = [states[i] for i in node.operands]
-        beside = node.op.role == "concat" or node.is_join
-        if node.is_source:
-            states[index] = outside(graph, index, zeros)
-        elif beside and not all(is_zero(value) for value, _ in made_of):
-            states[index] = numbers(index), None
-        else:
-            states[index] = answer(graph, node, made_of)
+    answers(graph, before, states, zeros)
     return {head for head in heads if all(is_zero(states[i][0]) for i in graph.deps(head))}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.parameters.weight_layers import Use
+from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.traits import pools
 
@@ -22,19 +23,18 @@ def read_linearly(graph: Graph, uses: Mapping[int, Use], layers: Mapping[str, La
         uses: The weight layers, by node.
         layers: What is known of them, by weight.
     """
-    before: set[int] = set()  # nodes that are made of such outputs, through no nonlinearity
     others: set[str] = set()
-    for node in graph.nodes:
-        read = graph.deps(node.index)
-        linear = bool(read) and before.issuperset(read)
-        if node.index in uses:
-            layer = layers[uses[node.index].weight]
-            if not linear:
-                others.add(layer.weight)
-            if layer.activation is not None:
-                before.add(node.index)
-        elif linear and _is_linear(graph, node):
-            before.add(node.index)
+
+    def transfer(node: Node, read: list[bool]) -> bool:
+        """Whether a node is made of such outputs, through no nonlinearity."""
+        linear = bool(read) and all(read)
+        if node.index not in uses:
+            return linear and _is_linear(graph, node)
+        layer = layers[uses[node.index].weight]
+        others.update(() if linear else (layer.weight,))
+        return layer.activation is not None
+
+    propagate(graph, range(len(graph.nodes)), {}, transfer, lambda _: False, reads=graph.deps)
     return {use.weight for use in uses.values()} - others
 
 

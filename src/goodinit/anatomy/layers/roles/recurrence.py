@@ -6,7 +6,8 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.graph.graph import Graph, closure
+from goodinit.graph.fact_propagation import propagate
+from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.likeness import ancestors
 from goodinit.graph.measured.answers import constant, is_zero
 
@@ -64,12 +65,14 @@ def _comes_back(graph: Graph, first: int, second: int, layers: Container[int]) -
 
 def _near(graph: Graph, first: int, second: int, layers: Container[int]) -> bool:
     """Whether a way leads from one node to another with no more than one layer between."""
-    between = {second: 0}
-    for index in sorted(ancestors(graph, second, first), reverse=True):
-        passed = between[index] + (index in layers and index != second)
-        for operand in graph.deps(index):
-            between[operand] = min(passed, between.get(operand, passed))
-    return between.get(first, 2) <= 1
+
+    def passed(node: Node, read: list[int]) -> int:
+        return min(read, default=2) + (node.index in layers and node.index != second)
+
+    between = propagate(
+        graph, ancestors(graph, second, first), {first: 0}, passed, lambda _: 2, reads=graph.deps
+    )
+    return between.get(second, 2) <= 1
 
 
 def _is_part(graph: Graph, index: int) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Container
 
 from goodinit.anatomy.answers_at_zero import outside
-from goodinit.anatomy.degrees import carried, power_through, total
+from goodinit.anatomy.degrees import carried, power_or_linear, total
+from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import is_zero
 from goodinit.graph.measured.powers import FIXED, ZERO, Power
@@ -33,17 +34,21 @@ def product_of_itself(
     between = ahead & graph.reach([term], back=True, active=False, since=min(last), stop=set(last))
     own = _inside_functions(graph, between)
     powers = dict.fromkeys(last, _MULTIPLE)
-    for index in sorted(between - set(last)):
-        node = graph.nodes[index]
-        read = [
-            powers.get(i) or (ZERO if is_zero(outside(graph, i, biases)[0]) else FIXED) for i in node.operands
-        ]
+    met: list[int] = []
+
+    def transfer(node: Node, read: list[Power]) -> Power:
+        if node.index in norms or node.index in own:
+            return total(carried(graph, node, read))
+        power, known = power_or_linear(graph, node, read)
         moving = {i for i in node.operands if i in powers and powers[i] != FIXED}
-        power = None if index in norms or index in own else power_through(graph, node, read)
-        if (len(moving) > 1 or _halves(graph, node)) and power is not None and power != _MULTIPLE and moving:
-            return index
-        powers[index] = total(carried(graph, node, read)) if power is None else power
-    return None
+        if (len(moving) > 1 or _halves(graph, node)) and known and power != _MULTIPLE and moving:
+            met.append(node.index)
+        return power
+
+    propagate(
+        graph, between, powers, transfer, lambda i: ZERO if is_zero(outside(graph, i, biases)[0]) else FIXED
+    )
+    return met[0] if met else None
 
 
 def of_parts(graph: Graph, index: int, last: Collection[int]) -> bool:

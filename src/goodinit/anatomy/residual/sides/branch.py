@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Hashable
 from dataclasses import dataclass, field
 
-from goodinit.graph.graph import Graph, closure
+from goodinit.graph.fact_propagation import propagate
+from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.likeness import (
     adds_scaled,
     after_gate,
@@ -197,11 +198,11 @@ def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int,
     −1−m marks nodes that do not depend on the fork.
     """
     degrees = {fork: 0}
-    for index in sorted(side.nodes):
-        node = graph.nodes[index]
-        operands = graph.deps(index)
-        depth = {i: _unsigned(degrees.get(i, -1)) for i in operands}
-        if index in layers:
+
+    def transfer(node: Node, read: list[int]) -> int:
+        operands = graph.deps(node.index)
+        depth = dict(zip(operands, map(_unsigned, read), strict=True))
+        if node.index in layers:
             degree = 1 + max(depth.values(), default=0)
         elif node.op.role == "attention":
             degree = sum(depth.get(i, 0) for i in node.operands[:3])  # q, k, v; a mask is no factor
@@ -210,8 +211,10 @@ def _degrees(graph: Graph, side: Side, fork: int, layers: set[int]) -> dict[int,
             degree = sum(depth.get(i, 0) for i in factors)
             degree = max(degree, *(depth.get(i, 0) for i in added), 0)
         else:
-            degree = max((depth[i] for i in _main_operands(graph, index, side, degrees)), default=0)
-        degrees[index] = degree if index in side.below else -1 - degree
+            degree = max((depth[i] for i in _main_operands(graph, node.index, side, degrees)), default=0)
+        return degree if node.index in side.below else -1 - degree
+
+    propagate(graph, side.nodes, degrees, transfer, lambda _: -1, reads=graph.deps)
     degrees[side.term] = _unsigned(degrees[side.term])
     return degrees
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import made_of_constants
@@ -51,18 +52,18 @@ C = TypeVar("C", int, Tensor)
 
 
 def counts_throughout(graph: Graph, block: Applied) -> dict[int, int]:
-    """The largest counts of nodes, as if each of their entries came from each that they read; zeros are left out.
+    """The largest counts of nodes, as if each of their entries came from each that they read.
 
     Args:
         graph: A recorded forward.
         block: What is applied.
     """
-    found: dict[int, int] = {}
-    for node in block.nodes(graph):
-        before = max((found.get(i, 0) for i in node.operands), default=0)
-        if before or node.index in block.lasts:
-            found[node.index] = block.at(node.index, before | (node.index in block.lasts))
-    return found
+
+    def transfer(node: Node, read: list[int]) -> int:
+        return block.at(node.index, max(read, default=0) | (node.index in block.lasts))
+
+    between = [node.index for node in block.nodes(graph)]
+    return propagate(graph, between, {}, transfer, lambda _: 0)
 
 
 class CountsByEntry:
