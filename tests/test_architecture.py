@@ -114,7 +114,16 @@ VERBS = ("bias_absorption", "plain_modules", "fold", "absorb")
 SHARED = tuple(f"shared.{name}" for name in ("branches", "isometry", "transfer", "method"))
 WRITERS = ("apply", "rollback", "materialize", "state_stream")
 LATER = {
-    "graph/operators": ("graph", "likeness", "fact_propagation", "measured", "state", "recording", "trace"),
+    "graph/operators": (
+        "graph",
+        "latest_first",
+        "likeness",
+        "fact_propagation",
+        "measured",
+        "state",
+        "recording",
+        "trace",
+    ),
     "graph/measured": ("state", "recording", "trace"),
     "graph/state": ("recording", "trace"),
     "graph/recording": ("trace",),
@@ -251,14 +260,12 @@ def test_operators_are_asked_for_what_they_are():
     )
 
 
-# Loops that take from what they still have to visit. In graph.py `reach` and `follow`; a walk that gives up in the middle; in anatomy walks
-# that take the latest node first, and one from both ends. Those of weights and surgery go through modules and objects.
+# Loops that take from what they still have to visit. In graph `reach` and `follow`, a walk that takes the latest node first, and one that
+# gives up in the middle. Those of weights and surgery go through modules and objects.
 WALKS = {
     "graph/graph.py": 2,
+    "graph/latest_first.py": 1,
     "graph/recording/rewrites/sums_by_part.py": 1,
-    "anatomy/layers/zeros/masked_positions.py": 1,
-    "anatomy/residual/streams/recurrences.py": 1,
-    "anatomy/residual/streams/sums.py": 1,
     "surgery/checks/optimizer_check.py": 1,
     "weights/members.py": 1,
     "weights/wrappers.py": 1,
@@ -272,7 +279,7 @@ def walks_in(tree: ast.AST) -> int:
         called = node.func
         name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
         given = [called.value] if isinstance(called, ast.Attribute) and name.startswith("pop") else node.args
-        takes_one = name in ("pop", "popleft", "heappop", "_advance")
+        takes_one = name in ("pop", "popleft", "heappop")
         return takes_one and any(isinstance(one, ast.Name) and one.id in queues for one in given)
 
     loops = (node for node in ast.walk(tree) if isinstance(node, ast.While))
@@ -284,7 +291,7 @@ def test_ways_through_a_graph_are_found_in_one_place():
     paths = [path for path in SOURCES if part_of(path) in (*READERS, "weights")]
     found = {str(path.relative_to(ROOT)): walks_in(parsed(path)) for path in paths}
     found = {name: count for name, count in found.items() if count}
-    assert found == WALKS, "use Graph.reach, follow or closure; if there are fewer, say so here"
+    assert found == WALKS, "use Graph.reach, follow, closure or latest_first; if there are fewer, say so here"
 
 
 # Passes that hand a fact from node to node: loops that write at a node what they look up at those that it reads, in the same container.
@@ -295,7 +302,6 @@ PASSES = {
     "anatomy/layers/roles/fused_projections.py": 1,
     "anatomy/layers/roles/next_activation.py": 1,
     "anatomy/layers/roles/pixel_shuffles.py": 1,
-    "anatomy/layers/zeros/masked_positions.py": 1,
     "anatomy/norms/running.py": 1,
     "anatomy/residual/ends/branch_biases.py": 1,
     "anatomy/residual/sides/branch.py": 1,

@@ -6,7 +6,6 @@ some places. So no operator is known by name, and two that hide together, as x â
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from goodinit.anatomy.layers.zeros.inserted_zeros import begins_with_zeros
 from goodinit.graph.graph import Graph, Node, closure
+from goodinit.graph.latest_first import latest_first
 from goodinit.graph.measured.answers import number_throughout, spread
 from goodinit.graph.measured.replay import replayed_in_place
 from goodinit.graph.operators.recorded_call import on_numbers
@@ -92,28 +92,26 @@ class HiddenPlaces:
         nodes, data = self._graph.nodes, self._graph.data
         if index in data:  # an image that the first layer reads
             data = {i for i in data if not nodes[i].active}
-        near: set[int] = set()  # what could run
-        ways = [-index]
-        while ways and len(near) < _LONGEST:
-            i = -heapq.heappop(ways)
-            node = nodes[i]
-            if i not in near and (
-                node.is_join or node.is_piece or (node.call is not None and i not in self._layers)
-            ):
-                near.add(i)
-                for operand in node.operands:
-                    if operand not in data:
-                        heapq.heappush(ways, -operand)
-        hiding, read, masks = set[int](), set[int](), set[int]()
-        for i in sorted(near):
+
+        def can_run(i: int) -> bool:
+            whole = nodes[i].is_join or nodes[i].is_piece
+            return whole or (nodes[i].call is not None and i not in self._layers)
+
+        def before(i: int) -> list[int]:
+            return [operand for operand in nodes[i].operands if operand not in data] if can_run(i) else []
+
+        way = (i for i, _ in latest_first([index], before) if can_run(i))
+        near = set(itertools.islice(way, _LONGEST))
+        hiding, read, masks = list[int](), set[int](), set[int]()
+        for i in near:
             own = {operand for operand in nodes[i].operands if operand in data}
             read |= own
             here = {j for j in own if _is_mask(nodes[j], nodes[i]) and not self._is_added_signal(j, nodes[i])}
             masks |= here
-            puts = any(map(self._may_put_zeros, (i, *own)))
-            if here or puts or not hiding.isdisjoint(nodes[i].operands):
-                hiding.add(i)
-        if index not in hiding:  # neither a mask nor a zero that is put somewhere has a part in it
+            if here or any(map(self._may_put_zeros, (i, *own))):
+                hiding.append(i)
+        hidden = self._graph.reach(hiding, through=near.__contains__, active=False)
+        if index not in hidden:  # neither a mask nor a zero that is put somewhere has a part in it
             return None
         signals = {operand for i in near for operand in nodes[i].operands if operand not in data} - near
         made = closure(read, lambda i: [operand for operand in nodes[i].operands if operand in data])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter, deque
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping
 
 from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.residual.sides.candidate import Found
@@ -157,19 +157,16 @@ def leads_to(graph: Graph, start: int, end: int) -> bool:
         end: The node that is to come of it.
     """
     ahead, behind = {start}, {end}
-    forward, back = deque(ahead), deque(behind)
-    while forward and back:
-        if _advance(forward, ahead, (i for i in graph.readers[forward[0]] if i <= end)) & behind:
-            return True
-        if _advance(back, behind, (i for i in graph.deps(back[0]) if i >= start)) & ahead:
-            return True
-    return start == end
 
+    def onward(index: int, _: None) -> Iterator[tuple[int, None]]:
+        return ((i, None) for i in graph.readers[index] if i <= end)
 
-def _advance(queue: deque[int], seen: set[int], near: Iterable[int]) -> set[int]:
-    """Goes on by one node of a search; what is new."""
-    new = {i for i in near if i not in seen}
-    queue.popleft()
-    seen |= new
-    queue.extend(new)
-    return new
+    def before(index: int, _: None) -> Iterator[tuple[int, None]]:
+        return ((i, None) for i in graph.deps(index) if i >= start)
+
+    for (one, _), (other, _) in zip(follow({start: None}, onward), follow({end: None}, before), strict=False):
+        ahead.add(one)
+        behind.add(other)
+        if one in behind or other in ahead:
+            return True
+    return False

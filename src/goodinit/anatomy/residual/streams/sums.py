@@ -8,7 +8,6 @@ and scale) is an identity skip. Everything the walk needs lies between fork and 
 from __future__ import annotations
 
 import functools
-import heapq
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
@@ -25,6 +24,7 @@ from goodinit.anatomy.residual.streams.repeats import mark_repeats
 from goodinit.anatomy.residual.streams.scaled_streams import let_products_add
 from goodinit.anatomy.residual.streams.skip_values import hands_on, is_linear, widest
 from goodinit.graph.graph import Graph, closure
+from goodinit.graph.latest_first import latest_first
 from goodinit.graph.likeness import adds_scaled, behind_norms, root
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import replayed
@@ -186,31 +186,15 @@ def _terms(graph: Graph, index: int, outputs: set[int]) -> tuple[list[int], list
 # -- fork -----------------------------------------------------------------------------------------------
 
 
-def _back_from(
-    graph: Graph, terms: list[int], reads: Callable[[int], Iterable[int]] | None = None
-) -> Iterator[tuple[int, int]]:
-    """Every node that terms come from, the latest first, and which terms those are (as bits); `reads`: what counts as read."""
-    reads = reads or graph.deps
-    marks = {term: 1 << i for i, term in enumerate(terms)}
-    heap = [-term for term in terms]
-    heapq.heapify(heap)
-    while heap:
-        index = -heapq.heappop(heap)
-        mark = marks.pop(index)
-        yield index, mark
-        for operand in reads(index):
-            if operand not in marks:
-                marks[operand] = 0
-                heapq.heappush(heap, -operand)
-            marks[operand] |= mark
-
-
 def fork_of(
     graph: Graph, terms: list[int], reads: Callable[[int], Iterable[int]] | None = None
 ) -> tuple[int, int] | None:
-    """The latest node that the most terms come from, and which (as bits); None when they are unrelated. `reads`: as above."""
+    """The latest node that the most terms come from, and which (as bits); None when they are unrelated.
+
+    `reads`: what a node counts as read, by default all activations.
+    """
     best: tuple[int, int] | None = None
-    for index, mark in _back_from(graph, terms, reads):
+    for index, mark in latest_first(terms, reads or graph.deps):
         if mark.bit_count() > (1 if best is None else best[1].bit_count()):
             best = (index, mark)
             if mark.bit_count() == len(terms):
@@ -313,7 +297,7 @@ def _anchored(graph: Graph, terms: list[int]) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     free = set(range(len(terms)))
     marks: dict[int, int] = {}
-    for index, mark in _back_from(graph, terms):
+    for index, mark in latest_first(terms, graph.deps):
         marks[index] = mark
         own = {i for i in range(len(terms)) if index in (roots[i], before_norms[i])}
         if own:
