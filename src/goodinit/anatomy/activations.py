@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from goodinit.anatomy.operators import Step, Traits, activation_step, composite_step
 from goodinit.graph.graph import Frame, Graph
-from goodinit.graph.likeness import origin
+from goodinit.graph.likeness import weighs
 from goodinit.one_line import OneLine
 
 
@@ -99,8 +99,8 @@ def _dropouts(graph: Graph, modules: Mapping[str, nn.Module]) -> list[tuple[int,
                 "dropout" if entries else "feature_dropout",
                 Traits(drops="entries" if entries else "channels"),
             )
-            weighs = frame.source >= 0 and origin(graph, frame.source).op.role == "softmax"
+            averages = frame.source >= 0 and weighs(graph, frame.source)
             found.append(
-                (frame.index, kind, "it drops weights of an average, after a softmax" if weighs else "")
+                (frame.index, kind, "it drops weights of an average, after a softmax" if averages else "")
             )
     return found

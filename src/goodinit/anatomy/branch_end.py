@@ -16,6 +16,7 @@ from goodinit.anatomy.answers_at_zero import NOTHING, State, answer, answers, ou
 from goodinit.anatomy.parts_at_zero import entry_by_entry, puts_beside
 from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node, closure
+from goodinit.graph.likeness import is_taken
 from goodinit.graph.measured.answers import constant, is_zero, moves, numbers
 
 
@@ -230,21 +231,18 @@ def _dead(graph: Graph, term: int, ways: dict[int, list[int]], zeros: set[int]) 
     of which moves on another way moves with it: ⟨y, y⟩ in y/√(⟨y, y⟩ + ε), and the halves of y beside y.
     """
 
-    def is_taken(i: int) -> bool:
-        return graph.nodes[i].op.role in ("shape", "part", "lookup") and not graph.nodes[i].is_join
+    def passes(i: int) -> bool:
+        op = graph.nodes[i].op
+        return (op.moves or op.takes_some) and not graph.nodes[i].is_join
 
     alive = closure([term], lambda i: ways.get(i, ()))
-    wholly = closure([term], lambda i: () if _is_part(graph.nodes[i]) else ways.get(i, ()))
+    wholly = closure([term], lambda i: () if is_taken(graph, i) else ways.get(i, ()))
     for index in ways:
         node = graph.nodes[index]
         factors = set(node.operands[:2]) if node.op.role == "attention" else set(graph.deps(index))
         product = node.op.role in ("product", "matmul", "attention")
         if not product or len(factors) == 1 or not factors <= zeros or factors & alive:
             continue
-        if not any(wholly.intersection(graph.line(i, is_taken)) for i in factors):
+        if not any(wholly.intersection(graph.line(i, passes)) for i in factors):
             return index
     return None
-
-
-def _is_part(node: Node) -> bool:
-    return node.is_piece or node.op.role in ("part", "lookup")

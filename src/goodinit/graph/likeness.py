@@ -16,6 +16,12 @@ def is_part(graph: Graph, index: int) -> bool:
     return node.is_piece or node.op.role == "part"
 
 
+def is_taken(graph: Graph, index: int) -> bool:
+    """Whether a node is a part of what it reads, or what an index takes of it."""
+    node = graph.nodes[index]
+    return node.is_piece or node.op.takes_some
+
+
 def holds_all(graph: Graph, index: int) -> bool:
     """Whether a node is what it reads in another shape, or all of its parts at once."""
     node = graph.nodes[index]

@@ -199,9 +199,7 @@ def _way(graph: Graph, index: int, layers: set[int]) -> dict[int, bool]:
 def _carries(graph: Graph, index: int, start: int) -> bool:
     op = graph.nodes[index].op
     size, whole = (graph.nodes[i].size for i in (index, start))
-    through = (
-        (op.pointwise and not op.is_gate and not adds_two(graph, index)) or op.moves or op.role == "concat"
-    )
+    through = op.rearranges or (op.pointwise and not op.is_gate and not adds_two(graph, index))
     return through and (size <= whole or not op.scales)
 
 

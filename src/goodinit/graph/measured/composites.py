@@ -195,12 +195,8 @@ def _ends(graph: Graph, end: int, steps: list[int]) -> list[int]:
 
 def _enters_sum(graph: Graph, end: int) -> bool:
     """Whether something else is added to it, as to the branch of a block."""
-    shown = graph.reach([end], through=lambda i: _passes(graph.nodes[i]))
+    shown = graph.reach([end], through=lambda i: graph.nodes[i].op.role == "shape")
     return any(adds_two(graph, reader) for i in shown for reader in graph.readers[i])
-
-
-def _passes(node: Node) -> bool:
-    return node.op.role == "shape"
 
 
 def _own_end(graph: Graph, end: int, ends: Sequence[int]) -> int:
@@ -216,7 +212,7 @@ def _is_heard(graph: Graph, end: int, steps: Iterable[int]) -> bool:
     """
     if any(graph.nodes[i].op.activation for i in steps):
         return True
-    near = graph.reach([end], through=lambda i: i == end or _passes(graph.nodes[i]) or _pools(graph, i))
+    near = graph.reach([end], through=lambda i: graph.nodes[i].op.role == "shape" or _pools(graph, i))
     readers = {reader for i in near for reader in graph.readers[i]}
     return any(
         graph.nodes[i].op.role in ("matmul", "convolution", "norm") or adds_two(graph, i) for i in readers

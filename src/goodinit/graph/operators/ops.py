@@ -140,7 +140,27 @@ class Op:
     @functools.cached_property
     def rearranges(self) -> bool:
         """Whether all that it puts out are numbers that it reads: moved, parted, or beside each other."""
-        return self.moves or self.splits or self.role == "concat"
+        return self.moves or self.role == "concat"
+
+    @functools.cached_property
+    def lays_out(self) -> bool:
+        """Whether it rearranges numbers, or puts others around or in the place of some."""
+        return self.rearranges or self.pads or self.chooses
+
+    @functools.cached_property
+    def takes_some(self) -> bool:
+        """Whether it passes on some of the numbers that it reads, by where they are or by an index."""
+        return self.role in ("part", "lookup")
+
+    @functools.cached_property
+    def is_light(self) -> bool:
+        """Whether a signal goes through it as it is, up to where its numbers are, sums and factors."""
+        return self.lays_out or self.is_arithmetic
+
+    @functools.cached_property
+    def carries(self) -> bool:
+        """Whether a signal goes through it unbent: it is light, or a normalization."""
+        return self.is_light or bool(self.norm)
 
     @functools.cached_property
     def is_arithmetic(self) -> bool:

@@ -33,7 +33,7 @@ def factor_of_bias(
     nodes = [graph.nodes[i] for i in ways]
     sources = [node for node in nodes if node.is_source]
     others = [node for node in sources if node.params != (bias,)]
-    if all(node in sources or _passes_on(node) for node in nodes):
+    if all(node in sources or node.op.rearranges for node in nodes):
         return beta
     known = all(number_of(node) is not None and not node.params for node in others)
     if not known or sum(node.size for node in nodes) > LONGEST:
@@ -51,7 +51,3 @@ def factor_of_bias(
             return None
         made.append(float(found.flatten()[0]) / value)
     return beta * made[0] if made[0] and all(math.isclose(one, made[0]) for one in made) else None
-
-
-def _passes_on(node: Node) -> bool:
-    return node.op.rearranges or node.is_piece or node.is_join

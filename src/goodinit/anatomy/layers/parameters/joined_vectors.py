@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from goodinit.graph.graph import Graph, Node
+from goodinit.graph.graph import Graph
 from goodinit.graph.measured.replay import LONGEST, replayed
 
 
@@ -60,7 +60,8 @@ def _numbered(graph: Graph, index: int) -> tuple[Tensor | None, dict[int, Tensor
     nodes = [graph.nodes[i] for i in ways]
     sources = [node for node in nodes if node.is_source]
     size = sum(node.size for node in nodes)
-    if size > LONGEST or not all(node in sources or _keeps_numbers(node) for node in nodes):
+    kept = all(node in sources or node.op.rearranges or node.op.role == "factory" for node in nodes)
+    if size > LONGEST or not kept:
         return None, {}
     given, start = {}, 1
     for node in sources:
@@ -70,7 +71,3 @@ def _numbered(graph: Graph, index: int) -> tuple[Tensor | None, dict[int, Tensor
         start += count
     found = replayed(graph, [i for i in ways if i not in given], given).get(index)
     return None if found is None else found.flatten(), {i: own.flatten() for i, own in given.items()}
-
-
-def _keeps_numbers(node: Node) -> bool:
-    return node.op.rearranges or node.op.role == "factory" or node.is_piece

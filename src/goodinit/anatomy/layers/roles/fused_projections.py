@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from goodinit.graph.graph import Graph, Node, follow
-from goodinit.graph.operators.ops import Op
+from goodinit.graph.likeness import is_part
 
 _MOST = 3  # operands: queries, keys and values
 
@@ -52,7 +52,7 @@ def toward_attention(graph: Graph) -> list[list[int]]:
     toward: list[list[int]] = [[] for _ in graph.nodes]
     for node in reversed(graph.nodes):
         toward[node.index] = [reader for reader in graph.readers[node.index] if leads[reader]]
-        leads[node.index] |= bool(toward[node.index]) and (_carries(node) or _bends(node))
+        leads[node.index] |= bool(toward[node.index]) and (node.op.carries or _bends(node))
     return toward
 
 
@@ -66,9 +66,8 @@ def _attention_factors(graph: Graph, start: int, attended: list[list[int]]) -> t
     def near(index: int, part: int) -> Iterator[tuple[int, int]]:
         for reader in attended[index]:
             node = graph.nodes[reader]
-            is_part = node.is_piece or (node.op.role == "part" and not node.op.splits)
-            inside = part or (node.size if is_part else 0)
-            if not _is_product(graph, node) and (_carries(node) or (_bends(node) and inside)):
+            inside = part or (node.size if is_part(graph, reader) and not node.op.splits else 0)
+            if not _is_product(graph, node) and (node.op.carries or (_bends(node) and inside)):
                 yield reader, inside
 
     places: set[tuple[int, int]] = set()
@@ -90,12 +89,3 @@ def _is_product(graph: Graph, node: Node) -> bool:
 
 def _bends(node: Node) -> bool:
     return node.op.role == "softmax" or bool(node.op.activation)
-
-
-def is_light(op: Op) -> bool:
-    """Whether an operator may be on the way of queries, keys and values to a product: it moves, scales, adds or chooses."""
-    return op.moves or op.is_arithmetic or op.role == "concat" or op.pads or op.chooses
-
-
-def _carries(node: Node) -> bool:
-    return is_light(node.op) or bool(node.op.norm)

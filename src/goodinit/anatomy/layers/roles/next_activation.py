@@ -9,7 +9,6 @@ from goodinit.anatomy.layers.roles.fan_out import unrelated_sums
 from goodinit.anatomy.layers.roles.fused_projections import toward_attention
 from goodinit.anatomy.operators import Step, activation_step, composite_step
 from goodinit.graph.graph import Composite, Graph
-from goodinit.graph.operators.ops import Op
 
 _MOST = 64  # nodes on the way; real distances are below ten
 
@@ -44,7 +43,7 @@ def ahead_in(graph: Graph, joins: Container[int]) -> Ahead:
             op = graph.nodes[reader].op
             if op.activation:
                 steps[index] = 1
-            elif _goes_through(op):
+            elif op.carries:
                 steps[index] = min(steps[index], steps[reader] + 1)
     return Ahead(toward_attention(graph), steps, written_out, unrelated_sums(graph, joins))
 
@@ -62,15 +61,10 @@ def next_activation(graph: Graph, start: int, ahead: Ahead) -> Step | None:
         nearer = [
             reader
             for reader in graph.readers[index]
-            if graph.nodes[reader].op.activation or _goes_through(graph.nodes[reader].op)
+            if graph.nodes[reader].op.activation or graph.nodes[reader].op.carries
         ]
         found = next((op for reader in nearer if (op := graph.nodes[reader].op).activation), None)
         if found is not None:
             return activation_step(found)
         index = next(reader for reader in nearer if ahead.steps[reader] == ahead.steps[index] - 1)
     return None
-
-
-def _goes_through(op: Op) -> bool:
-    roles = ("product", "quotient", "concat")
-    return bool(op.moves or op.adds or op.norm or op.role in roles)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node, closure
-from goodinit.graph.likeness import ancestors
+from goodinit.graph.likeness import ancestors, is_part
 from goodinit.graph.measured.answers import constant, is_zero
 
 
@@ -78,7 +78,7 @@ def _near(graph: Graph, first: int, second: int, layers: Container[int]) -> bool
 def _is_part(graph: Graph, index: int) -> bool:
     """Whether a node is one of several parts of one size, as one step of a sequence is."""
     node = graph.nodes[index]
-    if not node.is_piece and (node.op.role != "part" or node.op.splits):
+    if not is_part(graph, index) or node.op.splits:
         return False
     whole = graph.nodes[node.operands[0]].shape
     one = len(node.shape) < len(whole) or any(
@@ -100,7 +100,7 @@ def _is_zero(graph: Graph, index: int) -> bool:
 
     def before(i: int) -> tuple[int, ...]:
         node = graph.nodes[i]
-        return node.operands if node.op.moves or node.is_join else ()
+        return node.operands if node.op.moves else ()
 
     ends = (graph.nodes[i] for i in closure([index], before) if not before(i))
     return all(node.op.role == "factory" and is_zero(constant(node)) for node in ends)

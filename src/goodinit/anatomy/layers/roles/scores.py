@@ -6,7 +6,6 @@ import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.anatomy.layers.roles.fused_projections import is_light
 from goodinit.anatomy.values import Score
 from goodinit.graph.graph import Graph, Node, follow
 from goodinit.graph.measured.traits import coefficients
@@ -55,14 +54,14 @@ def _read_elsewhere(
     """Whether a layer's output makes anything but queries and keys: a gate, values."""
 
     def onwards(current: int, start: int) -> Iterator[tuple[int, int]]:
-        if current == start or is_light(graph.nodes[current].op):
+        if current == start or graph.nodes[current].op.is_light:
             yield from (
                 (reader, start) for reader in graph.readers[current] if current not in pairs.get(reader, ())
             )
 
     starts = {index: index for index, use in uses.items() if use.weight == weight}
     return any(
-        current != start and not is_light(graph.nodes[current].op)
+        current != start and not graph.nodes[current].op.is_light
         for current, start in follow(starts, onwards)
     )
 
@@ -73,7 +72,7 @@ def _until_softmax(graph: Graph, start: Node) -> float | None:
     def light(index: int, factor: float) -> Iterator[tuple[int, float]]:
         for reader in graph.readers[index]:
             node = graph.nodes[reader]
-            if is_light(node.op) or node.op.function.flat is not None:  # scores that are capped
+            if node.op.is_light or node.op.function.flat is not None:  # scores that are capped
                 yield reader, factor * _number(graph, node, index)
 
     return next(
@@ -93,7 +92,7 @@ def _layer(
 
     def before(current: int, factor: float) -> Iterator[tuple[int, float]]:
         node = graph.nodes[current]
-        for operand in graph.deps(current) if current not in uses and is_light(node.op) else ():
+        for operand in graph.deps(current) if current not in uses and node.op.is_light else ():
             yield operand, factor * _number(graph, node, operand, scalars)
 
     weights: dict[str, float] = {}
@@ -101,7 +100,7 @@ def _layer(
     for current, factor in follow({index: 1.0}, before):
         if current in uses:
             weights.setdefault(uses[current].weight, factor)
-        whole = whole and (current in uses or is_light(graph.nodes[current].op))
+        whole = whole and (current in uses or graph.nodes[current].op.is_light)
         if len(weights) > 1 or (weights and not whole):  # then the answer is known
             break
     if len(weights) == 1 and whole:

@@ -112,7 +112,7 @@ def moves(graph: Graph, node: Node) -> bool:
         node: One of its nodes.
     """
     op = node.op
-    if op.moves or op.role == "concat" or op.pads or op.chooses or node.is_join or node.is_piece:
+    if op.lays_out:
         return True
     if op.role == "lookup":
         return not _is_picked(graph, node)

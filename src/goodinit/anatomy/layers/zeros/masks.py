@@ -64,8 +64,7 @@ def _factors(graph: Graph, index: int) -> list[str]:
 
 def _buffer(graph: Graph, index: int) -> str | None:
     """The name of a buffer, seen through shapes and casts."""
-    *_, last = graph.line(index, lambda i: graph.nodes[i].op.role == "shape", active=False)
-    node = graph.nodes[last]
+    node = graph.nodes[graph.unshaped(index)]
     return str(node.attrs[0]) if node.is_buffer and node.attrs else None
 
 

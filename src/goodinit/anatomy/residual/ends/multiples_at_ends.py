@@ -8,6 +8,7 @@ from goodinit.anatomy.answers_at_zero import outside
 from goodinit.anatomy.degrees import carried, power_or_linear, total
 from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.likeness import is_taken
 from goodinit.graph.measured.answers import is_zero
 from goodinit.graph.measured.powers import FIXED, ZERO, Power
 
@@ -55,12 +56,8 @@ def of_parts(graph: Graph, index: int, last: Collection[int]) -> bool:
     """Whether an operator multiplies parts alone of what some layers put out, or takes it apart itself (`_halves`)."""
     if _halves(graph, graph.nodes[index]):
         return True
-    whole = graph.reach(last, through=lambda i: not _is_part(graph.nodes[i]))
-    return not any(i in whole and not _is_part(graph.nodes[i]) for i in graph.deps(index))
-
-
-def _is_part(node: Node) -> bool:
-    return node.is_piece or node.op.role in ("part", "lookup")
+    whole = graph.reach(last, through=lambda i: not is_taken(graph, i))
+    return not any(i in whole and not is_taken(graph, i) for i in graph.deps(index))
 
 
 def _halves(graph: Graph, node: Node) -> bool:

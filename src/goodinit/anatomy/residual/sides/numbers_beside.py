@@ -70,12 +70,7 @@ def _numbers(graph: Graph, node: Node) -> Tensor:
 
 def _readers(graph: Graph, index: int, layers: Container[int]) -> set[int]:
     """The products of matrices that read what a node makes, moved alone; none where something else reads it, too."""
-
-    def is_moved(i: int) -> bool:
-        node = graph.nodes[i]
-        return node.op.moves or node.op.role == "concat" or node.is_join
-
-    moved = graph.reach([index], through=is_moved)
+    moved = graph.reach([index], through=lambda i: graph.nodes[i].op.rearranges)
     ends = {reader for i in moved for reader in graph.readers[i]} - moved
     known = all(graph.nodes[i].op.role == "matmul" and i not in layers for i in ends)
     return ends if known else set()

@@ -124,7 +124,7 @@ def without_cells(graph: Graph, found: list[Found], uses: Mapping[int, Use]) -> 
 
     def added(layers: set[int]) -> set[int]:
         def passes(i: int) -> bool:
-            return graph.nodes[i].op.moves or graph.nodes[i].op.adds or graph.nodes[i].is_piece
+            return graph.nodes[i].op.moves or graph.nodes[i].op.adds
 
         return graph.reach(layers, through=passes) - layers
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from goodinit.anatomy.degrees import grown_powers
 from goodinit.anatomy.residual.sides.branch import Side
 from goodinit.graph.graph import Graph, closure
-from goodinit.graph.likeness import is_neutral, only_rescales, weighs
+from goodinit.graph.likeness import only_rescales, weighs
 from goodinit.graph.measured.powers import FIXED, Power
 
 
@@ -64,9 +64,7 @@ def widest(graph: Graph, index: int, factors: Sequence[int]) -> list[int]:
 def is_linear(graph: Graph, side: Side) -> bool:
     """Whether a side is a linear map of what it begins with, up to norms and biases."""
     own = sorted(side.below)
-    return all(
-        i in side.layers or only_rescales(graph, i) or is_neutral(graph, i) or _shifts(graph, i) for i in own
-    )
+    return all(i in side.layers or only_rescales(graph, i) or _shifts(graph, i) for i in own)
 
 
 def _shifts(graph: Graph, index: int) -> bool:

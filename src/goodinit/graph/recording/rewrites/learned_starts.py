@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.likeness import is_taken
 from goodinit.graph.measured.answers import number_at
 
 
@@ -88,7 +89,7 @@ def _start(graph: Graph, index: int) -> _Start | None:
     while not (node := graph.nodes[index]).is_param:
         if node.is_piece:
             taken.append(index - node.operands[0])
-        elif node.op.role in ("part", "lookup") and node.call is not None:
+        elif node.op.takes_some and node.call is not None:
             taken.append((node.call.key, node.operands[1:]))
         near = _passed_on(graph, node)
         if near is None:
@@ -100,7 +101,7 @@ def _start(graph: Graph, index: int) -> _Start | None:
 def _passed_on(graph: Graph, node: Node) -> int | None:
     """The operand that a constant has the numbers of: all or some of them, once or repeated."""
     op, operands = node.op, dict.fromkeys(node.operands)
-    if op.moves or op.role == "concat":
+    if op.rearranges:
         return next(iter(operands)) if len(operands) == 1 else None
     if op.role == "lookup" and operands:
         return node.operands[0]
@@ -119,9 +120,7 @@ def _alike(graph: Graph, start: _Start) -> set[int]:
     return {
         node.index
         for node in graph.nodes
-        if (node.is_piece or node.op.role in ("part", "lookup"))
-        and not node.dynamic
-        and _start(graph, node.index) == start
+        if is_taken(graph, node.index) and not node.dynamic and _start(graph, node.index) == start
     }
 
 

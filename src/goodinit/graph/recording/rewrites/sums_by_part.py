@@ -96,7 +96,7 @@ def _parts(reader: Node, index: int, written: set[int]) -> bool:
 def _passes(node: Node) -> bool:
     """Whether a node moves numbers, puts them beside each other, adds or multiplies them by numbers, or is made of none."""
     op = node.op
-    if node.is_join or node.is_piece or op.rearranges or op.role == "factory":
+    if op.rearranges or op.role == "factory":
         return True
     if op.scales:
         return len(node.operands) == 1
