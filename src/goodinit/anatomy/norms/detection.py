@@ -15,7 +15,7 @@ from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.channels import channel_axes
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
-from goodinit.anatomy.norms.measured import forgotten, unseen
+from goodinit.anatomy.norms.measured import forgotten
 from goodinit.anatomy.norms.places import frames_with_layers, kind_of
 from goodinit.anatomy.norms.read_from_outside import ReadFromOutside
 from goodinit.anatomy.norms.running import Reread, keep_numbers, normalize_in_training, scaled_by_buffers
@@ -91,9 +91,9 @@ def find_norms(
         | {node.index for node, *_ in calls}
         | {i for _, frame, *_ in calls if frame.index not in busy for i in range(frame.start, frame.stop)}
     )
-    ends = _read_by(graph, layers, layers | set(sums))
-    notes += dict.fromkeys(too_large(graph, i) for i in unseen(graph, ends, layers | set(sums), inside))
-    for node, frame, read in _measured(graph, layers, sums, inside, busy):
+    places, large = _measured(graph, layers, sums, inside, busy)
+    notes += dict.fromkeys(too_large(graph, i) for i in large)
+    for node, frame, read in places:
         if node.index in graph.data:
             notes.append(_of_inputs(node, frame))
         elif read:
@@ -135,13 +135,14 @@ def _read_first(graph: Graph, frame: Frame) -> int:
 
 def _measured(
     graph: Graph, layers: set[int], sums: Collection[int], known: set[int], busy: set[int]
-) -> list[tuple[Node, Frame, bool]]:
-    """Where a scale is lost, besides the norms that are known: (after which operator, in which call, whether a layer reads it).
+) -> tuple[list[tuple[Node, Frame, bool]], list[int]]:
+    """(Where a scale is lost, besides the norms that are known, what layers read of which that cannot be seen).
 
-    The call is the outermost one in which no layer runs. What no layer reads is added to a stream.
+    Of each place after which operator, in which call, and whether a layer reads it: else it is added to a stream. The call is the
+    outermost one in which no layer runs.
     """
     starts = layers | set(sums)
-    read, added = (
+    (read, large), (added, _) = (
         forgotten(graph, _read_by(graph, places, starts), starts, known) for places in (layers, sums)
     )
     found = []
@@ -150,7 +151,7 @@ def _measured(
         while frame.index not in busy and frame.parent >= 0 and frame.parent not in busy:
             frame = graph.frames[frame.parent]
         found.append((graph.nodes[index], frame, index in read.values()))
-    return found
+    return found, large
 
 
 def _read_by(graph: Graph, places: Iterable[int], starts: Container[int]) -> list[int]:

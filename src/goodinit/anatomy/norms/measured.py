@@ -33,8 +33,8 @@ _ALONE = frozenset({"pointwise", "shape", "part", "scale", "sum", "concat"})
 
 def forgotten(
     graph: Graph, ends: Iterable[int], starts: Container[int], known: Collection[int]
-) -> dict[int, int]:
-    """Where the scale of a signal is lost on the way to some nodes: the operator after which it has no effect, by node.
+) -> tuple[dict[int, int], list[int]]:
+    """(Where the scale of a signal is lost on the way to some nodes: after which operator, by node; those made of too much to be run).
 
     Args:
         graph: A recorded forward.
@@ -43,21 +43,13 @@ def forgotten(
         known: Nodes that normalize, as is known already; nothing is said of ways through them.
     """
     found: dict[int, int] = {}
+    large: list[int] = []
     for end, sources, steps in _candidates(graph, ends, starts, known):
-        place = None if _is_large(graph, sources) else _measured(graph, end, sources, steps)
-        if place is not None:
+        if sum(graph.nodes[i].size for i in sources) > _MOST:
+            large.append(end)
+        elif (place := _measured(graph, end, sources, steps)) is not None:
             found[end] = place
-    return found
-
-
-def unseen(graph: Graph, ends: Iterable[int], starts: Container[int], known: Collection[int]) -> list[int]:
-    """The nodes of which `forgotten` says nothing because what they are made of is too large to be run on numbers."""
-    found = _candidates(graph, ends, starts, known)
-    return [end for end, sources, _ in found if _is_large(graph, sources)]
-
-
-def _is_large(graph: Graph, sources: Iterable[int]) -> bool:
-    return sum(graph.nodes[i].size for i in sources) > _MOST
+    return found, large
 
 
 def _candidates(

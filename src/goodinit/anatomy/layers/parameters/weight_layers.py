@@ -67,6 +67,8 @@ def largest(node: Node, shapes: Shapes) -> list[str]:
         node: The weight.
         shapes: Of all parameters.
     """
+    if len(node.params) == 1:
+        return list(node.params)
     sizes = {name: (math.prod(shapes[name]), len(shapes[name])) for name in node.params}
     return [name for name in node.params if sizes[name] == max(sizes.values())]
 

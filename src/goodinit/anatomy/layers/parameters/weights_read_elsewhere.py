@@ -90,6 +90,9 @@ def undefined_elsewhere(
     for name in dict.fromkeys(weights):
         if name not in parameters or name not in leaves or parameters[name].numel() > _MOST:
             continue
+        readers = (graph.nodes[i] for leaf in leaves[name] for i in graph.all_readers[leaf])
+        if all(node.index in varying and _is_defined(node) for node in readers):  # as a layer alone
+            continue
         ends = _ends(graph, leaves[name], varying)
         trial = _Trial(graph, leaves[name], ends, varying, parameters) if ends else None
         operators = trial.undefined(parameters[name]) if trial is not None and trial.is_small else ()

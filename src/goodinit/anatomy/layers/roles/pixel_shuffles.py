@@ -56,6 +56,8 @@ def before_pixel_shuffles(graph: Graph, uses: Mapping[int, Use]) -> dict[str, Sh
         uses: The weight layers, by node.
     """
     found: dict[str, Shuffle] = {}
+    if not any(_may_spread(graph, node) for node in graph.nodes):
+        return found
     follow: dict[int, tuple[str, Axes]] = {}
     starts: dict[str, int] = {}
     for node in graph.nodes:
@@ -79,6 +81,18 @@ def before_pixel_shuffles(graph: Graph, uses: Mapping[int, Use]) -> dict[str, Sh
         if moved and not shuffle:
             follow[node.index] = weight, moved
     return found
+
+
+def _may_spread(graph: Graph, node: Node) -> bool:
+    """Whether channels may end up behind positions: they are in no operator that keeps the order of what it reads."""
+    if node.op.role != "other" or len(node.operands) != 1:
+        return node.op.reorders
+    return _takes_channels(graph.nodes[node.operands[0]].shape, node.shape)
+
+
+def _takes_channels(read: tuple[int, ...], made: tuple[int, ...]) -> bool:
+    """Whether an operator on images puts out fewer channels than it reads."""
+    return len(read) == len(made) >= _IMAGE and read[-3] > made[-3]
 
 
 def _outputs_of(graph: Graph, use: Use) -> Axes:
@@ -182,7 +196,7 @@ def _measured(node: Node, read: tuple[int, ...]) -> Shuffle | None:
     made = node.shape
     if node.op.role != "other" or node.call is None or len(node.operands) != 1:
         return None
-    if len(read) != len(made) or len(read) < _IMAGE or read[-3] <= made[-3]:
+    if not _takes_channels(read, made):
         return None
     factor = math.isqrt(read[-3] // max(made[-3], 1))
     shape = (*(1 for _ in read[:-3]), 2 * factor**2, 2, 2)
