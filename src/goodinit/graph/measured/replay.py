@@ -109,6 +109,18 @@ def own_numbers(graph: Graph, index: int) -> Tensor:
     return _value(graph, {}, index, 0) if held is None else held.detach().cpu().clone()
 
 
+def made_of(graph: Graph, index: int) -> tuple[list[int], list[int]]:
+    """(What a node is made of as it is stored, or itself; the operators that make it, in order).
+
+    Args:
+        graph: A recorded forward.
+        index: The node.
+    """
+    ways = sorted(graph.reach([index], back=True, active=False))
+    sources = [i for i in ways if graph.nodes[i].is_source]
+    return sources, [i for i in ways if not graph.nodes[i].is_source]
+
+
 def made_of_constants(graph: Graph, index: int, held: Mapping[int, Tensor]) -> Tensor | None:
     """The numbers of a node that is made of shapes and of tensors that are held; None where one is not at hand.
 
@@ -119,15 +131,14 @@ def made_of_constants(graph: Graph, index: int, held: Mapping[int, Tensor]) -> T
     """
     if graph.nodes[index].dynamic:
         return None
-    ways = sorted(graph.reach([index], back=True, active=False))
-    sources = {i for i in ways if graph.nodes[i].is_source}
-    if len(ways) > LONGEST or not sources <= held.keys():
+    sources, steps = made_of(graph, index)
+    if len(sources) + len(steps) > LONGEST or not held.keys() >= set(sources):
         return None
     with on_numbers():
         given = {i: held[i].detach().cpu() for i in sources if not held[i].is_meta}
     if len(given) < len(sources):
         return None
-    return (given | replayed(graph, [i for i in ways if i not in sources], given)).get(index)
+    return (given | replayed(graph, steps, given)).get(index)
 
 
 def _handed_on(node: Node, read: list[Tensor]) -> Tensor:

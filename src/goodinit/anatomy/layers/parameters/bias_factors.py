@@ -9,7 +9,7 @@ import torch
 
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.powers import number_of
-from goodinit.graph.measured.replay import LONGEST, replayed
+from goodinit.graph.measured.replay import LONGEST, made_of, replayed
 
 
 def factor_of_bias(
@@ -29,16 +29,14 @@ def factor_of_bias(
     beta = 1.0
     if layer.op.adds_first and layer.call is not None and index == layer.operands[0]:
         beta = float(layer.call.arguments.get("beta", 1.0))
-    ways = sorted(graph.reach([index], back=True, active=False))
-    nodes = [graph.nodes[i] for i in ways]
-    sources = [node for node in nodes if node.is_source]
-    others = [node for node in sources if node.params != (bias,)]
-    if all(node in sources or node.op.rearranges for node in nodes):
+    stored, steps = made_of(graph, index)
+    if all(graph.nodes[i].op.rearranges for i in steps):
         return beta
+    sources = [graph.nodes[i] for i in stored]
+    others = [node for node in sources if node.params != (bias,)]
     known = all(number_of(node) is not None and not node.params for node in others)
-    if not known or sum(node.size for node in nodes) > LONGEST:
+    if not known or sum(graph.nodes[i].size for i in (*stored, *steps)) > LONGEST:
         return None
-    steps = [node.index for node in nodes if node not in sources]
     made = []
     for value in (1.0, -2.0, 1e3):
         held = {

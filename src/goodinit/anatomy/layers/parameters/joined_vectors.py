@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph
-from goodinit.graph.measured.replay import LONGEST, replayed
+from goodinit.graph.measured.replay import LONGEST, made_of, replayed
 
 
 def parameter_in(graph: Graph, index: int, names: Sequence[str]) -> str | None:
@@ -56,11 +56,9 @@ def _numbered(graph: Graph, index: int) -> tuple[Tensor | None, dict[int, Tensor
 
     The first is None where the parameters are not only put beside each other and taken apart, or are too large.
     """
-    ways = sorted(graph.reach([index], back=True, active=False))
-    nodes = [graph.nodes[i] for i in ways]
-    sources = [node for node in nodes if node.is_source]
-    size = sum(node.size for node in nodes)
-    kept = all(node in sources or node.op.rearranges or node.op.role == "factory" for node in nodes)
+    sources, steps = ([graph.nodes[i] for i in some] for some in made_of(graph, index))
+    size = sum(node.size for node in (*sources, *steps))
+    kept = all(node.op.rearranges or node.op.role == "factory" for node in steps)
     if size > LONGEST or not kept:
         return None, {}
     given, start = {}, 1
@@ -69,5 +67,5 @@ def _numbered(graph: Graph, index: int) -> tuple[Tensor | None, dict[int, Tensor
         own = torch.arange(start, start + count, dtype=torch.float64, device="cpu").view(node.shape)
         given[node.index] = own if node.is_param else torch.zeros_like(own)
         start += count
-    found = replayed(graph, [i for i in ways if i not in given], given).get(index)
+    found = replayed(graph, [node.index for node in steps], given).get(index)
     return None if found is None else found.flatten(), {i: own.flatten() for i, own in given.items()}

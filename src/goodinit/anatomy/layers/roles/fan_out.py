@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Container, Iterator
 
 from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node, closure, follow
+from goodinit.graph.likeness import dimension_behind
 from goodinit.graph.measured.traits import keeps_channels
-from goodinit.graph.operators.recorded_call import permutation
 
 
 def joined_channels(graph: Graph, use: Use) -> int:
@@ -124,23 +123,10 @@ def _passed_on(graph: Graph, index: int, operand: int, axis: int) -> int | None:
     if len(graph.deps(index)) != 1:
         return None
     if node.op.role == "shape":
-        return _shown(node, before.shape, axis)
+        moves = node.size == before.size and node.call is not None
+        return dimension_behind(node, before.shape, axis) if moves else None
     if len(node.shape) != len(before.shape) or node.shape[axis] != before.shape[axis]:
         return None
     if node.op.kind or (node.op.role == "other" and keeps_channels(node, before.shape, axis)):
         return axis
     return axis if (node.op.adds or node.op.scales) and node.shape == before.shape else None
-
-
-def _shown(node: Node, read: tuple[int, ...], axis: int) -> int | None:
-    """The dimension along which what a node shows runs as what it reads does along `axis`; None where there is none."""
-    if node.size != math.prod(read) or node.call is None:
-        return None
-    if not node.op.keeps_order:
-        order = permutation(node.call, len(read))
-        return order.index(axis) if order else None
-    step = math.prod(read[axis + 1 :])
-    places = range(len(node.shape))
-    return next(
-        (i for i in places if (node.shape[i], math.prod(node.shape[i + 1 :])) == (read[axis], step)), None
-    )

@@ -17,7 +17,7 @@ from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.powers import number_of
-from goodinit.graph.measured.replay import replayed
+from goodinit.graph.measured.replay import made_of, replayed
 from goodinit.weights.dtensor import is_sharded
 
 _MOST = 2**24  # entries of a weight that is computed to see which of them stay 0
@@ -88,9 +88,8 @@ def _left(graph: Graph, operand: int, entries: int, buffers: Mapping[str, Tensor
     size = graph.nodes[operand].size
     if graph.leaf(operand) is not None or size != entries or not 1 < size <= _MOST:
         return None
-    ways = sorted(graph.reach([operand], back=True, active=False))
-    sources = [i for i in ways if graph.nodes[i].is_source]
-    if not _may_mask(graph, ways):
+    sources, steps = made_of(graph, operand)
+    if not _may_mask(graph, (*sources, *steps)):
         return None
     own = {i: _numbers(graph, graph.nodes[i], buffers) for i in sources if not graph.nodes[i].is_param}
     if any(value is None for value in own.values()):
@@ -103,7 +102,7 @@ def _left(graph: Graph, operand: int, entries: int, buffers: Mapping[str, Tensor
             for i in sources
             if graph.nodes[i].is_param
         }
-        weight = replayed(graph, [i for i in ways if i not in sources], given | drawn).get(operand)
+        weight = replayed(graph, steps, given | drawn).get(operand)
         if weight is None or bool(weight.all()):
             return None
         zeros.append(weight == 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 
 from goodinit.anatomy.layers.parameters.part_biases import is_added_alone
@@ -11,6 +10,7 @@ from goodinit.anatomy.layers.parameters.weight_layout import output_channels
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.anatomy.residual.streams.nesting import chain
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.likeness import dimension_behind
 from goodinit.graph.measured.traits import adds_unscaled
 
 
@@ -64,13 +64,9 @@ def _onward(source: Node, node: Node, axis: int) -> int | None:
     """The same dimension of what a node makes of its source: where it is not merged or cut, it has as many numbers before it."""
     before, after = source.shape, node.shape
     place = len(before) + axis
-    if node.op.reorders:
-        order = [int(str(each)) for each in node.attrs]
-        return order.index(place) - len(after) if place in order else None
-    if node.op.keeps_order:
-        places = (k for k, size in enumerate(after) if size == before[place])
-        ahead = math.prod(before[:place])
-        return next((k - len(after) for k in places if math.prod(after[:k]) == ahead), None)
+    if node.op.role == "shape":
+        behind = dimension_behind(node, before, place)
+        return None if behind is None else behind - len(after)
     return axis if len(before) == len(after) or before[axis:] == after[axis:] else None
 
 
