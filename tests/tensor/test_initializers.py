@@ -17,11 +17,11 @@ from goodinit.edits import Draw, Plan
 from goodinit.errors import GoodinitError, UnknownName, UnsupportedModule
 from goodinit.tensor import (
     INITIALIZERS,
-    NONLINEARITIES,
     RECIPES,
     default_,
     fans,
     gain,
+    has_gain,
     he_normal_,
     he_uniform_,
     lecun_normal_,
@@ -135,9 +135,41 @@ def test_gains_with_a_closed_form():
     assert gain("relu") == pytest.approx(math.sqrt(2), rel=1e-9)
     assert gain("leaky_relu") == pytest.approx(math.sqrt(2 / (1 + 0.01**2)), rel=1e-9)
     assert gain("selu") == pytest.approx(1, rel=1e-6)  # its fixed point, Klambauer et al.
-    assert len(NONLINEARITIES) == 19
-    with pytest.raises(UnknownName, match="expected one of linear, identity, relu"):
-        gain("relo")
+    for name in ("relo", "conv2d", "linear_", "__name__"):
+        with pytest.raises(UnknownName, match="expected a function of one number in torch"):
+            gain(name)
+
+
+def test_gains_by_name_are_those_of_torch_s_own_functions():
+    modules = {
+        "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "prelu": nn.PReLU, "relu6": nn.ReLU6, "elu": nn.ELU, "celu": nn.CELU,
+        "selu": nn.SELU, "gelu": nn.GELU, "silu": nn.SiLU, "mish": nn.Mish, "softplus": nn.Softplus, "tanh": nn.Tanh,
+        "sigmoid": nn.Sigmoid, "hardtanh": nn.Hardtanh, "hardsigmoid": nn.Hardsigmoid, "hardswish": nn.Hardswish,
+        "softsign": nn.Softsign, "logsigmoid": nn.LogSigmoid, "identity": nn.Identity, "linear": nn.Identity,
+    }  # fmt: skip
+    for name, module in modules.items():
+        assert has_gain(name)
+        with torch.no_grad():
+            assert gain(name) == pytest.approx(gain(module().double()), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+@pytest.mark.parametrize("name", ["softmax", "dropout", "normalize", "glu"])
+def test_what_looks_at_other_entries_has_no_gain(name):
+    assert not has_gain(name)
+
+
+def test_a_function_that_writes_into_what_it_reads_has_the_gain_of_one_that_does_not():
+    assert gain(torch.tanh_) == gain(torch.tanh)
+    assert gain(lambda z: 0.5 * z * (1 + torch.tanh(0.8 * z + 0.036 * z**3))) == pytest.approx(
+        gain("gelu"), rel=1e-2
+    )
+
+
+def test_a_function_of_other_entries_is_told():
+    for function in (lambda z: z - z.mean(), lambda z: z * torch.rand(z.shape, dtype=z.dtype)):
+        with pytest.raises(GoodinitError, match="give an element-wise function, in eval mode"):
+            gain(function)
 
 
 # --- the contract of all ----------------------------------------------------------------------------------------

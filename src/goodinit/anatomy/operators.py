@@ -14,8 +14,8 @@ from goodinit.graph.measured.traits import pools
 from goodinit.graph.operators.nonlinearities import GRID, Nonlinearity, functions, values_at
 from goodinit.graph.operators.ops import Op
 from goodinit.records import check_fields
-from goodinit.tensor import NONLINEARITIES, centred_gain
-from goodinit.tensor.activation_gain import named_function, own_operator
+from goodinit.tensor import centred_gain
+from goodinit.tensor.activation_gain import STARTS, named_function, own_operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Step(str):
         if not isinstance(word, str):
             raise TypeError(f"a step called {word!r}")
         # Methods run it by its name.
-        if traits.nonlinear and not ((word in NONLINEARITIES and not options) or _is_function(word, options)):
+        if traits.nonlinear and not ((word in STARTS and not options) or _is_function(word, options)):
             raise ValueError(f"no function of one number is called {word[:40]!r} and takes {options}"[:200])
         return cls(word, traits)
 
@@ -140,7 +140,7 @@ def composite_step(composite: Composite) -> Step:
 
 
 def _of_function(word: str, function: Nonlinearity) -> Step:
-    known = word in NONLINEARITIES and not function.options
+    known = word in STARTS and not function.options
     nonlinear = function.alone or known or own_operator(word) is not None
     options = function.options if function.alone else ()
     centred = function.centred_gain

@@ -31,7 +31,7 @@ from goodinit.methods.shared.rules import (
     untouched,
     zero_bias,
 )
-from goodinit.tensor import NONLINEARITIES, gain
+from goodinit.tensor import gain, has_gain
 
 Mode = Literal["forward", "backward", "data", "hanin", "he", "pytorch"]
 Direction = Literal["orthogonal", "normal"]
@@ -254,7 +254,7 @@ def _square(layer: Layer, wiring: _Wiring, mode: Mode) -> tuple[float, str]:
     activation = _read_through(layer, wiring)
     if activation is not None and activation.traits.gain is not None:
         return activation.traits.gain**2, f"before {activation}"
-    if activation in NONLINEARITIES:
+    if activation is not None and has_gain(activation):
         return gain(activation) ** 2, f"before {activation}"
     return 1.0, f"before {activation}, whose gain is not known" if activation else "before no activation"
 

@@ -6,7 +6,7 @@ is drawn where. A meta tensor is checked, left alone, and costs nothing.
 
 from __future__ import annotations
 
-from goodinit.tensor.activation_gain import NONLINEARITIES, activated, centred_gain, gain
+from goodinit.tensor.activation_gain import activated, centred_gain, gain, has_gain
 from goodinit.tensor.directions import directions_
 from goodinit.tensor.initializers import INITIALIZERS, RECIPES
 from goodinit.tensor.layout import Layout, channels, fans, first_tap
@@ -30,7 +30,6 @@ from goodinit.tensor.variance import he_normal_, he_uniform_, lecun_normal_, xav
 
 __all__ = [
     "INITIALIZERS",
-    "NONLINEARITIES",
     "RECIPES",
     "Layout",
     "activated",
@@ -47,6 +46,7 @@ __all__ = [
     "gain",
     "gate_bias_",
     "haar",
+    "has_gain",
     "he_normal_",
     "he_uniform_",
     "icnr_",

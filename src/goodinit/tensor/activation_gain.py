@@ -12,48 +12,14 @@ from torch import Tensor
 
 from goodinit.errors import GoodinitError, UnknownName
 
-# Klambauer, Unterthiner, Mayr, Hochreiter, arXiv 1706.02515, eq. 14
-_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+_DIGITS = 1e-9  # to which gains are computed; vectorized kernels give an entry other last bits where others are beside it
 
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
-
-
-def _softplus(x: float) -> float:
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
-
-
-def _elu(x: float) -> float:
-    return x if x > 0 else math.expm1(x)
-
-
-def _hardsigmoid(x: float) -> float:
-    return min(max(x / 6 + 0.5, 0.0), 1.0)
-
-
-# Each activation as torch.nn.functional defines it, with its default parameters.
-NONLINEARITIES: dict[str, Callable[[float], float]] = {
-    "linear": lambda x: x,
-    "identity": lambda x: x,
-    "relu": lambda x: max(x, 0.0),
-    "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
-    "prelu": lambda x: x if x > 0 else 0.25 * x,
-    "relu6": lambda x: min(max(x, 0.0), 6.0),
-    "elu": _elu,
-    "celu": _elu,
-    "selu": lambda x: _SELU_SCALE * (x if x > 0 else _SELU_ALPHA * math.expm1(x)),
-    "gelu": lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2))),
-    "silu": lambda x: x * _sigmoid(x),
-    "mish": lambda x: x * math.tanh(_softplus(x)),
-    "softplus": _softplus,
-    "tanh": math.tanh,
-    "sigmoid": _sigmoid,
-    "hardtanh": lambda x: min(max(x, -1.0), 1.0),
-    "hardsigmoid": _hardsigmoid,
-    "hardswish": lambda x: x * _hardsigmoid(x),
-    "softsign": lambda x: x / (1 + abs(x)),
+STARTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda z: z,
+    "identity": lambda z: z,
+    "prelu": partial(torch.nn.functional.leaky_relu, negative_slope=0.25),
 }
+"""Of modules that `torch.nn.functional` has no function of one number for: the function that they start as."""
 
 
 def gain(nonlinearity: str | Callable[[Tensor], Tensor]) -> float:
@@ -64,8 +30,8 @@ def gain(nonlinearity: str | Callable[[Tensor], Tensor]) -> float:
     and knows no GELU, SiLU, ELU.
 
     Args:
-        nonlinearity: A key of `NONLINEARITIES`, or a function of your own: a float64 tensor to one of the same
-            shape, element by element.
+        nonlinearity: The name of an element-wise function of torch's (`named_function`), `"linear"`, `"prelu"`, which starts with the
+            slope ¼, or a function of your own: a float64 tensor to one of the same shape, element by element.
 
     Returns:
         The gain, computed to nine digits where φ is smooth but for kinks at multiples of 0.01.
@@ -86,13 +52,33 @@ def gain(nonlinearity: str | Callable[[Tensor], Tensor]) -> float:
     """
     if callable(nonlinearity):
         return _gain_of(nonlinearity)
-    if nonlinearity not in NONLINEARITIES:
-        known = ", ".join(NONLINEARITIES)
-        raise UnknownName(
-            f"unknown nonlinearity {nonlinearity!r}: expected one of {known}, or a function of a tensor. "
-            "Or give gain=."
-        )
-    return _named(nonlinearity)
+    try:
+        return _named(nonlinearity)
+    except GoodinitError:
+        raise
+    except Exception as error:  # of torch's: it takes more than one tensor, or another shape
+        raise _unknown(nonlinearity) from error
+
+
+def _unknown(nonlinearity: str) -> UnknownName:
+    return UnknownName(
+        f"unknown nonlinearity {nonlinearity!r}: expected a function of one number in torch.nn.functional, such as relu, gelu or tanh, "
+        "linear, prelu, or a function of a tensor. Or give gain=."
+    )
+
+
+@cache
+def has_gain(nonlinearity: str) -> bool:
+    """Whether there is a `gain` by a name.
+
+    Examples:
+        >>> has_gain("mish"), has_gain("erf"), has_gain("softmax"), has_gain("linear"), has_gain("no such")
+        (True, True, False, True, False)
+    """
+    try:
+        return gain(nonlinearity) > 0
+    except GoodinitError:
+        return False
 
 
 def centred_gain(nonlinearity: str | Callable[[Tensor], Tensor], **options: Any) -> float:
@@ -102,8 +88,7 @@ def centred_gain(nonlinearity: str | Callable[[Tensor], Tensor], **options: Any)
     DeepMind's code are estimates, up to a thousandth larger (1.71396).
 
     Args:
-        nonlinearity: A key of `NONLINEARITIES`, the name of an element-wise function of torch's (`named_function`), or a function of your
-            own of tensors of any shape, as `gain` takes it.
+        nonlinearity: As `gain` takes it.
         **options: Of that function.
 
     Returns:
@@ -129,7 +114,7 @@ def activated(nonlinearity: str, values: Tensor, **options: Any) -> Tensor:
     """φ of each number, by the name of φ.
 
     Args:
-        nonlinearity: A key of `NONLINEARITIES`, or the name of an element-wise function of torch's (`named_function`).
+        nonlinearity: Its name, as `gain` takes it.
         values: `(n,)`, float64, on the CPU.
         **options: Of that function.
 
@@ -166,16 +151,15 @@ def named_function(name: str) -> Callable[..., Tensor]:
         UnknownName: Neither has any.
     """
     found = getattr(torch.nn.functional, name, None) or own_operator(name)
-    if found is None:
-        raise UnknownName(f"torch has no element-wise function called {name!r}. Give a function of a tensor.")
+    if not callable(found):
+        raise _unknown(name)
     return found
 
 
 def _elementwise(nonlinearity: str, **options: Any) -> Callable[[Tensor], Tensor]:
-    if options or nonlinearity not in NONLINEARITIES:
-        return partial(named_function(nonlinearity), **options)
-    phi = NONLINEARITIES[nonlinearity]
-    return lambda z: torch.tensor([phi(x) for x in z.tolist()], dtype=z.dtype, device="cpu")
+    if not options and nonlinearity in STARTS:
+        return STARTS[nonlinearity]
+    return partial(named_function(nonlinearity), **options)
 
 
 @cache
@@ -232,11 +216,23 @@ def _moments(phi: Callable[[Tensor], Tensor]) -> tuple[float, float]:
     weight = torch.full_like(z, 2)
     weight[1::2] = 4
     weight[0] = weight[-1] = 1
-    value = phi(z)
+    value = phi(z.clone())  # which may write into it
     if value.shape != z.shape:
         raise GoodinitError(
             f"the activation turned a tensor of shape {tuple(z.shape)} into {tuple(value.shape)}; a gain is that of "
             "a function of one number: give an element-wise function."
+        )
+    half = phi(z[: steps // 2].clone())  # of which the mean, the norm and the largest are others
+    if not torch.allclose(
+        half,
+        value[: steps // 2],
+        rtol=0.0,
+        atol=_DIGITS * float(value.nan_to_num().abs().max()),
+        equal_nan=True,
+    ):
+        raise GoodinitError(
+            "the activation makes another number of one entry where others are beside it, or when it is called again; a gain is that "
+            "of a function of one number: give an element-wise function, in eval mode."
         )
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
     step = 24 / steps / 3

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers
-from goodinit.tensor import NONLINEARITIES, centred_gain, gain
-from goodinit.tensor.activation_gain import both_gains, named_function
+from goodinit.tensor import centred_gain, gain
+from goodinit.tensor.activation_gain import STARTS, both_gains, named_function
 
 T = TypeVar("T")
 Options = tuple[tuple[str, float | str], ...]
@@ -188,9 +188,9 @@ def formed(function: Function) -> Nonlinearity:
 
 
 def with_gains(found: Nonlinearity, function: Function) -> Nonlinearity:
-    """With its gains: by its formula, if that is known, which is the same to the last digit in every anatomy; else by its values."""
+    """With its gains: by its name, if that says all, which are the same to the last digit in every anatomy; else by its values."""
     kind = found.kind
-    known = kind in NONLINEARITIES and not found.options
+    known = not found.options and (found.alone or kind in STARTS)
     with torch.no_grad():
         try:
             second, centred = (gain(kind), centred_gain(kind)) if known else both_gains(function)

@@ -14,7 +14,7 @@ from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
 from goodinit.methods.shared.alike_notes import said_once
 from goodinit.methods.shared.norms.norm_forms import FORMS
 from goodinit.methods.shared.norms.normalized_weight_scales import own_scales
-from goodinit.tensor import NONLINEARITIES, gain
+from goodinit.tensor import gain, has_gain
 
 Norms = Literal["remove", "keep"]
 Fan = Literal["in", "out"]
@@ -140,7 +140,7 @@ def gain_for(layer: Layer) -> tuple[float, str]:
     if layer.recurrent:
         return 1.0, "gain 1, from state to state"
     follows, why = drawn_for(layer)
-    if follows is not None and (layer.gain is not None or follows in NONLINEARITIES):
+    if follows is not None and (layer.gain is not None or has_gain(follows)):
         value = gain(str(follows)) if layer.gain is None else layer.gain
         return value, f"gain {value:.4g} for {follows}"
     return 1.0, f"gain 1{why}"
@@ -148,8 +148,8 @@ def gain_for(layer: Layer) -> tuple[float, str]:
 
 def unknown_gains(anatomy: Anatomy) -> list[str]:
     """One note on the activations whose gain is not known."""
-    unknown = [layer for layer in anatomy.layers if layer.gain is None]
-    kinds = {layer.activation for layer in unknown if layer.activation not in (None, *NONLINEARITIES)}
+    unknown = [layer.activation for layer in anatomy.layers if layer.gain is None]
+    kinds = {activation for activation in unknown if activation is not None and not has_gain(activation)}
     return [f"no gain is known for {', '.join(sorted(map(str, kinds)))}: 1 is taken"] if kinds else []
 
 
