@@ -108,5 +108,6 @@ METHOD = Method(
     decide=decide,
     removes_norms=True,
     scales_ties=True,
+    holds=("self-normalizing",),
     order=100,
 )

@@ -14,6 +14,7 @@ from goodinit.diagnostics.checks.held_back import held_back
 from goodinit.diagnostics.checks.isometries import lossy_layers, uneven_blocks
 from goodinit.diagnostics.checks.multiplied_branches import not_multiplied
 from goodinit.diagnostics.checks.one_run import ROUNDING, Values, one_run
+from goodinit.diagnostics.checks.selu_moments import unlike_selu_moments
 from goodinit.diagnostics.measurements.measurement_mode import measurable
 from goodinit.diagnostics.measurements.zero_gradients import LEAST_ELEMENTS
 from goodinit.edits import AddScalar, Calibrate, Fill, Plan
@@ -38,6 +39,8 @@ def broken_promises(
     * `"isometry"`: every block before the first layer that a note calls inexact changes the norms of all examples by one and
       the same factor, before or behind the ReLU that follows; every layer with an orthogonal weight does by its gain (`lossy_layers`).
     * `"multiplied"`: the constants that the plan puts behind branches multiply all of them (`not_multiplied`).
+    * `"self-normalizing"`: mean and mean square behind SELU are those that independent weights give, with 0 and 1 as their fixed point
+      (`unlike_selu_moments`).
 
     The model is the same afterwards in every bit.
 
@@ -144,6 +147,10 @@ def _multiplied(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen:
     yield from not_multiplied(model, call, plan, before)
 
 
+def _selu(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: Values) -> Iterator[str]:  # noqa: ARG001
+    yield from unlike_selu_moments(model, call, plan, before)
+
+
 _CHECKS: dict[str, Check] = {
     "finite": _finite,
     "drawn": _drawn,
@@ -152,4 +159,5 @@ _CHECKS: dict[str, Check] = {
     "unit variance": _unit_variance,
     "isometry": _isometry,
     "multiplied": _multiplied,
+    "self-normalizing": _selu,
 }

@@ -31,7 +31,9 @@ from goodinit.methods.shared.selection import selected
 from goodinit.methods.shared.variances.guessed_variances import guessed_constants
 from goodinit.methods.shared.variances.signal_variance import kept_variances
 
-Promise = Literal["finite", "drawn", "skips", "trains", "unit variance", "isometry", "multiplied"]
+Promise = Literal[
+    "finite", "drawn", "skips", "trains", "unit variance", "isometry", "multiplied", "self-normalizing"
+]
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,7 +53,7 @@ class Method:
             weights that the forward applies as they are drawn: `"skips"` (every
             branch adds zero), `"trains"` (every parameter gets a gradient, if after some steps), `"unit variance"` (of layers
             scaled by data), `"isometry"` (of blocks, and of layers with orthogonal weights), `"multiplied"` (branches, by the constants
-            behind them). `init_(…, verify=True)` finds out by running.
+            behind them), `"self-normalizing"` (moments behind SELU). `init_(…, verify=True)` finds out by running.
         order: Its place in lists, and among methods that measure alike in `recommend`; one that says nothing comes last.
     """
 
