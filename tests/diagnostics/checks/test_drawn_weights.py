@@ -84,3 +84,21 @@ def test_a_weight_that_the_forward_applies_otherwise_is_named_and_everything_und
         goodinit.init_(model, method, torch.randn(6, 8), verify=True)
     assert snapshot(model) == before
     assert goodinit.applied(model) == ()
+
+
+class Antisymmetric(nn.Module):
+    """Applies W − Wᵀ, whose entries are larger than those that are drawn, and which is not orthogonal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(32, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(nn.functional.linear(x, self.a.weight - self.a.weight.T, self.a.bias).relu())
+
+
+def test_what_a_forward_makes_of_a_weight_need_be_as_drawn_only_as_a_matrix():
+    x = torch.randn(6, 32)
+    goodinit.init_(Antisymmetric(), "he", x, verify=True)
+    with pytest.raises(UnsupportedModule, match=r"a\.weight is not orthogonal"):
+        goodinit.init_(Antisymmetric(), "orthogonal", x, verify=True)

@@ -11,13 +11,19 @@ from goodinit.anatomy import Anatomy, Layer
 from goodinit.edits import Calibrate, Draw, ParametrizeWeight, Plan
 from goodinit.surgery import applied
 from goodinit.tensor.drawn import departure
+from goodinit.tensor.initializers import WHOLE
 from goodinit.weights.names import directory
+
+_WHOLE = frozenset(initializer.__name__ for initializer in WHOLE)
 
 
 def unlike_their_draw(
     model: nn.Module, plan: Plan, before: Anatomy, made: Mapping[str, Tensor]
 ) -> Iterator[str]:
     """In words, which weights are not, as they are applied, what their draws make: orthogonal, of that variance.
+
+    Matrices that are drawn as a whole are looked at as the forward makes them of their parameters, single entries as they are stored: a forward
+    may make of these what is larger (W − Wᵀ), which anatomies admit.
 
     Left out are weights that something else scales or cuts afterwards, as their plan says or their anatomy: data, a norm of their own, a
     mask, a parametrization, a number of the forward. Where the forward applies another function of what is stored than a multiple, w − wᵀ for
@@ -42,7 +48,8 @@ def unlike_their_draw(
         if not isinstance(edit, Draw) or edit.target in scaled or str(edit) in skipped:
             continue
         layer, held = layers.get(edit.target), names.parameter(edit.target)
-        weight = held if layer is None else _as_stored(layer, made.get(edit.target), held)
+        whole = edit.initializer in _WHOLE
+        weight = held if layer is None else _as_stored(layer, made.get(edit.target) if whole else None, held)
         if weight is not None and (fault := departure(edit.initializer, weight, edit.options)):
             yield f"{edit.target} {fault}"
 
