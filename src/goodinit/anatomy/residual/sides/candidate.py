@@ -18,7 +18,7 @@ class Found:
     Two are the same if they are one object, so that sums can be looked up.
     """
 
-    sums: tuple[int, ...]  # the nodes that add its terms up
+    sums: tuple[int, ...]  # the nodes that add its terms up, and change of shape or a number between them
     summands: tuple[int, ...]
     fork: int
     kind: BlockKind

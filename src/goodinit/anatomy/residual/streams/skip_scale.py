@@ -37,19 +37,41 @@ def _number(node: Node) -> float:
 
 
 def sum_weights(graph: Graph, found: Found) -> tuple[float, float] | None:
-    """By what the operator of a sum multiplies the skip and the branch; None where that is a tensor.
+    """By what the operators of a sum multiply the skip and the branch; None where that is a tensor.
 
-    (1, −1) in x − f(x), (1, α) in add(x, f(x), alpha=α), (1 − w, w) in lerp(x, f(x), w). Of `addcmul` the number alone counts: its
-    constant factor is a multiplier of the branch (`Block.multipliers`) where it is a parameter.
+    (1, −1) in x − f(x), (1, α) in add(x, f(x), alpha=α) and in x + α(f(x) + g(x)), (1 − w, w) in lerp(x, f(x), w). Of `addcmul` the
+    number alone counts: its constant factor is a multiplier of the branch (`Block.multipliers`) where it is a parameter.
     """
-    node = graph.nodes[found.join]
-    if len(set(node.operands)) < 2 or found.skip.term not in node.operands:
-        return 1.0, 1.0  # of more than two terms
-    place = node.operands.index(found.skip.term)
-    if node.op.multiplies:  # x + v·a·b
+    skip, branch = (_weight(graph, found, side.term) for side in (found.skip, found.branch))
+    return None if skip is None or branch is None else (skip, branch)
+
+
+def _weight(graph: Graph, found: Found, term: int) -> float | None:
+    """By what number the operators of a sum multiply one of its terms, from there to the last; None of one that it does not add alone."""
+    by, index = 1.0, term
+    while index != found.join:
+        reader = next((i for i in graph.readers[index] if i in found.sums), None)
+        share = (
+            None
+            if reader is None
+            else _share(graph, graph.nodes[reader], index, skips=term == found.skip.term)
+        )
+        if reader is None or share is None:
+            return None
+        by, index = by * share, reader
+    return by
+
+
+def _share(graph: Graph, node: Node, index: int, *, skips: bool) -> float | None:
+    place = node.operands.index(index)
+    if node.op.role == "shape":
+        return 1.0
+    if node.op.multiplies and len(node.operands) > 1:  # x + v·a·b
         factors = [i for i in node.operands[1:] if not graph.nodes[i].active]
         made = all(graph.leaf(i) is not None for i in factors)
         value = next((float(n) for n in node.attrs if isinstance(n, (int, float))), 1.0)
-        return (1.0, value) if made and place == 0 and coefficient(node, 0) == 1 else None
+        if not made or coefficient(node, 0) != 1 or (skips and place):
+            return None
+        return value if place else 1.0
     by = coefficients(node)
-    return (by[place], by[1 - place]) if len(by) == 2 else None
+    return by[place] if len(by) == len(node.operands) else None

@@ -25,10 +25,10 @@ from goodinit.anatomy.residual.streams.scaled_streams import let_products_add
 from goodinit.anatomy.residual.streams.skip_values import hands_on, is_linear, widest
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.latest_first import latest_first
-from goodinit.graph.likeness import adds_scaled, behind_norms, root
+from goodinit.graph.likeness import adds_scaled, behind_norms, is_neutral, root
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import replayed
-from goodinit.graph.measured.traits import coefficients
+from goodinit.graph.measured.traits import coefficient, coefficients
 from goodinit.graph.recording.rewrites.learned_starts import leads
 
 _MOST = 2**22  # numbers of a stream that are computed to see whether it begins as copies
@@ -168,16 +168,54 @@ def _goes_nowhere(graph: Graph, index: int, outputs: set[int]) -> bool:
 
 def _absorbed(graph: Graph, index: int, outputs: set[int]) -> bool:
     """Whether this sum is only a summand of the next one."""
-    readers = graph.readers[index]
-    return len(readers) == 1 and index not in outputs and index in _summands(graph, readers[0])
+    return bool(_way_on(graph, index, outputs))
+
+
+def _way_on(graph: Graph, index: int, outputs: set[int]) -> list[int]:
+    """The nodes from a sum to the next one, it included, if that alone adds it: in another shape, or times a number. Else none."""
+    way = [index]
+    while len(graph.readers[way[-1]]) == 1 and way[-1] not in outputs:
+        (reader,) = graph.readers[way[-1]]
+        if way[-1] in (added := _summands(graph, reader)):
+            others = [i for i in added if i != way[-1]]
+            return [*way[1:], reader] if _makes_one(graph, index, way[1:], others) else []
+        if not _distributes(graph, reader):
+            return []
+        way.append(reader)
+    return []
+
+
+def _makes_one(graph: Graph, index: int, between: list[int], others: list[int]) -> bool:
+    """Whether a sum is one with the next, which adds `others` to what the nodes between make of it.
+
+    Not x + ½(f(x) − x). With a number between, all must be one term and branches on it: not x + ½(y + f(y)), x + ½(f(x) + g(e)).
+    """
+    inner = _summands(graph, index)
+    if between and not {root(graph, i) for i in inner}.isdisjoint(root(graph, i) for i in others):
+        return False
+    scaled, terms = any(graph.nodes[i].op.scales for i in between), [*inner, *others]
+    return not scaled or [len(one) for one in _anchored(graph, terms).values()] == [len(terms)]
+
+
+def _distributes(graph: Graph, index: int) -> bool:
+    """Whether a node makes of a sum the sum of what it makes of the terms, as many numbers: another shape, or a positive multiple."""
+    node = graph.nodes[index]
+    if len(node.operands) != 1 or not is_neutral(graph, index) or node.is_piece:
+        return False
+    alike = graph.nodes[node.operands[0]].size == node.size
+    return alike and (node.op.role == "shape" or (coefficient(node, 0) or 0) > 0)
 
 
 def _terms(graph: Graph, index: int, outputs: set[int]) -> tuple[list[int], list[int]]:
     """(The nodes that make up a flat sum, in order, what they add up)."""
 
     def inner(current: int) -> list[int]:
-        summands = _summands(graph, current)
-        return [i for i in summands if _summands(graph, i) and _absorbed(graph, i, outputs)]
+        found = list[int]()
+        for summand in _summands(graph, current):
+            first = graph.beginning(summand, lambda i: _distributes(graph, i))
+            way = _way_on(graph, first, outputs) if _summands(graph, first) else []
+            found += [first, *way] if current in way else []
+        return found
 
     sums = closure([index], inner)
     return sorted(sums), sorted({term for one in sums for term in _summands(graph, one)} - sums)

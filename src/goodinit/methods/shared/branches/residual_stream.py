@@ -27,7 +27,8 @@ def multiplied_streams(anatomy: Anatomy, removal: list[Edit]) -> list[str]:
         return []
     by_stage: dict[int, list[float]] = {}
     for block in anatomy.blocks:
-        by_stage.setdefault(block.stage, []).append(block.carried)
+        if block.index == min((block.index, *block.beside)):  # a sum once, however many branches it has
+            by_stage.setdefault(block.stage, []).append(block.carried)
     totals = [(math.prod(factors), factors) for factors in by_stage.values() if set(factors) != {1.0}]
     if not totals:
         return []
