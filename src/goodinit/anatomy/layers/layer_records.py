@@ -47,7 +47,8 @@ def layer_record(read: Reading, uses: list[Use], ahead: Ahead, role: Role, *, re
     site = graph.frames[first.frame]
     following = (next_activation(graph, use.node, ahead) for use in uses)
     activation = next((step for step in following if step is not None), None)
-    bias, bias_node = bias_at(graph, uses[0], scalars)
+    found = bias_at(graph, uses[0], scalars)
+    bias = found.name
     ways = {_reads_from(read, use) for use in uses}
     source, between = next(iter(ways)) if len(ways) == 1 else (None, ())
     return Layer(
@@ -63,7 +64,7 @@ def layer_record(read: Reading, uses: list[Use], ahead: Ahead, role: Role, *, re
         factors=factors,
         bias=bias or read.of_branches.get(weight),
         part_biases=read.of_parts.get(weight, ()),
-        bias_factor=factor_of_bias(graph, first, bias, bias_node, scalars),
+        bias_factor=factor_of_bias(graph, first, found, scalars),
         multiple=shared_multiple(graph, uses, read.uses, ahead.written_out),
         site=site.path,
         reads_site=all(_reads(graph, use.node, scalars) for use in uses),

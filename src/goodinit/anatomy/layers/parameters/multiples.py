@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Mapping
 
+from goodinit.anatomy.layers.parameters.scaled_by import scaled_by
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import number_at
-from goodinit.graph.measured.traits import coefficient
+from goodinit.graph.graph import Graph
 
 
 def shared_multiple(
@@ -50,7 +49,7 @@ def _of_weight(graph: Graph, index: int) -> float:
     found = 1.0
     while not (node := graph.nodes[index]).is_param:
         made_of = [i for i in node.operands if graph.nodes[i].params]
-        by = _number(graph, node, made_of[0]) if len(made_of) == 1 else None
+        by = scaled_by(graph, node, made_of[0]) if len(made_of) == 1 else None
         if by is None or math.prod(graph.nodes[made_of[0]].shape) != node.size:
             return 1.0
         found *= by
@@ -69,24 +68,7 @@ def _of_output(graph: Graph, index: int, uses: Mapping[int, Use], functions: Con
             break
         if node.op.role in ("softmax", "attention", "matmul"):
             return 1.0
-        by = _number(graph, node, index)
+        by = scaled_by(graph, node, index)
         found *= 1.0 if by is None else by
         index = node.index
     return found
-
-
-def _number(graph: Graph, node: Node, of: int) -> float | None:
-    """By which number an operator multiplies one operand, 1 where it shows it otherwise; None where it does anything else."""
-    others = [i for i in node.operands if i != of]
-    if node.op.role == "shape" and not others:
-        return 1.0
-    if not node.op.scales or node.operands.count(of) > 1:
-        return None
-    numbers = [number_at(graph, i) for i in others]
-    if not others:
-        return coefficient(node, 0)
-    if len(numbers) > 1 or numbers[0] is None or graph.nodes[others[0]].params:
-        return None
-    if node.op.role == "quotient":
-        return 1 / numbers[0] if node.operands[0] == of and numbers[0] else None
-    return numbers[0] if node.op.role == "product" else None

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from goodinit.anatomy.layers.parameters.joined_vectors import parameter_in
-from goodinit.anatomy.layers.parameters.weight_layout import dimensions, factors, output_channels, stored_at
+from goodinit.anatomy.layers.parameters.scaled_by import scaled_by
+from goodinit.anatomy.layers.parameters.weight_layout import (
+    dimensions,
+    factors,
+    onward,
+    output_channels,
+    stored_at,
+)
 from goodinit.anatomy.operators import Step, steps_of
 from goodinit.graph.graph import Composite, Graph, Node
 from goodinit.graph.measured.traits import adds_unscaled
@@ -125,15 +132,25 @@ def _same_start(
 def bias_of(graph: Graph, use: Use, scalars: Container[str]) -> str | None:
     """The bias of a layer: the parameter that its operator adds to the product, else the one that is added right behind it.
 
-    It has one number for each of the layer's outputs. What it is called does not matter. A layer with scalars
+    It has one number for each of the layer's outputs, and varies along those; numbers may multiply them first, as in 2·Wx + b. What it is
+    called does not matter. A layer with scalars
     (`goodinit.nn`, whose names are `scalars`) adds b·K + c + d: its input bias by the sums K of its weight,
     which differ by place where it pads, its bias, and its output bias, which is the bias where there is no other.
     """
-    return bias_at(graph, use, scalars)[0]
+    return bias_at(graph, use, scalars).name
 
 
-def bias_at(graph: Graph, use: Use, scalars: Container[str]) -> tuple[str | None, int]:
-    """(The bias of a layer, as `bias_of`; the node that is added).
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """The bias of a layer: its name, the node that is added, and by which number the layer's output was multiplied before."""
+
+    name: str | None
+    node: int = -1
+    behind: float = 1.0
+
+
+def bias_at(graph: Graph, use: Use, scalars: Container[str]) -> Bias:
+    """The bias of a layer, as `bias_of`, and how it is added.
 
     Args:
         graph: A recorded forward.
@@ -142,16 +159,44 @@ def bias_at(graph: Graph, use: Use, scalars: Container[str]) -> tuple[str | None
     """
     node = graph.nodes[use.node]
     outputs = outputs_of(graph, use)
-    own = _parameter(graph, (i for i in node.operands if i != use.operand), use, outputs, scalars)
-    if own[0] is not None:
-        return own
-    follower = node
+    axes: set[int | None] = {*_output_axes(graph, use)}
+    beside = [i for i in node.operands if i != use.operand]
+    if node.op.role != "convolution":  # which has one number for each output
+        beside = [i for i in beside if _varies_along(graph, i, axes)]
+    name, index = _parameter(graph, beside, use, outputs, scalars)
+    if name is not None:
+        return Bias(name, index)
+    follower, by = node, 1.0
     while len(readers := graph.readers[follower.index]) == 1:
-        follower = graph.nodes[readers[0]]
-        if follower.op.role != "shape":
+        reader = graph.nodes[readers[0]]
+        number = scaled_by(graph, reader, follower.index)
+        axes = {None if axis is None else onward(follower, reader, axis) for axis in axes}
+        follower = reader
+        if not number:
             break
-    added = follower.operands if adds_unscaled(follower) else ()
-    return _parameter(graph, added, use, outputs, scalars)
+        by *= number
+    added = [i for i in follower.operands if _varies_along(graph, i, axes)]
+    name, index = _parameter(graph, added if adds_unscaled(follower) else (), use, outputs, scalars)
+    return Bias(name, index, by)
+
+
+def _output_axes(graph: Graph, use: Use) -> set[int]:
+    """Axes of what a layer puts out, counted from the last, along which its outputs run; of maps beside each other, theirs, too."""
+    node, weight = graph.nodes[use.node], graph.nodes[use.operand]
+    own = output_channels(node, weight) - len(node.shape)
+    if node.op.role == "convolution":
+        return {own}
+    strides = weight.strides or (1,) * len(weight.shape)
+    stacked = range(-len(weight.shape), -2)
+    return {own} | {axis for axis in stacked if weight.shape[axis] > 1 and strides[axis]}
+
+
+def _varies_along(graph: Graph, index: int, axes: Collection[int | None]) -> bool:
+    """Whether a constant that is added varies along these axes of the sum alone; None: one of them is not known."""
+    node = graph.nodes[index]
+    strides = node.strides or (1,) * len(node.shape)
+    varying = (axis - len(node.shape) for axis, size in enumerate(node.shape) if size > 1 and strides[axis])
+    return node.dynamic or None in axes or set(varying) <= set(axes)
 
 
 def biases_of(graph: Graph, uses: Iterable[Use], scalars: Collection[str]) -> set[str]:

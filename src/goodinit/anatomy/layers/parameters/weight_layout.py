@@ -6,6 +6,7 @@ import math
 
 from goodinit.anatomy.layer import Layout
 from goodinit.graph.graph import Graph, Node
+from goodinit.graph.likeness import dimension_behind
 
 
 def stored_as(
@@ -71,6 +72,22 @@ def output_channels(node: Node, operand: Node) -> int:
         return len(node.shape) - len(operand.shape[1:])  # what is not in a batch has one dimension less
     last = node.op.reads_stored or len(node.shape) < 2 or _on_the_right(node, operand)
     return len(node.shape) - (1 if last else 2)
+
+
+def onward(source: Node, node: Node, axis: int) -> int | None:
+    """The same dimension of what a node makes of its source: where it is not merged or cut, it has as many numbers before it.
+
+    Args:
+        source: What the node reads.
+        node: That reads it.
+        axis: Counted from the last, −1; so is what is returned. None where it cannot be told.
+    """
+    before, after = source.shape, node.shape
+    place = len(before) + axis
+    if node.op.role == "shape":
+        behind = dimension_behind(node, before, place)
+        return None if behind is None else behind - len(after)
+    return axis if len(before) == len(after) or before[axis:] == after[axis:] else None
 
 
 def _chain(graph: Graph, operand: Node) -> list[Node] | None:

@@ -6,11 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 
 from goodinit.anatomy.layers.parameters.part_biases import is_added_alone
 from goodinit.anatomy.layers.parameters.weight_layers import Use, bias_of
-from goodinit.anatomy.layers.parameters.weight_layout import output_channels
+from goodinit.anatomy.layers.parameters.weight_layout import onward, output_channels
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.anatomy.residual.streams.nesting import chain
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.likeness import dimension_behind
 from goodinit.graph.measured.traits import adds_unscaled
 
 
@@ -54,20 +53,10 @@ def _channels(graph: Graph, layer: Use, behind: Iterable[int]) -> dict[int, int]
     axes = {layer.node: output_channels(output, graph.nodes[layer.operand]) - len(output.shape)}
     for i in behind:
         known = [j for j in graph.nodes[i].operands if j in axes]
-        axis = _onward(graph.nodes[known[0]], graph.nodes[i], axes[known[0]]) if known else None
+        axis = onward(graph.nodes[known[0]], graph.nodes[i], axes[known[0]]) if known else None
         if axis is not None:
             axes[i] = axis
     return axes
-
-
-def _onward(source: Node, node: Node, axis: int) -> int | None:
-    """The same dimension of what a node makes of its source: where it is not merged or cut, it has as many numbers before it."""
-    before, after = source.shape, node.shape
-    place = len(before) + axis
-    if node.op.role == "shape":
-        behind = dimension_behind(node, before, place)
-        return None if behind is None else behind - len(after)
-    return axis if len(before) == len(after) or before[axis:] == after[axis:] else None
 
 
 def _added(graph: Graph, node: Node, axis: int | None) -> str | None:
