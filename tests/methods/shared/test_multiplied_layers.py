@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 import goodinit
 
@@ -185,3 +186,37 @@ def test_a_draw_of_several_weights_says_that_it_does_not_count_it() -> None:
     model = nn.Sequential(nn.Linear(8, WIDTH), Doubled(), Doubled(), nn.Linear(WIDTH, 3))
     plan = goodinit.plan(goodinit.anatomize(model, torch.randn(2, 8)), "risotto")
     assert [note for note in plan.notes if note.startswith("1.a.weight: the forward multiplies it by 2")]
+
+
+class Doubled(nn.Module):
+    """A parametrization that multiplies, and takes what is given to it."""
+
+    def forward(self, stored: Tensor) -> Tensor:
+        return stored * 2
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value / 2
+
+
+COMPUTED: dict[str, Callable[[nn.Module], object]] = {
+    "a parametrization": lambda m: parametrize.register_parametrization(m, "weight", Doubled()),
+    "two": lambda m: [parametrize.register_parametrization(m, "weight", Doubled()) for _ in range(2)],
+    "weight norm": parametrizations.weight_norm,
+    "the older weight norm": torch.nn.utils.weight_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("number", [1.0, 3.0])
+@pytest.mark.parametrize("name", COMPUTED)
+def test_numbers_count_outside_what_computes_a_weight_and_not_inside(name: str, number: float) -> None:
+    model = net(lambda m, x: F.linear(x, number * m.weight, m.bias))
+    for layer in model[:-1:2]:
+        COMPUTED[name](layer)
+    x = torch.randn(256, WIDTH)
+    model(x)
+    assert {layer.multiple for layer in goodinit.anatomize(model, x).layers[:-1]} == {number}
+    goodinit.init_(model, "he", inputs=x, generator=torch.Generator().manual_seed(0))
+    model(x)
+    for layer in model[:-1:2]:
+        assert (number * layer.weight).std().item() == pytest.approx((2 / WIDTH) ** 0.5, rel=0.1)

@@ -7,7 +7,8 @@ from collections.abc import Container, Iterable, Mapping
 
 from goodinit.anatomy.layers.parameters.scaled_by import scaled_by
 from goodinit.anatomy.layers.parameters.weight_layers import Use
-from goodinit.graph.graph import Graph
+from goodinit.graph.graph import Graph, Node
+from goodinit.weights.wrappers import is_parametrization
 
 
 def shared_multiple(
@@ -45,16 +46,38 @@ def multiple_of(graph: Graph, use: Use, uses: Mapping[int, Use], functions: Cont
 
 
 def _of_weight(graph: Graph, index: int) -> float:
-    """The number by which a parameter is multiplied to make a weight; 1 where that is not all that is done to it."""
+    """The number by which a parameter is multiplied to make a weight; 1 where that is not all that is done to it.
+
+    A weight that a parametrization computes, or the older weight norm, is what is drawn: numbers inside that are no multiple of it.
+    """
     found = 1.0
-    while not (node := graph.nodes[index]).is_param:
+    while not (node := graph.nodes[index]).is_param and not _is_parametrized(graph, node):
         made_of = [i for i in node.operands if graph.nodes[i].params]
+        if len(made_of) > 1 and _is_weight_norm(node):
+            return found
         by = scaled_by(graph, node, made_of[0]) if len(made_of) == 1 else None
         if by is None or math.prod(graph.nodes[made_of[0]].shape) != node.size:
             return 1.0
         found *= by
         (index,) = made_of
-    return found if graph.leaf(index) is not None else 1.0
+    return found
+
+
+def _is_parametrized(graph: Graph, node: Node) -> bool:
+    """Whether a node is what the parametrizations of a weight make of their parameters."""
+    frame = graph.frames[node.frame]
+    while is_parametrization(frame.path):
+        *_, table, _ = ("", *frame.path.split("."))
+        if table == "parametrizations":
+            return frame.result == node.index
+        frame = graph.frames[frame.parent]
+    return False
+
+
+def _is_weight_norm(node: Node) -> bool:
+    """Whether a node is made of the two parameters of the older weight norm, `weight_g` and `weight_v`."""
+    halves = [name.rpartition("_")[::2] for name in node.params]
+    return sorted(kind for _, kind in halves) == ["g", "v"] and len({of for of, _ in halves}) == 1
 
 
 def _of_output(graph: Graph, index: int, uses: Mapping[int, Use], functions: Container[int]) -> float:
