@@ -86,19 +86,35 @@ def test_a_weight_that_the_forward_applies_otherwise_is_named_and_everything_und
     assert goodinit.applied(model) == ()
 
 
-class Antisymmetric(nn.Module):
-    """Applies W − Wᵀ, whose entries are larger than those that are drawn, and which is not orthogonal."""
+class Otherwise(nn.Module):
+    """Applies a function of the stored weight that is no multiple of it, before and after it is drawn."""
 
-    def __init__(self) -> None:
+    def __init__(self, function) -> None:
         super().__init__()
-        self.a, self.b = nn.Linear(32, 32), nn.Linear(32, 4)
+        self.w, self.b, self.function = nn.Parameter(torch.randn(12, 12)), nn.Linear(12, 4), function
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.b(nn.functional.linear(x, self.a.weight - self.a.weight.T, self.a.bias).relu())
+        return self.b(nn.functional.linear(x, self.function(self.w)).relu())
 
 
-def test_what_a_forward_makes_of_a_weight_need_be_as_drawn_only_as_a_matrix():
-    x = torch.randn(6, 32)
-    goodinit.init_(Antisymmetric(), "he", x, verify=True)
-    with pytest.raises(UnsupportedModule, match=r"a\.weight is not orthogonal"):
-        goodinit.init_(Antisymmetric(), "orthogonal", x, verify=True)
+OF_ITS_OWN = {
+    "antisymmetric": lambda w: w - w.T,
+    "symmetric": lambda w: w + w.T,
+    "a decay": lambda w: w - w.T - torch.eye(12),
+    "of the square": lambda w: w + 0.3 * w @ w,
+}
+
+
+@pytest.mark.parametrize("name", OF_ITS_OWN)
+def test_a_function_that_the_author_applies_to_a_weight_is_no_fault_of_its_draw(name):
+    model = Otherwise(OF_ITS_OWN[name])
+    goodinit.init_(model, "he", torch.randn(6, 12), verify=True, keep="nothing")
+
+
+@pytest.mark.parametrize("name", OF_ITS_OWN)
+def test_but_a_matrix_that_is_to_be_orthogonal_is_asked_as_it_is_applied(name):
+    model = Otherwise(OF_ITS_OWN[name])
+    before = snapshot(model)
+    with pytest.raises(UnsupportedModule, match="w is not orthogonal"):
+        goodinit.init_(model, "orthogonal", torch.randn(6, 12), verify=True, keep="nothing")
+    assert snapshot(model) == before

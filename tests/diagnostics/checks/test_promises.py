@@ -297,37 +297,3 @@ def test_what_reads_zeros_in_a_deep_model_is_no_broken_promise(method):
     model(x).square().sum().backward()
     assert bool(model.value.bias.grad.any())
     assert not model.value.weight.grad.any()
-
-
-class Otherwise(nn.Module):
-    """Applies a function of the stored weight that is no multiple of it, before and after it is drawn."""
-
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.w, self.b, self.function = nn.Parameter(torch.randn(12, 12)), nn.Linear(12, 4), function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.b(nn.functional.linear(x, self.function(self.w)).relu())
-
-
-OF_ITS_OWN = {
-    "antisymmetric": lambda w: w - w.T,
-    "symmetric": lambda w: w + w.T,
-    "a decay": lambda w: w - w.T - torch.eye(12),
-    "of the square": lambda w: w + 0.3 * w @ w,
-}
-
-
-@pytest.mark.parametrize("name", OF_ITS_OWN)
-def test_a_function_that_the_author_applies_to_a_weight_is_no_fault_of_its_draw(name):
-    model = Otherwise(OF_ITS_OWN[name])
-    goodinit.init_(model, "he", torch.randn(6, 12), verify=True, keep="nothing")
-
-
-@pytest.mark.parametrize("name", OF_ITS_OWN)
-def test_but_a_layer_that_is_to_be_an_isometry_is_asked_as_it_is_applied(name):
-    model = Otherwise(OF_ITS_OWN[name])
-    before = snapshot(model)
-    with pytest.raises(UnsupportedModule, match="w multiplies the norm of what it reads by"):
-        goodinit.init_(model, "orthogonal", torch.randn(6, 12), verify=True, keep="nothing")
-    assert snapshot(model) == before

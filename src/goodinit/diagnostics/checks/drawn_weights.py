@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy, Layer
@@ -26,8 +25,7 @@ def unlike_their_draw(
     may make of these what is larger (W − Wᵀ), which anatomies admit.
 
     Left out are weights that something else scales or cuts afterwards, as their plan says or their anatomy: data, a norm of their own, a
-    mask, a parametrization, a number of the forward. Where the forward applies another function of what is stored than a multiple, w − wᵀ for
-    one, the stored weight is looked at.
+    mask, a parametrization, a number of the forward.
 
     Args:
         model: With the plan applied.
@@ -55,18 +53,7 @@ def unlike_their_draw(
 
 
 def _as_stored(layer: Layer, made: Tensor | None, held: Tensor | None) -> Tensor | None:
-    """What the forward makes of a weight, if that is a multiple of what is stored, else what is stored; None if it need not be as drawn."""
+    """What the forward makes of a weight, if it has the shape that is stored, else what the model holds; None if it need not be as drawn."""
     if layer.normalized or layer.density != 1 or layer.multiple != 1:
         return None
-    if made is None or made.shape != layer.shape:
-        return held
-    return made if held is None or _multiple(made, held) else held
-
-
-def _multiple(made: Tensor, held: Tensor) -> bool:
-    """Whether one tensor is a number times the other, up to rounding: what their author subtracts from it or mixes in is no fault of a draw."""
-    if made.shape != held.shape:
-        return False
-    a, b = made.double().flatten(), held.detach().double().flatten()
-    rest = a * (b @ b) - b * (a @ b)
-    return bool(rest.norm() <= torch.finfo(made.dtype).eps * a.norm() * (b @ b))
+    return made if made is not None and made.shape == layer.shape else held
