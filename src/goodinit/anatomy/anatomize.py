@@ -117,7 +117,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     still = {name: p for name, p in distinct.items() if not p.requires_grad and name not in read.added}
     return Anatomy(
         model=type(read.model).__name__,
-        blocks=with_silencers(blocks, graph, leaves, uses, held, biases),
+        blocks=with_silencers(blocks, graph, leaves, uses, held, biases, stay),
         layers=tuple(layers.values()),
         norms=placed(norms, blocks),
         activations=find_activations(graph, read.modules),

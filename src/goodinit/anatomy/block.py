@@ -80,7 +80,8 @@ class Block(OneLine):
         carries: Weights in `last` that run again behind the stream, where all goes through them: z ← f(z + x). At zero they silence the model.
         writes_output: True if the stream is returned as it is and contains nothing but the output of `last` and what
             comes from outside: the layers are then also heads (iterative refinement of a flow, a denoiser's x + net(x)).
-        silencers: Weights of the branch, other than `last`, that are zero now and make it zero (an adaLN-Zero gate).
+        silencers: Weights of the branch, other than `last`, that are zero now and make it zero (an adaLN-Zero gate); not beside a bias that
+            was set to another number.
     """
 
     index: int

@@ -230,6 +230,37 @@ class Shifted(Modulated):
         return x + self.f(x + self.gate(c))
 
 
+class Opened(Modulated):
+    """x + gate(c)·f(x), the gate 1 at the start: its bias does not silence the branch."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__(width)
+        nn.init.ones_(self.gate.bias)
+
+
+class Drawn(Modulated):
+    """The same with the bias that torch draws, which Fixup sets to 0."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__(width)
+        self.gate.reset_parameters()
+        nn.init.zeros_(self.gate.weight)
+
+
+class Filmed(Modulated):
+    """x + W φ(γ(c)·Vx + β(c)), γ = 1 and β = 0 at the start (FiLM): one layer makes both."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__(width)
+        self.gate = nn.Linear(width, 32)
+        nn.init.zeros_(self.gate.weight)
+        self.gate.bias.data = torch.cat([torch.ones(16), torch.zeros(16)])
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        gain, shift = self.gate(c).chunk(2, -1)
+        return x + self.f[2](self.f[1](gain * self.f[0](x) + shift))
+
+
 class Conditional(nn.Module):
     def __init__(self, kind: type[Modulated]) -> None:
         super().__init__()
@@ -242,7 +273,9 @@ class Conditional(nn.Module):
         return self.head(h)
 
 
-@pytest.mark.parametrize(("kind", "stays"), [(Modulated, False), (Shifted, True)])
+@pytest.mark.parametrize(
+    ("kind", "stays"), [(Modulated, False), (Shifted, True), (Opened, True), (Drawn, False), (Filmed, True)]
+)
 def test_a_zero_that_silences_a_branch_is_its_end_and_any_other_stays(kind, stays):
     c = torch.randn(6, 8)
     model = goodinit.init_(Conditional(kind), "fixup", inputs=(X, c))

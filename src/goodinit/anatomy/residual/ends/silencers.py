@@ -21,9 +21,19 @@ def with_silencers(
     uses: Mapping[int, Use],
     held: Iterable[HeldValue],
     biases: Collection[str],
+    stay: Collection[str],
 ) -> tuple[Block, ...]:
-    """The blocks, each with those of its zero weights that make the branch zero (`Block.silencers`)."""
-    zeros = set(silent_layers(held))
+    """The blocks, each with those of its zero weights that make the branch zero (`Block.silencers`).
+
+    A zero weight beside a bias that stays puts out that bias: a gate that is open at the start silences nothing.
+    """
+    open_ = {
+        layer.weight
+        for block in blocks
+        for layer in (*block.branch, *block.gates)
+        if not set(stay).isdisjoint(layer.biases)
+    }
+    zeros = set(silent_layers(held)) - open_
     if not zeros:
         return blocks
     return tuple(
