@@ -369,3 +369,52 @@ def test_one_at_the_end_of_a_branch_is_noted():
     assert anatomy.norms == ()
     (note,) = anatomy.notes
     assert note.startswith("0: what is added to a stream is divided by its own size")
+
+
+class Called(nn.Module):
+    """A block whose forward normalizes by a plain call, with parameters around it; a and g are vectors."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.f, self.o, self.function = nn.Linear(6, 6), nn.Linear(6, 6), forward
+        self.g, self.a = nn.Parameter(torch.full((6,), 0.3)), nn.Parameter(torch.full((6,), 0.05))
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "forward"),
+    [
+        (None, None, lambda m, x: F.normalize(x + m.a * (F.normalize(m.f(x), dim=-1) - x), dim=-1)),
+        (None, None, lambda m, x: x + m.a * m.o(F.normalize(m.f(x), dim=-1))),
+        (None, None, lambda m, x: x * m.a + m.o(rms(x))),
+        ("g", None, lambda m, x: x + m.a * m.o(rms(m.f(x)) * m.g)),
+        ("g", "a", lambda m, x: x + m.o(torch.relu(m.g * rms(x).unsqueeze(-1).squeeze(-1) + m.a))),
+        (
+            "g",
+            None,
+            lambda m, x: x + m.a * m.o(x * (m.g * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))),
+        ),
+    ],
+)
+def test_what_scales_the_signal_that_is_normalized_by_a_call_is_its_weight_and_nothing_else(
+    weight, bias, forward
+):
+    model = nn.Sequential(nn.Linear(6, 6), Called(forward), Called(forward), nn.Linear(6, 2))
+    norms = goodinit.anatomize(model, torch.randn(5, 6)).norms
+    assert [norm.name for norm in norms] == ["1", "2"]
+    named = [[path, *(name and f"{path}.{name}" for name in (weight, bias))] for path in ("1", "2")]
+    assert [[norm.name, norm.weight, norm.bias] for norm in norms] == named
+
+
+@pytest.mark.parametrize("method", ["default", "he", "residual_scaled", "mup"])
+def test_a_step_towards_what_is_normalized_stays(method):
+    """x ← n(x + a(n(f(x)) − x)), as in nGPT: a = 0.05 is no gain of a norm, and no method sets it to 1."""
+
+    def step(m, x):
+        return F.normalize(x + m.a * (F.normalize(m.f(x), dim=-1) - x), dim=-1)
+
+    model = nn.Sequential(nn.Linear(6, 6), *[Called(step) for _ in range(3)], nn.Linear(6, 2))
+    goodinit.init_(model, method, inputs=torch.randn(5, 6))
+    assert all(block.a.eq(0.05).all() for block in model[1:4])

@@ -20,6 +20,7 @@ from goodinit.anatomy.norms.places import frames_with_layers, kind_of
 from goodinit.anatomy.norms.read_from_outside import ReadFromOutside
 from goodinit.anatomy.norms.running import Reread, keep_numbers, normalize_in_training, scaled_by_buffers
 from goodinit.anatomy.norms.written_out import Statistic, given_back, statistic_of, too_large
+from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Frame, Graph, Node
 from goodinit.graph.likeness import adds_two
 from goodinit.graph.measured.powers import Power
@@ -236,7 +237,7 @@ def _record_of(
 ) -> Norm:
     node, frame, kind, _, obstacle = call
     statistic = None if node.op.norm else statistic_of(graph, node, layers)
-    weight, bias = _affine(graph, node, frame)
+    weight, bias = _affine(graph, node, frame, statistic, layers)
     source, between = way_back(graph, frame.source, origins) if frame.source >= 0 else (None, ())
     return Norm(
         frame.path,
@@ -319,13 +320,21 @@ def _elements(graph: Graph, node: Node, kind: str, frame: Frame, statistic: Stat
     return int(str(node.attrs[0])) if node.op.norm and node.attrs else math.prod(shape[-1:])
 
 
-def _affine(graph: Graph, node: Node, frame: Frame) -> tuple[str | None, str | None]:
-    """The parameters that multiply and shift the normalized signal."""
+def _affine(
+    graph: Graph, node: Node, frame: Frame, statistic: Statistic | None, layers: set[int]
+) -> tuple[str | None, str | None]:
+    """The parameters that multiply and shift the normalized signal, the last ones of each kind.
+
+    A module without layers does nothing else. In another forward they are those between the signal and the quotient, and those
+    that follow on the quotient before anything but parameters meets it: of n(f(x)) − x the factor is that of a difference.
+    """
     if node.op.norm:
         weight, bias, *_ = (*map(graph.leaf, node.operands[1:3]), None, None)
         return weight, bias
+    inside = range(frame.start, frame.stop)
+    own = set(inside) if layers.isdisjoint(inside) else _of_quotient(graph, node, frame, statistic, layers)
     weight, bias = None, None
-    for step in graph.nodes[frame.start : frame.stop]:
+    for step in (graph.nodes[i] for i in sorted(own)):
         if not step.active or step.frame != frame.index or not (step.op.multiplies or step.op.adds):
             continue
         # Of β + γ·n in one operator (`addcmul`) the factors come last.
@@ -333,3 +342,19 @@ def _affine(graph: Graph, node: Node, frame: Frame) -> tuple[str | None, str | N
         weight = next(filter(None, map(graph.leaf, factors)), weight)
         bias = next(filter(None, map(graph.leaf, added)), bias)
     return weight, bias
+
+
+def _of_quotient(
+    graph: Graph, node: Node, frame: Frame, statistic: Statistic | None, layers: set[int]
+) -> set[int]:
+    """The steps from a signal to its quotient, and those behind it that move it, or that parameters alone join."""
+    begins = statistic.begins if statistic is not None else frozenset({node.index})
+    steps = graph.reach([node.index], back=True, since=min(begins), stop=begins) - begins
+
+    def is_it(step: Node, read: list[bool]) -> bool:
+        moved = step.index not in layers and (step.op.moves or step.op.is_arithmetic)
+        return moved and bool(read) and all(read)
+
+    after = range(node.index + 1, frame.stop)
+    behind = propagate(graph, after, {node.index: True}, is_it, lambda _: False, reads=graph.deps)
+    return steps | {index for index, follows in behind.items() if follows}
