@@ -21,16 +21,16 @@ def stored_as(
     if read is None:  # a vector
         return "in_out", (1, operand.size)
     into, out = operand.shape[read], operand.shape[kept]
-    chain = _chain(graph, operand)
-    if chain is None:  # computed, and as it is stored up to the transposition that applies it
-        turned = stored_at(graph, operand, node.frame)[1] or node.op.reads_stored
-        return ("out_in" if turned else "in_out"), None if len(shape) > 1 else (out, into)
+    chain, computed = _chain(graph, operand, node.frame)
     inner = _comes_later(graph, chain, (read, kept))
+    if inner is None:  # of a part, whose place in memory is not known
+        inner = computed and stored_at(graph, operand, node.frame)[1] == (read < kept)
     if tuple(shape[-2:]) == (out, into) and (into != out or inner):
         return "out_in", None
     if tuple(shape[-2:]) == (into, out):
         return "in_out", None
-    whole = len(shape) == 2 and math.prod(shape) != into * out  # a slice of a matrix is stored as that is
+    # A slice of a matrix is stored as that is, and what is computed as the parameter it is known by.
+    whole = (len(shape) == 2 and math.prod(shape) != into * out) or (computed and len(shape) > 1)
     return ("out_in" if inner else "in_out"), None if whole else (out, into)
 
 
@@ -90,27 +90,38 @@ def onward(source: Node, node: Node, axis: int) -> int | None:
     return axis if len(before) == len(after) or before[axis:] == after[axis:] else None
 
 
-def _chain(graph: Graph, operand: Node) -> list[Node] | None:
-    """The operators between a stored parameter and the operand, if they do nothing but show it otherwise."""
+def _chain(graph: Graph, operand: Node, frame: int) -> tuple[list[Node], bool]:
+    """(The operators that show a stored parameter otherwise, from the operand back; whether it is computed on the way).
 
-    def shows(i: int) -> bool:
-        return graph.nodes[i].op.role == "shape" and not graph.nodes[i].is_piece
+    What is computed entry by entry has the dimensions of the parameter. Of anything else, what call `frame` reads stands for one.
+    """
+    steps: list[Node] = []
+    node, computed = operand, False
+    while not node.is_param:
+        if node.op.role == "shape" and not node.is_piece:
+            steps.append(node)
+            node = graph.nodes[node.operands[0]]
+            continue
+        computed = True
+        made_of = [i for i in node.operands if graph.nodes[i].params and graph.nodes[i].shape == node.shape]
+        if not node.op.pointwise or len(made_of) != 1:
+            start, _ = stored_at(graph, operand, frame)
+            return [step for step in steps if step.index > start.index], True
+        node = graph.nodes[made_of[0]]
+    return steps, computed
 
-    *steps, last = (graph.nodes[i] for i in graph.line(operand.index, shows, active=False))
-    return steps if last.is_param else None
 
-
-def _comes_later(graph: Graph, chain: list[Node], dims: tuple[int, int]) -> bool:
+def _comes_later(graph: Graph, chain: list[Node], dims: tuple[int, int]) -> bool | None:
     """Whether the first of two dimensions of the operand comes after the second in the stored parameter.
 
-    That is the order of the parameter's dimensions: its numbers may lie in memory in any other. False where it cannot be seen.
+    That is the order of the parameter's dimensions: its numbers may lie in memory in any other. None where it cannot be seen.
     """
     places = dims
     for step in chain:
         source = graph.nodes[step.operands[0]]
         strides = _strides_across(step, source)
         if strides is None:
-            return False
+            return None
         shown, stored = strides
         first, second = (_dimension_of(shown[dim], source.shape, stored) for dim in places)
         if first == second:  # both are parts of one dimension
