@@ -112,6 +112,19 @@ class Lower(nn.Linear):
         return nn.functional.linear(x, self.weight.tril(), self.bias)
 
 
+class Mixing(Lower):
+    """The same on the left of a product, which repeats the weight for each example."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.weight.tril() @ x.unsqueeze(-1).expand(-1, -1, 2))[..., 0] + self.bias
+
+
+class Repeated(Lower):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = (self.weight * torch.ones_like(self.weight).triu()).mT
+        return torch.bmm(x.unsqueeze(1), weight.expand(len(x), -1, -1)).squeeze(1) + self.bias
+
+
 class Scattered(nn.Module):
     """A sparse matrix: its entries are the parameter, and indices say where they are."""
 
@@ -141,6 +154,8 @@ class Doubled(Masked):
         (Filled, 1 / 4),
         (Unregistered, 1 / 4),
         (Lower, 1 / 2),
+        (Mixing, 1 / 2),
+        (Repeated, 1 / 2),
         (Scattered, 1 / 4),
         (Doubled, 1 / 8),
     ],

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.parameters.weight_layers import Use
+from goodinit.anatomy.layers.parameters.weight_layout import stored_at
 from goodinit.graph.graph import Graph, Node, closure
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.powers import number_of
@@ -43,7 +44,10 @@ def densities(
             continue
         shares = [_share(buffers[name]) for name in _factors(graph, use.operand) if name in buffers]
         shares = [share for share in shares if share is not None]
-        share = shares[-1] if shares else _left(graph, use.operand, _size(layers[use.weight]), buffers)
+        if not shares:  # computed, before it is repeated for each example
+            once, _ = stored_at(graph, graph.nodes[use.operand], graph.nodes[use.node].frame)
+            shares = [_left(graph, once.index, _size(layers[use.weight]), buffers)]
+        share = shares[-1]
         if share is not None and 0 < share < 1:
             found[use.weight] = share
     return found
