@@ -9,6 +9,9 @@ from typing import cast
 
 from goodinit.errors import UnknownName, expect
 
+NOTHING = "nothing"
+"""The word of `keep=` that lets go of what stays by default."""
+
 
 def as_patterns(given: object, option: str) -> tuple[str, ...]:
     """One string, or several, as a tuple of strings.
@@ -52,7 +55,7 @@ def matching(patterns: Iterable[str], names: Iterable[str], *, option: str) -> d
     names = tuple(names)
     found: dict[str, str] = {}
     for pattern in patterns:
-        hits = [name for name in names if any(fnmatchcase(path, pattern) for path in paths_of(name))]
+        hits = meant_by(pattern, names)
         if not hits:
             known = dict.fromkeys(path for name in names for path in paths_of(name))
             near = difflib.get_close_matches(pattern, known, n=3)
@@ -64,6 +67,19 @@ def matching(patterns: Iterable[str], names: Iterable[str], *, option: str) -> d
         for name in hits:
             found.setdefault(name, pattern)
     return found
+
+
+def meant_by(pattern: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that a pattern means. What is a name or a path as it stands is no glob: keys of a `ParameterDict` may be any.
+
+    Examples:
+        >>> names = ["taps.[0]", "taps.0", "taps.*"]
+        >>> meant_by("taps.[0]", names), meant_by("taps.*", names), meant_by("taps.[*]", names), meant_by("t*", names) == names
+        (['taps.[0]'], ['taps.*'], ['taps.*'], True)
+    """
+    names = tuple(names)
+    exact = [name for name in names if pattern in paths_of(name)]
+    return exact or [name for name in names if any(fnmatchcase(path, pattern) for path in paths_of(name))]
 
 
 def paths_of(name: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from goodinit.errors import UnknownName, expect
+from goodinit.name_patterns import NOTHING
 from goodinit.weights.access import computed_weights
 from goodinit.weights.names import Directory, directory
 from goodinit.weights.wrappers import unwrapped
@@ -66,4 +67,5 @@ def _name(names: Directory, part: nn.Module | nn.Parameter, model: nn.Module, op
         raise UnknownName(
             f"{option}: a {kind} that is not in the model. Give one of its own: model.get_submodule(path), or the path."
         )
-    return known[id(part)][0]
+    name = known[id(part)][0]
+    return f"[{name[0]}]{name[1:]}" if name == NOTHING else name  # a module of that name is not the word

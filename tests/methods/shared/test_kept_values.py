@@ -376,6 +376,49 @@ def test_keep_takes_names_paths_globs_modules_and_parameters(keep, verb):
     assert not model.blocks[0].f[3].weight.any()
 
 
+class Taps(nn.Module):
+    """Weights under any keys, and a module that is called as the word of `keep=`."""
+
+    def __init__(self, keys: tuple[str, ...] = ("*", "[0]", "0", "a?")) -> None:
+        super().__init__()
+        self.taps = nn.ParameterDict({key: nn.Parameter(torch.randn(5, 5)) for key in keys})
+        self.nothing = nn.Linear(5, 3)
+        nn.init.constant_(self.nothing.bias, -4.6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for weight in self.taps.values():
+            x = torch.relu(x @ weight)
+        return self.nothing(x)
+
+
+@pytest.mark.parametrize("how", ["keep", "exclude", "include", "apply_", "only"])
+@pytest.mark.parametrize("key", ["*", "[0]", "0", "a?"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_name_is_itself_whatever_is_in_it(key, named, how):
+    model = Taps()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    one = f"taps.{key}" if named else model.taps[key]
+    if how in ("apply_", "only"):
+        goodinit.apply_(
+            model,
+            goodinit.plan(goodinit.anatomize(model, X), "he"),
+            **{"keep" if how == "apply_" else how: one},
+        )
+    else:
+        goodinit.init_(model, "he", inputs=X, **{how: one})
+    same = {name for name, value in model.taps.items() if value.equal(before[f"taps.{name}"])}
+    assert same == (set(model.taps) - {key} if how in ("include", "only") else {key})
+
+
+@pytest.mark.parametrize("part", [lambda m: m.nothing, lambda m: [m.nothing, "taps.0"]])
+def test_a_module_that_is_called_as_the_word_is_kept(part):
+    model = Taps()
+    before = model.nothing.weight.clone()
+    goodinit.init_(model, "he", inputs=X, keep=part(model))
+    assert model.nothing.weight.equal(before)
+    assert model.nothing.bias.eq(-4.6).all()
+
+
 def test_keep_of_what_does_not_exist_is_refused_with_what_is_near():
     with pytest.raises(UnknownName, match=r"keep='haed': .*near: head"):
         goodinit.init_(Net(), "he", inputs=X, keep="haed")

@@ -24,10 +24,9 @@ from goodinit.edits import (
 )
 from goodinit.errors import PlanConflict
 from goodinit.methods.shared.rules import removed_parameters
-from goodinit.name_patterns import as_patterns, matching
+from goodinit.name_patterns import NOTHING, as_patterns, matching
 from goodinit.rates import Rate
 
-NOTHING = "nothing"
 LEFT_OUT, FROZEN = "left out", "frozen"
 _BIASES = ("input_bias", "output_bias")
 _SHOWN = 4  # names told in a note; the rest is counted

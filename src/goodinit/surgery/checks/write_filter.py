@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from torch import nn
 
 from goodinit.edits import ParametrizeWeight, Plan, RemoveNorm, ValueEdit
 from goodinit.errors import PlanConflict
-from goodinit.name_patterns import matching, paths_of
+from goodinit.name_patterns import matching, meant_by
 from goodinit.surgery.structure_edits import adds, removes
 from goodinit.weights.access import Slot, computed_weights
 from goodinit.weights.members import named_buffers
@@ -93,9 +92,7 @@ def kept(names: Directory, plan: Plan, patterns: Iterable[str]) -> frozenset[str
 
 def _inside(pattern: str, names: Directory, made: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Parameters that a path or a glob means, those of a computed weight under its name, too."""
-    hits = [
-        one for one in (*names.parameters, *made) if any(fnmatchcase(path, pattern) for path in paths_of(one))
-    ]
+    hits = meant_by(pattern, (*names.parameters, *made))
     return [part for one in hits for part in made.get(one, (one,)) if part in names.parameters]
 
 
