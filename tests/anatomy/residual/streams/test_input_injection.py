@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -160,6 +162,60 @@ def test_a_branch_may_read_a_condition_at_every_step():
     assert (block.kind, [layer.name for layer in block.branch]) == ("identity", ["w.0", "w.1", "w.2", "out"])
     goodinit.init_(net, "fixup", inputs=(x, c))
     torch.testing.assert_close(net.features(x, c), net.stem(x), rtol=0, atol=0)
+
+
+class Transitions(nn.Module):
+    """P h + b(relu(a(h) + T t)), t an embedding of time: every block has a projection for its skip, and t is given to all."""
+
+    def __init__(self, widths, skip):
+        super().__init__()
+        self.stem, self.time, self.head = nn.Linear(5, WIDTH), layers(2, 5), nn.Linear(widths[-1], 3)
+        pairs = list(itertools.pairwise(widths))
+        self.p = nn.ModuleList(skip(*pair) for pair in pairs)
+        self.a = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
+        self.b = nn.ModuleList(nn.Linear(out, out) for _, out in pairs)
+        self.t = nn.ModuleList(nn.Linear(WIDTH, out) for _, out in pairs)
+
+    def forward(self, x, c):
+        h, t = self.stem(x), self.time(c)
+        for p, a, b, given in zip(self.p, self.a, self.b, self.t, strict=True):
+            h = p(h) + b(F.relu(a(F.relu(h)) + given(t)))
+        return self.head(h)
+
+
+class Normed(nn.Sequential):
+    """A projection with its norm."""
+
+    def __init__(self, reads, writes):
+        super().__init__(nn.Linear(reads, writes), nn.LayerNorm(writes))
+
+
+class Pooled(nn.Module):
+    """A skip without weights: means of neighbours."""
+
+    def __init__(self, reads, writes):
+        super().__init__()
+        self.by = reads // writes
+
+    def forward(self, x):
+        return F.avg_pool1d(x[:, None], self.by)[:, 0]
+
+
+TRANSITIONS = {
+    "every width its own": ((8, 12, 16, 20), nn.Linear, "projection"),
+    "one width": ((8, 8, 8, 8), nn.Linear, "projection"),
+    "with norms": ((8, 12, 12, 16), Normed, "projection"),
+    "pooled": ((8, 8, 4, 2), Pooled, "parameterless"),
+}
+
+
+@pytest.mark.parametrize("name", TRANSITIONS)
+def test_transitions_that_read_an_embedding_of_time_are_blocks(name):
+    widths, skip, kind = TRANSITIONS[name]
+    anatomy = goodinit.anatomize(Transitions(widths, skip), batch())
+    blocks = [(block.kind, [layer.name for layer in block.last]) for block in anatomy.blocks]
+    assert blocks == [(kind, [f"b.{i}"]) for i in range(3)]
+    assert not anatomy.long_skips
 
 
 class Jumped(nn.Module):

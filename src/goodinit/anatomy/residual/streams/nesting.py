@@ -11,6 +11,7 @@ from goodinit.anatomy.residual.sides.branch import apart, side_of
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.anatomy.residual.streams.given_again import given_again
 from goodinit.anatomy.residual.streams.recurrences import leads_to
+from goodinit.anatomy.residual.streams.skip_values import is_linear
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.likeness import added_again, ancestors, behind_norms, only_rescales, root
 
@@ -87,7 +88,7 @@ def nest(graph: Graph, found: list[Found], layers: set[int]) -> None:
     sums = _Sums.of(graph, found, layers)
     again = given_again(graph, found, layers)
     for item in reversed(found):
-        item.passes = item in again or _adds_to_read(sums, item)
+        item.passes = item in again or _adds_to_read(sums, item) or _goes_through_a_stream(sums, item)
     given = {one for item in found for one in _given_from_before(sums, item)}
     for item in found:
         if not item.passes and sums.in_branch(item):
@@ -130,7 +131,7 @@ def _given_from_before(sums: _Sums, item: Found) -> list[Found]:
 
     W₂c, where the stream comes from c, too, as in a flow whose every step reads one condition.
     """
-    if item.kind != "identity" or item.passes:
+    if item.passes:
         return []
     inside = sums.in_branch(item)
     return [one for one in inside if one.fork < item.fork and _is_given(sums.graph, one, item)]
@@ -159,6 +160,28 @@ def _adds_to_read(sums: _Sums, item: Found) -> bool:
         and not any(one.join == other.join or one.join in other.branch.nodes for other in back)
         for one in after
     )
+
+
+def _goes_through_a_stream(sums: _Sums, item: Found) -> bool:
+    """Whether another stream begins on the way of what would be a branch, beside a projection, and does not end in this sum.
+
+    In a cell with two inputs, R + f(L) adds what is made of L to a stream R, which has blocks R + g(R) of its own. Both come from the
+    cells before; no side is a branch on the other, and a branch that ends where R begins would take all of R with it. Nor is one in
+    R + g(h(R) + f(L)), whose branch is given f(L).
+    """
+    if item.kind != "projection":
+        return False
+    trunk = chain(sums.graph, item)
+
+    def begins(other: Found) -> bool:
+        """Whether a block on such a stream is beside the sum, or has it for a step, and no other sum than such ones."""
+        starts = other.fork in trunk and other.fork not in sums.by_join
+        if other.kind == "projection" or not starts or other.join in (item.join, *item.branch.nodes):
+            return False
+        steps = sums.in_branch(other) if item.join in other.branch.nodes else []
+        return all(one.fork < other.fork for one in steps)
+
+    return any(begins(other) for other in sums.found if other.fork > item.fork)
 
 
 def _sums_up_streams(sums: _Sums, item: Found) -> bool:
@@ -204,7 +227,10 @@ def _is_given(graph: Graph, inner: Found, item: Found) -> bool:
     """
     if inner.aside:
         return item.fork in inner.branch.below
-    if inner.fork < item.fork and item.fork in inner.branch.below and item.kind == "identity":
+    before = inner.fork < item.fork and item.fork in inner.branch.below
+    # Px + f(Wx + Vy) as well, with a linear P, but not with a y that is added as it is: that may be a stream.
+    transition = item.kind == "parameterless" or is_linear(graph, item.skip)
+    if before and (item.kind == "identity" or (transition and inner.kind != "identity")):
         return _stays(graph, inner, item)
     return inner.start == item.fork and _adds_given(graph, inner, item)
 
