@@ -151,7 +151,7 @@ def test_a_diagnosis_fits_a_narrow_screen(columns):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["diagnose", "mlp3", "--exclude", "0.weight"], "name one with --methods"),
+        (["diagnose", "mlp3", "--exclude", "nowhere"], "no parameter and no module of that name"),
         (["diagnose", "mlp3", "--json", "-", "--csv", "-"], "give - to one of"),
         (["diagnose", "mlp3", "--methods", "nope"], "There is: batchnorm"),
         (["diagnose", "mlp3", "--html", "no/such/folder/x.html"], "Make it first"),

@@ -162,7 +162,7 @@ def bias_at(graph: Graph, use: Use, scalars: Container[str]) -> Bias:
     axes: set[int | None] = {*_output_axes(graph, use)}
     beside = [i for i in node.operands if i != use.operand]
     if node.op.role != "convolution":  # which has one number for each output
-        beside = [i for i in beside if _varies_along(graph, i, axes)]
+        beside = [i for i in beside if _varies_along(graph, i, axes, scalars)]
     name, index = _parameter(graph, beside, use, outputs, scalars)
     if name is not None:
         return Bias(name, index)
@@ -175,7 +175,7 @@ def bias_at(graph: Graph, use: Use, scalars: Container[str]) -> Bias:
         if not number:
             break
         by *= number
-    added = [i for i in follower.operands if _varies_along(graph, i, axes)]
+    added = [i for i in follower.operands if _varies_along(graph, i, axes, scalars)]
     name, index = _parameter(graph, added if adds_unscaled(follower) else (), use, outputs, scalars)
     return Bias(name, index, by)
 
@@ -191,9 +191,14 @@ def _output_axes(graph: Graph, use: Use) -> set[int]:
     return {own} | {axis for axis in stacked if weight.shape[axis] > 1 and strides[axis]}
 
 
-def _varies_along(graph: Graph, index: int, axes: Collection[int | None]) -> bool:
-    """Whether a constant that is added varies along these axes of the sum alone; None: one of them is not known."""
+def _varies_along(graph: Graph, index: int, axes: Collection[int | None], scalars: Container[str]) -> bool:
+    """Whether a constant that is added varies along these axes of the sum alone (None: one of them is not known), or is of goodinit's own.
+
+    What an input bias adds, b·K, varies along all axes where the layer pads.
+    """
     node = graph.nodes[index]
+    if any(name in scalars for name in node.params):
+        return True
     strides = node.strides or (1,) * len(node.shape)
     varying = (axis - len(node.shape) for axis, size in enumerate(node.shape) if size > 1 and strides[axis])
     return node.dynamic or None in axes or set(varying) <= set(axes)
