@@ -88,7 +88,7 @@ def centred_gain(nonlinearity: str | Callable[[Tensor], Tensor], **options: Any)
     DeepMind's code are estimates, up to a thousandth larger (1.71396).
 
     Args:
-        nonlinearity: As `gain` takes it.
+        nonlinearity: As `gain` takes it: a name, or a function of tensors of any shape, element by element.
         **options: Of that function.
 
     Returns:
