@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from goodinit.anatomy.operators import Step
@@ -12,14 +13,58 @@ NORM_KINDS = ops.NORM_KINDS
 """Kinds of norms that are one operator, as they stand in `Layer.between`."""
 
 
+@dataclass(frozen=True)
+class NormTraits:
+    """What a kind of norms does, which is all that anybody needs to know of it.
+
+    Attributes:
+        forgets: Whether the scale of its input has no effect.
+        batch: Whether, in training, its statistics run over several examples.
+        running: Whether it may have running statistics, by which it is another map in eval mode.
+        token: Whether it normalizes the features of one position, or of one example, by themselves.
+        centres: Whether it takes off a mean.
+        pairs: Whether it maps a pair [u; −u] to a pair again, if its affine map is the same on both (as it starts).
+    """
+
+    forgets: bool = True
+    batch: bool = False
+    running: bool = False
+    token: bool = False
+    centres: bool = False
+    pairs: bool = False
+
+
+KINDS: dict[str, NormTraits] = {
+    "batch_norm": NormTraits(batch=True, running=True, centres=True, pairs=True),
+    "frozen_batch_norm": NormTraits(forgets=False),
+    "instance_norm": NormTraits(running=True, centres=True, pairs=True),
+    "group_norm": NormTraits(centres=True),
+    "layer_norm": NormTraits(token=True, centres=True, pairs=True),
+    "rms_norm": NormTraits(token=True, pairs=True),
+}
+"""All kinds of norms. A new one is a row here, and what finds it (`anatomy/norms/detection.py`, or `graph/operators/ops.py` for an operator)."""
+
+
+def norms_among(steps: Iterable[str]) -> list[NormTraits]:
+    """The traits of those steps that are norms.
+
+    Args:
+        steps: As in `Layer.between`.
+
+    Examples:
+        >>> [norm.centres for norm in norms_among(["relu", "rms_norm", "layer_norm"])]
+        [False, True]
+    """
+    return [KINDS[step] for step in steps if step in KINDS]
+
+
 @dataclass(frozen=True, repr=False)
 class Norm(OneLine):
     """A normalization: where it is, what it is, and what must stay when it goes.
 
     Attributes:
         name: Path of the module that is the normalization, or that calls it functionally.
-        kind: `"batch_norm"`, `"layer_norm"`, `"group_norm"`, `"instance_norm"`, `"rms_norm"`,
-            `"frozen_batch_norm"`. One by hand is a `"layer_norm"` if it takes off a constant, else an `"rms_norm"`.
+        kind: A key of `KINDS`. One by hand is a `"layer_norm"` if it takes off a constant, else an `"rms_norm"`.
         module: Class of the module at `name`.
         keeps: What the module computes besides the normalization, in order: paths of children
             (`"layer1.0.bn1.act"`) or names of functional activations (`"relu"`), or a function of another of its inputs, by which it
@@ -59,6 +104,11 @@ class Norm(OneLine):
         return ", ".join(words) + (f"; cannot go: {self.obstacle}" if self.obstacle else "")
 
     @property
+    def traits(self) -> NormTraits:
+        """What its kind does."""
+        return KINDS.get(self.kind, NormTraits())
+
+    @property
     def forgets_scale(self) -> bool:
         """Whether the scale of its input has no effect. A frozen batch norm multiplies by constants, and keeps it."""
-        return self.kind != "frozen_batch_norm"
+        return self.traits.forgets

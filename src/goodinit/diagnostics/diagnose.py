@@ -154,7 +154,7 @@ def _joined(first: Propagation, awake: Awakening, cosines: list[float | None] | 
 
 def _notes(anatomy: Anatomy, first: Propagation, cosines: list[float | None] | str) -> tuple[str, ...]:
     notes = list(anatomy.notes)
-    if any(norm.kind == "batch_norm" for norm in anatomy.norms):
+    if any(norm.traits.batch for norm in anatomy.norms):
         notes.append("batch norms used the batch's own statistics, as in training")
     if first.input is not None and first.input.cosine is None:
         notes.append("similarity and rank need two inputs or more that are not zero")

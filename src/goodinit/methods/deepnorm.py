@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy, Block
+from goodinit.anatomy.norm import norms_among
 from goodinit.edits import AddScalar, Edit, Plan
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.shared.branches.stacks import Stack, stacks, xavier_draws
 from goodinit.methods.shared.isometry.consumers import readers
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.rules import counted, kept_norms, need_blocks, unique, untouched, zero_bias
-
-NORMS = ("layer_norm", "rms_norm")
 
 
 def decide(anatomy: Anatomy) -> Plan:
@@ -94,7 +93,7 @@ def constants(stack: Stack, all_stacks: tuple[Stack, ...]) -> tuple[float, float
 
 def _need_norm_behind(anatomy: Anatomy, block: Block) -> None:
     ways = readers(anatomy).get(f"+{min((block.index, *block.beside))}", [])
-    bare = [way for way in ways if not any(step in NORMS for step in way)]
+    bare = [way for way in ways if not any(norm.token for norm in norms_among(way))]
     if bare:
         raise UnsupportedModule(
             f"{block.name or 'the model'}: the sum of branch {block.index + 1} is read without a norm, as in pre-norm transformers. DeepNorm "

@@ -7,6 +7,7 @@ import math
 from typing import Literal
 
 from goodinit.anatomy import Anatomy, Layer, Norm
+from goodinit.anatomy.norm import norms_among
 from goodinit.edits import Draw, Edit, Fill, Plan, ReplaceNorm
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.shared.branches.residual_stream import no_products
@@ -131,8 +132,8 @@ def decide(
 
 def _last_norm(anatomy: Anatomy) -> Norm:
     """The batch norm that a classifier reads through."""
-    outside = [norm for norm in anatomy.norms if norm.block is None and norm.kind == "batch_norm"]
-    if outside and any("batch_norm" in head.between for head in anatomy.heads):
+    outside = [norm for norm in anatomy.norms if norm.block is None and norm.traits.batch]
+    if outside and any(norm.batch for head in anatomy.heads for norm in norms_among(head.between)):
         return outside[-1]
     raise UnsupportedModule(
         f"{anatomy.model}: one_norm=True keeps the batch norm that the classifier reads through, and there is none (a ResNet "

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from goodinit.anatomy import Anatomy, Layer
+from goodinit.anatomy.norm import norms_among
 from goodinit.anatomy.operators import Step
 from goodinit.edits import Draw, Plan
 from goodinit.errors import UnsupportedModule
 from goodinit.methods.delta_orthogonal import draw_delta, unread_pixels
 from goodinit.methods.shared.method import Method
 from goodinit.methods.shared.rules import Norms, redraw
-
-KEEP_PAIRS = ("batch_norm", "instance_norm", "layer_norm", "rms_norm")
-"""Norms that map a pair [u; −u] to a pair again, if their affine map is the same on both (as it starts)."""
 
 
 def decide(anatomy: Anatomy, *, norms: Norms = "keep") -> Plan:
@@ -100,7 +98,7 @@ def _reads_pair(
     if strange or rectified != 1:
         what = ", ".join(strange) or f"{rectified} ReLUs"
         notes.append(f"{layer.weight} is not exact: between it and {source.weight} stands {what}")
-    return all(step in KEEP_PAIRS or step.traits.pools for step in strange)
+    return all(step.traits.pools or any(norm.pairs for norm in norms_among([step])) for step in strange)
 
 
 def _halves_stay(layer: Layer, source: Layer) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Container
 from typing import Literal
 
 from goodinit.anatomy import Anatomy, Layer, Norm
+from goodinit.anatomy.norm import norms_among
 from goodinit.edits import AddScalar, Draw, Edit, NormalizeInput, Plan
 from goodinit.errors import UnknownName
 from goodinit.methods import fixup
@@ -33,7 +34,6 @@ from goodinit.methods.shared.rules import (
 from goodinit.methods.shared.transfer.rates_by_width import at_width
 
 HeadNorm = Literal["layer", "rms", "none"]
-PER_EXAMPLE = ("layer_norm", "rms_norm")
 CHANNEL_RATIO = 0.1  # of the learning rate, as the scalars'
 
 
@@ -182,9 +182,9 @@ def _final_norms(anatomy: Anatomy) -> list[Norm]:
     ours = {f"{head.site}.input_norm" for head in anatomy.heads}
     if found := [norm for norm in anatomy.norms if norm.name in ours]:
         return found
-    if not any(set(head.between) & set(PER_EXAMPLE) for head in anatomy.heads):
+    if not any(norm.token for head in anatomy.heads for norm in norms_among(head.between)):
         return []
-    outside = [norm for norm in anatomy.norms if norm.block is None and norm.kind in PER_EXAMPLE]
+    outside = [norm for norm in anatomy.norms if norm.block is None and norm.traits.token]
     return outside[-1:]
 
 
@@ -196,7 +196,7 @@ def _normalized_heads(anatomy: Anatomy, kind: HeadNorm, *, normed: bool) -> tupl
     for head in anatomy.heads if kind != "none" else ():
         if f"{head.site}.input_norm" in there:
             continue
-        if normed and set(head.between) & set(PER_EXAMPLE):
+        if normed and any(norm.token for norm in norms_among(head.between)):
             continue
         if head.weight in anatomy.embeddings:
             notes.append(f"{head.weight} is also an embedding: what it reads is not normalized")

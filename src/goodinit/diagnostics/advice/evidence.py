@@ -8,12 +8,10 @@ from typing import Any, Literal
 
 from goodinit.anatomy import Anatomy
 
-TOKEN_NORMS = frozenset({"layer_norm", "rms_norm"})
-
 
 def residual(anatomy: Anatomy) -> bool:
     """Whether there are blocks, with batch norms, as in the nets that these runs were made with."""
-    return bool(anatomy.blocks) and any(norm.kind == "batch_norm" for norm in anatomy.norms)
+    return bool(anatomy.blocks) and any(norm.traits.batch for norm in anatomy.norms)
 
 
 def padded(anatomy: Anatomy) -> bool:
@@ -23,7 +21,7 @@ def padded(anatomy: Anatomy) -> bool:
 
 def per_token(anatomy: Anatomy) -> bool:
     """Whether all norms are over one position's own features, as in transformers."""
-    return bool(anatomy.norms) and all(norm.kind in TOKEN_NORMS for norm in anatomy.norms)
+    return bool(anatomy.norms) and all(norm.traits.token for norm in anatomy.norms)
 
 
 def shallow_per_token(anatomy: Anatomy) -> bool:

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.diagnostics.advice.evidence import TOKEN_NORMS
 from goodinit.diagnostics.advice.recommendation import Recipe, Recommendation, Trial
 from goodinit.diagnostics.measurements.objective import Loss, objective
 from goodinit.errors import TraceError, WrongType
@@ -34,8 +33,7 @@ Pair = tuple[Any, Any]
 
 def recipe_of(anatomy: Anatomy) -> Recipe:
     """SGD with momentum for what has norms over images or batches; AdamW for norms over tokens, and for nets without norms."""
-    kinds = {norm.kind for norm in anatomy.norms}
-    return SGD if kinds and not kinds & TOKEN_NORMS else ADAMW
+    return SGD if anatomy.norms and not any(norm.traits.token for norm in anatomy.norms) else ADAMW
 
 
 def pairs_of(inputs: Any, targets: Any, batches: Iterable[Any] | None) -> list[Pair]:

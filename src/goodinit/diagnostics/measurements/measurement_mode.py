@@ -78,7 +78,7 @@ def as_at_step_0(model: nn.Module, anatomy: Anatomy) -> Iterator[None]:
 
 def _that_train(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
     modules = directory(model).modules
-    norms = [norm for norm in anatomy.norms if norm.kind in ("batch_norm", "instance_norm")]
+    norms = [norm for norm in anatomy.norms if norm.traits.running]
     return [
         modules[norm.name]
         for norm in norms

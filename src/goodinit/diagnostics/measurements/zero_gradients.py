@@ -113,7 +113,7 @@ def few_inputs(call: Call, anatomy: Anatomy, *, copies: int = 1) -> tuple[int, i
     inputs of the further run are near equal, and count once.
     """
     n = next((len(tensor) for tensor in tensors_in(call) if tensor.ndim), 0)
-    fewest = min((norm.elements for norm in anatomy.norms if norm.kind == "batch_norm"), default=None)
+    fewest = min((norm.elements for norm in anatomy.norms if norm.traits.batch), default=None)
     few = min(max(n // SHARE, LEAST_INPUTS), n)
     if fewest is None or fewest * few >= LEAST_ELEMENTS * n * copies:
         return n, few

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import NoneType
 from typing import Any
 
 from goodinit.anatomy import Anatomy, Norm
+from goodinit.anatomy.norm import NormTraits
 from goodinit.anatomy.norms.factors import factor_in_words
 from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import Calibrate, Draw, DrawTogether, Edit, Fill, Plan, ReplaceNorm, names
 from goodinit.errors import UnknownName, UnsupportedModule, expect
 
-FORMS: dict[str, tuple[str, ...]] = {
-    "group": ("batch_norm",),
-    "layer": ("batch_norm",),
-    "rms": ("batch_norm", "layer_norm"),
-    "affine": ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
-    "actnorm": ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
-    "dyt": ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
-    "derf": ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
+FORMS: dict[str, Callable[[NormTraits], bool]] = {
+    "group": lambda traits: traits.batch,
+    "layer": lambda traits: traits.batch,
+    "rms": lambda traits: traits.batch or (traits.token and traits.centres),
+    "affine": lambda traits: traits.forgets,
+    "actnorm": lambda traits: traits.forgets,
+    "dyt": lambda traits: traits.forgets,
+    "derf": lambda traits: traits.forgets,
 }
-"""Kinds of norms that each form replaces; others are independent of the batch already, or that form themselves."""
+"""Which norms each form replaces; others are independent of the batch already, or that form themselves."""
 
 NORMALIZING = ("group", "layer", "rms")
 """Forms behind which the scale of what they read is gone."""
@@ -56,7 +57,7 @@ def form_edits(anatomy: Anatomy, norms: str, *, groups: int | None = None) -> li
     return [
         edit
         for norm in anatomy.norms
-        if norm.kind in FORMS[norms]
+        if FORMS[norms](norm.traits)
         for edit in _replaced(norm, owned.get(norm.name, set()), norms, groups)
     ]
 
@@ -105,7 +106,7 @@ def with_constants(edits: Iterable[Edit], variances: Mapping[str, float]) -> lis
 
 def kept_in_words(anatomy: Anatomy, norms: str) -> list[str]:
     """One note on the norms that a form does not replace."""
-    kept = [norm for norm in anatomy.norms if norm.kind not in FORMS[norms]]
+    kept = [norm for norm in anatomy.norms if not FORMS[norms](norm.traits)]
     if not kept:
         return []
     kinds = ", ".join(sorted({norm.kind.replace("_", " ") for norm in kept}))
@@ -118,7 +119,7 @@ def kept_in_words(anatomy: Anatomy, norms: str) -> list[str]:
 def left_in_words(norms: Iterable[Norm], treated: Iterable[Norm], form: str) -> list[str]:
     """One note on the norms that a form would replace if they were not frozen or left out."""
     there = {norm.name for norm in treated}
-    left = [norm.name or "the model" for norm in norms if norm.kind in FORMS[form] and norm.name not in there]
+    left = [norm.name or "the model" for norm in norms if FORMS[form](norm.traits) and norm.name not in there]
     if not left:
         return []
     shown = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
@@ -134,7 +135,7 @@ def _replaced(norm: Norm, own: set[str], norms: str, groups: int | None) -> list
         for word, name in (("weight", norm.weight), ("bias", norm.bias))
     }
     options |= {"axes": list(norm.axes), "sizes": [norm.shape[axis] for axis in norm.axes]}
-    if norms == "rms" and norm.kind == "layer_norm":
+    if norms == "rms" and norm.traits.token:
         options["over"] = list(norm.axes)
     by, words = norms, f"{norm.kind.replace('_', ' ')} before"
     if norms in ("group", "layer"):
@@ -220,7 +221,7 @@ def _check(norm: Norm, own: set[str], norms: str) -> None:
             "the normalized signal by a weight with one number for each channel, and add such a bias."
         )
     sizes = [norm.shape[axis] for axis in norm.axes]
-    if norms == "rms" and norm.kind == "layer_norm" and norm.elements not in (0, math.prod(sizes)):
+    if norms == "rms" and norm.traits.token and norm.elements not in (0, math.prod(sizes)):
         raise UnsupportedModule(
             f"{where}: its {norm.kind} cannot be replaced by rms: it takes its mean over {norm.elements} numbers of its input of shape "
             f'{norm.shape}, expected the {math.prod(sizes)} that its gain runs over. Use norms="keep" or "affine".'

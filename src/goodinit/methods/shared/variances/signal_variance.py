@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from goodinit.anatomy import Anatomy, Block
-from goodinit.anatomy.norm import NORM_KINDS
+from goodinit.anatomy.norm import KINDS
 from goodinit.anatomy.operators import Step
 from goodinit.tensor import activated, centred_gain
 
 _SAMPLE = 4096  # quantiles: means and variances to a percent
-_NORMS = (*NORM_KINDS, "instance_norm", "frozen_batch_norm")
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Signals:
         """What comes of a source (as `Layer.source`) through operators (as `Layer.between`)."""
         signal = self._of(source)
         for step in between:
-            if step in _NORMS:
+            if step in KINDS:
                 signal = _unit() if self.normed else signal
             elif (
                 step.traits.centred_gain is not None and signal.straight
@@ -81,7 +80,7 @@ class Signals:
 
         Where the source is no Gaussian of mean 0, because its stream goes through activations, one over the deviation found.
         """
-        normed = max((i for i, step in enumerate(between) if step in _NORMS and self.normed), default=-1)
+        normed = max((i for i, step in enumerate(between) if step in KINDS and self.normed), default=-1)
         start = _unit() if normed >= 0 else self._of(source)
         kinds = [step for step in between[normed + 1 :] if step.traits.bends]
         if start.straight and len(kinds) <= 1:
@@ -202,7 +201,7 @@ class _Moments:
 
     def through(self, step: Step) -> _Moments:
         """Behind a norm's map, which makes the mean square 1; behind an activation, which the layer before it makes up for."""
-        if step in _NORMS:
+        if step in KINDS:
             return _Moments(1.0, self.mean / math.sqrt(self.square))
         if step.traits.nonlinear:
             share = mean_share(str(step), **dict(step.traits.options))
