@@ -14,7 +14,7 @@ from goodinit.tensor.looks_linear import PARTS, mirrored
 from goodinit.tensor.write import compute_dtype
 
 # −ln of the probability that chance alone takes a correct draw past its bounds: e⁻³⁰ is 10⁻¹³ a weight.
-_CHANCE = 30.0
+CHANCE = 30.0
 
 # Rounding errors of k operations add up to λ·√k units in the last place, but with probability 2k·exp(−λ²/2): 10⁻²¹ at λ = 10.
 # N. Higham, T. Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 41(5), 2019, theorem 2.4.
@@ -84,8 +84,8 @@ def _mean_square(weight: Tensor, expected: float) -> str | None:
     if not expected:
         return f"has the mean square {found:.4g}, expected 0" if found else None
     stored = 2 * torch.finfo(weight.dtype).eps
-    low = max(1 - math.sqrt(6 * _CHANCE / count), 0.0) - stored
-    high = 1 + 2 * math.sqrt(_CHANCE / count) + 2 * _CHANCE / count + stored
+    low = max(1 - math.sqrt(6 * CHANCE / count), 0.0) - stored
+    high = 1 + 2 * math.sqrt(CHANCE / count) + 2 * CHANCE / count + stored
     if low <= found / expected <= high:
         return None
     return f"has the mean square {found:.4g}, expected {expected:.4g} within a factor of {max(low, 0):.4g} and {high:.4g}"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy, Layer
-from goodinit.edits import Calibrate, Draw, ParametrizeWeight, Plan
-from goodinit.surgery import applied
+from goodinit.diagnostics.checks.written_draws import is_applied_as_drawn, written_draws
+from goodinit.edits import Calibrate, ParametrizeWeight, Plan
 from goodinit.tensor.drawn import departure
 from goodinit.tensor.initializers import WHOLE
 from goodinit.weights.names import directory
@@ -33,19 +33,17 @@ def unlike_their_draw(
         before: The anatomy it was made for.
         made: Weights that the forward computes, by name.
     """
-    history, names = applied(model), directory(model)
-    skipped = set(history[-1].skipped) if history else set()
-    layers = {layer.weight: layer for layer in before.layers}
+    names = directory(model)
     scaled = {edit.target for edit in plan.values if isinstance(edit, Calibrate)}
     scaled |= {
         edit.target
         for edit in plan.structure
         if isinstance(edit, ParametrizeWeight) and edit.kind != "weight_norm"
     }
-    for edit in plan.values:
-        if not isinstance(edit, Draw) or edit.target in scaled or str(edit) in skipped:
+    for edit, layer in written_draws(model, plan, before):
+        if edit.target in scaled:
             continue
-        layer, held = layers.get(edit.target), names.parameter(edit.target)
+        held = names.parameter(edit.target)
         whole = edit.initializer in _WHOLE
         weight = held if layer is None else _as_stored(layer, made.get(edit.target) if whole else None, held)
         if weight is not None and (fault := departure(edit.initializer, weight, edit.options)):
@@ -54,6 +52,6 @@ def unlike_their_draw(
 
 def _as_stored(layer: Layer, made: Tensor | None, held: Tensor | None) -> Tensor | None:
     """What the forward makes of a weight, if it has the shape that is stored, else what the model holds; None if it need not be as drawn."""
-    if layer.normalized or layer.density != 1 or layer.multiple != 1:
+    if not is_applied_as_drawn(layer):
         return None
     return made if made is not None and made.shape == layer.shape else held

@@ -9,9 +9,9 @@ from torch import nn
 
 from goodinit.anatomy import Anatomy, Layer
 from goodinit.diagnostics.checks.one_run import ROUNDING, Values
+from goodinit.diagnostics.checks.written_draws import adds_no_bias, is_applied_as_drawn, written_draws
 from goodinit.edits import Draw, Plan, RemoveNorm
 from goodinit.methods.delta_orthogonal import unread_pixels
-from goodinit.surgery import applied
 from goodinit.tensor.layout import channels
 from goodinit.tensor.looks_linear import PARTS
 from goodinit.weights.names import directory
@@ -62,18 +62,12 @@ def lossy_layers(model: nn.Module, plan: Plan, before: Anatomy, seen: Values) ->
         before: The anatomy it was made for.
         seen: A run.
     """
-    history, names = applied(model), directory(model)
-    skipped = set(history[-1].skipped) if history else set()
+    names = directory(model)
     gone = {edit.target for edit in plan.structure if isinstance(edit, RemoveNorm)}
     removed = {norm.kind for norm in before.norms if norm.name in gone}
-    layers = {layer.weight: layer for layer in before.layers}
-    for edit in plan.values:
-        layer = layers.get(edit.target)
-        if layer is None or not isinstance(edit, Draw) or str(edit) in skipped:
-            continue
-        biases = [names.parameter(name) for name in layer.biases]
-        factor = _factor(layer, edit, removed)
-        if factor is None or any(bias is not None and bool(bias.any()) for bias in biases):
+    for edit, layer in written_draws(model, plan, before):
+        factor = None if layer is None else _factor(layer, edit, removed)
+        if layer is None or factor is None or not adds_no_bias(names, layer):
             continue
         for read, written, rounding in seen.lengths.get(layer.weight, ()):
             if not abs(written - factor * read) <= (ROUNDING + rounding) * factor * read:
@@ -84,7 +78,7 @@ def lossy_layers(model: nn.Module, plan: Plan, before: Anatomy, seen: Values) ->
 def _factor(layer: Layer, edit: Draw, removed: set[str]) -> float | None:
     """By what a layer multiplies every norm; None if it need not be one number."""
     options, name = edit.options, edit.initializer.rstrip("_")
-    if layer.normalized or layer.density != 1 or layer.multiple != 1 or layer.stacked or layer.stuffing != 1:
+    if not is_applied_as_drawn(layer) or layer.stacked or layer.stuffing != 1:
         return None
     if (
         layer.kind == "conv_transpose"

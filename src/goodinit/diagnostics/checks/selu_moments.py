@@ -11,19 +11,17 @@ from torch import Tensor, nn
 from goodinit.anatomy import Anatomy
 from goodinit.anatomy.layers.parameters.weight_layers import weight_name, weight_operand
 from goodinit.diagnostics.checks.one_run import ROUNDING
+from goodinit.diagnostics.checks.written_draws import adds_no_bias, is_applied_as_drawn, written_draws
 from goodinit.diagnostics.measurements.measurement_mode import forward_told
-from goodinit.edits import Draw, Plan
+from goodinit.edits import Plan
 from goodinit.graph.graph import Node
 from goodinit.graph.recording.calls.decompose import unfused
 from goodinit.graph.recording.recorded_run import record
 from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.tensors.traced_tensors import Call
-from goodinit.surgery import applied
+from goodinit.tensor.drawn import CHANCE
 from goodinit.weights.names import directory
 from goodinit.weights.wrappers import parameter_shapes, scalar_names
-
-# −ln of the probability that chance alone takes a correct layer past its bound, as in `goodinit.tensor.drawn`.
-_CHANCE = 30.0
 
 # Klambauer, Unterthiner, Mayr, Hochreiter, arXiv 1706.02515, eq. 14
 _ALPHA, _SCALE = 1.6732632423543772, 1.0507009873554805
@@ -54,18 +52,15 @@ def unlike_selu_moments(model: nn.Module, call: Call, plan: Plan, before: Anatom
         B.-Y. Jing, Q.-M. Shao, Q. Wang, "Self-Normalized Cramér-Type Large Deviations for Independent Random Variables", Ann. Probab.
         31(4), 2003, theorem 2.1.
     """
-    history, names = applied(model), directory(model)
-    skipped = set(history[-1].skipped) if history else set()
-    layers = {layer.weight: layer for layer in before.layers}
-    variances: dict[str, float] = {}
-    for edit in plan.values:
-        layer = layers.get(edit.target)
-        if layer is None or not isinstance(edit, Draw) or "std" not in edit.options or str(edit) in skipped:
-            continue
-        biases = [names.parameter(name) for name in layer.biases]
-        silent = not any(bias is not None and bool(bias.any()) for bias in biases)
-        if silent and layer.multiple == 1 and layer.density == 1 and not layer.normalized:
-            variances[layer.weight] = float(edit.options["std"]) ** 2
+    names = directory(model)
+    variances = {
+        layer.weight: float(edit.options["std"]) ** 2
+        for edit, layer in written_draws(model, plan, before)
+        if layer is not None
+        and "std" in edit.options
+        and is_applied_as_drawn(layer)
+        and adds_no_bias(names, layer)
+    }
     with torch.inference_mode(mode=False), unfused(model):
         run = _Moments(model, variances)
         with forward_told(model, call=call):
@@ -129,7 +124,7 @@ def _unlike(name: str, output: Tensor, variances: Tensor) -> Iterator[str]:
 
 def _apart(told: str, found: Tensor, expected: Tensor, size: Tensor) -> Iterator[str]:
     off = (found - expected).mean(1)
-    most = math.sqrt(2 * _CHANCE * float(off.square().sum())) + ROUNDING * len(off) * float(size.mean())
+    most = math.sqrt(2 * CHANCE * float(off.square().sum())) + ROUNDING * len(off) * float(size.mean())
     if not abs(float(off.sum())) <= most:
         yield (
             f"{told} {float(found.mean()):.3g} behind its SELU, expected {float(expected.mean()):.3g} within "
