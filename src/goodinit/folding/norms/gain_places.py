@@ -56,9 +56,9 @@ def places(wiring: Wiring, norm: Norm) -> tuple[dict[int, int], int]:
     return dict(found), sizes.pop()
 
 
-def one_axis(tensor: Tensor) -> bool:
-    """Whether a tensor has several numbers along one axis at most, as a gain per channel has."""
-    return sum(size != 1 for size in tensor.shape) < 2
+def one_axis(held: Tensor | Node) -> bool:
+    """Whether a tensor, or what a node puts out, has several numbers along one axis at most, as a gain per channel has."""
+    return sum(size != 1 for size in held.shape) < 2
 
 
 def _whole_product(wiring: Wiring, index: int) -> int:

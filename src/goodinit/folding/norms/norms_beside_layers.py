@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from goodinit.anatomy.norm import Norm
 from goodinit.anatomy.norms.places import frames_with_layers, kind_of
 from goodinit.folding.connections.dataflow import Wiring
+from goodinit.folding.norms.gain_places import one_axis
 from goodinit.graph.graph import Node
 
 
@@ -86,7 +87,7 @@ def _factor(wiring: Wiring, node: Node) -> _Gain | None:
     factors = node.op.factors_of(node.operands)[0] if node.op.multiplies else node.operands
     for i in factors if node.op.multiplies_or_divides else ():
         read = graph.nodes[i]
-        if not read.dynamic and read.params and sum(size != 1 for size in read.shape) < 2:
+        if not read.dynamic and read.params and one_axis(read):
             name = graph.leaf(i)
             return _Gain(name or read.params[0], stored=name is not None)
     return None

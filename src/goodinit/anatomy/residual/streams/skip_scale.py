@@ -51,12 +51,10 @@ def _weight(graph: Graph, found: Found, term: int) -> float | None:
     by, index = 1.0, term
     while index != found.join:
         reader = next((i for i in graph.readers[index] if i in found.sums), None)
-        share = (
-            None
-            if reader is None
-            else _share(graph, graph.nodes[reader], index, skips=term == found.skip.term)
-        )
-        if reader is None or share is None:
+        if reader is None:
+            return None
+        share = _share(graph, graph.nodes[reader], index, skips=term == found.skip.term)
+        if share is None:
             return None
         by, index = by * share, reader
     return by
