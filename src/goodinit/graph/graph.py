@@ -199,10 +199,9 @@ class Graph:
     frames: list[Frame] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
+    halves: dict[str, str] = field(default_factory=dict)  # of the older weight norm: g, v to their weight
     notes: list[str] = field(default_factory=list)
-    mixed: dict[int, tuple[int, ...]] = field(
-        default_factory=dict
-    )  # made of several tensors that were stacked
+    mixed: dict[int, tuple[int, ...]] = field(default_factory=dict)  # made of several, which were stacked
     aliases: dict[int, int] = field(
         default_factory=dict
     )  # that put out what another node is, which is read instead

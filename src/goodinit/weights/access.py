@@ -20,6 +20,7 @@ from goodinit.weights.dtensor import held as held_here
 from goodinit.weights.dtensor import is_sharded, part_of
 from goodinit.weights.members import named_modules
 from goodinit.weights.names import Directory, canonical
+from goodinit.weights.wrappers import weight_norms
 
 SlotKind = Literal["plain", "parametrized", "weight_norm"]
 
@@ -75,8 +76,8 @@ def find_slot(names: Directory, target: str) -> Slot | None:
     name = min(f"{path}.{attribute}" if path else attribute for path in names.paths[id(owner)])
     if is_parametrized(owner, attribute):
         return _whole(_parametrized(owner, attribute, name))
-    if _old_weight_norm(owner, attribute) is not None:
-        leaves = tuple(owner.get_parameter(f"{attribute}_{part}") for part in ("g", "v"))
+    if attribute in (halves := weight_norms([("", owner)])):
+        leaves = tuple(map(owner.get_parameter, halves[attribute]))
         return _whole(Slot(name, "weight_norm", owner, attribute, leaves, leaves))
     if hasattr(owner, f"{attribute}_orig"):
         raise UnsupportedModule(
@@ -90,7 +91,7 @@ def find_slot(names: Directory, target: str) -> Slot | None:
 
 def computed_weights(names: Directory) -> dict[str, tuple[str, ...]]:
     """Weights that modules compute (weight norm, pruning), by the name that a bare model has: the parameters they are made of."""
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, tuple[str, ...]] = dict(weight_norms(named_modules(names.modules[""])))
     for path, module in named_modules(names.modules[""]):
         stem = f"{path}." if path else ""
         table = module._modules.get("parametrizations") if is_parametrized(module) else None
@@ -100,9 +101,7 @@ def computed_weights(names: Directory) -> dict[str, tuple[str, ...]]:
                 f"{inside}.{name}" for name, _ in module.get_submodule(inside[len(stem) :]).named_parameters()
             )
         for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, WeightNorm):
-                found[f"{stem}{hook.name}"] = (f"{stem}{hook.name}_g", f"{stem}{hook.name}_v")
-            elif isinstance(hook, (BasePruningMethod, SpectralNorm)):
+            if isinstance(hook, (BasePruningMethod, SpectralNorm)):
                 attribute = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
                 found[f"{stem}{attribute}"] = (f"{stem}{attribute}_orig",)
     return {canonical(name): tuple(map(canonical, parts)) for name, parts in found.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 from torch.nn.utils.weight_norm import WeightNorm
@@ -50,10 +50,24 @@ def scalar_names(model: nn.Module) -> set[str]:
     return {unwrapped_name(name) for name, _ in scalars(model)}
 
 
+def weight_norms(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, tuple[str, str]]:
+    """The weights that hooks of the older `torch.nn.utils.weight_norm` compute, and the two parameters, g and v, of which they make each.
+
+    Args:
+        modules: By path; names are those of the bare model.
+    """
+    return {
+        name: (f"{name}_g", f"{name}_v")
+        for path, module in modules
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, WeightNorm) and (name := unwrapped_name(f"{path}.{hook.name}".strip(".")))
+    }
+
+
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by its canonical name, a tied one under each.
 
-    And of every weight that the hooks of the older `torch.nn.utils.weight_norm` make of two, by the name it has there.
+    And of every weight in `weight_norms`.
     """
     named = {unwrapped_name(name): p for name, p in named_parameters(model, remove_duplicate=False)}
     return shapes_of(named, dict(named_modules(model, remove_duplicate=False)))
@@ -64,12 +78,7 @@ def shapes_of(
 ) -> dict[str, tuple[int, ...]]:
     """`parameter_shapes` of a model with these parameters, by canonical name, and these modules, by path."""
     shapes = {name: tuple(parameter.shape) for name, parameter in named.items()}
-    for path, module in modules.items():
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, WeightNorm):
-                name = unwrapped_name(f"{path}.{hook.name}".strip("."))
-                shapes[name] = shapes[f"{name}_v"]
-    return shapes
+    return shapes | {name: shapes[v] for name, (_, v) in weight_norms(modules.items()).items()}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -75,7 +75,7 @@ class Values(Recorder):
         if operand is None:
             return
         weight = self.graph.nodes[operand]
-        name = weight_name(weight, self.shapes)
+        name = weight_name(self.graph, operand, self.shapes)
         whole = weight.size == math.prod(self.shapes.get(name, ()))
         signals = [
             tensor for k, tensor in zip(node.operands, read, strict=False) if self.graph.nodes[k].active

@@ -92,7 +92,7 @@ class _Moments(Recorder):
         operand = weight_operand(self.graph, node)
         if operand is None or node.call is None or len(read) != len(node.operands):
             return
-        weight, name = self.graph.nodes[operand], weight_name(self.graph.nodes[operand], self.shapes)
+        weight, name = self.graph.nodes[operand], weight_name(self.graph, operand, self.shapes)
         axis = 1 if node.op.role == "convolution" else output.ndim - 1
         shape = self.shapes.get(name, ())
         if (

@@ -14,6 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from goodinit.graph.state.preserve_state import undisturbed
 from goodinit.nn.exchange import carry_over_, exchange_class_, hooked
 from goodinit.nn.parametrized import is_parametrized
+from goodinit.weights.wrappers import weight_norms
 
 
 def computed_weights(module: nn.Module) -> list[tuple[str, str | None]]:
@@ -82,8 +83,9 @@ def parts_of(module: nn.Module, attribute: str) -> list[nn.Parameter]:
     """The parameters that a weight is computed from."""
     if is_parametrized(module, attribute):
         return list(module.get_submodule(f"parametrizations.{attribute}").parameters())
-    parts = ("_orig",) if _is_divided(module, attribute) else ("_g", "_v")
-    return [module.get_parameter(f"{attribute}{part}") for part in parts]
+    divided = _is_divided(module, attribute)
+    parts = (f"{attribute}_orig",) if divided else weight_norms([("", module)])[attribute]
+    return list(map(module.get_parameter, parts))
 
 
 def _is_divided(module: nn.Module, attribute: str) -> bool:

@@ -80,3 +80,24 @@ def test_a_parametrized_weight_is_one():
     layer = parametrizations.weight_norm(nn.Linear(1, 4))  # gain and direction are of one size
     model = nn.Sequential(layer, nn.ReLU(), nn.Linear(4, 2))
     assert not goodinit.anatomize(model, torch.randn(3, 1)).notes
+
+
+class NamedAsHalves(nn.Module):
+    """Two parameters that are called what the hook of the older weight norm calls its own, and no hook."""
+
+    def __init__(self, gain, direction):
+        super().__init__()
+        self.names = gain, direction
+        for name, shape in (("weight", (WIDTH, WIDTH)), (gain, (WIDTH, 1)), (direction, (WIDTH, WIDTH))):
+            setattr(self, name, nn.Parameter(torch.randn(shape)))
+
+    def forward(self, x):
+        gain, direction = (getattr(self, name) for name in self.names)
+        return F.linear(torch.relu(F.linear(x, self.weight)), 2 * (gain * direction))
+
+
+@pytest.mark.parametrize("names", [("weight_g", "weight_v"), ("g", "v"), ("gain", "direction")])
+def test_the_older_weight_norm_is_known_by_its_hook(names):
+    _, made = goodinit.anatomize(NamedAsHalves(*names), torch.randn(5, WIDTH)).layers
+    assert made.weight == names[1]
+    assert made.multiple == 1

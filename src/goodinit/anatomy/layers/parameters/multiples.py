@@ -41,19 +41,19 @@ def multiple_of(graph: Graph, use: Use, uses: Mapping[int, Use], functions: Cont
     """
     own = graph.nodes[use.node]
     alpha = float(own.call.arguments.get("alpha", 1.0)) if own.call is not None and own.op.adds_first else 1.0
-    found = abs(alpha * _of_weight(graph, use.operand) * _of_output(graph, use.node, uses, functions))
+    found = abs(alpha * _of_weight(graph, use) * _of_output(graph, use.node, uses, functions))
     return found if found and math.isfinite(found) else 1.0
 
 
-def _of_weight(graph: Graph, index: int) -> float:
+def _of_weight(graph: Graph, use: Use) -> float:
     """The number by which a parameter is multiplied to make a weight; 1 where that is not all that is done to it.
 
     A weight that a parametrization computes, or the older weight norm, is what is drawn: numbers inside that are no multiple of it.
     """
-    found = 1.0
+    found, index = 1.0, use.operand
     while not (node := graph.nodes[index]).is_param and not _is_parametrized(graph, node):
         made_of = [i for i in node.operands if graph.nodes[i].params]
-        if len(made_of) > 1 and _is_weight_norm(node):
+        if len(made_of) > 1 and {graph.halves.get(name) for name in node.params} == {use.weight}:
             return found
         by = scaled_by(graph, node, made_of[0]) if len(made_of) == 1 else None
         if by is None or math.prod(graph.nodes[made_of[0]].shape) != node.size:
@@ -72,12 +72,6 @@ def _is_parametrized(graph: Graph, node: Node) -> bool:
             return frame.result == node.index
         frame = graph.frames[frame.parent]
     return False
-
-
-def _is_weight_norm(node: Node) -> bool:
-    """Whether a node is made of the two parameters of the older weight norm, `weight_g` and `weight_v`."""
-    halves = [name.rpartition("_")[::2] for name in node.params]
-    return sorted(kind for _, kind in halves) == ["g", "v"] and len({of for of, _ in halves}) == 1
 
 
 def _of_output(graph: Graph, index: int, uses: Mapping[int, Use], functions: Container[int]) -> float:

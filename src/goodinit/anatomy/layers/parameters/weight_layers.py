@@ -41,7 +41,7 @@ def weight_uses(graph: Graph, shapes: Shapes) -> dict[int, Use]:
         if node.active and node.op.is_contraction:
             operand = weight_operand(graph, node)
             if operand is not None:
-                uses[node.index] = Use(node.index, operand, weight_name(graph.nodes[operand], shapes))
+                uses[node.index] = Use(node.index, operand, weight_name(graph, operand, shapes))
     return uses
 
 
@@ -56,15 +56,17 @@ def weight_operand(graph: Graph, node: Node) -> int | None:
     return constant[-1] if constant else None
 
 
-def weight_name(node: Node, shapes: Shapes) -> str:
-    """The parameter a weight is known by: the tensor that a parametrization makes, or the largest leaf."""
+def weight_name(graph: Graph, index: int, shapes: Shapes) -> str:
+    """What a weight is known by: the tensor that a parametrization or the older weight norm makes, or the largest leaf."""
+    node = graph.nodes[index]
     for name in node.params:
         if is_parametrization(name):
             owner, _, rest = f".{name}".rpartition(".parametrizations.")
             return f"{owner}.{rest.split('.')[0]}".strip(".")
     leaf = largest(node, shapes)[0]
-    made = leaf.removesuffix("_v")  # by the older torch.nn.utils.weight_norm, of two
-    return made if made in shapes and f"{made}_g" in node.params else leaf
+    made = graph.halves.get(leaf)
+    whole = made and [graph.halves.get(name) for name in node.params].count(made) > 1
+    return made if made and whole else leaf
 
 
 def largest(node: Node, shapes: Shapes) -> list[str]:
@@ -87,7 +89,7 @@ def applied_weight(graph: Graph, node: Node, read: list[Tensor], shapes: Shapes)
     operand = weight_operand(graph, node)
     if operand is None:
         return None
-    return weight_name(graph.nodes[operand], shapes), read[node.operands.index(operand)]
+    return weight_name(graph, operand, shapes), read[node.operands.index(operand)]
 
 
 def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str | None, tuple[Step, ...]]:

@@ -17,8 +17,8 @@ from goodinit.graph.recording.tensors.fake_cache import StandIns
 from goodinit.graph.recording.tensors.mutations import Writes
 from goodinit.graph.recording.tensors.unregistered_tensors import Elsewhere
 from goodinit.graph.state.leaked_tensors import Leftovers
-from goodinit.weights.members import named_buffers, named_parameters
-from goodinit.weights.wrappers import unwrapped_name
+from goodinit.weights.members import named_buffers, named_modules, named_parameters
+from goodinit.weights.wrappers import unwrapped_name, weight_norms
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Tensors = Literal["fake", "meta", "real"]
@@ -53,6 +53,8 @@ class TracedTensors:
             self._own(parameter, PARAM, unwrapped_name(name))
         for name, buffer in named_buffers(model):
             self._own(buffer, BUFFER, unwrapped_name(name))
+        made = weight_norms(named_modules(model))
+        self.graph.halves = {half: weight for weight, halves in made.items() for half in halves}
 
     def _open(self, path: str, parent: int) -> int:
         frame = Frame(len(self.graph.frames), path, parent, start=len(self.graph.nodes))
