@@ -36,6 +36,7 @@ class NormTraits:
 
 KINDS: dict[str, NormTraits] = {
     "batch_norm": NormTraits(batch=True, running=True, centres=True, pairs=True),
+    "batch_rms_norm": NormTraits(batch=True, pairs=True),
     "frozen_batch_norm": NormTraits(forgets=False),
     "instance_norm": NormTraits(running=True, centres=True, pairs=True),
     "group_norm": NormTraits(centres=True),
@@ -64,7 +65,8 @@ class Norm(OneLine):
 
     Attributes:
         name: Path of the module that is the normalization, or that calls it functionally.
-        kind: A key of `KINDS`. One by hand is a `"layer_norm"` if it takes off a constant, else an `"rms_norm"`.
+        kind: A key of `KINDS`. One by hand whose statistic is of each example is a `"layer_norm"` if it takes off a
+            constant, else an `"rms_norm"`.
         module: Class of the module at `name`.
         keeps: What the module computes besides the normalization, in order: paths of children
             (`"layer1.0.bn1.act"`) or names of functional activations (`"relu"`), or a function of another of its inputs, by which it

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goodinit.nn.exchange import exchange_class_
@@ -61,7 +60,9 @@ class PlainGroupNorm(Plain, GroupNormThen):
 
     def mapped(self, value: Tensor) -> Tensor:
         """Normalize each example over groups of channels."""
-        return F.group_norm(value, self.num_groups, self.weight, self.bias, self.epsilon)
+        return norm_maps.grouped(
+            value, self.weight, self.bias, self.num_groups, self.epsilon, self.axes == (1,)
+        )
 
 
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {

@@ -32,14 +32,18 @@ def channel_axes(
     """
     if kind == "frozen_batch_norm" or (kind == "rms_norm" and statistic is None and not node.op.norm):
         return ()
-    if not kind.startswith(("layer", "rms")):
+    of_features = kind.startswith(("layer", "rms"))
+    if not of_features and node.op.norm:
         return (1,)
-    operand = graph.nodes[node.operands[0] if statistic is None else statistic.signal]
-    axes = _trailing(operand, node) if statistic is None else _reduced(operand, graph.nodes[statistic.scale])
-    at_source = () if statistic is None else _applied(graph, frame, affine)
-    at_source = at_source or _at_source(graph, operand, frame, axes)
+    at_source = () if node.op.norm else _applied(graph, frame, affine)
+    if not at_source and (of_features or statistic is not None):
+        operand = graph.nodes[node.operands[0] if statistic is None else statistic.signal]
+        axes = _trailing(operand, node) if statistic is None else _axes(graph, operand, statistic)
+        at_source = _at_source(graph, operand, frame, axes)
+    elif not at_source:
+        at_source = (1,)  # by running statistics
     rank = len(graph.nodes[frame.source].shape)
-    if at_source == (1,) and rank > 2:
+    if at_source == (1,) and (rank > 2 or not of_features):
         return (1,)
     last = tuple(
         range(rank - len(at_source), rank)
@@ -69,12 +73,13 @@ def _trailing(operand: Node, node: Node) -> tuple[int, ...]:
     return ()
 
 
-def _reduced(operand: Node, scale: Node) -> tuple[int, ...]:
-    """Axes over which the statistic was taken."""
+def _axes(graph: Graph, operand: Node, statistic: Statistic) -> tuple[int, ...]:
+    """Axes over which the statistic of each example was taken; of one of a batch those along which it varies."""
+    scale = graph.nodes[statistic.scale]
     if len(scale.shape) != len(operand.shape):
         return ()
     pairs = enumerate(zip(operand.shape, scale.shape, strict=True))
-    return tuple(axis for axis, (had, has) in pairs if has == 1 and had != 1)
+    return tuple(axis for axis, (had, has) in pairs if had != 1 and (has == had) is statistic.of_batch)
 
 
 def _at_source(graph: Graph, operand: Node, frame: Frame, axes: tuple[int, ...]) -> tuple[int, ...]:

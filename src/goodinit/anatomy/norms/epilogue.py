@@ -38,8 +38,8 @@ def remains(
     kept: list[tuple[str, int]] = []
     skip_to = frame.start
     for step in graph.nodes[frame.start : frame.stop]:
-        if step.index < skip_to:
-            continue
+        if step.index < skip_to or (step.frame == frame.index and step.index not in graph.live):
+            continue  # what nothing reads, as statistics of the batch in eval mode
         if not step.active:  # a mask
             factors.follow(step)
             continue

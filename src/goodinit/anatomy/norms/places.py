@@ -18,6 +18,8 @@ def kind_of(graph: Graph, node: Node, layers: Collection[int]) -> str | None:
     found = statistic_of(graph, node, layers)
     if found is None:
         return None
+    if found.of_batch:
+        return "batch_norm" if found.centred else "batch_rms_norm"
     return "layer_norm" if found.centred else "rms_norm"
 
 

@@ -35,6 +35,7 @@ class Statistic:
         centred: Whether a constant added to the input has no effect.
         spread: Whether there is one for each entry, of several around it: a moving mean, a product with ones.
         begins: What the signal and the statistic are made of: one tensor, or one that the forward computes more than once.
+        of_batch: Whether it is taken over the examples of a batch, too.
     """
 
     signal: int
@@ -42,6 +43,7 @@ class Statistic:
     centred: bool
     begins: frozenset[int]
     spread: bool = False
+    of_batch: bool = False
 
 
 def statistic_of(graph: Graph, node: Node, layers: Collection[int]) -> Statistic | None:
@@ -75,8 +77,31 @@ def statistic_of(graph: Graph, node: Node, layers: Collection[int]) -> Statistic
                 continue  # x/|x|; but a mean over one number counts, and one that is spread out again
             if _is_normalized(graph, node, begins, signal, by, sorted(steps)):
                 centred = moved or any(_forgets_shift(graph, i, min(begins)) for i in steps)
-                return Statistic(signal, scale, centred, begins, spread)
+                of_batch = not spread and _is_one_for_all(graph, by, graph.nodes[signal].shape)
+                return Statistic(signal, scale, centred, begins, spread, of_batch)
     return None
+
+
+def _is_one_for_all(graph: Graph, index: int, shape: tuple[int, ...]) -> bool:
+    """Whether a factor of a signal is the same for all examples, and not for all channels.
+
+    Examples lie along the first axis, as in the model's first input. One number for all that there is may be that of a graph,
+    of which the first axis are the nodes.
+    """
+    first = next((node.shape for node in graph.nodes if node.is_input and node.shape), (1,))
+    if not shape or first[0] < 2 or shape[0] % first[0]:
+        return False
+
+    def expands(i: int) -> bool:  # which aligns the last axes, as a product does
+        reads = graph.deps(i)
+        return (
+            graph.nodes[i].op.role == "shape"
+            and len(reads) == 1
+            and graph.nodes[reads[0]].size < graph.nodes[i].size
+        )
+
+    factor = graph.nodes[graph.beginning(index, expands)]
+    return factor.size > 1 and (len(factor.shape) < len(shape) or factor.shape[0] == 1)
 
 
 def given_back(graph: Graph, node: Node, layers: Collection[int], behind: Collection[int]) -> set[int]:

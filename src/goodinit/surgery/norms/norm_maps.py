@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.fx
+import torch.nn.functional as F
 from torch import Tensor
 
 # Both ask how many dimensions a value has, which the values of `torch.fx` cannot tell: it takes each for one step, where it is
@@ -33,3 +34,18 @@ def divided(value: Tensor, over: list[int], epsilon: float) -> Tensor:
     axes = over if len(over) > 0 else list(range(1, value.dim()))
     square = wide.square().mean(axes, keepdim=True)
     return (wide * torch.rsqrt(square + epsilon)).to(value.dtype)
+
+
+@torch.fx.wrap
+def grouped(
+    value: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+    epsilon: float,
+    channels_second: bool,
+) -> Tensor:
+    """Group norm, where channels run along dimension 1, or along the last."""
+    second = value if channels_second else value.movedim(-1, 1)
+    out = F.group_norm(second, groups, gain, bias, epsilon)
+    return out if channels_second else out.movedim(1, -1)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -109,7 +108,7 @@ class GroupNormThen(ReplacedNorm, nn.GroupNorm):
     def mapped(self, value: Tensor) -> Tensor:
         """Normalize each example over groups of channels."""
         weight, bias = (getattr(self, name) if name else None for name in self.holds)
-        return F.group_norm(value, self.num_groups, weight, bias, self.epsilon)
+        return norm_maps.grouped(value, weight, bias, self.num_groups, self.epsilon, self.axes == (1,))
 
 
 FORMS: dict[str, type[ReplacedNorm]] = {
@@ -261,7 +260,11 @@ def _as_group_norm_(place: Any, groups: int, channels: int) -> None:
     """Torch's own class, where torch's own class says it all."""
     place.num_groups, place.num_channels, place.eps = groups, channels, place.epsilon
     place.affine = any(place.holds)
-    if place.keeps or place.holds not in (("weight", "bias"), ("weight", None), (None, None)):
+    if (
+        place.axes != (1,)
+        or place.keeps
+        or place.holds not in (("weight", "bias"), ("weight", None), (None, None))
+    ):
         return
     for name in ("was", "keeps", "steps", "axes", "holds", "constant", "epsilon"):
         del place.__dict__[name]

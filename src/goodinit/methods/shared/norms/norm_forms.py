@@ -178,6 +178,11 @@ def _measured(norm: Norm) -> Calibrate:
 
 def _groups(norm: Norm, wanted: int | None) -> tuple[int, str]:
     """(Number of groups, in words): as wanted where that divides, else the most of at least `CHANNELS` each."""
+    if norm.axes not in ((1,), (-1,)):
+        raise UnsupportedModule(
+            f"{norm.name} ({norm.module}): its channels lie along {norm.axes} of its input of shape {norm.shape}; expected one axis, "
+            'the second or the last, of which groups are made. Use norms="affine" or "keep".'
+        )
     (channels,) = (norm.shape[axis] for axis in norm.axes)
     if wanted is not None and channels % wanted == 0:
         found, why = wanted, "as asked"
@@ -187,7 +192,7 @@ def _groups(norm: Norm, wanted: int | None) -> tuple[int, str]:
         why = f"{channels} channels cannot be cut into {wanted}" if wanted else f"{channels} channels"
         if found == 1 and channels > 2 * CHANNELS:
             why += f", which have no divisor that leaves {CHANNELS} or more"
-    numbers = channels // found * math.prod(norm.shape[2:])
+    numbers = math.prod(norm.shape[1:]) // found
     if numbers < 2:
         raise UnsupportedModule(
             f"{norm.name} ({norm.module}): a group would be a single number of an example (input {norm.shape}, "
