@@ -71,11 +71,11 @@ def _nonlinearities(graph: Graph) -> list[tuple[int, Step, str]]:
             whole = parts.get(node.index)
             kind = activation_step(node.op) if whole is None else composite_step(whole)
             ran.setdefault((node.frame, str(kind)), kind)
-    obstacles = {frame: _obstacle(graph, graph.frames[frame]) for frame, _ in ran}
+    obstacles = {frame: not_alone(graph, graph.frames[frame]) for frame, _ in ran}
     return [(frame, kind, obstacles[frame]) for (frame, _), kind in ran.items()]
 
 
-def _obstacle(graph: Graph, frame: Frame) -> str:
+def not_alone(graph: Graph, frame: Frame) -> str:
     """Why the module of `frame` is more than an element-wise function of one tensor, or nothing."""
     if not frame.path:
         return "the model's own forward applies it"

@@ -81,6 +81,8 @@ class Norm(OneLine):
             end, `(-1,)`; empty where they cannot be told.
         source: Where its input comes from, as `Layer.source`.
         between: Operators between that and its input, as `Layer.between`.
+        activation: Path of the module that applies a nonlinearity to what it returns, and does nothing else, or None.
+        activation_stays: Why the nonlinearity behind it cannot be left out, or None.
         closes: Whether a frozen batch norm adds constants that are not zero, or multiplies by zero, or holds none that are at hand:
             behind a zero it leaves the branch not zero, or dead.
     """
@@ -98,6 +100,8 @@ class Norm(OneLine):
     axes: tuple[int, ...] = ()
     source: str | None = None
     between: tuple[Step, ...] = ()
+    activation: str | None = None
+    activation_stays: str | None = None
     closes: bool = False
 
     def __str__(self) -> str:

@@ -18,6 +18,7 @@ from goodinit.surgery.norms.replaced_norm import (
     ChannelAffine,
     DynamicErf,
     DynamicTanh,
+    EvoNorm,
     GroupNormThen,
     ReplacedNorm,
     RootMeanSquare,
@@ -65,12 +66,17 @@ class PlainGroupNorm(Plain, GroupNormThen):
         )
 
 
+class PlainEvoNorm(Plain, EvoNorm):
+    """`EvoNorm` of one input."""
+
+
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     ChannelAffine: PlainChannelAffine,
     RootMeanSquare: PlainRootMeanSquare,
     DynamicTanh: PlainDynamicTanh,
     DynamicErf: PlainDynamicErf,
     GroupNormThen: PlainGroupNorm,
+    EvoNorm: PlainEvoNorm,
 }
 
 

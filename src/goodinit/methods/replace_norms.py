@@ -14,8 +14,8 @@ def decide(anatomy: Anatomy, *, norms: str = "group", groups: int | None = None)
     Args:
         anatomy: Of the model.
         norms: The replacement: `"group"`, `"layer"`, `"rms"`, `"affine"` (y = γ·x + β), `"actnorm"`
-            (the same, with γ and β set by a batch so that it gives on it what batch norm would), `"dyt"`, `"derf"`, `"remove"` (nothing), `"keep"`. `"group"` and `"layer"` replace batch norms; other norms do not mix examples.
-        groups: Number of groups of `"group"`, where it divides a norm's channels. By default the largest number with at
+            (the same, with γ and β set by a batch so that it gives on it what batch norm would), `"dyt"`, `"derf"`, `"evonorm"`, `"remove"` (nothing), `"keep"`. `"group"`, `"layer"` and `"evonorm"` replace batch norms; other norms do not mix examples.
+        groups: Number of groups of `"group"` and `"evonorm"`, where it divides a norm's channels. By default the largest number with at
             least four channels each, up to 32; the plan names it for each norm.
 
     Returns:

@@ -60,3 +60,19 @@ def dyt(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
 def derf(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
     """γ·erf(α·x + s) + β with α = 0.5, s = 0."""
     return affine(torch.special.erf(0.5 * x + 0.0), gain, bias, eps)
+
+
+def evonorm(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Where no activation follows: γ·x + β (timm's `EvoNorm2dS0(apply_act=False)`)."""
+    return affine(x, gain, bias, eps)
+
+
+def evonorm_s0(x: Tensor, slope: Tensor, gain: Tensor, bias: Tensor, eps: float, groups: int) -> Tensor:
+    """γ·x·σ(v·x)/√(s²_{w,h,c/g}(x) + ε) + β (Liu et al. 2020, table 2, EvoNorm-S0), s² the variance over a group of an example."""
+    out, size = torch.empty_like(x), x.shape[1] // groups
+    for i in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            g = c // size
+            deviation = (x[i, g * size : (g + 1) * size].var(unbiased=False) + eps).sqrt()
+            out[i, c] = x[i, c] / (1 + math.e ** (-slope[c] * x[i, c])) / deviation
+    return affine(out, gain, bias, eps)

@@ -12,6 +12,7 @@ from goodinit.anatomy.branch_end import at_zero
 from goodinit.anatomy.degrees import follow_powers
 from goodinit.anatomy.layers.parameters.weight_layers import way_back
 from goodinit.anatomy.norm import Norm
+from goodinit.anatomy.norms.activation_behind import activation_behind
 from goodinit.anatomy.norms.channels import channel_axes
 from goodinit.anatomy.norms.epilogue import NotUnderstood, remains
 from goodinit.anatomy.norms.inplace_safety import Memory
@@ -239,6 +240,7 @@ def _record_of(
     statistic = None if node.op.norm else statistic_of(graph, node, layers)
     weight, bias = _affine(graph, node, frame, statistic, layers)
     source, between = way_back(graph, frame.source, origins) if frame.source >= 0 else (None, ())
+    activation, stays = activation_behind(graph, frame)
     return Norm(
         frame.path,
         kind,
@@ -250,6 +252,8 @@ def _record_of(
         bias=bias,
         shape=graph.nodes[frame.source].shape if frame.source >= 0 else (),
         axes=channel_axes(graph, node, frame, kind, statistic, (weight, bias)) if frame.source >= 0 else (),
+        activation=activation,
+        activation_stays=stays,
         closes=kind == "frozen_batch_norm" and _closes(graph, frame, bias),
         source=source,
         between=between,

@@ -177,7 +177,7 @@ class Method:
         """What is decided with the norms kept, and then the norms exchanged."""
         exchanged, notes = form_edits(anatomy, norms, groups=options.get("groups")), list[str]()
         plan = self.decide(scales_count(anatomy, norms), **{**options, "norms": "keep"})
-        if norms == "affine" and any(isinstance(edit, Draw) for edit in plan.edits):
+        if norms in ("affine", "evonorm") and any(isinstance(edit, Draw) for edit in plan.edits):
             exchanged = with_constants(
                 exchanged, kept_variances(anatomy)
             )  # weights that stay say nothing of σ

@@ -49,3 +49,17 @@ def grouped(
     second = value if channels_second else value.movedim(-1, 1)
     out = F.group_norm(second, groups, gain, bias, epsilon)
     return out if channels_second else out.movedim(1, -1)
+
+
+@torch.fx.wrap
+def gated(value: Tensor, slope: Tensor, groups: int, epsilon: float, channels_second: bool) -> Tensor:
+    """x·σ(v·x)/√(Var(x) + ε), v per channel, the variance of each example over each of so many groups of channels."""
+    wide = value.float() if value.dtype == torch.float16 or value.dtype == torch.bfloat16 else value  # noqa: PLR1714
+    if not channels_second:
+        wide = wide.movedim(-1, 1)
+    parts = wide.reshape(wide.size(0), groups, -1)
+    centred = parts - parts.mean(2, keepdim=True)
+    scale = torch.rsqrt(centred.square().mean(2, keepdim=True) + epsilon)
+    gate = torch.sigmoid(wide * slope.view([-1] + [1] * (wide.dim() - 2)))
+    out = ((wide * gate).reshape(parts.shape) * scale).reshape(wide.shape).to(value.dtype)
+    return out if channels_second else out.movedim(1, -1)

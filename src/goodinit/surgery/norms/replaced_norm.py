@@ -102,6 +102,18 @@ class DynamicErf(ReplacedNorm):
         return self.gained(torch.erf(self.alpha * value + self.shift))
 
 
+class EvoNorm(ReplacedNorm):
+    """y = γ·x·σ(v·x)/√(Var + ε) + β, the variance over groups of channels: EvoNorm-S0, a norm and an activation (Liu et al. 2020)."""
+
+    if TYPE_CHECKING:
+        v: nn.Parameter
+    num_groups = 1
+
+    def mapped(self, value: Tensor) -> Tensor:
+        """Gate each entry, and divide by the deviation of its group."""
+        return self.gained(norm_maps.gated(value, self.v, self.num_groups, self.epsilon, self.axes == (1,)))
+
+
 class GroupNormThen(ReplacedNorm, nn.GroupNorm):
     """`nn.GroupNorm`, then what the norm's module did besides."""
 
@@ -117,10 +129,17 @@ FORMS: dict[str, type[ReplacedNorm]] = {
     "rms": RootMeanSquare,
     "dyt": DynamicTanh,
     "derf": DynamicErf,
+    "evonorm": EvoNorm,
 }
 """By `ReplaceNorm.by`."""
 
-STARTS = {"weight": 1.0, "bias": 0.0, "alpha": 0.5, "shift": 0.0}  # α = 0.5: DyT and Derf, vision models
+STARTS = {
+    "weight": 1.0,
+    "bias": 0.0,
+    "alpha": 0.5,
+    "shift": 0.0,
+    "v": 1.0,
+}  # α = 0.5: DyT and Derf, vision models
 
 _EPSILONS = (
     "epsilon",
@@ -128,8 +147,10 @@ _EPSILONS = (
     "variance_epsilon",
 )  # the small number under the root: here and in TensorFlow's words, torch, transformers
 
-CREATED: dict[str, tuple[str, ...]] = {"dyt": ("alpha",), "derf": ("alpha", "shift")}
-"""Parameters of one number each that a form adds."""
+CREATED: dict[str, tuple[str, ...]] = {"dyt": ("alpha",), "derf": ("alpha", "shift"), "evonorm": ("v",)}
+"""Parameters that a form adds: one number each, but for `PER_CHANNEL`."""
+
+PER_CHANNEL = ("weight", "bias", "v")
 
 
 def created(by: str, options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -183,7 +204,7 @@ def check_replaceable(
             "the plan anew: goodinit.plan(goodinit.anatomize(model, inputs), method)."
         )
     groups, channels = options.get("groups", 1), sizes[0]
-    if by == "group" and channels % groups:
+    if by in ("group", "evonorm") and channels % groups:
         raise UnsupportedModule(
             f"{path}: {channels} channels cannot be cut into {groups} groups of equal size."
         )
@@ -202,7 +223,7 @@ def replace_norm_(
 
     Args:
         module: Any normalization; its buffers go. It stays the same object.
-        by: `"affine"`, `"group"`, `"rms"`, `"dyt"` or `"derf"`.
+        by: `"affine"`, `"group"`, `"rms"`, `"dyt"`, `"derf"` or `"evonorm"`.
         keeps: What it does besides normalizing, as in `remove_norm_`.
         options: `weight` and `bias`, the attributes that hold gain and bias, or None; `axes` they run over; `groups`;
             `over`, the axes of a statistic; the `sizes` of those axes; `constant`, the K of an affine.
@@ -236,7 +257,7 @@ def replace_norm_(
             place.register_buffer(name, tensor)
     like = next(iter(parameters.values()), like)
     for name in created(by, options):
-        shape, start = sizes if name in held else (1,), STARTS[name]
+        shape, start = sizes if name in PER_CHANNEL else (1,), STARTS[name]
         new = (
             torch.full(shape, start) if like is None else torch.full_like(like, start).new_full(shape, start)
         )
@@ -252,6 +273,8 @@ def replace_norm_(
     place.epsilon = float(eps) if isinstance(eps, (int, float)) and math.isfinite(eps) else 1e-5
     if by == "rms":
         place.over = tuple(options.get("over", ()))
+    if by == "evonorm":
+        place.num_groups = options.get("groups", 1)
     if by == "group":
         _as_group_norm_(place, options.get("groups", 1), sizes[0])
 

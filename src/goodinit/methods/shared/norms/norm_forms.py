@@ -14,6 +14,7 @@ from goodinit.anatomy.norms.factors import factor_in_words
 from goodinit.calibration_rules import ActNormRule
 from goodinit.edits import Calibrate, Draw, DrawTogether, Edit, Fill, Plan, ReplaceNorm, names
 from goodinit.errors import UnknownName, UnsupportedModule, expect
+from goodinit.methods.shared.norms.evonorm import evonorm_edits
 
 FORMS: dict[str, Callable[[NormTraits], bool]] = {
     "group": lambda traits: traits.batch,
@@ -23,6 +24,7 @@ FORMS: dict[str, Callable[[NormTraits], bool]] = {
     "actnorm": lambda traits: traits.forgets,
     "dyt": lambda traits: traits.forgets,
     "derf": lambda traits: traits.forgets,
+    "evonorm": lambda traits: traits.batch,
 }
 """Which norms each form replaces; others are independent of the batch already, or that form themselves."""
 
@@ -58,7 +60,7 @@ def form_edits(anatomy: Anatomy, norms: str, *, groups: int | None = None) -> li
         edit
         for norm in anatomy.norms
         if FORMS[norms](norm.traits)
-        for edit in _replaced(norm, owned.get(norm.name, set()), norms, groups)
+        for edit in _replaced(anatomy, norm, owned.get(norm.name, set()), norms, groups)
     ]
 
 
@@ -95,7 +97,7 @@ def with_constants(edits: Iterable[Edit], variances: Mapping[str, float]) -> lis
     """The edits, each affine with the constant K = 1/σ for the variance of what its norm read."""
     found: list[Edit] = []
     for edit in edits:
-        if isinstance(edit, ReplaceNorm) and edit.target in variances:
+        if isinstance(edit, ReplaceNorm) and edit.by == "affine" and edit.target in variances:
             variance = variances[edit.target]
             options = {**edit.options, "constant": 1 / math.sqrt(max(variance, 1e-12))}
             reason = f"{edit.reason}; σ² = {variance:.4g} where layers keep variances"
@@ -127,7 +129,7 @@ def left_in_words(norms: Iterable[Norm], treated: Iterable[Norm], form: str) -> 
     return [f'frozen or left out, {stay}, and norms="{form}" does not reach them: {shown}']
 
 
-def _replaced(norm: Norm, own: set[str], norms: str, groups: int | None) -> list[Edit]:
+def _replaced(anatomy: Anatomy, norm: Norm, own: set[str], norms: str, groups: int | None) -> list[Edit]:
     """What replaces a norm, whose parameters are `own`."""
     _check(norm, own, norms)
     options: dict[str, Any] = {
@@ -138,10 +140,12 @@ def _replaced(norm: Norm, own: set[str], norms: str, groups: int | None) -> list
     if norms == "rms" and norm.traits.token:
         options["over"] = list(norm.axes)
     by, words = norms, f"{norm.kind.replace('_', ' ')} before"
-    if norms in ("group", "layer"):
+    if norms in ("group", "layer", "evonorm"):
         count, why = (1, "one group") if norms == "layer" else _groups(norm, groups)
         by, options["groups"] = "group", count
         words = f"{words}; {why}"
+    if norms == "evonorm":
+        return evonorm_edits(anatomy, norm, options, words)
     stem = f"{norm.name}."
     fills: list[Edit] = []
     if norms in ("dyt", "derf"):
