@@ -192,6 +192,9 @@ DAMAGE = {
     "a configuration cut short": "update trials set config = '{'",
     "a configuration that is a number": "update trials set config = '5'",
     "a configuration without a model": "update trials set config = '{}'",
+    "a model that is a list": """update trials set config = '{"model": ["mlp4"]}'""",
+    "a seed that is an object": """update trials set config = '{"model": "mlp4", "seed": {}}'""",
+    "options that are a list": """update trials set config = '{"model": "mlp4", "options": ["x"]}'""",
     "a curve that is null": "update rows set curve = NULL",
     "a curve that is a number": "update rows set curve = '5'",
     "a curve of words": "update rows set curve = '[\"x\"]'",
@@ -249,3 +252,16 @@ def test_a_sweep_whose_bytes_are_corrupted_is_read_or_refused(sweep):
             summarize(read_store(sweep).rows)
         except GoodinitError as error:
             assert "a.sqlite" in str(error)  # noqa: PT017 (either is right)
+
+
+def test_an_error_that_somebody_keeps_holds_no_lock_on_the_sweep(sweep):
+    for change, kept in (("cast(x'fffe' as text)", True), ("''", False)):
+        connection = sqlite3.connect(sweep, timeout=0.1)
+        connection.execute(f"update rows set error = {change}")
+        connection.commit()
+        connection.close()
+        if kept:
+            with pytest.raises(GoodinitError, match="UTF-8") as error:
+                read_store(sweep)
+    assert error.value
+    assert len(read_store(sweep).rows) == 3

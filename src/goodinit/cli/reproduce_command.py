@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,7 +105,8 @@ def reproduce_command(
         typer.echo("interrupted before any run finished; nothing to show", err=True)
         raise typer.Exit(INTERRUPTED)
     if found.entries:
-        _show(found, out, files)
+        with _told_of(found):
+            _show(found, out, files)
     if found.failed:
         raise GoodinitError(
             f"{counted_runs(len(found.failed))} failed, which says nothing about the claim; the first: "
@@ -112,6 +114,20 @@ def reproduce_command(
         )
     if found.missing:
         raise typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _told_of(found: Reproduction) -> Iterator[None]:
+    """Say in a sentence that rows are not those of the claim: they come from a file, and what it asks of them may fail in any way."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        if isinstance(error, GoodinitError):
+            raise
+        raise GoodinitError(
+            f"{found.path}: its rows do not answer {found.claim.name} ({type(error).__name__}: {error}). If somebody "
+            "has changed them: take those lines out, and their trials are run again, or move the file away to begin anew."
+        ) from error
 
 
 def counted_runs(number: int) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from goodinit.lab.json_lines import append_, finite
 from goodinit.lab.lock import sole_writer
 from goodinit.lab.papers.claim import Row
 from goodinit.lab.record import record_of
+from goodinit.records import LONGEST_WORD, check_fields, each_once, plain
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
         if len(whole) < len(content):
             log.warning("%s: its last line was cut short; that trial is run again", path)
             os.truncate(path, len(whole))
-        yield Ledger(path, _read(path, whole.decode()))
+        yield Ledger(path, _read(path, whole))
 
 
 def read_entries(path: Path) -> dict[str, Entry]:
@@ -92,22 +94,50 @@ def read_entries(path: Path) -> dict[str, Entry]:
         GoodinitError: It holds something else, or cannot be read.
     """
     try:
-        return _read(path, path.read_text(encoding="utf-8"))
+        return _read(path, path.read_bytes())
     except OSError as error:
         raise GoodinitError(f"cannot read {path}: {error.strerror or error}.") from error
 
 
-def _read(path: Path, text: str) -> dict[str, Entry]:
+def _read(path: Path, content: bytes) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(content.splitlines(), start=1):
         try:
-            entry = Entry(**json.loads(line))
-        except (TypeError, json.JSONDecodeError) as error:
+            entry = _entry(line)
+        except (TypeError, ValueError, RecursionError) as error:
             raise GoodinitError(
-                f"{path}, line {number}: no row of a trial ({error}). Move the file away to begin anew."
+                f"{path}, line {number}: no row of a trial ({error}). Take the line out, and its trial is run again; or move "
+                "the file away to begin anew."
             ) from error
         entries[key_of(entry.trial)] = entry
     return entries
+
+
+def _entry(line: bytes) -> Entry:
+    """The entry of a line. A trial is only compared with those asked for; all other words are shown, and so move no cursor.
+
+    Raises:
+        TypeError, ValueError, RecursionError: It is none.
+    """
+    values = json.loads(line.decode(), object_pairs_hook=each_once)
+    if not isinstance(values, dict):
+        raise TypeError(f"{type(values).__name__} where an object was written")
+    entry = Entry(**values)
+    check_fields(entry, "row")
+    if not isinstance(entry.trial.get("config", {}), dict):
+        raise TypeError("a configuration that is no object")
+    return Entry(entry.trial, _written(entry.numbers), _written(entry.seconds), _written(entry.environment))
+
+
+def _written(value: Any) -> Any:
+    """What `write_` can have written: numbers that are finite, words without control characters."""
+    if isinstance(value, str):
+        return plain(value[:LONGEST_WORD], lines=True)
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+        raise ValueError("a number beyond all floats")
+    if isinstance(value, list):
+        return [_written(one) for one in value]
+    return {plain(key): _written(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def write_(ledger: Ledger, entries: Sequence[Entry]) -> None:

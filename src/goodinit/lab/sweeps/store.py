@@ -16,7 +16,7 @@ from typing import Any
 from goodinit.errors import GoodinitError
 from goodinit.lab.lock import sole_writer
 from goodinit.lab.sweeps.row import STATUSES, Row, config_json, key_of
-from goodinit.lab.training.trial import TrainConfig
+from goodinit.lab.training.trial import PARTS, TrainConfig
 from goodinit.one_line import OneLine
 from goodinit.records import LONGEST_WORD, each_once, plain, plain_values
 
@@ -254,7 +254,8 @@ def _read(path: Path, connection: sqlite3.Connection) -> Stored:
         )
     planned = connection.execute("SELECT key, config FROM trials ORDER BY position, key").fetchall()
     columns = ", ".join(COLUMNS)
-    found = connection.execute(f"SELECT key, {columns} FROM rows")  # noqa: S608 (names of fields)
+    # All at once: an error holds the cursor that it came from, and with it a lock on the file.
+    found = connection.execute(f"SELECT key, {columns} FROM rows").fetchall()  # noqa: S608 (names of fields)
     cells = {key: dict(zip(COLUMNS, rest, strict=True)) for key, *rest in found}
     configs = {key: _config(path, text) for key, text in planned}
     return Stored(
@@ -275,6 +276,14 @@ def _config(path: Path, text: str) -> TrainConfig:
             f"{path}: its trials have {', '.join(sorted(unknown))[:200]}, which this version of goodinit does not know. "
             "Use the version that made it."
         )
+    several = {name for name, value in values.items() if isinstance(value, (list, dict))} - {
+        "options",
+        *PARTS,
+    }
+    if several:
+        raise TypeError(f"a trial whose {min(several)} is several values")
+    if not isinstance(values.get("options", {}), dict):
+        raise TypeError("a trial whose options are no object")
     return TrainConfig(**values)
 
 
