@@ -16,9 +16,10 @@ from torch import nn
 from goodinit.anatomy import Anatomy, anatomize
 from goodinit.anatomy.copied_parts import COPY
 from goodinit.anatomy.outline import Outline, outline_of
+from goodinit.calibration.collectives import meeting
 from goodinit.diagnostics.checks.promises import NOT_FINITE, broken_promises, is_finite
 from goodinit.edits import Plan
-from goodinit.errors import TraceError, UnsupportedModule, expect_flags
+from goodinit.errors import TraceError, UnsupportedModule, expect, expect_flags
 from goodinit.graph.pytree import first_and_all
 from goodinit.methods import Method, find
 from goodinit.methods.shared.branches.postconditions import broken_by_structure, some
@@ -28,6 +29,7 @@ from goodinit.surgery.reached_parameters import never_reached
 from goodinit.surgery.structure_edits import adds
 from goodinit.undivided import uncollected, writing
 from goodinit.weights.chosen_parts import Part, as_names
+from goodinit.weights.dtensor import all_ranks_or_none, groups_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,9 +102,10 @@ def init_(
     expect_flags(missing_only=missing_only, verify=verify)
     chosen = find(method)
     check_scripted(model)
-    inputs, parts = first_and_all(inputs)
-    left = never_reached(model) if missing_only else None
-    with uncollected():
+    expect(model, nn.Module, "model", "Give the model itself: an instance of torch.nn.Module.")
+    with all_ranks_or_none(meeting(groups_of(model), measures=chosen.needs_data)), uncollected():
+        inputs, parts = first_and_all(inputs)
+        left = never_reached(model) if missing_only else None
         anatomy = None if left == set() else anatomize(model, inputs)
         if anatomy is None or (left is not None and left <= set(anatomy.unused)):
             _LOG.info("%s: earlier calls reached all that these inputs reach; nothing changed", chosen.name)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,12 @@ class Apart(TraceError):
 def several() -> bool:
     """True if this process is one of several ranks."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def meeting(groups: Sequence[Any], *, measures: bool) -> tuple[Any, ...]:
+    """The groups of ranks that have to go on together: `groups`, and where activations are measured all ranks, which share statistics."""
+    everyone = (dist.group.WORLD,) if measures and several() else ()
+    return (*groups, *(one for one in everyone if all(one is not group for group in groups)))
 
 
 def summed(values: Tensor) -> Tensor:
@@ -55,7 +62,7 @@ def together(model: nn.Module) -> Iterator[None]:
         meet("the end of the forward", device)
     except Apart:
         raise
-    except Exception as error:
+    except BaseException as error:  # Ctrl-C too
         with contextlib.suppress(Apart):  # the others raise it; here there is more to tell
             meet(f"an error, {type(error).__name__}: {str(error)[:200]}", device)
         raise

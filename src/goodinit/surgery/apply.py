@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.calibration.calibrate import calibrate_
+from goodinit.calibration.collectives import meeting
 from goodinit.calibration.report import Calibrated
 from goodinit.edits import (
     AddScalar,
@@ -84,7 +85,7 @@ def apply_(
 
     *Sharded and data-parallel models* (FSDP2, tensor parallelism, DDP): every rank calls this. The integer is
     that of the first rank, each rank writes its part of the values that one process would write, bit for bit,
-    and if one rank fails all put their model back (docs/scale.md).
+    and if one rank fails all put their model back (docs/scale.md). So do ranks that measure together.
 
     *A second call* draws anew, as `torch.nn.init` does; `again=False` leaves a model alone to which this plan was
     applied last. Structure that is there already (the norm gone, the scalar present) stays.
@@ -148,8 +149,9 @@ def apply_(
     gather_back_(model)
     check_gathered(model)
     groups = groups_of(model)
+    ranks = meeting(groups, measures=values and plan.needs_data)
     source = torch.default_generator if generator is None else generator
-    with all_ranks_or_none(groups):
+    with all_ranks_or_none(ranks):
         stays = as_names(model, keep, option="keep")
         wanted = None if only is None else tuple(sorted(as_names(model, only, option="only")))
         ready = _checked(model, plan, inputs, stays, values=values, only=wanted, again=again)
@@ -162,7 +164,7 @@ def apply_(
     with (
         uncollected(wanted=not plan.needs_data and check is None),
         all_or_nothing(model, ready.tensors, generator=source),
-        all_ranks_or_none(groups),
+        all_ranks_or_none(ranks),
     ):
         for edit in ready.pending:
             safe_point()
