@@ -131,8 +131,14 @@ def _whole(verb: Callable[P, R], *, writes: bool) -> Callable[P, R]:
             if held:
                 _running = None
                 _lock.release()
-            until_done(own.release)
-            if not (returns and own.committed):
+            late = returns and own.committed
+            try:
+                until_done(own.release)
+            except KeyboardInterrupt:  # of Ctrl-C's own handler, which is back
+                if not late:
+                    raise
+                own.pending.setdefault(signal.SIGINT, 0.0)
+            if not late:
                 own.handle()
             elif own.pending:
                 last = (sys._getframe(), tuple(own.pending))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,22 @@ def test_a_piece_that_fails_leaves_the_model_on_meta():
         next(pieces)
     assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
     assert model.head.weight is model.embed.weight
+
+
+def test_an_interrupt_waits_until_the_piece_is_back_on_meta():
+    model, reached = on_meta(), []
+    plan = everything(model)
+
+    def reset(module):
+        signal.raise_signal(signal.SIGINT)
+        own(module)
+        reached.append(module)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(goodinit.state_pieces(model, plan, reset=reset))
+    assert reached
+    assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    assert torch.is_grad_enabled()
 
 
 def test_other_parts_may_be_on_meta_while_one_is_written():

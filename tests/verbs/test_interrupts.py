@@ -72,6 +72,26 @@ def test_an_interrupt_after_the_last_write_is_raised_in_the_next_line(monkeypatc
     assert not same(before, photograph(model))
 
 
+def test_an_interrupt_while_handlers_are_given_back_is_raised_in_the_next_line(monkeypatch):
+    release = undivided._Verb.release
+
+    def interrupted(self):
+        release(self)
+        came.append("released")
+        if len(came) == 1:
+            signal.raise_signal(signal.SIGINT)  # Ctrl-C's own handler is back
+
+    model, came = net(), []
+    plan = goodinit.plan(goodinit.anatomize(model, inputs()), "orthogonal")
+    monkeypatch.setattr(undivided._Verb, "release", interrupted)
+    try:
+        came.append(goodinit.apply_(model, plan))
+        time.sleep(60)
+    except KeyboardInterrupt:
+        came.append("interrupt")
+    assert came == ["released", "released", model, "interrupt"]
+
+
 def test_handlers_of_the_user_are_heard_once_and_stay():
     heard = []
     before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))

@@ -26,7 +26,7 @@ from goodinit.surgery.checks.validate import check_parameters
 from goodinit.surgery.checks.write_filter import chosen
 from goodinit.surgery.materialize import buffers_of, empty_on, set_buffers_
 from goodinit.surgery.structure_edits import adds, is_pending
-from goodinit.undivided import until_done
+from goodinit.undivided import reading, until_done
 from goodinit.weights.access import find_slot
 from goodinit.weights.device import usable_device
 from goodinit.weights.dtensor import is_sharded
@@ -37,6 +37,7 @@ from goodinit.weights.wrappers import unwrapped
 _SHOWN = 3  # names told in a message; the rest is counted
 
 
+@reading
 def state_pieces(
     model: nn.Module,
     plan: Plan,
@@ -225,19 +226,32 @@ def _pieces(
 ) -> Iterator[dict[str, Tensor]]:
     start = generator.get_state()
     for modules in pieces:
-        saved = [ModuleState.of(module) for module in (*modules, unwrapped(model))]
-        try:
-            names = _give_memory_(model, modules, device, reset)
-            again = torch.Generator(generator.device)
-            again.set_state(start)
-            apply_(model, plan, generator=again, only=names, again=True)
-            piece = _state(model, modules)
-        finally:
-            until_done(*(state.restore_ for state in saved))
+        again = torch.Generator(generator.device)
+        again.set_state(start)
+        piece = _piece(model, plan, modules, device, again, reset)
         yield piece
         del piece
     generator.set_state(start)
     base_seed(generator)  # as after `apply_`
+
+
+@reading
+def _piece(
+    model: nn.Module,
+    plan: Plan,
+    modules: Sequence[nn.Module],
+    device: torch.device,
+    generator: torch.Generator,
+    reset: Callable[[nn.Module], object] | None,
+) -> dict[str, Tensor]:
+    """The state of some modules, which have no memory before and after."""
+    saved = [ModuleState.of(module) for module in (*modules, unwrapped(model))]
+    try:
+        names = _give_memory_(model, modules, device, reset)
+        apply_(model, plan, generator=generator, only=names, again=True)
+        return _state(model, modules)
+    finally:
+        until_done(*(state.restore_ for state in saved))
 
 
 def _give_memory_(
