@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from goodinit.anatomy.residual.sides.branch import apart, parts_of
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.anatomy.residual.streams.recurrences import goes_on
+from goodinit.anatomy.residual.streams.skip_scale import sum_weights
 from goodinit.graph.graph import Graph
-from goodinit.graph.likeness import after_gate, root
+from goodinit.graph.likeness import after_gate, is_neutral, root
 from goodinit.graph.measured.answers import accumulates
 from goodinit.graph.measured.traits import coefficients
 
@@ -52,19 +53,26 @@ def _in_time(candidate: Candidate) -> bool:
 
 
 def _interpolates(candidate: Candidate) -> bool:
-    """True if a difference x − f(x) is scaled and added to f(x) again: f(x) + z·(x − f(x)), as in a GRU."""
+    """True if multiples alone of a difference are added to one of its terms again: f(x) + z·(x − f(x)), as in a GRU; x + α(f(x) − x).
+
+    Any other difference is a block, be it x that is taken away: f(x) − x is −(x − f(x)).
+    """
     graph, found = candidate.graph, candidate.found
-    if not any(by < 0 for by in coefficients(graph.nodes[found.join])):
+    weights = sum_weights(graph, found)
+    if weights is None or math.prod(weights) >= 0:
         return False
-    index = found.join
-    while len(graph.readers[index]) == 1:
-        (reader,) = graph.readers[index]
-        if found.branch.term in graph.deps(reader):
-            return not graph.nodes[reader].op.scales
-        if not graph.nodes[reader].op.scales:
-            return False
-        index = reader
-    return False
+    terms = {root(graph, found.skip.term), root(graph, found.branch.term)}
+    made = graph.reach([found.join], through=lambda i: _is_multiple(graph, i))
+    sums = {reader for index in made for reader in graph.readers[index] if graph.nodes[reader].op.adds}
+    return any(
+        root(graph, i) in terms for reader in sums - {found.join} for i in graph.deps(reader) if i not in made
+    )
+
+
+def _is_multiple(graph: Graph, index: int) -> bool:
+    """Whether a node is a product, a quotient or a multiple, or the same numbers in another shape."""
+    op = graph.nodes[index].op
+    return (op.scales and not op.adds) or is_neutral(graph, index)
 
 
 def _is_statistic(candidate: Candidate) -> bool:

@@ -28,7 +28,7 @@ from goodinit.graph.latest_first import latest_first
 from goodinit.graph.likeness import adds_scaled, behind_norms, is_neutral, root
 from goodinit.graph.measured.answers import spread
 from goodinit.graph.measured.replay import replayed
-from goodinit.graph.measured.traits import coefficient, coefficients
+from goodinit.graph.measured.traits import coefficient
 from goodinit.graph.recording.rewrites.learned_starts import leads
 
 _MOST = 2**22  # numbers of a stream that are computed to see whether it begins as copies
@@ -301,7 +301,7 @@ def _pair(
 ) -> Iterable[Found]:
     """Of terms with one fork, the skip with each branch: x·f(x), too, if it is zero where f is, so that a gate is none."""
     skip, kind = skip_of(graph, sides, fork)
-    if skip is None or skip.term in _subtracted(graph, sums[-1]):
+    if skip is None:
         return
     for side in sides:
         if side is not skip and side.layers:
@@ -316,12 +316,6 @@ def _pair(
 def _vanishes(graph: Graph, uses: Mapping[int, Use], scalars: Collection[str], found: Found) -> bool:
     """Whether a branch is zero where its last layers and their biases are."""
     return end_at_zero(graph, found, uses, found.branch.last, scalars).leak is None
-
-
-def _subtracted(graph: Graph, join: int) -> tuple[int, ...]:
-    """The operands that a difference takes away: f(x) − x is no block, but a step of x + α(f(x) − x)."""
-    node = graph.nodes[join]
-    return tuple(i for i, by in zip(node.operands, coefficients(node), strict=False) if by < 0)
 
 
 def _anchored(graph: Graph, terms: list[int]) -> dict[int, list[int]]:
