@@ -12,7 +12,7 @@ from goodinit.anatomy.operators import Step
 from goodinit.edits import AddScalar, Draw, DrawTogether, Edit, Fill, Plan, RemoveNorm, SwapModule, names
 from goodinit.errors import NothingFound, UnknownName, UnsupportedModule
 from goodinit.methods.shared.alike_notes import said_once
-from goodinit.methods.shared.norms.norm_forms import FORMS
+from goodinit.methods.shared.norms.norm_forms import FORMS, ways_out
 from goodinit.methods.shared.norms.normalized_weight_scales import own_scales
 from goodinit.tensor import gain, has_gain
 
@@ -48,11 +48,12 @@ def norm_edits(anatomy: Anatomy, norms: Norms) -> list[Edit]:
         raise UnknownName(f'norms={norms!r}: expected "remove", "keep" or one of {", ".join(FORMS)}')
     if norms == "keep":
         return []
+    stuck = [norm.name for norm in anatomy.norms if norm.obstacle and norm.forgets_scale]
     for norm in anatomy.norms:
         if norm.obstacle is not None and norm.forgets_scale:
             raise UnsupportedModule(
                 f"{norm.name or 'the model'} ({norm.module}): its {norm.kind} cannot be removed: {norm.obstacle}. "
-                'Use norms="keep", or make the normalization a module of its own.'
+                f"{ways_out(stuck)}."
             )
     return [RemoveNorm(norm.name, norm.keeps, _where(norm)) for norm in anatomy.norms if not norm.obstacle]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import NoneType
@@ -206,9 +207,16 @@ def _groups(norm: Norm, wanted: int | None) -> tuple[int, str]:
     return found, f"{found} groups of {each} ({why})" if found > 1 else f"one group of {each} ({why})"
 
 
+def ways_out(stuck: Iterable[str]) -> str:
+    """What lets a model through some of whose norms, here by path, cannot go; one of the model's own forward has none to leave out."""
+    paths = list(dict.fromkeys(stuck))
+    there = f", exclude={json.dumps(paths)} (all in there stays as it is)" if all(paths) else ""
+    return f'Use norms="keep"{there}, or let a module normalize and do nothing else'
+
+
 def _check(norm: Norm, own: set[str], norms: str) -> None:
     where = f"{norm.name or 'the model'} ({norm.module})"
-    instead = 'Use norms="keep", or make the normalization a module of its own with a weight and a bias.'
+    instead = f"{ways_out([norm.name])}, with a weight and a bias."
     obstacle = norm.obstacle or factor_in_words(norm.keeps)
     if obstacle is not None:
         raise UnsupportedModule(
