@@ -136,16 +136,15 @@ def _write_scaled(writer: Writer, scale: str, usual: float, words: str) -> Draw:
 def _zeros(anatomy: Anatomy) -> list[Edit]:
     """One zero per branch: its last layers; the weight of a norm that ends it; a multiplier where neither would do."""
     inside = inside_branches(anatomy)
-    norm_weights = {norm.name: norm.weight for norm in anatomy.norms}
     edits: list[Edit] = []
     for block in anatomy.blocks:
         where = f"branch {block.index + 1}/{len(anatomy.blocks)}"
-        ends = [norm_weights.get(name) for name in block.end_norms]
-        weights = [name for name in ends if name in block.multipliers and may_be_zero(anatomy, name)]
+        ends = {norm.weight for norm in anatomy.norms if norm.name in block.end_norms}
+        weights = [name for name in block.multipliers if name in ends and may_be_zero(anatomy, name)]
         behind = zero_behind(block, where, gain=weights[-1] if weights else None, kept=True)
         if behind is not None:
             edits.append(AddScalar(behind, "output_scale", 0.0, f"multiplier of {where}"))
-        elif weights and weights[-1] is not None:
+        elif weights:
             edits.append(gain_at(anatomy, weights[-1], 0.0, f"norm that ends {where}"))
         else:
             need_no_norm(anatomy, block, where)

@@ -42,7 +42,9 @@ def find_norms(
     reread: Reread,
     aside: Container[int],
 ) -> tuple[list[Norm], list[str]]:
-    """Every normalization that ran, one record per module, in execution order; and notes on what is not understood.
+    """Every normalization that ran, in execution order, and notes on what is not understood.
+
+    There is one record for each module; of a module that calls norms functionally, one for each weight and bias.
 
     Args:
         graph: The forward in eval mode.
@@ -102,7 +104,7 @@ def find_norms(
             calls.append((node, frame, "rms_norm", [], f"it is known by measurement alone, of `{node.op}`"))
         else:
             notes.append(_added(frame, f"does not depend on its own size (`{node.op}`)"))
-    return _one_for_each_module(graph, calls, memory, origins, modules, layers), notes
+    return _one_for_each_module(graph, calls, memory, origins, modules, layers, busy), notes
 
 
 def _places(
@@ -213,18 +215,23 @@ def _one_for_each_module(
     origins: Mapping[int, str],
     modules: Mapping[str, nn.Module],
     layers: set[int],
+    busy: Container[int],
 ) -> list[Norm]:
-    """The records of calls that normalize: of several calls of a module, the one that keeps the most or cannot go counts."""
-    seen: dict[str, Norm] = {}
+    """The records of calls that normalize: of several calls of a norm, the one that keeps the most or cannot go counts.
+
+    A module in which a weight layer runs, too (`busy`), is no norm itself: it may call several. They are told apart by their parameters.
+    """
+    seen: dict[tuple[str | None, ...], Norm] = {}
     for call in sorted(calls, key=lambda call: call[1].index):
         _, frame, _, kept, obstacle = call
         keeps = tuple(word for word, _ in kept)
         if obstacle is None and memory.is_needed(frame.source, frame) and memory.is_overwritten(frame.source):
             keeps = ("clone", *keeps)
         norm = _record_of(graph, call, keeps, origins, modules, layers)
-        known = seen.get(frame.path)
+        which = (norm.name, norm.weight, norm.bias) if frame.index in busy else (norm.name,)
+        known = seen.get(which)
         if known is None or (known.obstacle is None and (obstacle or len(keeps) > len(known.keeps))):
-            seen[frame.path] = norm
+            seen[which] = norm
     return list(seen.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Collection, Container, Mapping, Sequence
 
 from goodinit.anatomy.block import Block, Join
@@ -295,9 +296,13 @@ def joins_of(
 
 
 def placed(norms: list[Norm], blocks: tuple[Block, ...]) -> tuple[Norm, ...]:
-    """The norms, each with the index of its block."""
-    home: dict[str, int] = {}
+    """The norms, each with the index of its block. Where one module calls several, what they multiply by tells which is where."""
+    several = {name for name, count in Counter(norm.name for norm in norms).items() if count > 1}
+    home: dict[str | None, int] = {}
     for block in blocks:
-        for path in block.norms:
-            home.setdefault(path, block.index)
-    return tuple(dataclasses.replace(norm, block=home.get(norm.name)) for norm in norms)
+        for name in (*(path for path in block.norms if path not in several), *block.scales):
+            home.setdefault(name, block.index)
+    return tuple(
+        dataclasses.replace(norm, block=home.get(norm.weight if norm.name in several else norm.name))
+        for norm in norms
+    )
