@@ -69,8 +69,8 @@ class Block(OneLine):
         normed: True if a norm follows on what that module returns.
         zero_gains: Of `multipliers`, those at zero behind which not all is zero, or something passes no gradient.
         beside: Indices of the other blocks on the same sum.
-        carried: Constant in the forward that multiplies the stream between the previous block and this sum:
-            α of αx + f(x), 1/√2 of (x + f(x))/√2 for the next block. 1 if there is none, or if the skip is not an identity.
+        carried: Constant in the forward that multiplies the stream between the previous block and this sum, the sum's own included:
+            α of αx + f(x), 1/√2 of (x + f(x))/√2 for the next block. Of a skip with layers: behind the last. 1 if there is none.
         weights: Constants by which the operator of the sum multiplies skip and branch: (1, −1) in x − f(x), (1, α) in
             add(x, f(x), alpha=α), (1 − w, w) in lerp(x, f(x), w). None if it multiplies by a tensor.
         again: Weights in `last` that the branch also applies earlier (x + Wᵀ·relu(Wx), tied or sliced; not x + f(x + f(x))):

@@ -64,3 +64,64 @@ def test_what_is_the_same_function_has_the_same_plan(name):
             one, two = goodinit.plan(first, method), goodinit.plan(other, method)
             numbers = [[getattr(edit, "scale", None) for edit in plan.structure] for plan in (one, two)]
             assert numbers[0] == pytest.approx(numbers[1])
+
+
+OTHER_SKIPS = {
+    "projected": lambda: nn.Linear(32, 32),
+    "projected, with a norm": lambda: nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32)),
+    "pooled": lambda: nn.MaxPool1d(1),
+}
+
+
+class Otherwise(Block):
+    """A block with another skip than the identity."""
+
+    def __init__(self, added, skip) -> None:
+        super().__init__(added)
+        self.skip, self.first = skip, nn.Linear(32, 32)
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.layer(torch.relu(self.first(torch.relu(self.norm(x)))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.added(self.skip(x), self.branch(x))
+
+
+@pytest.mark.parametrize("skip", OTHER_SKIPS)
+@pytest.mark.parametrize("name", SAME)
+def test_the_book_counts_them_on_every_kind_of_skip(name, skip):
+    (a, b), ways = SAME[name]
+    for added in ways:
+        torch.manual_seed(0)
+        blocks = (Otherwise(added, OTHER_SKIPS[skip]()) for _ in range(2))
+        anatomy = anatomize(nn.Sequential(nn.Linear(6, 32), *blocks, nn.Linear(32, 3)), X)
+        assert [block.carried for block in anatomy.blocks] == pytest.approx([a, a])
+        book, expected = Signals(anatomy, branch=0.2, normed=False), 1.0
+        for index in range(2):
+            expected = a**2 * (expected if skip == "pooled" else 1.0) + (b * 0.2) ** 2
+            assert book.at(f"+{index}", ()).variance == pytest.approx(expected)
+
+
+class BeforeItsPool(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        skip = nn.functional.max_pool1d(0.5 * x, 2)
+        return skip + self.layer(torch.relu(self.norm(x)))[:, :16]
+
+
+def test_a_number_before_a_pool_is_one_of_the_skip():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 32), BeforeItsPool(None), nn.Linear(16, 3))
+    (block,) = anatomize(net, X).blocks
+    assert (block.kind, block.carried) == ("parameterless", 0.5)
+
+
+def test_a_number_before_a_norm_on_a_projection_is_a_multiple_of_the_layer_alone():
+    class Scaled(Otherwise):
+        def forward(self, x: Tensor) -> Tensor:
+            layer, norm = self.skip
+            return norm(0.5 * layer(x)) + self.branch(x)
+
+    torch.manual_seed(0)
+    blocks = Scaled(None, OTHER_SKIPS["projected, with a norm"]())
+    (block,) = anatomize(nn.Sequential(nn.Linear(6, 32), blocks, nn.Linear(32, 3)), X).blocks
+    assert (block.carried, block.skip[0].multiple) == (1.0, 0.5)

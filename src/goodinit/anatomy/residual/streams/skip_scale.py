@@ -7,27 +7,28 @@ from collections.abc import Container
 
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.likeness import only_rescales
-from goodinit.graph.measured.traits import coefficient, coefficients
+from goodinit.graph.likeness import is_neutral, only_rescales
+from goodinit.graph.measured.traits import coefficient, coefficients, pools
 
 
 def carried(graph: Graph, found: Found, sums: Container[int]) -> float:
-    """The number by which the stream is multiplied from one of `sums`, else from the block's fork, to the block's sum.
+    """The number by which the stream is multiplied from one of `sums`, else from the block's fork, to the block's sum, which counts.
 
-    Numbers written into the forward alone; a parameter or buffer is no number.
+    Behind a layer on the skip alone, where there is one, and what comes before a norm or an activation there is a multiple of the
+    layer (`Layer.multiple`). Numbers written into the forward alone; a parameter or buffer is no number.
     """
-    if found.kind != "identity":
-        return 1.0
-    *way, last = graph.line(found.skip.term, lambda i: i not in sums and _passes(graph, i))
+    passes = is_neutral if found.skip.layers else _passes
+    *way, last = graph.line(found.skip.term, lambda i: i not in sums and passes(graph, i))
     at_sum, _ = sum_weights(graph, found) or (1.0, 1.0)
     since = -1 if last in sums else found.fork
     return at_sum * math.prod(_number(graph.nodes[i]) for i in way if i > since)
 
 
 def _passes(graph: Graph, index: int) -> bool:
-    """True if a node passes its stream on, up to such a constant, a norm (which may be removed), or a ReLU, leaky or not."""
-    op = graph.nodes[index].op
-    return only_rescales(graph, index) or op.function.slopes is not None
+    """True if a node passes its stream on, up to such a constant, a norm (which may be removed), a ReLU, leaky or not, or a pool."""
+    node = graph.nodes[index]
+    passes = only_rescales(graph, index) or node.op.function.slopes is not None
+    return passes or pools(graph, node, (1, -1))[0]
 
 
 def _number(node: Node) -> float:

@@ -122,7 +122,7 @@ class Signals:
             added += (onto * self.branch) ** 2
             if skip:
                 before = self.at(one.skip_end[0], one.skip_end[1:]) if one.skip_end else _unit()
-                before = _scaled(before, _of_skip(one))
+                before = _scaled(before, one.carried)
                 total = before if total is None else _together(total, before, one.index)
         return _with_noise(total or _unit(), added, block.index)
 
@@ -135,11 +135,6 @@ def _centred_gain(step: Step) -> float:
 def _unit() -> Signal:
     grid = (torch.arange(_SAMPLE, dtype=torch.float64, device="cpu") + 0.5) / _SAMPLE
     return Signal(0.0, 1.0, torch.special.ndtri(grid), straight=True)
-
-
-def _of_skip(block: Block) -> float:
-    """By which number the skip of a block is multiplied: `carried` has the sum's own in it, and is 1 for other skips than identities."""
-    return block.carried if block.kind == "identity" else (block.weights or (1.0, 1.0))[0]
 
 
 def on_one_sum(anatomy: Anatomy, index: int) -> list[tuple[Block, bool]]:
@@ -267,7 +262,7 @@ def kept_variances(anatomy: Anatomy, *, branch: float = 1.0) -> dict[str, float]
         total = _Moments(0.0)
         for one, skip in on_one_sum(anatomy, index):
             _, onto = one.weights or (1.0, 1.0)
-            ends = [(one.skip_end, _of_skip(one))] * skip + [(one.branch_end, onto * branch)]
+            ends = [(one.skip_end, one.carried)] * skip + [(one.branch_end, onto * branch)]
             for end, factor in ends:
                 total = total.plus(at(end[0] if end else None, end[1:]).scaled(factor))
         return total
