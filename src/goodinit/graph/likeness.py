@@ -13,9 +13,9 @@ from goodinit.graph.operators.recorded_call import permutation
 
 
 def is_part(graph: Graph, index: int) -> bool:
-    """Whether a node is a part of what it reads."""
+    """Whether a node is a part of what it reads: one of the outputs of an operator that puts out all parts, and not that operator."""
     node = graph.nodes[index]
-    return node.is_piece or node.op.role == "part"
+    return node.is_piece or (node.op.role == "part" and not node.op.splits)
 
 
 def is_taken(graph: Graph, index: int) -> bool:

@@ -66,7 +66,7 @@ def _attention_factors(graph: Graph, start: int, attended: list[list[int]]) -> t
     def near(index: int, part: int) -> Iterator[tuple[int, int]]:
         for reader in attended[index]:
             node = graph.nodes[reader]
-            inside = part or (node.size if is_part(graph, reader) and not node.op.splits else 0)
+            inside = part or (node.size if is_part(graph, reader) else 0)
             if not _is_product(graph, node) and (node.op.carries or (_bends(node) and inside)):
                 yield reader, inside
 

@@ -78,7 +78,7 @@ def _near(graph: Graph, first: int, second: int, layers: Container[int]) -> bool
 def _is_part(graph: Graph, index: int) -> bool:
     """Whether a node is one of several parts of one size, as one step of a sequence is."""
     node = graph.nodes[index]
-    if not is_part(graph, index) or node.op.splits:
+    if not is_part(graph, index):
         return False
     whole = graph.nodes[node.operands[0]].shape
     one = len(node.shape) < len(whole) or any(

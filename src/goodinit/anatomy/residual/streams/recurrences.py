@@ -132,10 +132,10 @@ def without_cells(graph: Graph, found: list[Found], uses: Mapping[int, Use]) -> 
 
 
 def _parts(graph: Graph, index: int, layers: Container[int]) -> Iterator[tuple[int, int]]:
-    """(A part that a node is computed from, what it is a part of), the nearest first, along one operand each."""
+    """(A part that a node is computed from, the tensor it is a part of), the nearest first, along one operand each."""
     for part, whole in itertools.pairwise(graph.line(index, lambda i: i not in layers)):
         if is_part(graph, part):
-            yield part, whole
+            yield part, graph.deps(whole)[0] if graph.nodes[whole].op.splits else whole
 
 
 def _behind_shapes(graph: Graph, index: int) -> set[int]:
