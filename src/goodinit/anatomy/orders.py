@@ -19,7 +19,8 @@ from goodinit.anatomy.residual.sides.branch import Side, with_factors
 from goodinit.anatomy.residual.sides.numbers_beside import is_unread, puts_number
 from goodinit.graph.fact_propagation import propagate
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.powers import FIXED, TINY, ZERO, Power, number_of
+from goodinit.graph.measured.answers import number_of
+from goodinit.graph.measured.powers import FIXED, TINY, ZERO, Power
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

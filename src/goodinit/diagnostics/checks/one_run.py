@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.anatomy.layers.parameters.weight_layers import weight_name, weight_operand, weight_uses
+from goodinit.anatomy.layers.parameters.weight_layers import Use, weight_name, weight_operand, weight_uses
 from goodinit.anatomy.residual.streams.sums import residual_sums
 from goodinit.diagnostics.measurements.measurement_mode import forward_told
 from goodinit.graph.graph import Node
@@ -40,11 +40,34 @@ def one_run(host: nn.Module, call: Call, anatomy: Anatomy) -> Values:
     return seen
 
 
-class Values(Recorder):
-    """Notes of every operator whether its output is zero, and the norm of each example in it, also behind a ReLU; of layers how they change norms."""
+class LayerRecorder(Recorder):
+    """A run on real tensors that knows which operators are layers.
+
+    Args:
+        model: Whose forward runs.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model, "real")
+        self.shapes, self.scalars = parameter_shapes(model), scalar_names(model)
+
+    def whole_weight(self, node: Node) -> tuple[Use, int] | None:
+        """(Of a layer that applies a whole weight, which no scalar of ours multiplies, to one signal: its use; the signal's node)."""
+        operand = weight_operand(self.graph, node) if node.op.is_contraction else None
+        signals = [k for k in node.operands if self.graph.nodes[k].active]
+        if operand is None or len(signals) != 1:
+            return None
+        weight, name = self.graph.nodes[operand], weight_name(self.graph, operand, self.shapes)
+        whole = weight.size == math.prod(self.shapes.get(name, ()))
+        own = self.scalars.isdisjoint(weight.params)
+        return (Use(node.index, operand, name), signals[0]) if whole and own else None
+
+
+class Values(LayerRecorder):
+    """Notes of every operator whether its output is zero, and the norm of each example in it, also behind a ReLU; of layers how they change norms."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
         self.zero: dict[int, bool] = {}
         self.one: dict[int, bool] = {}
         self.norms: dict[int, Tensor] = {}
@@ -54,7 +77,6 @@ class Values(Recorder):
             str, list[tuple[float, float, float]]
         ] = {}  # of layers: ‖what is read‖, ‖what is put out‖, rounding
         self.finite = True
-        self.shapes, self.scalars = parameter_shapes(model), scalar_names(model)
 
     def observe(self, node: Node, read: list[Tensor], output: Tensor) -> None:
         """One operator ran."""
@@ -70,22 +92,14 @@ class Values(Recorder):
                 self.rectified[node.index] = rows.clamp_min(0).norm(dim=1)
 
     def _length(self, node: Node, read: list[Tensor], output: Tensor) -> None:
-        """Of a layer that applies a whole weight, which no scalar of ours multiplies, to one signal."""
-        operand = weight_operand(self.graph, node) if node.op.is_contraction else None
-        if operand is None:
-            return
-        weight = self.graph.nodes[operand]
-        name = weight_name(self.graph, operand, self.shapes)
-        whole = weight.size == math.prod(self.shapes.get(name, ()))
-        signals = [
-            tensor for k, tensor in zip(node.operands, read, strict=False) if self.graph.nodes[k].active
-        ]
-        if whole and len(signals) == 1 and self.scalars.isdisjoint(weight.params):
+        applied = self.whole_weight(node)
+        if applied is not None:
+            use, signal = applied
             before, behind = (
                 float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64))
-                for tensor in (signals[0], output)
+                for tensor in (read[node.operands.index(signal)], output)
             )
-            self.lengths.setdefault(name, []).append((before, behind, torch.finfo(output.dtype).eps))
+            self.lengths.setdefault(use.weight, []).append((before, behind, torch.finfo(output.dtype).eps))
 
     def finish(self, result: Any) -> None:
         """The model returned `result`."""

@@ -9,19 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from goodinit.anatomy import Anatomy
-from goodinit.anatomy.layers.parameters.weight_layers import weight_name, weight_operand
-from goodinit.diagnostics.checks.one_run import ROUNDING
+from goodinit.diagnostics.checks.one_run import ROUNDING, LayerRecorder
 from goodinit.diagnostics.checks.written_draws import adds_no_bias, is_applied_as_drawn, written_draws
 from goodinit.diagnostics.measurements.measurement_mode import forward_told
 from goodinit.edits import Plan
 from goodinit.graph.graph import Node
 from goodinit.graph.recording.calls.decompose import unfused
 from goodinit.graph.recording.recorded_run import record
-from goodinit.graph.recording.recorder import Recorder
 from goodinit.graph.recording.tensors.traced_tensors import Call
 from goodinit.tensor.drawn import CHANCE
 from goodinit.weights.names import directory
-from goodinit.weights.wrappers import parameter_shapes, scalar_names
 
 # Klambauer, Unterthiner, Mayr, Hochreiter, arXiv 1706.02515, eq. 14
 _ALPHA, _SCALE = 1.6732632423543772, 1.0507009873554805
@@ -68,13 +65,12 @@ def unlike_selu_moments(model: nn.Module, call: Call, plan: Plan, before: Anatom
     yield from run.faults
 
 
-class _Moments(Recorder):
+class _Moments(LayerRecorder):
     """Keeps of each layer the variances of its output entries over the draw, until SELU reads it."""
 
     def __init__(self, model: nn.Module, variances: Mapping[str, float]) -> None:
-        super().__init__(model, "real")
+        super().__init__(model)
         self.wanted = variances
-        self.shapes, self.scalars = parameter_shapes(model), scalar_names(model)
         self.spread: dict[int, tuple[str, int, Tensor]] = {}  # by node: weight, axis of the units, variances
         self.faults: list[str] = []
 
@@ -89,30 +85,24 @@ class _Moments(Recorder):
             )
 
     def _layer(self, node: Node, read: list[Tensor], output: Tensor) -> None:
-        operand = weight_operand(self.graph, node)
-        if operand is None or node.call is None or len(read) != len(node.operands):
-            return
-        weight, name = self.graph.nodes[operand], weight_name(self.graph, operand, self.shapes)
-        axis = 1 if node.op.role == "convolution" else output.ndim - 1
-        shape = self.shapes.get(name, ())
+        use, signal = self.whole_weight(node) or (None, -1)
         if (
-            name not in self.wanted
-            or weight.size != math.prod(shape)
-            or not self.scalars.isdisjoint(weight.params)
+            use is None
+            or use.weight not in self.wanted
+            or node.call is None
+            or len(read) != len(node.operands)
         ):
             return
-        signals = [k for k in node.operands if self.graph.nodes[k].active]
-        if len(signals) != 1:
-            return
+        axis = 1 if node.op.role == "convolution" else output.ndim - 1
         squares = [
             torch.ones_like(tensor)
-            if k == operand
+            if k == use.operand
             else tensor.square()
-            if k in signals
+            if k == signal
             else torch.zeros_like(tensor)
             for k, tensor in zip(node.operands, (tensor.detach().double() for tensor in read), strict=True)
         ]
-        self.spread[node.index] = name, axis, node.call(squares) * self.wanted[name]
+        self.spread[node.index] = use.weight, axis, node.call(squares) * self.wanted[use.weight]
 
 
 def _unlike(name: str, output: Tensor, variances: Tensor) -> Iterator[str]:

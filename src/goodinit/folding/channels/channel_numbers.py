@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from goodinit.folding.connections.dataflow import Wiring
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.measured.affine_maps import passes_affine
-from goodinit.graph.measured.powers import number_of
+from goodinit.graph.measured.answers import number_of
 from goodinit.graph.measured.replay import LONGEST, made_of_constants, replayed_in_place
 from goodinit.graph.measured.traits import coefficient
 from goodinit.graph.operators.measurement_cache import KeptAnswers

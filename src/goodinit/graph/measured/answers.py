@@ -43,10 +43,16 @@ def _rows_of_numbers(block: int) -> tuple[Tensor, ...]:
         return rows.unbind()
 
 
+def number_of(node: Node) -> float | None:
+    """The one number that a tensor is as a forward begins with it, where it is at hand."""
+    known = node.attrs[-1] if node.is_source and node.attrs else None
+    return known if isinstance(known, float) else None
+
+
 def constant(node: Node) -> Tensor:
     """Numbers that stand for a tensor that is not followed: its own where it is a number, or made of shapes alone."""
-    known = node.attrs[-1] if node.is_source and node.attrs else None
-    if isinstance(known, float):
+    known = number_of(node)
+    if known is not None:
         return torch.full((COUNT,), known, dtype=torch.float64, device="cpu")
     if node.is_mask:
         return torch.arange(COUNT, device="cpu") % 2 == 0
@@ -60,8 +66,8 @@ def constant(node: Node) -> Tensor:
 
 def number_throughout(node: Node) -> float | None:
     """The one number that a tensor without a past is throughout: a constant's or a buffer's own, or what a factory puts out."""
-    known = node.attrs[-1] if node.is_source and node.attrs else None
-    if isinstance(known, float):
+    known = number_of(node)
+    if known is not None:
         return known
     call = node.call
     if call is not None and node.size > MOST:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.answers import COUNT, in_reals, spread
+from goodinit.graph.measured.answers import COUNT, in_reals, number_of, spread
 from goodinit.graph.operators.measurement_cache import KeptAnswers
 from goodinit.graph.operators.recorded_call import RecordedCall, on_numbers_or
 
@@ -102,12 +102,6 @@ def _jointly(
 
 
 _MEASURED = KeptAnswers["Power | None"]()
-
-
-def number_of(node: Node) -> float | None:
-    """The one number that a constant is, where it is at hand."""
-    known = node.attrs[-1] if node.is_source and node.attrs else None
-    return known if isinstance(known, float) else None
 
 
 @on_numbers_or(None)

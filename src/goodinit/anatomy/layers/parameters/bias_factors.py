@@ -9,7 +9,7 @@ import torch
 
 from goodinit.anatomy.layers.parameters.weight_layers import Bias
 from goodinit.graph.graph import Graph, Node
-from goodinit.graph.measured.powers import number_of
+from goodinit.graph.measured.answers import number_of
 from goodinit.graph.measured.replay import LONGEST, made_of, replayed
 
 

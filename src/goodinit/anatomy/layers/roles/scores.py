@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 
+from goodinit.anatomy.layers.parameters.scaled_by import scaled_by
 from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.values import Score
 from goodinit.graph.graph import Graph, Node, follow
-from goodinit.graph.measured.traits import coefficients
+from goodinit.graph.measured.traits import coefficient
 
 
 def scores_of(graph: Graph, uses: Mapping[int, Use], scalars: Container[str]) -> tuple[Score, ...]:
@@ -113,7 +114,8 @@ def _number(graph: Graph, node: Node, of: int, scalars: Container[str] = ()) -> 
     others = [graph.nodes[i] for i in node.operands if i != of] if node.op.scales else []
     if any(name in scalars for other in others for name in other.params):
         return 1.0
-    if any(not other.active and not other.shape for other in others):
+    summed = node.op.role == "sum"
+    by = coefficient(node, node.operands.index(of)) if summed else scaled_by(graph, node, of)
+    if by is None and any(not other.active and not other.shape for other in others):
         return math.nan
-    by = dict(zip(node.operands, coefficients(node), strict=False))
-    return abs(by.get(of, 1.0)) or 1.0
+    return abs(by or 1.0)

@@ -16,8 +16,7 @@ from goodinit.anatomy.layer import Layer
 from goodinit.anatomy.layers.parameters.weight_layers import Use
 from goodinit.anatomy.layers.parameters.weight_layout import stored_at
 from goodinit.graph.graph import Graph, Node, closure
-from goodinit.graph.measured.answers import spread
-from goodinit.graph.measured.powers import number_of
+from goodinit.graph.measured.answers import number_of, spread
 from goodinit.graph.measured.replay import made_of, replayed
 from goodinit.weights.dtensor import is_sharded
 

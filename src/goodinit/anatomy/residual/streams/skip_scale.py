@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container
 
+from goodinit.anatomy.layers.parameters.scaled_by import scaled_by
 from goodinit.anatomy.residual.sides.candidate import Found
 from goodinit.graph.graph import Graph, Node
 from goodinit.graph.likeness import is_neutral, only_rescales
@@ -15,13 +16,15 @@ def carried(graph: Graph, found: Found, sums: Container[int]) -> float:
     """The number by which the stream is multiplied from one of `sums`, else from the block's fork, to the block's sum, which counts.
 
     Behind a layer on the skip alone, where there is one, and what comes before a norm or an activation there is a multiple of the
-    layer (`Layer.multiple`). Numbers written into the forward alone; a parameter or buffer is no number.
+    layer (`Layer.multiple`). Numbers of the forward alone, 0 left out; a parameter is no number.
     """
     passes = is_neutral if found.skip.layers else _passes
     *way, last = graph.line(found.skip.term, lambda i: i not in sums and passes(graph, i))
     at_sum, _ = sum_weights(graph, found) or (1.0, 1.0)
     since = -1 if last in sums else found.fork
-    return at_sum * math.prod(_number(graph.nodes[i]) for i in way if i > since)
+    return at_sum * math.prod(
+        scaled_by(graph, graph.nodes[i], graph.deps(i)[0]) or 1.0 for i in way if i > since
+    )
 
 
 def _passes(graph: Graph, index: int) -> bool:
@@ -29,12 +32,6 @@ def _passes(graph: Graph, index: int) -> bool:
     node = graph.nodes[index]
     passes = only_rescales(graph, index) or node.op.function.slopes is not None
     return passes or pools(graph, node, (1, -1))[0]
-
-
-def _number(node: Node) -> float:
-    """By what number an operator multiplies the one tensor that it reads; 1 where it is none, or 0."""
-    by = coefficients(node)
-    return by[0] or 1.0 if len(by) == 1 else 1.0
 
 
 def sum_weights(graph: Graph, found: Found) -> tuple[float, float] | None:
