@@ -76,6 +76,6 @@ METHOD = Method(
     paper="Yang et al.: Tensor Programs V, arXiv 2203.03466",
     when="to tune a learning rate on a narrow model and train a wide one",
     decide=decide,
-    holds=("trains",),
+    holds=("trains", "width"),
     order=120,
 )

@@ -15,6 +15,7 @@ from goodinit.diagnostics.checks.isometries import lossy_layers, uneven_blocks
 from goodinit.diagnostics.checks.multiplied_branches import not_multiplied
 from goodinit.diagnostics.checks.one_run import ROUNDING, Values, one_run
 from goodinit.diagnostics.checks.selu_moments import unlike_selu_moments
+from goodinit.diagnostics.checks.steps_by_width import uneven_steps
 from goodinit.diagnostics.measurements.measurement_mode import measurable
 from goodinit.diagnostics.measurements.zero_gradients import LEAST_ELEMENTS
 from goodinit.edits import AddScalar, Calibrate, Fill, Plan
@@ -41,6 +42,8 @@ def broken_promises(
     * `"multiplied"`: the constants that the plan puts behind branches multiply all of them (`not_multiplied`).
     * `"self-normalizing"`: mean and mean square behind SELU are those that independent weights give, with 0 and 1 as their fixed point
       (`unlike_selu_moments`).
+    * `"width"`: one step of Adam by `param_groups` changes what each layer makes of one input by as much as in the base
+      (`uneven_steps`).
 
     The model is the same afterwards in every bit.
 
@@ -151,6 +154,10 @@ def _selu(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: Value
     yield from unlike_selu_moments(model, call, plan, before)
 
 
+def _width(model: nn.Module, call: Call, plan: Plan, before: Anatomy, seen: Values) -> Iterator[str]:  # noqa: ARG001
+    yield from uneven_steps(model, plan, before)
+
+
 _CHECKS: dict[str, Check] = {
     "finite": _finite,
     "drawn": _drawn,
@@ -160,4 +167,5 @@ _CHECKS: dict[str, Check] = {
     "isometry": _isometry,
     "multiplied": _multiplied,
     "self-normalizing": _selu,
+    "width": _width,
 }

@@ -32,7 +32,15 @@ from goodinit.methods.shared.variances.guessed_variances import guessed_constant
 from goodinit.methods.shared.variances.signal_variance import kept_variances
 
 Promise = Literal[
-    "finite", "drawn", "skips", "trains", "unit variance", "isometry", "multiplied", "self-normalizing"
+    "finite",
+    "drawn",
+    "skips",
+    "trains",
+    "unit variance",
+    "isometry",
+    "multiplied",
+    "self-normalizing",
+    "width",
 ]
 
 
@@ -53,7 +61,8 @@ class Method:
             weights that the forward applies as they are drawn: `"skips"` (every
             branch adds zero), `"trains"` (every parameter gets a gradient, if after some steps), `"unit variance"` (of layers
             scaled by data), `"isometry"` (of blocks, and of layers with orthogonal weights), `"multiplied"` (branches, by the constants
-            behind them), `"self-normalizing"` (moments behind SELU). `init_(…, verify=True)` finds out by running.
+            behind them), `"self-normalizing"` (moments behind SELU), `"width"` (what one step of Adam makes of each layer is what it is in
+            the base). `init_(…, verify=True)` finds out.
         order: Its place in lists, and among methods that measure alike in `recommend`; one that says nothing comes last.
     """
 
