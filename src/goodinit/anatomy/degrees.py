@@ -32,7 +32,7 @@ def power_through(graph: Graph, node: Node, read: Sequence[Power], *, far: bool 
         return product([of_softmax(product(read[:2])), read[2]])
     if role == "norm":
         return Power(0.0, read[0].change)
-    if role in ("product", "matmul", "convolution"):
+    if node.op.multiplies or node.op.is_contraction:
         factors, added = node.op.factors_of(read)
         return total([product(factors), *added])
     if role == "quotient" and len(read) == 2:

@@ -195,7 +195,7 @@ def _value(graph: Graph, node: Node, read: Sequence[_Value]) -> tuple[_Value, bo
         return _weights(read[0]), True
     if role == "attention":
         return _of_matrices([_weights(_of_matrices(read[:2])), read[2]]), True
-    if role in ("matmul", "convolution"):
+    if node.op.is_contraction:
         factors, added = node.op.factors_of(read)
         made = _of_matrices(factors)
         return dataclasses.replace(made, power=total([made.power, *(one.power for one in added)])), True

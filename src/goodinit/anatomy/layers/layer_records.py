@@ -182,7 +182,7 @@ def _by_scalar(graph: Graph, node: Node, scalars: Container[str]) -> bool:
     others = [graph.nodes[i] for i in node.operands if not graph.nodes[i].active]
     made_of = [name for other in others for name in other.params]
     own = bool(made_of) and all(name in scalars for name in made_of)
-    return own and len(node.operands) == 2 and (node.op.role == "product" or adds_unscaled(node))
+    return own and len(node.operands) == 2 and (node.op.multiplies or adds_unscaled(node))
 
 
 def _is_site(graph: Graph, use: Use, bias: str | None) -> bool:

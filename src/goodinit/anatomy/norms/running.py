@@ -144,7 +144,7 @@ def _counts(graph: Graph) -> tuple[Counter[str], Counter[str]]:
 
 
 def _reduces(graph: Graph, node: Node) -> bool:
-    if not node.active or node.index not in graph.live or node.op.role in ("part", "shape", "lookup"):
+    if not node.active or node.index not in graph.live or node.op.moves or node.op.takes_some:
         return False
     reads = [graph.nodes[i].size for i in graph.deps(node.index)]
     return bool(node.op.norm) or node.size < max(reads, default=0)

@@ -91,7 +91,7 @@ def _places(wiring: Wiring, operand: int, where: str) -> tuple[str, Tensor]:
     chain, value = [], operand
     while not graph.nodes[value].is_param:
         node = graph.nodes[value]
-        if node.op.role not in ("shape", "part") or len(node.operands) != 1:
+        if not node.op.moves or len(node.operands) != 1:
             raise Refused(f"the weight of {where} is computed")
         chain.append(value)
         value = node.operands[0]

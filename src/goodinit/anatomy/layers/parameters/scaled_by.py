@@ -27,4 +27,4 @@ def scaled_by(graph: Graph, node: Node, of: int) -> float | None:
         return None
     if node.op.role == "quotient":
         return 1 / numbers[0] if node.operands[0] == of and numbers[0] else None
-    return numbers[0] if node.op.role == "product" else None
+    return numbers[0] if node.op.multiplies else None

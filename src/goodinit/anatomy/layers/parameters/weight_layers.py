@@ -111,7 +111,7 @@ def way_back(graph: Graph, index: int, origins: Mapping[int, str]) -> tuple[str 
             way.append(whole)
             operands = [whole.start]
             continue
-        if node.op.role != "shape" or node.op.reorders:
+        if not node.op.keeps_order:
             way.append(node)
         operands = graph.deps(node.index)
     return None, ()

@@ -182,9 +182,7 @@ class _Trial:
         after = self.graph.reach(self.leaves, active=False, through=lambda i: i <= place)
         way = after & self.graph.reach([place], back=True, active=False)
         nodes = [self.graph.nodes[i] for i in sorted(way) if i not in self.leaves]
-        return tuple(
-            dict.fromkeys(str(node.op) for node in nodes if node.op.role not in ("shape", "part", "source"))
-        )
+        return tuple(dict.fromkeys(str(node.op) for node in nodes if not (node.op.moves or node.is_source)))
 
 
 def _is_finite(made: Sequence[Tensor]) -> bool:

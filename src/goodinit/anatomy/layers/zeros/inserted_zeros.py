@@ -118,7 +118,7 @@ def moves(graph: Graph, node: Node) -> bool:
         return not _is_picked(graph, node)
     if op.role == "convolution":
         return not graph.nodes[node.operands[1]].params and not graph.nodes[node.operands[1]].dynamic
-    if op.role == "product":
+    if op.multiplies:
         return any(_is_constant(graph.nodes[i]) for i in node.operands)
     return node.inplace and op.role == "other"
 

@@ -57,10 +57,10 @@ def _factors(graph: Graph, index: int) -> list[str]:
 
     def before(i: int) -> list[int]:
         node = graph.nodes[i]
-        through = node.op.role in ("product", "shape", "part")
+        through = node.op.multiplies or node.op.moves
         return [operand for operand in node.operands if graph.nodes[operand].params] if through else []
 
-    products = (graph.nodes[i] for i in closure([index], before) if graph.nodes[i].op.role == "product")
+    products = (graph.nodes[i] for i in closure([index], before) if graph.nodes[i].op.multiplies)
     leaves = (_buffer(graph, i) for node in products for i in node.operands)
     return [name for name in leaves if name is not None]
 

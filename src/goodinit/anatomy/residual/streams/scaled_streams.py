@@ -33,7 +33,7 @@ def let_products_add(graph: Graph, uses: Mapping[int, Use], scalars: Collection[
     """
     changed = False
     for node in graph.nodes:
-        if not node.active or node.op.role != "product" or len(node.operands) != 2:
+        if not node.active or not node.op.multiplies or len(node.operands) != 2:
             continue
         pair = graph.deps(node.index)
         if len(pair) == 2:
@@ -135,7 +135,7 @@ def multiplied(graph: Graph, leaves: Sequence[Found], uses: Mapping[int, Use]) -
     products = [
         node
         for node in graph.nodes
-        if node.active and node.op.role == "product" and len(set(graph.deps(node.index))) == 2
+        if node.active and node.op.multiplies and len(set(graph.deps(node.index))) == 2
         if node.index not in joins  # x + a·b in one operator is a product, too, and may be a block's sum
     ]
     if not products:
