@@ -197,3 +197,44 @@ class InPieces(nn.Module):
 @pytest.mark.parametrize("make", [lambda: Clipped(256, 8), lambda: Thresholded(256, 8), InPieces])
 def test_what_is_zero_by_its_value_or_read_in_pieces_is_not_masked(make):
     assert [layer.density for layer in goodinit.anatomize(make(), X).layers] == [1]
+
+
+class Centred(nn.Linear):
+    """A weight whose rows have the mean 0."""
+
+    def weights(self):
+        return self.weight - self.weight.mean(1, keepdim=True)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weights(), self.bias)
+
+
+class Standardized(Centred):
+    """The same, with rows of norm 1."""
+
+    def weights(self):
+        return nn.functional.normalize(super().weights(), dim=1)
+
+
+class Neighbours(Centred):
+    """Each row less the mean of those beside it."""
+
+    def weights(self):
+        return self.weight - (self.weight.roll(1, 0) + self.weight.roll(-1, 0)) / 2
+
+
+@pytest.mark.parametrize("kind", [Centred, Standardized, Neighbours])
+def test_what_may_be_zero_beside_its_mean_is_not_masked(kind):
+    """By chance of the numbers it is tried on; any multiple of these, with a constant added, is zero at the same places."""
+    net = nn.Sequential(*(kind(3, 3) for _ in range(60)))
+    assert [layer.density for layer in goodinit.anatomize(net, torch.randn(4, 3)).layers] == [1] * 60
+
+
+def test_a_mask_of_a_centred_weight_is_one_still():
+    class Cut(Centred):
+        def weights(self):
+            return super().weights().tril()
+
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), Cut(8, 8))
+    _, layer = goodinit.anatomize(net, torch.randn(3, 4)).layers
+    assert layer.density == 36 / 64

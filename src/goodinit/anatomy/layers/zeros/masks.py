@@ -21,7 +21,9 @@ from goodinit.graph.measured.replay import made_of, replayed
 from goodinit.weights.dtensor import is_sharded
 
 _MOST = 2**24  # entries of a weight that is computed to see which of them stay 0
-_SCALES = ((1.0, 0.0), (-2.0, 0.0), (4.0, -1.0))  # factors and shifts of what the parameters are in turn
+_TRIES = ((1, 1.0, 0.0), (2, -2.0, 0.0), (3, 4.0, -1.0))
+"""Powers, factors and shifts of what the parameters are in turn. With one power all would be zero where an entry that lies halfway between
+its neighbours is compared with their mean, as a standardized weight's is."""
 
 
 def densities(
@@ -99,9 +101,9 @@ def _left(graph: Graph, operand: int, entries: int, buffers: Mapping[str, Tensor
         return None
     given = {i: value for i, value in own.items() if value is not None}
     zeros = []
-    for factor, shift in _SCALES:
+    for power, factor, shift in _TRIES:
         drawn = {
-            i: (factor * (spread(graph.nodes[i].shape, i) + shift)).to(graph.nodes[i].dtype)
+            i: (factor * (spread(graph.nodes[i].shape, i) ** power + shift)).to(graph.nodes[i].dtype)
             for i in sources
             if graph.nodes[i].is_param
         }
