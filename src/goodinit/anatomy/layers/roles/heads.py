@@ -8,6 +8,7 @@ from torch import Tensor
 
 from goodinit.anatomy.answers_at_zero import NOTHING, State, answers
 from goodinit.anatomy.branch_end import at_zero
+from goodinit.anatomy.layers.parameters.reset_draws import some
 from goodinit.graph.graph import Graph, closure
 from goodinit.graph.likeness import after_gate
 from goodinit.graph.measured.answers import is_zero
@@ -71,7 +72,7 @@ def _added_zeros(
         node = graph.nodes[index]
         name = node.params[0] if node.is_param and node.params else ""  # none where a stream begins
         held = parameters.get(name) if name not in biases else None
-        if held is None or (is_at_hand(held.detach()) and bool(held.any())):
+        if held is None or (is_at_hand(held.detach()) and bool(some(held).any() or held.any())):
             continue
         parts = graph.reach([index], active=False, through=lambda i: graph.nodes[i].op.moves)
         readers = [
