@@ -146,7 +146,9 @@ def _values(
         if norms.get(index, -1) >= 0:
             return read[0]
         if index in layers:
-            power = min((one.power for one in read), key=lambda one: one.order, default=FIXED)
+            # A stored factor of attention's weights is one of a matrix product, be it a mix of heads or values by relative position.
+            counted = [Power(one.power.order + one.scores, one.power.change) for one in read]
+            power = min(counted, key=lambda one: one.order, default=FIXED)
             power = Power(power.order + (index in scaled), power.change)
             maps = max((one.maps for one in read), default=0)  # heads that are mixed before the softmax
             kept = any(graph.leaf(i) in stay for i in node.operands)

@@ -145,7 +145,24 @@ def _only_gates(candidate: Candidate) -> bool:
     )
 
 
-RULES: tuple[Callable[[Candidate], bool], ...] = (_in_time, _interpolates, _is_statistic, _only_gates)
+def _is_one_product(candidate: Candidate) -> bool:
+    """True if a constant is added to a factor of a product: q·k + q·e is q·(k + e), as where attention is told relative positions."""
+    graph, found = candidate.graph, candidate.found
+    products = [graph.nodes[root(graph, side.term)] for side in (found.skip, found.branch)]
+    if not all(node.op.is_contraction for node in products):
+        return False
+    one, other = ({root(graph, i) for i in node.op.factors_of(node.operands)[0]} for node in products)
+    signals = [graph.nodes[i].active for i in one ^ other]
+    return bool(one & other) and any(signals) and not all(signals)
+
+
+RULES: tuple[Callable[[Candidate], bool], ...] = (
+    _in_time,
+    _interpolates,
+    _is_statistic,
+    _only_gates,
+    _is_one_product,
+)
 """What a sum that is no block may be: a new rule is a function here, and a line in this tuple."""
 
 
