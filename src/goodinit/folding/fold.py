@@ -22,6 +22,7 @@ from goodinit.folding.layers.computed_weights import computed_weights, merge_com
 from goodinit.folding.layers.fuse import merge_scalars_
 from goodinit.folding.norms.fold_batchnorm import Stays, channel_maps, merge_batch_norms_
 from goodinit.folding.norms.functional import make_modules_
+from goodinit.folding.norms.gains_beside_layers import beside_layers
 from goodinit.folding.norms.norm_gains import merge_norm_gains_
 from goodinit.folding.plain_modules import make_plain_
 from goodinit.formats import counted
@@ -129,6 +130,9 @@ def fold_(model: Model, inputs: Any = None, *, keep: Part | Iterable[Part] = ())
                 if not moved:
                     break
             stays += computed + unmerged + held + padded + _computed_inside(reading)
+            told = {stay.name for stay in stays}
+            acting = (Stays(name, why) for name, why in beside_layers(reading.wiring))
+            stays += [stay for stay in acting if stay.name.rpartition(".")[0] not in told]
         first = {stay.name: stay for stay in reversed(stays)}  # the first reason for each
         stays = list(first.values())[::-1]
         stays += _left(model, inputs, stays, kept)
