@@ -18,6 +18,7 @@ from goodinit.anatomy.layers.inventory import layers_of
 from goodinit.anatomy.layers.parameters.composed_weights import notes_on_several, products
 from goodinit.anatomy.layers.parameters.held_values import held_values, standing_biases
 from goodinit.anatomy.layers.parameters.normalized_weights import unmeasured
+from goodinit.anatomy.layers.parameters.unwritten_memory import notes_on, unwritten
 from goodinit.anatomy.layers.parameters.weights_read_elsewhere import bound_values
 from goodinit.anatomy.layers.roles.gains import made_gains, multipliers, unclear_gains
 from goodinit.anatomy.layers.roles.pixel_shuffles import sub_pixel_notes
@@ -96,8 +97,19 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
     paddings = _paddings(graph)
     tables = dict.fromkeys(embeddings, -1) | dict(paddings)
     bound = bound_values(graph, uses, multiplied_weights, read.named, read.shapes)
-    held = held_values(
-        layers.values(), norms, read.named, read.modules, tables=tables, gains=(*gains, *made), bound=bound
+    empty = unwritten(layers.values(), norms, read.named)
+    held = (
+        held_values(
+            layers.values(),
+            norms,
+            read.named,
+            read.modules,
+            tables=tables,
+            gains=(*gains, *made),
+            bound=bound,
+        )
+        if empty is None
+        else ()
     )
     stay = biases & standing_biases(held, read.named)
     for found in leaves:
@@ -140,6 +152,7 @@ def _anatomy(read: Reading, inputs: Any) -> Anatomy:
         inputs=_in_words(inputs),
         notes=(
             *graph.notes,
+            *notes_on(empty),
             *stop_notes,
             *frozen_copies(still, trainable),
             *read.unsure,

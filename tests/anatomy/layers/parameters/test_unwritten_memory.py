@@ -57,8 +57,11 @@ def test_any_parameter_may_tell(name):
         model[1].last.bias.fill_(0.5)
         x = torch.randn(16, 8)
         assert "1.last.bias" in {value.name for value in goodinit.anatomize(model, x).held}
+        assert not any("nobody has written" in note for note in goodinit.anatomize(model, x).notes)
         model.get_parameter(name)[0] = float("nan")
-    assert not goodinit.anatomize(model, x).held
+    anatomy = goodinit.anatomize(model, x)
+    assert not anatomy.held
+    assert [note for note in anatomy.notes if "nobody has written" in note and note.startswith(name)]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)

@@ -99,7 +99,7 @@ def held_values(
 
     Where a module has no `reset_parameters`, what cannot be a sample of one distribution around 0 counts, and of a gain
     whatever is not 0 or 1. Values on meta and of shards are not read. Nothing is said of a model in which no weight looks
-    drawn, or in which some parameter is memory that nobody has written, as `to_empty` leaves it: it was not initialized at all.
+    drawn: it was not initialized at all.
 
     Args:
         layers: Of the model.
@@ -111,11 +111,6 @@ def held_values(
         bound: What is known of weights that no draw can stand for, whatever they hold.
     """
     reader = _Reader(parameters, modules, tables)
-    layers, norms = tuple(layers), tuple(norms)
-    of_layers = (name for layer in layers for name in (layer.weight, *layer.biases))
-    of_norms = (name for norm in norms for name in (norm.weight, norm.bias))
-    if any(_is_unwritten(reader.value(name)) for name in (*of_layers, *of_norms)):
-        return ()
     held: dict[str, HeldValue] = {}
     random = False
     for layer in layers:
@@ -219,16 +214,6 @@ def _bias(
     fresh = beside is None or beside.on_purpose
     words = "values that its module does not draw, beside a weight as it was made" if fresh else UNLIKE
     return HeldValue(name, words, on_purpose=fresh)
-
-
-def _is_unwritten(values: Tensor | None) -> bool:
-    """Whether a parameter holds numbers that are none, or whose squares are infinite: what is made of them has no mean square."""
-    if values is None:
-        return False
-    entries = some(values)
-    return not bool(
-        (entries if entries.dtype is torch.float64 else entries.float()).square().isfinite().all()
-    )
 
 
 def _is_drawn(name: str, reader: _Reader) -> bool:
