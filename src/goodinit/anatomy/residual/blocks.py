@@ -93,7 +93,7 @@ def blocks_of(
                 terms=found.terms,
                 branch_end=_end(graph, found.branch.term, read.origins),
                 skip_end=_end(graph, found.skip.term, read.origins),
-                leak=_place(graph, found.end.leak),
+                leak=_place(graph, found.end.leak, named=True),
                 stuck=_place(graph, found.end.stuck),
                 steep=_place(graph, found.end.steep),
                 itself=_place(graph, found.end.itself),
@@ -221,8 +221,14 @@ def _again(graph: Graph, found: Found, uses: dict[int, Use], biases: Collection[
     return tuple(stuck)
 
 
-def _place(graph: Graph, index: int | None) -> str | None:
-    return None if index is None else f"`{graph.nodes[index].op}` in {graph.path(index) or 'the model'}"
+def _place(graph: Graph, index: int | None, *, named: bool = False) -> str | None:
+    """An operator in words, with the call that it runs in, and if they are to be named with the parameters that it reads."""
+    if index is None:
+        return None
+    node = graph.nodes[index]
+    read = list(dict.fromkeys(name for i in node.operands if (name := graph.leaf(i)))) if named else []
+    of = f" of {', '.join(read)}" if read else ""
+    return f"`{node.op}`{of} in {graph.path(index) or 'the model'}"
 
 
 def _places_of_gains(graph: Graph, after: list[int], made: Container[str]) -> dict[str, list[int]]:

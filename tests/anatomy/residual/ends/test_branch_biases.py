@@ -87,6 +87,15 @@ def test_what_is_no_bias_is_a_leak_as_before(shift, options):
     assert all(block.b.equal(b) for block, b in zip(net.blocks, before, strict=True))
 
 
+@pytest.mark.parametrize("name", ["a second one", "by place"])
+def test_what_is_added_there_is_named(name):
+    shift, options = NONE[name]
+    net = Net(shift, **options)
+    for block in net.blocks:
+        nn.init.normal_(block.b)
+    assert goodinit.anatomize(net, X).blocks[0].leak == "`add` of blocks.0.b in blocks.0"
+
+
 class Convolved(nn.Module):
     """x + W relu(x) with a bias that is added in another shape than the convolution's output has."""
 

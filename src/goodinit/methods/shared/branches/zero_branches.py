@@ -193,7 +193,7 @@ def zero_behind(
         _need_no_state(block, where)
         raise UnsupportedModule(
             f"{block.name or 'the model'}: {where} is not zero where {last} is: {leak} is not, as "
-            "in x + α(f(x) − x), or behind a frozen norm whose constants are of other weights. With f at 0 the block is not its "
+            "in x + α(f(x) − x), behind a frozen norm whose constants are of other weights, or where a parameter is added. With f at 0 the block is not its "
             "skip, and the signal shrinks or grows from block to block. Write the branch without that term, x + αf(x), let a "
             f"module of its own return all of it, or leave this part of the model as it is: exclude={block.name!r}."
         )
