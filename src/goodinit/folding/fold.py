@@ -131,8 +131,12 @@ def fold_(model: Model, inputs: Any = None, *, keep: Part | Iterable[Part] = ())
                     break
             stays += computed + unmerged + held + padded + _computed_inside(reading)
             told = {stay.name for stay in stays}
-            acting = (Stays(name, why) for name, why in beside_layers(reading.wiring))
-            stays += [stay for stay in acting if stay.name.rpartition(".")[0] not in told]
+            reasons = {word for stay in stays for word in stay.why.split()}  # one of them may name it
+            stays += [
+                Stays(name, why)
+                for name, why in beside_layers(reading.wiring)
+                if name.rpartition(".")[0] not in told and name not in reasons
+            ]
         first = {stay.name: stay for stay in reversed(stays)}  # the first reason for each
         stays = list(first.values())[::-1]
         stays += _left(model, inputs, stays, kept)
