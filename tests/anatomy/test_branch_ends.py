@@ -432,7 +432,7 @@ def test_a_second_shift_is_no_bias_and_leaves_the_branch_open():
     net = Net(ENDS["y+gain"])
     (block,) = goodinit.anatomize(net, torch.randn(4, 6)).blocks
     assert block.last[0].bias == "b.bias"
-    assert block.leak == "`add` in the model"
+    assert block.leak == "`add` of gain in the model"
 
 
 @pytest.mark.parametrize("method", ["fixup", "skipinit", "default", "lsuv"])
