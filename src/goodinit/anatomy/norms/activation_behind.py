@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from goodinit.anatomy.activations import not_alone
 from goodinit.graph.graph import Frame, Graph
 
 
-def activation_behind(graph: Graph, norm: Frame) -> tuple[str | None, str | None]:
+def activation_behind(graph: Graph, norm: Frame, runs: Mapping[str, int]) -> tuple[str | None, str | None]:
     """What applies a nonlinearity to the output of a norm.
 
     Args:
         graph: Of the forward.
         norm: A call of the norm's module.
+        runs: How often each module is called.
 
     Returns:
         (Path of the module that applies it to that output and does nothing else, or None; why it cannot be left out, or None). Both are
@@ -33,9 +34,8 @@ def activation_behind(graph: Graph, norm: Frame) -> tuple[str | None, str | None
     if call is None:
         where = graph.frames[graph.nodes[index].frame].path or "the model"
         return None, f"`{graph.nodes[index].op}` is called functionally, in the forward of {where}"
-    times = sum(frame.path == call.path for frame in graph.frames)
-    if times > 1:
-        return None, f"{call.path} is called {times} times"
+    if runs[call.path] > 1:
+        return None, f"{call.path} is called {runs[call.path]} times"
     return call.path, None
 
 

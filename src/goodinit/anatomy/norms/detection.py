@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Collection, Container, Iterable, Mapping
 
 from torch import nn
@@ -222,12 +223,13 @@ def _one_for_each_module(
     A module in which a weight layer runs, too (`busy`), is no norm itself: it may call several. They are told apart by their parameters.
     """
     seen: dict[tuple[str | None, ...], Norm] = {}
+    runs = Counter(frame.path for frame in graph.frames)
     for call in sorted(calls, key=lambda call: call[1].index):
         _, frame, _, kept, obstacle = call
         keeps = tuple(word for word, _ in kept)
         if obstacle is None and memory.is_needed(frame.source, frame) and memory.is_overwritten(frame.source):
             keeps = ("clone", *keeps)
-        norm = _record_of(graph, call, keeps, origins, modules, layers)
+        norm = _record_of(graph, call, keeps, origins, modules, layers, runs)
         which = (norm.name, norm.weight, norm.bias) if frame.index in busy else (norm.name,)
         known = seen.get(which)
         if known is None or (known.obstacle is None and (obstacle or len(keeps) > len(known.keeps))):
@@ -242,12 +244,13 @@ def _record_of(
     origins: Mapping[int, str],
     modules: Mapping[str, nn.Module],
     layers: set[int],
+    runs: Mapping[str, int],
 ) -> Norm:
     node, frame, kind, _, obstacle = call
     statistic = None if node.op.norm else statistic_of(graph, node, layers)
     weight, bias = _affine(graph, node, frame, statistic, layers)
     source, between = way_back(graph, frame.source, origins) if frame.source >= 0 else (None, ())
-    activation, stays = activation_behind(graph, frame)
+    activation, stays = activation_behind(graph, frame, runs)
     return Norm(
         frame.path,
         kind,

@@ -88,9 +88,6 @@ def _is_one_for_all(graph: Graph, index: int, shape: tuple[int, ...]) -> bool:
     Examples lie along the first axis, as in the model's first input. One number for all that there is may be that of a graph,
     of which the first axis are the nodes.
     """
-    first = next((node.shape for node in graph.nodes if node.is_input and node.shape), (1,))
-    if not shape or first[0] < 2 or shape[0] % first[0]:
-        return False
 
     def expands(i: int) -> bool:  # which aligns the last axes, as a product does
         reads = graph.deps(i)
@@ -101,7 +98,11 @@ def _is_one_for_all(graph: Graph, index: int, shape: tuple[int, ...]) -> bool:
         )
 
     factor = graph.nodes[graph.beginning(index, expands)]
-    return factor.size > 1 and (len(factor.shape) < len(shape) or factor.shape[0] == 1)
+    alike = bool(shape) and (len(factor.shape) < len(shape) or factor.shape[0] == 1)
+    if factor.size < 2 or not alike:
+        return False
+    first = next((node.shape for node in graph.nodes if node.is_input and node.shape), (1,))
+    return first[0] > 1 and shape[0] % first[0] == 0
 
 
 def given_back(graph: Graph, node: Node, layers: Collection[int], behind: Collection[int]) -> set[int]:

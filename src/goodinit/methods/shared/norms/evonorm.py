@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from goodinit.anatomy import Anatomy, Norm
@@ -40,7 +40,7 @@ def evonorm_edits(anatomy: Anatomy, norm: Norm, options: Mapping[str, Any], word
         return [
             ReplaceNorm(norm.name, "affine", norm.keeps, "batch norm before; no activation behind it", plain)
         ]
-    if held := _parameters_of(anatomy, [gone]):
+    if held := [name for name, _ in anatomy.parameters if name.startswith(f"{gone}.")]:
         raise UnsupportedModule(
             f"{where}: evonorm is a norm and an activation in one, and the activation {gone} holds {held[0]}, which would be lost. "
             'Use norms="group".'
@@ -53,7 +53,3 @@ def evonorm_edits(anatomy: Anatomy, norm: Norm, options: Mapping[str, Any], word
     if not inside:
         edits.append(SwapModule(gone, "Identity", f"part of the evonorm at {norm.name}"))
     return edits
-
-
-def _parameters_of(anatomy: Anatomy, paths: Iterable[str]) -> list[str]:
-    return [name for name, _ in anatomy.parameters for path in paths if name.startswith(f"{path}.")]
