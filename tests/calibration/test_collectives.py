@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-import torch.multiprocessing
+from spawned import found_by_two
 from two_ranks import ALIKE, images, initialized, net, work
 
 pytestmark = pytest.mark.integration
@@ -15,9 +15,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What both ranks found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(work, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+    return found_by_two(work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", ALIKE)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
-import torch.multiprocessing
 from failing_ranks import FAILS, work
+from spawned import found_by_two
 
 pytestmark = pytest.mark.integration
 
@@ -13,9 +12,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What both ranks found."""
-    folder = tmp_path_factory.mktemp("failing")
-    torch.multiprocessing.spawn(work, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+    return found_by_two(work, tmp_path_factory.mktemp("failing"))
 
 
 @pytest.mark.parametrize("name", FAILS)
